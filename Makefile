@@ -1,0 +1,52 @@
+# Two commands are enough: `make demo` and `make test`. Each does all of its own set-up and reuses what the other left.
+
+VENV := .venv
+VCLOUD := $(VENV)/bin/vcloud
+READY := $(VENV)/.ready
+PYTEST := $(VENV)/bin/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-unit test-netns test-vm test-nested bench setup clean
+
+help:
+	@echo "make demo         set up, then a protected shop on real VMs"
+	@echo "make test         set up, then the whole test suite"
+	@echo "make test-unit    seconds: no VM, no root"
+	@echo "make test-netns   rules and guest programs in network namespaces, no VM"
+	@echo "make test-vm      real VMs in a private lab"
+	@echo "make test-nested  the same on a host whose KVM works, made as a nested VM (slow)"
+	@echo "make bench        measurements, as ratios"
+	@echo "make clean        remove the lab and the virtual environment"
+
+setup: $(READY)
+
+$(READY): pyproject.toml .ci/packages
+	bash .ci/packages
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@
+
+demo: $(READY)
+	bash .ci/demo
+
+test: $(READY)
+	$(PYTEST) tests -m "not nested"
+
+test-unit: $(READY)
+	$(PYTEST) tests/unit tests/golden tests/test_style.py
+
+test-netns: $(READY)
+	$(PYTEST) tests/netns
+
+test-vm: $(READY)
+	$(PYTEST) tests/lab tests/vm
+
+test-nested: $(READY)
+	$(PYTEST) tests/nested -m nested
+
+bench: $(READY)
+	$(PYTEST) tests/bench -s
+
+clean:
+	-test -x $(VCLOUD) && $(VCLOUD) lab down
+	rm -rf $(VENV)

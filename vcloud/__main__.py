@@ -1,0 +1,5 @@
+"""`python -m vcloud`."""
+
+from vcloud.cli.app import main
+
+main()

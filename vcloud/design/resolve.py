@@ -1,0 +1,317 @@
+"""From what the user wrote to what will be built: the only place where defaults of the design are decided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vcloud.design.addressing import address_in, device_name, guest_name, mac_of, uuid_of, vm_numbers, zone_prefixes
+from vcloud.design.model import (
+    Action,
+    Design,
+    Detector,
+    Disk,
+    Flow,
+    FlowPath,
+    GuestFile,
+    ImageRef,
+    Inspection,
+    Mode,
+    Network,
+    Nic,
+    Protocol,
+    Ready,
+    Role,
+    Service,
+    Vm,
+    Zone,
+)
+from vcloud.spec import model as spec
+
+MIB = 1 << 20
+FIREWALL_MEMORY = 256 * MIB
+IPS_MEMORY = 512 * MIB
+INTERNET = "internet"
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeFacts:
+    """What the design needs to know of an image recipe."""
+
+    folder: Path
+    mounts: Mapping[str, str]
+    """Data disk name -> mount point."""
+
+
+def resolve(vapp: spec.Vapp, recipes: Mapping[str, RecipeFacts]) -> Design:
+    """The design of a valid vApp. `recipes` maps image names, as the file writes them, and the appliances' to their recipes."""
+    return _Resolver(vapp, recipes).design()
+
+
+class _Resolver:
+    """Holds what the parts of one resolution share."""
+
+    def __init__(self, vapp: spec.Vapp, recipes: Mapping[str, RecipeFacts]) -> None:
+        self.vapp = vapp
+        self.recipes = recipes
+        self.inspection = _inspection(vapp)
+        self.prefixes = zone_prefixes(vapp.name, vapp.zones)
+        self.members = _members(vapp)
+        self.numbers = {zone: vm_numbers(vapp.name, zone, self._names_in(zone)) for zone in vapp.zones}
+
+    def design(self) -> Design:
+        vapp = self.vapp
+        zones = tuple(self._zone(name) for name in vapp.zones)
+        workloads = tuple(self._workload(tier, name) for tier, names in self.members.items() for name in names)
+        return Design(
+            vapp=vapp.name,
+            owner=vapp.owner or "",
+            labels=tuple(sorted(vapp.labels.items())),
+            file=Path(vapp.file).name,
+            authorized_keys=tuple(vapp.authorized_keys),
+            zones=zones,
+            workloads=workloads,
+            firewall=self._firewall(zones),
+            ips=self._ips(zones) if self.inspection.zones else None,
+            flows=tuple(_Flows(vapp, workloads).flows()),
+            inspection=self.inspection,
+        )
+
+    def _names_in(self, zone: str) -> list[str]:
+        return [name for tier, names in self.members.items() for name in names if zone in self.vapp.vms[tier].zones]
+
+    def _zone(self, name: str) -> Zone:
+        vapp, written = self.vapp.name, self.vapp.zones[name]
+        prefix4, prefix6 = self.prefixes[name]
+        inspected = name in self.inspection.zones
+        network = self._network(name)
+        inner = self._network(name, "inner") if inspected else network
+        address4, address6 = address_in(prefix4, prefix6, 1)
+        gateway = Nic(
+            zone=name,
+            network=inner.name,
+            mac=mac_of(vapp, Role.FIREWALL, name),
+            ifname=guest_name("z-", name),
+            tap=device_name("vc", vapp, Role.FIREWALL, name),
+            address4=address4,
+            address6=address6,
+            isolated=False,
+            plain_offloads=inspected,
+        )
+        return Zone(name, written.open, inspected, tuple(written.holds), prefix4, prefix6, network, inner, gateway)
+
+    def _network(self, *path: str) -> Network:
+        name = ".".join((self.vapp.name, *path))
+        return Network(name, uuid_of("network", name), device_name("vb", name))
+
+    def _workload(self, tier: str, name: str) -> Vm:
+        written = self.vapp.vms[tier]
+        image = self._image(written)
+        nics = tuple(self._card(name, zone, index) for index, zone in enumerate(written.zones))
+        return self._vm(
+            name,
+            tier,
+            Role.WORKLOAD,
+            image,
+            written.memory,
+            written.cpus,
+            nics,
+            disks=tuple(self._disks(name, written)),
+            files=tuple(_files(written)),
+            run=tuple(written.run),
+            after=tuple(peer for other in written.after for peer in self.members[other]),
+            ready=_ready(written),
+            line=written.line,
+        )
+
+    def _card(self, vm: str, zone: str, index: int) -> Nic:
+        vapp = self.vapp.name
+        address4, address6 = address_in(*self.prefixes[zone], self.numbers[zone][vm])
+        return Nic(
+            zone=zone,
+            network=f"{vapp}.{zone}",
+            mac=mac_of(vapp, vm, zone),
+            ifname=f"eth{index}",
+            tap=device_name("vc", vapp, vm, zone),
+            address4=address4,
+            address6=address6,
+            isolated=not self.vapp.zones[zone].open,
+            plain_offloads=zone in self.inspection.zones,
+        )
+
+    def _disks(self, vm: str, written: spec.Vm) -> Iterator[Disk]:
+        mounts = self.recipes[written.image_name].mounts if written.image_name in self.recipes else {}
+        for index, (name, disk) in enumerate(written.disks.items()):
+            yield Disk(
+                name, disk.size, f"vd{chr(ord('b') + index)}", f"vm.{self.vapp.name}.{vm}.{name}.qcow2", disk.mount or mounts.get(name, "")
+            )
+
+    def _image(self, written: spec.Vm) -> ImageRef:
+        facts = self.recipes.get(written.image_name)
+        if facts is not None:
+            return ImageRef(written.image_name, str(facts.folder), "", "", tuple(written.packages))
+        return ImageRef(written.image_name, "", written.image_source, written.image_sha256, ())
+
+    def _firewall(self, zones: Sequence[Zone]) -> Vm:
+        uplink = self._appliance_card(Role.FIREWALL, "uplink", "", "uplink", False)
+        return self._appliance(Role.FIREWALL, FIREWALL_MEMORY, (*(zone.gateway for zone in zones), uplink))
+
+    def _ips(self, zones: Sequence[Zone]) -> Vm:
+        cards = []
+        for zone in zones:
+            if zone.inspected:
+                cards.append(self._appliance_card(Role.IPS, zone.name, zone.network.name, guest_name("v-", zone.name), True))
+                cards.append(self._appliance_card(Role.IPS, zone.name, zone.inner.name, guest_name("f-", zone.name), True))
+        return self._appliance(Role.IPS, IPS_MEMORY, tuple(cards))
+
+    def _appliance_card(self, role: Role, zone: str, network: str, ifname: str, plain: bool) -> Nic:
+        vapp = self.vapp.name
+        return Nic(
+            zone,
+            network,
+            mac_of(vapp, role, ifname),
+            ifname,
+            device_name("vc", vapp, role, ifname),
+            None,
+            None,
+            isolated=False,
+            plain_offloads=plain,
+        )
+
+    def _appliance(self, role: Role, memory: int, nics: tuple[Nic, ...]) -> Vm:
+        image = ImageRef(role.value, str(self.recipes[role.value].folder), "", "", ())
+        return self._vm(role.value, role.value, role, image, memory, 1, nics)
+
+    def _vm(
+        self,
+        name: str,
+        tier: str,
+        role: Role,
+        image: ImageRef,
+        memory: int,
+        cpus: int,
+        nics: tuple[Nic, ...],
+        disks: tuple[Disk, ...] = (),
+        files: tuple[GuestFile, ...] = (),
+        run: tuple[str, ...] = (),
+        after: tuple[str, ...] = (),
+        ready: Ready | None = None,
+        line: int = 0,
+    ) -> Vm:
+        uuid = uuid_of("vm", self.vapp.name, name)
+        return Vm(
+            name=name,
+            tier=tier,
+            role=role,
+            uuid=uuid,
+            domain=f"{self.vapp.name}.{name}",
+            machine_id=uuid_of("machine", self.vapp.name, name).replace("-", ""),
+            image=image,
+            memory=memory,
+            cpus=cpus,
+            nics=nics,
+            disks=disks,
+            files=files,
+            run=run,
+            after=after,
+            ready=ready or Ready(0, "", 120),
+            line=line,
+        )
+
+
+def _members(vapp: spec.Vapp) -> dict[str, tuple[str, ...]]:
+    """VM names per tier: `db`, or `web-1`, `web-2` where a count is given (also a count of 1, so that counting up renames nobody)."""
+    return {
+        tier: (tier,) if written.count is None else tuple(f"{tier}-{number}" for number in range(1, written.count + 1))
+        for tier, written in vapp.vms.items()
+    }
+
+
+def _files(written: spec.Vm) -> Iterator[GuestFile]:
+    for path, file in written.files.items():
+        yield GuestFile(path, file.content_bytes, file.mode, file.owner)
+
+
+def _ready(written: spec.Vm) -> Ready:
+    return Ready(written.ready.tcp or 0, written.ready.command or "", written.ready.timeout)
+
+
+def _inspection(vapp: spec.Vapp) -> Inspection:
+    """Zones that the IPS inspects: those asked for, and those whose data a detector watches."""
+    protection = vapp.protection
+    detectors = tuple(
+        Detector(
+            id=rule.id,
+            kind="regex" if rule.regex else "card-number",
+            regex=rule.regex or "",
+            at_least=rule.count,
+            zones=tuple(rule.leaving),
+            excepted=tuple(rule.excepted),
+            action=Action(rule.action),
+            line=rule.line,
+        )
+        for rule in protection.dlp
+    )
+    asked = set(protection.ips.inspect if protection.ips else ())
+    asked.update(zone for detector in detectors for zone in detector.zones)
+    mode = Mode(protection.ips.mode) if protection.ips else Mode.PREVENT
+    return Inspection(tuple(zone for zone in vapp.zones if zone in asked), mode, detectors, protection.line)
+
+
+class _Flows:
+    """Resolves the ends of flows to cards."""
+
+    def __init__(self, vapp: spec.Vapp, workloads: Sequence[Vm]) -> None:
+        self.vapp = vapp
+        self.workloads = workloads
+
+    def flows(self) -> Iterator[Flow]:
+        for written in self.vapp.flows:
+            services = tuple(Service(Protocol(item.protocol), item.first, item.last) for item in written.services)
+            publish = tuple(Service(Protocol(item.protocol), item.first, item.last) for item in written.published)
+            yield Flow(
+                id=written.id,
+                source=written.source,
+                target=written.target,
+                services=services,
+                publish=publish,
+                paths=tuple(self._paths(written.source, written.target)),
+                carries=tuple(written.carries),
+                why=written.why or "",
+                line=written.line,
+            )
+
+    def _paths(self, source: str, target: str) -> Iterator[FlowPath]:
+        if source == INTERNET:
+            yield from (FlowPath(None, self._card_of(vm, target)) for vm in self._end(target))
+        elif target == INTERNET:
+            yield from (FlowPath(vm.nics[0], None) for vm in self._end(source))
+        else:
+            yield from (self._path(one, other, target) for one in self._end(source) for other in self._end(target) if one is not other)
+
+    def _end(self, name: str) -> tuple[Vm, ...]:
+        """The VMs that a flow's end stands for."""
+        kind, _, bare = name.rpartition(":")
+        if kind != "zone" and bare in self.vapp.vms:
+            return tuple(vm for vm in self.workloads if vm.tier == bare)
+        return tuple(vm for vm in self.workloads if any(nic.zone == bare for nic in vm.nics))
+
+    def _path(self, one: Vm, other: Vm, target: str) -> FlowPath:
+        """The pair of cards over which `one` really reaches `other`: see `vcloud.compile.identity.meeting_nic`."""
+        wanted = self._zone_of(target)
+        zones = {nic.zone for nic in one.nics}
+        there = next((nic for nic in other.nics if nic.zone == wanted), None) or next(
+            (nic for nic in other.nics if nic.zone in zones), other.nics[0]
+        )
+        here = next((nic for nic in one.nics if nic.zone == there.zone), one.nics[0])
+        return FlowPath(here, there)
+
+    def _card_of(self, vm: Vm, target: str) -> Nic:
+        wanted = self._zone_of(target)
+        return next((nic for nic in vm.nics if nic.zone == wanted), vm.nics[0])
+
+    def _zone_of(self, name: str) -> str:
+        """The zone that a flow's end names, or nothing where it names a VM."""
+        kind, _, bare = name.rpartition(":")
+        return bare if kind == "zone" or bare not in self.vapp.vms else ""

@@ -1,0 +1,97 @@
+"""The one way to fail: typed errors that carry where, what and the way out.
+
+Anything that is not a `VcloudError` is a bug in vcloud. Only `vcloud.cli` turns these into exit codes and text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """Exit codes of the command line (stated in `vcloud --help`)."""
+
+    DONE = 0
+    FAILED = 1
+    INVALID = 2
+    DIFFERENT = 3
+    CHECK_FAILED = 4
+    NOT_CHECKED = 5
+    REFUSED = 6
+    INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One thing that is wrong: where it stands, what it is and what to do about it."""
+
+    file: str
+    line: int
+    field: str
+    what: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}: " if self.line else f"{self.file}: "
+        field = f"{self.field}: " if self.field else ""
+        return f"{place}{field}{self.what}" + (f"\n  {self.hint}" if self.hint else "")
+
+
+class VcloudError(Exception):
+    """May be shown to the user as it is: one sentence, and a hint that names the way out."""
+
+    exit = Exit.FAILED
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.what + (f"\n  {self.hint}" if self.hint else "")
+
+
+class UsageError(VcloudError):
+    """The command line asks for something that does not exist or does not fit together."""
+
+    exit = Exit.INVALID
+
+
+class SpecError(VcloudError):
+    """The vApp file is invalid; `problems` holds all of it, in file order."""
+
+    exit = Exit.INVALID
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        self.problems = tuple(sorted(problems))
+        count = len(self.problems)
+        super().__init__("\n".join(map(str, self.problems)), f"{count} problem{'s' if count != 1 else ''}; nothing was changed.")
+
+    def __str__(self) -> str:
+        return f"{self.what}\n{self.hint}"
+
+
+class RefusedError(VcloudError):
+    """The file is valid, but something in it cannot be enforced here, so nothing is done."""
+
+    exit = Exit.REFUSED
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        self.problems = tuple(sorted(problems))
+        super().__init__("\n".join(map(str, self.problems)), "Refused; nothing was changed.")
+
+    def __str__(self) -> str:
+        return f"{self.what}\n{self.hint}"
+
+
+class HostError(VcloudError):
+    """A libvirt host did not do what was asked."""
+
+
+class GuestError(VcloudError):
+    """A VM did not come up, did not answer, or refused its configuration."""
+
+
+class ImageError(VcloudError):
+    """An image cannot be built, found or trusted."""
