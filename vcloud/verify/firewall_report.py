@@ -1,0 +1,96 @@
+"""Reads what `firewall-report` prints in the firewall VM: nft's own JSON listing, in the dialects of nft 1.0.6 and later."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vcloud.errors import GuestError
+
+Denied = tuple[str, str, str, int]
+"""Source, target, protocol (`icmp` also for ICMPv6; a number where it has no name here) and port, which is 0 for what has none."""
+
+TABLE = "inet vcloud"
+_PROTOCOLS = {"1": "icmp", "6": "tcp", "17": "udp", "58": "icmp", "icmpv6": "icmp", "ipv6-icmp": "icmp"}
+"""A guest without /etc/protocols lists numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class FirewallReport:
+    """What the firewall has counted since its ruleset was loaded, in packets."""
+
+    digest: str
+    """Of the ruleset in force; `firewall-load` printed the same when it was loaded."""
+    connections: int
+    connections_max: int
+    tables: tuple[str, ...]
+    """All tables, as `family name`: any but `TABLE` is somebody else's."""
+    flows: Mapping[str, int]
+    """Flow id -> packets in both directions; flows without traffic are there with 0."""
+    controls: Mapping[str, int]
+    """Name of a control, such as `antispoof` or `default-deny` -> packets."""
+    denied: Mapping[Denied, int]
+    """What was denied in the last ten minutes."""
+
+    @property
+    def spoofed(self) -> int:
+        """Packets with a forged source."""
+        return self.controls.get("antispoof", 0)
+
+    @property
+    def dropped_input(self) -> int:
+        """Packets that were meant for the firewall itself and dropped."""
+        return self.controls.get("input", 0)
+
+
+def parse_report(output: bytes) -> FirewallReport:
+    """The report in what `firewall-report` printed. Raises GuestError when it is not one."""
+    try:
+        document = json.loads(output)
+        listing = document["ruleset"]["nftables"]
+        counted = Counter[str]()
+        for comment, packets in _rules(listing):
+            counted[comment] += packets
+        return FirewallReport(
+            digest=str(document["digest"]),
+            connections=int(document["connections"]),
+            connections_max=int(document["connections_max"]),
+            tables=tuple(f"{item['table']['family']} {item['table']['name']}" for item in listing if "table" in item),
+            flows={
+                comment.split()[0].removeprefix("flow:"): packets for comment, packets in counted.items() if comment.startswith("flow:")
+            },
+            controls={comment.removeprefix("ctl:"): packets for comment, packets in counted.items() if comment.startswith("ctl:")},
+            denied=dict(_denied(listing)),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise GuestError(
+            "the firewall's report cannot be read", "Its image may be older than this vcloud: build it again with 'vcloud image build'."
+        ) from error
+
+
+def _rules(listing: list[dict[str, Any]]) -> Iterator[tuple[str, int]]:
+    """Comment and packets of every counting rule of ours."""
+    for item in listing:
+        rule = item.get("rule")
+        if rule is None or f"{rule['family']} {rule['table']}" != TABLE or "comment" not in rule:
+            continue
+        yield from ((rule["comment"], int(part["counter"]["packets"])) for part in rule["expr"] if "counter" in part)
+
+
+def _named(prefix: str, counted: Mapping[str, int]) -> dict[str, int]:
+    """What stands between the prefix and the first space of a comment -> packets."""
+    return {comment.split()[0].removeprefix(prefix): packets for comment, packets in counted.items() if comment.startswith(prefix)}
+
+
+def _denied(listing: list[dict[str, Any]]) -> Iterator[tuple[Denied, int]]:
+    for item in listing:
+        found = item.get("set")
+        if found is None or f"{found['family']} {found['table']}" != TABLE or not found["name"].startswith("dyn_denied"):
+            continue
+        for element in found.get("elem", ()):
+            source, target, protocol, *port = element["elem"]["val"]["concat"]
+            name = _PROTOCOLS.get(str(protocol), str(protocol))
+            yield (source, target, name, int(port[0]) if port else 0), int(element["elem"]["counter"]["packets"])
