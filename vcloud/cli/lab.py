@@ -1,0 +1,80 @@
+"""`vcloud lab`: a lab of libvirt hosts on this machine. `vcloud.lab` is imported by the commands that need it, to keep `--help` fast."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from vcloud.cli.options import Format, Output
+from vcloud.cli.output import emit, say, table
+from vcloud.errors import Exit
+
+app = typer.Typer(help="Run real libvirt hosts on this machine, in namespaces, with an outside world beside them.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Option("--name", envvar="VCLOUD_LAB", help="The lab's name; labs of different names run side by side.")]
+
+
+@app.command()
+def up(
+    hosts: Annotated[int, typer.Option(envvar="VCLOUD_LAB_HOSTS", help="Have at least so many hosts: h1, h2, ...")] = 1,
+    name: Name = "vclab",
+) -> None:
+    """Start the lab, or what is missing of it, and print the path of its inventory. A host that the lab has stays until `down`."""
+    from vcloud.lab import lab as labs
+    from vcloud.lab import layout
+
+    lab = layout.lab(name)
+    labs.up(lab, hosts, report=say)
+    print(lab.inventory)
+
+
+@app.command()
+def down(name: Name = "vclab") -> None:
+    """End the lab with all its VMs and remove its folder."""
+    from vcloud.lab import lab as labs
+    from vcloud.lab import layout
+
+    if not labs.down(layout.lab(name)):
+        say(f"There is no lab called '{name}'.")
+
+
+@app.command()
+def status(name: Name = "vclab", output: Output = Format.TABLE) -> None:
+    """Show what runs. Exits with 3 if a part of the lab, or all of it, does not."""
+    from vcloud.lab import lab as labs
+    from vcloud.lab import layout
+
+    parts = labs.status(layout.lab(name))
+    if not parts:
+        say(f"There is no lab called '{name}'.")
+    if output is not Format.TABLE:
+        emit([{"where": part.where, "what": part.what, "runs": part.runs} for part in parts], output)
+    elif parts:
+        table("", ("where", "what", "state"), [(part.where, part.what, "running" if part.runs else "not running") for part in parts])
+    if not parts or not all(part.runs for part in parts):
+        raise typer.Exit(Exit.DIFFERENT)
+
+
+@app.command("exec")
+def execute(
+    where: Annotated[str, typer.Argument(help="A host (h1), or 'outside', also called 'customer'.")],
+    argv: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="The command and its arguments.")],
+    name: Name = "vclab",
+) -> None:
+    """Run a command on a host or in the outside world, and exit as it does."""
+    from vcloud.lab import lab as labs
+    from vcloud.lab import layout
+
+    command = [*labs.enter(layout.lab(name), where), "--", *argv]
+    os.execvp(command[0], command)  # noqa: S606  (no shell is wanted)
+
+
+@app.command()
+def inventory(name: Name = "vclab") -> None:
+    """Print the inventory file that describes the lab's hosts."""
+    from vcloud.lab import lab as labs
+    from vcloud.lab import layout
+
+    print(labs.inventory(layout.lab(name)), end="")

@@ -1,0 +1,165 @@
+"""Names, paths and addresses of a lab, as functions of its name and the host's number."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
+
+from vcloud.design.addressing import uuid_of
+from vcloud.errors import UsageError
+
+DEFAULT_NAME = "vclab"
+DEFAULT_FOLDER = Path("/var/lib/vcloud/labs")
+MAX_HOSTS = 32
+
+UPLINK4 = IPv4Network("198.18.0.0/16")
+UPLINK6 = IPv6Network("2001:db8:198:18::/64")
+MANAGEMENT4 = IPv4Network("198.19.0.0/24")
+SERVERS4 = IPv4Network("203.0.113.0/24")
+SERVERS6 = IPv6Network("2001:db8:203::/64")
+GATEWAY = 1
+"""The outside world's number on the uplink segment, and the operator's on the management segment."""
+BEFORE_HOSTS = 10
+"""Host hN has number 10 + N on both segments."""
+
+PRIVATE_FOLDERS = tuple(
+    Path(path)
+    for path in ("/etc/libvirt", "/etc/ssh", "/var/cache/libvirt", "/var/lib/libvirt", "/var/lib/vcloud", "/var/log", "/run", "/tmp")  # noqa: S108
+)
+"""What a host does not share with the machine. Everything else is the machine's own file system."""
+
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")
+_FOLDER = re.compile(r"/[A-Za-z0-9/._-]*")
+_SOCKET_LIMIT = 107
+"""Bytes in the path of a Unix socket (sun_path without its NUL)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """One lab: its name and the folder that holds all of its files."""
+
+    name: str
+    folder: Path
+
+    @property
+    def switch(self) -> str:
+        """The network namespace with the bridges that join everything."""
+        return f"{self.name}-switch"
+
+    @property
+    def outside(self) -> str:
+        """The network namespace of customers and of servers on the internet."""
+        return f"{self.name}-outside"
+
+    @property
+    def key(self) -> Path:
+        return self.folder / "id_ed25519"
+
+    @property
+    def ssh_config(self) -> Path:
+        return self.folder / "ssh_config"
+
+    @property
+    def ssh(self) -> Path:
+        """The program that is ssh with this lab's configuration."""
+        return self.folder / "ssh"
+
+    @property
+    def known_hosts(self) -> Path:
+        return self.folder / "known_hosts"
+
+    @property
+    def inventory(self) -> Path:
+        return self.folder / "hosts.yaml"
+
+    @property
+    def responder_log(self) -> Path:
+        return self.folder / "responder.jsonl"
+
+    def host(self, number: int) -> Host:
+        return Host(self, number)
+
+    def hosts(self) -> tuple[Host, ...]:
+        """The hosts that belong to the lab, running or not: those that have a folder."""
+        return tuple(host for host in map(self.host, range(1, MAX_HOSTS + 1)) if host.folder.is_dir())
+
+    def owns(self, namespace: str) -> bool:
+        return re.fullmatch(rf"{self.name}-(switch|outside|h[0-9]+)", namespace) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Host hN of a lab."""
+
+    lab: Lab
+    number: int
+
+    @property
+    def name(self) -> str:
+        return f"h{self.number}"
+
+    @property
+    def namespace(self) -> str:
+        return f"{self.lab.name}-{self.name}"
+
+    @property
+    def folder(self) -> Path:
+        return self.lab.folder / self.name
+
+    def behind(self, path: Path) -> Path:
+        """Where one of the host's own files is found from outside the host."""
+        return self.folder / path.relative_to("/")
+
+    @property
+    def host_key(self) -> Path:
+        return self.behind(Path("/etc/ssh/ssh_host_ed25519_key"))
+
+    @property
+    def socket(self) -> Path:
+        return self.behind(Path("/run/libvirt/libvirt-sock"))
+
+    @property
+    def uuid(self) -> str:
+        return uuid_of("lab", self.lab.name, self.name)
+
+    @property
+    def management4(self) -> IPv4Address:
+        return MANAGEMENT4[BEFORE_HOSTS + self.number]
+
+    @property
+    def uplink4(self) -> IPv4Address:
+        return UPLINK4[BEFORE_HOSTS + self.number]
+
+    @property
+    def uplink6(self) -> IPv6Address:
+        return UPLINK6[BEFORE_HOSTS + self.number]
+
+    @property
+    def uri(self) -> str:
+        return f"qemu+ssh://root@{self.name}/system?command={self.lab.ssh}"
+
+    @property
+    def local_uri(self) -> str:
+        return f"qemu+unix:///system?socket={self.socket}"
+
+
+def lab(name: str = DEFAULT_NAME) -> Lab:
+    """The lab of that name, below VCLOUD_LAB_DIR or /var/lib/vcloud/labs.
+
+    Raises:
+        UsageError: the name or the folder cannot be used in namespaces, sockets and configuration files.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"'{name}' is no name for a lab.", "Use at most 20 lower-case letters, digits and dashes, a letter first.")
+    folder = Path(os.environ.get("VCLOUD_LAB_DIR") or DEFAULT_FOLDER) / name
+    if not _FOLDER.fullmatch(str(folder)):
+        raise UsageError(f"'{folder}' is no folder for a lab.", "VCLOUD_LAB_DIR takes an absolute path of letters, digits and '/._-'.")
+    found = Lab(name, folder.resolve())
+    if len(str(found.host(MAX_HOSTS).socket)) > _SOCKET_LIMIT:
+        raise UsageError(
+            f"'{folder}' is too long: a Unix socket below it would pass {_SOCKET_LIMIT} bytes.", "Set a shorter VCLOUD_LAB_DIR."
+        )
+    return found

@@ -1,0 +1,179 @@
+"""Answers for every server of the outside world: `python -m vcloud.lab.responder PORT LOG`. Standard library only.
+
+nft's `tproxy` hands it packets for any address and port unchanged, so a socket's own address is the one the sender meant.
+HTTP requests get a JSON description of themselves; other TCP data and UDP datagrams come back as they are. One JSON line is
+logged when a TCP connection opens, for every HTTP request, when a connection that was echoed ends, and for every datagram.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import TypeAlias
+
+Address: TypeAlias = tuple[str, int]
+
+METHODS = (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"PATCH ", b"DELETE ", b"OPTIONS ")
+SILENCE = 60.0
+"""Seconds without data after which a connection counts as ended."""
+CHUNK = 65536
+
+IPV6_TRANSPARENT = 75
+IP_RECVORIGDSTADDR = 20
+IPV6_RECVORIGDSTADDR = 74
+"""Linux's numbers for what the socket module does not name. An original address arrives under the option's own number."""
+
+
+class Log:
+    """JSON lines. Each is written by one system call, to the file that has the name now: tests may read and remove it at any time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def write(self, event: str, source: Address, target: Address, **more: object) -> None:
+        line = {"time": time.time(), "event": event, "from": source, "to": target, **more}
+        with self._path.open("ab", buffering=0) as file:
+            file.write(json.dumps(line).encode() + b"\n")
+
+
+def main(port: int, log: Log) -> None:
+    """Serve until killed."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        for kind, serve in ((socket.SOCK_STREAM, serve_tcp), (socket.SOCK_DGRAM, serve_udp)):
+            server = transparent_socket(family, kind)
+            server.bind(("", port))
+            if kind is socket.SOCK_STREAM:
+                server.listen(1024)
+            threading.Thread(target=serve, args=(server, log)).start()
+    print("ready", flush=True)
+
+
+def transparent_socket(family: int, kind: int) -> socket.socket:
+    """A socket that may have, and answer for, any address."""
+    made = socket.socket(family, kind)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.setsockopt(socket.IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+    else:
+        made.setsockopt(socket.SOL_IP, socket.IP_TRANSPARENT, 1)
+    return made
+
+
+def serve_tcp(server: socket.socket, log: Log) -> None:
+    while True:
+        connection, source = server.accept()
+        threading.Thread(target=answer_connection, args=(connection, source[:2], log), daemon=True).start()
+
+
+def answer_connection(connection: socket.socket, source: Address, log: Log) -> None:
+    """A connection is HTTP if its first segment starts with a method."""
+    with connection, contextlib.suppress(OSError):
+        connection.settimeout(SILENCE)
+        target = connection.getsockname()[:2]
+        log.write("open", source, target)
+        if connection.recv(8, socket.MSG_PEEK).startswith(METHODS):
+            HttpAnswer(connection, source, target, log)
+        else:
+            echo(connection, source, target, log)
+
+
+def echo(connection: socket.socket, source: Address, target: Address, log: Log) -> None:
+    size, digest = 0, hashlib.sha256()
+    try:
+        while data := connection.recv(CHUNK):
+            size += len(data)
+            digest.update(data)
+            connection.sendall(data)
+    finally:
+        log.write("tcp", source, target, size=size, sha256=digest.hexdigest())
+
+
+class HttpAnswer(BaseHTTPRequestHandler):
+    """Answers all requests of one connection; made, it has done so."""
+
+    protocol_version = "HTTP/1.1"
+    timeout = SILENCE
+
+    def __init__(self, connection: socket.socket, source: Address, target: Address, log: Log) -> None:
+        self._source, self._target, self._log = source, target, log
+        super().__init__(connection, source, None)  # type: ignore[arg-type]  # no server object: nothing asks for it
+
+    def answer(self) -> None:
+        size, digest, complete = 0, hashlib.sha256(), False
+        try:
+            for data in self._body():
+                size += len(data)
+                digest.update(data)
+            complete = True
+        finally:
+            request = {"method": self.command, "path": self.path, "size": size, "sha256": digest.hexdigest()}
+            host = self.headers.get("Host", "")
+            self._log.write("http", self._source, self._target, **request, host=host, complete=complete)
+        text = json.dumps({**request, "source": self._source[0], "server": self._target[0], "port": self._target[1]}).encode() + b"\n"
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(text)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = answer  # noqa: N815  (the names are looked up)
+
+    def _body(self) -> Iterator[bytes]:
+        if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                yield from self._read(size)
+                self.rfile.readline()
+            while self.rfile.readline().strip():
+                pass
+        else:
+            yield from self._read(int(self.headers.get("Content-Length", "0")))
+
+    def _read(self, size: int) -> Iterator[bytes]:
+        while size:
+            data = self.rfile.read1(min(size, CHUNK))
+            if not data:
+                raise ConnectionResetError("the request ended before its body did")
+            size -= len(data)
+            yield data
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the base class's name)
+        """The log has it already."""
+
+
+def serve_udp(server: socket.socket, log: Log) -> None:
+    """Each datagram is answered by a socket of its own, from the address and port that it was sent to."""
+    if server.family == socket.AF_INET6:
+        server.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVORIGDSTADDR, 1)
+    else:
+        server.setsockopt(socket.SOL_IP, IP_RECVORIGDSTADDR, 1)
+    while True:
+        with contextlib.suppress(OSError):
+            data, extra, _, source = server.recvmsg(CHUNK, 256)
+            target = original_target(extra[0][2])
+            log.write("udp", source[:2], target, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+            with transparent_socket(server.family, socket.SOCK_DGRAM) as answer:
+                answer.bind(target)
+                answer.sendto(data, source)
+
+
+def original_target(sockaddr: bytes) -> Address:
+    """Reads a `sockaddr_in` or `sockaddr_in6`."""
+    (family,) = struct.unpack_from("=H", sockaddr)
+    (port,) = struct.unpack_from("!H", sockaddr, 2)
+    address = sockaddr[8:24] if family == socket.AF_INET6 else sockaddr[4:8]
+    return socket.inet_ntop(family, address), port
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Log(Path(sys.argv[2])))

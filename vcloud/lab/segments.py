@@ -1,0 +1,70 @@
+"""The wires: an uplink segment and a management segment, two bridges in the `switch` namespace."""
+
+from __future__ import annotations
+
+from vcloud.design.addressing import mac_of
+from vcloud.lab import namespaces
+from vcloud.lab.layout import GATEWAY, MANAGEMENT4, UPLINK4, UPLINK6, Host, Lab
+
+QUIET = {
+    f"net.ipv{family}.conf.{scope}.{key}": value
+    for scope in ("all", "default")
+    for family, key, value in ((4, "rp_filter", 0), (6, "accept_ra", 0), (6, "accept_dad", 0), (6, "dad_transmits", 0))
+}
+"""Addresses are usable at once, nothing is learnt from router advertisements, and no spoofed packet is dropped before a test sees it."""
+
+UNFILTERED = {f"net.bridge.bridge-nf-call-{table}": 0 for table in ("arptables", "ip6tables", "iptables")}
+"""Bridged frames stay out of the IP firewall, as on a host that follows libvirt's advice."""
+
+
+def ensure_switch(lab: Lab) -> None:
+    """The operator's place, .1 of the management segment, is on the bridge itself. The uplink segment has no address here."""
+    namespaces.ensure(lab.switch, {"net.ipv6.conf.all.disable_ipv6": 1, "net.ipv6.conf.default.disable_ipv6": 1, **UNFILTERED})
+    missing = {"uplink", "management"} - namespaces.links(lab.switch)
+    namespaces.configure(
+        lab.switch,
+        [
+            *(f"link add {bridge} type bridge stp_state 0 mcast_snooping 0" for bridge in sorted(missing)),
+            "link set lo up",
+            "link set uplink up",
+            "link set management up",
+            f"address replace {MANAGEMENT4[GATEWAY]}/{MANAGEMENT4.prefixlen} dev management",
+        ],
+    )
+
+
+def ensure_wire(lab: Lab, port: str, bridge: str, namespace: str, link: str) -> None:
+    """A cable from a port of one of the switch's bridges to `link` in `namespace`. A cable has two ends or none.
+
+    A new cable has the MAC of the old one, so that what others know about the neighbour stays true.
+    """
+    ports = namespaces.links(lab.switch)
+    if port not in ports or link not in namespaces.links(namespace):
+        mac = mac_of(lab.name, namespace, link)
+        old = [f"link delete {port}"] if port in ports else []
+        namespaces.configure(lab.switch, [*old, f"link add {port} type veth peer name {link} address {mac} netns {namespace}"])
+    namespaces.configure(lab.switch, [f"link set {port} master {bridge} up"])
+
+
+def ensure_host(host: Host) -> None:
+    """`eth0` is on the management segment; `eth1` is the port of the bridge `uplink0`, which VMs share with the host."""
+    here = host.namespace
+    namespaces.ensure(here, QUIET | UNFILTERED)
+    ensure_wire(host.lab, f"{host.name}-management", "management", here, "eth0")
+    ensure_wire(host.lab, f"{host.name}-uplink", "uplink", here, "eth1")
+    bridge = [] if "uplink0" in namespaces.links(here) else ["link add uplink0 type bridge stp_state 0 mcast_snooping 0"]
+    namespaces.configure(
+        here,
+        [
+            *bridge,
+            "link set lo up",
+            "link set eth0 up",
+            "link set eth1 master uplink0 up",
+            "link set uplink0 up",
+            f"address replace {host.management4}/{MANAGEMENT4.prefixlen} dev eth0",
+            f"address replace {host.uplink4}/{UPLINK4.prefixlen} dev uplink0",
+            f"address replace {host.uplink6}/{UPLINK6.prefixlen} dev uplink0 nodad",
+            f"route replace default via {UPLINK4[GATEWAY]}",
+            f"route replace default via {UPLINK6[GATEWAY]}",
+        ],
+    )

@@ -1,0 +1,141 @@
+"""The configuration files of a lab, as functions of its layout. What a daemon does by default is not repeated here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import yaml
+
+from vcloud.design.addressing import uuid_of
+from vcloud.lab.layout import GATEWAY, MAX_HOSTS, PRIVATE_FOLDERS, SERVERS4, SERVERS6, UPLINK4, UPLINK6, Host, Lab
+
+HOSTS = Path("/etc/hosts")
+
+
+def libvirtd_conf(host: Host) -> str:
+    """Without its own `host_uuid` each host would take the machine's, and refuse to migrate to "itself"."""
+    return f"""\
+host_uuid = "{host.uuid}"
+auth_unix_ro = "none"
+auth_unix_rw = "none"
+log_outputs = "2:file:/var/log/libvirt/libvirtd.log"
+"""
+
+
+def qemu_conf() -> str:
+    """Hosts share the machine's kernel: no cgroups (their names would meet), no security labels (there is one policy per kernel)."""
+    return """\
+user = "root"
+group = "root"
+security_driver = "none"
+cgroup_controllers = []
+"""
+
+
+def uplink_network(host: Host) -> str:
+    return f"""\
+<network>
+  <name>uplink</name>
+  <uuid>{uuid_of("lab", host.lab.name, host.name, "uplink")}</uuid>
+  <forward mode='bridge'/>
+  <bridge name='uplink0'/>
+</network>
+"""
+
+
+def sshd_config(host: Host) -> str:
+    return f"""\
+ListenAddress {host.management4}
+HostKey /etc/ssh/ssh_host_ed25519_key
+AuthorizedKeysFile /etc/ssh/authorized_keys
+AuthenticationMethods publickey
+PermitRootLogin prohibit-password
+UsePAM yes
+UseDNS no
+PrintMotd no
+PrintLastLog no
+MaxStartups 100
+MaxSessions 100
+Subsystem sftp internal-sftp
+"""
+
+
+def hosts_file(lab: Lab) -> str:
+    """Names every host the lab could have, so that hosts which already run know those that join later."""
+    lines = [f"{host.management4} {host.name}" for host in map(lab.host, range(1, MAX_HOSTS + 1))]
+    return "\n".join(["127.0.0.1 localhost", "::1 localhost", *lines]) + "\n"
+
+
+def mounts(host: Host) -> tuple[tuple[Path, Path], ...]:
+    """(source, target) of the host's bind mounts. One that hides the lab's folder from the host comes last."""
+    targets = (HOSTS, *sorted(PRIVATE_FOLDERS, key=host.folder.is_relative_to))
+    return tuple((host.behind(target), target) for target in targets)
+
+
+def fstab(host: Host) -> str:
+    binds = [f"{source} {target} none bind 0 0" for source, target in mounts(host)]
+    return "\n".join(["sysfs /sys sysfs defaults 0 0", *binds]) + "\n"
+
+
+def ssh_config(lab: Lab, hosts: Iterable[Host]) -> str:
+    """Read by OpenSSH and by paramiko. The way in is the operator's place on the management segment."""
+    parts = [f"Host {host.name}\n  HostName {host.management4}\n" for host in hosts]
+    return f"""\
+{"".join(parts)}
+Host *
+  User root
+  IdentityFile {lab.key}
+  IdentitiesOnly yes
+  UserKnownHostsFile {lab.known_hosts}
+  GlobalKnownHostsFile none
+  StrictHostKeyChecking yes
+  UpdateHostKeys no
+  BatchMode yes
+  ConnectTimeout 20
+  ServerAliveInterval 10
+  LogLevel ERROR
+  ProxyCommand nsenter --net=/run/netns/{lab.switch} nc %h %p
+"""
+
+
+def ssh_wrapper(lab: Lab) -> str:
+    return f'#!/bin/sh\nexec ssh -F {lab.ssh_config} "$@"\n'
+
+
+def known_hosts(hosts: Iterable[Host]) -> str:
+    lines = []
+    for host in hosts:
+        kind, key = host.host_key.with_suffix(".pub").read_text().split()[:2]
+        lines.append(f"{host.name},{host.management4} {kind} {key}\n")
+    return "".join(lines)
+
+
+def inventory(hosts: Iterable[Host]) -> str:
+    uplink = {
+        "network": "uplink",
+        "prefix4": str(UPLINK4),
+        "gateway4": str(UPLINK4[GATEWAY]),
+        "prefix6": str(UPLINK6),
+        "gateway6": str(UPLINK6[GATEWAY]),
+    }
+    entries = {
+        host.name: {"uri": host.uri, "local_uri": host.local_uri, "ssh_config": str(host.lab.ssh_config), "uplink": dict(uplink)}
+        for host in hosts
+    }
+    return yaml.safe_dump({"hosts": entries}, sort_keys=False)
+
+
+def outside_ruleset(port: int) -> str:
+    """Hands every TCP and UDP port of every server address to the responder, which still sees the address and port that were meant."""
+    return f"""\
+table inet outside
+delete table inet outside
+table inet outside {{
+  chain servers {{
+    type filter hook prerouting priority mangle
+    ip daddr {SERVERS4} meta l4proto {{ tcp, udp }} tproxy ip to :{port}
+    ip6 daddr {SERVERS6} meta l4proto {{ tcp, udp }} tproxy ip6 to :{port}
+  }}
+}}
+"""
