@@ -1,0 +1,242 @@
+"""The QEMU guest agent of a VM: run a command, read and write files, without any network.
+
+libvirt answers at once that an agent is not connected (the guest has not opened its port yet), so waiting for one is cheap. It takes one
+command of a domain at a time; different domains go side by side.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+import libvirt
+import libvirt_qemu
+
+from vcloud.errors import GuestError
+from vcloud.hosts.connection import message_of
+from vcloud.hosts.executed import Executed
+
+POLL = 0.1
+"""Seconds between two questions whether the agent is there."""
+COMMAND_TIMEOUT = 30
+"""Seconds for one answer of the agent: it only ever starts things and reports, but a busy guest without KVM is slow."""
+FIRST_LOOK, LAST_LOOK, GROWTH = 0.01, 0.25, 1.5
+"""Seconds between looks at a running command: at first, at most, and by which factor it grows."""
+MESSAGE = 64 << 10
+"""Bytes of content in one message to the agent. With libvirt 9.0 a message of more than 200 KiB never arrives."""
+READ = 1 << 20
+"""Bytes of content in one message from the agent. libvirt's own messages end at 4 MiB; one of 10 MiB makes it give the agent up."""
+WITH_FILE_AS_STDIN = 'exec 0<"$1" && shift && exec "$@"'
+WITH_FILES_AS_OUTPUT = 'exec 1>"$1/out" 2>"$1/err" && shift && exec "$@"'
+REPLACE = 'umask 077 && cat >"$1.new" && chmod "$2" "$1.new" && mv "$1.new" "$1"'
+KILL = 'kill -9 "$1"'
+STOPPED = {libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID}
+SILENT = {libvirt.VIR_ERR_AGENT_UNRESPONSIVE, getattr(libvirt, "VIR_ERR_AGENT_COMMAND_TIMEOUT", None)}
+NOT_SENT = ("is not connected", "not available", "respond to synchronization")
+
+
+class AgentSilentError(GuestError):
+    """The agent does not answer now; it may later."""
+
+
+class NotSentError(AgentSilentError):
+    """The agent has not been told the command, so it may be told again."""
+
+
+class Agent:
+    """The guest agent of one domain."""
+
+    def __init__(self, domain: libvirt.virDomain) -> None:
+        self._domain = domain
+        self.name = str(domain.name())
+
+    def wait(self, timeout: float) -> None:
+        """Waits until the agent answers, at most `timeout` seconds.
+
+        Raises:
+            GuestError: it does not answer in time, or the VM has stopped.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                self._command("guest-ping", timeout=max(1, min(5, int(timeout))))
+            except AgentSilentError:
+                if time.monotonic() > deadline:
+                    raise GuestError(
+                        f"the guest agent of '{self.name}' does not answer after {timeout:g} s",
+                        f"See how far it came: vcloud logs {self._path}.",
+                    ) from None
+                time.sleep(POLL)
+            else:
+                return
+
+    def execute(self, argv: Sequence[str], stdin: bytes = b"", timeout: float = 60) -> Executed:
+        """Runs a program in the guest to its end, as root and without a shell.
+
+        Args:
+            argv: the program and its arguments; a program without `/` is looked for on the agent's PATH.
+            stdin: all that it can read.
+            timeout: seconds; a program that takes longer is killed.
+
+        Raises:
+            GuestError: the program is not there, takes too long, or has more than 2 MiB of output (then see `execute_at_length`).
+                An exit code other than 0 is no error.
+        """
+        if len(stdin) <= MESSAGE:
+            return self._run(argv, stdin, timeout)
+        with self._private_folder() as folder:
+            self._put(f"{folder}/in", stdin)
+            return self._run(["/bin/sh", "-c", WITH_FILE_AS_STDIN, "sh", f"{folder}/in", *argv], b"", timeout)
+
+    def execute_at_length(self, argv: Sequence[str], stdin: bytes = b"", timeout: float = 60) -> Executed:
+        """As `execute`, with output of any length: it goes through files in the guest's memory."""
+        with self._private_folder() as folder:
+            done = self.execute(["/bin/sh", "-c", WITH_FILES_AS_OUTPUT, "sh", folder, *argv], stdin, timeout)
+            return replace(done, stdout=self.read_file(f"{folder}/out"), stderr=self.read_file(f"{folder}/err"))
+
+    def start(self, argv: Sequence[str]) -> int:
+        """Starts a program in the guest and does not wait for it. Returns its process number.
+
+        Raises:
+            GuestError: the program is not there, or the agent does not answer.
+        """
+        return self._exec(argv, None)
+
+    def write_file(self, path: str, content: bytes, mode: int = 0o600) -> None:
+        """Puts a file in place of what was there, in one step.
+
+        Raises:
+            GuestError: the guest refuses it.
+        """
+        done = self.execute(["/bin/sh", "-c", REPLACE, "sh", path, f"{mode:o}"], content)
+        if done.code != 0:
+            raise GuestError(f"'{path}' could not be written in '{self.name}': {done.stderr.decode(errors='replace').strip()}")
+
+    def read_file(self, path: str) -> bytes:
+        """The content of a file in the guest.
+
+        Raises:
+            GuestError: the guest refuses it.
+        """
+        parts = []
+        with self._opened(path, "r") as handle:
+            while True:
+                answer = self._command("guest-file-read", {"handle": handle, "count": READ})
+                parts.append(base64.b64decode(answer["buf-b64"]))
+                if answer["eof"] or not answer["count"]:
+                    return b"".join(parts)
+
+    def _put(self, path: str, content: bytes) -> None:
+        """Writes a file that everybody may read and write, as the agent makes them: only in a private folder."""
+        with self._opened(path, "w") as handle:
+            for start in range(0, len(content), MESSAGE):
+                chunk = base64.b64encode(content[start : start + MESSAGE]).decode()
+                self._command("guest-file-write", {"handle": handle, "buf-b64": chunk})
+
+    @contextmanager
+    def _private_folder(self) -> Iterator[str]:
+        folder = f"/run/vcloud-{secrets.token_hex(8)}"
+        made = self._run(["mkdir", "-m", "0700", folder], b"", COMMAND_TIMEOUT)
+        if made.code != 0:
+            raise GuestError(f"'{folder}' could not be made in '{self.name}': {made.stderr.decode(errors='replace').strip()}")
+        try:
+            yield folder
+        finally:
+            with suppress(GuestError):
+                self.start(["rm", "-rf", folder])
+
+    @contextmanager
+    def _opened(self, path: str, mode: str) -> Iterator[int]:
+        handle = self._command("guest-file-open", {"path": path, "mode": mode})
+        try:
+            yield handle
+        except BaseException:
+            with suppress(GuestError):
+                self._command("guest-file-close", {"handle": handle})
+            raise
+        self._command("guest-file-close", {"handle": handle})
+
+    def _run(self, argv: Sequence[str], stdin: bytes, timeout: float) -> Executed:
+        deadline = time.monotonic() + timeout
+        pid = self._exec_when_free(argv, stdin, deadline)
+        try:
+            return self._outcome(pid, argv[0], deadline, timeout)
+        except BaseException:
+            self._kill(pid)
+            raise
+
+    def _exec_when_free(self, argv: Sequence[str], stdin: bytes, deadline: float) -> int:
+        while True:
+            try:
+                return self._exec(argv, stdin)
+            except NotSentError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL)
+
+    def _exec(self, argv: Sequence[str], stdin: bytes | None) -> int:
+        arguments: dict[str, Any] = {"path": argv[0], "arg": list(argv[1:])}
+        if stdin is not None:
+            arguments |= {"input-data": base64.b64encode(stdin).decode(), "capture-output": True}
+        return int(self._command("guest-exec", arguments)["pid"])
+
+    def _outcome(self, pid: int, program: str, deadline: float, timeout: float) -> Executed:
+        pause = FIRST_LOOK
+        while True:
+            with suppress(AgentSilentError):  # it is busy: what it keeps is not lost
+                status = self._command("guest-exec-status", {"pid": pid})
+                if status["exited"]:
+                    return _executed(status)
+            if time.monotonic() > deadline:
+                raise GuestError(f"'{program}' in '{self.name}' did not end within {timeout:g} s", f"Look inside: vcloud ssh {self._path}.")
+            time.sleep(pause)
+            pause = min(pause * GROWTH, LAST_LOOK)
+
+    def _kill(self, pid: int) -> None:
+        with suppress(GuestError):
+            self.start(["/bin/sh", "-c", KILL, "sh", str(pid)])
+
+    def _command(self, name: str, arguments: Mapping[str, Any] | None = None, timeout: int = COMMAND_TIMEOUT) -> Any:
+        command: dict[str, Any] = {"execute": name}
+        if arguments:
+            command["arguments"] = arguments
+        try:
+            return json.loads(libvirt_qemu.qemuAgentCommand(self._domain, json.dumps(command), timeout, 0))["return"]
+        except libvirt.libvirtError as error:
+            raise self._explained(name, error) from None
+
+    def _explained(self, name: str, error: libvirt.libvirtError) -> GuestError:
+        text, code = message_of(error), error.get_error_code()
+        if code in STOPPED:
+            return GuestError(f"'{self.name}' is not running", f"See what it said last: vcloud logs {self._path}.")
+        if code == libvirt.VIR_ERR_OPERATION_TIMEOUT or any(mark in text for mark in NOT_SENT):
+            return NotSentError(f"the guest agent of '{self.name}' is not there or busy: {text}")
+        if code in SILENT:
+            return AgentSilentError(
+                f"the guest agent of '{self.name}' does not answer: {text}", f"See its console: vcloud logs {self._path}."
+            )
+        if "encode message payload" in text:
+            return GuestError(f"a program in '{self.name}' has more output than the guest agent can hand over", "Let it write to a file.")
+        reason = text.removeprefix(f"unable to execute QEMU agent command '{name}': ")
+        return GuestError(f"'{self.name}': {reason}")
+
+    @property
+    def _path(self) -> str:
+        """As the command line names a VM: `shop/web-1`."""
+        return self.name.replace(".", "/", 1)
+
+
+def _executed(status: Mapping[str, Any]) -> Executed:
+    code = status["exitcode"] if "exitcode" in status else 128 + status.get("signal", 0)
+    return Executed(
+        code=code,
+        stdout=base64.b64decode(status.get("out-data", "")),
+        stderr=base64.b64decode(status.get("err-data", "")),
+        truncated=bool(status.get("out-truncated") or status.get("err-truncated")),
+    )

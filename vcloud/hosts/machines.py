@@ -1,0 +1,139 @@
+"""Domains and networks of a host: define, start, stop, remove.
+
+Each function is idempotent, so that an interrupted run can simply be repeated: defining what is defined redefines it, starting what runs
+and stopping what is gone do nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from xml.etree import ElementTree
+
+import libvirt
+
+from vcloud.compile.domain import METADATA_NAMESPACE
+from vcloud.errors import HostError
+from vcloud.hosts.agent import Agent
+from vcloud.hosts.connection import Host, found_or_none, translated
+
+METADATA_KEY = "vcloud"
+SHUTDOWN_TIMEOUT = 30
+
+
+def make_network(host: Host, name: str, xml: str) -> None:
+    """Defines a network, starts it and lets it start with the host."""
+    with translated(f"the network '{name}' could not be made on {host.name}"):
+        network = host.connection.networkDefineXML(xml)
+        if not network.isActive():
+            network.create()
+        network.setAutostart(1)
+
+
+def remove_network(host: Host, name: str) -> None:
+    with translated(f"the network '{name}' could not be removed from {host.name}"):
+        network = found_or_none(host.connection.networkLookupByName, name)
+        if network is None:
+            return
+        if network.isActive():
+            network.destroy()
+        network.undefine()
+
+
+def start_domain(host: Host, name: str, xml: str) -> None:
+    """Defines a domain and starts it; a running one of that name is left as it is."""
+    with translated(f"'{name}' could not be started on {host.name}"):
+        domain = host.connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+        if not domain.isActive():
+            domain.create()
+
+
+def resume_domain(host: Host, name: str) -> None:
+    """Lets a paused domain go on."""
+    with translated(f"'{name}' could not be resumed on {host.name}"):
+        _present(host, name).resume()
+
+
+def stop_domain(host: Host, name: str, *, gently: bool) -> None:
+    """Stops a domain: `gently` asks the guest first and waits."""
+    with translated(f"'{name}' could not be stopped on {host.name}"):
+        domain = found_or_none(host.connection.lookupByName, name)
+        if domain is None or not domain.isActive():
+            return
+        if gently:
+            _ask_to_shut_down(domain)
+        if domain.isActive():
+            domain.destroy()
+
+
+def _ask_to_shut_down(domain: libvirt.virDomain) -> None:
+    try:
+        domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT)
+    except libvirt.libvirtError:
+        return  # no agent answers: there is nobody to ask
+    deadline = time.monotonic() + SHUTDOWN_TIMEOUT
+    while domain.isActive() and time.monotonic() < deadline:
+        time.sleep(0.2)
+
+
+def remove_domain(host: Host, name: str) -> None:
+    """Destroys and undefines a domain; its volumes are somebody else's work."""
+    with translated(f"'{name}' could not be removed from {host.name}"):
+        domain = found_or_none(host.connection.lookupByName, name)
+        if domain is None:
+            return
+        if domain.isActive():
+            domain.destroy()
+        domain.undefineFlags(
+            libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+            | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+            | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+        )
+
+
+def set_link(host: Host, name: str, interface_xml: str) -> None:
+    """Raises or cuts the link of one card of a running domain; the definition keeps its own state."""
+    with translated(f"a link of '{name}' could not be set on {host.name}"):
+        _present(host, name).updateDeviceFlags(interface_xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+
+def cut_links(host: Host, name: str) -> None:
+    """Cuts every link of a running domain, whatever its cards look like."""
+    with translated(f"the links of '{name}' could not be cut on {host.name}"):
+        domain = found_or_none(host.connection.lookupByName, name)
+        if domain is None or not domain.isActive():
+            return
+        for card in ElementTree.fromstring(domain.XMLDesc()).iter("interface"):  # noqa: S314 - libvirt's own XML
+            link = card.find("link")
+            if link is None:
+                link = ElementTree.SubElement(card, "link")
+            link.set("state", "down")
+            domain.updateDeviceFlags(ElementTree.tostring(card, encoding="unicode"), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+
+
+def mark_domain(host: Host, name: str, attributes: dict[str, str]) -> None:
+    """Writes vcloud's own element into the domain's metadata, in the definition and in the running domain."""
+    element = ElementTree.Element("vm", attributes)
+    with translated(f"'{name}' could not be marked on {host.name}"):
+        domain = _present(host, name)
+        flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG | (libvirt.VIR_DOMAIN_AFFECT_LIVE if domain.isActive() else 0)
+        text = ElementTree.tostring(element, encoding="unicode")
+        domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, text, METADATA_KEY, METADATA_NAMESPACE, flags)
+
+
+def agent_of(host: Host, name: str) -> Agent:
+    """The guest agent of a domain. Raises HostError when there is no such domain."""
+    with translated(f"'{name}' is not on {host.name}"):
+        return Agent(_present(host, name))
+
+
+def is_running(host: Host, name: str) -> bool:
+    with translated(f"'{name}' could not be looked at on {host.name}"):
+        domain = found_or_none(host.connection.lookupByName, name)
+        return domain is not None and bool(domain.isActive())
+
+
+def _present(host: Host, name: str) -> libvirt.virDomain:
+    domain = found_or_none(host.connection.lookupByName, name)
+    if domain is None:
+        raise HostError(f"there is no domain '{name}' on {host.name}", "vcloud status shows what is there.")
+    return domain

@@ -1,0 +1,216 @@
+"""Commands on the host itself: beside us for a local URI, by ssh for a remote one."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shlex
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import parse_qs, urlsplit
+
+import paramiko
+
+from vcloud.errors import HostError
+from vcloud.hosts.connection import explain_refusal
+from vcloud.hosts.executed import Executed
+from vcloud.hosts.inventory import HostRef
+
+CONNECT_TIMEOUT = 15
+CHUNK = 64 << 10
+
+
+class Shell(Protocol):
+    """Runs programs on one host."""
+
+    def run(self, argv: Sequence[str], stdin: bytes = b"", timeout: float = 60) -> Executed:
+        """Runs a program to its end, which it must reach within `timeout` seconds.
+
+        Raises:
+            HostError: it cannot be started, or takes longer. An exit code other than 0 is no error.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+def open_shell(ref: HostRef) -> Shell:
+    """The shell of a host.
+
+    Raises:
+        HostError: the host cannot be logged in to, or its URI says no way to.
+    """
+    parts = urlsplit(ref.uri)
+    if parts.scheme.endswith("+ssh"):
+        return _open_ssh(ref)
+    if not parts.hostname:
+        return LocalShell(ref.name)
+    raise HostError(f"commands cannot be run on {ref.name}: its URI is neither local nor ssh", "Use qemu+ssh://USER@HOST/system.")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalShell:
+    """This machine."""
+
+    name: str
+
+    def run(self, argv: Sequence[str], stdin: bytes = b"", timeout: float = 60) -> Executed:
+        try:
+            done = subprocess.run(list(argv), input=stdin, capture_output=True, timeout=timeout, check=False)
+        except OSError as error:
+            raise HostError(f"'{argv[0]}' cannot be run on {self.name}: {error.strerror}") from None
+        except subprocess.TimeoutExpired:
+            raise HostError(f"'{argv[0]}' did not end within {timeout:g} s on {self.name}") from None
+        return Executed(done.returncode, done.stdout, done.stderr)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@dataclass(frozen=True, slots=True)
+class SshShell:
+    """A host behind ssh."""
+
+    name: str
+    client: paramiko.SSHClient
+
+    def run(self, argv: Sequence[str], stdin: bytes = b"", timeout: float = 60) -> Executed:
+        deadline = time.monotonic() + timeout
+        try:
+            channel = self._session()
+            try:
+                channel.exec_command(shlex.join(argv))
+                return _communicate(channel, stdin, deadline)
+            finally:
+                channel.close()
+        except TimeoutError:
+            raise HostError(f"'{argv[0]}' did not end within {timeout:g} s on {self.name}") from None
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise HostError(f"'{argv[0]}' cannot be run on {self.name}: {error}", "See whether the host is up.") from None
+
+    def _session(self) -> paramiko.Channel:
+        transport = self.client.get_transport()
+        if transport is None:
+            raise paramiko.SSHException("the connection is closed")
+        return transport.open_session(timeout=CONNECT_TIMEOUT)
+
+    def close(self) -> None:
+        self.client.close()
+
+
+def _communicate(channel: paramiko.Channel, stdin: bytes, deadline: float) -> Executed:
+    """Feeds and drains a running command, and waits for its end. Raises TimeoutError."""
+    feeder = threading.Thread(target=_feed, args=(channel, stdin), daemon=True)
+    feeder.start()
+    out, err = bytearray(), bytearray()
+    while True:
+        ended = channel.exit_status_ready() and channel.eof_received
+        while channel.recv_ready():
+            out += channel.recv(CHUNK)
+        while channel.recv_stderr_ready():
+            err += channel.recv_stderr(CHUNK)
+        if ended:
+            return Executed(channel.recv_exit_status(), bytes(out), bytes(err))
+        if channel.closed:
+            raise paramiko.SSHException("the connection broke while the command ran")
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(0.01)
+
+
+def _feed(channel: paramiko.Channel, stdin: bytes) -> None:
+    """Sends stdin and its end. A command that does not want it all is free to stop reading."""
+    try:
+        channel.sendall(stdin)
+        channel.shutdown_write()
+    except (OSError, EOFError):
+        return
+
+
+def _open_ssh(ref: HostRef) -> SshShell:
+    client = paramiko.SSHClient()
+    client.set_missing_host_key_policy(paramiko.RejectPolicy())
+    try:
+        login = _login(ref)
+        for path in login.known_hosts:
+            if path.is_file():
+                client.load_host_keys(str(path))
+        client.connect(
+            login.address,
+            port=login.port,
+            username=login.user,
+            key_filename=login.keys or None,
+            allow_agent=not login.only_keys,
+            look_for_keys=not login.only_keys and not login.keys,
+            sock=login.proxy(),
+            timeout=CONNECT_TIMEOUT,
+            banner_timeout=CONNECT_TIMEOUT,
+            auth_timeout=CONNECT_TIMEOUT,
+        )
+    except paramiko.BadHostKeyException:
+        raise explain_refusal(ref, "does not match") from None
+    except (paramiko.SSHException, paramiko.ConfigParseError, OSError, EOFError) as error:
+        raise explain_refusal(ref, str(error) or type(error).__name__) from None
+    transport = client.get_transport()
+    if transport is not None:
+        transport.set_keepalive(15)
+    return SshShell(ref.name, client)
+
+
+@dataclass(frozen=True, slots=True)
+class _Login:
+    """How to log in: what the URI says, and beyond that the ssh_config."""
+
+    address: str
+    port: int
+    user: str
+    keys: Any
+    """A list of paths. paramiko takes several; its types know of one."""
+    only_keys: bool
+    known_hosts: tuple[Path, ...]
+    proxy_argv: tuple[str, ...]
+
+    def proxy(self) -> Any:
+        return paramiko.ProxyCommand(shlex.join(self.proxy_argv)) if self.proxy_argv else None
+
+
+def _login(ref: HostRef) -> _Login:
+    parts = urlsplit(ref.uri)
+    path = ref.ssh_config or Path("~/.ssh/config").expanduser()
+    config = paramiko.SSHConfig.from_path(str(path)) if path.is_file() or ref.ssh_config else paramiko.SSHConfig()
+    entry: dict[str, Any] = dict(config.lookup(parts.hostname or ""))
+    address, port = str(entry["hostname"]), parts.port or int(entry.get("port", 22))
+    keyfile = parse_qs(parts.query).get("keyfile", [])
+    return _Login(
+        address=address,
+        port=port,
+        user=parts.username or str(entry.get("user") or getpass.getuser()),
+        keys=[os.path.expanduser(key) for key in (keyfile or entry.get("identityfile", []))],  # noqa: PTH111 - ssh's own words
+        only_keys=bool(keyfile) or entry.get("identitiesonly", "no") == "yes",
+        known_hosts=tuple(_known_hosts(entry)),
+        proxy_argv=_proxy(entry, path, address, port),
+    )
+
+
+def _known_hosts(entry: dict[str, Any]) -> list[Path]:
+    user = str(entry.get("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2"))
+    everyone = str(entry.get("globalknownhostsfile", "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2"))
+    return [Path(name).expanduser() for name in shlex.split(f"{user} {everyone}") if name != "none"]
+
+
+def _proxy(entry: dict[str, Any], config: Path, address: str, port: int) -> tuple[str, ...]:
+    """paramiko knows ProxyCommand, but not ProxyJump: ssh itself makes that jump."""
+    command = str(entry.get("proxycommand", "none"))
+    if command != "none":
+        return tuple(shlex.split(command))
+    jump = str(entry.get("proxyjump", "none"))
+    if jump == "none":
+        return ()
+    *before, last = jump.split(",")
+    via = ("-J", ",".join(before)) if before else ()
+    return ("ssh", *(("-F", str(config)) if config.is_file() else ()), *via, "-W", f"{address}:{port}", last)

@@ -1,0 +1,120 @@
+"""What a vApp keeps in a host's pool: images that all VMs of a kind share, and each VM's own disks and console log.
+
+image-NAME-DIGEST.ID.qcow2   kernel-..., initrd-...     an uploaded image; shared, never written again
+root.VAPP.VM.qcow2                                      a VM's root disk: what it wrote over its image
+vm.VAPP.VM.DISK.qcow2                                   a VM's data disk
+console.VAPP.VM.log                                     what a VM said on its serial console
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vcloud.compile.domain import BootFiles
+from vcloud.hosts.connection import Host
+from vcloud.hosts.pool import Pool
+
+if TYPE_CHECKING:
+    from vcloud.design.model import Vm
+    from vcloud.images.cache import Image
+
+KINDS = ("root", "vm", "console")
+DIGITS = 12
+"""Digits of a digest in a volume's name."""
+LINE = 400
+"""Bytes that a line of a console is taken to have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """An image on the host: absolute paths there. `kernel` and `initrd` are empty for an image that boots by its own loader."""
+
+    disk: str
+    kernel: str = ""
+    initrd: str = ""
+
+
+class Store:
+    """The volumes of vApps on one host. Threads may share it."""
+
+    def __init__(self, host: Host) -> None:
+        self.pool = Pool(host)
+        self._bases: dict[str, Base] = {}
+
+    def upload_image(self, image: Image, report: Callable[[str], None] = lambda _: None) -> Base:
+        """Brings what is missing of an image to the host. `report` is told how far it is.
+
+        Raises:
+            HostError: there is no room, or the connection broke; the next attempt begins anew.
+        """
+        missing = [path for kind, path in _parts(image) if not self.pool.uploaded(_stem(kind, image), path.suffix)]
+        self.pool.require_space(sum(path.stat().st_size for path in missing), f"the image '{image.name}'")
+        return Base(**{kind: self._upload(kind, path, image, report) for kind, path in _parts(image)})
+
+    def _upload(self, kind: str, path: Path, image: Image, report: Callable[[str], None]) -> str:
+        def progress(done: int, size: int) -> None:
+            percent = 100 * done // size
+            if percent != reported[-1]:
+                reported.append(percent)
+                report(f"uploading its {kind}: {percent} % of {size >> 20} MiB")
+
+        reported = [-1]
+        return self.pool.upload(path, _stem(kind, image), path.suffix, progress)
+
+    def boot_files(self, domain: str, base: Base, cmdline: str) -> BootFiles:
+        """What a VM of that libvirt name boots from. `make_root` makes its disk."""
+        self._bases[domain] = base
+        return BootFiles(
+            disk=self.pool.path(f"root.{domain}.qcow2"),
+            console=self.pool.path(_console(domain)),
+            kernel=base.kernel,
+            initrd=base.initrd,
+            cmdline=cmdline,
+        )
+
+    def make_root(self, vm: Vm, boot: BootFiles) -> str:
+        """The root disk of a VM over its image, unless it has one. Returns its path. `boot` is what `boot_files` gave."""
+        return self.pool.make_overlay(Path(boot.disk).name, self._bases[vm.domain].disk)
+
+    def make_disk(self, volume: str, size: int) -> str:
+        """A data disk of `size` bytes, empty, unless it is there already. Returns its path.
+
+        Raises:
+            HostError: the host's disk is full.
+        """
+        return self.pool.make_disk(volume, size)
+
+    def delete_root(self, domain: str) -> None:
+        self.pool.delete([f"root.{domain}.qcow2"])
+
+    def delete(self, names: Iterable[str]) -> None:
+        self.pool.delete(names)
+
+    def delete_of_domain(self, domain: str) -> None:
+        """Everything of one VM, its data too."""
+        self.pool.delete(self.pool.names(*(f"{kind}.{domain}." for kind in KINDS)))
+
+    def volumes_of_vapp(self, vapp: str) -> tuple[str, ...]:
+        """Names of the volumes of all of a vApp's VMs, in alphabetical order."""
+        return self.pool.names(*(f"{kind}.{vapp}." for kind in KINDS))
+
+    def console_tail(self, domain: str, lines: int) -> list[str]:
+        """The last lines that a VM said on its serial console, without what would act on a terminal."""
+        text = self.pool.tail(_console(domain), lines * LINE).decode(errors="replace").replace("\r", "")
+        return ["".join(char for char in line if char.isprintable() or char == "\t") for line in text.splitlines()[-lines:]]
+
+
+def _console(domain: str) -> str:
+    return f"console.{domain}.log"
+
+
+def _parts(image: Image) -> list[tuple[str, Path]]:
+    parts = (("disk", image.disk), ("kernel", image.kernel), ("initrd", image.initrd))
+    return [(kind, path) for kind, path in parts if path is not None]
+
+
+def _stem(kind: str, image: Image) -> str:
+    return f"{'image' if kind == 'disk' else kind}-{image.name}-{image.digest[:DIGITS]}"

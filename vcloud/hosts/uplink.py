@@ -1,0 +1,179 @@
+"""Where a host's firewalls meet the outside: a segment that the inventory names, or a NAT network that vcloud makes.
+
+`uplink_for` only reads and decides, so that a plan changes nothing; `make_uplink` makes what was decided. The firewall's addresses are a
+hash of the vApp's name, so they stay the same from one `up` to the next; where another vApp has them the next free ones are taken. On a
+segment of the inventory they come from the upper half of its prefix: the lower half is for the hosts and for others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+from vcloud.design.addressing import hash_number, uuid_of
+from vcloud.design.model import Uplink
+from vcloud.errors import HostError
+from vcloud.hosts.connection import Host, found_or_none, translated
+from vcloud.hosts.inventory import UplinkConfig
+from vcloud.hosts.lock import named_lock
+from vcloud.hosts.metadata import parse, to_text
+from vcloud.hosts.observe import read_manifest, vapp_names
+
+NETWORK = "vcloud-uplink"
+BRIDGE = "vcloud-up"
+LOCK = "vcloud-uplink-lock"
+CANDIDATES = IPv4Network("172.16.0.0/12")
+"""The NAT network is the first free /24 of these. The zones' 10.0.0.0/8 does not meet them, and home networks seldom do."""
+SUFFIX_BITS = 48
+"""Of the IPv6 address: enough that hashes do not meet."""
+
+
+def uplink_for(host: Host, vapp: str, taken: Collection[IPv4Address] = ()) -> Uplink:
+    """Where the firewall of a vApp meets the outside on this host. Changes nothing.
+
+    Args:
+        host: an open host.
+        vapp: the vApp's name.
+        taken: addresses that are in use on the same segment, beside those of this host's vApps.
+
+    Raises:
+        HostError: no address is free.
+    """
+    uplinks = [manifest.uplink for name in vapp_names(host) if name != vapp and (manifest := read_manifest(host, name))]
+    used = {*taken, *(uplink.address4.ip for uplink in uplinks)}
+    if host.ref.uplink is not None:
+        config = host.ref.uplink
+        return _uplink(config, vapp, used, config.prefix4.num_addresses // 2)
+    return _uplink(_own_network(host), vapp, used, 2)
+
+
+def make_uplink(host: Host, uplink: Uplink) -> None:
+    """Makes vcloud's own NAT network if the uplink is on it, and starts it. Other networks and bridges are the host's affair.
+
+    Raises:
+        HostError: libvirt refuses it.
+    """
+    if uplink.network != NETWORK:
+        return
+    with _only_me(host), translated(f"the network '{NETWORK}' could not be made on {host.name}"):
+        network = found_or_none(host.connection.networkLookupByName, NETWORK)
+        if network is None:
+            network = host.connection.networkDefineXML(_network_xml(uplink))
+        network.setAutostart(1)
+        if not network.isActive():
+            network.create()
+
+
+def release_uplink(host: Host, vapp: str) -> None:
+    """Removes vcloud's own NAT network, unless another vApp than this one has its firewall there.
+
+    Raises:
+        HostError: libvirt refuses it.
+    """
+    with _only_me(host), translated(f"the network '{NETWORK}' could not be removed from {host.name}"):
+        network = found_or_none(host.connection.networkLookupByName, NETWORK)
+        if network is None or any(name != vapp for name in vapp_names(host)):
+            return
+        if network.isActive():
+            network.destroy()
+        network.undefine()
+
+
+@contextmanager
+def _only_me(host: Host) -> Iterator[None]:
+    with named_lock(host, LOCK, f"the network '{NETWORK}'", "up or down"):
+        yield
+
+
+def _uplink(config: UplinkConfig, vapp: str, used: Collection[IPv4Address], first: int) -> Uplink:
+    address4 = _free_address(config.prefix4, vapp, {*used, config.gateway4}, first)
+    address6 = None
+    if config.prefix6 is not None:
+        number = hash_number(SUFFIX_BITS, vapp, str(address4), "uplink") | 1 << SUFFIX_BITS
+        address6 = IPv6Interface((config.prefix6[number], config.prefix6.prefixlen))
+    return Uplink(
+        network=config.network or "",
+        bridge=config.bridge or "",
+        address4=IPv4Interface((address4, config.prefix4.prefixlen)),
+        gateway4=config.gateway4,
+        address6=address6,
+        gateway6=config.gateway6,
+    )
+
+
+def _free_address(prefix: IPv4Network, vapp: str, used: Collection[IPv4Address], first: int) -> IPv4Address:
+    """The vApp's own address between number `first` and the broadcast address, or the next one that is free."""
+    count = prefix.num_addresses - 1 - first
+    start = hash_number(32, vapp, "uplink") % count
+    for step in range(count):
+        address = prefix[first + (start + step) % count]
+        if address not in used:
+            return address
+    raise HostError(
+        f"no address is free for the firewall of '{vapp}' in {prefix}", "Give the host's uplink a larger prefix4 in the inventory."
+    )
+
+
+def _own_network(host: Host) -> UplinkConfig:
+    """The NAT network as it is, or as it would be made."""
+    with translated(f"the networks of {host.name} could not be read"):
+        networks = {network.name(): parse(network.XMLDesc()) for network in host.connection.listAllNetworks()}
+    standing = networks.get(NETWORK)
+    if standing is None:
+        prefix4 = _free_prefix([*_prefixes(networks.values()), *_routes(host)])
+        prefix6 = IPv6Network((0xFD << 120 | hash_number(40, host.name, str(prefix4), "uplink") << 80, 64))
+    else:
+        prefix4 = next(prefix for prefix in _prefixes([standing]) if isinstance(prefix, IPv4Network))
+        prefix6 = next(prefix for prefix in _prefixes([standing]) if isinstance(prefix, IPv6Network))
+    return UplinkConfig(network=NETWORK, prefix4=prefix4, gateway4=prefix4[1], prefix6=prefix6, gateway6=prefix6[1])
+
+
+def _free_prefix(used: Collection[IPv4Network | IPv6Network]) -> IPv4Network:
+    mine = [prefix for prefix in used if isinstance(prefix, IPv4Network)]
+    for candidate in CANDIDATES.subnets(new_prefix=24):
+        if not any(candidate.overlaps(prefix) for prefix in mine):
+            return candidate
+    raise HostError(
+        f"no /24 of {CANDIDATES} is free for the network '{NETWORK}'", "Name a network or a bridge as the host's uplink in the inventory."
+    )
+
+
+def _prefixes(networks: Iterable[Element]) -> Iterator[IPv4Network | IPv6Network]:
+    """The prefixes of libvirt networks, active or not."""
+    for network in networks:
+        for place in (*network.iter("ip"), *network.iter("route")):
+            address, length = place.get("address", ""), place.get("prefix") or place.get("netmask")
+            if address and length:
+                yield ip_network(f"{address}/{length}", strict=False)
+
+
+def _routes(host: Host) -> Iterator[IPv4Network]:
+    """The host's own routes, but for the default one. A host whose shell is closed to us has none that are known."""
+    try:
+        answer = host.shell.run(["ip", "-json", "-4", "route", "show", "table", "all"])
+        routes = json.loads(answer.stdout or b"[]")
+    except (HostError, ValueError):
+        return
+    for route in routes:
+        if route["dst"] != "default" and route.get("type", "unicast") == "unicast":
+            yield IPv4Network(route["dst"], strict=False)
+
+
+def _network_xml(uplink: Uplink) -> str:
+    """A network whose host end answers no DHCP and no DNS: it only routes and translates."""
+    network = Element("network")
+    ElementTree.SubElement(network, "name").text = NETWORK
+    ElementTree.SubElement(network, "uuid").text = uuid_of("network", NETWORK)
+    forward = ElementTree.SubElement(network, "forward", {"mode": "nat"})
+    ElementTree.SubElement(forward, "nat", {"ipv6": "yes"})
+    ElementTree.SubElement(network, "bridge", {"name": BRIDGE, "stp": "off", "delay": "0"})
+    ElementTree.SubElement(network, "dns", {"enable": "no"})
+    ElementTree.SubElement(network, "ip", {"address": str(uplink.gateway4), "prefix": str(uplink.address4.network.prefixlen)})
+    if uplink.address6 is not None and uplink.gateway6 is not None:
+        ip6 = {"family": "ipv6", "address": str(uplink.gateway6), "prefix": str(uplink.address6.network.prefixlen)}
+        ElementTree.SubElement(network, "ip", ip6)
+    return to_text(network)
