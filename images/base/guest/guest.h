@@ -1,0 +1,92 @@
+/* What all parts of the guest program share: failures, input, values and files.
+ *
+ * The program has no dependency but the kernel. It is linked statically against musl, which keeps the kernel's headers out of its way:
+ *     musl-gcc -static -Os -Wall -Wextra -Werror -idirafter /usr/include -idirafter /usr/include/x86_64-linux-gnu -o guest *.c
+ *
+ * A function that can fail returns -1 and has described the failure with fail() or fail_errno(); the command prints it as
+ * `error LINE MESSAGE`. Messages quote names, never contents: those may be secret. Everything on stdin is hostile until it is parsed,
+ * and all of it is parsed before the first line takes effect.
+ */
+#ifndef GUEST_H
+#define GUEST_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+
+/* --- failures (text.c) --- */
+
+extern char failure[256];
+int fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
+int fail_errno(const char *what); /* "WHAT: " and the text of errno */
+int print_error(int line);        /* prints `error LINE MESSAGE`; gives the exit status, 1 */
+
+/* --- input (text.c) --- */
+
+struct input {
+    char *text, *next;
+    int line; /* of the line returned last, counted from 1 */
+};
+
+int input_read(struct input *input, int fd);
+char *input_line(struct input *input); /* the next line that is not empty, or NULL at the end */
+
+/* Splits a line at single spaces. The last field keeps the rest of the line, spaces included. */
+int split(char *line, char **fields, int most);
+
+/* Room for element number `count` in an array that grows by doubling. Ends the program when memory is out. */
+void *grow(void *array, size_t count, size_t element);
+
+int64_t monotonic_us(void);
+
+/* --- values (text.c, base64.c) --- */
+
+struct address {
+    int family; /* AF_INET, AF_INET6, or 0: none */
+    uint8_t bytes[16];
+};
+
+struct prefix {
+    struct address address;
+    int length;
+};
+
+int parse_number(const char *text, uint64_t least, uint64_t most, uint64_t *number);
+int parse_mode(const char *text, mode_t *mode);
+int parse_mac(const char *text, uint8_t mac[6]);
+int parse_address(const char *text, struct address *address);
+int parse_prefix(const char *text, struct prefix *prefix);
+size_t address_size(const struct address *address); /* 4 or 16 bytes */
+bool same_address(const struct address *one, const struct address *other);
+socklen_t socket_address(const struct address *address, uint16_t port, struct sockaddr_storage *out);
+void address_of(const struct sockaddr_storage *from, struct address *address, uint16_t *port);
+const char *address_text(const struct address *address); /* valid until the next call */
+
+int base64_decode(char *text, uint8_t **bytes, size_t *size); /* in place: `bytes` points into `text` */
+void base64_print(FILE *out, const uint8_t *bytes, size_t size);
+void json_string(FILE *out, const char *text);
+
+/* --- files and programs (files.c) --- */
+
+int check_path(const char *path); /* absolute, printable, no empty, `.` or `..` component */
+int find_owner(char *owner, uid_t *user, gid_t *group); /* USER:GROUP, by name */
+int make_parents(const char *path);
+int make_directory(const char *path, mode_t mode, uid_t user, gid_t group);
+int write_file(const char *path, const void *data, size_t size, mode_t mode, uid_t user, gid_t group); /* atomic */
+int write_sysctl(const char *key, const char *value);                                                    /* errno is kept */
+int run(char *const program[]); /* its stdout is thrown away; an exit status other than 0 is a failure */
+
+/* --- commands: each returns the exit status --- */
+
+int identity(void);
+int boot(void);
+int probe(void);
+int listen_start(const char *seconds);
+int listen_stop(const char *pid);
+int ready(const char *port, const char *seconds);
+int suricata(const char *command, const char *arguments);
+
+#endif

@@ -1,0 +1,91 @@
+"""The initramfs: one static program and the kernel modules it loads, in load order, as an uncompressed cpio archive.
+
+It is not packed, because unpacking would run in the guest, and the whole is about a megabyte.
+"""
+
+from __future__ import annotations
+
+import lzma
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vcloud.errors import ImageError
+
+NEWC = "070701"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file of the archive. `device` is (major, minor) for a device node."""
+
+    name: str
+    mode: int
+    content: bytes = b""
+    device: tuple[int, int] = (0, 0)
+
+
+def make_initramfs(init: bytes, modules: Path, wanted: Iterable[str]) -> bytes:
+    """The archive: `init` as /init, and the `wanted` modules of the tree `modules` (.../lib/modules/RELEASE) with what they need.
+
+    Raises ImageError for a module that does not exist. Modules built into the kernel are left out.
+    """
+    order = load_order(modules, wanted)
+    names = [f"{index:02}-{path.name.removesuffix('.xz')}" for index, path in enumerate(order)]
+    entries = [
+        Entry("dev", stat.S_IFDIR | 0o755),
+        Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
+        Entry("init", stat.S_IFREG | 0o755, init),
+        Entry("modules", stat.S_IFREG | 0o644, "".join(f"/{name}\n" for name in names).encode()),
+        *(Entry(name, stat.S_IFREG | 0o644, _module(path)) for name, path in zip(names, order, strict=True)),
+    ]
+    return cpio(entries)
+
+
+def load_order(modules: Path, wanted: Iterable[str]) -> list[Path]:
+    """Files of the wanted modules, each after all that it needs."""
+    needs = dict(_dependencies(modules))
+    by_name = {_name(path): path for path in needs}
+    built_in = {_name(line) for line in (modules / "modules.builtin").read_text().splitlines()}
+    order: dict[str, None] = {}
+    for module in (name.replace("-", "_") for name in wanted):
+        if module in built_in:
+            continue
+        if module not in by_name:
+            raise ImageError(f"the kernel {modules.name} has no module {module}", "Correct `modules` in the image's recipe.")
+        # modules.dep lists what a module needs with the deepest last
+        for path in (*reversed(needs[by_name[module]]), by_name[module]):
+            order.setdefault(path)
+    return [modules / path for path in order]
+
+
+def cpio(entries: Iterable[Entry]) -> bytes:
+    """A cpio archive in the `newc` format, which the kernel unpacks; owned by root, without times."""
+    return b"".join(_record(number, entry) for number, entry in enumerate((*entries, Entry("TRAILER!!!", 0)), start=1))
+
+
+def _record(number: int, entry: Entry) -> bytes:
+    name = entry.name.encode() + b"\0"
+    links = 2 if stat.S_ISDIR(entry.mode) else 1
+    fields = (number, entry.mode, 0, 0, links, 0, len(entry.content), 0, 0, *entry.device, len(name), 0)
+    header = (NEWC + "".join(f"{field:08X}" for field in fields)).encode() + name
+    return _padded(header) + _padded(entry.content)
+
+
+def _padded(data: bytes) -> bytes:
+    return data + b"\0" * (-len(data) % 4)
+
+
+def _dependencies(modules: Path) -> Iterator[tuple[str, list[str]]]:
+    for line in (modules / "modules.dep").read_text().splitlines():
+        path, _, needs = line.partition(":")
+        yield path, needs.split()
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2].partition(".ko")[0].replace("-", "_")
+
+
+def _module(path: Path) -> bytes:
+    return lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
