@@ -1,0 +1,45 @@
+"""`vcloud down`: takes a vApp away, from whatever state it is in. Needs neither its file nor a whole manifest: libvirt knows what is its."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vcloud.design.model import Role
+from vcloud.errors import UsageError
+from vcloud.hosts import machines
+from vcloud.hosts.connection import open_host
+from vcloud.hosts.inventory import choose_host
+from vcloud.hosts.lock import vapp_lock
+from vcloud.hosts.observe import delete_manifest, observe_vapp
+from vcloud.hosts.storage import Store
+from vcloud.hosts.uplink import release_uplink
+
+if TYPE_CHECKING:
+    from vcloud.apply.up import Reporter
+
+
+def take_down(vapp: str, connect: str | None, reporter: Reporter) -> tuple[str, ...]:
+    """Removes everything of a vApp and returns the names of what is gone.
+
+    Raises UsageError when the host has nothing of it, HostError when something cannot be removed.
+    """
+    with open_host(choose_host(connect)) as host, vapp_lock(host, vapp, "down"):
+        store = Store(host)
+        state = observe_vapp(host, vapp)
+        volumes = store.volumes_of_vapp(vapp)
+        if not (state.manifest or state.domains or state.networks or volumes):
+            raise UsageError(f"there is no vApp '{vapp}' on {host.name}", "vcloud list shows what is there.")
+        domains = [domain for domain in state.domains if domain.vapp == vapp]
+        workloads_first = sorted(domains, key=lambda domain: domain.role != Role.WORKLOAD)
+        for domain in workloads_first:
+            machines.cut_links(host, domain.name)
+        for domain in workloads_first:
+            reporter.report(domain.vm, "removed")
+            machines.remove_domain(host, domain.name)
+        networks = [network.name for network in state.networks if network.vapp == vapp]
+        for network in networks:
+            machines.remove_network(host, network)
+        store.delete(volumes)
+        release_uplink(host, vapp)
+        delete_manifest(host, vapp)
+        return (*(domain.name for domain in domains), *networks, *volumes)

@@ -1,0 +1,83 @@
+"""The images that a vApp's VMs start from: found or built on this machine, then brought to the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vcloud.compile.domain import BootFiles
+from vcloud.design.model import Design, ImageRef, Vm
+from vcloud.images.build import build
+from vcloud.images.cache import Image, default_cache
+from vcloud.images.recipe import digest, load_recipe
+from vcloud.images.user import fetch, source_digest
+
+if TYPE_CHECKING:
+    from vcloud.apply.up import Reporter
+    from vcloud.hosts.storage import Store
+
+SIDE_BY_SIDE = 2
+"""Builds at once: each is mostly one core and the package source."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stock:
+    """Which image each VM needs. Nothing is read but recipes until `build`."""
+
+    design: Design
+    digests: Mapping[str, str]
+    """VM -> image digest."""
+
+    @classmethod
+    def of(cls, design: Design) -> Stock:
+        """Raises ImageError, SpecError for a recipe that cannot be read."""
+        known = {reference: _digest(reference) for reference in {vm.image for vm in design.vms}}
+        return cls(design, {vm.name: known[vm.image] for vm in design.vms})
+
+    def missing(self) -> tuple[ImageRef, ...]:
+        """Images that are not in the cache, each once, in the order of the design."""
+        cache = default_cache()
+        wanted = {self.digests[vm.name]: vm.image for vm in self.design.vms}
+        return tuple(image for key, image in wanted.items() if cache.get(_cache_name(image), key) is None)
+
+    def build(self, reporter: Reporter) -> None:
+        """Builds or fetches what is missing, side by side. Raises ImageError."""
+        with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+            for done in [pool.submit(_make, image, reporter) for image in self.missing()]:
+                done.result()
+
+    def image_of(self, vm: Vm, reporter: Reporter) -> Image:
+        return _make(vm.image, reporter)
+
+    def upload(self, store: Store, vms: tuple[Vm, ...], reporter: Reporter) -> dict[str, BootFiles]:
+        """Brings the images of these VMs to the host and returns what each boots from, but for the VM's own disk."""
+        images = {vm.image: self.image_of(vm, reporter) for vm in vms}
+        bases = {reference: store.upload_image(image, _coarse(reporter, f"image {image.name}")) for reference, image in images.items()}
+        return {vm.name: store.boot_files(vm.domain, bases[vm.image], images[vm.image].cmdline) for vm in vms}
+
+
+def _coarse(reporter: Reporter, subject: str) -> Callable[[str], None]:
+    """Passes on what the host's storage says without its percents."""
+    return lambda text: reporter.report(subject, text.partition(":")[0])
+
+
+def _digest(reference: ImageRef) -> str:
+    if reference.recipe:
+        return digest(load_recipe(Path(reference.recipe)), reference.packages)
+    return source_digest(reference.source, reference.sha256)
+
+
+def _cache_name(reference: ImageRef) -> str:
+    return Path(reference.recipe or reference.source).name.removesuffix(".qcow2")
+
+
+def _make(reference: ImageRef, reporter: Reporter) -> Image:
+    def progress(text: str) -> None:
+        reporter.report(f"image {Path(reference.name).name}", text)
+
+    if reference.recipe:
+        return build(load_recipe(Path(reference.recipe)), reference.packages, progress=progress)
+    return fetch(reference.source, reference.sha256, progress=progress)

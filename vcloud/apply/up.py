@@ -1,0 +1,296 @@
+"""`vcloud up`: from a file to a protected vApp, and `vcloud plan`, which stops before the first change."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from vcloud import __version__
+from vcloud.apply.guest import HostKey, give_identity, load_firewall, load_ips, new_host_key, open_gate, run_commands, wait_ready
+from vcloud.apply.stock import Stock
+from vcloud.compile.artifacts import Artifacts, compile_vapp
+from vcloud.compile.domain import BootFiles, HostFacts, render_domain, render_interface
+from vcloud.compile.network import render_network, zone_networks
+from vcloud.design.model import Design, Role, Vm
+from vcloud.errors import GuestError, HostError, VcloudError
+from vcloud.hosts import machines
+from vcloud.hosts.connection import Host, open_host
+from vcloud.hosts.inventory import choose_host
+from vcloud.hosts.lock import vapp_lock
+from vcloud.hosts.observe import observe_vapp, write_manifest
+from vcloud.hosts.storage import Store
+from vcloud.hosts.uplink import uplink_for
+from vcloud.plan.diff import plan_changes, wanted_manifest
+from vcloud.plan.state import Manifest, Phase, VappState
+from vcloud.plan.steps import Plan, Verb
+from vcloud.project import design_of, load_file
+
+AGENT_TIMEOUT = 180
+"""Seconds from power-on to the guest agent's first answer; a distribution's stock image takes a minute without KVM."""
+FRESH = (Verb.MAKE_VM, Verb.REMAKE_VM)
+BOOTED = (*FRESH, Verb.RESTART_VM, Verb.START_VM)
+TOUCHED = (*BOOTED, Verb.CONFIGURE_VM)
+MIN_WORKERS = 4
+CONSOLE_LINES = 12
+
+
+class Reporter(Protocol):
+    """Whoever wants to know how far things are."""
+
+    def report(self, subject: str, stage: str) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A compiled vApp on its host, with the manifest that will say so."""
+
+    design: Design
+    artifacts: Artifacts
+    wanted: Manifest
+    stock: Stock
+
+
+def preview(path: Path, parameters: Mapping[str, str], connect: str | None, accelerator: str) -> Plan:
+    """The plan of `up`, without changing anything anywhere."""
+    design = design_of(load_file(path, parameters))
+    with open_host(choose_host(connect)) as host:
+        state = observe_vapp(host, design.vapp)
+        return plan_changes(_target(host, design, state, accelerator).wanted, state, host.name)
+
+
+def bring_up(
+    path: Path,
+    parameters: Mapping[str, str],
+    connect: str | None,
+    accelerator: str,
+    jobs: int,
+    agreed: Callable[[Plan], bool],
+    reporter: Reporter,
+) -> Plan:
+    """Makes the vApp of a file stand, ready and protected. Returns what was done; an empty plan changed nothing."""
+    design = design_of(load_file(path, parameters))
+    with open_host(choose_host(connect)) as host:
+        state = observe_vapp(host, design.vapp)
+        target = _target(host, design, state, accelerator)
+        plan = plan_changes(target.wanted, state, host.name)
+        if not plan.steps:
+            return plan
+        if not agreed(plan):
+            raise VcloudError("stopped before the first change")
+        target.stock.build(reporter)
+        with vapp_lock(host, design.vapp, "up"):
+            state = observe_vapp(host, design.vapp)
+            plan = plan_changes(target.wanted, state, host.name)
+            _Run(host, target, state, plan, jobs or os.cpu_count() or 1, reporter).walk()
+        return plan
+
+
+def _target(host: Host, design: Design, state: VappState, accelerator: str) -> Target:
+    """Compiles for the host. An accelerator that is not settled yet is `auto` and decided before the first domain."""
+    uplink = state.manifest.uplink if state.manifest else uplink_for(host, design.vapp)
+    artifacts = compile_vapp(design, uplink)
+    stock = Stock.of(design)
+    standing = state.manifest.accelerator if state.manifest and accelerator == "auto" else ""
+    settled = standing or _accelerator(host, accelerator)
+    wanted = wanted_manifest(artifacts, settled, stock.digests, datetime.now(UTC).isoformat(timespec="seconds"), __version__)
+    return Target(design, artifacts, wanted, stock)
+
+
+def _accelerator(host: Host, choice: str) -> str:
+    """What is asked for, or what works."""
+    return "tcg" if choice == "auto" else choice
+
+
+class _Run:
+    """One walk over a plan. Its methods are the stages, in the order of the package's docstring."""
+
+    def __init__(self, host: Host, target: Target, state: VappState, plan: Plan, jobs: int, reporter: Reporter) -> None:
+        self.host = host
+        self.target = target
+        self.design = target.design
+        self.state = state
+        self.plan = plan
+        self.jobs = jobs
+        self.reporter = reporter
+        self.store = Store(host)
+        self.facts = HostFacts(target.wanted.accelerator)
+        self.keys: dict[str, HostKey] = {}
+
+    def walk(self) -> None:
+        self._write_manifest(Phase.APPLYING)
+        for domain in self.plan.subjects(Verb.REMOVE_VM):
+            self._remove(domain)
+        for network in self.plan.subjects(Verb.MAKE_NETWORK):
+            self._make_network(network)
+        touched = self._planned(*TOUCHED)
+        boots = self.target.stock.upload(self.store, touched, self.reporter)
+        pool = ThreadPoolExecutor(max(MIN_WORKERS, len(touched)))
+        try:
+            up = {vm.name: pool.submit(self._start_and_configure, vm, boots[vm.name]) for vm in touched}
+            for vm in self.design.appliances:
+                self._wait(up.get(vm.name))
+                self._load_rules(vm)
+            self._bring_in(pool, up)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        for network in self.plan.subjects(Verb.REMOVE_NETWORK):
+            self.reporter.report(network, "removed")
+            machines.remove_network(self.host, network)
+        self._write_manifest(Phase.READY)
+
+    def _planned(self, *verbs: Verb) -> tuple[Vm, ...]:
+        """VMs that the plan names with such a step; appliances first."""
+        names = set(self.plan.subjects(*verbs))
+        return tuple(vm for vm in self.design.vms if vm.name in names)
+
+    def _verb(self, vm: Vm) -> Verb:
+        """The one step of the plan that makes, starts or configures this VM."""
+        return next(step.verb for step in self.plan.steps if step.subject == vm.name and step.verb in TOUCHED)
+
+    def _write_manifest(self, phase: Phase) -> None:
+        write_manifest(self.host, replace(self.target.wanted, phase=phase))
+
+    def _remove(self, domain: str) -> None:
+        self.reporter.report(domain.partition(".")[2], "removed")
+        machines.cut_links(self.host, domain)
+        machines.remove_domain(self.host, domain)
+        self.store.delete_of_domain(domain)
+
+    def _make_network(self, name: str) -> None:
+        zone, network = next((zone, network) for zone in self.design.zones for network in zone_networks(zone) if network.name == name)
+        machines.make_network(self.host, name, render_network(self.design.vapp, zone, network))
+
+    def _start_and_configure(self, vm: Vm, boot: BootFiles) -> None:
+        """Brings one VM to where it has its identity. A workload has no live link yet and its services still wait."""
+        verb = self._verb(vm)
+        with self._explained(vm):
+            if verb is not Verb.CONFIGURE_VM:
+                self._power(vm, verb, boot)
+                self.reporter.report(vm.name, "booting")
+            agent = machines.agent_of(self.host, vm.domain)
+            agent.wait(AGENT_TIMEOUT)
+            self.reporter.report(vm.name, "taking its identity")
+            fresh = verb in FRESH and vm.role is Role.WORKLOAD
+            if fresh:
+                self.keys[vm.name] = new_host_key()
+            give_identity(agent, vm, self.target.artifacts.identities[vm.name], self.keys.get(vm.name))
+            if vm.role is not Role.WORKLOAD or verb is Verb.CONFIGURE_VM:
+                self._mark(vm)
+            self.reporter.report(vm.name, "waiting for its turn" if vm.role is Role.WORKLOAD else "loading its rules")
+
+    def _power(self, vm: Vm, verb: Verb, boot: BootFiles) -> None:
+        """From whatever stands to a VM that has just been started."""
+        if verb is Verb.START_VM and self._is_paused(vm):
+            machines.resume_domain(self.host, vm.domain)
+            return
+        if verb is Verb.REMAKE_VM:
+            machines.cut_links(self.host, vm.domain)
+            machines.remove_domain(self.host, vm.domain)
+            self.store.delete_root(vm.domain)
+            if self._never_finished(vm):
+                self.store.delete_of_domain(vm.domain)
+        elif verb is Verb.RESTART_VM:
+            machines.cut_links(self.host, vm.domain)
+            machines.stop_domain(self.host, vm.domain, gently=True)
+        self.store.make_root(vm, boot)
+        disks = {disk.volume: self.store.make_disk(disk.volume, disk.size) for disk in vm.disks}
+        xml = render_domain(vm, self.target.artifacts.uplink, self.facts, boot, disks, self._attributes(vm, finished=verb not in FRESH))
+        machines.start_domain(self.host, vm.domain, xml)
+
+    def _is_paused(self, vm: Vm) -> bool:
+        domain = self.state.domain(vm.domain)
+        return domain is not None and domain.paused
+
+    def _never_finished(self, vm: Vm) -> bool:
+        domain = self.state.domain(vm.domain)
+        return domain is None or domain.digests is None
+
+    def _load_rules(self, vm: Vm) -> None:
+        """Loads an appliance's rules where the plan says so. Only after both are loaded does `_bring_in` raise a link."""
+        artifacts = self.target.artifacts
+        with self._explained(vm):
+            if vm.role is Role.FIREWALL and self.plan.has(Verb.LOAD_FIREWALL):
+                load_firewall(machines.agent_of(self.host, vm.domain), vm, artifacts.firewall)
+                self.reporter.report(vm.name, "in force")
+            if vm.role is Role.IPS and self.plan.has(Verb.LOAD_IPS):
+                load_ips(machines.agent_of(self.host, vm.domain), vm, artifacts.ips)
+                self.reporter.report(vm.name, "in force")
+
+    def _bring_in(self, pool: ThreadPoolExecutor, up: Mapping[str, Future[None]]) -> None:
+        """Raises links and opens gates, every VM as soon as those it comes after are ready."""
+        ready: dict[str, Future[None]] = {}
+        for vm in self._in_start_order():
+            earlier = [up[vm.name], *(ready[name] for name in vm.after if name in ready)]
+            ready[vm.name] = pool.submit(self._bring_in_one, vm, earlier)
+        for future in ready.values():
+            self._wait(future)
+
+    def _in_start_order(self) -> Iterator[Vm]:
+        """Workloads that were (re)started, each after those it waits for."""
+        waiting = [vm for vm in self._planned(*BOOTED) if vm.role is Role.WORKLOAD]
+        names = {vm.name for vm in waiting}
+        while waiting:
+            free = [vm for vm in waiting if not names & set(vm.after)]
+            yield from free
+            names -= {vm.name for vm in free}
+            waiting = [vm for vm in waiting if vm.name in names]
+
+    def _bring_in_one(self, vm: Vm, earlier: Sequence[Future[None]]) -> None:
+        wait(earlier)
+        if any(future.cancelled() or future.exception() for future in earlier):
+            return
+        agent = machines.agent_of(self.host, vm.domain)
+        with self._explained(vm):
+            for nic in vm.nics:
+                machines.set_link(self.host, vm.domain, render_interface(nic, self.target.artifacts.uplink, up=True))
+            self.reporter.report(vm.name, "starting its services")
+            open_gate(agent, vm)
+            if self._verb(vm) in FRESH:
+                run_commands(agent, vm)
+            wait_ready(agent, vm)
+            self._mark(vm)
+            self.reporter.report(vm.name, "ready")
+
+    def _mark(self, vm: Vm) -> None:
+        """From now on the domain itself says what it was made from."""
+        machines.mark_domain(self.host, vm.domain, self._attributes(vm, finished=True))
+
+    def _attributes(self, vm: Vm, *, finished: bool) -> dict[str, str]:
+        domain, digests = self.state.domain(vm.domain), self.target.wanted.digests_of(vm.name)
+        key = self.keys[vm.name].public if vm.name in self.keys else domain.host_key if domain else ""
+        marks = {"vapp": self.design.vapp, "name": vm.name, "role": vm.role.value, "host-key": key}
+        if finished and digests is not None:
+            marks |= {"root": digests.root, "hardware": digests.hardware, "identity": digests.identity}
+        return marks
+
+    @contextmanager
+    def _explained(self, vm: Vm) -> Iterator[None]:
+        """Adds the end of the VM's console to a failure, and says what to type next."""
+        try:
+            yield
+        except (GuestError, HostError) as error:
+            self.reporter.report(vm.name, "failed")
+            console = self.store.console_tail(vm.domain, CONSOLE_LINES)
+            shown = "\n  the end of its console:\n" + "\n".join(f"    {line}" for line in console) if console else ""
+            raise type(error)(
+                error.what + shown, error.hint or f"`vcloud up` tries again, `vcloud down {self.design.vapp}` removes what stands."
+            ) from error
+
+    @staticmethod
+    def _wait(future: Future[None] | None) -> None:
+        """The future's result or error. Waits in short turns, so that Ctrl-C is served."""
+        while future is not None:
+            try:
+                return future.result(timeout=0.5)
+            except TimeoutError:
+                if future.done():
+                    raise
+        return None

@@ -1,0 +1,89 @@
+"""The command line's frame: the commands, and the one place where errors become text and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vcloud import __version__
+from vcloud.cli import guests, image, lab, life, look, proof
+from vcloud.errors import Exit, VcloudError
+
+EPILOG = (
+    "Exit codes: 0 done or nothing to do; 1 failed; 2 bad usage or invalid file; 3 differences found (--exit-code); 4 a check failed; "
+    "5 could not check, or nothing was checked; 6 refused by policy; 130 interrupted."
+)
+
+app = typer.Typer(
+    name="vcloud",
+    help="An application of many VMs, together with its protection, from one file, on libvirt hosts.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+life.register(app)
+look.register(app)
+guests.register(app)
+proof.register(app)
+app.add_typer(image.app, name="image")
+app.add_typer(lab.app, name="lab")
+
+
+@app.callback()
+def _frame(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=lambda value: _print_version(value))
+    ] = False,
+) -> None:
+    """An application of many VMs, together with its protection, from one file, on libvirt hosts."""
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        print(f"vcloud {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Runs the command line and exits with a code of `vcloud.errors.Exit`."""
+    try:
+        app()
+    except VcloudError as error:
+        _tell(str(error))
+        sys.exit(error.exit)
+    except KeyboardInterrupt:
+        _tell("interrupted; run the same command again to finish it, or `vcloud down` to remove what stands")
+        _leave(Exit.INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(Exit.FAILED)
+    except Exception as error:
+        _tell(f"this is a bug in vcloud: {type(error).__name__}: {error}\n  The details are in {_debug_file()}; please report them.")
+        sys.exit(Exit.FAILED)
+
+
+def _tell(text: str) -> None:
+    colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    print(f"\033[31merror:\033[0m {text}" if colour else f"error: {text}", file=sys.stderr)
+
+
+def _leave(code: Exit) -> None:
+    """Ends at once: libvirt calls that other threads wait for cannot be interrupted."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _debug_file() -> Path:
+    folder = Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local/state")) / "vcloud"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "debug.log"
+    path.write_text(traceback.format_exc())
+    path.chmod(0o600)
+    return path

@@ -1,0 +1,129 @@
+"""`vcloud image`: the images that VMs start from."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from vcloud.cli.options import Format, Output, Yes
+from vcloud.cli.output import Progress, emit, say, table
+from vcloud.errors import UsageError
+
+if TYPE_CHECKING:
+    from vcloud.images.cache import Image
+
+app = typer.Typer(help="Images: build, list, show and remove.", no_args_is_help=True)
+Name = Annotated[str, typer.Argument(help="An image's name, or NAME-DIGEST as `vcloud image list` shows it.")]
+DIGITS = 12
+
+
+@app.command()
+def build(
+    names: Annotated[
+        Optional[list[str]],
+        typer.Argument(help="Shipped recipes by name or folders of your own; without one, all shipped ones.", show_default=False),
+    ] = None,  # noqa: UP045
+    packages: Annotated[Optional[list[str]], typer.Option("-p", "--package", help="Add a Debian package.")] = None,  # noqa: UP045
+) -> None:
+    """Build images from their recipes; what is built already is found in the cache."""
+    from vcloud.data import images_dir
+    from vcloud.images.build import build as build_image
+    from vcloud.images.recipe import load_recipe
+
+    folders = [_folder(name) for name in names] if names else sorted(path.parent for path in images_dir().glob("*/image.yaml"))
+    with Progress() as progress:
+        for folder in folders:
+            recipe = load_recipe(folder)
+            image = build_image(recipe, tuple(packages or ()), progress=functools.partial(progress.report, f"image {recipe.name}"))
+            progress.report(f"image {recipe.name}", f"ready: {_entry(image)}")
+
+
+@app.command("list")
+def list_images(output: Output = Format.TABLE) -> None:
+    """List the images of the cache."""
+    from vcloud.images.cache import default_cache
+
+    images = default_cache().list()
+    if output is Format.TABLE:
+        table(
+            "",
+            ["image", "digest", "MiB", "packages"],
+            [(image.name, image.digest[:DIGITS], str(_size(image) >> 20), str(len(image.packages))) for image in images],
+        )
+    else:
+        emit(
+            [{"name": image.name, "digest": image.digest, "bytes": _size(image), "packages": len(image.packages)} for image in images],
+            output,
+        )
+
+
+@app.command()
+def show(name: Name, output: Output = Format.TABLE) -> None:
+    """Show an image: where it lies, how it boots, which packages it holds."""
+    image = _found(name)
+    data = {
+        "name": image.name,
+        "digest": image.digest,
+        "folder": str(image.folder),
+        "bytes": _size(image),
+        "boots": f"directly: {image.cmdline}" if image.kernel else "by its own loader, configured by cloud-init",
+        "disks": dict(image.disks),
+        "packages": list(image.packages),
+    }
+    if output is not Format.TABLE:
+        emit(data, output)
+        return
+    for key, value in data.items():
+        print(f"{key}: {value}" if not isinstance(value, list) else f"{key}:\n  " + "\n  ".join(value))
+
+
+@app.command()
+def rm(
+    names: Annotated[Optional[list[str]], typer.Argument(help="Images by name or NAME-DIGEST.", show_default=False)] = None,  # noqa: UP045
+    all_images: Annotated[bool, typer.Option("--all", help="Remove every image of the cache.")] = False,
+    yes: Yes = False,
+) -> None:
+    """Remove images from the cache. VMs that run are not touched: hosts have copies of their own."""
+    from vcloud.images.cache import default_cache
+
+    cache = default_cache()
+    if not names and not all_images:
+        raise UsageError("no image is named", "Name one, or all of them: --all.")
+    images = cache.list() if all_images else tuple(_found(name) for name in names or ())
+    if all_images and not yes and not typer.confirm(f"Remove {len(images)} images?", err=True):
+        raise typer.Exit(1)
+    for image in images:
+        cache.remove(image)
+        say(f"removed {_entry(image)}")
+
+
+def _folder(name: str) -> Path:
+    from vcloud.data import images_dir
+
+    return Path(name) if "/" in name else images_dir() / name
+
+
+def _found(name: str) -> Image:
+    """The one image of that name. Raises UsageError for none or several."""
+    from vcloud.images.cache import default_cache
+
+    images = default_cache().list()
+    found = [image for image in images if name in (image.name, _entry(image))]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UsageError(f"{len(found)} images are called '{name}'", "Name one of them: " + ", ".join(map(_entry, found)) + ".")
+    raise UsageError(
+        f"no image is called '{name}'", "In the cache: " + (", ".join(map(_entry, images)) or "none; vcloud image build makes them") + "."
+    )
+
+
+def _entry(image: Image) -> str:
+    return f"{image.name}-{image.digest[:DIGITS]}"
+
+
+def _size(image: Image) -> int:
+    return sum(path.stat().st_size for path in image.folder.iterdir())

@@ -1,0 +1,168 @@
+"""Commands of a vApp's life: init, validate, plan, up, down."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from vcloud.cli.options import (
+    Accel,
+    AccelOption,
+    Connect,
+    FileArgument,
+    FileOption,
+    Format,
+    Output,
+    Parameters,
+    VappArgument,
+    Yes,
+    chosen_file,
+    parameter_values,
+    vapp_name,
+)
+from vcloud.cli.output import Progress, emit, say, table
+from vcloud.errors import Exit, UsageError
+
+if TYPE_CHECKING:
+    from vcloud.plan.steps import Plan
+
+Jobs = Annotated[
+    int,
+    typer.Option(
+        "-j", "--jobs", help="VMs that are worked on at once (default: by the cores).", envvar="VCLOUD_JOBS", min=0, show_default=False
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    for command in (init, validate, plan, up, down):
+        app.command()(command)
+
+
+def init(
+    name: Annotated[str, typer.Argument(help="Name of the vApp; without one the template's.", show_default=False)] = "",
+    template: Annotated[str, typer.Option("-t", "--template", help="Which of the shipped vApps to begin with.")] = "shop",
+    file: Annotated[Optional[Path], typer.Option("-f", "--file", help="Where to write (default: NAME.yaml).", show_default=False)] = None,  # noqa: UP045
+    show: Annotated[bool, typer.Option("--list", help="List the templates and end.")] = False,
+) -> None:
+    """Write a starting file from a shipped template."""
+    from vcloud.starting import template_names, template_text
+
+    if show:
+        print("\n".join(template_names()))
+        return
+    text = template_text(template, name)
+    path = file or Path(f"{name or template}.yaml")
+    try:
+        with path.open("x") as out:
+            out.write(text)
+    except FileExistsError:
+        raise UsageError(f"'{path}' exists already", "Remove it, or name another: vcloud init --file OTHER.yaml.") from None
+    except OSError as error:
+        raise UsageError(f"'{path}' cannot be written: {error.strerror}") from None
+    say(f"wrote {path}; next: vcloud plan {path}")
+
+
+def validate(argument: FileArgument = None, file: FileOption = None, parameters: Parameters = None, output: Output = Format.TABLE) -> None:
+    """Check a file, without looking at any host."""
+    from vcloud.project import load_file
+    from vcloud.spec.refuse import refusals
+
+    path = chosen_file(argument, file)
+    vapp = load_file(path, parameter_values(parameters))
+    notes = refusals(vapp)
+    if output is not Format.TABLE:
+        emit({"file": str(path), "vapp": vapp.name, "valid": True, "notes": [str(note) for note in notes]}, output)
+        return
+    print(f"{path}: the vApp '{vapp.name}' is valid")
+    for note in notes:
+        say(f"note: {note}")
+
+
+def plan(
+    argument: FileArgument = None,
+    file: FileOption = None,
+    parameters: Parameters = None,
+    connect: Connect = None,
+    accel: AccelOption = Accel.AUTO,
+    output: Output = Format.TABLE,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="End with 3 when there is something to do.")] = False,
+) -> None:
+    """Show what `up` would make or change, why, and what each change costs. Changes nothing."""
+    from vcloud.apply.up import preview
+
+    found = preview(chosen_file(argument, file), parameter_values(parameters), connect, accel.value)
+    show_plan(found, output)
+    if exit_code and found.steps:
+        raise typer.Exit(Exit.DIFFERENT)
+
+
+def show_plan(found: Plan, output: Format) -> None:
+    if output is not Format.TABLE:
+        steps = [{"verb": step.verb.value, "subject": step.subject, "cost": step.cost.value, "why": step.why} for step in found.steps]
+        emit({"vapp": found.vapp, "host": found.host, "steps": steps}, output)
+    elif not found.steps:
+        print(f"{found.vapp} on {found.host}: nothing to do")
+    else:
+        table(
+            f"{found.vapp} on {found.host}",
+            ["what", "name", "cost", "why"],
+            [(step.verb, step.subject, step.cost, step.why) for step in found.steps],
+        )
+
+
+def up(
+    argument: FileArgument = None,
+    file: FileOption = None,
+    parameters: Parameters = None,
+    connect: Connect = None,
+    accel: AccelOption = Accel.AUTO,
+    yes: Yes = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="The same as `vcloud plan`.")] = False,
+    jobs: Jobs = 0,
+    output: Output = Format.TABLE,
+) -> None:
+    """Make it so: networks, protection, VMs. Run again, it changes only what differs."""
+    from vcloud.apply.up import bring_up, preview
+    from vcloud.plan.steps import Cost
+
+    path, values = chosen_file(argument, file), parameter_values(parameters)
+    if dry_run:
+        show_plan(preview(path, values, connect, accel.value), output)
+        return
+
+    def agreed(found: Plan) -> bool:
+        costly = [step for step in found.steps if step.cost in (Cost.RECREATE, Cost.REMOVE)]
+        if not costly or yes or not sys.stdin.isatty():
+            return True
+        show_plan(found, Format.TABLE)
+        return typer.confirm("Some VMs are made anew or removed, with their disks. Go on?", err=True)
+
+    with Progress(quiet=output is not Format.TABLE) as progress:
+        done = bring_up(path, values, connect, accel.value, jobs, agreed, progress)
+    if output is not Format.TABLE:
+        emit({"vapp": done.vapp, "host": done.host, "steps": len(done.steps), "seconds": round(progress.seconds, 2)}, output)
+    elif not done.steps:
+        print(f"{done.vapp} on {done.host}: nothing to do ({progress.seconds:.1f} s)")
+    else:
+        print(
+            f"{done.vapp} on {done.host} is up and protected ({progress.seconds:.1f} s); next: vcloud status {done.vapp}, vcloud verify {done.vapp}"
+        )
+
+
+def down(vapp: VappArgument = None, connect: Connect = None, yes: Yes = False, output: Output = Format.TABLE) -> None:
+    """Remove a vApp: links first, then VMs, networks and disks."""
+    from vcloud.apply.down import take_down
+
+    name = vapp_name(vapp)
+    if not yes and sys.stdin.isatty() and not typer.confirm(f"Remove '{name}' with all of its VMs and disks?", err=True):
+        raise typer.Exit(Exit.FAILED)
+    with Progress(quiet=output is not Format.TABLE) as progress:
+        removed = take_down(name, connect, progress)
+    if output is not Format.TABLE:
+        emit({"vapp": name, "removed": list(removed)}, output)
+    else:
+        print(f"{name} is gone ({len(removed)} things removed, {progress.seconds:.1f} s)")

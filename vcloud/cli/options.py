@@ -1,0 +1,120 @@
+"""Options that several commands share, each also a `VCLOUD_` variable."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from vcloud.errors import UsageError
+
+
+class Format(StrEnum):
+    """How data is printed on stdout."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+
+
+class Accel(StrEnum):
+    AUTO = "auto"
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+# typer evaluates annotations at run time, so Optional is spelled out where a value may be missing.
+FileArgument = Annotated[
+    Optional[Path],
+    typer.Argument(
+        metavar="[FILE]", help="The vApp file; without it vcloud.yaml, vapp.yaml or the only *.vapp.yaml here.", show_default=False
+    ),
+]  # noqa: UP045
+FileOption = Annotated[
+    Optional[Path], typer.Option("-f", "--file", help="The vApp file (the same as the argument).", envvar="VCLOUD_FILE", show_default=False)
+]  # noqa: UP045
+VappArgument = Annotated[
+    Optional[str], typer.Argument(metavar="[VAPP]", help="A vApp's name or its file; without it the file here.", show_default=False)
+]  # noqa: UP045
+VmArgument = Annotated[str, typer.Argument(metavar="VAPP/VM", help="For example shop/web-1.")]
+Parameters = Annotated[
+    Optional[list[str]],
+    typer.Option("-P", "--param", metavar="KEY=VALUE", help="Overrides a parameter of the file.", envvar="VCLOUD_PARAM"),
+]  # noqa: UP045
+Connect = Annotated[
+    Optional[str],
+    typer.Option(
+        "-c",
+        "--connect",
+        metavar="URI",
+        help="The libvirt host (default: LIBVIRT_DEFAULT_URI, the running lab, qemu:///system).",
+        envvar="VCLOUD_CONNECT",
+        show_default=False,
+    ),
+]  # noqa: UP045
+Output = Annotated[Format, typer.Option("-o", "--output", help="Format of the data on stdout.", envvar="VCLOUD_OUTPUT")]
+AccelOption = Annotated[
+    Accel, typer.Option("--accel", help="auto: KVM where a kernel really boots under it, else TCG.", envvar="VCLOUD_ACCEL")
+]
+Yes = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.", envvar="VCLOUD_YES")]
+
+DEFAULT_FILES = ("vcloud.yaml", "vapp.yaml")
+
+
+def chosen_file(argument: Path | None, option: Path | None) -> Path:
+    """The file that is meant. Raises UsageError where none or two are."""
+    if argument and option and argument != option:
+        raise UsageError(f"two vApp files are named: '{argument}' and '{option}'", "Name one.")
+    if named := argument or option:
+        return named
+    if found := default_file():
+        return found
+    raise UsageError("no vApp file is named and none is here", "Name one: vcloud up shop.yaml, or make one: vcloud init shop.")
+
+
+def default_file() -> Path | None:
+    for name in DEFAULT_FILES:
+        if Path(name).is_file():
+            return Path(name)
+    found = sorted(Path().glob("*.vapp.yaml"))
+    return found[0] if len(found) == 1 else None
+
+
+def parameter_values(pairs: list[str] | None) -> dict[str, str]:
+    """`-P KEY=VALUE` pairs. Raises UsageError for one without `=`."""
+    values = {}
+    for pair in pairs or []:
+        key, sign, value = pair.partition("=")
+        if not sign or not key:
+            raise UsageError(f"-P '{pair}' is not KEY=VALUE", "For example: -P web_count=3.")
+        values[key] = value
+    return values
+
+
+def vapp_name(text: str | None) -> str:
+    """A vApp's name from a name, a file, or the file here. Raises UsageError, SpecError."""
+    path = Path(text) if text else default_file()
+    if path is None:
+        raise UsageError("no vApp is named and no vApp file is here", "Name one: vcloud list shows them.")
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return _name_in(path)
+    from vcloud.spec.types import parse_name
+
+    return parse_name(str(text))
+
+
+def _name_in(path: Path) -> str:
+    """The name that a file gives its vApp, even when the rest of the file is wrong."""
+    from vcloud.spec.load import read_name
+
+    return read_name(path)
+
+
+def vapp_and_vm(text: str) -> tuple[str, str]:
+    """`shop/web-1`, or `web-1` where a vApp file is here. Raises UsageError."""
+    vapp, slash, vm = text.partition("/")
+    if slash:
+        return vapp_name(vapp), vm
+    return vapp_name(None), text

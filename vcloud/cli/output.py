@@ -1,0 +1,107 @@
+"""Data on stdout, talk on stderr. rich is imported only where a person looks."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from vcloud.cli.options import Format
+
+
+def say(text: str) -> None:
+    """Talk: one line on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def emit(data: Any, output: Format) -> None:
+    """Data that has no table: JSON or YAML on stdout."""
+    if output is Format.YAML:
+        import yaml
+
+        print(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), end="")
+    else:
+        print(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table on stdout; plain aligned columns where stdout is no terminal."""
+    rows = [list(map(str, row)) for row in rows]
+    if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
+        from rich import box
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.table import Table
+
+        view = Table(*columns, title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
+        for row in rows:
+            view.add_row(*map(escape, row))
+        Console().print(view)
+        return
+    widths = [max(len(column), *(len(row[index]) for row in rows)) if rows else len(column) for index, column in enumerate(columns)]
+    if title:
+        print(title)
+    for line in ([column.upper() for column in columns], *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+class Progress:
+    """Long work, told per VM with times: a live table on a terminal, plain lines elsewhere. Safe to call from several threads."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._start = time.monotonic()
+        self._began: dict[str, float] = {}
+        self._stage: dict[str, str] = {}
+        self._lock = threading.Lock()
+        self._quiet = quiet
+        self._live: Any = None
+        if not quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self._live = Live(console=Console(stderr=True), refresh_per_second=8, get_renderable=self._view, transient=False)
+
+    def __enter__(self) -> Progress:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def report(self, subject: str, stage: str) -> None:
+        """`subject` (a VM, an image, a network) has come to `stage`."""
+        with self._lock:
+            now = time.monotonic()
+            self._began.setdefault(subject, now)
+            if self._stage.get(subject) == stage:
+                return
+            self._stage[subject] = stage
+            if not self._live and not self._quiet:
+                say(f"{now - self._start:6.1f}s  {subject}: {stage}")
+
+    def note(self, text: str) -> None:
+        """A line of its own."""
+        if self._live:
+            self._live.console.print(text, markup=False, highlight=False)
+        elif not self._quiet:
+            say(text)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+    def _view(self) -> Any:
+        from rich.table import Table
+        from rich.text import Text
+
+        view = Table.grid(padding=(0, 2))
+        with self._lock:
+            for subject, stage in self._stage.items():
+                view.add_row(Text(f"{self._began[subject] - self._start:6.1f}s", style="dim"), Text(subject, style="bold"), Text(stage))
+        return view

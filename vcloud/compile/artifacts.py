@@ -1,0 +1,72 @@
+"""Everything that is generated for a vApp on a host: the texts that are rendered, checked and delivered."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from vcloud.compile.domain import BootFiles, HostFacts, render_domain
+from vcloud.compile.firewall import render_firewall
+from vcloud.compile.identity import identity_lines
+from vcloud.compile.ips import ips_files
+from vcloud.compile.network import render_network, zone_networks
+from vcloud.design.model import Design, Uplink
+
+
+@dataclass(frozen=True, slots=True)
+class Artifacts:
+    """The generated texts that do not depend on where volumes lie."""
+
+    design: Design
+    uplink: Uplink
+    firewall: str
+    """The firewall's whole nft ruleset."""
+    ips: Mapping[str, bytes]
+    """Absolute path in the IPS -> content; empty without an IPS."""
+    identities: Mapping[str, tuple[str, ...]]
+    """VM -> identity lines, without secrets."""
+
+    @property
+    def firewall_digest(self) -> str:
+        return hashlib.sha256(self.firewall.encode()).hexdigest()
+
+    @property
+    def ips_digest(self) -> str:
+        if not self.ips:
+            return ""
+        digest = hashlib.sha256()
+        for path, content in sorted(self.ips.items()):
+            digest.update(f"{path}\0{len(content)}\0".encode() + content)
+        return digest.hexdigest()
+
+
+def compile_vapp(design: Design, uplink: Uplink) -> Artifacts:
+    return Artifacts(
+        design=design,
+        uplink=uplink,
+        firewall=render_firewall(design, uplink),
+        ips=ips_files(design) if design.ips else {},
+        identities={vm.name: identity_lines(design, vm, uplink) for vm in design.vms},
+    )
+
+
+def rendered_files(
+    artifacts: Artifacts, host: HostFacts, boots: Mapping[str, BootFiles], disk_paths: dict[str, str]
+) -> Iterator[tuple[str, bytes]]:
+    """Relative path and content of everything, for `vcloud render`. `boots` maps VM names to their files on the host."""
+    design = artifacts.design
+    for zone in design.zones:
+        for network in zone_networks(zone):
+            yield f"networks/{network.name}.xml", render_network(design.vapp, zone, network).encode()
+    for vm in design.vms:
+        yield (
+            f"domains/{vm.domain}.xml",
+            render_domain(
+                vm, artifacts.uplink, host, boots[vm.name], disk_paths, {"vapp": design.vapp, "name": vm.name, "role": vm.role.value}
+            ).encode(),
+        )
+        yield f"identities/{vm.name}", ("\n".join(artifacts.identities[vm.name]) + "\n").encode()
+    yield "firewall/firewall.nft", artifacts.firewall.encode()
+    for path, content in sorted(artifacts.ips.items()):
+        yield f"ips{path}", content

@@ -1,0 +1,254 @@
+r"""Leak detectors as rules of Suricata: data that must not leave a set of zones.
+
+A detector's zones are one set. What an address of the set sends to an address outside it is searched, whichever side began the
+connection: uploads and answers alike. Inside the set the data is free, and other zones' data is not looked at.
+
+- A connection of an excepted flow gets a flowbit, which the detector's rules want absent. (`pass` would switch off every other rule for
+  that connection, too.) The bit's name depends on the exception, so that a live reload does not leave old connections exempt from a new one.
+- The raw TCP stream and the payload of UDP and ICMP are always searched. What hides plain text (chunks, gzip, %XX, base64 in mail,
+  HPACK, labels in DNS names) is searched again in its decoded form. Encrypted, archived or otherwise encoded data is not seen.
+- A card number is found by a pattern and judged by a Lua script, which counts the different ones of a connection. A pattern cannot
+  remember: `at_least` of a `regex` counts within one window of the stream (4 KiB, of HTTP bodies at least 16 KiB).
+- A detector's own action decides, not the mode of the IPS: `block` drops even where the IPS only detects intrusions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from vcloud.compile.cards import BRANDS, FEWEST_DIGITS, MOST_DIGITS, example_numbers, wrong_numbers
+from vcloud.compile.environment import render
+from vcloud.compile.example import matching_text, near_miss
+from vcloud.compile.ips_rules import ANY, OUTSIDE, Probe, Rule, http_request
+from vcloud.design.addressing import spread
+from vcloud.design.model import Action, Design, Detector, Flow, Nic, Protocol, Service
+
+CARD_NUMBER: Final = "card-number"
+FIRST_RULE, LAST_RULE = 1200000, 1269999
+FIRST_EXCEPTION, LAST_EXCEPTION = 1270000, 1299999
+SID_BITS: Final = 32
+CARD_CANDIDATE: Final = r"[2-6](?:[ .-]?\d){%d}" % (FEWEST_DIGITS - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One form in which data can leave."""
+
+    name: str
+    protocol: str
+    options: str
+    """Chooses the direction and Suricata's buffer."""
+    argument: str = "buffer"
+    """What a Lua script gets: a sticky buffer, or the stream or payload where no buffer is chosen."""
+    separators: str = " -"
+    """What may stand between the digits of a card number."""
+
+
+PLACES: Final = (
+    Place("tcp", "tcp", "", "stream"),
+    Place("udp", "udp", "", "payload"),
+    Place("icmp", "icmp", "", "payload"),
+    Place("dns-name", "dns", "dns.query;", separators=" -."),
+    Place("http-target", "http", "flow:established,to_server; http.uri.raw; url_decode;"),
+    Place("http-request-body", "http", "flow:established,to_server; http.request_body; url_decode;"),
+    Place("http-response-body", "http", "flow:established,to_client; http.response_body;"),
+    Place("http-request-header", "http", "flow:established,to_server; http.header; url_decode;"),
+    Place("http-response-header", "http", "flow:established,to_client; http.header; url_decode;"),
+    Place("http-request-cookie", "http", "flow:established,to_server; http.cookie; url_decode;"),
+    Place("http2-body", "http2", "flow:established; file.data;"),
+    Place("mail", "smtp", "flow:established,to_server; file.data;"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LeakRules:
+    """What the detectors of a design become."""
+
+    lines: tuple[str, ...]
+    scripts: tuple[tuple[str, str], ...]
+    """File name and text of each Lua script."""
+
+
+def leak_rules(design: Design) -> LeakRules:
+    """Rules and scripts of all detectors, the same for the same design. Sids stay with their detector and place."""
+    detectors = design.inspection.detectors
+    sids = rule_sids(detectors)
+    setters = tuple(_setters(design))
+    numbers = spread((key for key, _ in setters), SID_BITS, FIRST_EXCEPTION, LAST_EXCEPTION, "exception")
+    lines = [rule.text("alert").replace(" sid:0;", f" sid:{numbers[key]};") for key, rule in setters]
+    lines += [_rule(design, detector, place, sids[detector.id, place.name]) for detector in detectors for place in PLACES]
+    scripts = {
+        _script_name(detector, place): _script(detector, place)
+        for detector in detectors
+        if detector.kind == CARD_NUMBER
+        for place in PLACES
+    }
+    return LeakRules(tuple(lines), tuple(sorted(scripts.items())))
+
+
+def rule_sids(detectors: tuple[Detector, ...]) -> dict[tuple[str, str], int]:
+    """The sid of each detector's rule for each place: (detector id, place name) -> sid."""
+    keys = {f"{detector.id}/{place.name}": (detector.id, place.name) for detector in detectors for place in PLACES}
+    return {keys[key]: sid for key, sid in spread(keys, SID_BITS, FIRST_RULE, LAST_RULE, "leak").items()}
+
+
+def zones_as_addresses(zones: tuple[str, ...]) -> str:
+    """A set of zones in a rule, by the variables of `vars.yaml`."""
+    names = ["$" + zone_variable(zone) for zone in zones]
+    return names[0] if len(names) == 1 else f"[{','.join(names)}]"
+
+
+def zone_variable(zone: str) -> str:
+    return "ZONE_" + zone.upper().replace("-", "_")
+
+
+def dlp_probes(detector: Detector) -> tuple[Probe, ...]:
+    """A TCP client that sends the data, a TCP server that answers with it, and a datagram: sent from the detector's zones to outside them,
+    `stopped` must be stopped and `passed`, which holds one match too few or digits that are no card, must arrive.
+
+    Raises NoExampleError when no text is found that tests a `regex`.
+    """
+    stopped, passed = _card_texts(detector) if detector.kind == CARD_NUMBER else _regex_texts(detector)
+    request, text = http_request(), "Content-Type: text/plain\r\n"
+    return (
+        Probe(Protocol.TCP, *(http_request("/", text, body, "POST") for body in (stopped, passed))),
+        Probe(Protocol.TCP, *(_answer(body) for body in (stopped, passed)), request=request),
+        Probe(Protocol.UDP, stopped, passed),
+    )
+
+
+def _card_texts(detector: Detector) -> tuple[bytes, bytes]:
+    right, wrong = example_numbers(detector.at_least), wrong_numbers(detector.at_least)
+    return _lines(right), _lines((*right[:-1], wrong[-1]))
+
+
+def _regex_texts(detector: Detector) -> tuple[bytes, bytes]:
+    text = matching_text(detector.regex)
+    return _lines([text] * detector.at_least), _lines([*[text] * (detector.at_least - 1), near_miss(detector.regex, text)])
+
+
+def _lines(texts: tuple[str, ...] | list[str]) -> bytes:
+    return "".join(f"{text}\n" for text in texts).encode()
+
+
+def _answer(body: bytes) -> bytes:
+    return f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
+
+
+def _rule(design: Design, detector: Detector, place: Place, sid: int) -> str:
+    inside = zones_as_addresses(detector.zones)
+    unless = f"flowbits:isnotset,{_exempt_bit(design, detector)};" if detector.excepted else ""
+    rule = Rule(
+        sid=sid,
+        message=f"leak of {detector.id} ({place.name})",
+        protocol=place.protocol,
+        source=inside,
+        target=f"!{inside}",
+        ports=ANY,
+        options=" ".join(filter(None, (unless, place.options, _search(detector, place)))),
+        kind="vcloud-leak",
+        metadata=f"detector {detector.id}, place {place.name}, line {detector.line}",
+    )
+    return rule.text("drop" if detector.action is Action.BLOCK else "alert")
+
+
+def _search(detector: Detector, place: Place) -> str:
+    if detector.kind == CARD_NUMBER:
+        return f'pcre:"/{CARD_CANDIDATE}/"; lua:lua/{_script_name(detector, place)};'
+    return f'pcre:"/{counted(escaped(detector.regex), detector.at_least)}/";'
+
+
+def counted(pattern: str, at_least: int) -> str:
+    """A pattern that matches where another one does so many times. Atomic groups never go back, so that it takes linear time."""
+    return f"(?:{pattern})" if at_least == 1 else rf"\A(?>(?s:.*?)(?:{pattern})){{{at_least}}}"
+
+
+def escaped(pattern: str) -> str:
+    r"""A pattern as it can stand in `pcre:"/.../"`: the characters that would end it, and all but printable ASCII, become \xHH."""
+    text, characters = "", iter(pattern)
+    for character in characters:
+        follower = next(characters, "") if character == "\\" else ""
+        plain = follower or character
+        if plain in '/";' or not (plain.isascii() and plain.isprintable()):
+            text += "".join(f"\\x{byte:02x}" for byte in plain.encode())
+        else:
+            text += character + follower
+    return text
+
+
+def _script_name(detector: Detector, place: Place) -> str:
+    return f"{detector.id}-{place.argument}{'-dotted' if '.' in place.separators else ''}.lua"
+
+
+def _script(detector: Detector, place: Place) -> str:
+    return render(
+        "suricata/card-number.lua.j2",
+        detector=detector.id,
+        argument=place.argument,
+        separators="".join(f"%{separator}" for separator in place.separators),
+        at_least=detector.at_least,
+        fewest=FEWEST_DIGITS,
+        most=MOST_DIGITS,
+        brands=BRANDS,
+    )
+
+
+def _exempt_bit(design: Design, detector: Detector) -> str:
+    exceptions = "\n".join(
+        rule.source + rule.target + rule.ports + rule.protocol for flow in _excepted(design, detector) for rule in _flow_rules(flow, "")
+    )
+    return f"free.{detector.id}.{hashlib.sha256(exceptions.encode()).hexdigest()[:8]}"
+
+
+def _setters(design: Design) -> Iterator[tuple[str, Rule]]:
+    """The rules that mark the connections on which a detector's data may leave, each with a name to number it by."""
+    for detector in design.inspection.detectors:
+        bit = _exempt_bit(design, detector) if detector.excepted else ""
+        for flow in _excepted(design, detector):
+            yield from ((f"{detector.id}/{flow.id}/{index}", rule) for index, rule in enumerate(_flow_rules(flow, bit)))
+
+
+def _excepted(design: Design, detector: Detector) -> list[Flow]:
+    return [flow for flow in design.flows if flow.id in detector.excepted]
+
+
+def _flow_rules(flow: Flow, bit: str) -> Iterator[Rule]:
+    """Rules that match exactly the packets from a flow's sources to its targets."""
+    targets: dict[str, list[str]] = {}
+    for path in flow.paths:
+        targets.setdefault(_address(path.source), []).append(_address(path.target))
+    sources: dict[str, list[str]] = {}
+    for source, ends in targets.items():
+        sources.setdefault(_group(ends), []).append(source)
+    for service in flow.services:
+        for target, starts in sources.items():
+            options = f"flow:to_server; flowbits:set,{bit}; noalert;"
+            message = f"data may leave on flow {flow.id}"
+            yield Rule(
+                0,
+                message,
+                service.protocol,
+                _group(starts),
+                target,
+                _ports(service),
+                options,
+                "not-suspicious",
+                f"flow {flow.id}, line {flow.line}",
+            )
+
+
+def _address(card: Nic | None) -> str:
+    return OUTSIDE if card is None else f"{card.address4},{card.address6}"
+
+
+def _group(addresses: list[str]) -> str:
+    return OUTSIDE if OUTSIDE in addresses else f"[{','.join(addresses)}]"
+
+
+def _ports(service: Service) -> str:
+    if service.protocol is Protocol.ICMP:
+        return ANY
+    return str(service.first) if service.first == service.last else f"{service.first}:{service.last}"

@@ -1,0 +1,104 @@
+"""The vApp as a picture: zones, VMs and appliances as boxes, flows as arrows; in Graphviz's and in Mermaid's language."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vcloud.compile.environment import render
+from vcloud.design.model import Design, Flow, Vm, Zone
+
+INTERNET = "internet"
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """One tier of VMs. `id` is safe in both languages."""
+
+    id: str
+    label: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A zone with the tiers that live in it; `ips` is the box of its stretch of the IPS, or empty."""
+
+    id: str
+    label: str
+    inspected: bool
+    open: bool
+    boxes: tuple[Box, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrow:
+    source: str
+    target: str
+    label: str
+    watched: bool
+    """A leak detector looks at it."""
+
+
+def render_dot(design: Design) -> str:
+    return _render("graph/vapp.dot.j2", design)
+
+
+def render_mermaid(design: Design) -> str:
+    return _render("graph/vapp.mmd.j2", design)
+
+
+def _render(template: str, design: Design) -> str:
+    return render(
+        template, vapp=design.vapp, groups=list(_groups(design)), arrows=list(_arrows(design)), firewall=design.firewall, ips=design.ips
+    )
+
+
+def _groups(design: Design) -> Iterator[Group]:
+    for zone in design.zones:
+        boxes = tuple(_box(tier, vms) for tier, vms in _tiers(design).items() if vms[0].nics[0].zone == zone.name)
+        yield Group(f"zone_{_safe(zone.name)}", _zone_label(zone), zone.inspected, zone.open, boxes)
+
+
+def _tiers(design: Design) -> dict[str, list[Vm]]:
+    tiers: dict[str, list[Vm]] = {}
+    for vm in design.workloads:
+        tiers.setdefault(vm.tier, []).append(vm)
+    return tiers
+
+
+def _box(tier: str, vms: list[Vm]) -> Box:
+    count = f" x {len(vms)}" if len(vms) > 1 else ""
+    also = [nic.zone for nic in vms[0].nics[1:]]
+    note = f"{vms[0].image.name}, {vms[0].memory >> 20} MiB" + (f", also in {', '.join(also)}" if also else "")
+    return Box(f"vm_{_safe(tier)}", tier + count, note)
+
+
+def _zone_label(zone: Zone) -> str:
+    return zone.name + (f" (holds {', '.join(zone.holds)})" if zone.holds else "") + (" (open)" if zone.open else "")
+
+
+def _arrows(design: Design) -> Iterator[Arrow]:
+    watched = {zone for detector in design.inspection.detectors for zone in detector.zones}
+    for flow in design.flows:
+        sources, targets = _ends(design, flow)
+        zones = {nic.zone for path in flow.paths for nic in (path.source, path.target) if nic}
+        for source in sources:
+            for target in targets:
+                yield Arrow(source, target, _flow_label(flow), bool(zones & watched) and not zones <= watched | {INTERNET})
+
+
+def _ends(design: Design, flow: Flow) -> tuple[list[str], list[str]]:
+    tiers = {nic.mac: vm.tier for vm in design.workloads for nic in vm.nics}
+    sources = {f"vm_{_safe(tiers[path.source.mac])}" if path.source else INTERNET for path in flow.paths}
+    targets = {f"vm_{_safe(tiers[path.target.mac])}" if path.target else INTERNET for path in flow.paths}
+    return sorted(sources), sorted(targets)
+
+
+def _flow_label(flow: Flow) -> str:
+    published = " from port " + ", ".join(str(port).partition("/")[2] for port in flow.publish) if flow.publish else ""
+    return f"{flow.id}: " + ", ".join(map(str, flow.services)) + published
+
+
+def _safe(name: str) -> str:
+    return name.replace("-", "_")

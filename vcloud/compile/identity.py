@@ -1,0 +1,134 @@
+"""What makes a booted image *this* VM: the document that `guest identity` applies in one go.
+
+One directive a line (grammar: images/base/guest/identity.c). The lines here are a pure function of the design; the host key, the clock
+and the random seed are added by `vcloud.apply` at the moment of delivery and are never rendered or stored.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address
+
+from vcloud.compile.firewall import FIREWALL_SYSCTLS
+from vcloud.design.model import Design, Nic, Role, Uplink, Vm, Zone
+
+Address = IPv4Address | IPv6Address
+HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"
+ANYWHERE = ("0.0.0.0/0", "::/0")
+WORKLOAD_SYSCTLS = (
+    ("net/ipv6/conf/all/accept_ra", "0"),
+    ("net/ipv4/conf/all/accept_redirects", "0"),
+    ("net/ipv6/conf/all/accept_redirects", "0"),
+    # A connection between two inspected zones crosses the IPS twice; the second time its timestamps would look old to it.
+    ("net/ipv4/tcp_timestamps", "0"),
+)
+
+
+def identity_lines(design: Design, vm: Vm, uplink: Uplink) -> tuple[str, ...]:
+    """The identity of one VM without its secrets, in the order in which it must be applied."""
+    return (
+        f"hostname {vm.name}",
+        f"machine-id {vm.machine_id}",
+        *_network_lines(design, vm, uplink),
+        *(f"disk {disk.name} {disk.mount}" for disk in vm.disks if disk.mount),
+        *_file_lines(design, vm),
+    )
+
+
+def host_key_lines(private: bytes, public: str) -> tuple[str, ...]:
+    """The VM's own SSH host key: made by vcloud and pinned, so that nobody has to trust on first use."""
+    return (_file(HOST_KEY, 0o600, private), _file(f"{HOST_KEY}.pub", 0o644, f"{public}\n".encode()))
+
+
+def hosts_file(design: Design, vm: Vm) -> bytes:
+    """/etc/hosts: every VM by name and by tier, at the address at which this VM meets it."""
+    lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
+    for other in design.workloads:
+        nic = meeting_nic(vm, other)
+        names = other.name if other.name == other.tier else f"{other.name} {other.tier}"
+        lines += [f"{address} {names}" for address in (nic.address4, nic.address6)]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def meeting_nic(vm: Vm, other: Vm) -> Nic:
+    """The card of `other` that `vm` talks to: one in a common zone, else its first."""
+    zones = {nic.zone for nic in vm.nics}
+    return next((nic for nic in other.nics if nic.zone in zones), other.nics[0])
+
+
+def _network_lines(design: Design, vm: Vm, uplink: Uplink) -> Iterator[str]:
+    yield from (f"nic {nic.mac} {nic.ifname}" for nic in vm.nics)
+    if vm.role is Role.FIREWALL:
+        yield from (f"sysctl {key} {value}" for key, value in FIREWALL_SYSCTLS)
+        yield from _uplink_lines(vm.nics[-1], uplink)
+        for zone in design.zones:
+            yield from _gateway_lines(design, zone)
+    elif vm.role is Role.WORKLOAD:
+        yield from (f"sysctl {key} {value}" for key, value in WORKLOAD_SYSCTLS)
+        for index, nic in enumerate(vm.nics):
+            yield from _card_lines(design.zone(nic.zone), nic, index)
+
+
+def _card_lines(zone: Zone, nic: Nic, index: int) -> Iterator[str]:
+    """A workload's card. Only the first carries the default route; answers from the others leave by the card they belong to."""
+    table = 100 + index
+    for address, gateway, prefix, anywhere in _families(zone, nic):
+        length = prefix.rpartition("/")[2] if zone.open else str(address.max_prefixlen)
+        yield f"addr {nic.ifname} {address}/{length}"
+        if not zone.open:
+            yield f"neigh {nic.ifname} {gateway} {zone.gateway.mac}"
+            yield f"route {nic.ifname} {gateway}/{address.max_prefixlen}"
+        if index == 0:
+            yield f"route {nic.ifname} {anywhere} via {gateway}"
+            continue
+        if not zone.open:
+            yield f"route {nic.ifname} {prefix} via {gateway} src {address}"
+        yield f"route {nic.ifname} {anywhere} via {gateway} table {table}"
+        yield f"rule {address} table {table}"
+
+
+def _gateway_lines(design: Design, zone: Zone) -> Iterator[str]:
+    """The firewall's card in a zone: it knows every VM there by address and MAC and asks nobody."""
+    ifname = zone.gateway.ifname
+    for address, _, prefix, _ in _families(zone, zone.gateway):
+        yield f"addr {ifname} {address}/{prefix.rpartition('/')[2] if zone.open else address.max_prefixlen}"
+    for vm in design.workloads:
+        for nic in vm.nics:
+            if nic.zone != zone.name:
+                continue
+            for address, *_ in _families(zone, nic):
+                yield f"neigh {ifname} {address} {nic.mac}"
+                if not zone.open:
+                    yield f"route {ifname} {address}/{address.max_prefixlen}"
+
+
+def _uplink_lines(nic: Nic, uplink: Uplink) -> Iterator[str]:
+    yield f"addr {nic.ifname} {uplink.address4}"
+    yield f"route {nic.ifname} {ANYWHERE[0]} via {uplink.gateway4}"
+    if uplink.address6 is not None and uplink.gateway6 is not None:
+        yield f"addr {nic.ifname} {uplink.address6}"
+        yield f"route {nic.ifname} {ANYWHERE[1]} via {uplink.gateway6}"
+
+
+def _families(zone: Zone, nic: Nic) -> Iterator[tuple[Address, Address, str, str]]:
+    """Per address family: the card's address, the gateway's, the zone's prefix and the default destination."""
+    gateway = zone.gateway
+    if nic.address4 is not None and gateway.address4 is not None:
+        yield nic.address4, gateway.address4, str(zone.prefix4), ANYWHERE[0]
+    if nic.address6 is not None and gateway.address6 is not None:
+        yield nic.address6, gateway.address6, str(zone.prefix6), ANYWHERE[1]
+
+
+def _file_lines(design: Design, vm: Vm) -> Iterator[str]:
+    if vm.role is not Role.WORKLOAD:
+        return
+    yield _file("/etc/hosts", 0o644, hosts_file(design, vm))
+    if design.authorized_keys:
+        yield "dir /root/.ssh 0700 root:root"
+        yield _file("/root/.ssh/authorized_keys", 0o600, "".join(f"{key}\n" for key in design.authorized_keys).encode())
+    yield from (_file(file.path, file.mode, file.content, file.owner) for file in vm.files)
+
+
+def _file(path: str, mode: int, content: bytes, owner: str = "root:root") -> str:
+    return f"file {path} {mode:04o} {owner} {base64.b64encode(content).decode()}"

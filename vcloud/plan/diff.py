@@ -1,0 +1,194 @@
+"""Compares what is wanted with what stands. Pure: the same two values give the same plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+
+from vcloud.compile.artifacts import Artifacts
+from vcloud.compile.network import zone_networks
+from vcloud.design.model import Design, Flow, Network, Role, Vm
+from vcloud.errors import VcloudError
+from vcloud.plan.state import DomainState, Manifest, Phase, VappState, VmDigests, digest_of, redacted
+from vcloud.plan.steps import Plan, Step, Verb
+
+
+def wanted_manifest(artifacts: Artifacts, accelerator: str, images: Mapping[str, str], written: str, version: str) -> Manifest:
+    """The manifest that a host will carry when the vApp stands. `images` maps VM names to image digests."""
+    design = redacted(artifacts.design)
+    return Manifest(
+        phase=Phase.APPLYING,
+        design=design,
+        uplink=artifacts.uplink,
+        accelerator=accelerator,
+        images=tuple(sorted(images.items())),
+        vms=tuple((vm.name, vm_digests(vm, artifacts, accelerator, images[vm.name])) for vm in design.vms),
+        firewall=artifacts.firewall_digest,
+        ips=artifacts.ips_digest,
+        written=written,
+        vcloud=version,
+    )
+
+
+def vm_digests(vm: Vm, artifacts: Artifacts, accelerator: str, image: str) -> VmDigests:
+    """`vm` is the redacted one: secrets enter only as digests of their digests."""
+    uplink = (artifacts.uplink.network, artifacts.uplink.bridge) if vm.role is Role.FIREWALL else ()
+    return VmDigests(
+        root=digest_of(image, vm.run),
+        hardware=digest_of(vm.memory, vm.cpus, vm.nics, vm.disks, vm.domain, accelerator, uplink),
+        identity=digest_of(artifacts.identities[vm.name]),
+    )
+
+
+def plan_changes(wanted: Manifest, state: VappState, host: str) -> Plan:
+    """The steps from `state` to `wanted`.
+
+    Raises VcloudError when a name that the vApp needs belongs to somebody else.
+    """
+    refuse_foreign_names(wanted.design, state)
+    steps = [*_vm_removals(wanted, state), *_network_steps(wanted.design, state), *_vm_steps(wanted, state)]
+    steps += [*_protection_steps(wanted, state, steps)]
+    if not steps and not _settled(wanted, state):
+        steps.append(Step(Verb.RECORD, wanted.design.vapp, "the description changed, nothing that runs does"))
+    order = list(Verb)
+    return Plan(wanted.design.vapp, host, tuple(sorted(steps, key=lambda step: order.index(step.verb))))
+
+
+def refuse_foreign_names(design: Design, state: VappState) -> None:
+    """A domain or network that is not ours keeps its name; nothing is touched."""
+    for vm in design.vms:
+        found = state.domain(vm.domain)
+        if found is not None and found.uuid != vm.uuid:
+            raise VcloudError(
+                f"the domain '{vm.domain}' exists already and is not vcloud's",
+                f"Rename it (virsh domrename), or give the vApp '{design.vapp}' another name.",
+            )
+    for network in networks_of(design):
+        standing = state.network(network.name)
+        if standing is not None and standing.uuid != network.uuid:
+            raise VcloudError(
+                f"the network '{network.name}' exists already and is not vcloud's",
+                f"Remove it (virsh net-undefine), or give the vApp '{design.vapp}' another name.",
+            )
+
+
+def networks_of(design: Design) -> tuple[Network, ...]:
+    return tuple(network for zone in design.zones for network in zone_networks(zone))
+
+
+def _settled(wanted: Manifest, state: VappState) -> bool:
+    have = state.manifest
+    return have is not None and have.phase is Phase.READY and have.agrees_with(wanted)
+
+
+def _vm_removals(wanted: Manifest, state: VappState) -> Iterator[Step]:
+    names = {vm.domain for vm in wanted.design.vms}
+    for domain in state.domains:
+        if domain.vapp == wanted.design.vapp and domain.name not in names:
+            yield Step(Verb.REMOVE_VM, domain.name, "no longer in the file")
+
+
+def _network_steps(design: Design, state: VappState) -> Iterator[Step]:
+    names = {network.name for network in networks_of(design)}
+    for standing in state.networks:
+        if standing.vapp == design.vapp and standing.name not in names:
+            yield Step(Verb.REMOVE_NETWORK, standing.name, "no longer needed")
+    for zone in design.zones:
+        for network in zone_networks(zone):
+            found = state.network(network.name)
+            if found is None:
+                side = "between the IPS and the firewall in" if network is zone.inner and zone.inspected else "of"
+                yield Step(Verb.MAKE_NETWORK, network.name, f"network {side} zone '{zone.name}'")
+            elif not found.active:
+                yield Step(Verb.MAKE_NETWORK, network.name, "it is not active")
+
+
+def _vm_steps(wanted: Manifest, state: VappState) -> Iterator[Step]:
+    for vm in wanted.design.vms:
+        digests = wanted.digests_of(vm.name)
+        assert digests is not None  # noqa: S101 - wanted_manifest made one per VM
+        domain = state.domain(vm.domain)
+        if domain is None:
+            yield Step(Verb.MAKE_VM, vm.name, _first_why(vm))
+            continue
+        have = standing_digests(vm, domain, state.manifest)
+        old = _old_vm(vm, state.manifest)
+        if have is None:
+            yield Step(Verb.REMAKE_VM, vm.name, "an earlier run was interrupted while making it")
+        elif have.root != digests.root:
+            yield Step(Verb.REMAKE_VM, vm.name, _root_why(vm, old))
+        elif have.hardware != digests.hardware:
+            yield Step(Verb.RESTART_VM, vm.name, _hardware_why(vm, old))
+        elif not domain.running or domain.paused:
+            yield Step(Verb.START_VM, vm.name, "it is paused" if domain.paused else "it is not running")
+        elif have.identity != digests.identity:
+            yield Step(Verb.CONFIGURE_VM, vm.name, _identity_why(vm, old))
+
+
+def standing_digests(vm: Vm, domain: DomainState, manifest: Manifest | None) -> VmDigests | None:
+    """The manifest's word while it is settled, else the domain's own."""
+    if manifest is not None and manifest.phase is Phase.READY:
+        return manifest.digests_of(vm.name)
+    return domain.digests
+
+
+def _first_why(vm: Vm) -> str:
+    if vm.role is Role.FIREWALL:
+        return "between all zones and the outside"
+    if vm.role is Role.IPS:
+        return "inspects " + ", ".join(dict.fromkeys(nic.zone for nic in vm.nics))
+    return f"image {vm.image.name}, {vm.memory >> 20} MiB, in " + ", ".join(nic.zone for nic in vm.nics)
+
+
+def _old_vm(vm: Vm, manifest: Manifest | None) -> Vm | None:
+    return next((old for old in manifest.design.vms if old.name == vm.name), None) if manifest else None
+
+
+def _root_why(vm: Vm, old: Vm | None) -> str:
+    return "its run commands changed" if old is not None and old.run != vm.run else "its image changed"
+
+
+def _hardware_why(vm: Vm, old: Vm | None) -> str:
+    if old is None:
+        return "its hardware changed"
+    words = {"memory": "memory", "cpus": "CPUs", "nics": "network cards", "disks": "disks"}
+    changed = [word for name, word in words.items() if getattr(old, name) != getattr(vm, name)]
+    if "memory" in changed:
+        changed[changed.index("memory")] = f"memory {old.memory >> 20} -> {vm.memory >> 20} MiB"
+    return ", ".join(changed) + " changed" if changed else "the host's accelerator or uplink changed"
+
+
+def _identity_why(vm: Vm, old: Vm | None) -> str:
+    if old is not None and old.files != vm.files:
+        before = {file.path: file for file in old.files}
+        return "files changed: " + ", ".join(file.path for file in vm.files if before.get(file.path) != file)
+    return "names or neighbours changed"
+
+
+def _protection_steps(wanted: Manifest, state: VappState, steps: list[Step]) -> Iterator[Step]:
+    """Appliances are loaded when their rules differ, and whenever they were (re)started or may not have been loaded."""
+    have = state.manifest
+    settled = have is not None and have.phase is Phase.READY
+    touched = {step.subject for step in steps}
+    firewall, ips = wanted.design.firewall, wanted.design.ips
+    if not settled or have is None or have.firewall != wanted.firewall or firewall.name in touched:
+        yield Step(Verb.LOAD_FIREWALL, firewall.name, _flows_why(wanted.design, have))
+    if ips is not None and (not settled or have is None or have.ips != wanted.ips or ips.name in touched):
+        yield Step(Verb.LOAD_IPS, ips.name, "rules for " + ", ".join(wanted.design.inspection.zones))
+
+
+def _flows_why(design: Design, have: Manifest | None) -> str:
+    """Names what changes in the flows, which is what a reviewer wants to see."""
+    old = {flow.id: flow for flow in have.design.flows} if have else {}
+    new = {flow.id: flow for flow in design.flows}
+    added = [name for name in new if name not in old]
+    revoked = [name for name in old if name not in new]
+    changed = [name for name in new if name in old and not same_flow(new[name], old[name])]
+    parts = [f"{word} {', '.join(names)}" for word, names in (("allows", added), ("revokes", revoked), ("changes", changed)) if names]
+    return "; ".join(parts) or "its rules are to be loaded again"
+
+
+def same_flow(one: Flow, other: Flow) -> bool:
+    """Equal but for the line it stands on and its reason."""
+    ignored = {"line", "why"}
+    return all(getattr(one, item.name) == getattr(other, item.name) for item in fields(Flow) if item.name not in ignored)

@@ -1,0 +1,56 @@
+"""`vcloud render`: everything that would be generated, as files, for reading, reviewing and checking by other tools."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+from pathlib import Path
+
+from vcloud.apply.stock import Stock
+from vcloud.compile.artifacts import compile_vapp, rendered_files
+from vcloud.compile.domain import BootFiles, HostFacts
+from vcloud.design.model import Uplink, Vm
+from vcloud.errors import UsageError
+from vcloud.images.build import CMDLINE
+from vcloud.project import design_of, load_file
+
+POOL = "/var/lib/libvirt/images/vcloud"
+UPLINK = Uplink(
+    network="uplink",
+    bridge="",
+    address4=IPv4Interface("198.18.0.2/16"),
+    gateway4=IPv4Address("198.18.0.1"),
+    address6=IPv6Interface("2001:db8:198:18::2/64"),
+    gateway6=IPv6Address("2001:db8:198:18::1"),
+)
+"""Stands for what a host gives: an address of the range reserved for tests (RFC 2544) and of the one for documentation (RFC 3849)."""
+
+
+def render_to(path: Path, parameters: Mapping[str, str], out: Path, accelerator: str) -> int:
+    """Writes all artefacts of a vApp below `out` and returns how many. Paths on the host and the uplink are examples.
+
+    Raises UsageError when the folder cannot be written.
+    """
+    design = design_of(load_file(path, parameters))
+    stock = Stock.of(design)
+    boots = {vm.name: _boot_files(vm, stock.digests[vm.name]) for vm in design.vms}
+    facts = HostFacts("tcg" if accelerator == "auto" else accelerator)
+    disks = {disk.volume: f"{POOL}/{disk.volume}" for vm in design.vms for disk in vm.disks}
+    files = list(rendered_files(compile_vapp(design, UPLINK), facts, boots, disks))
+    try:
+        for name, content in files:
+            target = out / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.touch(mode=0o600)
+            target.write_bytes(content)
+    except OSError as error:
+        raise UsageError(f"'{out}' cannot be written: {error.strerror}") from None
+    return len(files)
+
+
+def _boot_files(vm: Vm, digest: str) -> BootFiles:
+    disk, console = f"{POOL}/root.{vm.domain}.qcow2", f"{POOL}/console.{vm.domain}.log"
+    if not vm.image.recipe:
+        return BootFiles(disk, console, seed=f"{POOL}/seed.{vm.domain}.iso")
+    name = f"{Path(vm.image.recipe).name}-{digest[:12]}"
+    return BootFiles(disk, console, f"{POOL}/kernel-{name}", f"{POOL}/initrd-{name}.cpio", CMDLINE)

@@ -1,0 +1,142 @@
+"""From what was observed to a verdict. Pure.
+
+A positive claim holds when the probe came through. A negative one holds only when three things are true at once: nothing came through,
+the target would have answered (its twin did), and the firewall counted this very packet among those it dropped. If nothing came through but
+the proof is incomplete, the outcome is `error`, never `pass`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from vcloud.verify.checks import OUTSIDE, Check, Kind, Listener, Outcome
+from vcloud.verify.firewall_report import FirewallReport
+
+THROUGH = frozenset({"open", "refused", "answered", "delivered", "reset"})
+"""Results that need a packet to reach the target and an answer to come back; a refusal is an answer."""
+STOPPED = frozenset({"timeout", "unreachable", "stalled"})
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What `guest probe` says of one probe."""
+
+    result: str
+    port: int = 0
+    """Source port."""
+    answer: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One event of the IPS: the rule that matched, the sender's port, and whether it dropped."""
+
+    rule: str
+    port: int
+    blocked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Everything that was seen in one run."""
+
+    answers: Mapping[str, Answer]
+    """Check id -> answer; a check without one was not run."""
+    twins: Mapping[Listener, Answer]
+    """What each listener said to a client in its own VM."""
+    before: FirewallReport
+    after: FirewallReport
+    alerts: tuple[Alert, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Vantage -> why nothing could be sent from there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    check: Check
+    outcome: Outcome
+    detail: str
+
+
+def judge(check: Check, seen: Observed) -> Verdict:
+    """The verdict on one check."""
+    answer = seen.answers.get(check.id)
+    if check.probe is None or answer is None:
+        return Verdict(check, Outcome.NOT_RUN, check.reason or seen.reasons.get(check.vantage, "no probe was sent"))
+    if check.kind is Kind.SPOOFED:
+        return _spoofed(check, seen)
+    if check.kind in (Kind.IPS, Kind.LEAK):
+        return _inspected(check, answer, seen)
+    if answer.result not in THROUGH | STOPPED:
+        return Verdict(check, Outcome.ERROR, f"the probe itself failed: {answer.result}")
+    return _positive(check, answer, seen) if check.passes else _negative(check, answer, seen)
+
+
+def _positive(check: Check, answer: Answer, seen: Observed) -> Verdict:
+    if answer.result in ("open", "answered", "delivered"):
+        return Verdict(check, Outcome.PASS, answer.result)
+    assert check.probe is not None  # noqa: S101 - `judge` looked
+    counted = seen.after.flows.get(check.flow, 0) > seen.before.flows.get(check.flow, 0)
+    if check.probe.protocol == "udp" and answer.result == "timeout" and counted and not _twin_answered(check, seen):
+        return Verdict(check, Outcome.PASS, "passed by the firewall; the service does not answer an unknown datagram")
+    if answer.result == "refused":
+        return Verdict(check, Outcome.FAIL, "the path is open but nothing listens")
+    return Verdict(check, Outcome.FAIL, f"{answer.result}: the probe did not come through")
+
+
+def _negative(check: Check, answer: Answer, seen: Observed) -> Verdict:
+    if answer.result in THROUGH:
+        return Verdict(check, Outcome.FAIL, f"{answer.result}: it came through")
+    if check.kind is Kind.HOST:
+        return Verdict(check, Outcome.PASS, f"{answer.result}: the host has no way to it")
+    if check.vantage == OUTSIDE:
+        return _from_outside(check, answer, seen)
+    if check.listener is not None and not _twin_answered(check, seen):
+        return Verdict(check, Outcome.ERROR, f"{answer.result}, but its twin failed: nothing answers on that port inside the VM either")
+    if not _denied(check, seen):
+        return Verdict(check, Outcome.ERROR, f"{answer.result}, but the firewall did not count the packet: it was lost on the way there")
+    return Verdict(check, Outcome.PASS, "dropped and counted by the firewall" + (", while the target answers" if check.listener else ""))
+
+
+def _from_outside(check: Check, answer: Answer, seen: Observed) -> Verdict:
+    if seen.after.dropped_input <= seen.before.dropped_input:
+        return Verdict(check, Outcome.ERROR, f"{answer.result}, but the firewall did not count the packet")
+    return Verdict(check, Outcome.PASS, "dropped and counted by the firewall")
+
+
+def _spoofed(check: Check, seen: Observed) -> Verdict:
+    if seen.after.spoofed > seen.before.spoofed:
+        return Verdict(check, Outcome.PASS, "dropped and counted as a forged source")
+    return Verdict(check, Outcome.FAIL, "the forged packet was not stopped as such")
+
+
+def _inspected(check: Check, answer: Answer, seen: Observed) -> Verdict:
+    fired = [alert for alert in seen.alerts if alert.rule in check.rules and alert.port == answer.port]
+    if check.passes:
+        if fired:
+            return Verdict(check, Outcome.FAIL, "the near miss was taken for the real thing")
+        passed = answer.result == "delivered"
+        return (
+            Verdict(check, Outcome.PASS, "passed")
+            if passed
+            else Verdict(check, Outcome.ERROR, f"the near miss did not pass: {answer.result}")
+        )
+    if not check.blocked:
+        return Verdict(check, Outcome.PASS, "logged") if fired else Verdict(check, Outcome.FAIL, f"{answer.result}, and nothing was logged")
+    if answer.result == "delivered":
+        return Verdict(check, Outcome.FAIL, "it came through" + (" and was only logged" if fired else " unseen"))
+    if answer.result not in ("stalled", "reset"):
+        return Verdict(check, Outcome.ERROR, f"no connection to send it on: {answer.result}")
+    return Verdict(check, Outcome.PASS, "dropped and logged") if fired else Verdict(check, Outcome.ERROR, "dropped, but not logged")
+
+
+def _twin_answered(check: Check, seen: Observed) -> bool:
+    twin = seen.twins.get(check.listener) if check.listener else None
+    return twin is not None and twin.result in ("open", "answered")
+
+
+def _denied(check: Check, seen: Observed) -> bool:
+    assert check.probe is not None  # noqa: S101 - `judge` looked
+    key = (str(check.source), str(check.probe.target), check.probe.protocol, check.probe.port)
+    return seen.after.denied.get(key, 0) > seen.before.denied.get(key, 0)
