@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from vcloud.compile.network import render_network, zone_networks
 from vcloud.design.model import Design, Role, Vm
 from vcloud.errors import GuestError, HostError, VcloudError
 from vcloud.hosts import machines
+from vcloud.hosts.accelerator import probe, probe_host, remembered
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import choose_host
 from vcloud.hosts.lock import vapp_lock
@@ -58,20 +58,19 @@ class Target:
     stock: Stock
 
 
-def preview(path: Path, parameters: Mapping[str, str], connect: str | None, accelerator: str) -> Plan:
-    """The plan of `up`, without changing anything anywhere."""
+def preview(path: Path, parameters: Mapping[str, str], connect: str | None, choice: str) -> Plan:
+    """The plan of `up`, without changing anything anywhere. `choice` of the accelerator is auto, kvm or tcg."""
     design = design_of(load_file(path, parameters))
     with open_host(choose_host(connect)) as host:
         state = observe_vapp(host, design.vapp)
-        return plan_changes(_target(host, design, state, accelerator).wanted, state, host.name)
+        return plan_changes(_target(host, design, state, _expected_accelerator(host, state, choice)).wanted, state, host.name)
 
 
 def bring_up(
     path: Path,
     parameters: Mapping[str, str],
     connect: str | None,
-    accelerator: str,
-    jobs: int,
+    choice: str,
     agreed: Callable[[Plan], bool],
     reporter: Reporter,
 ) -> Plan:
@@ -79,7 +78,7 @@ def bring_up(
     design = design_of(load_file(path, parameters))
     with open_host(choose_host(connect)) as host:
         state = observe_vapp(host, design.vapp)
-        target = _target(host, design, state, accelerator)
+        target = _target(host, design, state, _expected_accelerator(host, state, choice))
         plan = plan_changes(target.wanted, state, host.name)
         if not plan.steps:
             return plan
@@ -87,40 +86,60 @@ def bring_up(
             raise VcloudError("stopped before the first change")
         target.stock.build(reporter)
         with vapp_lock(host, design.vapp, "up"):
-            state = observe_vapp(host, design.vapp)
-            plan = plan_changes(target.wanted, state, host.name)
-            _Run(host, target, state, plan, jobs or os.cpu_count() or 1, reporter).walk()
-        return plan
+            return _apply(host, target, choice, reporter)
+
+
+def _apply(host: Host, target: Target, choice: str, reporter: Reporter) -> Plan:
+    """The run itself, under the vApp's lock: looks again, because somebody may have been at work meanwhile."""
+    state = observe_vapp(host, target.design.vapp)
+    store = Store(host)
+    accelerator = _proven_accelerator(host, store, target.stock, state, choice, reporter)
+    target = _target(host, target.design, state, accelerator)
+    plan = plan_changes(target.wanted, state, host.name)
+    if plan.steps:
+        _Run(host, store, target, state, plan, reporter).walk()
+    return plan
 
 
 def _target(host: Host, design: Design, state: VappState, accelerator: str) -> Target:
-    """Compiles for the host. An accelerator that is not settled yet is `auto` and decided before the first domain."""
     uplink = state.manifest.uplink if state.manifest else uplink_for(host, design.vapp)
     artifacts = compile_vapp(design, uplink)
     stock = Stock.of(design)
-    standing = state.manifest.accelerator if state.manifest and accelerator == "auto" else ""
-    settled = standing or _accelerator(host, accelerator)
-    wanted = wanted_manifest(artifacts, settled, stock.digests, datetime.now(UTC).isoformat(timespec="seconds"), __version__)
+    wanted = wanted_manifest(artifacts, accelerator, stock.digests, datetime.now(UTC).isoformat(timespec="seconds"), __version__)
     return Target(design, artifacts, wanted, stock)
 
 
-def _accelerator(host: Host, choice: str) -> str:
-    """What is asked for, or what works."""
-    return "tcg" if choice == "auto" else choice
+def _expected_accelerator(host: Host, state: VappState, choice: str) -> str:
+    """What `up` will use as far as can be known without starting anything: what is asked for, what the vApp has, what is remembered."""
+    if choice != "auto":
+        return choice
+    return state.manifest.accelerator if state.manifest else probe_host(host).name
+
+
+def _proven_accelerator(host: Host, store: Store, stock: Stock, state: VappState, choice: str, reporter: Reporter) -> str:
+    """As expected, or by booting a kernel under KVM where this host has never been asked."""
+    if choice != "auto" or state.manifest:
+        return _expected_accelerator(host, state, choice)
+    known = remembered(host)
+    if known is None:
+        reporter.report(host.name, "trying KVM with a real kernel")
+        boot = stock.upload(store, (stock.design.firewall,), reporter)[stock.design.firewall.name]
+        known = probe(host, boot.kernel, boot.initrd)
+    reporter.note(f"accelerator of {host.name}: {known.name} ({known.reason})")
+    return known.name
 
 
 class _Run:
     """One walk over a plan. Its methods are the stages, in the order of the package's docstring."""
 
-    def __init__(self, host: Host, target: Target, state: VappState, plan: Plan, jobs: int, reporter: Reporter) -> None:
+    def __init__(self, host: Host, store: Store, target: Target, state: VappState, plan: Plan, reporter: Reporter) -> None:
         self.host = host
         self.target = target
         self.design = target.design
         self.state = state
         self.plan = plan
-        self.jobs = jobs
         self.reporter = reporter
-        self.store = Store(host)
+        self.store = store
         self.facts = HostFacts(target.wanted.accelerator)
         self.keys: dict[str, HostKey] = {}
 

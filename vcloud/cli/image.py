@@ -23,9 +23,9 @@ DIGITS = 12
 @app.command()
 def build(
     names: Annotated[
-        Optional[list[str]],
+        list[str] | None,
         typer.Argument(help="Shipped recipes by name or folders of your own; without one, all shipped ones.", show_default=False),
-    ] = None,  # noqa: UP045
+    ] = None,
     packages: Annotated[Optional[list[str]], typer.Option("-p", "--package", help="Add a Debian package.")] = None,  # noqa: UP045
 ) -> None:
     """Build images from their recipes; what is built already is found in the cache."""

@@ -29,13 +29,6 @@ from vcloud.errors import Exit, UsageError
 if TYPE_CHECKING:
     from vcloud.plan.steps import Plan
 
-Jobs = Annotated[
-    int,
-    typer.Option(
-        "-j", "--jobs", help="VMs that are worked on at once (default: by the cores).", envvar="VCLOUD_JOBS", min=0, show_default=False
-    ),
-]
-
 
 def register(app: typer.Typer) -> None:
     for command in (init, validate, plan, up, down):
@@ -122,7 +115,6 @@ def up(
     accel: AccelOption = Accel.AUTO,
     yes: Yes = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="The same as `vcloud plan`.")] = False,
-    jobs: Jobs = 0,
     output: Output = Format.TABLE,
 ) -> None:
     """Make it so: networks, protection, VMs. Run again, it changes only what differs."""
@@ -142,7 +134,7 @@ def up(
         return typer.confirm("Some VMs are made anew or removed, with their disks. Go on?", err=True)
 
     with Progress(quiet=output is not Format.TABLE) as progress:
-        done = bring_up(path, values, connect, accel.value, jobs, agreed, progress)
+        done = bring_up(path, values, connect, accel.value, agreed, progress)
     if output is not Format.TABLE:
         emit({"vapp": done.vapp, "host": done.host, "steps": len(done.steps), "seconds": round(progress.seconds, 2)}, output)
     elif not done.steps:

@@ -102,8 +102,8 @@ def graph(
     file: FileOption = None,
     parameters: Parameters = None,
     picture: Annotated[
-        Optional[Picture], typer.Option("-F", "--format", help="Default: by the ending of --out, else mermaid.", show_default=False)
-    ] = None,  # noqa: UP045
+        Picture | None, typer.Option("-F", "--format", help="Default: by the ending of --out, else mermaid.", show_default=False)
+    ] = None,
     out: Annotated[Optional[Path], typer.Option("--out", help="File to write; without one, stdout.", show_default=False)] = None,  # noqa: UP045
 ) -> None:
     """Draw the vApp: zones, VMs, flows and what is inspected."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -27,24 +27,24 @@ class Accel(StrEnum):
 
 # typer evaluates annotations at run time, so Optional is spelled out where a value may be missing.
 FileArgument = Annotated[
-    Optional[Path],
+    Path | None,
     typer.Argument(
         metavar="[FILE]", help="The vApp file; without it vcloud.yaml, vapp.yaml or the only *.vapp.yaml here.", show_default=False
     ),
-]  # noqa: UP045
+]
 FileOption = Annotated[
-    Optional[Path], typer.Option("-f", "--file", help="The vApp file (the same as the argument).", envvar="VCLOUD_FILE", show_default=False)
-]  # noqa: UP045
+    Path | None, typer.Option("-f", "--file", help="The vApp file (the same as the argument).", envvar="VCLOUD_FILE", show_default=False)
+]
 VappArgument = Annotated[
-    Optional[str], typer.Argument(metavar="[VAPP]", help="A vApp's name or its file; without it the file here.", show_default=False)
-]  # noqa: UP045
+    str | None, typer.Argument(metavar="[VAPP]", help="A vApp's name or its file; without it the file here.", show_default=False)
+]
 VmArgument = Annotated[str, typer.Argument(metavar="VAPP/VM", help="For example shop/web-1.")]
 Parameters = Annotated[
-    Optional[list[str]],
+    list[str] | None,
     typer.Option("-P", "--param", metavar="KEY=VALUE", help="Overrides a parameter of the file.", envvar="VCLOUD_PARAM"),
-]  # noqa: UP045
+]
 Connect = Annotated[
-    Optional[str],
+    str | None,
     typer.Option(
         "-c",
         "--connect",
@@ -53,7 +53,7 @@ Connect = Annotated[
         envvar="VCLOUD_CONNECT",
         show_default=False,
     ),
-]  # noqa: UP045
+]
 Output = Annotated[Format, typer.Option("-o", "--output", help="Format of the data on stdout.", envvar="VCLOUD_OUTPUT")]
 AccelOption = Annotated[
     Accel, typer.Option("--accel", help="auto: KVM where a kernel really boots under it, else TCG.", envvar="VCLOUD_ACCEL")

@@ -79,13 +79,22 @@ def _zone_label(zone: Zone) -> str:
 
 
 def _arrows(design: Design) -> Iterator[Arrow]:
-    watched = {zone for detector in design.inspection.detectors for zone in detector.zones}
     for flow in design.flows:
         sources, targets = _ends(design, flow)
-        zones = {nic.zone for path in flow.paths for nic in (path.source, path.target) if nic}
         for source in sources:
             for target in targets:
-                yield Arrow(source, target, _flow_label(flow), bool(zones & watched) and not zones <= watched | {INTERNET})
+                yield Arrow(source, target, _flow_label(flow), _is_watched(design, flow))
+
+
+def _is_watched(design: Design, flow: Flow) -> bool:
+    """Whether some detector looks at what leaves its zones on this flow, in either direction."""
+    for detector in design.inspection.detectors:
+        if flow.id not in detector.excepted:
+            for path in flow.paths:
+                inside = [card is not None and card.zone in detector.zones for card in (path.source, path.target)]
+                if inside[0] != inside[1]:
+                    return True
+    return False
 
 
 def _ends(design: Design, flow: Flow) -> tuple[list[str], list[str]]:

@@ -199,7 +199,6 @@ class _Build:
             try:
                 for line in process.stdout or ():
                     lines.append(line.rstrip())
-                    self._say(lines[-1])
             except BaseException:
                 process.kill()
                 raise

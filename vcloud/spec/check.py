@@ -69,7 +69,7 @@ def _clashing_names(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
 
 
 def _circles(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
-    """Each circle of `after` once, at its first VM in the file."""
+    """Each circle of `after` once, at the VM that closes it."""
     done: set[str] = set()
     for start in vapp.vms:
         trail = [start]
@@ -189,7 +189,7 @@ def _publish_problems(flow: Flow, at: _Pointer) -> Iterator[Problem]:
         yield at(
             f"{flow.path}.service",
             "ICMP has no ports and cannot be published",
-            "Remove icmp; the firewall itself answers pings from outside.",
+            "Remove icmp from this flow.",
         )
     elif len(flow.publish) not in (0, 1, len(flow.services)):
         what = f"{len(flow.publish)} ports are published for {len(flow.services)} services"

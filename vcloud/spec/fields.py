@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import (
-    AfterValidator,
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
@@ -44,38 +43,51 @@ class Surroundings:
     recipes_folder: Path
 
 
-def known(names: Callable[[Surroundings], frozenset[str]], kind: str) -> Callable[[str, ValidationInfo], str]:
-    """A validator that finds a name among those of the file."""
+def reference(parse: Callable[[object], str], kind: str, names: Callable[[Surroundings], frozenset[str]]) -> PlainValidator:
+    """Finds a name among those of the file. One that is declared with a bad name is reported there, not here."""
 
-    def find(value: str, info: ValidationInfo) -> str:
-        if info.context is not None and value not in (there := names(info.context)):
-            raise FieldError(f"no {kind} is called '{value}'", nearest(value, there))
-        return value
+    def find(value: object, info: ValidationInfo) -> str:
+        there = frozenset[str]() if info.context is None else names(info.context)
+        if isinstance(value, str) and value in there:
+            return value
+        name = parse(value)
+        if info.context is not None:
+            raise FieldError(f"no {kind} is called '{name}'", nearest(name, there))
+        return name
 
-    return find
+    return PlainValidator(find)
 
 
-def known_end(value: str, info: ValidationInfo) -> str:
+def parse_end(value: object, info: ValidationInfo) -> str:
     """A flow's end must mean exactly one thing."""
     around: Surroundings | None = info.context
-    kind, _, name = value.rpartition(":")
     if around is None or value == INTERNET:
-        return value
-    if not kind and name in around.vms & around.zones:
-        raise FieldError(f"'{name}' is a VM and a zone", f"Write vm:{name} or zone:{name}.")
-    there = {"vm": around.vms, "zone": around.zones}.get(kind, around.vms | around.zones | {INTERNET})
-    if name not in there:
-        raise FieldError(f"no {kind or 'VM or zone'} is called '{name}'", nearest(name, there))
+        return types.parse_end(value)
+    if not isinstance(value, str) or value not in around.vms | around.zones:
+        return _qualified_end(types.parse_end(value), around)
+    if value in around.vms & around.zones:
+        raise FieldError(f"'{value}' is a VM and a zone", f"Write vm:{value} or zone:{value}.")
     return value
 
 
-def known_recipe(value: str, info: ValidationInfo) -> str:
+def _qualified_end(text: str, around: Surroundings) -> str:
+    kind, _, name = text.rpartition(":")
+    called, there = {"vm": ("VM", around.vms), "zone": ("zone", around.zones)}.get(
+        kind, ("VM or zone", around.vms | around.zones | {INTERNET})
+    )
+    if not kind or name not in there:
+        raise FieldError(f"no {called} is called '{name}'", nearest(name, there))
+    return text
+
+
+def parse_recipe(value: object, info: ValidationInfo) -> str:
     """A name must be a shipped recipe's; folders are looked at later."""
     around: Surroundings | None = info.context
-    if around is not None and "/" not in value and value not in around.recipes:
-        hint = nearest(value, around.recipes, "Shipped are")
-        raise FieldError(f"no image is called '{value}'", f"{hint} A folder is written with a slash: ./{value}.")
-    return value
+    text = types.parse_local_path(value)
+    if around is not None and "/" not in text and text not in around.recipes:
+        hint = nearest(text, around.recipes, "Shipped are")
+        raise FieldError(f"no image is called '{text}'", f"{hint} A folder is written with a slash: ./{text}.")
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +129,7 @@ VappName = Annotated[str, PlainValidator(types.parse_name), _text(types.NAME_PAT
 Part = Annotated[str, PlainValidator(types.parse_part), _text(types.PART_PATTERN)]
 DiskName = Annotated[str, PlainValidator(types.parse_disk_name), _text(types.DISK_PATTERN)]
 Id = Annotated[str, PlainValidator(types.parse_id), _text(types.ID_PATTERN)]
+DataClass = Annotated[str, PlainValidator(types.parse_class), _text(types.ID_PATTERN)]
 Label = Annotated[str, PlainValidator(types.parse_label), _text(types.LABEL_PATTERN)]
 Profile = Annotated[str, PlainValidator(types.parse_profile), _text(types.PROFILE_PATTERN)]
 Package = Annotated[str, PlainValidator(types.parse_package), _text(types.PACKAGE_PATTERN)]
@@ -142,14 +155,12 @@ Duration = Annotated[int, PlainValidator(types.parse_duration), _number_or(types
 ServiceField = Annotated[Service, PlainValidator(types.parse_service), _text(types.SERVICE_PATTERN)]
 Port = Annotated[int, Strict(), Field(ge=1, le=types.LAST_PORT)]
 
-ZoneRef = Annotated[Part, AfterValidator(known(lambda around: around.zones, "zone"))]
-VmRef = Annotated[Part, AfterValidator(known(lambda around: around.vms, "VM"))]
-FlowRef = Annotated[Id, AfterValidator(known(lambda around: around.flows, "flow"))]
-DiskRef = Annotated[
-    str, PlainValidator(types.parse_disk_ref), AfterValidator(known(lambda around: around.disks, "disk")), _text(types.DISK_REF_PATTERN)
-]
-EndRef = Annotated[str, PlainValidator(types.parse_end), AfterValidator(known_end), _text(types.END_PATTERN)]
-RecipeRef = Annotated[LocalPath, AfterValidator(known_recipe)]
+ZoneRef = Annotated[str, reference(types.parse_part, "zone", lambda around: around.zones), _text(types.PART_PATTERN)]
+VmRef = Annotated[str, reference(types.parse_part, "VM", lambda around: around.vms), _text(types.PART_PATTERN)]
+FlowRef = Annotated[str, reference(types.parse_id, "flow", lambda around: around.flows), _text(types.ID_PATTERN)]
+DiskRef = Annotated[str, reference(types.parse_disk_ref, "disk", lambda around: around.disks), _text(types.DISK_REF_PATTERN)]
+EndRef = Annotated[str, PlainValidator(parse_end), _text(types.END_PATTERN)]
+RecipeRef = Annotated[str, PlainValidator(parse_recipe), _text(types.LOCAL_PATH_PATTERN)]
 
 
 def parse_version(value: object) -> int:

@@ -32,6 +32,7 @@ from vcloud.spec.fields import (
     INTERNET,
     AtLeast,
     Content,
+    DataClass,
     DiskName,
     DiskRef,
     DiskSize,
@@ -129,7 +130,7 @@ class Zone(Spec):
     """An isolated layer-2 network of the vApp."""
 
     open: Annotated[bool, Strict()] = Field(False, description="A plain segment: its VMs meet directly, past the firewall.")
-    holds: Annotated[tuple[Id, ...], OneOrMany()] = Field((), description="Classes of data that live here.")
+    holds: Annotated[tuple[DataClass, ...], OneOrMany()] = Field((), description="Classes of data that live here.")
 
     @classmethod
     def full(cls, value: object) -> object:
@@ -155,7 +156,7 @@ class Image(Spec):
     @model_validator(mode="after")
     def _one_of_them(self, info: ValidationInfo) -> Self:
         if sum(map(bool, (self.recipe, self.file, self.url))) != 1:
-            raise FieldError("an image is one of recipe, file and url", "Keep one of them.")
+            raise FieldError("an image is one of recipe, file and url", "Give one of them.")
         if self.url and not self.sha256:
             raise FieldError("an image from an address needs its sha256", "Add sha256: as its publisher gives it.")
         if self.sha256 and self.recipe:
@@ -279,7 +280,7 @@ class Flow(Spec):
         alias="service", min_length=1, description="tcp/80, udp/53, tcp/8000-8010, icmp, or a list."
     )
     publish: Publish = Field((), description="Port or range on the uplink, for flows from the internet; otherwise the service's own.")
-    carries: Annotated[tuple[Id, ...], OneOrMany()] = Field((), description="Classes of data that this flow transports.")
+    carries: Annotated[tuple[DataClass, ...], OneOrMany()] = Field((), description="Classes of data that this flow transports.")
     tls: Tls | None = None
     why: Text = Field("", description="For people: what it is for.")
     id: Id = Field(
@@ -373,7 +374,9 @@ class Tenancy(Spec):
     share: Share = Share.LABELLED
     together: tuple[dict[Label, Text], ...] = Field((), alias="with", description="Labels of vApps that may share its hosts.")
     never: tuple[dict[Label, Text], ...] = Field((), description="Labels of vApps that may not.")
-    conflicts: Annotated[tuple[Id, ...], OneOrMany()] = Field((), description="Classes of conflict: of each, a host serves one vApp.")
+    conflicts: Annotated[tuple[DataClass, ...], OneOrMany()] = Field(
+        (), description="Classes of conflict: of each, a host serves one vApp."
+    )
 
 
 class Placement(Spec):

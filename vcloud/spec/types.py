@@ -94,7 +94,7 @@ def nearest(word: str, known: Collection[str], called: str = "Known here") -> st
     if close := get_close_matches(word[:ID_LENGTH], known, n=1, cutoff=0.6):
         return f"Did you mean '{close[0]}'?"
     listed = sorted(known)
-    return f"{called}: {', '.join(listed[:12])}{', ...' if len(listed) > 12 else ''}." if listed else ""
+    return f"{called}: {', '.join(listed[:12])}{', ...' if len(listed) > 12 else ''}." if listed else "None is declared here."
 
 
 def text_of(value: object) -> str:
@@ -153,8 +153,18 @@ def parse_parameter_name(value: object) -> str:
     )
 
 
+def parse_class(value: object) -> str:
+    """A class of data (`cardholder-data`) or of conflicts."""
+    return matching(
+        value,
+        ID_PATTERN,
+        "a name for a class",
+        "Up to 63 small letters, digits and dashes, beginning with a letter, not ending with a dash.",
+    )
+
+
 def parse_id(value: object) -> str:
-    """The id of a flow or a detector, or the name of a data class."""
+    """The id of a flow or a detector."""
     return matching(
         value, ID_PATTERN, "an id", "Up to 63 small letters, digits and dashes, beginning with a letter, not ending with a dash."
     )
@@ -243,8 +253,8 @@ def parse_script(value: object) -> str:
 
 def parse_size(value: object, least: int = 1 << 20) -> int:
     """Bytes, from `384M`, `1G`, `2T` or a number of MiB."""
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        size = value << 20
+    if type(value) is int:
+        size = value << 20 if value.bit_length() < 32 else LARGEST + 1
     else:
         text = matching(value, SIZE_PATTERN, "a size", "Write it like 384M, 1G or 2T; a number alone counts MiB.")
         size = int(text[:-1]) << _SIZES[text[-1]]
@@ -270,13 +280,13 @@ def format_size(size: int) -> str:
 
 def parse_duration(value: object) -> int:
     """Seconds, from `90s`, `15m`, `2h`, `1d` or a number of seconds."""
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+    if type(value) is int:
         seconds = value
     else:
         text = matching(value, DURATION_PATTERN, "a duration", "Write it like 90s, 15m, 2h or 1d; a number alone counts seconds.")
         seconds = int(text[:-1]) * _SECONDS[text[-1]]
-    if seconds > LONGEST:
-        raise FieldError(f"'{shown(value)}' is more than {format_duration(LONGEST)}")
+    if not 1 <= seconds <= LONGEST:
+        raise FieldError(f"'{shown(value)}' is not between 1s and {format_duration(LONGEST)}")
     return seconds
 
 
