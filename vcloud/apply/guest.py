@@ -110,17 +110,18 @@ def wait_ready(agent: Agent, vm: Vm) -> None:
         time.sleep(0.5)
 
 
-def load_firewall(agent: Agent, vm: Vm, ruleset: str) -> None:
-    """Checks and loads the ruleset in one transaction; a refused one leaves the old one in force."""
+def load_firewall(agent: Agent, ruleset: str) -> str:
+    """Checks and loads the ruleset in one transaction and returns the digest of what is now in force; a refused one leaves the old one."""
     done = agent.execute([FIREWALL_LOAD], stdin=ruleset.encode(), timeout=LOAD_TIMEOUT)
     if done.code != 0:
         raise GuestError(
             f"the firewall refused its ruleset; the old one stays in force: {_text(done.stderr or done.stdout)}",
             "This is a bug in vcloud: please report it with `vcloud render`.",
         )
+    return done.stdout.decode().strip()
 
 
-def load_ips(agent: Agent, vm: Vm, files: Mapping[str, bytes]) -> None:
+def load_ips(agent: Agent, files: Mapping[str, bytes]) -> None:
     """Checks and loads the IPS's files; a refused set leaves the old one in force."""
     done = agent.execute([IPS_LOAD], stdin=_tar(files), timeout=LOAD_TIMEOUT)
     if done.code != 0:

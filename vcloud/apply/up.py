@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from vcloud import __version__
 from vcloud.apply.guest import HostKey, give_identity, load_firewall, load_ips, new_host_key, open_gate, run_commands, wait_ready
@@ -142,6 +142,7 @@ class _Run:
         self.store = store
         self.facts = HostFacts(target.wanted.accelerator)
         self.keys: dict[str, HostKey] = {}
+        self.rules = ""
 
     def walk(self) -> None:
         self._write_manifest(Phase.APPLYING)
@@ -190,7 +191,7 @@ class _Run:
     def _start_and_configure(self, vm: Vm, boot: BootFiles) -> None:
         """Brings one VM to where it has its identity. A workload has no live link yet and its services still wait."""
         verb = self._verb(vm)
-        with self._explained(vm):
+        with self._explained(vm, booting=True):
             if verb is not Verb.CONFIGURE_VM:
                 self._power(vm, verb, boot)
                 self.reporter.report(vm.name, "booting")
@@ -237,18 +238,19 @@ class _Run:
         artifacts = self.target.artifacts
         with self._explained(vm):
             if vm.role is Role.FIREWALL and self.plan.has(Verb.LOAD_FIREWALL):
-                load_firewall(machines.agent_of(self.host, vm.domain), vm, artifacts.firewall)
+                self.rules = load_firewall(machines.agent_of(self.host, vm.domain), artifacts.firewall)
+                self._mark(vm)
                 self.reporter.report(vm.name, "in force")
             if vm.role is Role.IPS and self.plan.has(Verb.LOAD_IPS):
-                load_ips(machines.agent_of(self.host, vm.domain), vm, artifacts.ips)
+                load_ips(machines.agent_of(self.host, vm.domain), artifacts.ips)
                 self.reporter.report(vm.name, "in force")
 
     def _bring_in(self, pool: ThreadPoolExecutor, up: Mapping[str, Future[None]]) -> None:
         """Raises links and opens gates, every VM as soon as those it comes after are ready."""
-        ready: dict[str, Future[None]] = {}
+        ready: dict[str, Future[bool]] = {}
         for vm in self._in_start_order():
-            earlier = [up[vm.name], *(ready[name] for name in vm.after if name in ready)]
-            ready[vm.name] = pool.submit(self._bring_in_one, vm, earlier)
+            earlier = [ready[name] for name in vm.after if name in ready]
+            ready[vm.name] = pool.submit(self._bring_in_one, vm, up[vm.name], earlier)
         for future in ready.values():
             self._wait(future)
 
@@ -262,10 +264,13 @@ class _Run:
             names -= {vm.name for vm in free}
             waiting = [vm for vm in waiting if vm.name in names]
 
-    def _bring_in_one(self, vm: Vm, earlier: Sequence[Future[None]]) -> None:
-        wait(earlier)
-        if any(future.cancelled() or future.exception() for future in earlier):
-            return
+    def _bring_in_one(self, vm: Vm, booted: Future[None], earlier: Sequence[Future[bool]]) -> bool:
+        """Whether the VM is ready; not where one that it comes after is not."""
+        wait([booted, *earlier])
+        booted.result()
+        if any(future.cancelled() or future.exception() or not future.result() for future in earlier):
+            self.reporter.report(vm.name, "not started: what it comes after is not ready")
+            return False
         agent = machines.agent_of(self.host, vm.domain)
         with self._explained(vm):
             for nic in vm.nics:
@@ -277,6 +282,7 @@ class _Run:
             wait_ready(agent, vm)
             self._mark(vm)
             self.reporter.report(vm.name, "ready")
+        return True
 
     def _mark(self, vm: Vm) -> None:
         """From now on the domain itself says what it was made from."""
@@ -286,30 +292,32 @@ class _Run:
         domain, digests = self.state.domain(vm.domain), self.target.wanted.digests_of(vm.name)
         key = self.keys[vm.name].public if vm.name in self.keys else domain.host_key if domain else ""
         marks = {"vapp": self.design.vapp, "name": vm.name, "role": vm.role.value, "host-key": key}
+        if vm.role is Role.FIREWALL:
+            marks["rules"] = self.rules or (domain.rules if domain else "")
         if finished and digests is not None:
             marks |= {"root": digests.root, "hardware": digests.hardware, "identity": digests.identity}
         return marks
 
     @contextmanager
-    def _explained(self, vm: Vm) -> Iterator[None]:
-        """Adds the end of the VM's console to a failure, and says what to type next."""
+    def _explained(self, vm: Vm, *, booting: bool = False) -> Iterator[None]:
+        """Says what to type after a failure; while the VM is still booting also what it said last on its console."""
         try:
             yield
         except (GuestError, HostError) as error:
             self.reporter.report(vm.name, "failed")
-            console = self.store.console_tail(vm.domain, CONSOLE_LINES)
+            console = self.store.console_tail(vm.domain, CONSOLE_LINES) if booting else []
             shown = "\n  the end of its console:\n" + "\n".join(f"    {line}" for line in console) if console else ""
             raise type(error)(
                 error.what + shown, error.hint or f"`vcloud up` tries again, `vcloud down {self.design.vapp}` removes what stands."
             ) from error
 
     @staticmethod
-    def _wait(future: Future[None] | None) -> None:
+    def _wait(future: Future[Any] | None) -> None:
         """The future's result or error. Waits in short turns, so that Ctrl-C is served."""
         while future is not None:
             try:
-                return future.result(timeout=0.5)
+                future.result(timeout=0.5)
+                return
             except TimeoutError:
                 if future.done():
                     raise
-        return None

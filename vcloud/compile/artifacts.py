@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from vcloud.compile.domain import BootFiles, HostFacts, render_domain
 from vcloud.compile.firewall import render_firewall
 from vcloud.compile.identity import identity_lines
-from vcloud.compile.ips import ips_files
+from vcloud.compile.ips import ips_digest, ips_files
 from vcloud.compile.network import render_network, zone_networks
 from vcloud.design.model import Design, Uplink
 
@@ -33,12 +33,8 @@ class Artifacts:
 
     @property
     def ips_digest(self) -> str:
-        if not self.ips:
-            return ""
-        digest = hashlib.sha256()
-        for path, content in sorted(self.ips.items()):
-            digest.update(f"{path}\0{len(content)}\0".encode() + content)
-        return digest.hexdigest()
+        """As the IPS itself computes it; empty without an IPS."""
+        return ips_digest(self.ips) if self.ips else ""
 
 
 def compile_vapp(design: Design, uplink: Uplink) -> Artifacts:

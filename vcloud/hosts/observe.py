@@ -180,6 +180,7 @@ def _asked_domain(domain: libvirt.virDomain, state: int) -> DomainState | None:
         role=mark.get("role", ""),
         digests=VmDigests(*digests) if all(digests) else None,
         host_key=mark.get("host-key", ""),
+        rules=mark.get("rules", ""),
     )
 
 

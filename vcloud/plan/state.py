@@ -81,6 +81,8 @@ class DomainState:
     digests: VmDigests | None = None
     """None until the VM is wholly made."""
     host_key: str = ""
+    rules: str = ""
+    """Of the firewall: the digest of the ruleset in force, as the firewall itself told it when it was loaded."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ def _text(data: bytes, file: str) -> str:
         raise SpecError((Problem(file, line, "", "the file is not UTF-8 text", "Save it as UTF-8."),)) from None
     if found := _UNREADABLE.search(text):
         line = text.count("\n", 0, found.start()) + 1
-        raise SpecError((Problem(file, line, "", f"the file has the control character {found[0]!a}", "Remove it."),))
+        raise SpecError((Problem(file, line, "", f"the file has the unprintable character {found[0]!a}", "Remove it."),))
     return text
 
 
@@ -271,7 +271,10 @@ def _plain(text: str) -> str | int | float | bool | _Trap | None:
     if _OCTAL.fullmatch(text):
         return _Trap(f"{shown(text)} without quotes is an octal number to some who read YAML", quoted)
     if _ODD_NUMBER.fullmatch(text):
-        return _Trap(f"{shown(text)} is not a number to all who read YAML", f"Write a plain decimal number. {quoted}")
+        return _Trap(
+            f"{shown(text)} is not a number to all who read YAML",
+            f"Write a plain decimal number, or '{shown(text)}' in quotes for the text.",
+        )
     return float(text) if _FRACTION.fullmatch(text) else text
 
 
@@ -293,8 +296,8 @@ _SENTENCES: Final = (
     ),
     (
         "did not find expected ',' or",
-        "a { or [ is not closed here, or a comma is missing",
-        "Close it, and put text with { } [ ] , in it in quotes.",
+        "the bracket of line {} is not closed before this, or a comma is missing",
+        "Put text with { } [ ] , in it in quotes.",
     ),
     ("did not find expected key", "a key was expected here", "Check the indentation, quotes and brackets around this line."),
     ("did not find expected '-' indicator", "a '-' was expected here", "Indent all items of the list alike."),
@@ -321,6 +324,7 @@ def _explained(error: yaml.MarkedYAMLError, text: str) -> tuple[int, str, str]:
     sentence, hint = next(((what, hint) for part, what, hint in _SENTENCES if part in said), (f"this is not YAML: {said}", ""))
     if re.search(r"[{,\[].*[:\[,]\s*\$\{", written):
         hint = 'Inside { } and [ ] a parameter needs quotes: "${name}".'
-    if "inside quotes" in sentence and error.context_mark:
-        line = error.context_mark.line + 1
-    return line, sentence, hint
+    opened = error.context_mark.line + 1 if error.context_mark else line
+    if "inside quotes" in sentence:
+        line = opened
+    return line, sentence.replace("{}", str(opened)), hint

@@ -20,9 +20,10 @@ from vcloud.spec.model import Vapp, derived_id
 from vcloud.spec.parameters import fill_in
 from vcloud.spec.types import FieldError, kind_of, nearest, parse_name, parse_service, shown
 
-APPLIANCES: Final = frozenset({"firewall", "ips"})
+APPLIANCES: Final = frozenset({"appliance", "firewall", "ips"})
 """Shipped recipes that are no workload's."""
 STDIN: Final = "-"
+_EMPTY: Final = "Write something below the key, or remove it."
 
 
 def load_vapp(path: Path, parameters: Mapping[str, str] | None = None) -> Vapp:
@@ -92,7 +93,7 @@ def _surroundings(tree: Node, folder: Path) -> Surroundings:
     )
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
+def _mapping(value: object) -> dict[str, Any]:
     return value if isinstance(value, Node) else {}
 
 
@@ -117,19 +118,25 @@ def _validated(tree: Node, around: Surroundings) -> tuple[Vapp | None, list[Erro
 
 def _salvaged(tree: Node, errors: list[ErrorDetails], around: Surroundings) -> Vapp | None:
     """What remains when everything wrong is taken out, as long as there is enough to compare."""
-    tree.setdefault("vcloud", 1)
-    tree.setdefault("name", "unnamed")
     for _ in range(10):
         for location in sorted({_deepest(tree, error) for error in errors}, reverse=True, key=lambda keys: tuple(map(_sortable, keys))):
             if not location:
                 return None
             _remove(tree, location)
-        tree.setdefault("vcloud", 1)
-        tree.setdefault("name", "unnamed")
+        _stand_in(tree)
         vapp, errors = _validated(tree, around)
         if vapp is not None:
             return vapp
     return None
+
+
+def _stand_in(tree: Node) -> None:
+    """Puts harmless values where necessary ones were taken out, so that what surrounds them can still be judged."""
+    tree.setdefault("vcloud", 1)
+    tree.setdefault("name", "unnamed")
+    for vm in filter(None, map(_mapping, _mapping(tree.get("vms")).values())):
+        vm.setdefault("image", "base")
+        vm.setdefault("zone", list(_mapping(tree.get("zones"))))
 
 
 def _sortable(key: str | int) -> tuple[int, str]:
@@ -160,8 +167,13 @@ def _remove(tree: Node, location: tuple[str | int, ...]) -> None:
 def _problems(errors: list[ErrorDetails], document: Document) -> Iterator[Problem]:
     for error in errors:
         place = _place_of(error, document)
-        if error["type"] != "default_factory_not_called" and not _is_refused(place.path, document.refused):
+        if not (_is_echo(error) or _is_refused(place.path, document.refused)):
             yield Problem(document.file, place.line, place.path, *_sentence(error))
+
+
+def _is_echo(error: ErrorDetails) -> bool:
+    """Whether pydantic only says that it goes without what another error is about."""
+    return error["type"] == "default_factory_not_called" or (error["type"] == "too_short" and bool(error["input"]))
 
 
 def _is_refused(path: str, refused: set[str]) -> bool:
@@ -198,9 +210,9 @@ def _sentence(error: ErrorDetails) -> tuple[str, str]:
         case "bool_type":
             return f"true or false is wanted, not {_given(given)}", ""
         case "dict_type" | "model_type":
-            return f"a mapping is wanted, not {_given(given)}", ""
+            return f"a mapping is wanted, not {_given(given)}", "" if given is not None else _EMPTY
         case "tuple_type" | "list_type":
-            return f"a list is wanted, not {_given(given)}", ""
+            return f"a list is wanted, not {_given(given)}", "" if given is not None else _EMPTY
         case "greater_than_equal":
             return f"{shown(given)} is too small, at least {context['ge']} is wanted", ""
         case "less_than_equal":
@@ -216,7 +228,9 @@ def _sentence(error: ErrorDetails) -> tuple[str, str]:
 
 
 def _given(value: object) -> str:
-    return f"'{shown(value)}'" if isinstance(value, str | int | float) and not isinstance(value, bool) else kind_of(value)
+    if isinstance(value, str):
+        return f"'{shown(value)}'"
+    return str(value) if type(value) in (int, float) else kind_of(value)
 
 
 def _keys_beside(error: ErrorDetails) -> list[str]:

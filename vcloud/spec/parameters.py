@@ -35,7 +35,9 @@ def _values(document: Document, declared: Node, given: Mapping[str, str]) -> dic
     """Name -> value, the given ones with the type of their default."""
     values = dict(declared)
     for name, default in declared.items():
-        if isinstance(default, str) and "${" in default:
+        if not isinstance(default, str | int):
+            values[name] = REFUSED
+        elif isinstance(default, str) and "${" in default:
             values[name] = document.refuse(
                 Place(path := dotted("parameters", name), document.lines.get(path, 0)),
                 "a default cannot refer to other parameters",
@@ -47,7 +49,7 @@ def _values(document: Document, declared: Node, given: Mapping[str, str]) -> dic
             document.problems.append(
                 Problem(document.file, document.lines.get("parameters", 0), f"-P {shown(name)}", "the file has no such parameter", hint)
             )
-        elif declared[name] is not REFUSED:
+        elif values[name] is not REFUSED:
             values[name] = _given(document, name, text, declared[name])
     return values
 

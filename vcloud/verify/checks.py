@@ -27,6 +27,7 @@ MAX_PER_TIER = 2
 
 
 class Kind(StrEnum):
+    CONFIG = "config"
     FLOW = "flow"
     DENIED = "denied"
     SPOOFED = "spoofed"

@@ -46,6 +46,10 @@ class FirewallReport:
         return self.controls.get("input", 0)
 
 
+NOTHING = FirewallReport("", 0, 0, (), {}, {}, {})
+"""What a firewall without our ruleset has to report."""
+
+
 def parse_report(output: bytes) -> FirewallReport:
     """The report in what `firewall-report` printed. Raises GuestError when it is not one."""
     try:

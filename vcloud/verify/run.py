@@ -19,9 +19,11 @@ from vcloud.hosts.agent import Agent
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.executed import Executed
 from vcloud.hosts.inventory import choose_host
-from vcloud.hosts.observe import observe_vapp
+from vcloud.hosts.observe import observe_domain, observe_vapp
+from vcloud.plan.state import Manifest
 from vcloud.verify.checks import HOST, OUTSIDE, Check, Listener, Probe, network_checks
-from vcloud.verify.firewall_report import FirewallReport, parse_report
+from vcloud.verify.config import config_verdicts
+from vcloud.verify.firewall_report import NOTHING, FirewallReport, parse_report
 from vcloud.verify.inspection import inspection_checks
 from vcloud.verify.judge import Alert, Answer, Observed, Verdict, judge
 from vcloud.verify.vantage import Vantages
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 GUEST = "/usr/lib/vcloud/guest"
 LISTEN_SECONDS = 300
 PROBE_TIMEOUT = 240
-COMMAND_TIMEOUT = 60
 FIREWALL_REPORT = "/usr/lib/vcloud/firewall-report"
 IPS_REPORT = "/usr/lib/vcloud/ips-report"
 
@@ -46,8 +47,10 @@ def verify_vapp(vapp: str, connect: str | None, seed: int, reporter: Reporter) -
         design, uplink = manifest.design, manifest.uplink
         with Vantages(host, design, uplink) as vantages:
             checks = (*network_checks(design, uplink, vantages.world, seed), *inspection_checks(design, uplink, vantages.world))
-            seen = _Session(host, design, vantages, reporter).observe(checks)
-        return tuple(judge(check, seen) for check in checks)
+            session = _Session(host, design, vantages, reporter)
+            config = tuple(session.config(manifest))
+            seen = session.observe(checks)
+        return (*config, *(judge(check, seen) for check in checks))
 
 
 class _Session:
@@ -59,6 +62,11 @@ class _Session:
         self.vantages = vantages
         self.reporter = reporter
         self.reasons: dict[str, str] = {}
+
+    def config(self, manifest: Manifest) -> Iterator[Verdict]:
+        domain = observe_domain(self.host, self.design.firewall.domain)
+        ips = self._run(self.design.ips.name, [IPS_REPORT]) if self.design.ips else None
+        return config_verdicts(manifest, domain.rules if domain else "", self._firewall(), ips.stdout if ips else b"")
 
     def observe(self, checks: Sequence[Check]) -> Observed:
         listeners = sorted({check.listener for check in checks if check.listener})
@@ -74,14 +82,14 @@ class _Session:
         return machines.agent_of(self.host, f"{self.design.vapp}.{vm}")
 
     def _firewall(self) -> FirewallReport:
-        done = self._agent(self.design.firewall.name).execute([FIREWALL_REPORT], timeout=COMMAND_TIMEOUT)
-        return parse_report(done.stdout)
+        done = self._run(self.design.firewall.name, [FIREWALL_REPORT])
+        return parse_report(done.stdout) if done and done.code == 0 else NOTHING
 
     def _alerts(self) -> tuple[Alert, ...]:
         if self.design.ips is None:
             return ()
-        done = self._agent(self.design.ips.name).execute([IPS_REPORT, "events"], timeout=COMMAND_TIMEOUT)
-        return parse_alerts(done.stdout)
+        done = self._run(self.design.ips.name, [IPS_REPORT, "events"])
+        return parse_alerts(done.stdout) if done else ()
 
     @contextmanager
     def _listening(self, listeners: Sequence[Listener]) -> Iterator[None]:

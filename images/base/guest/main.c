@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/random.h>
 
 static const char usage[] =
@@ -61,6 +62,7 @@ int main(int count, char **word)
     int status;
 
     signal(SIGPIPE, SIG_IGN);
+    umask(022); /* the guest agent's own would close the folders that are made for files */
     setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin", 1); /* the guest agent's own lacks some of these */
     status = dispatch(count, word);
     return fflush(stdout) || ferror(stdout) ? 1 : status;
