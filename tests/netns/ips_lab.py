@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import io
 import json
 import socket
 import struct
 import subprocess
+import tarfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from vcloud.apply.guest import _tar
+from vcloud.compile.ips import FOLDER
 from vcloud.data import images_dir
 from vcloud.design.model import Design, Nic
 
@@ -82,6 +84,17 @@ class Machine:
         assert self._holder.stdin is not None
         self._holder.stdin.close()
         self._holder.wait(timeout=LONGEST)
+
+
+def archive(files: Mapping[str, bytes]) -> bytes:
+    """A tar as `ips-load` takes it."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for path, content in files.items():
+            entry = tarfile.TarInfo(path.removeprefix(f"{FOLDER}/"))
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
 
 
 def connect(one: Machine, card: str, other: Machine, peer: str) -> None:
@@ -182,7 +195,7 @@ class IpsLab:
 
     def load(self, files: Mapping[str, bytes]) -> dict[str, object]:
         """What `ips-load` says of these files; AssertionError with its reason if it refuses them."""
-        done = self.chroot("/usr/lib/vcloud/ips-load", stdin=_tar(files))
+        done = self.chroot("/usr/lib/vcloud/ips-load", stdin=archive(files))
         assert done.returncode == 0, done.stderr.decode()
         answer: dict[str, object] = json.loads(done.stdout)
         return answer

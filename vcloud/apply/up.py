@@ -25,7 +25,7 @@ from vcloud.hosts.inventory import choose_host
 from vcloud.hosts.lock import vapp_lock
 from vcloud.hosts.observe import observe_vapp, write_manifest
 from vcloud.hosts.storage import Store
-from vcloud.hosts.uplink import uplink_for
+from vcloud.hosts.uplink import make_uplink, uplink_for
 from vcloud.plan.diff import plan_changes, wanted_manifest
 from vcloud.plan.state import Manifest, Phase, VappState
 from vcloud.plan.steps import Plan, Verb
@@ -148,6 +148,7 @@ class _Run:
         self._write_manifest(Phase.APPLYING)
         for domain in self.plan.subjects(Verb.REMOVE_VM):
             self._remove(domain)
+        make_uplink(self.host, self.target.artifacts.uplink)
         for network in self.plan.subjects(Verb.MAKE_NETWORK):
             self._make_network(network)
         touched = self._planned(*TOUCHED)
@@ -266,8 +267,8 @@ class _Run:
 
     def _bring_in_one(self, vm: Vm, booted: Future[None], earlier: Sequence[Future[bool]]) -> bool:
         """Whether the VM is ready; not where one that it comes after is not."""
-        wait([booted, *earlier])
         booted.result()
+        wait(earlier)
         if any(future.cancelled() or future.exception() or not future.result() for future in earlier):
             self.reporter.report(vm.name, "not started: what it comes after is not ready")
             return False

@@ -108,7 +108,7 @@ def _trial(host: Host, kernel: str, initrd: str) -> Accelerator:
         flags = libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY
         domain = host.connection.createXML(_trial_xml(kernel, initrd), flags)
     except libvirt.libvirtError as error:
-        return Accelerator("tcg", f"KVM does not start: {message_of(error)}")
+        return Accelerator("tcg", f"KVM is offered, but QEMU does not start under it: {message_of(error)[:120]}")
     try:
         return _listen(host, domain)
     except libvirt.libvirtError as error:

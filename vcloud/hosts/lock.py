@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -23,6 +24,8 @@ from vcloud.hosts.metadata import Record, read_record, remove_record, write_reco
 
 PREFIX = "vcloud-lock-"
 TRIES = 10
+PAUSE = 0.2
+"""Seconds between two looks at a lock that somebody else holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +74,23 @@ def vapp_lock(host: Host, vapp: str, command: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def named_lock(host: Host, name: str, subject: str, command: str) -> Iterator[None]:
-    """Holds the lock of that name. `subject` is what it protects, for the message of who comes second."""
+def named_lock(host: Host, name: str, subject: str, command: str, patience: float = 0) -> Iterator[None]:
+    """Holds the lock of that name.
+
+    Args:
+        host: an open host.
+        name: a libvirt network's name.
+        subject: what the lock protects, for the message of who comes second.
+        command: what it is held for.
+        patience: seconds to wait for somebody else to release it.
+
+    Raises:
+        LockedError: somebody else holds it.
+    """
     mine = str(uuid.uuid4())
     try:
         with translated(f"{subject} could not be locked on {host.name}"):
-            _claim(host, Record(name, mine, asdict(_this_process(command))), subject)
+            _claim(host, Record(name, mine, asdict(_this_process(command))), subject, time.monotonic() + patience)
         yield
     finally:
         with translated(f"{subject} could not be unlocked on {host.name}"):
@@ -93,21 +107,24 @@ def break_lock(host: Host, vapp: str) -> Holder | None:
         return _holder(seen)
 
 
-def _claim(host: Host, record: Record, subject: str) -> None:
-    refused: libvirt.libvirtError | None = None
-    for _ in range(TRIES):
+def _claim(host: Host, record: Record, subject: str, deadline: float) -> None:
+    """Writes the record as soon as the name is free."""
+    failures = 0
+    while True:
         try:
             return write_record(host, record)
-        except libvirt.libvirtError as error:
-            refused = error
-        seen = read_record(host, record.name)
-        if seen is None:
-            continue  # it was released just now; or libvirt refused for another reason, and does so again
-        holder = _holder(seen)
-        if holder is None or not holder.is_gone():
+        except libvirt.libvirtError:
+            seen = read_record(host, record.name)
+            failures += seen is None  # it was released just now; or libvirt refuses for another reason, and does so again
+            if failures == TRIES:
+                raise
+        holder = _holder(seen) if seen else None
+        if seen and holder and holder.is_gone():
+            remove_record(host, seen.uuid)
+        elif seen and time.monotonic() >= deadline:
             raise LockedError(host, record.name, subject, holder)
-        remove_record(host, seen.uuid)
-    raise refused or AssertionError
+        elif seen:
+            time.sleep(PAUSE)
 
 
 def _holder(record: Record) -> Holder | None:

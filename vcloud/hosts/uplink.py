@@ -28,6 +28,8 @@ BRIDGE = "vcloud-up"
 LOCK = "vcloud-uplink-lock"
 CANDIDATES = IPv4Network("172.16.0.0/12")
 """The NAT network is the first free /24 of these. The zones' 10.0.0.0/8 does not meet them, and home networks seldom do."""
+PATIENCE = 20
+"""Seconds to wait for another operator who makes or removes the NAT network."""
 SUFFIX_BITS = 48
 """Of the IPv6 address: enough that hashes do not meet."""
 
@@ -85,7 +87,7 @@ def release_uplink(host: Host, vapp: str) -> None:
 
 @contextmanager
 def _only_me(host: Host) -> Iterator[None]:
-    with named_lock(host, LOCK, f"the network '{NETWORK}'", "up or down"):
+    with named_lock(host, LOCK, f"the network '{NETWORK}'", "up or down", PATIENCE):
         yield
 
 

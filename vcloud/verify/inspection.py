@@ -46,7 +46,7 @@ def _leak_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check
     sids = rule_sids(design.inspection.detectors)
     for detector in design.inspection.detectors:
         name = f"detector '{detector.id}'"
-        route = next((route for route in _routes(design) if _leaves(design, detector, route) and _answers(route[1], world)), None)
+        route = next((route for route in _routes(design) if _leaves(detector, route) and _answers(route[1], world)), None)
         if route is None:
             yield _not_possible(Kind.LEAK, detector.id, name, "no declared flow begins in its zones and leaves them")
             continue
@@ -75,7 +75,7 @@ def _crosses(design: Design, path: FlowPath) -> bool:
     return any(card is not None and card.zone in design.inspection.zones for card in (path.source, path.target))
 
 
-def _leaves(design: Design, detector: Detector, route: Route) -> bool:
+def _leaves(detector: Detector, route: Route) -> bool:
     flow, path, _ = route
     inside = [card is not None and card.zone in detector.zones for card in (path.source, path.target)]
     return inside == [True, False] and flow.id not in detector.excepted

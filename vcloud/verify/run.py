@@ -45,11 +45,11 @@ def verify_vapp(vapp: str, connect: str | None, seed: int, reporter: Reporter) -
         if manifest is None:
             raise UsageError(f"there is no vApp '{vapp}' on {host.name}", "vcloud list shows what is there.")
         design, uplink = manifest.design, manifest.uplink
-        with Vantages(host, design, uplink) as vantages:
-            checks = (*network_checks(design, uplink, vantages.world, seed), *inspection_checks(design, uplink, vantages.world))
-            session = _Session(host, design, vantages, reporter)
-            config = tuple(session.config(manifest))
-            seen = session.observe(checks)
+        vantages = Vantages(host)
+        checks = (*network_checks(design, uplink, vantages.world, seed), *inspection_checks(design, uplink, vantages.world))
+        session = _Session(host, design, vantages, reporter)
+        config = tuple(session.config(manifest))
+        seen = session.observe(checks)
         return (*config, *(judge(check, seen) for check in checks))
 
 

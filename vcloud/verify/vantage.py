@@ -11,10 +11,8 @@ import subprocess
 from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Self
 
 from vcloud.data import images_dir
-from vcloud.design.model import Design, Uplink
 from vcloud.errors import VcloudError
 from vcloud.hosts.connection import Host
 from vcloud.lab import lab as labs
@@ -28,16 +26,10 @@ PROGRAM = "/run/vcloud-probe"
 class Vantages:
     """The host and the outside world of one verification."""
 
-    def __init__(self, host: Host, design: Design, uplink: Uplink) -> None:
+    def __init__(self, host: Host) -> None:
         self.host = host
         self.lab = _lab_of(host)
         self.world = World(ip_address("203.0.113.10"), ip_address("2001:db8:203::10")) if self.lab else World(None, None)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        return None
 
     def send(self, vantage: str, lines: bytes) -> bytes:
         """Runs the probe program there. Raises VcloudError when it cannot."""
@@ -78,6 +70,6 @@ def _lab_of(host: Host) -> layout.Lab | None:
 
 def _run(argv: Sequence[str], stdin: bytes) -> bytes:
     try:
-        return subprocess.run(argv, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=True, timeout=PROBE_SECONDS).stdout
+        return subprocess.run(argv, input=stdin, capture_output=True, check=True, timeout=PROBE_SECONDS).stdout
     except (OSError, subprocess.SubprocessError) as error:
         raise VcloudError(f"no probe could be sent from the outside world: {error}") from error

@@ -278,12 +278,13 @@ static int apply_open_gate(struct directive *d)
     char *const program[] = {systemctl, start, no_block, target, NULL};
 
     (void)d;
-    if (make_parents(later))
+    /* First: systemd refuses to load a unit under a name, default.target, that a loaded unit has. */
+    if (run(program) || make_parents(later))
         return -1;
     unlink(fresh);
     if (symlink("/usr/lib/systemd/system/multi-user.target", fresh) || rename(fresh, later)) /* as `systemctl set-default` does */
         return fail_errno(later);
-    return run(program);
+    return 0;
 }
 
 /* --- the document --- */
