@@ -12,6 +12,7 @@ import ctypes
 import fcntl
 import io
 import json
+import select
 import socket
 import struct
 import subprocess
@@ -230,10 +231,8 @@ class IpsLab:
                 sender, receiver = server, client
             else:
                 sender, receiver = client, server
-            inbox = Inbox(receiver)
-            sending = threading.Thread(target=send_pieces, args=(sender, pieces), daemon=True)
-            sending.start()
-            return self._outcome(client.getsockname()[1], inbox, b"".join(pieces))
+            threading.Thread(target=send_pieces, args=(sender, pieces), daemon=True).start()
+            return self._outcome(client.getsockname()[1], receiver, b"".join(pieces))
 
     @contextlib.contextmanager
     def connection(self, source: str, target: str, port: int) -> Iterator[tuple[socket.socket, socket.socket]]:
@@ -261,9 +260,8 @@ class IpsLab:
         with self.machine(target).socket(family, socket.SOCK_DGRAM) as server, self.machine(source).socket(family, socket.SOCK_DGRAM) as client:
             server.bind((target, port))
             client.bind((source, 0))
-            inbox = Inbox(server)
             client.sendto(payload, (target, port))
-            return self._outcome(client.getsockname()[1], inbox, payload)
+            return self._outcome(client.getsockname()[1], server, payload)
 
     def echo(self, source: str, target: str, payload: bytes) -> Seen:
         """An ICMP echo request and what came back. Alerts are those of all ICMP so far."""
@@ -271,37 +269,54 @@ class IpsLab:
         kind, protocol = (128, socket.IPPROTO_ICMPV6) if six else (8, socket.IPPROTO_ICMP)
         with self.machine(source).socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_RAW, protocol) as raw:
             raw.bind((source, 0))
-            inbox = Inbox(raw)
             head = struct.pack("!BBHHH", kind, 0, 0, 7, 7)
             total = sum(struct.unpack(f"!{(len(head + payload) + 1) // 2}H", head + payload + b"\0" * (len(payload) % 2)))
             total = (total & 0xFFFF) + (total >> 16)
             head = struct.pack("!BBHHH", kind, 0, ~(total + (total >> 16)) & 0xFFFF, 7, 7)
             raw.sendto(head + payload, (target, 0))
-            return self._outcome(0, inbox, payload)
+            return self._outcome(0, raw, payload)
 
-    def _outcome(self, port: int, inbox: Inbox, payload: bytes) -> Seen:
+    def _outcome(self, port: int, receiver: socket.socket, payload: bytes) -> Seen:
         """Waits until all has arrived, or something was dropped and no more comes."""
         deadline = time.monotonic() + LONGEST
-        while not inbox.holds(payload) and time.monotonic() < deadline:
-            if any(dropped for _, dropped in self.alerts(port)):
-                time.sleep(QUIET)
-                break
-            time.sleep(0.01)
-        return Seen(inbox.holds(payload), self.alerts(port))
+        with Inbox(receiver) as inbox:
+            while not inbox.holds(payload) and time.monotonic() < deadline:
+                if any(dropped for _, dropped in self.alerts(port)):
+                    time.sleep(QUIET)
+                    break
+                time.sleep(0.01)
+            return Seen(inbox.holds(payload), self.alerts(port))
 
 
 class Inbox:
-    """Reads a socket until it closes."""
+    """Reads a socket until it is left."""
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
         self._got = bytearray()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._left = False
+        self._thread = threading.Thread(target=self._read, daemon=True)
+
+    def __enter__(self) -> Inbox:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._left = True
+        self._thread.join()
 
     def _read(self) -> None:
+        while not self._left:
+            ready, _, _ = select.select([self._end], [], [], 0.02)
+            if ready and not self._take():
+                return
+
+    def _take(self) -> bool:
         with contextlib.suppress(OSError):
-            while data := self._end.recv(1 << 18):
-                self._got += data
+            data = self._end.recv(1 << 18)
+            self._got += data
+            return bool(data)
+        return False
 
     def holds(self, payload: bytes) -> bool:
         return len(self._got) >= len(payload) and bytes(self._got).endswith(payload)

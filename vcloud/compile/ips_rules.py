@@ -212,7 +212,7 @@ _WEB: Final = (
         71,
         "request smuggling, disguised transfer encoding",
         r'http.header.raw; content:"Transfer-Encoding"; nocase; pcre:"/^[ \t]*Transfer-Encoding(?!:[ \t]*(?:(?:gzip|deflate),[ \t]*)?chunked[ \t]*\r?$)[ \t]*:/mi";',
-        http_request("/", "Transfer-Encoding: xchunked\r\n", method="POST") + b"0\r\n\r\n",
+        http_request("/", "Transfer-Encoding : chunked\r\n", method="POST") + b"0\r\n\r\n",
         http_request("/", "Transfer-Encoding: chunked\r\n", method="POST") + b"0\r\n\r\n",
     ),
     _in_body(

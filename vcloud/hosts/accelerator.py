@@ -79,7 +79,7 @@ def probe(host: Host, kernel: str, initrd: str) -> Accelerator:
     known = remembered(host)
     if known:
         return known
-    found = _without_trial(host) or interruptible(lambda: _trial(host, kernel, initrd))
+    found = _without_trial(host) or interruptible(lambda: trial(host, trial_xml(kernel, initrd)))
     attributes = {"versions": _versions(host), "accelerator": found.name}
     with translated(f"the accelerator of {host.name} could not be remembered"):
         write_record(host, Record(RECORD, uuid_of("host"), attributes, found.reason))
@@ -102,11 +102,12 @@ def _without_trial(host: Host) -> Accelerator | None:
     return None
 
 
-def _trial(host: Host, kernel: str, initrd: str) -> Accelerator:
+def trial(host: Host, xml: str) -> Accelerator:
+    """Starts a small VM and hears whether it reaches user space. Nothing of it stays."""
     try:
         # Paused at first, so that no word is said before somebody listens; destroyed by libvirt when this connection ends.
         flags = libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY
-        domain = host.connection.createXML(_trial_xml(kernel, initrd), flags)
+        domain = host.connection.createXML(xml, flags)
     except libvirt.libvirtError as error:
         return Accelerator("tcg", f"KVM is offered, but QEMU does not start under it: {message_of(error)[:120]}")
     try:
@@ -145,7 +146,8 @@ def _hear(stream: libvirt.virStream, heard: bytearray, done: threading.Event) ->
         done.set()
 
 
-def _trial_xml(kernel: str, initrd: str) -> str:
+def trial_xml(kernel: str, initrd: str) -> str:
+    """The least that a kernel needs, with the CPU that vcloud's VMs have under KVM."""
     return f"""\
 <domain type='kvm'>
   <name>vcloud-probe-{secrets.token_hex(4)}</name>

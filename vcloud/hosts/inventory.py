@@ -114,6 +114,8 @@ def load_inventory(path: Path) -> tuple[HostRef, ...]:
         raise UsageError(f"the inventory {path} cannot be read: {error.strerror}", "VCLOUD_INVENTORY names another one.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"the inventory {path} is not YAML: {error}", f"For example: {EXAMPLE}") from None
+    if not isinstance(data, dict):
+        raise UsageError(f"{path} is no inventory: it holds no keys", f"For example: {EXAMPLE}")
     try:
         entries = _File.model_validate(data).hosts
     except ValidationError as error:

@@ -22,6 +22,7 @@ from vcloud.hosts.executed import Executed
 from vcloud.hosts.inventory import HostRef
 
 CONNECT_TIMEOUT = 15
+KEEPALIVE = 15
 CHUNK = 64 << 10
 
 
@@ -136,30 +137,35 @@ def _open_ssh(ref: HostRef) -> SshShell:
     client = paramiko.SSHClient()
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
     try:
-        login = _login(ref)
-        for path in login.known_hosts:
-            if path.is_file():
-                client.load_host_keys(str(path))
-        client.connect(
-            login.address,
-            port=login.port,
-            username=login.user,
-            key_filename=login.keys or None,
-            allow_agent=not login.only_keys,
-            look_for_keys=not login.only_keys and not login.keys,
-            sock=login.proxy(),
-            timeout=CONNECT_TIMEOUT,
-            banner_timeout=CONNECT_TIMEOUT,
-            auth_timeout=CONNECT_TIMEOUT,
-        )
+        _connect(client, _login(ref))
     except paramiko.BadHostKeyException:
+        client.close()
         raise explain_refusal(ref, "does not match") from None
     except (paramiko.SSHException, paramiko.ConfigParseError, OSError, EOFError) as error:
+        client.close()
         raise explain_refusal(ref, str(error) or type(error).__name__) from None
+    return SshShell(ref.name, client)
+
+
+def _connect(client: paramiko.SSHClient, login: _Login) -> None:
+    for path in login.known_hosts:
+        if path.is_file():
+            client.load_host_keys(str(path))
+    client.connect(
+        login.address,
+        port=login.port,
+        username=login.user,
+        key_filename=login.keys or None,
+        allow_agent=not login.only_keys,
+        look_for_keys=not login.only_keys and not login.keys,
+        sock=login.proxy(),
+        timeout=CONNECT_TIMEOUT,
+        banner_timeout=CONNECT_TIMEOUT,
+        auth_timeout=CONNECT_TIMEOUT,
+    )
     transport = client.get_transport()
     if transport is not None:
-        transport.set_keepalive(15)
-    return SshShell(ref.name, client)
+        transport.set_keepalive(KEEPALIVE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -210,7 +210,7 @@ class _Build:
 def _failure(recipe: Recipe, program: str, lines: Sequence[str]) -> ImageError:
     output = "\n".join(lines)
     if any(sign in output for sign in OUT_OF_SPACE):
-        hint = "There is no space left: free some, or set VCLOUD_CACHE_DIR to a larger disk. `vcloud image prune` removes unused images."
+        hint = "There is no space left: free some, or set VCLOUD_CACHE_DIR to a larger disk. `vcloud image rm` removes images."
     elif any(sign in output for sign in NO_NETWORK):
         hint = "The package archive cannot be reached: check the network and /etc/apt of this machine, then try again."
     else:

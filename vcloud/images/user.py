@@ -1,6 +1,110 @@
-def fetch(source, sha256, progress=None):
-    raise NotImplementedError
+"""A user's own qcow2: copied or fetched into the cache, and trusted only when its checksum is right.
+
+It boots by its own loader and is configured by cloud-init.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import re
+import struct
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import IO
+
+from vcloud.errors import ImageError
+from vcloud.images.cache import Cache, Description, Image, default_cache
+
+BLOCK = 1 << 20
+TIMEOUT = 60
+"""Seconds without a byte."""
+QCOW2_MAGIC = b"QFI\xfb"
+HEADER = ">4sIQ"
+"""Magic, version, offset of the backing file's name."""
+FEATURES_OFFSET = 72
+EXTERNAL_DATA = 1 << 2
+"""An incompatible feature: the guest's data lie in another file."""
 
 
-def source_digest(source, sha256):
-    return sha256
+def source_digest(source: str, sha256: str) -> str:
+    """What identifies the image: its SHA-256 as stated or, for a file without one, as found.
+
+    Raises ImageError for a file that cannot be read.
+    """
+    if sha256:
+        return sha256
+    with _open_file(source) as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def fetch(source: str, sha256: str, progress: Callable[[str], None] = lambda _: None, *, cache: Cache | None = None) -> Image:
+    """The image of a file or an https address, from the cache or brought there now.
+
+    Raises ImageError, and keeps nothing, for what cannot be read, has another checksum, or is not a qcow2 of one file.
+    """
+    cache = cache or default_cache()
+    key = source_digest(source, sha256)
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", Path(source).name.removesuffix(".qcow2"))
+
+    def make(folder: Path) -> Description:
+        disk = folder / "disk.qcow2"
+        found = _copy(source, disk, progress)
+        if found != key:
+            hint = f"Expected is {key}, found {found}. Ask the publisher, or correct sha256."
+            raise ImageError(f"the image {source} has the wrong checksum and was thrown away", hint)
+        _check_qcow2(disk, source)
+        return Description(name, key)
+
+    return cache.fill(name, key, make, progress)
+
+
+def _copy(source: str, target: Path, progress: Callable[[str], None]) -> str:
+    """Copies and returns the SHA-256 of what was copied."""
+    checksum, done, said = hashlib.sha256(), 0, -1
+    try:
+        with _open(source) as content, target.open("wb") as copy:
+            while block := content.read(BLOCK):
+                checksum.update(block)
+                copy.write(block)
+                done += len(block)
+                if done >> 25 != said:
+                    said = done >> 25
+                    progress(f"{target.parent.name.partition('.partial')[0]}: {done >> 20} MiB read")
+    except OSError as error:
+        hint = (
+            "Free some space, or set VCLOUD_CACHE_DIR to a larger disk."
+            if error.errno == errno.ENOSPC
+            else "Check the address and try again."
+        )
+        raise ImageError(f"the image {source} cannot be read: {error}", hint) from error
+    return checksum.hexdigest()
+
+
+def _open(source: str) -> AbstractContextManager[IO[bytes]]:
+    if not source.startswith("https://"):
+        return _open_file(source)
+    response: AbstractContextManager[IO[bytes]] = urllib.request.urlopen(source, timeout=TIMEOUT)  # noqa: S310 - https, by the line above
+    return response
+
+
+def _open_file(path: str) -> IO[bytes]:
+    try:
+        return Path(path).open("rb")
+    except OSError as error:
+        raise ImageError(f"the image {path} cannot be read: {error.strerror}", "Correct the path of the image.") from error
+
+
+def _check_qcow2(disk: Path, source: str) -> None:
+    """A qcow2 may name other files as its parts; one from outside would so show files of the host to its guest."""
+    with disk.open("rb") as content:
+        header = content.read(FEATURES_OFFSET + 8)
+    if len(header) < FEATURES_OFFSET or header[:4] != QCOW2_MAGIC:
+        raise ImageError(f"the image {source} is not a qcow2", f"Convert it: qemu-img convert -O qcow2 {Path(source).name} image.qcow2")
+    _, version, backing = struct.unpack_from(HEADER, header)
+    features = struct.unpack_from(">Q", header, FEATURES_OFFSET)[0] if version >= 3 else 0
+    if backing or features & EXTERNAL_DATA:
+        raise ImageError(f"the image {source} needs another file beside it", "Make it whole: qemu-img convert -O qcow2 OLD NEW")

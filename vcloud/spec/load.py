@@ -45,7 +45,7 @@ def parse_vapp(data: bytes | str, file: str = "vapp.yaml", folder: Path = Path()
     vapp, errors = _validated(document.tree, around)
     problems = [*document.problems, *_problems(errors, document)]
     if vapp is None:
-        vapp = _salvaged(document.tree, errors, around)
+        vapp = _salvaged(document.tree, around)
     if vapp is not None:
         problems += problems_of(vapp.locate(file, document.lines), folder)
     if problems or vapp is None:
@@ -116,17 +116,17 @@ def _validated(tree: Node, around: Surroundings) -> tuple[Vapp | None, list[Erro
         return None, error.errors(include_url=False)
 
 
-def _salvaged(tree: Node, errors: list[ErrorDetails], around: Surroundings) -> Vapp | None:
+def _salvaged(tree: Node, around: Surroundings) -> Vapp | None:
     """What remains when everything wrong is taken out, as long as there is enough to compare."""
     for _ in range(10):
-        for location in sorted({_deepest(tree, error) for error in errors}, reverse=True, key=lambda keys: tuple(map(_sortable, keys))):
-            if not location:
-                return None
-            _remove(tree, location)
         _stand_in(tree)
         vapp, errors = _validated(tree, around)
         if vapp is not None:
             return vapp
+        for location in sorted({_deepest(tree, error) for error in errors}, reverse=True, key=lambda keys: tuple(map(_sortable, keys))):
+            if not location:
+                return None
+            _remove(tree, location)
     return None
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from vcloud.compile.dlp import PLACES, dlp_probes, rule_sids
 from vcloud.compile.example import NoExampleError
-from vcloud.compile.ips_rules import SHIPPED
+from vcloud.compile.ips_rules import ANY, SHIPPED, VAPP, ShippedRule
 from vcloud.compile.ips_rules import Probe as Payload
 from vcloud.design.model import Action, Design, Detector, Flow, FlowPath, Mode, Protocol, Uplink
 from vcloud.verify.checks import OUTSIDE, Check, Kind, Listener, Probe, World, address_of, destination, owner_of
@@ -27,18 +27,30 @@ def inspection_checks(design: Design, uplink: Uplink, world: World) -> tuple[Che
 
 
 def _ips_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check]:
-    """Each shipped rule on one flow, in IPv4 and IPv6 by turns."""
-    routes = [route for route in _routes(design) if _crosses(design, route[1]) and _answers(route[1], world)]
+    """Each shipped rule that some declared flow could carry, on one such flow, in IPv4 and IPv6 by turns."""
+    routes = [route for route in _routes(design) if _crosses(design, route[1])]
     for number, shipped in enumerate(SHIPPED):
         rule, payload = shipped.rule, shipped.probe
-        fitting = [route for route in routes if payload.port in (0, route[0].services[route[2]].first)]
-        family = FAMILIES[number % 2]
+        fitting = [route for route in routes if _carries(shipped, route)]
+        possible = [route for route in fitting if _answers(route[1], world)]
         name = f"rule {rule.sid} ({rule.message})"
-        if not fitting or payload.request:
-            yield _not_possible(Kind.IPS, str(rule.sid), name, "no declared flow of the vApp can carry its payload")
+        if not fitting:
+            continue
+        if not possible or payload.request or payload.protocol is not Protocol.TCP:
+            yield _not_possible(Kind.IPS, str(rule.sid), name, "its payload is an answer, which no service of the vApp can be made to give")
             continue
         blocked = design.inspection.mode is Mode.PREVENT
-        yield from _pair(design, uplink, world, Kind.IPS, fitting[number % len(fitting)], family, (str(rule.sid),), name, payload, blocked)
+        route = possible[number % len(possible)]
+        yield from _pair(design, uplink, world, Kind.IPS, route, FAMILIES[number % 2], (str(rule.sid),), name, payload, blocked)
+
+
+def _carries(shipped: ShippedRule, route: Route) -> bool:
+    """Whether the rule looks at connections of this flow at all."""
+    flow, path, number = route
+    service = flow.services[number]
+    ends = ((shipped.rule.source, path.source), (shipped.rule.target, path.target))
+    fits = all(end == ANY or (end == VAPP) == (card is not None) for end, card in ends)
+    return fits and service.protocol is shipped.probe.protocol and shipped.probe.port in (0, service.first)
 
 
 def _leak_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check]:
@@ -46,7 +58,14 @@ def _leak_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check
     sids = rule_sids(design.inspection.detectors)
     for detector in design.inspection.detectors:
         name = f"detector '{detector.id}'"
-        route = next((route for route in _routes(design) if _leaves(detector, route) and _answers(route[1], world)), None)
+        route = next(
+            (
+                route
+                for route in _routes(design)
+                if route[0].services[route[2]].protocol is Protocol.TCP and _leaves(detector, route) and _answers(route[1], world)
+            ),
+            None,
+        )
         if route is None:
             yield _not_possible(Kind.LEAK, detector.id, name, "no declared flow begins in its zones and leaves them")
             continue
@@ -67,7 +86,7 @@ Route = tuple[Flow, FlowPath, int]
 def _routes(design: Design) -> Iterator[Route]:
     for flow in design.flows:
         for number, service in enumerate(flow.services):
-            if service.protocol is Protocol.TCP:
+            if service.protocol is not Protocol.ICMP:
                 yield from ((flow, path, number) for path in flow.paths)
 
 

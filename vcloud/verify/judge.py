@@ -15,6 +15,8 @@ from vcloud.verify.firewall_report import FirewallReport
 
 THROUGH = frozenset({"open", "refused", "answered", "delivered", "reset"})
 """Results that need a packet to reach the target and an answer to come back; a refusal is an answer."""
+MALFORMED = "applayer error"
+"""Suricata's reason where it drops what it cannot parse: some attacks are no valid HTTP to begin with."""
 STOPPED = frozenset({"timeout", "unreachable", "stalled"})
 
 
@@ -30,7 +32,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One event of the IPS: the rule that matched, the sender's port, and whether it dropped."""
+    """One event of the IPS: the rule that matched, or the reason of a drop without one; the sender's port; and whether it dropped."""
 
     rule: str
     port: int
@@ -128,6 +130,8 @@ def _inspected(check: Check, answer: Answer, seen: Observed) -> Verdict:
         return Verdict(check, Outcome.FAIL, "it came through" + (" and was only logged" if fired else " unseen"))
     if answer.result not in ("stalled", "reset"):
         return Verdict(check, Outcome.ERROR, f"no connection to send it on: {answer.result}")
+    if any(alert.rule == MALFORMED and alert.port == answer.port for alert in seen.alerts):
+        return Verdict(check, Outcome.PASS, "dropped and logged as malformed before the rule was asked")
     return Verdict(check, Outcome.PASS, "dropped and logged") if fired else Verdict(check, Outcome.ERROR, "dropped, but not logged")
 
 

@@ -35,6 +35,7 @@ GUEST = "/usr/lib/vcloud/guest"
 LISTEN_SECONDS = 300
 PROBE_TIMEOUT = 240
 FIREWALL_REPORT = "/usr/lib/vcloud/firewall-report"
+EVENTS = "20000"
 IPS_REPORT = "/usr/lib/vcloud/ips-report"
 
 
@@ -88,7 +89,7 @@ class _Session:
     def _alerts(self) -> tuple[Alert, ...]:
         if self.design.ips is None:
             return ()
-        done = self._run(self.design.ips.name, [IPS_REPORT, "events"])
+        done = self._run(self.design.ips.name, [IPS_REPORT, "events", EVENTS])
         return parse_alerts(done.stdout) if done else ()
 
     @contextmanager
@@ -170,14 +171,13 @@ def parse_answers(output: bytes) -> dict[str, Answer]:
 
 
 def parse_alerts(output: bytes) -> tuple[Alert, ...]:
-    """EVE's alerts as `ips-report events` prints them: one JSON object a line."""
+    """EVE's alerts and drops as `ips-report events` prints them: one JSON object a line."""
     alerts = []
     for line in output.splitlines():
         event = json.loads(line)
-        if event.get("event_type") == "alert":
-            alert = event["alert"]
-            alerts += [
-                Alert(str(alert["signature_id"]), int(event.get(side, 0)), alert.get("action") == "blocked")
-                for side in ("src_port", "dest_port")
-            ]
+        kind = event.get("event_type")
+        detail = event.get(kind, {})
+        rule = str(detail["signature_id"]) if kind == "alert" else str(detail.get("reason", ""))
+        blocked = kind == "drop" or detail.get("action") == "blocked"
+        alerts += [Alert(rule, int(event.get(side, 0)), blocked) for side in ("src_port", "dest_port")]
     return tuple(alerts)

@@ -1,0 +1,248 @@
+"""Locks, manifests and the uplink's network on libvirt's own test driver: a real libvirt without a daemon."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+
+from tests.design_builder import UPLINK, build_design
+from vcloud.design.addressing import uuid_of
+from vcloud.errors import HostError
+from vcloud.hosts.connection import Host, open_host
+from vcloud.hosts.inventory import HostRef, UplinkConfig
+from vcloud.hosts.lock import PREFIX, Holder, LockedError, break_lock, named_lock, vapp_lock
+from vcloud.hosts.metadata import Record, read_record, remove_record, write_record
+from vcloud.hosts.observe import delete_manifest, observe, observe_domain, observe_vapp, read_manifest, vapp_names, write_manifest
+from vcloud.hosts.uplink import uplink_for
+from vcloud.plan.state import Manifest, Phase, VmDigests
+
+DIGESTS = VmDigests("r", "h", "i")
+CONFIG = UplinkConfig(network="uplink", prefix4=IPv4Network("198.18.0.0/16"), gateway4=IPv4Address("198.18.0.1"))
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    with open_host(HostRef("t", "test:///default", uplink=CONFIG)) as opened:
+        yield opened
+
+
+def manifest(vapp: str, phase: Phase = Phase.READY, address: str = "198.18.200.1/16") -> Manifest:
+    design = build_design(zones="dmz", vms={"web": "dmz x2"}, vapp=vapp)
+    uplink = dataclasses.replace(UPLINK, address4=type(UPLINK.address4)(address))
+    vms = tuple((vm.name, DIGESTS) for vm in design.vms)
+    return Manifest(phase, design, uplink, "tcg", (), vms, "f", "", "2030-01-01T00:00:00+00:00", "0")
+
+
+def network_names(host: Host) -> set[str]:
+    return {network.name() for network in host.connection.listAllNetworks()}
+
+
+def holder(**changes: str) -> dict[str, str]:
+    """What a process of this machine writes, with changes."""
+    with open_host(HostRef("other", "test:///default")) as other, vapp_lock(other, "shop", "up"):
+        record = read_record(other, PREFIX + "shop")
+    assert record is not None
+    return dict(record.attributes) | changes
+
+
+def ended_process() -> str:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+        return str(process.pid)
+
+
+def test_a_record_is_kept_and_removed(host: Host) -> None:
+    record = Record("vcloud-x", str(uuid.uuid4()), {"a": "<&\"'>"}, "text & <more>")
+    write_record(host, record)
+    assert read_record(host, "vcloud-x") == record
+    remove_record(host, record.uuid)
+    assert read_record(host, "vcloud-x") is None
+    remove_record(host, record.uuid)
+
+
+def test_a_lock_keeps_the_second_one_out_and_names_the_first(host: Host) -> None:
+    with vapp_lock(host, "shop", "up"):
+        with pytest.raises(LockedError) as caught, vapp_lock(host, "shop", "down"):
+            pytest.fail("two hold one lock")
+        assert f"`vcloud up` on {os.uname().nodename} (process {os.getpid()}" in caught.value.what
+        assert "net-undefine vcloud-lock-shop" in caught.value.hint
+        with vapp_lock(host, "other", "up"):
+            pass
+    with vapp_lock(host, "shop", "down"):
+        pass
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_lock_is_released_whatever_happens(host: Host, error: type[BaseException]) -> None:
+    with pytest.raises(error), vapp_lock(host, "shop", "up"):
+        raise error
+    assert PREFIX + "shop" not in network_names(host)
+
+
+def test_the_second_one_does_not_release_the_lock_of_the_first(host: Host) -> None:
+    with vapp_lock(host, "shop", "up"):
+        with pytest.raises(LockedError), vapp_lock(host, "shop", "up"):
+            pass
+        assert PREFIX + "shop" in network_names(host)
+
+
+def test_the_lock_of_a_process_that_is_gone_is_taken_over(host: Host) -> None:
+    write_record(host, Record(PREFIX + "shop", str(uuid.uuid4()), holder(pid=ended_process())))
+    with vapp_lock(host, "shop", "up"):
+        assert PREFIX + "shop" in network_names(host)
+
+
+def test_a_number_that_another_process_has_now_does_not_keep_a_lock_alive(host: Host) -> None:
+    write_record(host, Record(PREFIX + "shop", str(uuid.uuid4()), holder(started="1")))
+    with vapp_lock(host, "shop", "up"):
+        pass
+
+
+@pytest.mark.parametrize("changes", [{"boot": "another machine's"}, {"unknown": "attribute"}])
+def test_the_lock_of_a_process_of_which_nothing_is_known_stays(host: Host, changes: dict[str, str]) -> None:
+    write_record(host, Record(PREFIX + "shop", str(uuid.uuid4()), holder(pid=ended_process(), **changes)))
+    with pytest.raises(LockedError), vapp_lock(host, "shop", "up"):
+        pass
+    assert PREFIX + "shop" in network_names(host)
+
+
+def test_a_lock_can_be_broken_by_hand(host: Host) -> None:
+    write_record(host, Record(PREFIX + "shop", str(uuid.uuid4()), holder(boot="another machine's")))
+    broken = break_lock(host, "shop")
+    assert isinstance(broken, Holder)
+    assert broken.command == "up"
+    assert break_lock(host, "shop") is None
+    with vapp_lock(host, "shop", "up"):
+        pass
+
+
+def test_patience_waits_for_a_lock(host: Host) -> None:
+    other = str(uuid.uuid4())
+    write_record(host, Record("vcloud-x", other, holder()))
+    with pytest.raises(LockedError), named_lock(host, "vcloud-x", "x", "up", 0.3):
+        pass
+    import threading
+
+    threading.Timer(0.3, remove_record, (host, other)).start()
+    with named_lock(host, "vcloud-x", "x", "up", 10):
+        pass
+
+
+def test_a_manifest_comes_back_as_it_was(host: Host) -> None:
+    written = manifest("shop")
+    write_manifest(host, written)
+    assert read_manifest(host, "shop") == written
+    write_manifest(host, dataclasses.replace(written, firewall="another"))
+    again = read_manifest(host, "shop")
+    assert again is not None
+    assert again.firewall == "another"
+    assert vapp_names(host) == ("shop",)
+    delete_manifest(host, "shop")
+    delete_manifest(host, "shop")
+    assert read_manifest(host, "shop") is None
+    assert vapp_names(host) == ()
+
+
+def test_a_manifest_of_another_release_is_none(host: Host) -> None:
+    write_record(host, Record("vcloud-manifest-shop", uuid_of("manifest", "shop"), text="bm90IG91cnM="))
+    assert read_manifest(host, "shop") is None
+    assert observe_vapp(host, "shop").manifest is None
+    write_manifest(host, manifest("shop"))
+    assert read_manifest(host, "shop") is not None
+
+
+DOMAIN = "<domain type='test'><name>{name}</name><uuid>{uuid}</uuid>{mark}<memory>1024</memory><os><type>hvm</type></os></domain>"
+MARK = (
+    "<metadata><vcloud:vm xmlns:vcloud='https://vcloud.dev/ns/1' vapp='shop' name='web-1' role='workload' host-key='ssh-ed25519 AAAA' "
+    "root='R' hardware='H' identity='I'/></metadata>"
+)
+
+
+def test_without_a_settled_manifest_the_domains_speak_for_themselves(host: Host) -> None:
+    design = manifest("shop").design
+    vm = design.workloads[0]
+    host.connection.createXML(DOMAIN.format(name=vm.domain, uuid=vm.uuid, mark=MARK)).suspend()
+    host.connection.defineXML(DOMAIN.format(name="shop.other", uuid=uuid.uuid4(), mark=""))
+    write_manifest(host, manifest("shop", Phase.APPLYING))
+    state = observe_vapp(host, "shop")
+    marked, foreign = state.domain(vm.domain), state.domain("shop.other")
+    assert marked is not None
+    assert foreign is not None
+    assert (marked.vapp, marked.vm, marked.role, marked.host_key) == ("shop", "web-1", "workload", "ssh-ed25519 AAAA")
+    assert marked.digests == VmDigests("R", "H", "I")
+    assert (marked.running, marked.paused) == (True, True)
+    assert (foreign.vapp, foreign.running, foreign.digests) == ("", False, None)
+    assert observe_domain(host, vm.domain) == marked
+    assert observe_domain(host, "shop.none") is None
+    assert state.domain("test") is None, "the test driver's own domain is not of this vApp"
+    assert "test" in [domain.name for domain in observe(host).domains]
+
+
+def test_a_settled_manifest_vouches_only_for_what_has_its_uuids(host: Host) -> None:
+    """A stranger's domain or network of a fitting name is never taken for ours: it would be removed as a leftover."""
+    design = manifest("shop").design
+    ours, stolen = design.workloads
+    zone = design.zones[0]
+    host.connection.createXML(DOMAIN.format(name=ours.domain, uuid=ours.uuid, mark=""))
+    host.connection.createXML(DOMAIN.format(name=stolen.domain, uuid=uuid.uuid4(), mark=""))
+    host.connection.networkDefineXML(
+        f"<network><name>{zone.network.name}</name><uuid>{zone.network.uuid}</uuid><bridge name='{zone.network.bridge}'/></network>"
+    )
+    host.connection.networkDefineXML("<network><name>shop.stranger</name><bridge name='stranger'/></network>")
+    write_manifest(host, manifest("shop"))
+    state = observe_vapp(host, "shop")
+    assert {domain.name: domain.vapp for domain in state.domains} == {ours.domain: "shop", stolen.domain: ""}
+    assert {network.name: network.vapp for network in state.networks} == {zone.network.name: "shop", "shop.stranger": ""}
+    standing = state.domain(ours.domain)
+    assert standing is not None
+    assert standing.running
+    assert standing.digests == DIGESTS
+
+
+def test_an_uplink_of_the_inventory_is_used_as_it_is(host: Host) -> None:
+    found = uplink_for(host, "shop")
+    assert (found.network, found.bridge, found.gateway4) == ("uplink", "", CONFIG.gateway4)
+    assert found.address4.network == CONFIG.prefix4
+    assert found.address4.ip >= IPv4Address("198.18.128.0"), "the lower half belongs to the hosts"
+    assert uplink_for(host, "shop") == found, "an address does not wander"
+
+
+def test_two_vapps_never_have_one_address(host: Host) -> None:
+    first = uplink_for(host, "shop")
+    write_manifest(host, manifest("shop", address=str(first.address4)))
+    assert uplink_for(host, "shop") == first, "one's own manifest is not in the way"
+    second = uplink_for(host, "shop", taken=[first.address4.ip])
+    assert second.address4.ip == first.address4.ip + 1
+    write_manifest(host, manifest("blog", address=str(first.address4)))
+    delete_manifest(host, "shop")
+    assert uplink_for(host, "shop").address4.ip == first.address4.ip + 1
+
+
+def test_a_full_uplink_is_said(host: Host) -> None:
+    config = UplinkConfig(bridge="br0", prefix4=IPv4Network("198.51.100.0/28"), gateway4=IPv4Address("198.51.100.1"))
+    small = Host(dataclasses.replace(host.ref, uplink=config), host.connection)
+    assert uplink_for(small, "shop").bridge == "br0"
+    with pytest.raises(HostError, match="no address is free"):
+        uplink_for(small, "shop", taken=list(config.prefix4))
+
+
+def test_the_nat_network_avoids_networks_that_are_there(host: Host) -> None:
+    """The test driver's own network has 192.168.122.0/24; one more stands where ours would begin."""
+    plain = Host(dataclasses.replace(host.ref, uplink=None), host.connection)
+    before = uplink_for(plain, "shop").address4.network
+    host.connection.networkDefineXML(
+        f"<network><name>taken</name><bridge name='b'/><ip address='{before[9]}' netmask='255.255.255.0'/></network>"
+    )
+    after = uplink_for(plain, "shop")
+    assert not after.address4.network.overlaps(before)
+    assert after.network == "vcloud-uplink"
+    assert after.address6 is not None
+    assert after.address6.ip.is_private
+    assert "vcloud-uplink" not in network_names(host), "deciding changes nothing"
