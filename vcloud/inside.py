@@ -46,7 +46,7 @@ def _running(vapp: str, vm: str, connect: str | None) -> Iterator[tuple[Host, Do
 def execute_in(vapp: str, vm: str, argv: Sequence[str], connect: str | None, stdin: bytes, timeout: int) -> Executed:
     """Runs a command in a VM by its guest agent."""
     with _running(vapp, vm, connect) as (host, domain):
-        return machines.agent_of(host, domain.name).execute(list(argv), stdin=stdin, timeout=timeout)
+        return machines.agent_of(host, domain.name).execute_at_length(list(argv), stdin=stdin, timeout=timeout)
 
 
 def ssh_into(vapp: str, vm: str, user: str, argv: Sequence[str], connect: str | None) -> int:

@@ -100,7 +100,9 @@ def archive(files: Mapping[str, bytes]) -> bytes:
 
 def connect(one: Machine, card: str, other: Machine, peer: str) -> None:
     """A cable between two machines."""
-    subprocess.run(["ip", "link", "add", card, "netns", str(one.pid), "type", "veth", "peer", "name", peer, "netns", str(other.pid)], check=True)
+    subprocess.run(
+        ["ip", "link", "add", card, "netns", str(one.pid), "type", "veth", "peer", "name", peer, "netns", str(other.pid)], check=True
+    )
     for machine, name in ((one, card), (other, peer)):
         machine.ip([f"link set {name} up"])
         machine.plain_offloads(name)
@@ -151,10 +153,14 @@ class IpsLab:
         return machine
 
     def _furnish(self, root: Path, guest: Path, folder: Path) -> None:
-        """The image's root folder, to be written to without harm, with the scripts of this checkout."""
+        """The image's root folder, or its file system, to be written to without harm, with the scripts of this checkout."""
         self._root = folder / "root"
         for name in ("upper", "work", "root"):
             (folder / name).mkdir()
+        if root.is_file():
+            (folder / "image").mkdir()
+            self.ips.run("mount", "-o", "loop,ro", str(root), str(folder / "image"))
+            root = folder / "image"
         overlay = f"lowerdir={root},upperdir={folder / 'upper'},workdir={folder / 'work'}"
         self.ips.run("mount", "-t", "overlay", "overlay", "-o", overlay, str(self._root))
         for kind, name in (("proc", "proc"), ("sysfs", "sys"), ("tmpfs", "run")):
@@ -186,10 +192,14 @@ class IpsLab:
     def _address(self, zone: str, gateway: Nic) -> None:
         members = [nic for vm in self.design.workloads for nic in vm.nics if nic.zone == zone]
         own = [f"addr add {address} dev eth0 {flag}" for nic in members for address, flag in ((nic.address4, ""), (nic.address6, "nodad"))]
-        routes = [line for via in (gateway.address4, gateway.address6) for line in (f"route add {via} dev eth0", f"route add default via {via}")]
+        routes = [
+            line for via in (gateway.address4, gateway.address6) for line in (f"route add {via} dev eth0", f"route add default via {via}")
+        ]
         self.zones[zone].ip([*own, *routes])
         there = [f"route add {address} dev {gateway.ifname}" for nic in members for address in (nic.address4, nic.address6)]
-        self.firewall.ip([f"addr add {gateway.address4} dev {gateway.ifname}", f"addr add {gateway.address6} dev {gateway.ifname} nodad", *there])
+        self.firewall.ip(
+            [f"addr add {gateway.address4} dev {gateway.ifname}", f"addr add {gateway.address6} dev {gateway.ifname} nodad", *there]
+        )
 
     def chroot(self, *argv: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         return self.ips.run("chroot", str(self._root), *argv, stdin=stdin, check=False)
@@ -210,10 +220,12 @@ class IpsLab:
         file = self.path("/var/log/suricata/eve.json")
         return file.read_text() if file.exists() else ""
 
-    def alerts(self, port: int) -> tuple[tuple[int, bool], ...]:
-        """Of the connections of a client's port; 0: of ICMP, which has no ports."""
-        events = (json.loads(line) for line in self.log.splitlines() if line.endswith("}"))
-        ours = (event for event in events if event["event_type"] == "alert" and port in (event.get("src_port", 0), event.get("dest_port", 0)))
+    def alerts(self, port: int, since: int = 0) -> tuple[tuple[int, bool], ...]:
+        """Of the connections of a client's port, in the log from this place on. ICMP has port 0."""
+        events = (json.loads(line) for line in self.log[since:].splitlines() if line.endswith("}"))
+        ours = (
+            event for event in events if event["event_type"] == "alert" and port in (event.get("src_port", 0), event.get("dest_port", 0))
+        )
         return tuple((event["alert"]["signature_id"], event["alert"]["action"] == "blocked") for event in ours)
 
     def machine(self, address: str) -> Machine:
@@ -224,6 +236,7 @@ class IpsLab:
     def tcp(self, source: str, target: str, port: int, payload: bytes | Sequence[bytes], request: bytes = b"") -> Seen:
         """One connection. The client sends the payload, or the server does once it has got the request. Pieces become segments of their own."""
         pieces = [payload] if isinstance(payload, bytes) else payload
+        since = len(self.log)
         with self.connection(source, target, port) as (client, server):
             if request:
                 client.sendall(request)
@@ -232,7 +245,7 @@ class IpsLab:
             else:
                 sender, receiver = client, server
             threading.Thread(target=send_pieces, args=(sender, pieces), daemon=True).start()
-            return self._outcome(client.getsockname()[1], receiver, b"".join(pieces))
+            return self._outcome(client.getsockname()[1], receiver, b"".join(pieces), since)
 
     @contextlib.contextmanager
     def connection(self, source: str, target: str, port: int) -> Iterator[tuple[socket.socket, socket.socket]]:
@@ -256,15 +269,20 @@ class IpsLab:
             yield client, server
 
     def udp(self, source: str, target: str, port: int, payload: bytes) -> Seen:
+        since = len(self.log)
         family = socket.AF_INET6 if ":" in target else socket.AF_INET
-        with self.machine(target).socket(family, socket.SOCK_DGRAM) as server, self.machine(source).socket(family, socket.SOCK_DGRAM) as client:
+        with (
+            self.machine(target).socket(family, socket.SOCK_DGRAM) as server,
+            self.machine(source).socket(family, socket.SOCK_DGRAM) as client,
+        ):
             server.bind((target, port))
             client.bind((source, 0))
             client.sendto(payload, (target, port))
-            return self._outcome(client.getsockname()[1], server, payload)
+            return self._outcome(client.getsockname()[1], server, payload, since)
 
     def echo(self, source: str, target: str, payload: bytes) -> Seen:
-        """An ICMP echo request and what came back. Alerts are those of all ICMP so far."""
+        """An ICMP echo request and what came back."""
+        since = len(self.log)
         six = ":" in target
         kind, protocol = (128, socket.IPPROTO_ICMPV6) if six else (8, socket.IPPROTO_ICMP)
         with self.machine(source).socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_RAW, protocol) as raw:
@@ -274,18 +292,18 @@ class IpsLab:
             total = (total & 0xFFFF) + (total >> 16)
             head = struct.pack("!BBHHH", kind, 0, ~(total + (total >> 16)) & 0xFFFF, 7, 7)
             raw.sendto(head + payload, (target, 0))
-            return self._outcome(0, raw, payload)
+            return self._outcome(0, raw, payload, since)
 
-    def _outcome(self, port: int, receiver: socket.socket, payload: bytes) -> Seen:
+    def _outcome(self, port: int, receiver: socket.socket, payload: bytes, since: int) -> Seen:
         """Waits until all has arrived, or something was dropped and no more comes."""
         deadline = time.monotonic() + LONGEST
         with Inbox(receiver) as inbox:
             while not inbox.holds(payload) and time.monotonic() < deadline:
-                if any(dropped for _, dropped in self.alerts(port)):
+                if any(dropped for _, dropped in self.alerts(port, since)):
                     time.sleep(QUIET)
                     break
                 time.sleep(0.01)
-            return Seen(inbox.holds(payload), self.alerts(port))
+            return Seen(inbox.holds(payload), self.alerts(port, since))
 
 
 class Inbox:

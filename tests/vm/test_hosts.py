@@ -454,7 +454,7 @@ def test_a_program_that_takes_too_long_is_killed(vm: Running) -> None:
     with pytest.raises(GuestError, match="did not end within 1 s"):
         vm.agent.execute(["sleep", "4321"], timeout=1)
     time.sleep(0.5)
-    assert vm.agent.execute(["/bin/sh", "-c", "grep -l 4321 /proc/[0-9]*/cmdline | grep -v self"]).stdout == b""
+    assert vm.agent.execute(["pgrep", "-f", "sleep 4321"]).code == 1
 
 
 def test_too_much_output_is_said_and_has_a_way_out(vm: Running) -> None:
@@ -481,7 +481,7 @@ def test_the_end_of_a_console_is_read_without_what_acts_on_terminals(vm: Running
     vm.agent.execute(["/bin/sh", "-c", r"printf 'first\nsecond \033[31mred\n' > /dev/ttyS0"])
     time.sleep(0.5)
     lines = vm.store.console_tail(NAME, 2)
-    assert lines == ["first", "second [31mred"]
+    assert lines == ["first", "second red"]
     assert vm.store.console_tail("t-hosts.none", 2) == []
 
 
@@ -564,7 +564,10 @@ def test_it_is_a_proxy_command_for_ssh(host: Host, ref: HostRef, vm: Running, pi
     environment = os.environ | {"PYTHONPATH": os.getcwd()}  # noqa: PTH109
     done = subprocess.run(argv, input=b"x" * 100_000, capture_output=True, env=environment, timeout=120, check=False)
     assert (done.returncode, len(done.stdout)) == (6, 100_000), done.stderr
-    assert ports(host) == 0
+    deadline = time.monotonic() + 10
+    while ports(host) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert ports(host) == 0, "ssh does not wait for its proxy, which cleans up all the same"
 
 
 CONSOLE = """

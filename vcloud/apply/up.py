@@ -19,7 +19,7 @@ from vcloud.compile.network import render_network, zone_networks
 from vcloud.design.model import Design, Role, Vm
 from vcloud.errors import GuestError, HostError, VcloudError
 from vcloud.hosts import machines
-from vcloud.hosts.accelerator import probe, probe_host, remembered
+from vcloud.hosts.accelerator import probe, remembered
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import choose_host
 from vcloud.hosts.lock import vapp_lock
@@ -113,7 +113,8 @@ def _expected_accelerator(host: Host, state: VappState, choice: str) -> str:
     """What `up` will use as far as can be known without starting anything: what is asked for, what the vApp has, what is remembered."""
     if choice != "auto":
         return choice
-    return state.manifest.accelerator if state.manifest else probe_host(host).name
+    known = None if state.manifest else remembered(host)
+    return state.manifest.accelerator if state.manifest else known.name if known else "tcg"
 
 
 def _proven_accelerator(host: Host, store: Store, stock: Stock, state: VappState, choice: str, reporter: Reporter) -> str:

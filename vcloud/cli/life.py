@@ -62,11 +62,12 @@ def init(
 def validate(argument: FileArgument = None, file: FileOption = None, parameters: Parameters = None, output: Output = Format.TABLE) -> None:
     """Check a file, without looking at any host."""
     from vcloud.project import load_file
+    from vcloud.spec.check import notes as remarks
     from vcloud.spec.refuse import refusals
 
     path = chosen_file(argument, file)
     vapp = load_file(path, parameter_values(parameters))
-    notes = refusals(vapp)
+    notes = (*refusals(vapp), *remarks(vapp))
     if output is not Format.TABLE:
         emit({"file": str(path), "vapp": vapp.name, "valid": True, "notes": [str(note) for note in notes]}, output)
         return

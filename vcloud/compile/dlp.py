@@ -15,13 +15,14 @@ connection: uploads and answers alike. Inside the set the data is free, and othe
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from vcloud.compile.cards import BRANDS, FEWEST_DIGITS, MOST_DIGITS, example_numbers, wrong_numbers
 from vcloud.compile.environment import render
-from vcloud.compile.example import matching_text, near_miss
+from vcloud.compile.example import NoExampleError, matching_text, near_miss
 from vcloud.compile.ips_rules import ANY, OUTSIDE, Probe, Rule, http_request
 from vcloud.design.addressing import spread
 from vcloud.design.model import Action, Design, Detector, Flow, Nic, Protocol, Service
@@ -30,7 +31,7 @@ CARD_NUMBER: Final = "card-number"
 FIRST_RULE, LAST_RULE = 1200000, 1269999
 FIRST_EXCEPTION, LAST_EXCEPTION = 1270000, 1299999
 SID_BITS: Final = 32
-CARD_CANDIDATE: Final = r"[2-6](?:[ .-]?\d){%d}" % (FEWEST_DIGITS - 1)
+CARD_CANDIDATE: Final = rf"[2-6](?:[ .-]?\d){{{FEWEST_DIGITS - 1}}}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +110,19 @@ def dlp_probes(detector: Detector) -> tuple[Probe, ...]:
     """A TCP client that sends the data, a TCP server that answers with it, and a datagram: sent from the detector's zones to outside them,
     `stopped` must be stopped and `passed`, which holds one match too few or digits that are no card, must arrive.
 
-    Raises NoExampleError when no text is found that tests a `regex`.
+    Raises NoExampleError when no text is found that tests a `regex`, or when it matches HTTP itself.
     """
     stopped, passed = _card_texts(detector) if detector.kind == CARD_NUMBER else _regex_texts(detector)
-    request, text = http_request(), "Content-Type: text/plain\r\n"
-    return (
-        Probe(Protocol.TCP, *(http_request("/", text, body, "POST") for body in (stopped, passed))),
-        Probe(Protocol.TCP, *(_answer(body) for body in (stopped, passed)), request=request),
+    probes = (
+        Probe(Protocol.TCP, _upload(stopped), _upload(passed)),
+        Probe(Protocol.TCP, _answer(stopped), _answer(passed), request=http_request()),
         Probe(Protocol.UDP, stopped, passed),
     )
+    if detector.regex and any(len(re.findall(detector.regex, probe.passed.decode())) >= detector.at_least for probe in probes):
+        raise NoExampleError(
+            f"the pattern '{detector.regex}' also matches the headers of any HTTP message", "Make it say more of what it looks for."
+        )
+    return probes
 
 
 def _card_texts(detector: Detector) -> tuple[bytes, bytes]:
@@ -132,6 +137,10 @@ def _regex_texts(detector: Detector) -> tuple[bytes, bytes]:
 
 def _lines(texts: tuple[str, ...] | list[str]) -> bytes:
     return "".join(f"{text}\n" for text in texts).encode()
+
+
+def _upload(body: bytes) -> bytes:
+    return http_request("/", "Content-Type: text/plain\r\n", body, "POST")
 
 
 def _answer(body: bytes) -> bytes:

@@ -17,14 +17,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Final
 
 from vcloud.compile.dlp import leak_rules, zone_variable
 from vcloud.compile.environment import render
 from vcloud.compile.ips_rules import SHIPPED
-from vcloud.design.model import Design, Mode
+from vcloud.design.model import Design, Mode, Vm
 
-FOLDER = "/etc/vcloud/ips"
-UNUSED_PARSERS = (
+FOLDER: Final = "/etc/vcloud/ips"
+UNUSED_PARSERS: Final = (
     *(
         "bittorrent-dht",
         "dcerpc",
@@ -46,7 +47,8 @@ UNUSED_PARSERS = (
     ),
     *("sip", "smb", "snmp", "telnet", "tftp"),
 )
-LUA_STATES = 1024
+LUA_STATES: Final = 256
+"""Made ahead; more are made when they are needed, slower and with a warning."""
 
 
 def ips_files(design: Design) -> dict[str, bytes]:
@@ -56,7 +58,7 @@ def ips_files(design: Design) -> dict[str, bytes]:
     leaks = leak_rules(design)
     action = "drop" if design.inspection.mode is Mode.PREVENT else "alert"
     texts = {
-        "suricata.yaml": _configuration(design),
+        "suricata.yaml": _configuration(design.ips),
         "vars.yaml": _variables(design),
         "classification.config": render("suricata/classification.config.j2"),
         "rules/attacks.rules": _rules_file(
@@ -74,9 +76,8 @@ def ips_digest(files: Mapping[str, bytes]) -> str:
     return hashlib.sha256("".join(f"{digest}  {path}\n" for path, digest in lines).encode()).hexdigest()
 
 
-def _configuration(design: Design) -> str:
-    assert design.ips is not None
-    cards = [nic.ifname for nic in design.ips.nics]
+def _configuration(ips: Vm) -> str:
+    cards = [nic.ifname for nic in ips.nics]
     pairs = zip(cards[::2], cards[1::2], strict=True)
     wires = [wire for outer, inner in pairs for wire in ((outer, inner), (inner, outer))]
     return render("suricata/suricata.yaml.j2", folder=FOLDER, wires=wires, disabled=UNUSED_PARSERS, lua_states=LUA_STATES)

@@ -125,7 +125,7 @@ _EXECUTABLE_UPLOAD: Final = (
     r"content-disposition:[^\r\n]{0,200}filename\*?=[^\r\n]{0,200}\.(?:php[3-8]?|phtml|phar|jspx?|aspx?|ashx|cgi)[\x22'\x3b\s\x00.]"
 )
 _WEB_SHELL: Final = r"<\?(?:php|=).{0,400}?\b(?:eval|assert|system|exec|shell_exec|passthru|popen|proc_open|base64_decode)\s*\("
-_SECRET_FILES: Final = (
+_CONFIDENTIAL_FILES: Final = (
     r"(?:^|[\x2f\\=])(?:etc[\x2f\\](?:passwd|shadow)|proc[\x2f\\]self[\x2f\\](?:environ|cmdline)|\.git[\x2f\\](?:config|HEAD)|\.env|\.aws[\x2f\\]credentials"
     r"|\.ssh[\x2f\\]id_\w+|wp-config\.php|\.htpasswd)(?:$|[?&#\x00])"
 )
@@ -171,7 +171,7 @@ _WEB: Final = (
         "/probe/..%2f..%2fprobe",
         "/probe/..%2fprobe/...html",
     ),
-    _in_target(11, "file that holds secrets", _SECRET_FILES, "/probe?file=/etc/passwd", "/probe?file=/etc/passwords.html"),
+    _in_target(11, "file that holds secrets", _CONFIDENTIAL_FILES, "/probe?file=/etc/passwd", "/probe?file=/etc/passwords.html"),
     _in_target(20, "shell command in the URL", _COMMAND, "/probe?host=a%3Bcat+/probe", "/probe?host=a%3Bcats"),
     _in_body(21, "shell command in a body", _COMMAND, b"host=a;cat+/probe", b"host=a; cat food", kind="application/x-www-form-urlencoded"),
     _in_target(30, "Log4j lookup in the URL", _JNDI, "/?q=$%7Bjndi:probe%7D", "/?q=$%7Bjnd:probe%7D", 'content:"${"; '),

@@ -7,6 +7,7 @@ A second virtio-serial port is plugged into the running domain; libvirt hands us
 from __future__ import annotations
 
 import secrets
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -88,7 +89,11 @@ def ssh_channel(host: Host, name: str, sshd: Sshd) -> Iterator[SocketOfStream]:
 
 
 def serve_proxy(host: Host, name: str, sshd: Sshd, source: int = 0, target: int = 1) -> None:
-    """Is ssh's ProxyCommand: carries stdin and stdout to and from an sshd in the domain until one of them ends."""
+    """Is ssh's ProxyCommand: carries stdin and stdout to and from an sshd in the domain until one of them ends.
+
+    ssh hangs up on its ProxyCommand when it ends; the end of stdin says the same and leaves time to unplug the port.
+    """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with ssh_channel(host, name, sshd) as connection, suppress(ConnectionError):
         carry(connection.socket, source, target)
 

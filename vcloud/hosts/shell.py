@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import shlex
 import subprocess
@@ -21,9 +22,13 @@ from vcloud.hosts.connection import explain_refusal
 from vcloud.hosts.executed import Executed
 from vcloud.hosts.inventory import HostRef
 
+logging.getLogger("paramiko").addHandler(logging.NullHandler())  # what it has to say comes as exceptions, and is said once
+
 CONNECT_TIMEOUT = 15
 KEEPALIVE = 15
 CHUNK = 64 << 10
+NO_STATUS = -1
+"""What paramiko says for a channel that ended without a word about its command."""
 
 
 class Shell(Protocol):
@@ -110,18 +115,20 @@ def _communicate(channel: paramiko.Channel, stdin: bytes, deadline: float) -> Ex
     feeder.start()
     out, err = bytearray(), bytearray()
     while True:
-        ended = channel.exit_status_ready() and channel.eof_received
+        ended = channel.closed or (channel.exit_status_ready() and channel.eof_received)
         while channel.recv_ready():
             out += channel.recv(CHUNK)
         while channel.recv_stderr_ready():
             err += channel.recv_stderr(CHUNK)
         if ended:
-            return Executed(channel.recv_exit_status(), bytes(out), bytes(err))
-        if channel.closed:
-            raise paramiko.SSHException("the connection broke while the command ran")
+            break
         if time.monotonic() > deadline:
             raise TimeoutError
         time.sleep(0.01)
+    code = channel.recv_exit_status()
+    if code == NO_STATUS:
+        raise paramiko.SSHException("the connection broke while the command ran")
+    return Executed(code, bytes(out), bytes(err))
 
 
 def _feed(channel: paramiko.Channel, stdin: bytes) -> None:

@@ -8,6 +8,7 @@ console.VAPP.VM.log                                     what a VM said on its se
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ DIGITS = 12
 """Digits of a digest in a volume's name."""
 LINE = 400
 """Bytes that a line of a console is taken to have."""
+FOR_TERMINALS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(\x07|\x1b\\)|\x1b.|\r")
+"""Control sequences (CSI, OSC and others) and carriage returns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,7 @@ class Store:
 
     def console_tail(self, domain: str, lines: int) -> list[str]:
         """The last lines that a VM said on its serial console, without what would act on a terminal."""
-        text = self.pool.tail(_console(domain), lines * LINE).decode(errors="replace").replace("\r", "")
+        text = FOR_TERMINALS.sub("", self.pool.tail(_console(domain), lines * LINE).decode(errors="replace"))
         return ["".join(char for char in line if char.isprintable() or char == "\t") for line in text.splitlines()[-lines:]]
 
 

@@ -36,7 +36,8 @@ KERNEL_PACKAGE = f"{GUEST_FOLDER}/kernel-package"
 CMDLINE = (
     "console=ttyS0 quiet loglevel=3 cryptomgr.notests net.ifnames=0 lsm=lockdown,capability,landlock,yama,apparmor panic=1 root=/dev/vda rw"
 )
-"""Cards are named by the identity, not by udev; without self-tests (1 s without KVM) and without the BPF security module, for which systemd compiles a program (2 s)."""
+"""Cards are named by the identity, not by udev. There are no self-tests, which cost 1 s without KVM, and no BPF security module, for
+which systemd would compile a program for 2 s."""
 COMPILE = ("-static", "-Os", "-s", "-idirafter", "/usr/include", "-idirafter", "/usr/include/x86_64-linux-gnu")
 """The last two give the kernel's own headers, which musl does not bring."""
 TAIL = 20

@@ -76,11 +76,7 @@ class Cache:
         """
         if image := self.get(name, digest):
             return image
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            what = f"the image cache {self.folder} cannot be written: {error.strerror}"
-            raise ImageError(what, "Set VCLOUD_CACHE_DIR to another folder.") from error
+        self._make_folder()
         entry = _entry(name, digest)
         with self._locked(entry, progress):
             self._sweep()
@@ -89,10 +85,11 @@ class Cache:
     def remove(self, image: Image) -> None:
         """Forget an image. VMs that run on it are not touched: hosts have copies of their own."""
         with self._locked(image.folder.name, lambda _: None):
-            partial = image.folder.with_name(image.folder.name + PARTIAL)
-            shutil.rmtree(partial, ignore_errors=True)
-            image.folder.rename(partial)
-            shutil.rmtree(partial)
+            if image.folder.exists():  # not removed by somebody else meanwhile
+                partial = image.folder.with_name(image.folder.name + PARTIAL)
+                shutil.rmtree(partial, ignore_errors=True)
+                image.folder.rename(partial)
+                shutil.rmtree(partial)
 
     def prune(self, keep: Collection[str]) -> tuple[Image, ...]:
         """Remove every image whose digest is not in `keep`, and what killed builds left. Returns what was removed."""
@@ -102,6 +99,15 @@ class Cache:
         self._sweep()
         return removed
 
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # a recipe's files may be secret
+            writable = os.access(self.folder, os.W_OK)
+        except OSError:
+            writable = False
+        if not writable:
+            raise ImageError(f"the image cache {self.folder} cannot be written", "Set VCLOUD_CACHE_DIR to another folder.")
+
     def _make(self, entry: str, make: Callable[[Path], Description]) -> Image:
         partial = self.folder / (entry + PARTIAL)
         shutil.rmtree(partial, ignore_errors=True)
@@ -110,10 +116,13 @@ class Cache:
             description = make(partial)
             (partial / "image.json").write_text(json.dumps(asdict(description), indent=2, sort_keys=True) + "\n")
             _flush(partial)
+            shutil.rmtree(self.folder / entry, ignore_errors=True)  # of another release, or this would not be asked for
             partial.rename(self.folder / entry)
-        except BaseException:
+        except OSError as error:
+            what = f"the image {entry} cannot be written: {error.strerror or error}"
+            raise ImageError(what, "Free some space, or set VCLOUD_CACHE_DIR to a larger disk.") from error
+        finally:
             shutil.rmtree(partial, ignore_errors=True)
-            raise
         image = _image(self.folder / entry)
         if image is None:
             raise ImageError(f"the image {entry} is incomplete", f"Remove {self.folder / entry} and build it again.")

@@ -5,10 +5,10 @@ QEMU boots an ELF file with a PVH entry note directly, which saves the guest the
 
 from __future__ import annotations
 
-import gzip
 import lzma
 import struct
 import subprocess
+import zlib
 
 from vcloud.errors import ImageError
 
@@ -20,6 +20,8 @@ SECTOR = 512
 ELF = b"\x7fELF"
 NOTE_SEGMENT = 4
 PVH_NOTE = (b"Xen\0", 18)
+GZIP = 31
+"""zlib's number for a stream with gzip's header."""
 STREAM_PROGRAMS = {b"\x28\xb5\x2f\xfd": "zstd", b"\x02\x21\x4c\x18": "lz4"}
 
 
@@ -61,13 +63,20 @@ def _aligned(length: int) -> int:
 
 
 def _unpack(payload: bytes) -> bytes:
-    """The build of a kernel appends the unpacked size to some streams, so what follows the stream is ignored."""
+    """What follows the packed stream is ignored: the build of a kernel appends the unpacked size to some."""
     if payload[:4] == ELF:
         return payload
-    if payload[:2] == b"\x1f\x8b":
-        return gzip.decompress(payload)
-    if payload[:6] == b"\xfd7zXZ\0":
-        return lzma.LZMADecompressor().decompress(payload)
+    try:
+        if payload[:2] == b"\x1f\x8b":
+            return zlib.decompressobj(wbits=GZIP).decompress(payload)
+        if payload[:6] == b"\xfd7zXZ\0":
+            return lzma.LZMADecompressor().decompress(payload)
+    except (zlib.error, lzma.LZMAError) as error:
+        raise ImageError(f"the kernel cannot be unpacked: {error}", "Its package may be damaged; build the image again.") from error
+    return _unpack_by_program(payload)
+
+
+def _unpack_by_program(payload: bytes) -> bytes:
     program = STREAM_PROGRAMS.get(payload[:4])
     if program is None:
         raise ImageError("the kernel is packed in an unknown way", "Known are zstd, xz, lz4 and gzip.")

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from io import BufferedReader
 from pathlib import Path
 from typing import IO
 
@@ -91,7 +92,7 @@ def _open(source: str) -> AbstractContextManager[IO[bytes]]:
     return response
 
 
-def _open_file(path: str) -> IO[bytes]:
+def _open_file(path: str) -> BufferedReader:
     try:
         return Path(path).open("rb")
     except OSError as error:

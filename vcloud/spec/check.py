@@ -153,9 +153,10 @@ def _read_source(folder: Path, source: str) -> bytes:
 
     What is opened is what is judged, so that a file cannot be exchanged between check and use.
     """
-    if not (folder / source).resolve().is_relative_to(folder.resolve()):
+    path = Path(os.path.realpath(folder / source, strict=True))
+    if not path.is_relative_to(folder.resolve()):
         raise _UnfitError("leads to a place outside the folder of the vApp file")
-    descriptor = os.open((folder / source).resolve(), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     with os.fdopen(descriptor, "rb") as opened:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise _UnfitError("is not a regular file")

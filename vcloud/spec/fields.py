@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import (
     Field,
@@ -90,6 +90,14 @@ def parse_recipe(value: object, info: ValidationInfo) -> str:
     return text
 
 
+class Given:
+    """What may be left out, but not be written as nothing."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema: Any = handler(source)
+        return cast(CoreSchema, schema["schema"])
+
+
 @dataclass(frozen=True, slots=True)
 class OneOrMany:
     """A list that may be written as its only item, and names nothing twice."""
@@ -142,7 +150,11 @@ GuestPath = Annotated[str, PlainValidator(types.parse_guest_path), _text(types.G
 LocalPath = Annotated[str, PlainValidator(types.parse_local_path), _text(types.LOCAL_PATH_PATTERN)]
 SourcePath = Annotated[str, PlainValidator(types.parse_source), _text(types.LOCAL_PATH_PATTERN)]
 PublicKey = Annotated[str, PlainValidator(types.parse_public_key), _free(types.CONTENT_LENGTH)]
-Text = Annotated[str, PlainValidator(types.parse_text), _free(types.TEXT_LENGTH)]
+Text = Annotated[
+    str,
+    PlainValidator(types.parse_text),
+    WithJsonSchema({"type": "string", "pattern": r"^[^\u0000-\u001f\u007f]*$", "maxLength": types.TEXT_LENGTH}),
+]
 Content = Annotated[str, PlainValidator(types.parse_content), _free(types.CONTENT_LENGTH)]
 Script = Annotated[str, PlainValidator(types.parse_script), _free(types.SCRIPT_LENGTH)]
 Memory = Annotated[
@@ -200,6 +212,7 @@ Publish = Annotated[
     WithJsonSchema({"anyOf": [{"const": True}, _PORTS, {"type": "array", "items": _PORTS, "minItems": 1}]}),
 ]
 Regex = Annotated[str, PlainValidator(parse_regex), WithJsonSchema({"type": "string", "minLength": 1, "maxLength": types.TEXT_LENGTH})]
+Count = Annotated[int, Strict(), Field(ge=1, le=250)]
 AtLeast = Annotated[int, Strict(), Field(ge=1, le=1000)]
 Version = Annotated[int, PlainValidator(parse_version), WithJsonSchema({"const": 1})]
 ParameterName = Annotated[str, PlainValidator(types.parse_parameter_name), _text(types.PARAMETER_PATTERN)]

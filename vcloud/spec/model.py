@@ -32,6 +32,7 @@ from vcloud.spec.fields import (
     INTERNET,
     AtLeast,
     Content,
+    Count,
     DataClass,
     DiskName,
     DiskRef,
@@ -39,6 +40,7 @@ from vcloud.spec.fields import (
     Duration,
     EndRef,
     FlowRef,
+    Given,
     GuestPath,
     Id,
     Label,
@@ -76,7 +78,7 @@ CARD_NUMBER = "card-number"
 
 
 class Share(StrEnum):
-    """Whom a vApp's hosts may also serve."""
+    """Whom a vApp's hosts may also serve: vApps with certain labels, none, or all."""
 
     LABELLED = "labelled"
     DEDICATED = "dedicated"
@@ -169,7 +171,7 @@ class Image(Spec):
     @property
     def location(self) -> Path | None:
         """Absolute path of the recipe's folder or of the qcow2; None for one that is fetched."""
-        return None if self.url else Path.absolute(self._folder / (self.recipe or self.file))
+        return None if self.url else (self._folder / (self.recipe or self.file)).absolute()
 
 
 class Disk(Spec):
@@ -184,10 +186,10 @@ class File(Spec):
     """A file that the guest gets before its services start."""
 
     short = "content"
-    content: Content | None = Field(None, description="The text of the file.")
+    content: Annotated[Content | None, Given()] = Field(None, description="The text of the file.")
     source: SourcePath = Field("", description="A file beside this one whose content is taken.")
-    mode: Permissions = Field(0o644, description="Permissions, in quotes: '0644'.")
-    owner: Owner = Field("root:root", description="user:group, by name.")
+    mode: Permissions = Field(0o644, description="Permissions, in quotes; otherwise '0644'.")
+    owner: Owner = Field("root:root", description="user:group, by name; otherwise root:root.")
     _bytes: bytes = PrivateAttr(default=b"")
 
     @model_validator(mode="after")
@@ -209,9 +211,9 @@ class File(Spec):
 class Ready(Spec):
     """When a VM counts as ready; with nothing asked for, when its guest agent answers."""
 
-    tcp: Port | None = Field(None, description="A port that must accept connections in the guest.")
+    tcp: Annotated[Port | None, Given()] = Field(None, description="A port that must accept connections in the guest.")
     command: Text = Field("", description="A shell command that must succeed in the guest.")
-    timeout: Duration = Field(120, description="Seconds, or 90s, 5m.")
+    timeout: Duration = Field(120, description="Seconds, or 90s, 5m; otherwise 120 seconds.")
 
 
 class Vm(Spec):
@@ -221,9 +223,9 @@ class Vm(Spec):
     zones: Annotated[tuple[ZoneRef, ...], OneOrMany()] = Field(
         alias="zone", min_length=1, description="The zones it is in; the first has its default route."
     )
-    count: Annotated[int, Strict(), Field(ge=1, le=250)] | None = Field(None, description="How many; they are called web-1, web-2, ...")
-    cpus: Annotated[int, Strict()] = Field(1, ge=1, le=64)
-    memory: Memory = Field(384 << 20, description="384M, 1G, or a number of MiB.")
+    count: Annotated[Count | None, Given()] = Field(None, description="How many; they are called web-1, web-2, ...")
+    cpus: Annotated[int, Strict()] = Field(1, ge=1, le=64, description="Virtual CPUs; otherwise 1.")
+    memory: Memory = Field(384 << 20, description="384M (this is the default), 1G, or a number of MiB.")
     disks: dict[DiskName, Disk] = Field(default_factory=dict, max_length=16, description="Data disks.")
     files: dict[GuestPath, File] = Field(default_factory=dict, description="Files that the guest gets before its services start.")
     packages: tuple[Package, ...] = Field((), description="Debian packages on top of the image's.")
@@ -281,7 +283,7 @@ class Flow(Spec):
     )
     publish: Publish = Field((), description="Port or range on the uplink, for flows from the internet; otherwise the service's own.")
     carries: Annotated[tuple[DataClass, ...], OneOrMany()] = Field((), description="Classes of data that this flow transports.")
-    tls: Tls | None = None
+    tls: Annotated[Tls | None, Given()] = None
     why: Text = Field("", description="For people: what it is for.")
     id: Id = Field(
         default_factory=lambda data: derived_id(data["source"], data["target"], *data["services"]),
@@ -307,7 +309,7 @@ class Ips(Spec):
     """The intrusion prevention system."""
 
     inspect: Annotated[tuple[ZoneRef, ...], OneOrMany()] = Field(min_length=1, description="Zones whose traffic it sees.")
-    mode: Mode = Field(Mode.PREVENT, description="prevent drops what it finds, detect only logs it.")
+    mode: Mode = Field(Mode.PREVENT, description="prevent (the default) drops what it finds, detect only logs it.")
 
 
 class Data(Spec):
@@ -316,7 +318,7 @@ class Data(Spec):
     short = "name"
     name: Id = Field(description="card-number, or a name for the pattern.")
     regex: Regex = Field("", description="A pattern as PCRE and Python read it alike.")
-    at_least: AtLeast = Field(1, description="How often it must occur in one message.")
+    at_least: AtLeast = Field(1, description="How often it must occur in one message; otherwise once.")
 
     @model_validator(mode="after")
     def _is_known(self) -> Self:
@@ -331,12 +333,12 @@ class Detector(Spec):
     """Data that must not leave."""
 
     detect: Data = Field(description="card-number, or {name, regex, at_least}.")
-    at_least: AtLeast | None = Field(None, description="How often it must occur in one message; otherwise once.")
+    at_least: Annotated[AtLeast | None, Given()] = Field(None, description="How often it must occur in one message; otherwise once.")
     leaving: Annotated[tuple[ZoneRef, ...], OneOrMany()] = Field(
         min_length=1, description="The zones, as one, that the data may not leave."
     )
     excepted: Annotated[tuple[FlowRef, ...], OneOrMany()] = Field((), alias="except", description="Ids of flows on which it may leave.")
-    action: Action = Field(Action.BLOCK, description="block drops the message, alert only logs it.")
+    action: Action = Field(Action.BLOCK, description="block (the default) drops the message, alert only logs it.")
     id: Id = Field(
         default_factory=lambda data: derived_id(data["detect"].name, "leaving", *data["leaving"]),
         description="Unique; otherwise made of detect and leaving.",
@@ -364,7 +366,7 @@ class Protection(Spec):
     profiles: Annotated[tuple[Profile, ...], OneOrMany()] = Field(
         (), description="Regulations: pci-dss, or pci-dss@4.0.1 to pin a version."
     )
-    ips: Ips | None = None
+    ips: Annotated[Ips | None, Given()] = None
     dlp: tuple[Detector, ...] = Field((), description="Data-leakage detectors.")
 
 
@@ -412,9 +414,9 @@ class Vapp(Spec):
     vms: dict[Part, Vm] = Field(min_length=1)
     flows: tuple[Flow, ...] = ()
     protection: Protection = Field(default_factory=Protection)
-    tenancy: Tenancy | None = None
-    placement: Placement | None = None
-    dr: Recovery | None = None
+    tenancy: Annotated[Tenancy | None, Given()] = None
+    placement: Annotated[Placement | None, Given()] = None
+    dr: Annotated[Recovery | None, Given()] = None
     _file: str = PrivateAttr(default="")
     _lines: Mapping[str, int] = PrivateAttr(default_factory=dict)
 

@@ -5,55 +5,57 @@ It says what the models say about single values. What compares parts of the file
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 from vcloud.spec.model import Vapp
 
-DIALECT = "https://json-schema.org/draft/2020-12/schema"
-PARAMETER = {"type": "string", "pattern": r"\$\{[a-z][a-z0-9_]*\}", "description": "A value with a parameter in it."}
-_LITERAL = frozenset({"parameters"})
-"""Top-level keys whose values take no parameters."""
+DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+PARAMETER: Final = {"type": "string", "pattern": r"\$\{[a-z][a-z0-9_]*\}", "description": "A value with a parameter in it."}
+
+_NAMED: Final = frozenset({"properties", "patternProperties", "$defs"})
+"""Keywords whose values are mappings from names to schemas."""
+_NOISE: Final = frozenset({"title", "default"})
+"""Titles repeat names; defaults are parsed values (bytes, permission bits), which is not how they are written."""
 
 
 def json_schema() -> dict[str, Any]:
     """A draft 2020-12 schema of the file as it is written, with its short forms and parameters."""
     made = Vapp.model_json_schema(by_alias=True)
-    definitions = {name: _open_to_parameters(schema) for name, schema in made.pop("$defs").items()}
-    properties = {key: value if key in _LITERAL else _open_to_parameters(value) for key, value in made.pop("properties").items()}
-    return {
-        "$schema": DIALECT,
-        **made,
-        "title": "vApp",
-        "properties": properties,
-        "patternProperties": {"^x-": {"description": "Ignored; for other tools and as a place for anchors."}},
-        "$defs": definitions | {"Parameter": PARAMETER},
-    }
+    parameters = _plain(made["properties"]["parameters"])
+    made = _open(_plain(made))
+    made["properties"]["parameters"] = parameters
+    made["patternProperties"] = {"^x-": {"description": "Ignored; for other tools and as a place for anchors."}}
+    made["$defs"]["Parameter"] = PARAMETER
+    return {"$schema": DIALECT, "title": "vApp", **made}
 
 
-def _open_to_parameters(schema: Any) -> Any:
+def _plain(schema: Any) -> Any:
+    """Without noise, and with mappings closed to names that their pattern does not take."""
+    if isinstance(schema, list):
+        return [_plain(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: _each(_plain, value) if key in _NAMED else _plain(value) for key, value in schema.items() if key not in _NOISE}
+    return made | {"additionalProperties": False} if "patternProperties" in made else made
+
+
+def _open(schema: Any) -> Any:
     """The schema, with a parameter allowed wherever it asks for more than any text."""
     if isinstance(schema, list):
-        return [_open_to_parameters(item) for item in schema]
+        return [_open(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     if _is_narrow(schema):
-        about = {key: schema[key] for key in ("description", "default") if key in schema}
-        narrow = {key: value for key, value in schema.items() if key not in about and key != "title"}
-        return {**about, "anyOf": [narrow, {"$ref": "#/$defs/Parameter"}]}
-    return {key: _below(key, value) for key, value in schema.items() if key != "title"}
+        about = {"description": schema["description"]} if "description" in schema else {}
+        return {**about, "anyOf": [{key: schema[key] for key in schema if key not in about}, {"$ref": "#/$defs/Parameter"}]}
+    return {key: _each(_open, value) if key in _NAMED else _open(value) for key, value in schema.items()}
 
 
-def _below(key: str, value: Any) -> Any:
-    """Keys of mappings stay as they are, whatever they are called; patterns of keys take no parameters."""
-    if key in ("properties", "patternProperties"):
-        return {name: _open_to_parameters(item) for name, item in value.items()}
-    return value if key in ("propertyNames", "default", "required") else _open_to_parameters(value)
+def _each(change: Callable[[Any], Any], schemas: dict[str, Any]) -> dict[str, Any]:
+    return {name: change(schema) for name, schema in schemas.items()}
 
 
 def _is_narrow(schema: dict[str, Any]) -> bool:
-    return (
-        schema.get("type") in ("integer", "boolean")
-        or "enum" in schema
-        or "const" in schema
-        or (schema.get("type") == "string" and "pattern" in schema)
-    )
+    kind = schema.get("type")
+    return kind in ("integer", "boolean") or "enum" in schema or "const" in schema or (kind == "string" and "pattern" in schema)

@@ -1,0 +1,38 @@
+"""What a host tells of a vApp that `vcloud up` has made, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from vcloud.compile.artifacts import compile_vapp
+from vcloud.compile.network import zone_networks
+from vcloud.design.model import Design, Uplink
+from vcloud.plan.diff import wanted_manifest
+from vcloud.plan.state import DomainState, Manifest, NetworkState, Phase, VappState
+from vcloud.rendering import UPLINK
+
+
+def manifest_of(design: Design, accelerator: str = "tcg", uplink: Uplink = UPLINK, images: dict[str, str] | None = None) -> Manifest:
+    """The wanted manifest. `images` maps VMs to image digests that differ from the usual."""
+    digests = {vm.name: f"digest of {vm.image.name}" for vm in design.vms} | (images or {})
+    return wanted_manifest(compile_vapp(design, uplink), accelerator, digests, "2026-01-02T03:04:05Z", "0.1.0")
+
+
+def standing(design: Design) -> VappState:
+    """The state that a finished run left."""
+    manifest = replace(manifest_of(design), phase=Phase.READY)
+    domains = tuple(
+        DomainState(vm.domain, vm.uuid, True, False, design.vapp, vm.name, vm.role.value, manifest.digests_of(vm.name)) for vm in design.vms
+    )
+    networks = tuple(NetworkState(net.name, net.uuid, True, design.vapp) for zone in design.zones for net in zone_networks(zone))
+    return VappState(manifest, domains, networks)
+
+
+def with_domain(state: VappState, name: str, change: Callable[[DomainState], DomainState]) -> VappState:
+    """The same but for one domain."""
+    return replace(state, domains=tuple(change(domain) if domain.name == name else domain for domain in state.domains))
+
+
+def without_domain(state: VappState, name: str) -> VappState:
+    return replace(state, domains=tuple(domain for domain in state.domains if domain.name != name))

@@ -1,0 +1,196 @@
+"""The rules of the house, held by programs. A program that is missing fails its test."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.core import TyperOption
+from typer.main import get_command
+
+from vcloud.cli.app import app
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "vcloud"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+PURE_PACKAGES = ("spec", "design", "compile", "plan")
+PURE_MODULES = tuple(f"vcloud.verify.{name}" for name in ("checks", "config", "firewall_report", "inspection", "judge", "report"))
+PURE = (*(f"vcloud.{name}" for name in PURE_PACKAGES), *PURE_MODULES, "vcloud.errors", "vcloud.data")
+IMPURE = frozenset({"libvirt", "libvirt_qemu", "paramiko", "rich", "typer", "subprocess", "socket", "urllib.request", "http"})
+HYPERVISOR = frozenset({"libvirt", "libvirt_qemu", "paramiko"})
+LONGEST_MODULE = 500
+PACKAGE_SOURCES = re.compile(r"\b(?:[\w-]+\.)*(?:debian|ubuntu|kernel|pypi|pythonhosted|npmjs|python)\.(?:org|com|net)\b", re.IGNORECASE)
+"""Where packages come from is the user's choice, or their tools' default."""
+
+
+def names(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever it stands in it but for what only a type checker reads."""
+    tree = ast.parse(path.read_text())
+    for_types = {inner for node in ast.walk(tree) if _is_type_checking(node) for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if node in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{names(path)}:{node.lineno} imports relatively"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def within(name: str, packages: tuple[str, ...] | frozenset[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def tracked_files() -> list[Path]:
+    listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    return [path for path in (ROOT / name for name in listed.split("\0") if name) if path.is_file()]
+
+
+def run(*argv: str) -> str:
+    """The program's output; its failure fails the test with what it said."""
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{' '.join(argv[:4])}:\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def shell_scripts() -> list[str]:
+    """Files that a shell runs, by their first line."""
+    return [names(path) for path in tracked_files() if re.match(rb"#!\S*/(env )?(busybox )?(ba)?sh\n", _head(path))]
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(80)
+
+
+@pytest.mark.parametrize("command", [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]], ids=" ".join)
+def test_the_linters_have_nothing_to_say(command: list[str]) -> None:
+    run(sys.executable, "-m", *command)
+
+
+def test_shellcheck_has_nothing_to_say() -> None:
+    """Files that scripts read in are followed. SC2187 only says that busybox's shell is checked as dash."""
+    scripts = shell_scripts()
+    assert {".ci/run", "images/firewall/files/usr/lib/vcloud/firewall-load"} <= set(scripts)
+    run("shellcheck", "--external-sources", "--source-path=SCRIPTDIR", "--exclude=SC2187", *scripts)
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if within(module_name(path), PURE)], ids=module_name)
+def test_the_core_is_pure(path: Path) -> None:
+    """It imports of vcloud only what is pure too, and nothing that reaches a host, a process, the network or a terminal."""
+    for name in imports(path):
+        assert not name.startswith("vcloud.") or within(name, PURE), f"{names(path)} imports {name}"
+        assert not within(name, IMPURE), f"{names(path)} imports {name}"
+
+
+def test_only_hosts_speaks_to_the_hypervisor() -> None:
+    for path in MODULES:
+        if not within(module_name(path), ("vcloud.hosts",)):
+            assert not [name for name in imports(path) if within(name, HYPERVISOR)], names(path)
+
+
+def test_nothing_imports_the_command_line_but_itself() -> None:
+    for path in MODULES:
+        if not within(module_name(path), ("vcloud.cli", "vcloud.__main__")):
+            assert not [name for name in imports(path) if within(name, ("vcloud.cli",))], names(path)
+
+
+def test_hosts_and_images_know_nothing_of_those_who_use_them() -> None:
+    for path in MODULES:
+        if within(module_name(path), ("vcloud.hosts", "vcloud.images")):
+            assert not [name for name in imports(path) if within(name, ("vcloud.apply", "vcloud.verify", "vcloud.lab"))], names(path)
+
+
+def test_only_the_command_line_ends_the_process() -> None:
+    for path in MODULES:
+        if not within(module_name(path), ("vcloud.cli",)):
+            ends = re.findall(r"\b(?:sys\.exit|os\._exit|SystemExit|typer\.Exit)\b", path.read_text())
+            assert not ends, names(path)
+
+
+def test_no_shell_interprets_a_string() -> None:
+    for path in MODULES:
+        assert not re.search(r"shell=True|os\.system|os\.popen", path.read_text()), names(path)
+
+
+def test_a_packages_own_file_holds_its_reasons_and_nothing_else() -> None:
+    for path in PACKAGE.rglob("__init__.py"):
+        tree = ast.parse(path.read_text())
+        assert ast.get_docstring(tree), names(path)
+        others = [ast.unparse(node).partition(" = ")[0] for node in tree.body[1:]]
+        assert others == (["__version__"] if path.parent == PACKAGE else []), names(path)
+
+
+def test_every_module_says_what_it_is_and_is_short_enough_to_be_read() -> None:
+    for path in MODULES:
+        text = path.read_text()
+        assert ast.get_docstring(ast.parse(text)) or path.name == "__main__.py", names(path)
+        assert len(text.splitlines()) <= LONGEST_MODULE, names(path)
+        assert path.stem not in ("utils", "util", "helpers", "misc", "common"), names(path)
+
+
+def test_no_file_names_a_place_that_packages_come_from() -> None:
+    for path in tracked_files():
+        text = path.read_text(errors="replace")
+        assert not PACKAGE_SOURCES.search(text), f"{names(path)}: {PACKAGE_SOURCES.findall(text)}"
+
+
+def test_help_works_and_names_every_command() -> None:
+    shown = [name for name, command in commands(get_command(app)) if not command.hidden]
+    text = run(sys.executable, "-m", "vcloud", "--help")
+    assert {"init", "validate", "plan", "up", "down", "status", "verify", "ssh", "image build", "lab up"} <= set(shown)
+    for name in shown:
+        assert re.search(rf"^\W*{name.split()[0]} ", text, re.MULTILINE), name
+    assert "Exit codes:" in text
+
+
+def test_every_command_explains_itself_and_its_options() -> None:
+    for name, command in commands(get_command(app)):
+        assert command.help, name
+        assert not [option.name for option in command.params if isinstance(option, TyperOption) and not option.help], name
+
+
+def commands(group: Any, *path: str) -> Iterator[tuple[str, Any]]:
+    """Every command with its full name."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, *path, name)
+        else:
+            yield " ".join((*path, name)), command
+
+
+def test_an_installed_vcloud_brings_its_templates_and_images(tmp_path: Path) -> None:
+    """The wheel's layout, laid out by hand from its configuration: the package finds its data there, not in the checkout."""
+    included = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    shutil.copytree(PACKAGE, tmp_path / "vcloud", ignore=shutil.ignore_patterns("__pycache__"))
+    for source, target in included.items():
+        shutil.copytree(ROOT / source, tmp_path / target)
+    program = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from vcloud.data import images_dir, templates_dir\n"
+        "from vcloud.images.recipe import load_recipe\n"
+        "print(templates_dir() / 'vapps' / 'shop.yaml', *(load_recipe(folder).folder for folder in images_dir().iterdir()))"
+    )
+    found = [Path(name) for name in run(sys.executable, "-I", "-c", program).split()]
+    assert len(found) > 5
+    assert all(path.exists() and path.is_relative_to(tmp_path / "vcloud") for path in found)

@@ -1,0 +1,153 @@
+"""A user's own qcow2: only the right bytes are kept, and only if they are all of the image."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import http.server
+import ipaddress
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from vcloud.errors import ImageError
+from vcloud.images.cache import Cache
+from vcloud.images.user import fetch, source_digest
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    return make_disk(tmp_path / "debian.qcow2")
+
+
+def make_disk(path: Path, *options: str) -> Path:
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *options, str(path), "16M"], check=True)
+    return path
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_file_is_copied_and_boots_by_its_own_loader(cache: Cache, disk: Path) -> None:
+    image = fetch(str(disk), sha256(disk), cache=cache)
+    assert image.disk.read_bytes() == disk.read_bytes()
+    assert (image.name, image.kernel, image.initrd, image.cmdline) == ("debian", None, None, "")
+    assert cache.get("debian", sha256(disk)) == image
+
+
+def test_a_file_without_checksum_is_known_by_its_content(cache: Cache, disk: Path) -> None:
+    assert source_digest(str(disk), "") == sha256(disk)
+    assert fetch(str(disk), "", cache=cache).digest == sha256(disk)
+
+
+def test_a_wrong_checksum_keeps_nothing(cache: Cache, disk: Path) -> None:
+    with pytest.raises(ImageError, match="wrong checksum") as failure:
+        fetch(str(disk), "0" * 64, cache=cache)
+    assert sha256(disk) in failure.value.hint
+    assert cache.list() == ()
+    assert not [path for path in cache.folder.iterdir() if path.is_dir()]
+
+
+def test_a_missing_file_is_told(cache: Cache, tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="No such file"):
+        fetch(str(tmp_path / "nothing.qcow2"), "", cache=cache)
+
+
+def test_an_image_that_names_a_file_of_the_host_is_refused(cache: Cache, disk: Path, tmp_path: Path) -> None:
+    overlay = tmp_path / "overlay.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(disk), "-F", "qcow2", str(overlay)], check=True)
+    outside = make_disk(tmp_path / "outside.qcow2", "-o", f"data_file={tmp_path / 'data.raw'}")
+    for path in (overlay, outside):
+        with pytest.raises(ImageError, match="needs another file"):
+            fetch(str(path), sha256(path), cache=cache)
+
+
+@pytest.mark.parametrize("content", [b"", b"QFI", b"\0" * 512, b"<html>Not found</html>" * 10])
+def test_what_is_no_qcow2_is_refused(cache: Cache, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "page.qcow2"
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match="not a qcow2"):
+        fetch(str(path), sha256(path), cache=cache)
+
+
+@pytest.fixture
+def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An https server of `tmp_path` whose certificate is trusted."""
+    certificate = tmp_path / "server.pem"
+    certificate.write_bytes(_certificate())
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(tmp_path)))
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"https://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+        pass
+
+
+def _certificate() -> bytes:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return private + certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def test_an_address_is_fetched_once(cache: Cache, disk: Path, address: str) -> None:
+    said: list[str] = []
+    image = fetch(f"{address}/{disk.name}", sha256(disk), said.append, cache=cache)
+    assert image.disk.read_bytes() == disk.read_bytes()
+    assert said
+    checksum = sha256(disk)
+    disk.unlink()
+    assert fetch(f"{address}/{disk.name}", checksum, cache=cache) == image
+
+
+def test_a_wrong_checksum_of_an_address_keeps_nothing(cache: Cache, disk: Path, address: str) -> None:
+    with pytest.raises(ImageError, match="wrong checksum"):
+        fetch(f"{address}/{disk.name}", "0" * 64, cache=cache)
+    assert cache.list() == ()
+
+
+def test_a_server_that_is_not_trusted_or_has_no_such_file_is_told(
+    cache: Cache, disk: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ImageError, match="404"):
+        fetch(f"{address}/nothing.qcow2", sha256(disk), cache=cache)
+    monkeypatch.setenv("SSL_CERT_FILE", "/dev/null")
+    with pytest.raises(ImageError, match="CERTIFICATE_VERIFY_FAILED"):
+        fetch(f"{address}/{disk.name}", sha256(disk), cache=cache)

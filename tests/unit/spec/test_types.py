@@ -1,0 +1,247 @@
+"""The small values: what they print is what they read, and nothing hostile is one of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vcloud.design.model import Protocol, Service
+from vcloud.spec import types
+from vcloud.spec.pattern import parse_pattern
+from vcloud.spec.types import FieldError
+
+RESTRICTED: list[Callable[[object], object]] = [
+    types.parse_name,
+    types.parse_part,
+    types.parse_disk_name,
+    types.parse_disk_ref,
+    types.parse_parameter_name,
+    types.parse_class,
+    types.parse_id,
+    types.parse_label,
+    types.parse_end,
+    types.parse_profile,
+    types.parse_package,
+    types.parse_sni,
+    types.parse_url,
+    types.parse_sha256,
+    types.parse_owner,
+    types.parse_mode,
+    types.parse_guest_path,
+    types.parse_local_path,
+    types.parse_source,
+    types.parse_service,
+    types.parse_ports,
+    types.parse_size,
+    types.parse_duration,
+]
+ports = st.integers(1, types.LAST_PORT)
+
+
+@given(st.integers(1, types.LARGEST >> 20))
+def test_a_size_reads_as_it_prints(mebibytes: int) -> None:
+    assert types.parse_size(types.format_size(mebibytes << 20)) == mebibytes << 20
+    assert types.parse_size(mebibytes) == mebibytes << 20
+
+
+@given(st.integers(1, types.LONGEST))
+def test_a_duration_reads_as_it_prints(seconds: int) -> None:
+    assert types.parse_duration(types.format_duration(seconds)) == seconds
+    assert types.parse_duration(seconds) == seconds
+
+
+@given(st.sampled_from([Protocol.TCP, Protocol.UDP]), ports, ports)
+def test_a_service_reads_as_it_prints(protocol: Protocol, one: int, other: int) -> None:
+    service = Service(protocol, min(one, other), max(one, other))
+    assert types.parse_service(str(service)) == service
+
+
+def test_icmp_reads_as_it_prints() -> None:
+    assert str(types.parse_service("icmp")) == "icmp"
+
+
+@pytest.mark.parametrize("parse", RESTRICTED)
+@given(
+    text=st.text(max_size=20),
+    sign=st.sampled_from([*"'\"`<>&;|${}()[]\\\n\r\t\0#!*? \u00a0\u202e\u2028\uff0f", "\ud800"]),
+    rest=st.text(max_size=20),
+)
+def test_no_restricted_value_holds_what_breaks_out_of_other_languages(
+    parse: Callable[[object], object], text: str, sign: str, rest: str
+) -> None:
+    """Quotes, brackets, separators, white space and control characters end values in XML, nft, YAML and shells."""
+    if parse is types.parse_url and sign in "&?":
+        return
+    if parse is types.parse_sni and sign == "*":
+        return
+    with pytest.raises(FieldError):
+        parse(text + sign + rest)
+
+
+@pytest.mark.parametrize("parse", RESTRICTED)
+@given(value=st.one_of(st.none(), st.booleans(), st.floats(), st.lists(st.integers(), max_size=2), st.just({}), st.just(object())))
+def test_what_is_neither_text_nor_a_whole_number_is_refused(parse: Callable[[object], object], value: object) -> None:
+    with pytest.raises(FieldError):
+        parse(value)
+
+
+@pytest.mark.parametrize(
+    ("parse", "text"),
+    [
+        (types.parse_name, "shop-2"),
+        (types.parse_part, "web"),
+        (types.parse_disk_name, "a" * 20),
+        (types.parse_disk_ref, "db.data"),
+        (types.parse_label, "cost.center_1"),
+        (types.parse_end, "zone:db"),
+        (types.parse_profile, "pci-dss@4.0.1"),
+        (types.parse_package, "libstdc++6"),
+        (types.parse_sni, "*.pay.example"),
+        (types.parse_url, "https://images.example:8443/a/b.qcow2?v=1&x=%20"),
+        (types.parse_owner, "www-data:adm"),
+        (types.parse_guest_path, "/etc/nginx/conf.d/shop.conf"),
+        (types.parse_local_path, "/srv/images/debian_13.qcow2"),
+        (types.parse_source, "files/shop.conf"),
+    ],
+)
+def test_the_positive_twin_of_each_restriction(parse: Callable[[object], object], text: str) -> None:
+    assert parse(text) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["a" * 22, "web-", "-web", "9web", "Web", "web_1", "web.1", "", "wéb", "internet", "firewall", "ips", "host", "uplink"]
+)
+def test_a_vm_is_called_like_a_host(text: str) -> None:
+    with pytest.raises(FieldError):
+        types.parse_part(text)
+
+
+@pytest.mark.parametrize("path", ["/etc/../shadow", "/./etc", "/etc/", "//etc", "etc", "/", "/etc/.."])
+def test_guest_paths_are_normalized(path: str) -> None:
+    with pytest.raises(FieldError):
+        types.parse_guest_path(path)
+
+
+@given(st.text(max_size=300))
+def test_text_for_people_is_one_printable_line(text: str) -> None:
+    allowed = text.isprintable() and len(text) <= types.TEXT_LENGTH
+    if allowed:
+        assert types.parse_text(text) == text
+    else:
+        with pytest.raises(FieldError):
+            types.parse_text(text)
+
+
+@given(st.text(alphabet=st.characters(max_codepoint=0x2FF), max_size=80))
+def test_content_has_no_control_characters_but_tab_and_newline(text: str) -> None:
+    if re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text):
+        with pytest.raises(FieldError):
+            types.parse_content(text)
+    else:
+        assert types.parse_content(text) == text
+
+
+@given(st.text())
+def test_what_messages_quote_is_short_and_printable(text: str) -> None:
+    assert types.shown(text).isprintable()
+    assert len(types.shown(text)) < 700
+
+
+def test_names_are_refused_as_an_error_for_the_user() -> None:
+    """The command line passes names straight to the parser."""
+    with pytest.raises(FieldError) as raised:
+        types.parse_name("../shop")
+    assert raised.value.exit == 2
+    assert raised.value.hint
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "SHOP-[0-9]{8}",
+        "([0-9]{4}-?){4}",
+        r"\b4[0-9]{12}(?:[0-9]{3})?\b",
+        "(?i)confidential|secret",
+        "(?<=id=)[0-9]{3,}",
+        "a.{1,500}b",
+        "x+y+z+",
+    ],
+)
+def test_patterns_that_end_in_time_are_taken(pattern: str) -> None:
+    assert parse_pattern(pattern) == pattern
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "(a+)+b",
+        "(a*)*b",
+        "(a|a)*b",
+        "(a?){32}a{32}",
+        "((a{1,9}){1,9}){1,9}b",
+        "((ab)*c)*d",
+        "(?:(?=a+)a)+b",
+        "a*b*c*d*e",
+        r"(a)\1",
+        "((a{1000}){1000}){1000}",
+        "a{1001}",
+        "x*",
+        "(|a)",
+        "^$",
+        "",
+        "(?<=a+)b",
+        "(",
+        "[",
+        "a**",
+        "[[:alpha:]]",
+        r"\u0041",
+        "(?u)a",
+        "a{,5}b",
+        'a"b',
+        "a;b",
+        "a\nb",
+        "é",
+        "a" * 201,
+    ],
+)
+def test_patterns_that_may_not_end_or_mean_something_else_to_the_ips_are_refused(pattern: str) -> None:
+    with pytest.raises(FieldError):
+        parse_pattern(pattern)
+
+
+@given(st.text(alphabet="ab(){}[]|*+?.\\^$0123456789,-:=!<>", max_size=40))
+def test_any_text_is_a_pattern_or_refused(text: str) -> None:
+    try:
+        assert parse_pattern(text) == text
+    except FieldError:
+        return
+    assert not re.compile(text).fullmatch("")
+
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGbY0sBqUZc0cQ1PSh0gXcCE0qU2oRTzYgXQzZ9uBvY1"
+
+
+@pytest.mark.parametrize("line", [KEY, f"{KEY} me@here", f"{KEY} with spaces\n"])
+def test_public_keys_are_taken(line: str) -> None:
+    assert types.parse_public_key(line) == line.strip()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"no-pty {KEY}",
+        f'command="id" {KEY}',
+        f"{KEY}\n{KEY}",
+        f"{KEY[:40]}",
+        KEY.replace("AAAAC3", "AAAAB3"),
+        "ssh-dss AAAA",
+        f"{KEY} \x07",
+    ],
+)
+def test_options_second_keys_and_broken_keys_are_refused(line: str) -> None:
+    with pytest.raises(FieldError):
+        types.parse_public_key(line)
