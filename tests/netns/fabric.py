@@ -236,7 +236,7 @@ class Fabric:
 class Live:
     """A TCP connection to one of `Servers`, after its greeting."""
 
-    def __init__(self, source: Namespace, address: str, port: int, wait: float = 0.7) -> None:
+    def __init__(self, source: Namespace, address: str, port: int, wait: float = 5.0) -> None:
         self.socket = source.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
         self.socket.settimeout(wait)
         try:
@@ -258,7 +258,7 @@ class Live:
             data += self.socket.recv(4096)
         return data.decode().strip()
 
-    def echoes(self, text: str, wait: float = 1.0) -> bool:
+    def echoes(self, text: str, wait: float = 3.0) -> bool:
         self.socket.settimeout(wait)
         try:
             self.socket.sendall(f"{text}\n".encode())

@@ -817,7 +817,8 @@ def test_a_listener_ends_by_itself_and_only_listeners_can_be_stopped(guest: Mach
     assert guest.guest("ready", "tcp", "80").returncode == 1
     assert guest.guest("listen-stop", str(service["pid"])).returncode == 0  # over already
     with subprocess.Popen(["nsenter", "-t", str(guest.pid), "-p", "-m", "sleep", "30"]) as other:
-        pid = guest.enter("pgrep", "-x", "sleep").stdout.strip()
+        while not (pid := guest.enter("pgrep", "-x", "sleep", check=False).stdout.strip()):
+            time.sleep(0.05)
         assert guest.guest("listen-stop", pid).stdout == f"error 0 process {pid} is no guest listen\n"
         assert other.poll() is None
         other.terminate()

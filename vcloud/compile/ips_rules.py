@@ -130,6 +130,8 @@ _CONFIDENTIAL_FILES: Final = (
     r"|\.ssh[\x2f\\]id_\w+|wp-config\.php|\.htpasswd)(?:$|[?&#\x00])"
 )
 _SCANNERS: Final = r"\b(?:sqlmap|nikto|masscan|zgrab|nuclei|dirbuster|gobuster|feroxbuster|wpscan|acunetix|nessus|openvas|w3af|havij|nmap scripting engine)\b"
+# Not `ssl_version` alone: of a hello that has come in part, it tells the version of the record, which is always an old one.
+_OLD_OFFER: Final = 'content:"|16 03|"; startswith; content:"|01|"; offset:5; depth:1; byte_test:2,<,0x0303,9;'
 _MULTIPART: Final = "multipart/form-data; boundary=vcloud"
 
 
@@ -259,23 +261,10 @@ _PROTOCOL: Final = (
             ANY,
             ANY,
             ANY,
-            "flow:established,to_server; ssl_version:sslv2,sslv3,tls1.0,tls1.1;",
+            f"flow:established,to_server; {_OLD_OFFER}",
             "protocol-command-decode",
         ),
         Probe(Protocol.TCP, _tls_hello(0x0301, 1), _tls_hello(0x0303, 1)),
-    ),
-    ShippedRule(
-        Rule(
-            1100002,
-            "TLS older than 1.2 agreed on",
-            "tls",
-            ANY,
-            ANY,
-            ANY,
-            "flow:established,to_client; ssl_version:sslv2,sslv3,tls1.0,tls1.1;",
-            "protocol-command-decode",
-        ),
-        Probe(Protocol.TCP, _tls_hello(0x0301, 2), _tls_hello(0x0303, 2), request=_tls_hello(0x0303, 1)),
     ),
     ShippedRule(
         # Outwards only: there port 443 is the way out that every network leaves open. What listens on 443 inside is the owner's choice.
