@@ -28,11 +28,12 @@ from vcloud.design.addressing import (
 NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,20}[a-z0-9]", fullmatch=True)
 SETS = st.sets(NAMES, min_size=1, max_size=40)
 LONGEST_INTERFACE_NAME = 15
+HOSTS = (1 << HOST_BITS) - 1 - FIRST_HOST
 
 
 def wanted_number(zone: str, vm: str) -> int:
     """The number that a VM gets when nobody is in its way."""
-    return FIRST_HOST + hash_number(32, "shop", zone, "vm", vm) % (2**HOST_BITS - 1 - FIRST_HOST)
+    return FIRST_HOST + hash_number(32, "shop", zone, "vm", vm) % HOSTS
 
 
 @given(SETS)

@@ -1,0 +1,72 @@
+"""Same input, same bytes: on every machine, in every process."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from tests.vapps import SHOP, TWO_HOMES, design_of_text, shop
+from vcloud.compile.artifacts import compile_vapp
+from vcloud.rendering import UPLINK, render_to
+
+PROGRAM = "import sys; from pathlib import Path; from vcloud.rendering import render_to; render_to(Path(sys.argv[1]), {}, Path(sys.argv[2]), 'tcg')"
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Relative path -> digest of every file."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_two_processes_with_different_hash_seeds_write_the_same_bytes(tmp_path: Path) -> None:
+    (tmp_path / "relay.yaml").write_text(TWO_HOMES)
+    for file in (SHOP, tmp_path / "relay.yaml"):
+        seen = []
+        for seed in ("1", "2"):
+            out = tmp_path / f"{file.stem}-{seed}"
+            environment = {**os.environ, "PYTHONHASHSEED": seed, "TZ": f"UTC+{seed}", "LC_ALL": "C"}
+            subprocess.run([sys.executable, "-c", PROGRAM, file, out], env=environment, check=True, timeout=120)
+            seen.append(tree(out))
+        assert seen[0] == seen[1]
+        assert len(seen[0]) > 15
+
+
+def test_where_the_file_lies_does_not_show(tmp_path: Path) -> None:
+    for folder in ("one", "two/three"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "vapp.yaml").write_text(TWO_HOMES)
+        render_to(tmp_path / folder / "vapp.yaml", {}, tmp_path / folder / "out", "tcg")
+    assert tree(tmp_path / "one" / "out") == tree(tmp_path / "two" / "three" / "out")
+
+
+def test_rendered_files_are_for_their_owner_only(tmp_path: Path) -> None:
+    """Identities hold the contents of files, and so perhaps passwords."""
+    render_to(SHOP, {}, tmp_path, "tcg")
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()} == {0o600}
+
+
+def test_what_a_reviewer_reads_is_complete(tmp_path: Path) -> None:
+    """One file per domain, identity and network, the ruleset, and the IPS's tree; and as many as are told."""
+    count = render_to(SHOP, {}, tmp_path, "tcg")
+    names, design = set(tree(tmp_path)), shop()
+    assert count == len(names)
+    assert {f"domains/{vm.domain}.xml" for vm in design.vms} | {f"identities/{vm.name}" for vm in design.vms} <= names
+    assert {"networks/shop.dmz.xml", "networks/shop.dmz.inner.xml", "firewall/firewall.nft"} <= names
+    assert any(name.startswith("ips/") and name.endswith("suricata.yaml") for name in names)
+
+
+def test_digests_follow_the_rules_and_nothing_else() -> None:
+    one, other = compile_vapp(shop(), UPLINK), compile_vapp(shop(db_password="other"), UPLINK)
+    assert (one.firewall_digest, one.ips_digest) == (other.firewall_digest, other.ips_digest)
+    assert one.identities["db"] != other.identities["db"]
+    moved = compile_vapp(shop(), replace(UPLINK, address4=type(UPLINK.address4)("198.18.0.9/16")))
+    assert moved.firewall_digest != one.firewall_digest
+
+
+def test_without_an_ips_there_are_no_files_for_it() -> None:
+    plain = compile_vapp(design_of_text(TWO_HOMES.partition("protection:")[0]), UPLINK)
+    assert (plain.ips, plain.ips_digest) == ({}, "")

@@ -1,0 +1,236 @@
+"""Each change of a file, and each thing that happened to what stands, gives exactly the steps that it needs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.standing import manifest_of, standing, with_domain, without_domain
+from tests.vapps import design_of_text
+from vcloud.design.model import Design
+from vcloud.errors import VcloudError
+from vcloud.plan.diff import plan_changes
+from vcloud.plan.state import NetworkState, Phase, VappState
+from vcloud.plan.steps import COSTS, Cost, Plan, Verb
+
+FILE = """\
+vcloud: 1
+name: shop
+zones: {dmz: {}, app: {}}
+vms:
+  web: {image: nginx, zone: dmz, count: 2, memory: 256M}
+  api: {image: nginx, zone: app, files: {/etc/key: first}, run: [echo one]}
+flows:
+  - {id: visits, from: internet, to: web, service: tcp/80, publish: 8080}
+  - {id: orders, from: web, to: api, service: tcp/8000, why: the API}
+"""
+INSPECTED = "protection: {ips: {inspect: dmz}}\n"
+EMPTY = VappState(None, (), ())
+
+
+def design(old: str = "", new: str = "", text: str = FILE) -> Design:
+    """The file's design, with one text in it replaced."""
+    assert old in text
+    return design_of_text(text.replace(old, new, 1) if old else text)
+
+
+def plan(wanted: Design, state: VappState) -> Plan:
+    return plan_changes(manifest_of(wanted), state, "h1")
+
+
+def told(plan: Plan) -> list[tuple[str, str, str]]:
+    return [(step.verb.value, step.subject, step.cost.value) for step in plan.steps]
+
+
+def why(plan: Plan, subject: str) -> str:
+    return next(step.why for step in plan.steps if step.subject == subject)
+
+
+STANDING = standing(design())
+LOAD_FIREWALL = ("load firewall", "firewall", "live")
+CONFIGURE_ALL = [("configure VM", name, "live") for name in ("firewall", "web-1", "web-2", "api")]
+
+
+def test_every_verb_has_a_cost() -> None:
+    assert set(COSTS) == set(Verb)
+
+
+def test_where_nothing_differs_nothing_is_done() -> None:
+    assert plan(design(), STANDING).steps == ()
+
+
+def test_on_an_empty_host_everything_is_new_and_the_protection_comes_last() -> None:
+    """The order is that of making; links are raised by `vcloud.apply` after the last step."""
+    assert told(plan(design("", "", FILE + INSPECTED), EMPTY)) == [
+        ("make network", "shop.dmz", "new"),
+        ("make network", "shop.dmz.inner", "new"),
+        ("make network", "shop.app", "new"),
+        *(("make VM", name, "new") for name in ("firewall", "ips", "web-1", "web-2", "api")),
+        ("load IPS", "ips", "live"),
+        LOAD_FIREWALL,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "steps"),
+    [
+        pytest.param(
+            "count: 2", "count: 3", [("make VM", "web-3", "new"), *CONFIGURE_ALL, LOAD_FIREWALL], id="a VM more: the others learn its name"
+        ),
+        pytest.param(
+            "count: 2",
+            "count: 1",
+            [("remove VM", "shop.web-2", "remove"), *(step for step in CONFIGURE_ALL if step[1] != "web-2"), LOAD_FIREWALL],
+            id="a VM less: the others forget it",
+        ),
+        pytest.param("memory: 256M", "memory: 320M", [("restart VM", "web-1", "restart"), ("restart VM", "web-2", "restart")], id="memory"),
+        pytest.param("zone: app,", "zone: app, cpus: 2,", [("restart VM", "api", "restart")], id="CPUs"),
+        pytest.param("zone: app,", "zone: app, disks: {data: 1G},", [("restart VM", "api", "restart")], id="a disk without a mount"),
+        pytest.param("[echo one]", "[echo two]", [("make VM anew", "api", "recreate")], id="run commands"),
+        pytest.param("/etc/key: first", "/etc/key: second", [("configure VM", "api", "live")], id="a file's content"),
+        pytest.param("why: the API", "why: prices", [("record", "shop", "live")], id="a reason only"),
+        pytest.param("flows:\n", "owner: retail\nflows:\n", [LOAD_FIREWALL], id="lines that move: rules name the line they stand for"),
+        pytest.param("zone: app,", "zone: app, ready: {tcp: 8000},", [("record", "shop", "live")], id="when it counts as ready"),
+        pytest.param("tcp/8000", "tcp/8001", [LOAD_FIREWALL], id="a flow's port"),
+        pytest.param("publish: 8080", "publish: 8081", [LOAD_FIREWALL], id="a published port"),
+        pytest.param("flows:\n", "flows:\n  - {id: news, from: api, to: internet, service: tcp/443}\n", [LOAD_FIREWALL], id="a flow more"),
+        pytest.param(
+            "  - {id: orders, from: web, to: api, service: tcp/8000, why: the API}\n", "", [LOAD_FIREWALL], id="a flow less"
+        ),
+    ],
+)  # fmt: skip
+def test_a_change_costs_what_it_must_and_no_more(old: str, new: str, steps: list[tuple[str, str, str]]) -> None:
+    assert told(plan(design(old, new), STANDING)) == steps
+
+
+def test_a_new_image_makes_its_vms_anew() -> None:
+    wanted = manifest_of(design(), images={"api": "another digest"})
+    changes = plan_changes(wanted, STANDING, "h1")
+    assert told(changes) == [("make VM anew", "api", "recreate")]
+    assert why(changes, "api") == "its image changed"
+
+
+def test_a_new_image_of_an_appliance_loads_its_rules_again() -> None:
+    wanted = manifest_of(design(), images={"firewall": "another digest"})
+    assert told(plan_changes(wanted, STANDING, "h1")) == [("make VM anew", "firewall", "recreate"), LOAD_FIREWALL]
+
+
+def test_a_zone_that_becomes_inspected_restarts_who_is_on_its_path() -> None:
+    changes = plan(design("", "", FILE + INSPECTED), STANDING)
+    assert told(changes) == [
+        ("make network", "shop.dmz.inner", "new"),
+        ("make VM", "ips", "new"),
+        *(("restart VM", name, "restart") for name in ("firewall", "web-1", "web-2")),
+        ("load IPS", "ips", "live"),
+        LOAD_FIREWALL,
+    ]
+    assert why(changes, "web-1") == "network cards changed"
+    assert why(changes, "shop.dmz.inner") == "network between the IPS and the firewall in zone 'dmz'"
+    assert why(changes, "ips") == "inspects dmz"
+
+
+def test_a_zone_that_is_no_longer_inspected_loses_ips_and_inner_network() -> None:
+    assert told(plan(design(), standing(design("", "", FILE + INSPECTED)))) == [
+        ("remove VM", "shop.ips", "remove"),
+        ("remove network", "shop.dmz.inner", "remove"),
+        *(("restart VM", name, "restart") for name in ("firewall", "web-1", "web-2")),
+        LOAD_FIREWALL,
+    ]
+
+
+def test_another_accelerator_restarts_every_vm() -> None:
+    changes = plan_changes(manifest_of(design(), accelerator="kvm"), STANDING, "h1")
+    assert told(changes) == [*(("restart VM", vm.name, "restart") for vm in design().vms), LOAD_FIREWALL]
+    assert why(changes, "api") == "the host's accelerator or uplink changed"
+
+
+def test_a_plan_says_which_flows_come_and_go() -> None:
+    text = FILE.replace("id: orders", "id: prices").replace("publish: 8080", "publish: 8081")
+    assert why(plan(design("", "", text), STANDING), "firewall") == "allows prices; revokes orders; changes visits"
+
+
+def test_a_plan_says_what_changes_in_a_vm() -> None:
+    assert why(plan(design("memory: 256M", "memory: 320M"), STANDING), "web-1") == "memory 256 -> 320 MiB changed"
+    assert why(plan(design("[echo one]", "[echo two]"), STANDING), "api") == "its run commands changed"
+    assert why(plan(design("/etc/key: first", "/etc/key: second"), STANDING), "api") == "files changed: /etc/key"
+
+
+def test_a_network_that_is_not_active_is_made_again() -> None:
+    networks = tuple(replace(network, active=network.name != "shop.app") for network in STANDING.networks)
+    changes = plan(design(), replace(STANDING, networks=networks))
+    assert told(changes) == [("make network", "shop.app", "new")]
+    assert why(changes, "shop.app") == "it is not active"
+
+
+@pytest.mark.parametrize(("paused", "reason"), [(False, "it is not running"), (True, "it is paused")])
+def test_a_vm_that_does_not_run_is_started(paused: bool, reason: str) -> None:
+    changes = plan(design(), with_domain(STANDING, "shop.api", lambda domain: replace(domain, running=paused, paused=paused)))
+    assert told(changes) == [("start VM", "api", "new")]
+    assert why(changes, "api") == reason
+
+
+def test_an_appliance_that_was_started_is_loaded_again() -> None:
+    """Its rules lived in its memory."""
+    changes = plan(design(), with_domain(STANDING, "shop.firewall", lambda domain: replace(domain, running=False)))
+    assert told(changes) == [("start VM", "firewall", "new"), LOAD_FIREWALL]
+
+
+def test_a_vm_that_somebody_undefined_is_made() -> None:
+    assert told(plan(design(), without_domain(STANDING, "shop.api"))) == [("make VM", "api", "new")]
+
+
+def interrupted(state: VappState) -> VappState:
+    assert state.manifest is not None
+    return replace(state, manifest=replace(state.manifest, phase=Phase.APPLYING))
+
+
+def test_after_an_interrupted_run_the_protection_is_loaded_whatever_it_got_to() -> None:
+    assert told(plan(design(), interrupted(STANDING))) == [LOAD_FIREWALL]
+
+
+def test_a_vm_that_an_interrupted_run_left_half_made_is_made_anew() -> None:
+    half = with_domain(interrupted(STANDING), "shop.web-2", lambda domain: replace(domain, digests=None))
+    changes = plan(design(), half)
+    assert told(changes) == [("make VM anew", "web-2", "recreate"), LOAD_FIREWALL]
+    assert why(changes, "web-2") == "an earlier run was interrupted while making it"
+
+
+def test_after_an_interrupted_change_each_domain_is_believed_and_not_the_manifest() -> None:
+    """The run got to web-1 and not to web-2: only web-2 is left to do."""
+    wanted = design("memory: 256M", "memory: 320M")
+    state = interrupted(standing(wanted))
+    old = STANDING.domain("shop.web-2")
+    assert old is not None
+    half = with_domain(state, "shop.web-2", lambda _: old)
+    assert told(plan(wanted, half)) == [("restart VM", "web-2", "restart"), LOAD_FIREWALL]
+
+
+def test_without_a_manifest_whole_vms_are_kept() -> None:
+    assert told(plan(design(), replace(STANDING, manifest=None))) == [LOAD_FIREWALL]
+
+
+def test_the_domain_of_somebody_else_is_an_error_that_names_the_way_out() -> None:
+    foreign = with_domain(STANDING, "shop.api", lambda domain: replace(domain, uuid="f" * 32, vapp=""))
+    with pytest.raises(VcloudError, match=r"domain 'shop\.api' exists already and is not vcloud's\n.*domrename"):
+        plan(design(), foreign)
+
+
+def test_the_network_of_somebody_else_is_an_error_that_names_the_way_out() -> None:
+    with pytest.raises(VcloudError, match=r"network 'shop\.dmz' exists already and is not vcloud's\n.*net-undefine"):
+        plan(design(), replace(EMPTY, networks=(NetworkState("shop.dmz", "f" * 32, True),)))
+
+
+def test_things_of_other_vapps_are_left_alone() -> None:
+    stranger = replace(STANDING.domains[0], name="shop.old", vapp="shop.old")
+    segment = NetworkState("shop.old-net", "f" * 32, True, "other")
+    state = replace(STANDING, domains=(*STANDING.domains, stranger), networks=(*STANDING.networks, segment))
+    assert plan(design(), state).steps == ()
+
+
+def test_a_plan_can_be_asked_what_it_does() -> None:
+    changes = plan(design("memory: 256M", "memory: 320M"), STANDING)
+    assert changes.subjects(Verb.RESTART_VM) == ("web-1", "web-2")
+    assert changes.has(Verb.RESTART_VM, Verb.MAKE_VM)
+    assert not changes.has(Verb.REMOVE_VM)
+    assert {step.cost for step in changes.steps} == {Cost.RESTART}

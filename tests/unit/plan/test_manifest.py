@@ -1,0 +1,96 @@
+"""The manifest comes back from libvirt as it went in, and holds nothing that a reader of libvirt should not see."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.standing import manifest_of
+from tests.vapps import TWO_HOMES, design_of_text, shop
+from vcloud.compile.artifacts import compile_vapp
+from vcloud.plan.state import Phase, digest_of, manifest_from_json, manifest_to_json, redacted
+from vcloud.rendering import UPLINK
+
+FILE = """\
+vcloud: 1
+name: safe
+parameters: {password: change-me}
+zones: {dmz: {}}
+vms:
+  web:
+    image: nginx
+    zone: dmz
+    files: {/etc/secret: {content: "token=CONTENT ${password}", mode: '0600'}}
+    run: ["login --password RUNLINE-${password}"]
+"""
+
+
+@pytest.mark.parametrize("text", [TWO_HOMES, FILE])
+def test_a_manifest_comes_back_as_it_was(text: str) -> None:
+    manifest = manifest_of(design_of_text(text))
+    assert manifest_from_json(manifest_to_json(manifest)) == manifest
+
+
+def test_an_uplink_without_ipv6_comes_back_too() -> None:
+    manifest = manifest_of(shop(), uplink=replace(UPLINK, address6=None, gateway6=None))
+    assert manifest_from_json(manifest_to_json(manifest)) == manifest
+
+
+def test_no_secret_is_in_it() -> None:
+    design = design_of_text(FILE, password="hunter2-hunter2")
+    text = manifest_to_json(manifest_of(design)).decode()
+    for secret in ("CONTENT", "RUNLINE", "hunter2", "token", "change-me"):
+        assert secret not in text
+    assert "/etc/secret" in text
+    assert text.count("sha256:") == 2
+
+
+def test_no_secret_of_the_shop_is_in_it() -> None:
+    text = manifest_to_json(manifest_of(shop(db_password="hunter2-hunter2"))).decode()
+    assert "hunter2" not in text
+    assert "CREATE ROLE" not in text
+
+
+def test_a_changed_secret_changes_the_digest_of_its_vm() -> None:
+    one, other = (manifest_of(design_of_text(FILE, password=word)).digests_of("web") for word in ("first", "second"))
+    assert one is not None
+    assert other is not None
+    assert one.root != other.root
+    assert one.identity != other.identity
+    assert one.hardware == other.hardware
+
+
+def test_redaction_leaves_everything_else_as_it_is() -> None:
+    design = design_of_text(FILE)
+    seen = redacted(design)
+    plain = [replace(vm, files=(), run=()) for vm in design.workloads]
+    assert [replace(vm, files=(), run=()) for vm in seen.workloads] == plain
+    assert redacted(seen) != design
+    assert compile_vapp(seen, UPLINK).firewall == compile_vapp(design, UPLINK).firewall
+
+
+@given(st.binary(max_size=200) | st.from_type(dict[str, int]).map(lambda value: json.dumps(value).encode()))
+def test_what_is_no_manifest_is_none(text: bytes) -> None:
+    assert manifest_from_json(text) is None
+
+
+def test_the_manifest_of_another_format_is_none() -> None:
+    """The vApp is then looked at piece by piece, and nothing is lost."""
+    document = json.loads(manifest_to_json(manifest_of(shop())))
+    del document["firewall"]
+    assert manifest_from_json(json.dumps(document).encode()) is None
+
+
+def test_manifests_agree_whatever_phase_time_and_writer() -> None:
+    manifest = manifest_of(shop())
+    assert manifest.agrees_with(replace(manifest, phase=Phase.READY, written="later", vcloud="9.9.9"))
+    assert not manifest.agrees_with(replace(manifest, firewall="another"))
+
+
+@given(st.lists(st.text(), max_size=4), st.lists(st.text(), max_size=4))
+def test_digests_differ_where_values_do(one: list[str], other: list[str]) -> None:
+    assert (digest_of(*one) == digest_of(*other)) == (one == other)

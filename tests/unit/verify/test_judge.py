@@ -1,0 +1,187 @@
+"""What observations mean. The rule above all: what was not proven did not pass."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vcloud.verify.checks import HOST, OUTSIDE, Check, Kind, Listener, Outcome, Probe
+from vcloud.verify.firewall_report import Denied, FirewallReport
+from vcloud.verify.judge import Alert, Answer, Observed, judge
+
+SOURCE, TARGET = ip_address("10.0.0.2"), ip_address("10.0.16.2")
+LISTENER = Listener("db", "tcp", str(TARGET), 22)
+KEY: Denied = (str(SOURCE), str(TARGET), "tcp", 22)
+ALIVE, DEAD = {LISTENER: Answer("open")}, {LISTENER: Answer("refused")}
+FLOW = Check("flow/1", Kind.FLOW, "web reaches db", "web", Probe("tcp", str(SOURCE), TARGET, 22), True, "orders", LISTENER, SOURCE)
+DENIED = Check("denied/1", Kind.DENIED, "web does not reach db", "web", Probe("tcp", str(SOURCE), TARGET, 22), False, "", LISTENER, SOURCE)
+INBOUND = replace(DENIED, vantage=OUTSIDE, listener=None, source=None)
+FROM_HOST = replace(DENIED, kind=Kind.HOST, vantage=HOST, listener=None, source=None)
+SPOOFED = replace(DENIED, kind=Kind.SPOOFED, probe=Probe("spoof-udp", str(SOURCE), TARGET, 9), listener=None)
+LEAK = Check("leak/1", Kind.LEAK, "drops its payload", "web", Probe("tcp", "-", TARGET, 80, b"4111"), False, "orders", rules=("7", "8"))
+NEAR_MISS = replace(LEAK, passes=True)
+LOGGED = replace(LEAK, blocked=False)
+UDP = replace(FLOW, probe=Probe("udp", str(SOURCE), TARGET, 22))
+HIT, OTHERS_HIT, OTHER_RULE = Alert("8", 4000, True), Alert("8", 4001, True), Alert("9", 4000, True)
+RESULTS = ("open", "refused", "answered", "delivered", "reset", "timeout", "unreachable", "stalled", "sent", "error", "nonsense")
+
+
+def report(denied: int = 0, flow: int = 0, spoofed: int = 0, dropped: int = 0) -> FirewallReport:
+    controls = {"antispoof": spoofed, "input": dropped}
+    return FirewallReport("digest", 0, 100, ("inet vcloud",), {"orders": flow}, controls, {KEY: denied} if denied else {})
+
+
+def outcome(
+    check: Check,
+    result: str,
+    *,
+    twins: dict[Listener, Answer] | None = None,
+    after: FirewallReport | None = None,
+    alerts: tuple[Alert, ...] = (),
+) -> Outcome:
+    """The verdict where the probe left from port 4000 and the firewall began with nothing counted."""
+    seen = Observed({check.id: Answer(result, 4000)}, twins or {}, report(), after or report(), alerts)
+    return judge(check, seen).outcome
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        ("open", Outcome.PASS),
+        ("answered", Outcome.PASS),
+        ("delivered", Outcome.PASS),
+        ("refused", Outcome.FAIL),
+        ("reset", Outcome.FAIL),
+        ("timeout", Outcome.FAIL),
+        ("unreachable", Outcome.FAIL),
+        ("error", Outcome.ERROR),
+    ],
+)
+def test_what_is_declared_must_come_through(result: str, expected: Outcome) -> None:
+    assert outcome(FLOW, result, twins=ALIVE) is expected
+
+
+@pytest.mark.parametrize(
+    ("counted", "twins", "expected"),
+    [(1, DEAD, Outcome.PASS), (0, DEAD, Outcome.FAIL), (1, ALIVE, Outcome.FAIL), (0, ALIVE, Outcome.FAIL)],
+)
+def test_a_silent_udp_service_is_excused_when_the_firewall_let_the_datagram_pass(
+    counted: int, twins: dict[Listener, Answer], expected: Outcome
+) -> None:
+    """And when it is as silent within its own VM."""
+    assert outcome(UDP, "timeout", twins=twins, after=report(flow=counted)) is expected
+
+
+def test_a_silent_tcp_service_is_not_excused() -> None:
+    assert outcome(FLOW, "timeout", twins=DEAD, after=report(flow=1)) is Outcome.FAIL
+
+
+@pytest.mark.parametrize("result", ["timeout", "unreachable"])
+@pytest.mark.parametrize(
+    ("twins", "denied", "expected"),
+    [
+        pytest.param(ALIVE, 1, Outcome.PASS, id="proven"),
+        pytest.param(ALIVE, 0, Outcome.ERROR, id="lost before the firewall"),
+        pytest.param(DEAD, 1, Outcome.ERROR, id="nobody listens"),
+        pytest.param({}, 1, Outcome.ERROR, id="nobody was asked"),
+        pytest.param(DEAD, 0, Outcome.ERROR, id="nothing at all"),
+    ],
+)
+def test_silence_is_a_pass_only_with_its_twin_and_the_firewalls_count(
+    result: str, twins: dict[Listener, Answer], denied: int, expected: Outcome
+) -> None:
+    assert outcome(DENIED, result, twins=twins, after=report(denied=denied)) is expected
+
+
+@pytest.mark.parametrize("result", ["open", "refused", "answered", "delivered", "reset"])
+def test_whatever_comes_back_came_through(result: str) -> None:
+    """A refusal too: the packet reached the target. No count and no twin can excuse it."""
+    assert outcome(DENIED, result, twins=ALIVE, after=report(denied=1)) is Outcome.FAIL
+
+
+def test_what_was_counted_before_is_no_proof() -> None:
+    seen = Observed({DENIED.id: Answer("timeout")}, ALIVE, report(denied=3), report(denied=3))
+    assert judge(DENIED, seen).outcome is Outcome.ERROR
+
+
+def test_a_packet_of_somebody_else_is_no_proof() -> None:
+    other = replace(report(), denied={(str(SOURCE), str(TARGET), "tcp", 23): 5, (str(TARGET), str(SOURCE), "tcp", 22): 5})
+    assert outcome(DENIED, "timeout", twins=ALIVE, after=other) is Outcome.ERROR
+
+
+@pytest.mark.parametrize(("dropped", "expected"), [(1, Outcome.PASS), (0, Outcome.ERROR)])
+def test_from_outside_silence_needs_the_firewalls_count(dropped: int, expected: Outcome) -> None:
+    assert outcome(INBOUND, "timeout", after=report(dropped=dropped)) is expected
+
+
+@pytest.mark.parametrize(("result", "expected"), [("timeout", Outcome.PASS), ("unreachable", Outcome.PASS), ("refused", Outcome.FAIL)])
+def test_the_host_must_find_no_way(result: str, expected: Outcome) -> None:
+    assert outcome(FROM_HOST, result) is expected
+
+
+@pytest.mark.parametrize(
+    ("result", "spoofed", "expected"),
+    [("sent", 1, Outcome.PASS), ("sent", 0, Outcome.FAIL), ("error", 1, Outcome.ERROR), ("error", 0, Outcome.ERROR)],
+)
+def test_a_forged_packet_must_be_sent_and_counted_as_such(result: str, spoofed: int, expected: Outcome) -> None:
+    assert outcome(SPOOFED, result, after=report(spoofed=spoofed)) is expected
+
+
+@pytest.mark.parametrize("result", ["stalled", "reset"])
+@pytest.mark.parametrize(
+    ("alerts", "expected"), [((HIT,), Outcome.PASS), ((), Outcome.ERROR), ((OTHERS_HIT,), Outcome.ERROR), ((OTHER_RULE,), Outcome.ERROR)]
+)
+def test_a_payload_must_be_dropped_and_logged_by_its_rule(result: str, alerts: tuple[Alert, ...], expected: Outcome) -> None:
+    assert outcome(LEAK, result, alerts=alerts) is expected
+
+
+@pytest.mark.parametrize(("result", "expected"), [("delivered", Outcome.FAIL), ("timeout", Outcome.ERROR), ("refused", Outcome.ERROR)])
+def test_a_payload_that_came_through_fails_and_one_that_never_left_proves_nothing(result: str, expected: Outcome) -> None:
+    assert outcome(LEAK, result, alerts=(HIT,)) is expected
+
+
+@pytest.mark.parametrize(
+    ("result", "alerts", "expected"),
+    [
+        ("delivered", (), Outcome.PASS),
+        ("delivered", (HIT,), Outcome.FAIL),
+        ("stalled", (HIT,), Outcome.FAIL),
+        ("stalled", (), Outcome.ERROR),
+    ],
+)
+def test_a_near_miss_must_pass_unseen(result: str, alerts: tuple[Alert, ...], expected: Outcome) -> None:
+    assert outcome(NEAR_MISS, result, alerts=alerts) is expected
+
+
+@pytest.mark.parametrize(("alerts", "expected"), [((HIT,), Outcome.PASS), ((), Outcome.FAIL)])
+def test_a_rule_that_only_logs_must_log(alerts: tuple[Alert, ...], expected: Outcome) -> None:
+    assert outcome(LOGGED, "delivered", alerts=alerts) is expected
+
+
+@pytest.mark.parametrize("check", [FLOW, DENIED, INBOUND, FROM_HOST, SPOOFED, LEAK, NEAR_MISS, LOGGED])
+def test_what_was_not_sent_was_not_run_and_says_why(check: Check) -> None:
+    full = report(denied=9, flow=9, spoofed=9, dropped=9)
+    verdict = judge(check, Observed({}, ALIVE, report(), full, (HIT,), {check.vantage: "its agent is silent"}))
+    assert (verdict.outcome, verdict.detail) == (Outcome.NOT_RUN, "its agent is silent")
+
+
+def test_what_cannot_be_sent_gives_its_own_reason() -> None:
+    check = replace(LEAK, probe=None, reason="no declared flow can carry it")
+    verdict = judge(check, Observed({}, {}, report(), report()))
+    assert (verdict.outcome, verdict.detail) == (Outcome.NOT_RUN, "no declared flow can carry it")
+
+
+@given(st.sampled_from([DENIED, INBOUND, SPOOFED, LEAK, LOGGED]), st.sampled_from(RESULTS), st.booleans())
+def test_no_negative_claim_passes_on_silence_alone(check: Check, result: str, alive: bool) -> None:
+    """Whatever the probe says: without a count or a log entry of its own there is no pass."""
+    assert outcome(check, result, twins=ALIVE if alive else {}) is not Outcome.PASS
+
+
+@given(st.sampled_from([FLOW, DENIED, INBOUND, FROM_HOST, SPOOFED, LEAK, NEAR_MISS]), st.booleans())
+def test_a_probe_that_failed_by_itself_is_neither_pass_nor_failure(check: Check, alive: bool) -> None:
+    everything = report(denied=1, flow=1, spoofed=1, dropped=1)
+    assert outcome(check, "error", twins=ALIVE if alive else {}, after=everything) is Outcome.ERROR
