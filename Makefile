@@ -30,7 +30,7 @@ demo: $(READY)
 	bash .ci/demo
 
 test: $(READY)
-	$(PYTEST) tests -m "not nested"
+	$(PYTEST) tests --ignore=tests/bench -m "not nested"
 
 test-unit: $(READY)
 	$(PYTEST) tests/unit tests/golden tests/test_style.py
