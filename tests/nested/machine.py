@@ -73,7 +73,9 @@ class Machine:
             *("-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"),
         ]
         with (self.folder / "qemu.log").open("wb") as log:
-            return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={"PATH": "/usr/bin", "TMPDIR": str(self.folder)})
+            return subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={"PATH": "/usr/bin", "TMPDIR": str(self.folder)}
+            )
 
     def settle(self) -> None:
         """Gives it its identity, starts its services and writes what a client needs to find it."""

@@ -42,7 +42,12 @@ def execute(
     raise typer.Exit(done.code)
 
 
-def ssh(vm: VmArgument, argv: Argv = None, connect: Connect = None, user: Annotated[str, typer.Option("-l", "--user")] = "root") -> None:
+def ssh(
+    vm: VmArgument,
+    argv: Argv = None,
+    connect: Connect = None,
+    user: Annotated[str, typer.Option("-l", "--user", help="Whom to log in as.")] = "root",
+) -> None:
     """Open a shell in a VM, or run a command there, by ssh over a channel of the hypervisor. The VM's host key is pinned."""
     from vcloud.inside import ssh_into
 

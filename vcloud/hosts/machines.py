@@ -66,10 +66,11 @@ def stop_domain(host: Host, name: str, *, gently: bool) -> None:
 
 
 def _ask_to_shut_down(domain: libvirt.virDomain) -> None:
+    """By the agent or, where none answers, by the power button."""
     try:
         domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT)
     except libvirt.libvirtError:
-        return  # no agent answers: there is nobody to ask
+        domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
     deadline = time.monotonic() + SHUTDOWN_TIMEOUT
     while domain.isActive() and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -14,6 +14,8 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IP
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
+import libvirt
+
 from vcloud.design.addressing import hash_number, uuid_of
 from vcloud.design.model import Uplink
 from vcloud.errors import HostError
@@ -30,6 +32,8 @@ CANDIDATES = IPv4Network("172.16.0.0/12")
 """The NAT network is the first free /24 of these. The zones' 10.0.0.0/8 does not meet them, and home networks seldom do."""
 PATIENCE = 20
 """Seconds to wait for another operator who makes or removes the NAT network."""
+CARDS_FOLDER = "/var/lib/libvirt/dnsmasq"
+"""Where libvirt notes the cards of a network that has addresses. It makes the folder itself only for one with DNS or DHCP."""
 SUFFIX_BITS = 48
 """Of the IPv6 address: enough that hashes do not meet."""
 
@@ -65,6 +69,7 @@ def make_uplink(host: Host, uplink: Uplink) -> None:
         network = found_or_none(host.connection.networkLookupByName, NETWORK)
         if network is None:
             network = host.connection.networkDefineXML(_network_xml(uplink))
+            _make_cards_folder(host.connection)
         network.setAutostart(1)
         if not network.isActive():
             network.create()
@@ -163,6 +168,16 @@ def _routes(host: Host) -> Iterator[IPv4Network]:
     for route in routes:
         if route["dst"] != "default" and route.get("type", "unicast") == "unicast":
             yield IPv4Network(route["dst"], strict=False)
+
+
+def _make_cards_folder(connection: libvirt.virConnect) -> None:
+    """As a pool that is there for a moment: so libvirt makes the folder itself, wherever it runs."""
+    pool = Element("pool", {"type": "dir"})
+    ElementTree.SubElement(pool, "name").text = f"{NETWORK}-cards"
+    target = ElementTree.SubElement(pool, "target")
+    ElementTree.SubElement(target, "path").text = CARDS_FOLDER
+    ElementTree.SubElement(ElementTree.SubElement(target, "permissions"), "mode").text = "0755"
+    connection.storagePoolCreateXML(to_text(pool), libvirt.VIR_STORAGE_POOL_CREATE_WITH_BUILD).destroy()
 
 
 def _network_xml(uplink: Uplink) -> str:

@@ -67,7 +67,7 @@ def judge(check: Check, seen: Observed) -> Verdict:
     if check.probe is None or answer is None:
         return Verdict(check, Outcome.NOT_RUN, check.reason or seen.reasons.get(check.vantage, "no probe was sent"))
     if check.kind is Kind.SPOOFED:
-        return _spoofed(check, seen)
+        return _spoofed(check, answer, seen)
     if check.kind in (Kind.IPS, Kind.LEAK):
         return _inspected(check, answer, seen)
     if answer.result not in THROUGH | STOPPED:
@@ -107,7 +107,9 @@ def _from_outside(check: Check, answer: Answer, seen: Observed) -> Verdict:
     return Verdict(check, Outcome.PASS, "dropped and counted by the firewall")
 
 
-def _spoofed(check: Check, seen: Observed) -> Verdict:
+def _spoofed(check: Check, answer: Answer, seen: Observed) -> Verdict:
+    if answer.result != "sent":
+        return Verdict(check, Outcome.ERROR, f"the forged packet could not be sent: {answer.result}")
     if seen.after.spoofed > seen.before.spoofed:
         return Verdict(check, Outcome.PASS, "dropped and counted as a forged source")
     return Verdict(check, Outcome.FAIL, "the forged packet was not stopped as such")

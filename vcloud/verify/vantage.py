@@ -62,7 +62,7 @@ def _lab_of(host: Host) -> layout.Lab | None:
     """The lab on this machine that the host belongs to."""
     config = host.ref.ssh_config
     for folder in sorted(layout.DEFAULT_FOLDER.glob("*")) if config is None else [config.parent]:
-        lab = layout.lab(folder.name)
+        lab = layout.Lab(folder.name, folder)
         if lab.inventory.is_file() and (host.ref.uri in lab.inventory.read_text()):
             return lab
     return None
