@@ -80,21 +80,6 @@ def test_a_card_number_does_not_leave(shop: Shop) -> None:
     assert "leak of card-number" in shop.vcloud("logs", "shop/ips")
 
 
-def test_everything_that_is_checked_holds(shop: Shop) -> None:
-    outcome = json.loads(shop.vcloud("verify", "shop", "-o", "json"))
-    assert outcome["summary"]["fail"] == outcome["summary"]["error"] == outcome["summary"]["not run"] == 0
-    assert {check["kind"] for check in outcome["checks"]} == {"config", "flow", "denied", "spoofed", "host", "ips", "leak"}
-
-
-def test_verify_goes_red_when_the_rules_are_gone(shop: Shop) -> None:
-    """Broken on purpose, found, and mended by loading the firewall's own file again."""
-    shop.vcloud("exec", "shop/firewall", "--", "nft", "flush", "ruleset")
-    outcome = json.loads(shop.vcloud("verify", "shop", "-o", "json", code=4))
-    assert any(check["kind"] == "config" and check["outcome"] == "fail" for check in outcome["checks"])
-    shop.vcloud("exec", "shop/firewall", "--", "nft", "-f", "/etc/vcloud/firewall.nft")
-    assert shop.customer("curl", "-sS", "--fail", "-m", "30", shop.url("/orders")).returncode == 0
-
-
 def test_a_second_up_changes_nothing_and_needs_no_local_file(shop: Shop, tmp_path: Path) -> None:
     elsewhere = Shop(shop.env | {"HOME": str(tmp_path)}, shop.address)
     before = elsewhere.vcloud("status", "shop", "-o", "json")
@@ -113,23 +98,5 @@ def test_without_the_firewall_nothing_passes_and_up_repairs_it(shop: Shop) -> No
     shop.vcloud("lab", "exec", "h1", "--", "virsh", "destroy", "shop.firewall")
     assert shop.customer("curl", "-sS", "--fail", "-m", "5", shop.url("/orders")).returncode != 0
     assert "NOT as it should be" in shop.vcloud("status", "shop", "--exit-code", code=3)
-    shop.vcloud("up", "--yes", str(SHOP))
-    assert shop.customer("curl", "-sS", "--fail", "-m", "30", shop.url("/orders")).returncode == 0
-
-
-def test_without_the_ips_nothing_passes_and_up_repairs_it(shop: Shop) -> None:
-    shop.vcloud("lab", "exec", "h1", "--", "virsh", "destroy", "shop.ips")
-    assert shop.customer("curl", "-sS", "--fail", "-m", "5", shop.url("/orders")).returncode != 0
-    shop.vcloud("up", "--yes", str(SHOP))
-    assert shop.customer("curl", "-sS", "--fail", "-m", "30", shop.url("/orders")).returncode == 0
-
-
-def test_a_flow_is_revoked_and_allowed_again_live(shop: Shop, tmp_path: Path) -> None:
-    without = tmp_path / "shop.yaml"
-    without.write_text("".join(line for line in SHOP.read_text().splitlines(keepends=True) if "id: checkout" not in line))
-    plan = json.loads(shop.vcloud("plan", str(without), "-o", "json"))
-    assert {step["cost"] for step in plan["steps"]} == {"live"}
-    shop.vcloud("up", "--yes", str(without))
-    assert shop.customer("curl", "-sS", "--fail", "-m", "5", shop.url("/orders")).returncode != 0
     shop.vcloud("up", "--yes", str(SHOP))
     assert shop.customer("curl", "-sS", "--fail", "-m", "30", shop.url("/orders")).returncode == 0

@@ -84,11 +84,6 @@ def _rules(listing: list[dict[str, Any]]) -> Iterator[tuple[str, int]]:
         yield from ((rule["comment"], int(part["counter"]["packets"])) for part in rule["expr"] if "counter" in part)
 
 
-def _named(prefix: str, counted: Mapping[str, int]) -> dict[str, int]:
-    """What stands between the prefix and the first space of a comment -> packets."""
-    return {comment.split()[0].removeprefix(prefix): packets for comment, packets in counted.items() if comment.startswith(prefix)}
-
-
 def _denied(listing: list[dict[str, Any]]) -> Iterator[tuple[Denied, int]]:
     for item in listing:
         found = item.get("set")

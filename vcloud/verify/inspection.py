@@ -17,6 +17,7 @@ from vcloud.verify.checks import OUTSIDE, Check, Kind, Listener, Probe, World, a
 
 PAYLOAD_TIMEOUT_MS = 4000
 FAMILIES = (4, 6)
+TLS_PORT = 443
 
 
 def inspection_checks(design: Design, uplink: Uplink, world: World) -> tuple[Check, ...]:
@@ -32,7 +33,7 @@ def _ips_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check]
     for number, shipped in enumerate(SHIPPED):
         rule, payload = shipped.rule, shipped.probe
         fitting = [route for route in routes if _carries(shipped, route)]
-        possible = [route for route in fitting if _answers(route[1], world)]
+        possible = [route for route in fitting if _answers(route[1], world) and (payload.port or _takes_anything(route))]
         name = f"rule {rule.sid} ({rule.message})"
         if not fitting:
             continue
@@ -62,7 +63,10 @@ def _leak_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check
             (
                 route
                 for route in _routes(design)
-                if route[0].services[route[2]].protocol is Protocol.TCP and _leaves(detector, route) and _answers(route[1], world)
+                if route[0].services[route[2]].protocol is Protocol.TCP
+                and _takes_anything(route)
+                and _leaves(detector, route)
+                and _answers(route[1], world)
             ),
             None,
         )
@@ -88,6 +92,12 @@ def _routes(design: Design) -> Iterator[Route]:
         for number, service in enumerate(flow.services):
             if service.protocol is not Protocol.ICMP:
                 yield from ((flow, path, number) for path in flow.paths)
+
+
+def _takes_anything(route: Route) -> bool:
+    """Not port 443 of the outside, where a rule lets only TLS through."""
+    flow, path, number = route
+    return path.target is not None or flow.services[number].first != TLS_PORT
 
 
 def _crosses(design: Design, path: FlowPath) -> bool:

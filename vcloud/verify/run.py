@@ -26,12 +26,15 @@ from vcloud.verify.config import config_verdicts
 from vcloud.verify.firewall_report import NOTHING, FirewallReport, parse_report
 from vcloud.verify.inspection import inspection_checks
 from vcloud.verify.judge import Alert, Answer, Observed, Verdict, judge
-from vcloud.verify.vantage import Vantages
+from vcloud.verify.vantage import Vantages, guest_program
 
 if TYPE_CHECKING:
     from vcloud.apply.up import Reporter
 
 GUEST = "/usr/lib/vcloud/guest"
+BROUGHT = "/var/lib/vcloud/guest"
+"""Where the same program is put in a user's own image; /run is mounted without leave to execute in some distributions."""
+AGENT_SECONDS = 10
 LISTEN_SECONDS = 300
 PROBE_TIMEOUT = 240
 FIREWALL_REPORT = "/usr/lib/vcloud/firewall-report"
@@ -49,6 +52,7 @@ def verify_vapp(vapp: str, connect: str | None, seed: int, reporter: Reporter) -
         vantages = Vantages(host)
         checks = (*network_checks(design, uplink, vantages.world, seed), *inspection_checks(design, uplink, vantages.world))
         session = _Session(host, design, vantages, reporter)
+        session.equip()
         config = tuple(session.config(manifest))
         seen = session.observe(checks)
         return (*config, *(judge(check, seen) for check in checks))
@@ -63,6 +67,17 @@ class _Session:
         self.vantages = vantages
         self.reporter = reporter
         self.reasons: dict[str, str] = {}
+        self.without_agent: set[str] = set()
+
+    def equip(self) -> None:
+        """Brings the guest program to the VMs of a user's own image. Nothing can be tested from one that has no agent."""
+        for vm in (vm for vm in self.design.workloads if not vm.image.recipe):
+            try:
+                self._agent(vm.name).wait(AGENT_SECONDS)
+                self._agent(vm.name).write_file(BROUGHT, guest_program().read_bytes(), 0o700)
+            except (GuestError, HostError) as error:
+                self.without_agent.add(vm.name)
+                self.reasons[vm.name] = error.what
 
     def config(self, manifest: Manifest) -> Iterator[Verdict]:
         domain = observe_domain(self.host, self.design.firewall.domain)
@@ -99,13 +114,13 @@ class _Session:
         try:
             for vm, members in groupby(listeners, key=lambda listener: listener.vm):
                 lines = "".join(f"{item.protocol} {item.address} {item.port}\n" for item in members)
-                done = self._run(vm, [GUEST, "listen", str(LISTEN_SECONDS)], lines)
+                done = self._run_guest(vm, ["listen", str(LISTEN_SECONDS)], lines)
                 if done is not None and done.code == 0:
                     pids[vm] = json.loads(done.stdout)["pid"]
             yield
         finally:
             for vm, pid in pids.items():
-                self._run(vm, [GUEST, "listen-stop", str(pid)])
+                self._run_guest(vm, ["listen-stop", str(pid)])
 
     def _ask_twins(self, listeners: Sequence[Listener]) -> dict[Listener, Answer]:
         """Every listener, asked from within its own VM."""
@@ -115,7 +130,7 @@ class _Session:
             lines = [
                 probe_line(str(index), Probe(item.protocol, "-", ip_address(item.address), item.port)) for index, item in enumerate(members)
             ]
-            done = self._run(vm, [GUEST, "probe"], "".join(lines))
+            done = self._run_guest(vm, ["probe"], "".join(lines))
             answers = parse_answers(done.stdout) if done else {}
             twins.update({item: answers[str(index)] for index, item in enumerate(members) if str(index) in answers})
         return twins
@@ -140,11 +155,16 @@ class _Session:
                 self.reasons[vantage] = error.what
                 return {}
         else:
-            done = self._run(vantage, [GUEST, "probe"], text)
+            done = self._run_guest(vantage, ["probe"], text)
             output = done.stdout if done else b""
         answers = parse_answers(output)
         self.reporter.report(vantage, f"{len(answers)} of {len(checks)} probes answered for")
         return {check.id: answers[str(index)] for index, check in enumerate(checks) if str(index) in answers}
+
+    def _run_guest(self, vm: str, argv: list[str], stdin: str = "") -> Executed | None:
+        """The guest program in a VM, by the same rules as `_run`."""
+        own = any(other.name == vm and not other.image.recipe for other in self.design.workloads)
+        return None if vm in self.without_agent else self._run(vm, [BROUGHT if own else GUEST, *argv], stdin)
 
     def _run(self, vm: str, argv: list[str], stdin: str = "") -> Executed | None:
         """A command in a VM; a VM that does not answer makes its checks `not run`, with the reason, and no others."""
