@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import fcntl
 import io
+import itertools
 import json
 import select
 import socket
@@ -132,6 +133,8 @@ class IpsLab:
     def __init__(self, design: Design, root: Path, guest: Path, folder: Path) -> None:
         self.design = design
         self._machines = contextlib.ExitStack()
+        # Each connection has a port of its own: Suricata goes on dropping a connection's ports once it has dropped it.
+        self._ports = itertools.count(20000)
         try:
             self.ips, self.firewall = self._machine(), self._machine()
             self.zones = {zone.name: self._machine() for zone in design.zones}
@@ -259,7 +262,7 @@ class IpsLab:
             listener.settimeout(LONGEST)
             client = stack.enter_context(self.machine(source).socket(family, socket.SOCK_STREAM))
             client.settimeout(LONGEST)
-            client.bind((source, 0))
+            client.bind((source, next(self._ports)))
             client.connect((target, port))
             server = stack.enter_context(listener.accept()[0])
             for end in (client, server):
@@ -276,7 +279,7 @@ class IpsLab:
             self.machine(source).socket(family, socket.SOCK_DGRAM) as client,
         ):
             server.bind((target, port))
-            client.bind((source, 0))
+            client.bind((source, next(self._ports)))
             client.sendto(payload, (target, port))
             return self._outcome(client.getsockname()[1], server, payload, since)
 
