@@ -71,7 +71,7 @@ class Guest:
         token = 0
         while time.monotonic() < deadline:
             token += 1
-            self._agent.settimeout(0.2)
+            self._agent.settimeout(2)  # QEMU holds a question until the agent is there; more are for one that a reset swallowed
             self._agent.sendall(json.dumps({"execute": "guest-sync", "arguments": {"id": token}}).encode() + b"\n")
             # what an agent of an earlier boot or call left is passed over
             with contextlib.suppress(TimeoutError):
