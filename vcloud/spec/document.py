@@ -32,6 +32,9 @@ _WORDS: Final = {"": None, "~": None, "null": None, "Null": None, "NULL": None} 
     form: word == "true" for word in ("true", "false") for form in (word, word.capitalize(), word.upper())
 }
 _SWITCHES: Final = {form: word in ("yes", "on") for word in ("yes", "no", "on", "off") for form in (word, word.capitalize(), word.upper())}
+_OPENED: Final = re.compile(r"[{,\[]")
+_PARAMETER: Final = re.compile(r"[:\[,]\s*\$\{")
+"""Two expressions, and not one with `.*` between them, which would take minutes on a hostile line."""
 _WHOLE: Final = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
 _FRACTION: Final = re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]{1,3})?")
 _CLOCK: Final = re.compile(r"[-+]?[1-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")
@@ -322,7 +325,8 @@ def _explained(error: yaml.MarkedYAMLError, text: str) -> tuple[int, str, str]:
     if written[column : column + 1] == "\t":
         return line, "a tab cannot indent YAML", "Use spaces."
     sentence, hint = next(((what, hint) for part, what, hint in _SENTENCES if part in said), (f"this is not YAML: {said}", ""))
-    if re.search(r"[{,\[].*[:\[,]\s*\$\{", written):
+    inside = _OPENED.search(written)
+    if inside and _PARAMETER.search(written, inside.start()):
         hint = 'Inside { } and [ ] a parameter needs quotes: "${name}".'
     opened = error.context_mark.line + 1 if error.context_mark else line
     if "inside quotes" in sentence:
