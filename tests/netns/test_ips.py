@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import http.server
+import shutil
 import smtplib
 import socket
 import ssl
@@ -36,6 +37,7 @@ FLOWS = """
     acquirer: api -> internet tcp/443 udp/53 icmp
     parcels: api -> internet tcp/80
 """
+GOLDEN = Path(__file__).parents[1] / "golden/artifacts"
 CARD, NO_CARD = "4111111111111111", "4111111111111112"
 PUBLISHED = (
     *(
@@ -460,6 +462,14 @@ def test_detect_logs_attacks_and_drops_nothing_but_leaks(own: IpsLab) -> None:
     logged = own.tcp(API[0], OUTSIDE4, 80, upload(b"SHOP-12345678 " * 3))
     assert logged.arrived
     assert logged.logged
+
+
+@pytest.mark.parametrize("folder", sorted(GOLDEN.glob("*/expected/ips/etc/vcloud/ips")), ids=lambda folder: folder.parts[-6])
+def test_suricata_accepts_what_was_reviewed(own: IpsLab, folder: Path) -> None:
+    shutil.copytree(folder, own.path("/etc/vcloud/ips"))
+    own.path("/run/suricata").mkdir()
+    done = own.chroot("suricata", "-T", "--init-errors-fatal", "-l", "/run/suricata", "-c", "/etc/vcloud/ips/suricata.yaml")
+    assert done.returncode == 0, done.stderr.decode()
 
 
 # --- life

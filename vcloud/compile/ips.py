@@ -4,8 +4,8 @@ One process bridges every inspected zone, a pair of cards each. What the configu
 
 - Fail closed. Nothing but Suricata forwards frames, exception policies drop, and nothing is bypassed. A restart drops the connections
   of before (they are in mid-stream for the new process); a change of rules alone is loaded live and keeps them.
-- No bound on what is looked at: streams and bodies are searched to their end, and a connection is remembered as long as the firewall
-  remembers it.
+- No bound on what is looked at: streams and bodies are searched to their end. A connection that is silent for an hour is forgotten and,
+  when it speaks again, dropped.
 - The log never holds what was found: no payload, no packet, no body, no URL.
 - A connection between two inspected zones, or within one, crosses the IPS twice, as one flow of Suricata's. The second time its TCP
   timestamps look old and Suricata would drop a few packets as invalid, so that such connections must be made without (the firewall's
