@@ -23,8 +23,8 @@ from vcloud.hosts.stream import receive
 RECORD = "vcloud-host"
 WORDS = b"vcloud-probe: user space reached"
 """What the shipped images' init says when the kernel command line has `vcloud.probe` (images/base/initramfs/init.c)."""
-DEADLINE = 30
-"""Seconds from power-on to those words. A working KVM takes less than one; one that is itself emulated takes ten."""
+DEADLINE = 90
+"""Seconds from power-on to those words. A working KVM takes less than one; one that is itself emulated takes ten, and forty on a busy machine."""
 KERNEL_SUFFIX, INITRD_SUFFIX = "", ".cpio"
 
 

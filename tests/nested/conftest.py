@@ -1,0 +1,132 @@
+"""Two kinds of hosts: one as a VM of its own whose KVM works, and a lab's, whose KVM is this machine's."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.vm.driver import Operator, environment
+from tests.vm.qemu import MAC, Guest, booted
+from vcloud.apply.guest import GUEST, OPEN_GATE, HostKey, new_host_key
+from vcloud.compile.identity import host_key_lines
+from vcloud.data import images_dir
+from vcloud.hosts.connection import Host, open_host
+from vcloud.hosts.inventory import load_inventory
+from vcloud.images.build import build
+from vcloud.images.cache import Image
+from vcloud.images.recipe import load_recipe
+from vcloud.lab import lab as labs
+from vcloud.lab.host import ensure_key
+from vcloud.lab.layout import Lab
+
+LOOPBACK = "127.0.0.1"
+ADDRESS = "10.0.2.15/24"
+"""Where QEMU's user network sends what comes in."""
+BOOT_SECONDS = 300
+
+
+@pytest.fixture(scope="session")
+def base() -> Image:
+    return build(load_recipe(images_dir() / "base"))
+
+
+@pytest.fixture(scope="session")
+def inventory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Of a stock Debian libvirt host whose KVM works.
+
+    It has no path anywhere: QEMU hands a port of this machine's loopback to its sshd, and lets nothing out.
+    """
+    folder, port = tmp_path_factory.mktemp("kvm-host"), free_port()
+    processor = ("-cpu", "max,+svm", "-smp", "2")
+    way_in = ("-netdev", f"user,id=way-in,restrict=on,ipv6=off,hostfwd=tcp:{LOOPBACK}:{port}-:22")
+    card = ("-device", f"virtio-net-pci,netdev=way-in,mac={MAC}")
+    with booted(build(load_recipe(images_dir() / "kvm-host")), folder, arguments=(*processor, *way_in, *card)) as machine:
+        settings = folder / ".ssh"
+        settings.mkdir()
+        ensure_key(settings / "id_ed25519", "tests")
+        key = new_host_key()
+        settle(machine, identity(key, (settings / "id_ed25519.pub").read_bytes()))
+        yield write_way_in(folder, port, key.public)
+
+
+@pytest.fixture(scope="session")
+def nested(inventory: Path) -> Iterator[Host]:
+    with open_host(load_inventory(inventory)[0]) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def operator(inventory: Path, tmp_path_factory: pytest.TempPathFactory) -> Operator:
+    """Somebody at the command line who knows that host only."""
+    return Operator(environment("none", tmp_path_factory.mktemp("home")) | {"VCLOUD_INVENTORY": str(inventory)})
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """h1 has this machine's KVM, whatever it is worth; h2 has none that can be opened."""
+    lab = Lab("t-kvm", tmp_path_factory.mktemp("labs") / "t-kvm")
+    labs.up(lab, 2)
+    try:
+        nothing = ("mount", "--bind", "/etc/hosts", "/dev/kvm"), ("mount", "-o", "remount,bind,ro", "/dev/kvm")
+        for command in nothing:
+            subprocess.run([*labs.enter(lab, "h2"), *command], check=True)
+        yield lab
+    finally:
+        labs.down(lab)
+
+
+def free_port() -> int:
+    """A port of this machine's loopback that nobody uses."""
+    with socket.create_server((LOOPBACK, 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def identity(key: HostKey, authorized: bytes) -> str:
+    lines = [
+        f"seed {base64.b64encode(secrets.token_bytes(64)).decode()}",
+        f"clock {time.time():.6f}",
+        "hostname kvm-host",
+        f"machine-id {secrets.token_hex(16)}",
+        f"nic {MAC} eth0",
+        f"addr eth0 {ADDRESS}",
+        *host_key_lines(key.private, key.public),
+        "dir /root/.ssh 0700 root:root",
+        f"file /root/.ssh/authorized_keys 0600 root:root {base64.b64encode(authorized).decode()}",
+    ]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def settle(machine: Guest, document: str) -> None:
+    """Gives the host its identity and starts its services."""
+    for command, stdin in (((GUEST, "identity"), document.encode()), (("/bin/sh", "-c", OPEN_GATE), b"")):
+        done = machine.run(*command, stdin=stdin, timeout=BOOT_SECONDS)
+        assert done.code == 0, done
+
+
+def write_way_in(folder: Path, port: int, host_key: str) -> Path:
+    """What a client needs to know: the host's key, how to log in, and an inventory, which is returned."""
+    settings = folder / ".ssh"
+    (settings / "known_hosts").write_text(f"[{LOOPBACK}]:{port} {host_key}\n")
+    (settings / "config").write_text(f"""\
+Host {LOOPBACK}
+  IdentityFile {settings}/id_ed25519
+  IdentitiesOnly yes
+  UserKnownHostsFile {settings}/known_hosts
+  GlobalKnownHostsFile none
+  StrictHostKeyChecking yes
+  BatchMode yes
+  LogLevel ERROR
+""")
+    entry = {"uri": f"qemu+ssh://root@{LOOPBACK}:{port}/system", "ssh_config": f"{settings}/config"}
+    inventory = folder / "hosts.yaml"
+    inventory.write_text(yaml.safe_dump({"hosts": {"nested": entry}}))
+    return inventory

@@ -1,0 +1,142 @@
+"""The accelerator: used where it works, refused where it only seems to, and a vApp under real KVM."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.vm.driver import Operator, Probe, Vapp, standing, write_vapp
+from vcloud.hosts import accelerator
+from vcloud.hosts.accelerator import DEADLINE, Accelerator
+from vcloud.hosts.connection import Host, open_host
+from vcloud.hosts.inventory import load_inventory
+from vcloud.hosts.storage import Base, Store
+from vcloud.images.cache import Image
+from vcloud.lab.layout import Lab
+
+pytestmark = [pytest.mark.nested, pytest.mark.timeout(1800)]
+
+SLACK = 60
+"""Seconds that libvirt may take to start and end a VM, on a machine that has other work too."""
+PAIR = {
+    "vcloud": 1,
+    "name": "pair",
+    "zones": {"front": {}, "back": {}},
+    "vms": {
+        "web": {"image": "base", "zone": "front", "memory": "192M"},
+        "store": {"image": "base", "zone": "back", "memory": "192M"},
+    },
+    "flows": [{"id": "reads", "from": "web", "to": "store", "service": "tcp/5432"}],
+}
+
+
+# Where KVM works
+
+
+def test_kvm_is_used_where_a_kernel_boots_under_it(nested: Host, base: Image, operator: Operator) -> None:
+    """Not before one has: that libvirt offers it is no proof. Then it is remembered."""
+    assert accelerator_of(operator).startswith("tcg: libvirt offers KVM, but there is no kernel")
+    kernel = uploaded(nested, base)
+    assert accelerator.probe(nested, kernel.kernel, kernel.initrd) == Accelerator("kvm", "a kernel boots under KVM")
+    begin = time.monotonic()
+    assert accelerator.probe(nested, kernel.kernel, kernel.initrd).name == "kvm"
+    assert time.monotonic() - begin < DEADLINE / 3, "it was tried again"
+    assert accelerator_of(operator) == "kvm: a kernel boots under KVM"
+    assert nested.connection.listAllDomains() == [], "nothing of the trial stays"
+
+
+@pytest.fixture(scope="module")
+def pair(operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vapp]:
+    file = write_vapp(tmp_path_factory.mktemp("pair") / "pair.yaml", PAIR)
+    try:
+        operator.up(file)
+        yield standing(operator, "pair", file)
+    finally:
+        operator.run("down", "--yes", "pair", timeout=900)
+
+
+def test_every_vm_of_a_vapp_runs_under_kvm(pair: Vapp, nested: Host) -> None:
+    assert pair.operator.status("pair")["accelerator"] == "kvm"
+    kinds = {domain.name(): ElementTree.fromstring(domain.XMLDesc()).get("type") for domain in nested.connection.listAllDomains()}  # noqa: S314
+    assert kinds == {"pair.firewall": "kvm", "pair.web": "kvm", "pair.store": "kvm"}
+
+
+def test_under_kvm_a_declared_flow_passes_and_no_other(pair: Vapp) -> None:
+    ends = [pair.addresses4["store"], pair.addresses6["store"]]
+    pair.operator.listen(pair.vm("store"), *(f"tcp {end} {port}" for end in ends for port in (5432, 5433)))
+    declared, other = ([Probe("tcp", end, port) for end in ends] for port in (5432, 5433))
+    assert pair.probe("store", *declared, *other) == ["open"] * 4, "all of them are there"
+    assert pair.probe("web", *declared) == ["open", "open"]
+    assert pair.probe("web", *other) == ["timeout", "timeout"]
+
+
+def test_under_kvm_verify_proves_every_claim(pair: Vapp) -> None:
+    assert pair.operator.run("verify", "pair", "-o", "json", timeout=900).data["summary"]["pass"] > 60
+
+
+def test_down_leaves_nothing_on_the_host(pair: Vapp, nested: Host) -> None:
+    pair.operator.run("down", "--yes", "pair", timeout=900)
+    assert nested.connection.listAllDomains() == []
+    assert nested.connection.listAllNetworks() == []
+    assert Store(nested).volumes_of_vapp("pair") == ()
+
+
+# Where it may not
+
+
+def test_the_probe_believes_a_kernel_and_not_a_device(lab: Lab, base: Image) -> None:
+    """What it says of this machine is what a kernel shows that QEMU boots here without libvirt, and it says so in time."""
+    with open_host(load_inventory(lab.inventory)[0]) as host:
+        kernel = uploaded(host, base)
+        begin = time.monotonic()
+        found = accelerator.probe(host, kernel.kernel, kernel.initrd)
+        assert time.monotonic() - begin < DEADLINE + SLACK
+        assert found.name == ("kvm" if boots_under_kvm(base) else "tcg")
+        assert "KVM" in found.reason
+        assert accelerator.remembered(host) == found
+        assert host.connection.listAllDomains() == [], "nothing of the trial stays"
+
+
+def test_a_kernel_that_hangs_is_given_up_at_the_deadline(lab: Lab, base: Image) -> None:
+    """Emulated, so that it hangs on any machine: it finds no init and waits for ever."""
+    with open_host(load_inventory(lab.inventory)[0]) as host:
+        kernel = uploaded(host, base)
+        xml = (
+            accelerator.trial_xml(kernel.kernel, kernel.initrd).replace("type='kvm'", "type='qemu'").replace("host-passthrough", "maximum")
+        )
+        begin = time.monotonic()
+        found = accelerator.trial(host, xml.replace("panic=-1", "rdinit=/none init=/none"))
+        assert DEADLINE <= time.monotonic() - begin < DEADLINE + SLACK
+        assert found.name == "tcg"
+        assert f"within {DEADLINE} s" in found.reason
+        assert host.connection.listAllDomains() == []
+
+
+def test_a_host_without_kvm_is_not_tried(lab: Lab) -> None:
+    with open_host(load_inventory(lab.inventory)[1]) as host:
+        assert accelerator.probe(host, "/none", "/none") == Accelerator("tcg", "libvirt offers no KVM there")
+
+
+def uploaded(host: Host, image: Image) -> Base:
+    return Store(host).upload_image(image)
+
+
+def accelerator_of(operator: Operator) -> str:
+    """What `vcloud doctor` says of it."""
+    findings = operator.run("doctor", "-o", "json").data
+    return str(next(finding["detail"] for finding in findings if finding["check"] == "accelerator"))
+
+
+def boots_under_kvm(image: Image) -> bool:
+    """Whether QEMU itself gets a kernel to user space here, with the CPU that vcloud would give it."""
+    argv = [
+        *("timeout", "--signal=KILL", str(DEADLINE), "qemu-system-x86_64", "-accel", "kvm", "-machine", "q35", "-cpu", "host", "-m", "256"),
+        *("-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"),
+        *("-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", "console=ttyS0 quiet panic=-1 vcloud.probe"),
+    ]
+    said = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False).stdout
+    return accelerator.WORDS in said
