@@ -1,0 +1,88 @@
+"""What the tests on real VMs share: one lab with one host, and the shop in it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import subprocess
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.vm.driver import ROOT, Operator, Vapp, environment, remains, standing
+
+LAB = "t-vm"
+LOGS = ROOT / "build/test-logs"
+SHOP = ROOT / "templates/vapps/shop.yaml"
+
+Raise = Callable[[str, Path], Vapp]
+
+
+@pytest.fixture(scope="session")
+def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    """Somebody at the command line whose lab has one host. In the end nothing but the lab's own things may be there."""
+    operator = Operator(environment(LAB, tmp_path_factory.mktemp("home")))
+    operator.run("lab", "down")
+    operator.run("lab", "up")
+    try:
+        yield operator
+        assert operator.run("list", "-o", "json").data == []
+        assert operator.virsh("list", "--all", "--name").split() == []
+        assert operator.virsh("net-list", "--all", "--name").split() == ["uplink"]
+        volumes = operator.virsh("vol-list", "vcloud", code=None).split()
+        assert not [name for name in volumes if name.startswith(("root.", "vm.", "console.", "seed."))]
+    finally:
+        operator.run("lab", "down")
+
+
+@pytest.fixture(scope="session")
+def raised(operator: Operator) -> Iterator[Raise]:
+    """Brings vApps up, and takes each down in the end, from whatever state it is in."""
+    names: list[str] = []
+
+    def bring(name: str, file: Path) -> Vapp:
+        names.append(name)
+        operator.up(file)
+        return standing(operator, name, file)
+
+    yield bring
+    for name in names:
+        if remains(operator, name):
+            operator.run("down", "--yes", name)
+        assert remains(operator, name) == []
+
+
+@pytest.fixture(scope="session")
+def shop(raised: Raise) -> Vapp:
+    """The shipped shop: five VMs, two of them appliances."""
+    return raised("shop", SHOP)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test leaves what the VMs and the appliances had to say."""
+    report = yield
+    operator = getattr(item, "funcargs", {}).get("operator")
+    if report.failed and isinstance(operator, Operator):
+        folder = LOGS / re.sub(r"[^A-Za-z0-9._-]+", "-", item.nodeid)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{report.when}.txt").write_text(report.longreprtext)
+        with contextlib.suppress(AssertionError, OSError, ValueError, subprocess.SubprocessError):
+            keep_evidence(operator, folder)
+    return report
+
+
+def keep_evidence(operator: Operator, folder: Path) -> None:
+    """Status, consoles, rules and events of all that runs, into a folder."""
+    for vapp in (row["vapp"] for row in operator.run("list", "-o", "json").data):
+        status = operator.run("status", vapp, "-o", "json", code=None)
+        (folder / f"{vapp}.status.json").write_text(status.out + status.err)
+        for vm in json.loads(status.out)["vms"] if status.code == 0 else ():
+            said = operator.run("logs", f"{vapp}/{vm['name']}", code=None)
+            (folder / f"{vapp}.{vm['name']}.log").write_text(said.out + said.err)
+        rules = operator.run("exec", f"{vapp}/firewall", "--", "nft", "list", "ruleset", code=None)
+        (folder / f"{vapp}.nft").write_text(rules.out + rules.err)
+        events = operator.run("exec", f"{vapp}/ips", "--", "tail", "-n", "200", "/var/log/suricata/eve.json", code=None)
+        (folder / f"{vapp}.eve.json").write_text(events.out + events.err)

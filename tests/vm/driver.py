@@ -1,0 +1,237 @@
+"""An operator and a customer, for tests: the real command in a process of its own, a host of a lab, and its outside world."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+LABS = Path("/var/lib/vcloud/test-labs")
+"""Beside the user's own labs: theirs stay the only ones that commands find by themselves."""
+VCLOUD = (sys.executable, "-m", "vcloud")
+GUEST = "/usr/lib/vcloud/guest"
+NAMESPACE = "https://vcloud.dev/ns/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A command that ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def data(self) -> Any:
+        """Its stdout as JSON."""
+        return json.loads(self.out)
+
+
+def environment(lab: str, home: Path) -> dict[str, str]:
+    """What an operator of the lab has in their shell; nothing of it comes from whoever runs the tests, but where images are kept."""
+    cache = os.environ.get("VCLOUD_CACHE_DIR") or str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vcloud")
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("VCLOUD_", "LIBVIRT_", "XDG_"))}
+    return inherited | {
+        "HOME": str(home),
+        "VCLOUD_LAB": lab,
+        "VCLOUD_LAB_DIR": str(LABS),
+        "VCLOUD_INVENTORY": str(LABS / lab / "hosts.yaml"),
+        "VCLOUD_CACHE_DIR": cache,
+        "NO_COLOR": "1",
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """Somebody at the command line, with their environment."""
+
+    env: Mapping[str, str]
+
+    def elsewhere(self, home: Path, **env: str) -> Operator:
+        """The same person on another machine: nothing of what an earlier command left in HOME is there."""
+        return replace(self, env={**self.env, "HOME": str(home), **env})
+
+    def start(self, *argv: str) -> subprocess.Popen[str]:
+        """Begins `vcloud ARGV...` and returns at once; it is the head of its own process group, as under a shell."""
+        return subprocess.Popen(
+            [*VCLOUD, *argv],
+            env=dict(self.env),
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *argv: str, code: int | None = 0, stdin: str = "", timeout: float = 300) -> Done:
+        """Runs `vcloud ARGV...` to its end, and asks for this exit code; None takes any."""
+        done = subprocess.run([*VCLOUD, *argv], env=dict(self.env), cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=timeout)
+        assert code in (None, done.returncode), (
+            f"vcloud {' '.join(argv)} ended with {done.returncode}, not {code}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def up(self, path: Path, *argv: str, code: int = 0) -> Done:
+        return self.run("up", "--yes", str(path), *argv, code=code, timeout=900)
+
+    def status(self, vapp: str) -> Any:
+        return self.run("status", vapp, "-o", "json").data
+
+    def inside(self, vm: str, script: str, code: int | None = 0, stdin: str = "") -> str:
+        """Stdout of a shell line in a VM (`shop/web-1`)."""
+        return self.run("exec", vm, "--", "sh", "-c", script, code=code, stdin=stdin).out
+
+    def at(self, where: str, *argv: str, timeout: float = 60) -> Done:
+        """A command on a host of the lab (`h1`) or in its outside world (`customer`)."""
+        return self.run("lab", "exec", where, "--", *argv, code=None, timeout=timeout)
+
+    def virsh(self, *argv: str, code: int | None = 0) -> str:
+        """virsh on the lab's host, through its socket on this machine: fast enough to look many times a second."""
+        socket = LABS / self.env["VCLOUD_LAB"] / "h1/run/libvirt/libvirt-sock"
+        done = subprocess.run(
+            ["virsh", "-q", "-c", f"qemu+unix:///system?socket={socket}", *argv], capture_output=True, text=True, timeout=60
+        )
+        assert code in (None, done.returncode), f"virsh {' '.join(argv)}: {done.stderr}"
+        return done.stdout
+
+    def probe(self, vm: str, *probes: Probe) -> list[str]:
+        """What came of each probe that `guest probe` sent from a VM."""
+        done = self.run("exec", vm, "--", GUEST, "probe", stdin="".join(f"{number} {probe}\n" for number, probe in enumerate(probes)))
+        results = {int(line["id"]): line["result"] for line in map(json.loads, done.out.splitlines())}
+        return [results[number] for number in range(len(probes))]
+
+    def listen(self, vm: str, *services: str, seconds: int = 600) -> None:
+        """Services in a VM that send back what they get, until the VM ends or the time is up: `tcp 10.0.0.2 7000`."""
+        self.run("exec", vm, "--", GUEST, "listen", str(seconds), stdin="".join(f"{service}\n" for service in services))
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One question of `guest probe`."""
+
+    protocol: str
+    target: str
+    port: int = 0
+    source: str = "-"
+    milliseconds: int = 2500
+    payload: bytes = b""
+
+    def __str__(self) -> str:
+        payload = base64.b64encode(self.payload).decode() or "-"
+        return f"{self.protocol} {self.source} {self.target} {self.port} {self.milliseconds} {payload}"
+
+
+@dataclass(frozen=True, slots=True)
+class Vapp:
+    """A vApp that runs."""
+
+    operator: Operator
+    name: str
+    file: Path
+    addresses4: Mapping[str, str] = field(default_factory=dict)
+    """VM -> the address of its first card."""
+    addresses6: Mapping[str, str] = field(default_factory=dict)
+    uplink: Sequence[str] = ()
+    """The published addresses, IPv4 first."""
+
+    def vm(self, name: str) -> str:
+        """As the command line wants it."""
+        return f"{self.name}/{name}"
+
+    def domain(self, name: str) -> str:
+        return f"{self.name}.{name}"
+
+    def inside(self, vm: str, script: str, code: int | None = 0, stdin: str = "") -> str:
+        return self.operator.inside(self.vm(vm), script, code, stdin)
+
+    def probe(self, vm: str, *probes: Probe) -> list[str]:
+        return self.operator.probe(self.vm(vm), *probes)
+
+    def again(self) -> Vapp:
+        """The same with the VMs that it has now."""
+        return standing(self.operator, self.name, self.file)
+
+    def curl(self, path: str, *argv: str, port: int = 8080, family: int = 4, patience: int = 30) -> Done:
+        """A customer's request to the published port."""
+        address = self.uplink[0] if family == 4 else f"[{self.uplink[1]}]"
+        return self.operator.at("customer", "curl", "-sS", "-m", str(patience), *argv, f"http://{address}:{port}{path}")
+
+    def firewall_report(self) -> Any:
+        return self.operator.run("exec", self.vm("firewall"), "--", "/usr/lib/vcloud/firewall-report").data
+
+
+def standing(operator: Operator, name: str, file: Path) -> Vapp:
+    """What `vcloud status` says of it."""
+    status = operator.status(name)
+    workloads = [vm for vm in status["vms"] if vm["role"] == "workload"]
+    addresses4, addresses6 = ({vm["name"]: vm[key][0] for vm in workloads} for key in ("ipv4", "ipv6"))
+    return Vapp(operator, name, file, addresses4, addresses6, status["uplink"])
+
+
+def write_vapp(path: Path, document: Mapping[str, Any]) -> Path:
+    path.write_text(yaml.safe_dump(dict(document), sort_keys=False))
+    return path
+
+
+# What libvirt knows, asked past vcloud
+
+
+def domains(operator: Operator, vapp: str, *, live: bool = False) -> dict[str, str]:
+    """Domain -> its number, which changes with every start; `-` for one that does not run."""
+    listed = operator.virsh("list", *(() if live else ("--all",))).splitlines()
+    rows = [line.split(maxsplit=2) for line in listed if line.strip()]
+    return {row[1]: row[0] for row in rows if row[1].startswith(f"{vapp}.")}
+
+
+def parse(text: str) -> Element:
+    """An element from libvirt's or vcloud's own XML."""
+    return ElementTree.fromstring(text)  # noqa: S314
+
+
+def xml_of(operator: Operator, domain: str) -> str:
+    return operator.virsh("dumpxml", domain)
+
+
+def links(operator: Operator, domain: str) -> set[str]:
+    """States of a running domain's cards; empty when it is not there."""
+    text = operator.virsh("dumpxml", domain, code=None)
+    if not text:
+        return set()
+    return {link.attrib["state"] for link in parse(text).iterfind("devices/interface/link")}
+
+
+def mark(operator: Operator, domain: str) -> dict[str, str]:
+    """Attributes of vcloud's element in a domain's metadata; empty when it is not there."""
+    text = operator.virsh("dumpxml", domain, code=None)
+    found = parse(text).find(f"metadata/{{{NAMESPACE}}}vm") if text else None
+    return {} if found is None else dict(found.attrib)
+
+
+def remains(operator: Operator, vapp: str) -> list[str]:
+    """Domains, networks, records and volumes that are a vApp's."""
+    listed = [*operator.virsh("list", "--all", "--name").split(), *operator.virsh("net-list", "--all", "--name").split()]
+    volumes = [line.split()[0] for line in operator.virsh("vol-list", "vcloud", code=None).splitlines() if line.strip()]
+    prefixes = tuple(f"{kind}{vapp}." for kind in ("", "root.", "vm.", "console.", "seed."))
+    records = (f"vcloud-manifest-{vapp}", f"vcloud-lock-{vapp}")
+    return [name for name in (*listed, *volumes) if name.startswith(prefixes) or name in records]
+
+
+def wait_until(what: str, holds: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"{what}: not after {seconds} s"
+        time.sleep(0.3)

@@ -1,0 +1,123 @@
+"""When an appliance stops, so does the traffic; `status` says so, and `up` repairs it and says why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.vm.conftest import SHOP
+from tests.vm.driver import Probe, Vapp, domains
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(1500)]
+
+SERVER = {4: "203.0.113.10", 6: "2001:db8:203::10"}
+
+
+@pytest.fixture(autouse=True)
+def whole_again(shop: Vapp) -> Iterator[None]:
+    """Each test begins and ends with a shop that takes orders."""
+    assert shop.curl("/orders", "--fail").code == 0
+    yield
+    shop.operator.up(SHOP)
+
+
+def customers_are_served(shop: Vapp, patience: int) -> list[bool]:
+    return [shop.curl("/orders", "--fail", family=family, patience=patience).code == 0 for family in (4, 6)]
+
+
+def between_tiers(shop: Vapp) -> list[str]:
+    """web asks api and api asks the database and the outside, in both families."""
+    asked = shop.probe("web-1", Probe("tcp", shop.addresses4["api"], 8000), Probe("tcp", shop.addresses6["api"], 8000))
+    return asked + shop.probe(
+        "api",
+        Probe("tcp", shop.addresses4["db"], 5432),
+        Probe("tcp", shop.addresses6["db"], 5432),
+        Probe("tcp", SERVER[4], 443),
+        Probe("tcp", SERVER[6], 443),
+    )
+
+
+def stopped(result: str) -> bool:
+    return result in ("timeout", "unreachable")
+
+
+def repaired(shop: Vapp, appliance: str) -> None:
+    """`plan` and `up` agree on what is to do and why; the other VMs go on as they were."""
+    status = shop.operator.run("status", "shop", "--exit-code", "-o", "json", code=3).data
+    assert not status["healthy"]
+    (problem,) = status["problems"]
+    assert problem.startswith(f"{appliance} '{appliance}' is stopped")
+    assert "`vcloud up` repairs it" in problem
+    assert {vm["state"] for vm in status["vms"] if vm["name"] == appliance} == {"stopped"}
+    steps = shop.operator.run("plan", str(SHOP), "-o", "json").data["steps"]
+    assert {(step["verb"], step["subject"]) for step in steps} == {("start VM", appliance), (f"load {word(appliance)}", appliance)}
+    assert "it is not running" in {step["why"] for step in steps}
+    before = domains(shop.operator, "shop")
+    shop.operator.up(SHOP)
+    after = domains(shop.operator, "shop")
+    assert {name for name in after if before[name] != after[name]} == {shop.domain(appliance)}
+    assert shop.operator.run("status", "shop", "--exit-code", "-o", "json").data["healthy"]
+
+
+def word(appliance: str) -> str:
+    return "IPS" if appliance == "ips" else appliance
+
+
+def test_without_the_firewall_nothing_passes_between_any_two(shop: Vapp) -> None:
+    assert between_tiers(shop) == ["open"] * 6
+    shop.operator.virsh("destroy", shop.domain("firewall"))
+    assert customers_are_served(shop, 4) == [False, False]
+    assert all(map(stopped, between_tiers(shop)))
+    repaired(shop, "firewall")
+    assert customers_are_served(shop, 30) == [True, True]
+    assert between_tiers(shop) == ["open"] * 6
+
+
+def test_without_the_ips_nothing_passes_in_or_out_of_an_inspected_zone(shop: Vapp) -> None:
+    """And what it does not inspect goes on."""
+    shop.operator.virsh("destroy", shop.domain("ips"))
+    assert customers_are_served(shop, 4) == [False, False]
+    through, beside = between_tiers(shop)[:2], between_tiers(shop)[2:4]
+    assert all(map(stopped, through))
+    assert beside == ["open"] * 2
+    repaired(shop, "ips")
+    assert customers_are_served(shop, 30) == [True, True]
+
+
+def test_a_suricata_that_dies_in_a_living_vm_is_started_again_or_stops_the_traffic(shop: Vapp) -> None:
+    """At no moment does a request pass that was not inspected: there is no bridge beside it."""
+    assert shop.inside("ips", "ls /sys/class/net/*/brport 2>/dev/null; sysctl -n net.ipv4.ip_forward", code=None).split()[-1:] == ["0"]
+    shop.inside("ips", "kill -9 $(cat /run/suricata/suricata.pid)")
+    number = 1
+    leaked = shop.curl(f"/orders/{number}/card", patience=6)
+    assert "4111111111111111" not in leaked.out
+
+
+def test_a_paused_firewall_is_told_and_resumed_by_up(shop: Vapp) -> None:
+    shop.operator.virsh("suspend", shop.domain("firewall"))
+    assert customers_are_served(shop, 4) == [False, False]
+    assert "is paused" in shop.operator.run("status", "shop", "--exit-code", code=3).err
+    before = domains(shop.operator, "shop")
+    shop.operator.up(SHOP)
+    assert domains(shop.operator, "shop") == before
+    assert customers_are_served(shop, 30) == [True, True]
+
+
+def test_a_workload_that_stopped_is_started_and_ready_again(shop: Vapp) -> None:
+    shop.operator.virsh("destroy", shop.domain("api"))
+    assert customers_are_served(shop, 20) == [False, False]
+    before = domains(shop.operator, "shop")
+    shop.operator.up(SHOP)
+    after = domains(shop.operator, "shop")
+    assert {name for name in after if before[name] != after[name]} == {shop.domain("api")}
+    assert customers_are_served(shop, 30) == [True, True]
+
+
+def test_a_workload_that_is_started_by_hand_has_no_live_link_until_up_has_looked(shop: Vapp) -> None:
+    shop.operator.virsh("destroy", shop.domain("web-1"))
+    shop.operator.virsh("start", shop.domain("web-1"))
+    rows = [line.split() for line in shop.operator.virsh("domiflist", shop.domain("web-1")).splitlines()]
+    for row in rows:
+        assert shop.operator.virsh("domif-getlink", shop.domain("web-1"), row[-1]).split()[-1] == "down"
+    assert customers_are_served(shop, 4) == [False, False]
