@@ -13,7 +13,7 @@ from vcloud.design.model import Design, ImageRef, Vm
 from vcloud.images.build import build
 from vcloud.images.cache import Image, default_cache
 from vcloud.images.recipe import digest, load_recipe
-from vcloud.images.user import fetch, source_digest
+from vcloud.images.user import fetch, image_name, source_digest
 
 if TYPE_CHECKING:
     from vcloud.apply.up import Reporter
@@ -71,7 +71,7 @@ def _digest(reference: ImageRef) -> str:
 
 
 def _cache_name(reference: ImageRef) -> str:
-    return Path(reference.recipe or reference.source).name.removesuffix(".qcow2")
+    return Path(reference.recipe).name if reference.recipe else image_name(reference.source)
 
 
 def _make(reference: ImageRef, reporter: Reporter) -> Image:

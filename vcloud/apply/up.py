@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vcloud import __version__
+from vcloud.apply.cloud import wait_for_cloud_init
 from vcloud.apply.guest import HostKey, give_identity, load_firewall, load_ips, new_host_key, open_gate, run_commands, wait_ready
 from vcloud.apply.stock import Stock
 from vcloud.compile.artifacts import Artifacts, compile_vapp
+from vcloud.compile.cloudinit import seed_files, seed_iso
 from vcloud.compile.domain import BootFiles, HostFacts, render_domain, render_interface
 from vcloud.compile.network import render_network, zone_networks
 from vcloud.design.model import Design, Role, Vm
@@ -142,6 +144,7 @@ class _Run:
         self.reporter = reporter
         self.store = store
         self.facts = HostFacts(target.wanted.accelerator)
+        self.boots: Mapping[str, BootFiles] = {}
         self.keys: dict[str, HostKey] = {}
         self.rules = ""
 
@@ -153,10 +156,10 @@ class _Run:
         for network in self.plan.subjects(Verb.MAKE_NETWORK):
             self._make_network(network)
         touched = self._planned(*TOUCHED)
-        boots = self.target.stock.upload(self.store, touched, self.reporter)
+        self.boots = self.target.stock.upload(self.store, touched, self.reporter)
         pool = ThreadPoolExecutor(max(MIN_WORKERS, len(touched)))
         try:
-            up = {vm.name: pool.submit(self._start_and_configure, vm, boots[vm.name]) for vm in touched}
+            up = {vm.name: pool.submit(self._start_and_configure, vm) for vm in touched}
             for vm in self.design.appliances:
                 self._wait(up.get(vm.name))
                 self._load_rules(vm)
@@ -190,12 +193,18 @@ class _Run:
         zone, network = next((zone, network) for zone in self.design.zones for network in zone_networks(zone) if network.name == name)
         machines.make_network(self.host, name, render_network(self.design.vapp, zone, network))
 
-    def _start_and_configure(self, vm: Vm, boot: BootFiles) -> None:
-        """Brings one VM to where it has its identity. A workload has no live link yet and its services still wait."""
+    def _start_and_configure(self, vm: Vm) -> None:
+        """Brings one VM to where it has its identity. A workload has no live link yet and its services still wait.
+
+        An image of a user's own cannot make its services wait, so that it is not even started before its turn.
+        """
         verb = self._verb(vm)
+        if self.boots[vm.name].seed:
+            self.reporter.report(vm.name, "waiting for its turn")
+            return
         with self._explained(vm, booting=True):
             if verb is not Verb.CONFIGURE_VM:
-                self._power(vm, verb, boot)
+                self._power(vm, verb)
                 self.reporter.report(vm.name, "booting")
             agent = machines.agent_of(self.host, vm.domain)
             agent.wait(AGENT_TIMEOUT)
@@ -208,8 +217,9 @@ class _Run:
                 self._mark(vm)
             self.reporter.report(vm.name, "waiting for its turn" if vm.role is Role.WORKLOAD else "loading its rules")
 
-    def _power(self, vm: Vm, verb: Verb, boot: BootFiles) -> None:
+    def _power(self, vm: Vm, verb: Verb) -> None:
         """From whatever stands to a VM that has just been started."""
+        boot = self.boots[vm.name]
         if verb is Verb.START_VM and self._is_paused(vm):
             machines.resume_domain(self.host, vm.domain)
             return
@@ -222,10 +232,18 @@ class _Run:
         elif verb is Verb.RESTART_VM:
             machines.cut_links(self.host, vm.domain)
             machines.stop_domain(self.host, vm.domain, gently=True)
+        if boot.seed:
+            self.store.put_seed(vm.domain, self._seed(vm, fresh=verb in FRESH))
         self.store.make_root(vm, boot)
         disks = {disk.volume: self.store.make_disk(disk.volume, disk.size) for disk in vm.disks}
         xml = render_domain(vm, self.target.artifacts.uplink, self.facts, boot, disks, self._attributes(vm, finished=verb not in FRESH))
         machines.start_domain(self.host, vm.domain, xml)
+
+    def _seed(self, vm: Vm, *, fresh: bool) -> bytes:
+        if not fresh:
+            return seed_iso(seed_files(self.design, vm, None))
+        key = self.keys[vm.name] = new_host_key()
+        return seed_iso(seed_files(self.design, vm, (key.private, key.public)))
 
     def _is_paused(self, vm: Vm) -> bool:
         domain = self.state.domain(vm.domain)
@@ -273,18 +291,28 @@ class _Run:
         if any(future.cancelled() or future.exception() or not future.result() for future in earlier):
             self.reporter.report(vm.name, "not started: what it comes after is not ready")
             return False
-        agent = machines.agent_of(self.host, vm.domain)
-        with self._explained(vm):
+        seeded = bool(self.boots[vm.name].seed)
+        with self._explained(vm, booting=seeded):
+            if seeded:
+                self._power(vm, self._verb(vm))
             for nic in vm.nics:
                 machines.set_link(self.host, vm.domain, render_interface(nic, self.target.artifacts.uplink, up=True))
-            self.reporter.report(vm.name, "starting its services")
-            open_gate(agent, vm)
-            if self._verb(vm) in FRESH:
-                run_commands(agent, vm)
-            wait_ready(agent, vm)
+            self.reporter.report(vm.name, "booting, and taking its identity" if seeded else "starting its services")
+            if seeded:
+                wait_for_cloud_init(self.host, self.store, vm)
+            else:
+                self._open(vm)
             self._mark(vm)
             self.reporter.report(vm.name, "ready")
         return True
+
+    def _open(self, vm: Vm) -> None:
+        """From the gate to what the file calls ready, by the guest agent."""
+        agent = machines.agent_of(self.host, vm.domain)
+        open_gate(agent, vm)
+        if self._verb(vm) in FRESH:
+            run_commands(agent, vm)
+        wait_ready(agent, vm)
 
     def _mark(self, vm: Vm) -> None:
         """From now on the domain itself says what it was made from."""

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from vcloud.compile.cloudinit import seed_files
 from vcloud.compile.domain import BootFiles, HostFacts, render_domain
 from vcloud.compile.firewall import render_firewall
 from vcloud.compile.identity import identity_lines
@@ -62,7 +63,10 @@ def rendered_files(
                 vm, artifacts.uplink, host, boots[vm.name], disk_paths, {"vapp": design.vapp, "name": vm.name, "role": vm.role.value}
             ).encode(),
         )
-        yield f"identities/{vm.name}", ("\n".join(artifacts.identities[vm.name]) + "\n").encode()
+        if boots[vm.name].seed:
+            yield from ((f"cloud-init/{vm.name}/{name}", content) for name, content in seed_files(design, vm, None).items())
+        else:
+            yield f"identities/{vm.name}", ("\n".join(artifacts.identities[vm.name]) + "\n").encode()
     yield "firewall/firewall.nft", artifacts.firewall.encode()
     for path, content in sorted(artifacts.ips.items()):
         yield f"ips{path}", content

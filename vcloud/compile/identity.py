@@ -73,7 +73,7 @@ def _network_lines(design: Design, vm: Vm, uplink: Uplink) -> Iterator[str]:
 def _card_lines(zone: Zone, nic: Nic, index: int) -> Iterator[str]:
     """A workload's card. Only the first carries the default route; answers from the others leave by the card they belong to."""
     table = 100 + index
-    for address, gateway, prefix, anywhere in _families(zone, nic):
+    for address, gateway, prefix, anywhere in addresses_of(zone, nic):
         length = prefix.rpartition("/")[2] if zone.open else str(address.max_prefixlen)
         yield f"addr {nic.ifname} {address}/{length}"
         if not zone.open:
@@ -91,13 +91,13 @@ def _card_lines(zone: Zone, nic: Nic, index: int) -> Iterator[str]:
 def _gateway_lines(design: Design, zone: Zone) -> Iterator[str]:
     """The firewall's card in a zone: it knows every VM there by address and MAC and asks nobody."""
     ifname = zone.gateway.ifname
-    for address, _, prefix, _ in _families(zone, zone.gateway):
+    for address, _, prefix, _ in addresses_of(zone, zone.gateway):
         yield f"addr {ifname} {address}/{prefix.rpartition('/')[2] if zone.open else address.max_prefixlen}"
     for vm in design.workloads:
         for nic in vm.nics:
             if nic.zone != zone.name:
                 continue
-            for address, *_ in _families(zone, nic):
+            for address, *_ in addresses_of(zone, nic):
                 yield f"neigh {ifname} {address} {nic.mac}"
                 if not zone.open:
                     yield f"route {ifname} {address}/{address.max_prefixlen}"
@@ -111,7 +111,7 @@ def _uplink_lines(nic: Nic, uplink: Uplink) -> Iterator[str]:
         yield f"route {nic.ifname} {ANYWHERE[1]} via {uplink.gateway6}"
 
 
-def _families(zone: Zone, nic: Nic) -> Iterator[tuple[Address, Address, str, str]]:
+def addresses_of(zone: Zone, nic: Nic) -> Iterator[tuple[Address, Address, str, str]]:
     """Per address family: the card's address, the gateway's, the zone's prefix and the default destination."""
     gateway = zone.gateway
     if nic.address4 is not None and gateway.address4 is not None:

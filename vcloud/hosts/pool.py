@@ -8,13 +8,14 @@ upload it twice, and both are right.
 
 from __future__ import annotations
 
+import io
 import re
 import secrets
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
@@ -78,6 +79,13 @@ class Pool:
         ElementTree.SubElement(store, "path").text = backing
         ElementTree.SubElement(store, "format", {"type": "qcow2"})
         return self._make(volume)
+
+    def put(self, name: str, content: bytes) -> None:
+        """A volume with that content, in place of one of that name. Its owner may read it and nobody else."""
+        self.delete([name])
+        with translated(f"the volume '{name}' could not be written on {self.host.name}"):
+            volume = self._pool.createXML(to_text(_volume_xml(name, len(content), "raw")))
+            self._send(volume, io.BytesIO(content), len(content), lambda _done, _all: None)
 
     def delete(self, names: Iterable[str]) -> None:
         """Deletes volumes; one that is not there is no error."""
@@ -144,7 +152,8 @@ class Pool:
             volume = self._pool.createXML(to_text(_volume_xml(name, size, "raw")))
             try:
                 self._sweep(stem, suffix, _modified(volume))
-                self._send(volume, source, size, progress)
+                with source.open("rb") as file:
+                    self._send(volume, file, size, progress)
                 self._pool.createXML(to_text(_volume_xml(name + COMPLETE, 0, "raw")))
             except BaseException:
                 with suppress(libvirt.libvirtError):
@@ -152,18 +161,17 @@ class Pool:
                 raise
         return self.path(name)
 
-    def _send(self, volume: libvirt.virStorageVol, source: Path, size: int, progress: Progress) -> None:
+    def _send(self, volume: libvirt.virStorageVol, source: BinaryIO, size: int, progress: Progress) -> None:
         stream = self.host.connection.newStream()
         volume.upload(stream, 0, size)
         done = 0
         try:
-            with source.open("rb") as file:
-                while chunk := file.read(CHUNK):
-                    sent = 0
-                    while sent < len(chunk):
-                        sent += stream.send(chunk[sent:])
-                    done += sent
-                    progress(done, size)
+            while chunk := source.read(CHUNK):
+                sent = 0
+                while sent < len(chunk):
+                    sent += stream.send(chunk[sent:])
+                done += sent
+                progress(done, size)
             stream.finish()
         except BaseException:
             with suppress(libvirt.libvirtError):

@@ -4,6 +4,7 @@ image-NAME-DIGEST.ID.qcow2   kernel-..., initrd-...     an uploaded image; share
 root.VAPP.VM.qcow2                                      a VM's root disk: what it wrote over its image
 vm.VAPP.VM.DISK.qcow2                                   a VM's data disk
 console.VAPP.VM.log                                     what a VM said on its serial console
+seed.VAPP.VM.iso                                        what cloud-init makes of a user's own image; holds the host's private key
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from vcloud.design.model import Vm
     from vcloud.images.cache import Image
 
-KINDS = ("root", "vm", "console")
+KINDS = ("root", "vm", "console", "seed")
 DIGITS = 12
 """Digits of a digest in a volume's name."""
 LINE = 400
@@ -76,11 +77,16 @@ class Store:
             kernel=base.kernel,
             initrd=base.initrd,
             cmdline=cmdline,
+            seed="" if base.kernel else self.pool.path(_seed(domain)),
         )
 
     def make_root(self, vm: Vm, boot: BootFiles) -> str:
         """The root disk of a VM over its image, unless it has one. Returns its path. `boot` is what `boot_files` gave."""
         return self.pool.make_overlay(Path(boot.disk).name, self._bases[vm.domain].disk)
+
+    def put_seed(self, domain: str, content: bytes) -> None:
+        """What a VM is told by cloud-init, in place of what it was told before."""
+        self.pool.put(_seed(domain), content)
 
     def make_disk(self, volume: str, size: int) -> str:
         """A data disk of `size` bytes, empty, unless it is there already. Returns its path.
@@ -112,6 +118,10 @@ class Store:
 
 def _console(domain: str) -> str:
     return f"console.{domain}.log"
+
+
+def _seed(domain: str) -> str:
+    return f"seed.{domain}.iso"
 
 
 def _parts(image: Image) -> list[tuple[str, Path]]:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import http.client
 import re
 import struct
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from io import BufferedReader
 from pathlib import Path
 from typing import IO
@@ -23,6 +23,8 @@ from vcloud.images.cache import Cache, Description, Image, default_cache
 BLOCK = 1 << 20
 TIMEOUT = 60
 """Seconds without a byte."""
+LARGEST = 64 << 30
+"""Bytes; an address that never ends must not fill the disk."""
 QCOW2_MAGIC = b"QFI\xfb"
 HEADER = ">4sIQ"
 """Magic, version, offset of the backing file's name."""
@@ -42,6 +44,11 @@ def source_digest(source: str, sha256: str) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
+def image_name(source: str) -> str:
+    """What the cache and the hosts call the image of a file or an address."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", Path(source).name.removesuffix(".qcow2"))
+
+
 def fetch(source: str, sha256: str, progress: Callable[[str], None] = lambda _: None, *, cache: Cache | None = None) -> Image:
     """The image of a file or an https address, from the cache or brought there now.
 
@@ -49,7 +56,7 @@ def fetch(source: str, sha256: str, progress: Callable[[str], None] = lambda _: 
     """
     cache = cache or default_cache()
     key = source_digest(source, sha256)
-    name = re.sub(r"[^A-Za-z0-9._-]", "-", Path(source).name.removesuffix(".qcow2"))
+    name = image_name(source)
 
     def make(folder: Path) -> Description:
         disk = folder / "disk.qcow2"
@@ -69,26 +76,39 @@ def _copy(source: str, target: Path, progress: Callable[[str], None]) -> str:
     try:
         with _open(source) as content, target.open("wb") as copy:
             while block := content.read(BLOCK):
+                done += len(block)
+                if done > LARGEST:
+                    raise ImageError(f"the image {source} has more than {LARGEST >> 30} GiB", "Use a smaller one.")
                 checksum.update(block)
                 copy.write(block)
-                done += len(block)
                 if done >> 25 != said:
                     said = done >> 25
                     progress(f"{target.parent.name.partition('.partial')[0]}: {done >> 20} MiB read")
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         hint = (
             "Free some space, or set VCLOUD_CACHE_DIR to a larger disk."
-            if error.errno == errno.ENOSPC
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC
             else "Check the address and try again."
         )
         raise ImageError(f"the image {source} cannot be read: {error}", hint) from error
     return checksum.hexdigest()
 
 
-def _open(source: str) -> AbstractContextManager[IO[bytes]]:
+class _StaysSecure(urllib.request.HTTPRedirectHandler):
+    """Follows a redirection only to another https address."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage, newurl: str
+    ) -> urllib.request.Request | None:
+        if not newurl.startswith("https://"):
+            raise urllib.error.URLError(f"it redirects to {newurl}, which is not https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _open(source: str) -> IO[bytes]:
     if not source.startswith("https://"):
         return _open_file(source)
-    response: AbstractContextManager[IO[bytes]] = urllib.request.urlopen(source, timeout=TIMEOUT)  # noqa: S310 - https, by the line above
+    response: IO[bytes] = urllib.request.build_opener(_StaysSecure).open(source, timeout=TIMEOUT)
     return response
 
 

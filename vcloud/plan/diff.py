@@ -119,6 +119,8 @@ def _vm_steps(wanted: Manifest, state: VappState) -> Iterator[Step]:
             yield Step(Verb.REMAKE_VM, vm.name, _root_why(vm, old))
         elif have.hardware != digests.hardware:
             yield Step(Verb.RESTART_VM, vm.name, _hardware_why(vm, old))
+        elif have.identity != digests.identity and not vm.image.recipe:
+            yield Step(Verb.RESTART_VM, vm.name, f"{_identity_why(vm, old)}; cloud-init learns of it at boot")
         elif not domain.running or domain.paused:
             yield Step(Verb.START_VM, vm.name, "it is paused" if domain.paused else "it is not running")
         elif have.identity != digests.identity:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import json
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -146,7 +145,3 @@ def _adapter() -> Any:
     from pydantic import TypeAdapter  # 0.1 s of import that most commands can do without
 
     return TypeAdapter(Manifest)
-
-
-def canonical(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))

@@ -10,7 +10,6 @@ class Verb(StrEnum):
     """One kind of change; the order is the order in which `vcloud.apply` makes them."""
 
     REMOVE_VM = "remove VM"
-    REMOVE_NETWORK = "remove network"
     MAKE_NETWORK = "make network"
     MAKE_VM = "make VM"
     REMAKE_VM = "make VM anew"
@@ -19,6 +18,7 @@ class Verb(StrEnum):
     CONFIGURE_VM = "configure VM"
     LOAD_IPS = "load IPS"
     LOAD_FIREWALL = "load firewall"
+    REMOVE_NETWORK = "remove network"
     RECORD = "record"
 
 
@@ -53,7 +53,7 @@ class Step:
 
     verb: Verb
     subject: str
-    """Name of the VM or of the libvirt network."""
+    """Name of the VM; for what is removed and for networks, libvirt's name."""
     why: str
 
     @property

@@ -209,7 +209,7 @@ class File(Spec):
 
 
 class Ready(Spec):
-    """When a VM counts as ready; with nothing asked for, when its guest agent answers."""
+    """When a VM counts as ready; with nothing asked for, when its services have been started."""
 
     tcp: Annotated[Port | None, Given()] = Field(None, description="A port that must accept connections in the guest.")
     command: Text = Field("", description="A shell command that must succeed in the guest.")

@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from vcloud.errors import ImageError
+from vcloud.images import user
 from vcloud.images.cache import Cache
-from vcloud.images.user import fetch, source_digest
+from vcloud.images.user import fetch, image_name, source_digest
 
 
 @pytest.fixture
@@ -104,6 +106,15 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder; `/to/ADDRESS` redirects there."""
+
+    def do_GET(self) -> None:
+        if not self.path.startswith("/to/"):
+            return super().do_GET()
+        self.send_response(302)
+        self.send_header("Location", self.path.removeprefix("/to/"))
+        return self.end_headers()
+
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
         pass
 
@@ -151,3 +162,34 @@ def test_a_server_that_is_not_trusted_or_has_no_such_file_is_told(
     monkeypatch.setenv("SSL_CERT_FILE", "/dev/null")
     with pytest.raises(ImageError, match="CERTIFICATE_VERIFY_FAILED"):
         fetch(f"{address}/{disk.name}", sha256(disk), cache=cache)
+
+
+def test_a_redirection_is_followed_only_to_where_nobody_can_listen_in(cache: Cache, disk: Path, address: str) -> None:
+    with pytest.raises(ImageError, match="not https"):
+        fetch(f"{address}/to/http://127.0.0.1/{disk.name}", sha256(disk), cache=cache)
+    with pytest.raises(ImageError, match="not allowed"):
+        fetch(f"{address}/to/file://{disk}", sha256(disk), cache=cache)
+    assert cache.list() == ()
+    assert fetch(f"{address}/to/{address}/{disk.name}", sha256(disk), cache=cache).digest == sha256(disk)
+
+
+def test_an_image_that_is_too_large_is_not_kept(cache: Cache, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(user, "LARGEST", disk.stat().st_size - 1)
+    with pytest.raises(ImageError, match="more than"):
+        fetch(str(disk), sha256(disk), cache=cache)
+    assert not [path for path in cache.folder.iterdir() if path.is_dir()]
+    monkeypatch.setattr(user, "LARGEST", disk.stat().st_size)
+    assert fetch(str(disk), sha256(disk), cache=cache).digest == sha256(disk)
+
+
+def test_two_who_fetch_the_same_image_at_once_get_one(cache: Cache, disk: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        images = list(pool.map(lambda _: fetch(str(disk), sha256(disk), cache=cache), range(4)))
+    assert len(set(map(repr, images))) == 1
+    assert len(cache.list()) == 1
+
+
+def test_the_name_of_an_image_is_one_that_a_volume_may_have() -> None:
+    assert image_name("/images/debian-13.qcow2") == "debian-13"
+    assert image_name("https://images.test/get.php?name=a%20b&x=../c") == "c"
+    assert image_name("https://images.test/get?name=a b") == "get-name-a-b"

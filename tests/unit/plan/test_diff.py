@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -116,6 +117,14 @@ def test_a_new_image_of_an_appliance_loads_its_rules_again() -> None:
     assert told(plan_changes(wanted, STANDING, "h1")) == [("make VM anew", "firewall", "recreate"), LOAD_FIREWALL]
 
 
+def test_a_users_own_image_learns_of_changes_at_boot() -> None:
+    """It has no guest program of ours: cloud-init reads its files when it starts."""
+    own = FILE.replace("image: nginx, zone: app", "image: {url: 'https://images.example/a.qcow2', sha256: '" + "0" * 64 + "'}, zone: app")
+    changes = plan(design("first", "second", own), standing(design("", "", own)))
+    assert told(changes) == [("restart VM", "api", "restart")]
+    assert why(changes, "api") == "files changed: /etc/key; cloud-init learns of it at boot"
+
+
 def test_a_zone_that_becomes_inspected_restarts_who_is_on_its_path() -> None:
     changes = plan(design("", "", FILE + INSPECTED), STANDING)
     assert told(changes) == [
@@ -130,12 +139,13 @@ def test_a_zone_that_becomes_inspected_restarts_who_is_on_its_path() -> None:
     assert why(changes, "ips") == "inspects dmz"
 
 
-def test_a_zone_that_is_no_longer_inspected_loses_ips_and_inner_network() -> None:
+def test_a_zone_that_is_no_longer_inspected_loses_its_ips_first_and_its_inner_network_last() -> None:
+    """The firewall is plugged into it until it has restarted."""
     assert told(plan(design(), standing(design("", "", FILE + INSPECTED)))) == [
         ("remove VM", "shop.ips", "remove"),
-        ("remove network", "shop.dmz.inner", "remove"),
         *(("restart VM", name, "restart") for name in ("firewall", "web-1", "web-2")),
         LOAD_FIREWALL,
+        ("remove network", "shop.dmz.inner", "remove"),
     ]
 
 
@@ -234,3 +244,16 @@ def test_a_plan_can_be_asked_what_it_does() -> None:
     assert changes.has(Verb.RESTART_VM, Verb.MAKE_VM)
     assert not changes.has(Verb.REMOVE_VM)
     assert {step.cost for step in changes.steps} == {Cost.RESTART}
+
+
+def test_what_cloud_init_gives_costs_a_restart_because_it_only_looks_at_boot(tmp_path: Path) -> None:
+    image = tmp_path / "debian.qcow2"
+    image.touch()
+    text = FILE.replace("api: {image: nginx,", f"api: {{image: {image},")
+    stands = standing(design(text=text))
+    changed = plan(design("first", "second", text), stands)
+    assert [(step.subject, step.verb) for step in changed.steps] == [("api", Verb.RESTART_VM)]
+    assert "/etc/key" in changed.steps[0].why
+    paused = with_domain(stands, "shop.api", lambda domain: replace(domain, paused=True))
+    assert plan(design("first", "second", text), paused).subjects(Verb.RESTART_VM) == ("api",)
+    assert plan(design(text=text), stands).steps == ()

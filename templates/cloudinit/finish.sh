@@ -1,0 +1,52 @@
+#!/bin/sh
+# The end of every boot of a VM that cloud-init configures: runs what is to run once, waits until the VM is ready, and says on the
+# serial port how far it is. vcloud reads it there, so that the image needs no agent.
+
+folder=/var/lib/vcloud
+
+# The login prompt may take the port over at this moment, which refuses one line.
+say() {
+	for _ in 1 2 3; do
+		printf '\nvcloud: %s\n' "$*" >/dev/ttyS0 && return
+		sleep 1
+	done
+}
+
+fail() {
+	say "failed: $*"
+	exit 1
+}
+
+run_once() {
+	number=0
+	while [ -e "$folder/run/$number" ]; do
+		/bin/sh "$folder/run/$number" >"$folder/output" 2>&1 ||
+			fail "run[$number] ended with $?: $(tail -c 500 "$folder/output" | tr -c '[:print:]' ' ')"
+		cat "$folder/output"
+		number=$((number + 1))
+	done
+	: >"$folder/ran"
+}
+
+# Whether anything listens on a TCP port, given as the kernel prints it: four hexadecimal digits.
+listens() {
+	grep -Eqs ": [0-9A-F]+:$1 [0-9A-F]+:0000 0A " /proc/net/tcp /proc/net/tcp6
+}
+
+is_ready() {
+	if [ "$port" != 0000 ]; then
+		listens "$port" || return
+	fi
+	/bin/sh "$folder/ready" >/dev/null 2>&1
+}
+
+say started
+[ -e "$folder/ran" ] || run_once
+read -r port timeout <"$folder/waits"
+seconds=0
+until is_ready; do
+	[ "$seconds" -lt "$timeout" ] || fail "not ready after $timeout s"
+	sleep 1
+	seconds=$((seconds + 1))
+done
+say ready
