@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import subprocess
 import sys
@@ -134,11 +133,10 @@ def _denied(host: Host, domain: str) -> list[str]:
 
 
 def _events(host: Host, domain: str) -> list[str]:
-    from vcloud.verify.run import IPS_REPORT
+    from vcloud.verify.run import IPS_REPORT, parse_events
 
     found = []
-    for line in machines.agent_of(host, domain).execute([IPS_REPORT, "events"], timeout=LOG_TIMEOUT).stdout.splitlines():
-        event = json.loads(line)
+    for event in parse_events(machines.agent_of(host, domain).execute([IPS_REPORT, "events"], timeout=LOG_TIMEOUT).stdout):
         if "alert" in event:
             alert = event["alert"]
             ends = f"{event.get('src_ip')}:{event.get('src_port', 0)} -> {event.get('dest_ip')}:{event.get('dest_port', 0)}"

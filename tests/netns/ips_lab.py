@@ -225,7 +225,8 @@ class IpsLab:
 
     def alerts(self, port: int, since: int = 0) -> tuple[tuple[int, bool], ...]:
         """Of the connections of a client's port, in the log from this place on. ICMP has port 0."""
-        events = (json.loads(line) for line in self.log[since:].splitlines() if line.endswith("}"))
+        whole, _, _half_written = self.log[since:].rpartition("\n")
+        events = map(json.loads, whole.splitlines())
         ours = (
             event for event in events if event["event_type"] == "alert" and port in (event.get("src_port", 0), event.get("dest_port", 0))
         )

@@ -7,10 +7,10 @@ import base64
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vcloud.design.model import Design
 from vcloud.errors import GuestError, HostError, UsageError, VcloudError
@@ -190,12 +190,18 @@ def parse_answers(output: bytes) -> dict[str, Answer]:
     return found
 
 
-def parse_alerts(output: bytes) -> tuple[Alert, ...]:
-    """EVE's alerts and drops as `ips-report events` prints them: one JSON object a line."""
-    alerts = []
+def parse_events(output: bytes) -> Iterator[dict[str, Any]]:
+    """The events that `ips-report events` printed. Suricata may be half way through the last line."""
     for line in output.splitlines():
-        event = json.loads(line)
-        kind = event.get("event_type")
+        with suppress(ValueError):
+            yield json.loads(line)
+
+
+def parse_alerts(output: bytes) -> tuple[Alert, ...]:
+    """EVE's alerts and drops as `ips-report events` prints them."""
+    alerts = []
+    for event in parse_events(output):
+        kind = str(event.get("event_type"))
         detail = event.get(kind, {})
         rule = str(detail["signature_id"]) if kind == "alert" else str(detail.get("reason", ""))
         blocked = kind == "drop" or detail.get("action") == "blocked"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from vcloud.verify.checks import HOST, OUTSIDE, Check, Kind, Listener, Outcome, Probe
 from vcloud.verify.firewall_report import Denied, FirewallReport
 from vcloud.verify.judge import Alert, Answer, Observed, judge
+from vcloud.verify.run import parse_alerts
 
 SOURCE, TARGET = ip_address("10.0.0.2"), ip_address("10.0.16.2")
 LISTENER = Listener("db", "tcp", str(TARGET), 22)
@@ -185,3 +186,8 @@ def test_no_negative_claim_passes_on_silence_alone(check: Check, result: str, al
 def test_a_probe_that_failed_by_itself_is_neither_pass_nor_failure(check: Check, alive: bool) -> None:
     everything = report(denied=1, flow=1, spoofed=1, dropped=1)
     assert outcome(check, "error", twins=ALIVE if alive else {}, after=everything) is Outcome.ERROR
+
+
+def test_a_half_written_event_at_the_end_of_the_log_is_left_for_the_next_time() -> None:
+    whole = b'{"event_type": "alert", "src_port": 7, "dest_port": 8, "alert": {"signature_id": 5, "action": "blocked"}}'
+    assert parse_alerts(whole + b"\n" + whole[:-1]) == (Alert("5", 7, True), Alert("5", 8, True))
