@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
@@ -11,7 +10,7 @@ import pytest
 
 from tests.vm.driver import Operator, Probe, Vapp, standing, write_vapp
 from vcloud.hosts import accelerator
-from vcloud.hosts.accelerator import DEADLINE, Accelerator
+from vcloud.hosts.accelerator import Accelerator
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import load_inventory
 from vcloud.hosts.storage import Base, Store
@@ -20,8 +19,6 @@ from vcloud.lab.layout import Lab
 
 pytestmark = [pytest.mark.nested, pytest.mark.timeout(1800)]
 
-SLACK = 60
-"""Seconds that libvirt may take to start and end a VM, on a machine that has other work too."""
 PAIR = {
     "vcloud": 1,
     "name": "pair",
@@ -42,9 +39,7 @@ def test_kvm_is_used_where_a_kernel_boots_under_it(nested: Host, base: Image, op
     assert accelerator_of(operator).startswith("tcg: libvirt offers KVM, but there is no kernel")
     kernel = uploaded(nested, base)
     assert accelerator.probe(nested, kernel.kernel, kernel.initrd) == Accelerator("kvm", "a kernel boots under KVM")
-    begin = time.monotonic()
-    assert accelerator.probe(nested, kernel.kernel, kernel.initrd).name == "kvm"
-    assert time.monotonic() - begin < DEADLINE / 3, "it was tried again"
+    assert accelerator.probe(nested, "/none", "/none").name == "kvm", "it is not tried again"
     assert accelerator_of(operator) == "kvm: a kernel boots under KVM"
     assert nested.connection.listAllDomains() == [], "nothing of the trial stays"
 
@@ -89,31 +84,35 @@ def test_down_leaves_nothing_on_the_host(pair: Vapp, nested: Host) -> None:
 
 
 def test_the_probe_believes_a_kernel_and_not_a_device(lab: Lab, base: Image) -> None:
-    """What it says of this machine is what a kernel shows that QEMU boots here without libvirt, and it says so in time."""
+    """What it says of this machine is what a kernel shows that QEMU boots here without libvirt."""
     with open_host(load_inventory(lab.inventory)[0]) as host:
         kernel = uploaded(host, base)
-        begin = time.monotonic()
         found = accelerator.probe(host, kernel.kernel, kernel.initrd)
-        assert time.monotonic() - begin < DEADLINE + SLACK
         assert found.name == ("kvm" if boots_under_kvm(base) else "tcg")
         assert "KVM" in found.reason
         assert accelerator.remembered(host) == found
         assert host.connection.listAllDomains() == [], "nothing of the trial stays"
 
 
-def test_a_kernel_that_hangs_is_given_up_at_the_deadline(lab: Lab, base: Image) -> None:
-    """Emulated, so that it hangs on any machine: it finds no init and waits for ever."""
+def test_a_kernel_that_hangs_is_given_up_soon_after_emulation_got_there(lab: Lab, base: Image) -> None:
+    """Emulated, too, so that it hangs on any machine: it finds no init and waits for ever. The twin that has one wins."""
     with open_host(load_inventory(lab.inventory)[0]) as host:
         kernel = uploaded(host, base)
-        xml = (
-            accelerator.trial_xml(kernel.kernel, kernel.initrd).replace("type='kvm'", "type='qemu'").replace("host-passthrough", "maximum")
-        )
-        begin = time.monotonic()
-        found = accelerator.trial(host, xml.replace("panic=-1", "rdinit=/none init=/none"))
-        assert DEADLINE <= time.monotonic() - begin < DEADLINE + SLACK
+        goes, hangs = (accelerator.trial_xml(kernel.kernel, kernel.initrd, "tcg") for _ in range(2))
+        hangs = hangs.replace("panic=-1", "rdinit=/none init=/none")
+        found = accelerator.trial(host, hangs, goes)
         assert found.name == "tcg"
-        assert f"within {DEADLINE} s" in found.reason
-        assert host.connection.listAllDomains() == []
+        assert "hangs" in found.reason
+        assert accelerator.trial(host, goes, hangs) == Accelerator("kvm", "a kernel boots under KVM")
+        assert host.connection.listAllDomains() == [], "nothing of the trials stays"
+
+
+def test_a_vm_that_ends_before_it_reaches_user_space_does_not_count(lab: Lab, base: Image) -> None:
+    with open_host(load_inventory(lab.inventory)[0]) as host:
+        kernel = uploaded(host, base)
+        goes, ends = (accelerator.trial_xml(kernel.kernel, kernel.initrd, "tcg") for _ in range(2))
+        found = accelerator.trial(host, ends.replace("panic=-1", "panic=-1 rdinit=/none init=/none"), goes)
+        assert found == Accelerator("tcg", "KVM is there, but a VM under it ends before it reaches user space")
 
 
 def test_a_host_without_kvm_is_not_tried(lab: Lab) -> None:
@@ -134,7 +133,7 @@ def accelerator_of(operator: Operator) -> str:
 def boots_under_kvm(image: Image) -> bool:
     """Whether QEMU itself gets a kernel to user space here, with the CPU that vcloud would give it."""
     argv = [
-        *("timeout", "--signal=KILL", str(DEADLINE), "qemu-system-x86_64", "-accel", "kvm", "-machine", "q35", "-cpu", "host", "-m", "256"),
+        *("timeout", "--signal=KILL", "90", "qemu-system-x86_64", "-accel", "kvm", "-machine", "q35", "-cpu", "host", "-m", "256"),
         *("-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"),
         *("-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", "console=ttyS0 quiet panic=-1 vcloud.probe"),
     ]

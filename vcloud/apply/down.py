@@ -26,17 +26,17 @@ def take_down(vapp: str, connect: str | None, reporter: Reporter) -> tuple[str, 
     with open_host(choose_host(connect)) as host, vapp_lock(host, vapp, "down"):
         store = Store(host)
         state = observe_vapp(host, vapp)
-        volumes = store.volumes_of_vapp(vapp)
-        if not (state.manifest or state.domains or state.networks or volumes):
-            raise UsageError(f"there is no vApp '{vapp}' on {host.name}", "vcloud list shows what is there.")
         domains = [domain for domain in state.domains if domain.vapp == vapp]
+        networks = [network.name for network in state.networks if network.vapp == vapp]
+        volumes = store.volumes_of_vapp(vapp)
+        if not (state.manifest or domains or networks or volumes):
+            raise UsageError(f"there is no vApp '{vapp}' on {host.name}", "vcloud list shows what is there.")
         workloads_first = sorted(domains, key=lambda domain: domain.role != Role.WORKLOAD)
         for domain in workloads_first:
             machines.cut_links(host, domain.name)
         for domain in workloads_first:
             reporter.report(domain.vm, "removed")
             machines.remove_domain(host, domain.name)
-        networks = [network.name for network in state.networks if network.vapp == vapp]
         for network in networks:
             machines.remove_network(host, network)
         store.delete(volumes)

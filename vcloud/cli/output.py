@@ -58,6 +58,7 @@ class Progress:
         self._stage: dict[str, str] = {}
         self._lock = threading.Lock()
         self._quiet = quiet
+        self._ended = False
         self._live: Any = None
         if not quiet and sys.stderr.isatty():
             from rich.console import Console
@@ -71,6 +72,9 @@ class Progress:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        """Whoever is still at work after an error or Ctrl-C has nothing more to say."""
+        with self._lock:
+            self._ended = True
         if self._live:
             self._live.stop()
 
@@ -79,7 +83,7 @@ class Progress:
         with self._lock:
             now = time.monotonic()
             self._began.setdefault(subject, now)
-            if self._stage.get(subject) == stage:
+            if self._ended or self._stage.get(subject) == stage:
                 return
             self._stage[subject] = stage
             if not self._live and not self._quiet:

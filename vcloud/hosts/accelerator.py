@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import secrets
 import threading
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 
 import libvirt
 
+from vcloud.compile.domain import HostFacts
 from vcloud.design.addressing import uuid_of
 from vcloud.errors import HostError
 from vcloud.hosts.connection import Host, interruptible, message_of, translated
@@ -23,8 +27,10 @@ from vcloud.hosts.stream import receive
 RECORD = "vcloud-host"
 WORDS = b"vcloud-probe: user space reached"
 """What the shipped images' init says when the kernel command line has `vcloud.probe` (images/base/initramfs/init.c)."""
-DEADLINE = 90
-"""Seconds from power-on to those words. A working KVM takes less than one; one that is itself emulated takes ten, and forty on a busy machine."""
+PATIENCE = 2
+"""How long KVM may take, in the times of emulation; a working one needs a fifth, or less."""
+LONGEST = 300
+"""Seconds after which nothing is waited for. Emulation takes three, and some minutes on a host that is itself emulated."""
 KERNEL_SUFFIX, INITRD_SUFFIX = "", ".cpio"
 
 
@@ -79,7 +85,8 @@ def probe(host: Host, kernel: str, initrd: str) -> Accelerator:
     known = remembered(host)
     if known:
         return known
-    found = _without_trial(host) or interruptible(lambda: trial(host, trial_xml(kernel, initrd)))
+    race = (trial_xml(kernel, initrd, accelerator) for accelerator in ("kvm", "tcg"))
+    found = _without_trial(host) or interruptible(lambda: trial(host, *race))
     attributes = {"versions": _versions(host), "accelerator": found.name}
     with translated(f"the accelerator of {host.name} could not be remembered"):
         write_record(host, Record(RECORD, uuid_of("host"), attributes, found.reason))
@@ -102,54 +109,67 @@ def _without_trial(host: Host) -> Accelerator | None:
     return None
 
 
-def trial(host: Host, xml: str) -> Accelerator:
-    """Starts a small VM and hears whether it reaches user space. Nothing of it stays."""
+def trial(host: Host, kvm_xml: str, tcg_xml: str) -> Accelerator:
+    """Races a small VM under KVM against the same one under TCG to user space. Nothing of them stays.
+
+    So no time has to be guessed: KVM is faster than emulation on any machine, however slow or busy, or it is of no use. It is given up
+    when emulation has been there for as long as it took to get there.
+    """
+    arrivals: SimpleQueue[tuple[str, bool]] = SimpleQueue()
+    begun = time.monotonic()
     try:
-        # Paused at first, so that no word is said before somebody listens; destroyed by libvirt when this connection ends.
-        flags = libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY
-        domain = host.connection.createXML(xml, flags)
+        with _running(host, kvm_xml, "kvm", arrivals), _running(host, tcg_xml, "tcg", arrivals):
+            return _race(arrivals, begun)
     except libvirt.libvirtError as error:
         return Accelerator("tcg", f"KVM is offered, but QEMU does not start under it: {message_of(error)[:120]}")
-    try:
-        return _listen(host, domain)
-    except libvirt.libvirtError as error:
-        return Accelerator("tcg", f"KVM fails: {message_of(error)}")
-    finally:
-        with suppress(libvirt.libvirtError):
-            domain.destroy()
 
 
-def _listen(host: Host, domain: libvirt.virDomain) -> Accelerator:
-    """Hears the VM out, until it has said the words, it has ended, or the time is up. Its stream ends with it."""
+def _race(arrivals: SimpleQueue[tuple[str, bool]], begun: float) -> Accelerator:
+    deadline = begun + LONGEST
+    with suppress(Empty):
+        while True:
+            name, reached = arrivals.get(timeout=max(0, deadline - time.monotonic()))
+            if name == "kvm" and reached:
+                return Accelerator("kvm", "a kernel boots under KVM")
+            if name == "kvm":
+                return Accelerator("tcg", "KVM is there, but a VM under it ends before it reaches user space")
+            if reached:
+                deadline = min(deadline, begun + PATIENCE * (time.monotonic() - begun))
+    return Accelerator("tcg", f"KVM is there, but a kernel hangs under it: no user space in {deadline - begun:.0f} s")
+
+
+@contextmanager
+def _running(host: Host, xml: str, name: str, arrivals: SimpleQueue[tuple[str, bool]]) -> Iterator[None]:
+    """A VM of the race; whether it reaches user space comes in through the queue."""
+    # Paused at first, so that no word is said before somebody listens; destroyed by libvirt when this connection ends.
+    flags = libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY
+    domain = host.connection.createXML(xml, flags)
     stream = host.connection.newStream()
-    domain.openConsole(None, stream, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
-    heard = bytearray()
-    done = threading.Event()
-    listener = threading.Thread(target=_hear, args=(stream, heard, done), daemon=True)
-    listener.start()
-    domain.resume()
-    ended = done.wait(DEADLINE)
-    with suppress(libvirt.libvirtError):
-        stream.abort()
-    if WORDS in heard:
-        return Accelerator("kvm", "a kernel boots under KVM")
-    if ended:
-        return Accelerator("tcg", "KVM is there, but a VM under it ends before it reaches user space")
-    return Accelerator("tcg", f"KVM is there, but a kernel under it does not reach user space within {DEADLINE} s")
-
-
-def _hear(stream: libvirt.virStream, heard: bytearray, done: threading.Event) -> None:
     try:
+        domain.openConsole(None, stream, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
+        threading.Thread(target=lambda: arrivals.put((name, _reaches_user_space(stream))), daemon=True).start()
+        domain.resume()
+        yield
+    finally:
+        for end in (stream.abort, domain.destroy):
+            with suppress(libvirt.libvirtError):
+                end()
+
+
+def _reaches_user_space(stream: libvirt.virStream) -> bool:
+    """Hears a VM out, until it has said the words or its stream ends with it."""
+    heard = bytearray()
+    with suppress(libvirt.libvirtError):
         while WORDS not in heard and (chunk := receive(stream)):
             heard += chunk
-    finally:
-        done.set()
+    return WORDS in heard
 
 
-def trial_xml(kernel: str, initrd: str) -> str:
-    """The least that a kernel needs, with the CPU that vcloud's VMs have under KVM."""
+def trial_xml(kernel: str, initrd: str, accelerator: str) -> str:
+    """The least that a kernel needs, with the CPU that vcloud's VMs have."""
+    facts = HostFacts(accelerator)
     return f"""\
-<domain type='kvm'>
+<domain type='{facts.domain_type}'>
   <name>vcloud-probe-{secrets.token_hex(4)}</name>
   <memory unit='MiB'>256</memory>
   <vcpu>1</vcpu>
@@ -160,7 +180,7 @@ def trial_xml(kernel: str, initrd: str) -> str:
     <cmdline>console=ttyS0 quiet panic=-1 vcloud.probe</cmdline>
   </os>
   <features><acpi/><apic/></features>
-  <cpu mode='host-passthrough'/>
+  <cpu mode='{facts.cpu_mode}'/>
   <on_reboot>destroy</on_reboot>
   <on_crash>destroy</on_crash>
   <devices>

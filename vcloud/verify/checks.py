@@ -19,7 +19,8 @@ from vcloud.design.model import Design, Flow, FlowPath, Nic, Protocol, Service, 
 Address = IPv4Address | IPv6Address
 OUTSIDE = "internet"
 HOST = "host"
-DANGEROUS = (22, 23, 445, 3389)
+SSH = 22
+DANGEROUS = (SSH, 23, 445, 3389)
 RANDOM_PORTS = 2
 TIMEOUT_MS = 2500
 MAX_PER_TIER = 2
@@ -68,6 +69,15 @@ class Listener:
 
 
 @dataclass(frozen=True, slots=True)
+class Echo:
+    """The near miss that shows whether a service gives back what it gets."""
+
+    check: str
+    """Its id."""
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Check:
     """A claim and the probe that tests it."""
 
@@ -88,6 +98,10 @@ class Check:
     """Sids of the IPS of which one must fire, or for a near miss none."""
     blocked: bool = True
     """A rule that fires drops; otherwise it only logs, and the payload must come through."""
+    card: str = ""
+    """The firewall's card at which a forged packet arrives."""
+    echo: Echo | None = None
+    """The payload goes in; what the rule is about is the answer, which gives it back."""
     reason: str = ""
 
 
@@ -266,6 +280,7 @@ def _spoof_checks(design: Design) -> Iterator[Check]:
                 probe=Probe("spoof-udp", str(forged), target, 9),
                 passes=False,
                 source=forged,
+                card=design.zone(nic.zone).gateway.ifname,
             )
 
 
@@ -273,13 +288,15 @@ def _host_checks(design: Design) -> Iterator[Check]:
     """The host has no address on any zone's bridge, so it must find no VM."""
     for vm in _sample(design):
         for family in (4, 6):
+            target = address_of(vm.nics[0], family)
             yield Check(
                 id=f"host/{vm.name}/{family}",
                 kind=Kind.HOST,
                 claim=f"the host does not reach {vm.name} over IPv{family}",
                 vantage=HOST,
-                probe=Probe(Protocol.TCP, "-", address_of(vm.nics[0], family), 22),
+                probe=Probe(Protocol.TCP, "-", target, SSH),
                 passes=False,
+                listener=Listener(vm.name, Protocol.TCP, str(target), SSH),
             )
 
 

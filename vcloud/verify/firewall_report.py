@@ -12,6 +12,8 @@ from vcloud.errors import GuestError
 
 Denied = tuple[str, str, str, int]
 """Source, target, protocol (`icmp` also for ICMPv6; a number where it has no name here) and port, which is 0 for what has none."""
+Spoofed = tuple[str, str]
+"""The firewall's card that a packet came in by, and the source that it claimed."""
 
 TABLE = "inet vcloud"
 _PROTOCOLS = {"1": "icmp", "6": "tcp", "17": "udp", "58": "icmp", "icmpv6": "icmp", "ipv6-icmp": "icmp"}
@@ -34,19 +36,15 @@ class FirewallReport:
     """Name of a control, such as `antispoof` or `default-deny` -> packets."""
     denied: Mapping[Denied, int]
     """What was denied in the last ten minutes."""
+    spoofed: Mapping[Spoofed, int]
+    """What came with a false source in the last ten minutes."""
 
-    @property
-    def spoofed(self) -> int:
-        """Packets with a forged source."""
-        return self.controls.get("antispoof", 0)
-
-    @property
-    def dropped_input(self) -> int:
-        """Packets that were meant for the firewall itself and dropped."""
-        return self.controls.get("input", 0)
+    def denied_to(self, target: str, protocol: str, port: int) -> int:
+        """What was denied towards one end, whoever sent it."""
+        return sum(packets for (_, *end), packets in self.denied.items() if end == [target, protocol, port])
 
 
-NOTHING = FirewallReport("", 0, 0, (), {}, {}, {})
+NOTHING = FirewallReport("", 0, 0, (), {}, {}, {}, {})
 """What a firewall without our ruleset has to report."""
 
 
@@ -68,6 +66,7 @@ def parse_report(output: bytes) -> FirewallReport:
             },
             controls={comment.removeprefix("ctl:"): packets for comment, packets in counted.items() if comment.startswith("ctl:")},
             denied=dict(_denied(listing)),
+            spoofed={(str(card), str(source)): packets for (card, source), packets in _elements(listing, "dyn_spoofed")},
         )
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise GuestError(
@@ -85,11 +84,16 @@ def _rules(listing: list[dict[str, Any]]) -> Iterator[tuple[str, int]]:
 
 
 def _denied(listing: list[dict[str, Any]]) -> Iterator[tuple[Denied, int]]:
+    for (source, target, protocol, *port), packets in _elements(listing, "dyn_denied"):
+        name = _PROTOCOLS.get(str(protocol), str(protocol))
+        yield (source, target, name, int(port[0]) if port else 0), packets
+
+
+def _elements(listing: list[dict[str, Any]], prefix: str) -> Iterator[tuple[list[Any], int]]:
+    """Fields and packets of every element of the sets with this beginning."""
     for item in listing:
         found = item.get("set")
-        if found is None or f"{found['family']} {found['table']}" != TABLE or not found["name"].startswith("dyn_denied"):
+        if found is None or f"{found['family']} {found['table']}" != TABLE or not found["name"].startswith(prefix):
             continue
         for element in found.get("elem", ()):
-            source, target, protocol, *port = element["elem"]["val"]["concat"]
-            name = _PROTOCOLS.get(str(protocol), str(protocol))
-            yield (source, target, name, int(port[0]) if port else 0), int(element["elem"]["counter"]["packets"])
+            yield element["elem"]["val"]["concat"], int(element["elem"]["counter"]["packets"])

@@ -1,19 +1,21 @@
 """Checks of the IPS: for each of its rules a harmless payload that must be dropped and logged, and a near miss that must pass. Pure.
 
 A payload is sent on a declared flow that crosses an inspected zone, to whatever listens there: what counts is whether the other side's
-kernel acknowledges it. Payloads that a server must send (answers) need a port that no service of the VM holds.
+kernel acknowledges it, or over UDP, whether it is answered. What leaves a detector's zones in answers only is sent in on a flow to a service
+that gives back what it gets, as the temporary listeners do: then it is the echo that must not come out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from vcloud.compile.dlp import PLACES, dlp_probes, rule_sids
 from vcloud.compile.example import NoExampleError
 from vcloud.compile.ips_rules import ANY, SHIPPED, VAPP, ShippedRule
 from vcloud.compile.ips_rules import Probe as Payload
 from vcloud.design.model import Action, Design, Detector, Flow, FlowPath, Mode, Protocol, Uplink
-from vcloud.verify.checks import OUTSIDE, Check, Kind, Listener, Probe, World, address_of, destination, owner_of
+from vcloud.verify.checks import OUTSIDE, Check, Echo, Kind, Listener, Probe, World, address_of, destination, owner_of
 
 PAYLOAD_TIMEOUT_MS = 4000
 FAMILIES = (4, 6)
@@ -37,12 +39,11 @@ def _ips_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check]
         name = f"rule {rule.sid} ({rule.message})"
         if not fitting:
             continue
-        if not possible or payload.request or payload.protocol is not Protocol.TCP:
-            yield _not_possible(Kind.IPS, str(rule.sid), name, "its payload is an answer, which no service of the vApp can be made to give")
+        if not possible:
+            yield _not_possible(Kind.IPS, str(rule.sid), name, "nothing that is known to answer stands where its flows lead")
             continue
-        blocked = design.inspection.mode is Mode.PREVENT
-        route = possible[number % len(possible)]
-        yield from _pair(design, uplink, world, Kind.IPS, route, FAMILIES[number % 2], (str(rule.sid),), name, payload, blocked)
+        aim = _Aim(design, uplink, world, Kind.IPS, possible[number % len(possible)], design.inspection.mode is Mode.PREVENT)
+        yield from aim.pair(FAMILIES[number % 2], (str(rule.sid),), name, payload)
 
 
 def _carries(shipped: ShippedRule, route: Route) -> bool:
@@ -55,32 +56,39 @@ def _carries(shipped: ShippedRule, route: Route) -> bool:
 
 
 def _leak_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check]:
-    """Each detector, by what a client in its zones sends out of them."""
+    """Each detector, by what a client in its zones sends out of them or, where no flow begins there, by what a server answers."""
     sids = rule_sids(design.inspection.detectors)
     for detector in design.inspection.detectors:
         name = f"detector '{detector.id}'"
-        route = next(
-            (
-                route
-                for route in _routes(design)
-                if route[0].services[route[2]].protocol is Protocol.TCP
-                and _takes_anything(route)
-                and _leaves(detector, route)
-                and _answers(route[1], world)
-            ),
-            None,
-        )
-        if route is None:
-            yield _not_possible(Kind.LEAK, detector.id, name, "no declared flow begins in its zones and leaves them")
+        found = _leak_route(design, detector, world)
+        if found is None:
+            yield _not_possible(Kind.LEAK, detector.id, name, "no declared flow on which it could be tried crosses the border of its zones")
             continue
+        route, echoed = found
         try:
-            payload = dlp_probes(detector)[0]
+            upload, _, datagram = dlp_probes(detector)
         except NoExampleError as error:
             yield _not_possible(Kind.LEAK, detector.id, name, error.what)
             continue
+        plain = echoed or route[0].services[route[2]].protocol is Protocol.UDP
         rules = tuple(str(sids[detector.id, place.name]) for place in PLACES)
+        aim = _Aim(design, uplink, world, Kind.LEAK, route, detector.action is Action.BLOCK)
         for family in FAMILIES:
-            yield from _pair(design, uplink, world, Kind.LEAK, route, family, rules, name, payload, detector.action is Action.BLOCK)
+            yield from aim.pair(family, rules, name, datagram if plain else upload, echoed=echoed)
+
+
+def _leak_route(design: Design, detector: Detector, world: World) -> tuple[Route, bool] | None:
+    """The flow to try a detector on, and whether the data leaves in the answer."""
+    usable = [
+        route for route in _routes(design) if _takes_anything(route) and _answers(route[1], world) and route[0].id not in detector.excepted
+    ]
+    for protocol in (Protocol.TCP, Protocol.UDP):
+        for ends, echoed in (((True, False), False), ((False, True), True)):
+            for flow, path, number in usable:
+                inside = tuple(card is not None and card.zone in detector.zones for card in (path.source, path.target))
+                if inside == ends and flow.services[number].protocol is protocol:
+                    return (flow, path, number), echoed
+    return None
 
 
 Route = tuple[Flow, FlowPath, int]
@@ -104,50 +112,52 @@ def _crosses(design: Design, path: FlowPath) -> bool:
     return any(card is not None and card.zone in design.inspection.zones for card in (path.source, path.target))
 
 
-def _leaves(detector: Detector, route: Route) -> bool:
-    flow, path, _ = route
-    inside = [card is not None and card.zone in detector.zones for card in (path.source, path.target)]
-    return inside == [True, False] and flow.id not in detector.excepted
-
-
 def _answers(path: FlowPath, world: World) -> bool:
     return path.target is not None or world.address4 is not None
 
 
-def _pair(
-    design: Design,
-    uplink: Uplink,
-    world: World,
-    kind: Kind,
-    route: Route,
-    family: int,
-    rules: tuple[str, ...],
-    name: str,
-    payload: Payload,
-    blocked: bool,
-) -> Iterator[Check]:
-    flow, path, number = route
-    port = flow.services[number].first
-    target, at = destination(uplink, world, flow, number, path, port, family)
-    if target is None:
-        return
-    vantage = owner_of(design, path.source).name if path.source else OUTSIDE
-    listener = Listener(owner_of(design, path.target).name, "tcp", str(address_of(path.target, family)), port) if path.target else None
-    source = str(address_of(path.source, family)) if path.source else "-"
-    for passes, content in ((False, payload.stopped), (True, payload.passed)):
-        verb = "lets the near miss pass" if passes else "drops and logs its payload" if blocked else "logs its payload"
-        yield Check(
-            id=f"{kind}/{rules[0]}/{'near-miss' if passes else 'payload'}/{family}",
-            kind=kind,
-            claim=f"{name} {verb} on flow {flow.id} over IPv{family}",
-            vantage=vantage,
-            probe=Probe("tcp", source, target, at, content, PAYLOAD_TIMEOUT_MS),
-            passes=passes,
-            flow=flow.id,
-            listener=listener,
-            rules=rules,
-            blocked=blocked,
-        )
+@dataclass(frozen=True, slots=True)
+class _Aim:
+    """A flow that payloads are sent on."""
+
+    design: Design
+    uplink: Uplink
+    world: World
+    kind: Kind
+    route: Route
+    blocked: bool
+
+    def pair(self, family: int, rules: tuple[str, ...], name: str, payload: Payload, *, echoed: bool = False) -> Iterator[Check]:
+        """The payload that must be stopped, and its near miss."""
+        flow, path, number = self.route
+        service = flow.services[number]
+        target, at = destination(self.uplink, self.world, flow, number, path, service.first, family)
+        if target is None:
+            return
+        source = str(address_of(path.source, family)) if path.source else "-"
+        ids = {passes: f"{self.kind}/{rules[0]}/{'near-miss' if passes else 'payload'}/{family}" for passes in (False, True)}
+        for passes, content in ((False, payload.stopped), (True, payload.passed)):
+            verb = "lets the near miss pass" if passes else "drops and logs its payload" if self.blocked else "logs its payload"
+            yield Check(
+                id=ids[passes],
+                kind=self.kind,
+                claim=f"{name} {verb} {'in an answer ' if echoed else ''}on flow {flow.id} over IPv{family}",
+                vantage=owner_of(self.design, path.source).name if path.source else OUTSIDE,
+                probe=Probe(service.protocol, source, target, at, content, PAYLOAD_TIMEOUT_MS),
+                passes=passes,
+                flow=flow.id,
+                listener=self._listener(family),
+                rules=rules,
+                blocked=self.blocked,
+                echo=Echo(ids[True], payload.passed) if echoed else None,
+            )
+
+    def _listener(self, family: int) -> Listener | None:
+        flow, path, number = self.route
+        if path.target is None:
+            return None
+        service = flow.services[number]
+        return Listener(owner_of(self.design, path.target).name, service.protocol, str(address_of(path.target, family)), service.first)
 
 
 def _not_possible(kind: Kind, key: str, name: str, reason: str) -> Check:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vcloud.verify.checks import OUTSIDE, Check, Kind, Listener, Outcome
+from vcloud.verify.checks import Check, Echo, Kind, Listener, Outcome
 from vcloud.verify.firewall_report import FirewallReport
 
 THROUGH = frozenset({"open", "refused", "answered", "delivered", "reset"})
@@ -90,51 +90,75 @@ def _positive(check: Check, answer: Answer, seen: Observed) -> Verdict:
 def _negative(check: Check, answer: Answer, seen: Observed) -> Verdict:
     if answer.result in THROUGH:
         return Verdict(check, Outcome.FAIL, f"{answer.result}: it came through")
-    if check.kind is Kind.HOST:
-        return Verdict(check, Outcome.PASS, f"{answer.result}: the host has no way to it")
-    if check.vantage == OUTSIDE:
-        return _from_outside(check, answer, seen)
     if check.listener is not None and not _twin_answered(check, seen):
-        return Verdict(check, Outcome.ERROR, f"{answer.result}, but its twin failed: nothing answers on that port inside the VM either")
+        return _without_twin(check, answer, check.listener, seen)
+    target = ", while the target answers" if check.listener else ""
+    if check.kind is Kind.HOST:
+        return Verdict(check, Outcome.PASS, f"{answer.result}: the host has no way to it{target}")
     if not _denied(check, seen):
         return Verdict(check, Outcome.ERROR, f"{answer.result}, but the firewall did not count the packet: it was lost on the way there")
-    return Verdict(check, Outcome.PASS, "dropped and counted by the firewall" + (", while the target answers" if check.listener else ""))
+    return Verdict(check, Outcome.PASS, f"dropped and counted by the firewall{target}")
 
 
-def _from_outside(check: Check, answer: Answer, seen: Observed) -> Verdict:
-    if seen.after.dropped_input <= seen.before.dropped_input:
-        return Verdict(check, Outcome.ERROR, f"{answer.result}, but the firewall did not count the packet")
-    return Verdict(check, Outcome.PASS, "dropped and counted by the firewall")
+def _without_twin(check: Check, answer: Answer, listener: Listener, seen: Observed) -> Verdict:
+    """Nothing came through, but who knows whether there was anything to come to?"""
+    if reason := seen.reasons.get(listener.vm):
+        return Verdict(check, Outcome.NOT_RUN, f"{answer.result}, but nobody could look whether the target answers: {reason}")
+    return Verdict(check, Outcome.ERROR, f"{answer.result}, but its twin failed: nothing answers on that port inside the VM either")
 
 
 def _spoofed(check: Check, answer: Answer, seen: Observed) -> Verdict:
     if answer.result != "sent":
         return Verdict(check, Outcome.ERROR, f"the forged packet could not be sent: {answer.result}")
-    if seen.after.spoofed > seen.before.spoofed:
+    key = (check.card, str(check.source))
+    if seen.after.spoofed.get(key, 0) > seen.before.spoofed.get(key, 0):
         return Verdict(check, Outcome.PASS, "dropped and counted as a forged source")
     return Verdict(check, Outcome.FAIL, "the forged packet was not stopped as such")
 
 
 def _inspected(check: Check, answer: Answer, seen: Observed) -> Verdict:
-    fired = [alert for alert in seen.alerts if alert.rule in check.rules and alert.port == answer.port]
+    """A rule that only logs is told by its log alone; one that drops also by what came through."""
+    fired = any(alert.rule in check.rules and alert.port == answer.port for alert in seen.alerts)
+    if check.echo is not None and not _echoes(check.echo, seen):
+        return Verdict(check, Outcome.NOT_RUN, "no service there can be made to answer with it")
+    if check.passes and fired:
+        return Verdict(check, Outcome.FAIL, "the near miss was taken for the real thing")
+    through = _came_through(check, answer)
     if check.passes:
-        if fired:
-            return Verdict(check, Outcome.FAIL, "the near miss was taken for the real thing")
-        passed = answer.result == "delivered"
         return (
             Verdict(check, Outcome.PASS, "passed")
-            if passed
+            if through
             else Verdict(check, Outcome.ERROR, f"the near miss did not pass: {answer.result}")
         )
     if not check.blocked:
         return Verdict(check, Outcome.PASS, "logged") if fired else Verdict(check, Outcome.FAIL, f"{answer.result}, and nothing was logged")
-    if answer.result == "delivered":
+    if through:
         return Verdict(check, Outcome.FAIL, "it came through" + (" and was only logged" if fired else " unseen"))
-    if answer.result not in ("stalled", "reset"):
+    if answer.result not in _held(check):
         return Verdict(check, Outcome.ERROR, f"no connection to send it on: {answer.result}")
     if any(alert.rule == MALFORMED and alert.port == answer.port for alert in seen.alerts):
         return Verdict(check, Outcome.PASS, "dropped and logged as malformed before the rule was asked")
     return Verdict(check, Outcome.PASS, "dropped and logged") if fired else Verdict(check, Outcome.ERROR, "dropped, but not logged")
+
+
+def _came_through(check: Check, answer: Answer) -> bool:
+    assert check.probe is not None  # noqa: S101 - `judge` looked
+    if check.echo is not None:
+        return check.probe.payload in answer.answer
+    return answer.result in (("answered", "refused") if check.probe.protocol == "udp" else ("delivered",))
+
+
+def _held(check: Check) -> tuple[str, ...]:
+    """The results of a probe that left and was held back, or whose answer was."""
+    assert check.probe is not None  # noqa: S101 - `judge` looked
+    if check.probe.protocol == "udp":
+        return ("timeout",)
+    return ("stalled", "reset", "delivered") if check.echo else ("stalled", "reset")
+
+
+def _echoes(echo: Echo, seen: Observed) -> bool:
+    found = seen.answers.get(echo.check)
+    return found is not None and echo.payload in found.answer
 
 
 def _twin_answered(check: Check, seen: Observed) -> bool:
@@ -143,6 +167,10 @@ def _twin_answered(check: Check, seen: Observed) -> bool:
 
 
 def _denied(check: Check, seen: Observed) -> bool:
+    """Whether the firewall counted this packet among the denied. Whoever sends from outside may have several addresses."""
     assert check.probe is not None  # noqa: S101 - `judge` looked
-    key = (str(check.source), str(check.probe.target), check.probe.protocol, check.probe.port)
+    end = (str(check.probe.target), check.probe.protocol, check.probe.port)
+    if check.source is None:
+        return seen.after.denied_to(*end) > seen.before.denied_to(*end)
+    key = (str(check.source), *end)
     return seen.after.denied.get(key, 0) > seen.before.denied.get(key, 0)

@@ -203,3 +203,41 @@ def test_a_rule_that_only_detects_must_let_its_payload_pass(mode: str) -> None:
     design = design_of_text(f"{TWO_HOMES.partition('protection:')[0]}protection: {{ips: {{inspect: front, mode: {mode}}}}}\n")
     blocked = {check.blocked for check in inspection_checks(design, UPLINK, WORLD) if check.probe}
     assert blocked == {mode == "prevent"}
+
+
+VAULT = """\
+vcloud: 1
+name: vault
+zones: {front: {}, back: {}}
+vms:
+  door: {image: base, zone: front}
+  safe: {image: base, zone: back}
+flows:
+  - {id: asks, from: door, to: safe, service: SERVICE}
+protection:
+  dlp: [{detect: card-number, leaving: [back], action: block}]
+"""
+
+
+@pytest.mark.parametrize(("service", "protocol"), [("tcp/7000", "tcp"), ("udp/7000", "udp")])
+def test_what_leaves_in_answers_only_is_tried_by_an_echo(service: str, protocol: str) -> None:
+    """Nothing begins in the vault, so what is sent in must not be given back."""
+    checks = [
+        check for check in inspection_checks(design_of_text(VAULT.replace("SERVICE", service)), UPLINK, WORLD) if check.kind is Kind.LEAK
+    ]
+    assert {(check.passes, probe_of(check).target.version) for check in checks} == set(product((True, False), (4, 6)))
+    for check in checks:
+        assert (check.vantage, probe_of(check).protocol) == ("door", protocol)
+        assert check.listener
+        assert check.echo
+        near_miss = next(other for other in checks if other.id == check.echo.check)
+        assert near_miss.passes
+        assert check.echo.payload == probe_of(near_miss).payload
+
+
+def test_a_detector_that_no_flow_can_try_says_so() -> None:
+    (check,) = [
+        check for check in inspection_checks(design_of_text(VAULT.replace("SERVICE", "icmp")), UPLINK, WORLD) if check.kind is Kind.LEAK
+    ]
+    assert check.probe is None
+    assert "no declared flow" in check.reason

@@ -18,7 +18,7 @@ PASSED = dict.fromkeys(("firewall/ruleset", "firewall/tables", "ips/files", "ips
 
 
 def outcomes(ips: bytes, digest: str = "a", loaded: str = "a", tables: tuple[str, ...] = ("inet vcloud",)) -> dict[str, Outcome]:
-    report = FirewallReport(digest, 0, 100, tables, {}, {}, {})
+    report = FirewallReport(digest, 0, 100, tables, {}, {}, {}, {})
     return {verdict.check.id.removeprefix("config/"): verdict.outcome for verdict in config_verdicts(MANIFEST, loaded, report, ips)}
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vcloud.verify.checks import HOST, OUTSIDE, Check, Kind, Listener, Outcome, Probe
+from vcloud.verify.checks import HOST, OUTSIDE, Check, Echo, Kind, Listener, Outcome, Probe
 from vcloud.verify.firewall_report import Denied, FirewallReport
 from vcloud.verify.judge import Alert, Answer, Observed, judge
 from vcloud.verify.run import parse_alerts
@@ -21,19 +21,22 @@ ALIVE, DEAD = {LISTENER: Answer("open")}, {LISTENER: Answer("refused")}
 FLOW = Check("flow/1", Kind.FLOW, "web reaches db", "web", Probe("tcp", str(SOURCE), TARGET, 22), True, "orders", LISTENER, SOURCE)
 DENIED = Check("denied/1", Kind.DENIED, "web does not reach db", "web", Probe("tcp", str(SOURCE), TARGET, 22), False, "", LISTENER, SOURCE)
 INBOUND = replace(DENIED, vantage=OUTSIDE, listener=None, source=None)
-FROM_HOST = replace(DENIED, kind=Kind.HOST, vantage=HOST, listener=None, source=None)
-SPOOFED = replace(DENIED, kind=Kind.SPOOFED, probe=Probe("spoof-udp", str(SOURCE), TARGET, 9), listener=None)
+FROM_HOST = replace(DENIED, kind=Kind.HOST, vantage=HOST, source=None)
+SPOOFED = replace(DENIED, kind=Kind.SPOOFED, probe=Probe("spoof-udp", str(SOURCE), TARGET, 9), listener=None, card="front")
 LEAK = Check("leak/1", Kind.LEAK, "drops its payload", "web", Probe("tcp", "-", TARGET, 80, b"4111"), False, "orders", rules=("7", "8"))
 NEAR_MISS = replace(LEAK, passes=True)
 LOGGED = replace(LEAK, blocked=False)
+NEAR_MISS_OF_ANSWER = replace(NEAR_MISS, id="leak/2", probe=Probe("tcp", "-", TARGET, 80, b"4112"), echo=Echo("leak/2", b"4112"))
+ANSWER = replace(LEAK, echo=NEAR_MISS_OF_ANSWER.echo)
+DATAGRAM = replace(LEAK, probe=Probe("udp", "-", TARGET, 80, b"4111"))
 UDP = replace(FLOW, probe=Probe("udp", str(SOURCE), TARGET, 22))
 HIT, OTHERS_HIT, OTHER_RULE = Alert("8", 4000, True), Alert("8", 4001, True), Alert("9", 4000, True)
 RESULTS = ("open", "refused", "answered", "delivered", "reset", "timeout", "unreachable", "stalled", "sent", "error", "nonsense")
 
 
-def report(denied: int = 0, flow: int = 0, spoofed: int = 0, dropped: int = 0) -> FirewallReport:
-    controls = {"antispoof": spoofed, "input": dropped}
-    return FirewallReport("digest", 0, 100, ("inet vcloud",), {"orders": flow}, controls, {KEY: denied} if denied else {})
+def report(denied: int = 0, flow: int = 0, spoofed: int = 0) -> FirewallReport:
+    forged = {("front", str(SOURCE)): spoofed, ("back", str(SOURCE)): 9, ("front", str(TARGET)): 9}
+    return FirewallReport("digest", 0, 100, ("inet vcloud",), {"orders": flow}, {}, {KEY: denied} if denied else {}, forged)
 
 
 def outcome(
@@ -114,14 +117,25 @@ def test_a_packet_of_somebody_else_is_no_proof() -> None:
     assert outcome(DENIED, "timeout", twins=ALIVE, after=other) is Outcome.ERROR
 
 
-@pytest.mark.parametrize(("dropped", "expected"), [(1, Outcome.PASS), (0, Outcome.ERROR)])
-def test_from_outside_silence_needs_the_firewalls_count(dropped: int, expected: Outcome) -> None:
-    assert outcome(INBOUND, "timeout", after=report(dropped=dropped)) is expected
+@pytest.mark.parametrize(("denied", "expected"), [(1, Outcome.PASS), (0, Outcome.ERROR)])
+def test_from_outside_silence_needs_the_firewalls_count_of_that_port(denied: int, expected: Outcome) -> None:
+    assert outcome(INBOUND, "timeout", after=report(denied=denied)) is expected
+    other = replace(INBOUND, probe=Probe("tcp", "-", TARGET, 23))
+    assert outcome(other, "timeout", after=report(denied=denied)) is Outcome.ERROR
 
 
 @pytest.mark.parametrize(("result", "expected"), [("timeout", Outcome.PASS), ("unreachable", Outcome.PASS), ("refused", Outcome.FAIL)])
-def test_the_host_must_find_no_way(result: str, expected: Outcome) -> None:
-    assert outcome(FROM_HOST, result) is expected
+def test_the_host_must_find_no_way_to_what_answers(result: str, expected: Outcome) -> None:
+    assert outcome(FROM_HOST, result, twins=ALIVE) is expected
+    assert outcome(FROM_HOST, "timeout", twins=DEAD) is Outcome.ERROR
+
+
+@pytest.mark.parametrize("check", [DENIED, FROM_HOST])
+def test_where_nobody_could_look_whether_the_target_answers_it_was_not_run(check: Check) -> None:
+    seen = Observed({check.id: Answer("timeout")}, {}, report(), report(denied=1), reasons={LISTENER.vm: "it has no agent"})
+    verdict = judge(check, seen)
+    assert verdict.outcome is Outcome.NOT_RUN
+    assert "it has no agent" in verdict.detail
 
 
 @pytest.mark.parametrize(
@@ -163,9 +177,45 @@ def test_a_rule_that_only_logs_must_log(alerts: tuple[Alert, ...], expected: Out
     assert outcome(LOGGED, "delivered", alerts=alerts) is expected
 
 
+@pytest.mark.parametrize(
+    ("result", "alerts", "expected"),
+    [
+        ("timeout", (HIT,), Outcome.PASS),
+        ("timeout", (), Outcome.ERROR),
+        ("answered", (HIT,), Outcome.FAIL),
+        ("refused", (), Outcome.FAIL),
+        ("unreachable", (HIT,), Outcome.ERROR),
+    ],
+)
+def test_a_datagram_must_be_dropped_and_logged(result: str, alerts: tuple[Alert, ...], expected: Outcome) -> None:
+    assert outcome(DATAGRAM, result, alerts=alerts) is expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "near_miss", "alerts", "expected"),
+    [
+        (b"", b"4112", (HIT,), Outcome.PASS),
+        (b"", b"4112", (), Outcome.ERROR),
+        (b"4111", b"4112", (), Outcome.FAIL),
+        (b"4111", b"4112", (HIT,), Outcome.FAIL),
+        (b"", b"", (), Outcome.NOT_RUN),
+        (b"", b"404", (HIT,), Outcome.NOT_RUN),
+    ],
+)
+@pytest.mark.parametrize("result", ["delivered", "stalled", "reset"])
+def test_an_answer_must_be_held_back_that_would_have_come(
+    result: str, answer: bytes, near_miss: bytes, alerts: tuple[Alert, ...], expected: Outcome
+) -> None:
+    answers = {ANSWER.id: Answer(result, 4000, answer), "leak/2": Answer("delivered", 4002, near_miss)}
+    seen = Observed(answers, {}, report(), report(), alerts)
+    assert judge(ANSWER, seen).outcome is expected
+    passes = Outcome.PASS if near_miss == b"4112" else Outcome.NOT_RUN
+    assert judge(NEAR_MISS_OF_ANSWER, seen).outcome is passes
+
+
 @pytest.mark.parametrize("check", [FLOW, DENIED, INBOUND, FROM_HOST, SPOOFED, LEAK, NEAR_MISS, LOGGED])
 def test_what_was_not_sent_was_not_run_and_says_why(check: Check) -> None:
-    full = report(denied=9, flow=9, spoofed=9, dropped=9)
+    full = report(denied=9, flow=9, spoofed=9)
     verdict = judge(check, Observed({}, ALIVE, report(), full, (HIT,), {check.vantage: "its agent is silent"}))
     assert (verdict.outcome, verdict.detail) == (Outcome.NOT_RUN, "its agent is silent")
 
@@ -176,15 +226,15 @@ def test_what_cannot_be_sent_gives_its_own_reason() -> None:
     assert (verdict.outcome, verdict.detail) == (Outcome.NOT_RUN, "no declared flow can carry it")
 
 
-@given(st.sampled_from([DENIED, INBOUND, SPOOFED, LEAK, LOGGED]), st.sampled_from(RESULTS), st.booleans())
+@given(st.sampled_from([DENIED, INBOUND, SPOOFED, LEAK, LOGGED, ANSWER, DATAGRAM]), st.sampled_from(RESULTS), st.booleans())
 def test_no_negative_claim_passes_on_silence_alone(check: Check, result: str, alive: bool) -> None:
     """Whatever the probe says: without a count or a log entry of its own there is no pass."""
     assert outcome(check, result, twins=ALIVE if alive else {}) is not Outcome.PASS
 
 
-@given(st.sampled_from([FLOW, DENIED, INBOUND, FROM_HOST, SPOOFED, LEAK, NEAR_MISS]), st.booleans())
+@given(st.sampled_from([FLOW, DENIED, INBOUND, SPOOFED, LEAK, NEAR_MISS, DATAGRAM]), st.booleans())
 def test_a_probe_that_failed_by_itself_is_neither_pass_nor_failure(check: Check, alive: bool) -> None:
-    everything = report(denied=1, flow=1, spoofed=1, dropped=1)
+    everything = report(denied=1, flow=1, spoofed=1)
     assert outcome(check, "error", twins=ALIVE if alive else {}, after=everything) is Outcome.ERROR
 
 
