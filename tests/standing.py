@@ -21,9 +21,19 @@ def manifest_of(design: Design, accelerator: str = "tcg", uplink: Uplink = UPLIN
 
 def standing(design: Design) -> VappState:
     """The state that a finished run left."""
-    manifest = replace(manifest_of(design), phase=Phase.READY)
+    manifest = replace(manifest_of(design), phase=Phase.READY, ids=tuple((vm.name, number) for number, vm in enumerate(design.vms, 1)))
     domains = tuple(
-        DomainState(vm.domain, vm.uuid, True, False, design.vapp, vm.name, vm.role.value, manifest.digests_of(vm.name)) for vm in design.vms
+        DomainState(
+            vm.domain,
+            vm.uuid,
+            running=True,
+            id=number,
+            vapp=design.vapp,
+            vm=vm.name,
+            role=vm.role.value,
+            digests=manifest.digests_of(vm.name),
+        )
+        for number, vm in enumerate(design.vms, 1)
     )
     networks = tuple(NetworkState(net.name, net.uuid, True, design.vapp) for zone in design.zones for net in zone_networks(zone))
     return VappState(manifest, domains, networks)

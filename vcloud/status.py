@@ -164,6 +164,8 @@ def _problems(state: VappState, design: Design, phase: Phase) -> list[str]:
                 else ""
             )
             problems.append(f"{vm.role} '{vm.name}' is {found}{stopped}; `vcloud up` repairs it")
+        elif phase is Phase.READY and not state.brought_in(vm):
+            problems.append(f"{vm.role} '{vm.name}' was started by somebody else than `vcloud up`, which sees to its links and services")
     for zone in design.zones:
         for network in zone_networks(zone):
             standing = state.network(network.name)

@@ -25,7 +25,7 @@ from vcloud.hosts.accelerator import probe, remembered
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import choose_host
 from vcloud.hosts.lock import vapp_lock
-from vcloud.hosts.observe import observe_vapp, write_manifest
+from vcloud.hosts.observe import domain_ids, observe_vapp, write_manifest
 from vcloud.hosts.storage import Store
 from vcloud.hosts.uplink import make_uplink, uplink_for
 from vcloud.plan.diff import plan_changes, wanted_manifest
@@ -181,7 +181,10 @@ class _Run:
         return next(step.verb for step in self.plan.steps if step.subject == vm.name and step.verb in TOUCHED)
 
     def _write_manifest(self, phase: Phase) -> None:
-        write_manifest(self.host, replace(self.target.wanted, phase=phase))
+        """Until the end only those VMs count as brought in that were before: a killed run's are looked after again."""
+        before = self.state.manifest.ids if self.state.manifest else ()
+        ids = domain_ids(self.host, self.design) if phase is Phase.READY else before
+        write_manifest(self.host, replace(self.target.wanted, phase=phase, ids=ids))
 
     def _remove(self, domain: str) -> None:
         self.reporter.report(domain.partition(".")[2], "removed")
@@ -220,8 +223,10 @@ class _Run:
     def _power(self, vm: Vm, verb: Verb) -> None:
         """From whatever stands to a VM that has just been started."""
         boot = self.boots[vm.name]
-        if verb is Verb.START_VM and self._is_paused(vm):
-            machines.resume_domain(self.host, vm.domain)
+        domain = self.state.domain(vm.domain)
+        if verb is Verb.START_VM and domain is not None and domain.running:
+            if domain.paused:
+                machines.resume_domain(self.host, vm.domain)
             return
         if verb is Verb.REMAKE_VM:
             machines.cut_links(self.host, vm.domain)
@@ -244,10 +249,6 @@ class _Run:
             return seed_iso(seed_files(self.design, vm, None))
         key = self.keys[vm.name] = new_host_key()
         return seed_iso(seed_files(self.design, vm, (key.private, key.public)))
-
-    def _is_paused(self, vm: Vm) -> bool:
-        domain = self.state.domain(vm.domain)
-        return domain is not None and domain.paused
 
     def _never_finished(self, vm: Vm) -> bool:
         domain = self.state.domain(vm.domain)

@@ -17,6 +17,7 @@ import libvirt
 
 from vcloud.compile.network import zone_networks
 from vcloud.design.addressing import uuid_of
+from vcloud.design.model import Design
 from vcloud.hosts.connection import Host, is_absent, translated
 from vcloud.hosts.metadata import Record, own_element, read_record, record_of, remove_record, write_record
 from vcloud.plan.state import DomainState, Manifest, NetworkState, Phase, VappState, VmDigests, manifest_from_json, manifest_to_json
@@ -67,6 +68,13 @@ def observe_vapp(host: Host, vapp: str) -> VappState:
             if name.startswith(prefix)
         ]
     return VappState(manifest, tuple(filter(None, domains)), tuple(filter(None, networks)))
+
+
+def domain_ids(host: Host, design: Design) -> tuple[tuple[str, int], ...]:
+    """(VM, libvirt's id) of the VMs of a vApp that run. One call."""
+    with translated(f"'{design.vapp}' could not be looked at on {host.name}"):
+        ids = {domain.name(): domain.ID() for domain in host.connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)}
+    return tuple((vm.name, ids[vm.domain]) for vm in design.vms if vm.domain in ids)
 
 
 def observe_domain(host: Host, name: str) -> DomainState | None:
@@ -150,7 +158,9 @@ def _known(manifest: Manifest | None) -> _Known:
         return _Known({}, frozenset())
     design = manifest.design
     domains = {
-        vm.uuid: DomainState(vm.domain, vm.uuid, False, False, design.vapp, vm.name, vm.role.value, manifest.digests_of(vm.name))
+        vm.uuid: DomainState(
+            vm.domain, vm.uuid, False, vapp=design.vapp, vm=vm.name, role=vm.role.value, digests=manifest.digests_of(vm.name)
+        )
         for vm in design.vms
     }
     return _Known(domains, frozenset(network.uuid for zone in design.zones for network in zone_networks(zone)))
@@ -160,7 +170,7 @@ def _vouched_for(known: _Known, domain: libvirt.virDomain, state: int) -> Domain
     found = known.domains.get(domain.UUIDString())
     if found is None or found.name != domain.name():
         return None
-    return replace(found, running=state not in STOPPED, paused=state == PAUSED)
+    return replace(found, running=state not in STOPPED, paused=state == PAUSED, id=domain.ID())
 
 
 def _asked_domain(domain: libvirt.virDomain, state: int) -> DomainState | None:
@@ -175,6 +185,7 @@ def _asked_domain(domain: libvirt.virDomain, state: int) -> DomainState | None:
         uuid=domain.UUIDString(),
         running=state not in STOPPED,
         paused=state == PAUSED,
+        id=domain.ID(),
         vapp=mark.get("vapp", ""),
         vm=mark.get("name", ""),
         role=mark.get("role", ""),

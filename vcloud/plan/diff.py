@@ -123,6 +123,8 @@ def _vm_steps(wanted: Manifest, state: VappState) -> Iterator[Step]:
             yield Step(Verb.RESTART_VM, vm.name, f"{_identity_why(vm, old)}; cloud-init learns of it at boot")
         elif not domain.running or domain.paused:
             yield Step(Verb.START_VM, vm.name, "it is paused" if domain.paused else "it is not running")
+        elif not state.brought_in(vm):
+            yield Step(Verb.START_VM, vm.name, "it was started, and nobody has seen to its links and services since")
         elif have.identity != digests.identity:
             yield Step(Verb.CONFIGURE_VM, vm.name, _identity_why(vm, old))
 

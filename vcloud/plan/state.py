@@ -53,6 +53,8 @@ class Manifest:
     """When, in UTC (ISO 8601)."""
     vcloud: str
     """Version that wrote it."""
+    ids: tuple[tuple[str, int], ...] = ()
+    """(VM, libvirt's id of its domain) when `up` brought it in. Every start gives a new id: with another one, nobody has raised its links."""
 
     def image_of(self, vm: str) -> str:
         return dict(self.images).get(vm, "")
@@ -60,9 +62,12 @@ class Manifest:
     def digests_of(self, vm: str) -> VmDigests | None:
         return dict(self.vms).get(vm)
 
+    def id_of(self, vm: str) -> int | None:
+        return dict(self.ids).get(vm)
+
     def agrees_with(self, other: Manifest) -> bool:
-        """Equal in everything but phase, time and writer."""
-        return dataclasses.replace(self, phase=other.phase, written=other.written, vcloud=other.vcloud) == other
+        """Equal in everything but phase, time, writer and ids."""
+        return dataclasses.replace(self, phase=other.phase, written=other.written, vcloud=other.vcloud, ids=other.ids) == other
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,8 @@ class DomainState:
     uuid: str
     running: bool
     paused: bool = False
+    id: int = -1
+    """libvirt's id, which every start changes; -1 while it is stopped."""
     vapp: str = ""
     """Empty: somebody else's domain."""
     vm: str = ""
@@ -99,6 +106,11 @@ class VappState:
     manifest: Manifest | None
     domains: tuple[DomainState, ...]
     networks: tuple[NetworkState, ...]
+
+    def brought_in(self, vm: Vm) -> bool:
+        """Whether this VM runs since `vcloud up` looked after its links, its services and its rules."""
+        domain = self.domain(vm.domain)
+        return domain is not None and self.manifest is not None and domain.running and self.manifest.id_of(vm.name) == domain.id
 
     def domain(self, name: str) -> DomainState | None:
         return next((domain for domain in self.domains if domain.name == name), None)

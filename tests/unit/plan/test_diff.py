@@ -216,8 +216,19 @@ def test_after_an_interrupted_change_each_domain_is_believed_and_not_the_manifes
     assert told(plan(wanted, half)) == [("restart VM", "web-2", "restart"), LOAD_FIREWALL]
 
 
-def test_without_a_manifest_whole_vms_are_kept() -> None:
-    assert told(plan(design(), replace(STANDING, manifest=None))) == [LOAD_FIREWALL]
+def test_without_a_manifest_whole_vms_are_kept_and_looked_after() -> None:
+    assert told(plan(design(), replace(STANDING, manifest=None))) == [*(("start VM", vm.name, "new") for vm in design().vms), LOAD_FIREWALL]
+
+
+@pytest.mark.parametrize(("vm", "more"), [("web-1", []), ("firewall", [LOAD_FIREWALL])])
+@pytest.mark.parametrize("phase", list(Phase))
+def test_a_vm_that_somebody_else_started_is_looked_after(vm: str, more: list[tuple[str, str, str]], phase: Phase) -> None:
+    """Its links are down, whoever started it: virsh, the host's own autostart, or a run of `up` that was killed."""
+    state = with_domain(STANDING, f"shop.{vm}", lambda domain: replace(domain, id=99))
+    assert state.manifest
+    changes = plan(design(), replace(state, manifest=replace(state.manifest, phase=phase)))
+    assert told(changes) == [("start VM", vm, "new"), *(more if phase is Phase.READY else [LOAD_FIREWALL])]
+    assert why(changes, vm).startswith("it was started")
 
 
 def test_the_domain_of_somebody_else_is_an_error_that_names_the_way_out() -> None:
