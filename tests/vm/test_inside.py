@@ -9,10 +9,12 @@ import os
 import pty
 import select
 import subprocess
+import sys
 import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import yaml
@@ -216,3 +218,21 @@ def test_data_is_json_or_yaml_on_stdout(shop: Vapp, argv: tuple[str, ...]) -> No
     assert type(as_json.data) is type(yaml.safe_load(as_yaml.out))
     assert as_json.data
     assert shop.operator.run(*argv).out
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("vcloud status sh", ["shop"]),
+        ("vcloud ssh shop/w", ["shop/web-1"]),
+        ("vcloud exec shop/", ["shop/firewall", "shop/ips", "shop/web-1", "shop/api", "shop/db"]),
+        ("vcloud exec nothing/", []),
+    ],
+)
+def test_the_tab_key_offers_names(shop: Vapp, typed: str, offered: list[str]) -> None:
+    operator = shop.operator.elsewhere(
+        Path(shop.operator.env["HOME"]), _VCLOUD_COMPLETE="complete_bash", COMP_WORDS=typed, COMP_CWORD=str(len(typed.split()) - 1)
+    )
+    script = "import sys; from vcloud.cli.app import app; sys.argv = ['vcloud']; app(prog_name='vcloud')"
+    done = subprocess.run([sys.executable, "-c", script], env=dict(operator.env), capture_output=True, text=True, timeout=60)
+    assert sorted(done.stdout.split()) == sorted(offered), done.stderr

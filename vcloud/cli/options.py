@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from vcloud.cli import complete
 from vcloud.errors import UsageError
 
 
@@ -36,9 +37,12 @@ FileOption = Annotated[
     Path | None, typer.Option("-f", "--file", help="The vApp file (the same as the argument).", envvar="VCLOUD_FILE", show_default=False)
 ]
 VappArgument = Annotated[
-    str | None, typer.Argument(metavar="[VAPP]", help="A vApp's name or its file; without it the file here.", show_default=False)
+    str | None,
+    typer.Argument(
+        metavar="[VAPP]", help="A vApp's name or its file; without it the file here.", show_default=False, autocompletion=complete.vapps
+    ),
 ]
-VmArgument = Annotated[str, typer.Argument(metavar="VAPP/VM", help="For example shop/web-1.")]
+VmArgument = Annotated[str, typer.Argument(metavar="VAPP/VM", help="For example shop/web-1.", autocompletion=complete.vms)]
 Parameters = Annotated[
     list[str] | None,
     typer.Option("-P", "--param", metavar="KEY=VALUE", help="Overrides a parameter of the file.", envvar="VCLOUD_PARAM"),
