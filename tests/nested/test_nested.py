@@ -94,27 +94,6 @@ def test_the_probe_believes_a_kernel_and_not_a_device(lab: Lab, base: Image) -> 
         assert host.connection.listAllDomains() == [], "nothing of the trial stays"
 
 
-def test_a_kernel_that_hangs_is_given_up_soon_after_emulation_got_there(lab: Lab, base: Image) -> None:
-    """Emulated, too, so that it hangs on any machine: it finds no init and waits for ever. The twin that has one wins."""
-    with open_host(load_inventory(lab.inventory)[0]) as host:
-        kernel = uploaded(host, base)
-        goes, hangs = (accelerator.trial_xml(kernel.kernel, kernel.initrd, "tcg") for _ in range(2))
-        hangs = hangs.replace("panic=-1", "rdinit=/none init=/none")
-        found = accelerator.trial(host, hangs, goes)
-        assert found.name == "tcg"
-        assert "hangs" in found.reason
-        assert accelerator.trial(host, goes, hangs) == Accelerator("kvm", "a kernel boots under KVM")
-        assert host.connection.listAllDomains() == [], "nothing of the trials stays"
-
-
-def test_a_vm_that_ends_before_it_reaches_user_space_does_not_count(lab: Lab, base: Image) -> None:
-    with open_host(load_inventory(lab.inventory)[0]) as host:
-        kernel = uploaded(host, base)
-        goes, ends = (accelerator.trial_xml(kernel.kernel, kernel.initrd, "tcg") for _ in range(2))
-        found = accelerator.trial(host, ends.replace("panic=-1", "panic=-1 rdinit=/none init=/none"), goes)
-        assert found == Accelerator("tcg", "KVM is there, but a VM under it ends before it reaches user space")
-
-
 def test_a_host_without_kvm_is_not_tried(lab: Lab) -> None:
     with open_host(load_inventory(lab.inventory)[1]) as host:
         assert accelerator.probe(host, "/none", "/none") == Accelerator("tcg", "libvirt offers no KVM there")

@@ -120,14 +120,20 @@ def _expected_accelerator(host: Host, state: VappState, choice: str) -> str:
 
 
 def _proven_accelerator(host: Host, store: Store, stock: Stock, state: VappState, choice: str, reporter: Reporter) -> str:
-    """As expected, or by booting a kernel under KVM where this host has never been asked."""
-    if choice != "auto" or state.manifest:
+    """As expected, or by booting a kernel under KVM where this host has never been asked.
+
+    Raises HostError where KVM is asked for and does not work.
+    """
+    if choice == "tcg" or (choice == "auto" and state.manifest):
         return _expected_accelerator(host, state, choice)
     known = remembered(host)
     if known is None:
         reporter.report(host.name, "trying KVM with a real kernel")
         boot = stock.upload(store, (stock.design.firewall,), reporter)[stock.design.firewall.name]
         known = probe(host, boot.kernel, boot.initrd)
+        reporter.report(host.name, known.name)
+    if choice == "kvm" and known.name != "kvm":
+        raise HostError(f"KVM does not work on {host.name}: {known.reason}", "Leave --accel away, or take --accel tcg.")
     reporter.note(f"accelerator of {host.name}: {known.name} ({known.reason})")
     return known.name
 
