@@ -9,6 +9,8 @@ from vcloud.compile.environment import render
 from vcloud.design.model import Design, Flow, Vm, Zone
 
 INTERNET = "internet"
+BEYOND = "internet_beyond"
+"""The same, drawn a second time at the end of what goes out, where something comes in, too: so all arrows can go one way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +51,9 @@ def render_mermaid(design: Design) -> str:
 
 
 def _render(template: str, design: Design) -> str:
-    return render(
-        template, vapp=design.vapp, groups=list(_groups(design)), arrows=list(_arrows(design)), firewall=design.firewall, ips=design.ips
-    )
+    arrows = list(_arrows(design))
+    clouds = [end for end in (INTERNET, BEYOND) if end == INTERNET or any(end == arrow.target for arrow in arrows)]
+    return render(template, vapp=design.vapp, clouds=clouds, groups=list(_groups(design)), arrows=arrows, ips=design.ips)
 
 
 def _groups(design: Design) -> Iterator[Group]:
@@ -99,8 +101,9 @@ def _is_watched(design: Design, flow: Flow) -> bool:
 
 def _ends(design: Design, flow: Flow) -> tuple[list[str], list[str]]:
     tiers = {nic.mac: vm.tier for vm in design.workloads for nic in vm.nics}
+    outside = BEYOND if any(path.source is None for other in design.flows for path in other.paths) else INTERNET
     sources = {f"vm_{_safe(tiers[path.source.mac])}" if path.source else INTERNET for path in flow.paths}
-    targets = {f"vm_{_safe(tiers[path.target.mac])}" if path.target else INTERNET for path in flow.paths}
+    targets = {f"vm_{_safe(tiers[path.target.mac])}" if path.target else outside for path in flow.paths}
     return sorted(sources), sorted(targets)
 
 
