@@ -59,9 +59,8 @@ def people(raised: Raise, key: Path, tmp_path_factory: pytest.TempPathFactory) -
 def cards(vapp: Vapp, vm: str) -> dict[str, set[str]]:
     """Global addresses of each card, with their lengths."""
     listed = json.loads(vapp.inside(vm, "ip -j address show scope global"))
-    return {
-        card["ifname"]: {f"{item['local']}/{item['prefixlen']}" for item in card["addr_info"]} for card in listed if card.get("addr_info")
-    }
+    found = {card["ifname"]: {f"{item['local']}/{item['prefixlen']}" for item in card["addr_info"] if item} for card in listed if card}
+    return {name: addresses for name, addresses in found.items() if addresses}
 
 
 def reaches(vapp: Vapp, source: str, target: str, port: int = 22) -> bool:

@@ -25,11 +25,11 @@ from vcloud.hosts.accelerator import probe, remembered
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import choose_host
 from vcloud.hosts.lock import vapp_lock
-from vcloud.hosts.observe import domain_ids, observe_vapp, write_manifest
+from vcloud.hosts.observe import domain_ids, observe_domain, observe_vapp, write_manifest
 from vcloud.hosts.storage import Store
 from vcloud.hosts.uplink import make_uplink, uplink_for
 from vcloud.plan.diff import plan_changes, wanted_manifest
-from vcloud.plan.state import Manifest, Phase, VappState
+from vcloud.plan.state import DomainState, Manifest, Phase, VappState
 from vcloud.plan.steps import Plan, Verb
 from vcloud.project import design_of, load_file
 
@@ -153,6 +153,8 @@ class _Run:
         self.boots: Mapping[str, BootFiles] = {}
         self.keys: dict[str, HostKey] = {}
         self.rules = ""
+        self.marked: dict[str, DomainState | None] = {}
+        """What the domains themselves say of the VMs that are not made anew: a settled manifest does not repeat their host keys."""
 
     def walk(self) -> None:
         self._write_manifest(Phase.APPLYING)
@@ -163,6 +165,8 @@ class _Run:
             self._make_network(network)
         touched = self._planned(*TOUCHED)
         self.boots = self.target.stock.upload(self.store, touched, self.reporter)
+        kept = {*touched, *self.design.appliances} - {*self._planned(*FRESH)}
+        self.marked = {vm.name: observe_domain(self.host, vm.domain) for vm in kept}
         pool = ThreadPoolExecutor(max(MIN_WORKERS, len(touched)))
         try:
             up = {vm.name: pool.submit(self._start_and_configure, vm) for vm in touched}
@@ -326,7 +330,7 @@ class _Run:
         machines.mark_domain(self.host, vm.domain, self._attributes(vm, finished=True))
 
     def _attributes(self, vm: Vm, *, finished: bool) -> dict[str, str]:
-        domain, digests = self.state.domain(vm.domain), self.target.wanted.digests_of(vm.name)
+        domain, digests = self.marked.get(vm.name), self.target.wanted.digests_of(vm.name)
         key = self.keys[vm.name].public if vm.name in self.keys else domain.host_key if domain else ""
         marks = {"vapp": self.design.vapp, "name": vm.name, "role": vm.role.value, "host-key": key}
         if vm.role is Role.FIREWALL:

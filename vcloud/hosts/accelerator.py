@@ -66,7 +66,7 @@ def remembered(host: Host) -> Accelerator | None:
     """The answer of an earlier trial on this host with the same libvirt, QEMU and kernel."""
     with translated(f"what {host.name} remembers could not be read"):
         record = read_record(host, RECORD)
-    if record is None or record.attributes.get("versions") != _versions(host):
+    if record is None or record.attributes.get("versions") != versions(host):
         return None
     return Accelerator(record.attributes.get("accelerator", "tcg"), record.text)
 
@@ -87,13 +87,18 @@ def probe(host: Host, kernel: str, initrd: str) -> Accelerator:
         return known
     race = (trial_xml(kernel, initrd, accelerator) for accelerator in ("kvm", "tcg"))
     found = _without_trial(host) or interruptible(lambda: trial(host, *race))
-    attributes = {"versions": _versions(host), "accelerator": found.name}
+    attributes = {"versions": versions(host), "accelerator": found.name}
     with translated(f"the accelerator of {host.name} could not be remembered"):
         write_record(host, Record(RECORD, uuid_of("host"), attributes, found.reason))
     return found
 
 
-def _versions(host: Host) -> str:
+def versions(host: Host) -> str:
+    """What a VM's saved memory, and what is known of KVM, depend on: libvirt, QEMU and the kernel of the host, as one text.
+
+    Raises:
+        HostError: they cannot be read.
+    """
     release = host.shell.run(["uname", "-r"])
     if release.code != 0:
         raise HostError(f"the kernel's version on {host.name} cannot be read: {release.stderr.decode(errors='replace').strip()}")

@@ -7,6 +7,7 @@ and stopping what is gone do nothing.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from xml.etree import ElementTree
 
 import libvirt
@@ -37,6 +38,20 @@ def remove_network(host: Host, name: str) -> None:
         if network.isActive():
             network.destroy()
         network.undefine()
+
+
+def define_domain(host: Host, name: str, xml: str) -> None:
+    """Defines a domain, and starts nothing."""
+    with translated(f"'{name}' could not be defined on {host.name}"):
+        host.connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+
+
+def plug(host: Host, name: str, devices: Iterable[str]) -> None:
+    """Plugs devices into a running domain. Its definition has them already."""
+    with translated(f"a device could not be plugged into '{name}' on {host.name}"):
+        domain = _present(host, name)
+        for device in devices:
+            domain.attachDeviceFlags(device, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
 
 def start_domain(host: Host, name: str, xml: str) -> None:

@@ -87,6 +87,42 @@ class Pool:
             volume = self._pool.createXML(to_text(_volume_xml(name, len(content), "raw")))
             self._send(volume, io.BytesIO(content), len(content), lambda _done, _all: None)
 
+    def copy(self, source: str, name: str, beginning: bytes) -> None:
+        """A volume with the content of another but for its beginning. The host copies; what was there of that name is gone."""
+        self.delete([name])
+        with translated(f"the volume '{source}' could not be copied on {self.host.name}"):
+            volume = self._pool.createXMLFrom(to_text(_volume_xml(name, 0, "raw")), self._pool.storageVolLookupByName(source), 0)
+            self._send(volume, io.BytesIO(beginning), len(beginning), lambda _done, _all: None)
+
+    def overwrite(self, name: str, beginning: bytes) -> None:
+        """Writes over the beginning of a volume, which counts as used now."""
+        with translated(f"the volume '{name}' could not be written on {self.host.name}"):
+            self._send(self._pool.storageVolLookupByName(name), io.BytesIO(beginning), len(beginning), lambda _done, _all: None)
+
+    def head(self, name: str, limit: int) -> bytes:
+        """The first bytes of a volume, at most `limit`."""
+        with translated(f"'{name}' could not be read on {self.host.name}"):
+            volume = self._pool.storageVolLookupByName(name)
+            return self._read(volume, 0, min(limit, volume.info()[1]))
+
+    def usage(self, prefix: str) -> dict[str, tuple[int, float]]:
+        """Volumes whose names begin so -> bytes on the disk, and when each was last written, by the host's clock."""
+        found = {}
+        for name in self.names(prefix):
+            with translated(f"the volume '{name}' could not be looked at on {self.host.name}"):
+                if (volume := self._find(name)) is not None:
+                    found[name] = (int(volume.info()[2]), _modified(volume))
+        return found
+
+    def backings(self, prefix: str) -> set[str]:
+        """Paths of what the volumes whose names begin so lie over."""
+        found = set()
+        for name in self.names(prefix):
+            with translated(f"the volume '{name}' could not be looked at on {self.host.name}"):
+                if (volume := self._find(name)) is not None:
+                    found.add(parse(volume.XMLDesc()).findtext("backingStore/path", ""))
+        return found
+
     def delete(self, names: Iterable[str]) -> None:
         """Deletes volumes; one that is not there is no error."""
         for name in names:
@@ -191,10 +227,13 @@ class Pool:
     def _read_tail(self, volume: libvirt.virStorageVol, limit: int) -> bytes:
         size = volume.info()[1]
         length = min(size, limit)
+        return self._read(volume, size - length, length)
+
+    def _read(self, volume: libvirt.virStorageVol, start: int, length: int) -> bytes:
         if not length:
             return b""
         stream = self.host.connection.newStream()
-        volume.download(stream, size - length, length)
+        volume.download(stream, start, length)
         return b"".join(iter(lambda: receive(stream), b""))
 
     def _make(self, volume: Element) -> str:

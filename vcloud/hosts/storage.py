@@ -4,6 +4,7 @@ image-NAME-DIGEST.ID.qcow2   kernel-..., initrd-...     an uploaded image; share
 root.VAPP.VM.qcow2                                      a VM's root disk: what it wrote over its image
 vm.VAPP.VM.DISK.qcow2                                   a VM's data disk
 console.VAPP.VM.log                                     what a VM said on its serial console
+wake.VAPP.VM.save                                       the memory that a VM is about to wake with; see vcloud.hosts.templates
 seed.VAPP.VM.iso                                        what cloud-init makes of a user's own image; holds the host's private key
 """
 
@@ -17,13 +18,13 @@ from typing import TYPE_CHECKING
 
 from vcloud.compile.domain import BootFiles
 from vcloud.hosts.connection import Host
-from vcloud.hosts.pool import Pool
+from vcloud.hosts.pool import COMPLETE, Pool
 
 if TYPE_CHECKING:
     from vcloud.design.model import Vm
     from vcloud.images.cache import Image
 
-KINDS = ("root", "vm", "console", "seed")
+KINDS = ("root", "vm", "console", "seed", "wake")
 DIGITS = 12
 """Digits of a digest in a volume's name."""
 LINE = 400
@@ -80,9 +81,21 @@ class Store:
             seed="" if base.kernel else self.pool.path(_seed(domain)),
         )
 
-    def make_root(self, vm: Vm, boot: BootFiles) -> str:
-        """The root disk of a VM over its image, unless it has one. Returns its path. `boot` is what `boot_files` gave."""
-        return self.pool.make_overlay(Path(boot.disk).name, self._bases[vm.domain].disk)
+    def make_root(self, vm: Vm, boot: BootFiles, backing: str = "") -> str:
+        """The root disk of a VM, unless it has one, over its image or over the disk at the path `backing`. Returns its path.
+
+        `boot` is what `boot_files` gave.
+        """
+        return self.pool.make_overlay(Path(boot.disk).name, backing or self.base_of(vm).disk)
+
+    def base_of(self, vm: Vm) -> Base:
+        """The image of a VM whose `boot_files` were asked for."""
+        return self._bases[vm.domain]
+
+    def image_digests(self) -> frozenset[str]:
+        """The first `DIGITS` digits of the digest of every image that the host has."""
+        names = [name for name in self.pool.names("image-") if name.endswith(COMPLETE)]
+        return frozenset(name.partition(".")[0].rpartition("-")[2] for name in names)
 
     def put_seed(self, domain: str, content: bytes) -> None:
         """What a VM is told by cloud-init, in place of what it was told before."""
