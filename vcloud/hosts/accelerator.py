@@ -15,16 +15,17 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 import libvirt
+from pydantic import TypeAdapter
 
 from vcloud.compile.domain import HostFacts
-from vcloud.design.addressing import uuid_of
 from vcloud.errors import HostError
 from vcloud.hosts.connection import Host, interruptible, message_of, translated
-from vcloud.hosts.metadata import Record, parse, read_record, write_record
-from vcloud.hosts.pool import Pool
+from vcloud.hosts.metadata import parse
+from vcloud.hosts.pool import Pool, peek
 from vcloud.hosts.stream import receive
 
-RECORD = "vcloud-host"
+VOLUME = "accelerator.json"
+"""In the host's pool, beside the images: what is known of it is a cache, as they are."""
 WORDS = b"vcloud-probe: user space reached"
 """What the shipped images' init says when the kernel command line has `vcloud.probe` (images/base/initramfs/init.c)."""
 PATIENCE = 2
@@ -32,6 +33,8 @@ PATIENCE = 2
 LONGEST = 300
 """Seconds after which nothing is waited for. Emulation takes three, and some minutes on a host that is itself emulated."""
 KERNEL_SUFFIX, INITRD_SUFFIX = "", ".cpio"
+LARGEST = 4096
+"""Bytes of what is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,15 @@ class Accelerator:
     """`kvm` or `tcg`."""
     reason: str
     """Why, as a clause: `a kernel boots under KVM`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    versions: str
+    found: Accelerator
+
+
+_KEPT = TypeAdapter(_Kept)
 
 
 def probe_host(host: Host) -> Accelerator:
@@ -64,11 +76,11 @@ def probe_host(host: Host) -> Accelerator:
 
 def remembered(host: Host) -> Accelerator | None:
     """The answer of an earlier trial on this host with the same libvirt, QEMU and kernel."""
-    with translated(f"what {host.name} remembers could not be read"):
-        record = read_record(host, RECORD)
-    if record is None or record.attributes.get("versions") != versions(host):
-        return None
-    return Accelerator(record.attributes.get("accelerator", "tcg"), record.text)
+    try:
+        kept = _KEPT.validate_json(peek(host, VOLUME, LARGEST))
+    except ValueError:
+        return None  # nothing is kept, or by another release
+    return kept.found if kept.versions == versions(host) else None
 
 
 def probe(host: Host, kernel: str, initrd: str) -> Accelerator:
@@ -80,16 +92,16 @@ def probe(host: Host, kernel: str, initrd: str) -> Accelerator:
         initrd: likewise.
 
     Raises:
-        HostError: the answer cannot be kept.
+        HostError: the host's versions cannot be read or libvirt breaks.
     """
     known = remembered(host)
     if known:
         return known
     race = (trial_xml(kernel, initrd, accelerator) for accelerator in ("kvm", "tcg"))
     found = _without_trial(host) or interruptible(lambda: trial(host, *race))
-    attributes = {"versions": versions(host), "accelerator": found.name}
-    with translated(f"the accelerator of {host.name} could not be remembered"):
-        write_record(host, Record(RECORD, uuid_of("host"), attributes, found.reason))
+    kept = _Kept(versions(host), found)
+    with suppress(HostError):  # where it cannot be kept it is tried again the next time
+        Pool(host).put(VOLUME, _KEPT.dump_json(kept))
     return found
 
 

@@ -103,7 +103,7 @@ class Pool:
         """The first bytes of a volume, at most `limit`."""
         with translated(f"'{name}' could not be read on {self.host.name}"):
             volume = self._pool.storageVolLookupByName(name)
-            return self._read(volume, 0, min(limit, volume.info()[1]))
+            return _read(self.host, volume, 0, min(limit, volume.info()[1]))
 
     def usage(self, prefix: str) -> dict[str, tuple[int, float]]:
         """Volumes whose names begin so -> bytes on the disk, and when each was last written, by the host's clock."""
@@ -227,14 +227,7 @@ class Pool:
     def _read_tail(self, volume: libvirt.virStorageVol, limit: int) -> bytes:
         size = volume.info()[1]
         length = min(size, limit)
-        return self._read(volume, size - length, length)
-
-    def _read(self, volume: libvirt.virStorageVol, start: int, length: int) -> bytes:
-        if not length:
-            return b""
-        stream = self.host.connection.newStream()
-        volume.download(stream, start, length)
-        return b"".join(iter(lambda: receive(stream), b""))
+        return _read(self.host, volume, size - length, length)
 
     def _make(self, volume: Element) -> str:
         name = volume.findtext("name", "")
@@ -259,6 +252,22 @@ class Pool:
                 if "asynchronous jobs" not in str(error):
                     raise
                 time.sleep(0.05)
+
+
+def peek(host: Host, name: str, limit: int) -> bytes:
+    """The first bytes of a volume, at most `limit`; empty where there is none. Makes no pool."""
+    with translated(f"'{name}' could not be looked for on {host.name}"):
+        pool = found_or_none(host.connection.storagePoolLookupByName, POOL)
+        volume = pool and pool.isActive() and found_or_none(pool.storageVolLookupByName, name)
+        return _read(host, volume, 0, min(limit, volume.info()[1])) if volume else b""
+
+
+def _read(host: Host, volume: libvirt.virStorageVol, start: int, length: int) -> bytes:
+    if not length:
+        return b""
+    stream = host.connection.newStream()
+    volume.download(stream, start, length)
+    return b"".join(iter(lambda: receive(stream), b""))
 
 
 def _ensure_pool(connection: libvirt.virConnect) -> libvirt.virStoragePool:
