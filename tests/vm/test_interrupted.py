@@ -35,9 +35,9 @@ def file(operator: Operator, tmp_path: Path) -> Iterator[Path]:
     assert remains(operator, NAME) == []
 
 
-def stop_at(operator: Operator, file: Path, stage: str, number: signal.Signals) -> tuple[int, str]:
+def stop_at(operator: Operator, file: Path, stage: str, number: signal.Signals, *argv: str) -> tuple[int, str]:
     """Runs `up` until it says that it has come to a stage, and signals its whole process group as a terminal would."""
-    process = operator.start("up", "--yes", str(file))
+    process = operator.start("up", "--yes", str(file), *argv)
     assert process.stderr is not None
     said = []
     for line in process.stderr:
@@ -69,7 +69,7 @@ def is_usable(vapp: Vapp) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_after_a_kill_up_finishes_what_was_begun(operator: Operator, file: Path, stage: str) -> None:
-    code, _ = stop_at(operator, file, stage, signal.SIGKILL)
+    code, _ = stop_at(operator, file, stage, signal.SIGKILL, "--cold")
     assert code == -signal.SIGKILL
     nobody_is_unprotected(operator)
     status = operator.run("status", NAME, "--exit-code", code=3)
@@ -81,7 +81,7 @@ def test_after_a_kill_up_finishes_what_was_begun(operator: Operator, file: Path,
 
 @pytest.mark.parametrize("stage", ["firewall: booting", "solo: starting its services"])
 def test_after_a_kill_down_leaves_nothing(operator: Operator, file: Path, stage: str) -> None:
-    stop_at(operator, file, stage, signal.SIGKILL)
+    stop_at(operator, file, stage, signal.SIGKILL, "--cold")
     assert remains(operator, NAME)
     operator.run("down", "--yes", NAME)
     assert remains(operator, NAME) == []
@@ -90,7 +90,7 @@ def test_after_a_kill_down_leaves_nothing(operator: Operator, file: Path, stage:
 
 @pytest.mark.parametrize("stage", ["firewall: booting", "firewall: in force"])
 def test_ctrl_c_ends_with_130_and_a_sentence_and_up_goes_on(operator: Operator, file: Path, stage: str) -> None:
-    code, said = stop_at(operator, file, stage, signal.SIGINT)
+    code, said = stop_at(operator, file, stage, signal.SIGINT, "--cold")
     assert code == 130
     assert "Traceback" not in said
     assert said.splitlines()[-1].startswith("error: interrupted; run the same command again")
@@ -141,7 +141,7 @@ def test_no_workload_has_a_live_link_before_the_firewall_has_its_rules(operator:
 
 
 def test_a_lock_of_a_dead_process_stops_nobody(operator: Operator, file: Path) -> None:
-    stop_at(operator, file, "firewall: booting", signal.SIGKILL)
+    stop_at(operator, file, "firewall: booting", signal.SIGKILL, "--cold")
     assert f"vcloud-lock-{NAME}" in remains(operator, NAME)
     operator.run("down", "--yes", NAME)
     assert remains(operator, NAME) == []

@@ -100,7 +100,7 @@ def test_of_two_ups_at_once_one_is_refused_with_a_sentence_and_a_stranger_takes_
 
 
 def test_a_down_while_an_up_is_at_work_is_refused(operator: Operator, tiny: Path) -> None:
-    process = operator.start("up", "--yes", str(tiny))
+    process = operator.start("up", "--yes", "--cold", str(tiny))
     assert process.stderr is not None
     try:
         for line in process.stderr:

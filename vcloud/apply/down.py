@@ -12,6 +12,7 @@ from vcloud.hosts.inventory import choose_host
 from vcloud.hosts.lock import vapp_lock
 from vcloud.hosts.observe import delete_manifest, observe_vapp
 from vcloud.hosts.storage import Store
+from vcloud.hosts.templates import Templates
 from vcloud.hosts.uplink import release_uplink
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def take_down(vapp: str, connect: str | None, reporter: Reporter) -> tuple[str, 
         for network in networks:
             machines.remove_network(host, network)
         store.delete(volumes)
+        Templates(host, store.pool).sweep()
         release_uplink(host, vapp)
         delete_manifest(host, vapp)
         return (*(domain.name for domain in domains), *networks, *volumes)

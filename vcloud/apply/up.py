@@ -14,6 +14,7 @@ from vcloud import __version__
 from vcloud.apply.cloud import wait_for_cloud_init
 from vcloud.apply.guest import HostKey, give_identity, load_firewall, load_ips, new_host_key, open_gate, run_commands, wait_ready
 from vcloud.apply.stock import Stock
+from vcloud.apply.wake import Waker
 from vcloud.compile.artifacts import Artifacts, compile_vapp
 from vcloud.compile.cloudinit import seed_files, seed_iso
 from vcloud.compile.domain import BootFiles, HostFacts, render_domain, render_interface
@@ -65,7 +66,7 @@ def preview(path: Path, parameters: Mapping[str, str], connect: str | None, choi
     design = design_of(load_file(path, parameters))
     with open_host(choose_host(connect)) as host:
         state = observe_vapp(host, design.vapp)
-        return plan_changes(_target(host, design, state, _expected_accelerator(host, state, choice)).wanted, state, host.name)
+        return plan_changes(target_of(host, design, state, _expected_accelerator(host, state, choice)).wanted, state, host.name)
 
 
 def bring_up(
@@ -75,12 +76,17 @@ def bring_up(
     choice: str,
     agreed: Callable[[Plan], bool],
     reporter: Reporter,
+    *,
+    cold: bool = False,
 ) -> Plan:
-    """Makes the vApp of a file stand, ready and protected. Returns what was done; an empty plan changed nothing."""
+    """Makes the vApp of a file stand, ready and protected. Returns what was done; an empty plan changed nothing.
+
+    `cold` boots every VM, where one might wake from a template.
+    """
     design = design_of(load_file(path, parameters))
     with open_host(choose_host(connect)) as host:
         state = observe_vapp(host, design.vapp)
-        target = _target(host, design, state, _expected_accelerator(host, state, choice))
+        target = target_of(host, design, state, _expected_accelerator(host, state, choice))
         plan = plan_changes(target.wanted, state, host.name)
         if not plan.steps:
             return plan
@@ -88,22 +94,24 @@ def bring_up(
             raise VcloudError("stopped before the first change")
         target.stock.build(reporter)
         with vapp_lock(host, design.vapp, "up"):
-            return _apply(host, target, choice, reporter)
+            return _apply(host, target, choice, cold, reporter)
 
 
-def _apply(host: Host, target: Target, choice: str, reporter: Reporter) -> Plan:
+def _apply(host: Host, target: Target, choice: str, cold: bool, reporter: Reporter) -> Plan:
     """The run itself, under the vApp's lock: looks again, because somebody may have been at work meanwhile."""
     state = observe_vapp(host, target.design.vapp)
     store = Store(host)
-    accelerator = _proven_accelerator(host, store, target.stock, state, choice, reporter)
-    target = _target(host, target.design, state, accelerator)
+    known = store.image_digests()
+    accelerator = proven_accelerator(host, store, target.stock, state, choice, reporter)
+    target = target_of(host, target.design, state, accelerator)
     plan = plan_changes(target.wanted, state, host.name)
     if plan.steps:
-        _Run(host, store, target, state, plan, reporter).walk()
+        waker = None if cold else Waker(host, store, target, reporter, known)
+        _Run(host, store, target, state, plan, reporter, waker).walk()
     return plan
 
 
-def _target(host: Host, design: Design, state: VappState, accelerator: str) -> Target:
+def target_of(host: Host, design: Design, state: VappState, accelerator: str) -> Target:
     uplink = state.manifest.uplink if state.manifest else uplink_for(host, design.vapp)
     artifacts = compile_vapp(design, uplink)
     stock = Stock.of(design)
@@ -119,7 +127,7 @@ def _expected_accelerator(host: Host, state: VappState, choice: str) -> str:
     return state.manifest.accelerator if state.manifest else known.name if known else "tcg"
 
 
-def _proven_accelerator(host: Host, store: Store, stock: Stock, state: VappState, choice: str, reporter: Reporter) -> str:
+def proven_accelerator(host: Host, store: Store, stock: Stock, state: VappState, choice: str, reporter: Reporter) -> str:
     """As expected, or by booting a kernel under KVM where this host has never been asked.
 
     Raises HostError where KVM is asked for and does not work.
@@ -141,8 +149,11 @@ def _proven_accelerator(host: Host, store: Store, stock: Stock, state: VappState
 class _Run:
     """One walk over a plan. Its methods are the stages, in the order of the package's docstring."""
 
-    def __init__(self, host: Host, store: Store, target: Target, state: VappState, plan: Plan, reporter: Reporter) -> None:
+    def __init__(
+        self, host: Host, store: Store, target: Target, state: VappState, plan: Plan, reporter: Reporter, waker: Waker | None
+    ) -> None:
         self.host = host
+        self.waker = waker
         self.target = target
         self.design = target.design
         self.state = state
@@ -167,8 +178,11 @@ class _Run:
         self.boots = self.target.stock.upload(self.store, touched, self.reporter)
         kept = {*touched, *self.design.appliances} - {*self._planned(*FRESH)}
         self.marked = {vm.name: observe_domain(self.host, vm.domain) for vm in kept}
-        pool = ThreadPoolExecutor(max(MIN_WORKERS, len(touched)))
+        models = self.waker.plan(self._planned(*FRESH), self.boots) if self.waker else ()
+        pool = ThreadPoolExecutor(max(MIN_WORKERS, len(touched) + len(models)))
         try:
+            if self.waker:
+                self.waker.begin(pool, models, self.boots)
             up = {vm.name: pool.submit(self._start_and_configure, vm) for vm in touched}
             for vm in self.design.appliances:
                 self._wait(up.get(vm.name))
@@ -218,7 +232,6 @@ class _Run:
         with self._explained(vm, booting=True):
             if verb is not Verb.CONFIGURE_VM:
                 self._power(vm, verb)
-                self.reporter.report(vm.name, "booting")
             agent = machines.agent_of(self.host, vm.domain)
             agent.wait(AGENT_TIMEOUT)
             self.reporter.report(vm.name, "taking its identity")
@@ -238,21 +251,28 @@ class _Run:
             if domain.paused:
                 machines.resume_domain(self.host, vm.domain)
             return
-        if verb is Verb.REMAKE_VM:
-            machines.cut_links(self.host, vm.domain)
-            machines.remove_domain(self.host, vm.domain)
-            self.store.delete_root(vm.domain)
-            if self._never_finished(vm):
-                self.store.delete_of_domain(vm.domain)
-        elif verb is Verb.RESTART_VM:
-            machines.cut_links(self.host, vm.domain)
-            machines.stop_domain(self.host, vm.domain, gently=True)
+        self._make_way(vm, verb)
         if boot.seed:
             self.store.put_seed(vm.domain, self._seed(vm, fresh=verb in FRESH))
-        self.store.make_root(vm, boot)
         disks = {disk.volume: self.store.make_disk(disk.volume, disk.size) for disk in vm.disks}
-        xml = render_domain(vm, self.target.artifacts.uplink, self.facts, boot, disks, self._attributes(vm, finished=verb not in FRESH))
+        marks = self._attributes(vm, finished=verb not in FRESH)
+        xml = render_domain(vm, self.target.artifacts.uplink, self.facts, boot, disks, marks)
+        if verb in FRESH and self.waker and self.waker.wake(vm, boot, xml, marks, disks):
+            return
+        self.store.make_root(vm, boot)
+        self.reporter.report(vm.name, "booting")
         machines.start_domain(self.host, vm.domain, xml)
+
+    def _make_way(self, vm: Vm, verb: Verb) -> None:
+        """Ends and removes what the VM is not to begin with. A killed run may have left a root disk without a domain."""
+        machines.cut_links(self.host, vm.domain)
+        if verb is Verb.RESTART_VM:
+            machines.stop_domain(self.host, vm.domain, gently=True)
+        elif verb in FRESH:
+            machines.remove_domain(self.host, vm.domain)
+            self.store.delete_root(vm.domain)
+        if verb is Verb.REMAKE_VM and self._never_finished(vm):
+            self.store.delete_of_domain(vm.domain)
 
     def _seed(self, vm: Vm, *, fresh: bool) -> bytes:
         if not fresh:

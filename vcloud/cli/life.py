@@ -115,6 +115,7 @@ def up(
     connect: Connect = None,
     accel: AccelOption = Accel.AUTO,
     yes: Yes = False,
+    cold: Annotated[bool, typer.Option("--cold", help="Boot every VM; none wakes from a template.", envvar="VCLOUD_COLD")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="The same as `vcloud plan`.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
@@ -135,7 +136,7 @@ def up(
         return typer.confirm("Some VMs are made anew or removed, with their disks. Go on?", err=True)
 
     with Progress(quiet=output is not Format.TABLE) as progress:
-        done = bring_up(path, values, connect, accel.value, agreed, progress)
+        done = bring_up(path, values, connect, accel.value, agreed, progress, cold=cold)
     if output is not Format.TABLE:
         emit({"vapp": done.vapp, "host": done.host, "steps": len(done.steps), "seconds": round(progress.seconds, 2)}, output)
     elif not done.steps:

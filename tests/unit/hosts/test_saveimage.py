@@ -1,0 +1,102 @@
+"""Save images of libvirt, rewritten for another domain; tests/vm wakes VMs from real ones."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.vapps import shop
+from vcloud.compile.domain import BootFiles, render_domain
+from vcloud.hosts.metadata import own_element, parse
+from vcloud.hosts.saveimage import HEADER, WHOLE, Clone, Head, NotASaveImageError, head_for, read_head
+from vcloud.plan.template import template_facts, template_vm
+from vcloud.rendering import UPLINK
+
+ROOM = 72 << 10
+COOKIE = b"<cookie>\n  <slirpHelper/>\n</cookie>\n"
+WEB = next(vm for vm in shop().workloads if vm.name == "web-1")
+XML = render_domain(
+    template_vm(WEB, "abc"), UPLINK, template_facts("tcg"), BootFiles("/old", "/old.log", "/k", "/i", "quiet"), {}, {"role": "template"}
+)
+CLONE = Clone(WEB.domain, WEB.uuid, {"vapp": "shop", "name": "web-1", "host-key": "<&\">'"}, "/pool/root.shop.web-1.qcow2", "/pool/web.log")
+
+
+def image(xml: str = XML, cookie: bytes = COOKIE, magic: bytes = WHOLE, version: int = 2) -> bytes:
+    """As libvirt 9.0 writes it."""
+    start = xml.encode() + b"\0"
+    body = (start + cookie + b"\0").ljust(ROOM, b"\0")
+    return struct.pack("<16s5I56x", magic, version, ROOM, 1, 0, len(start) if cookie else 0) + body + b"QEVM" + bytes(1000)
+
+
+def test_the_head_is_what_libvirt_wrote() -> None:
+    assert read_head(image()) == Head(XML, COOKIE, ROOM, 1, 0, bytes(56))
+
+
+def test_a_head_that_is_not_changed_has_the_same_bytes() -> None:
+    assert read_head(image()).to_bytes() == image()[: HEADER.size + ROOM]
+
+
+@given(
+    st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=200),
+    st.binary(max_size=50).map(lambda raw: raw.replace(b"\0", b"-")),
+)
+def test_any_head_comes_back_and_keeps_its_size(xml: str, cookie: bytes) -> None:
+    head = replace(read_head(image()), xml=xml, cookie=cookie)
+    content = head.to_bytes()
+    assert len(content) == HEADER.size + ROOM
+    assert read_head(content) == head
+
+
+def test_a_clone_has_its_own_name_marks_and_paths_and_else_the_same_hardware() -> None:
+    head = head_for(read_head(image()), CLONE)
+    domain, old = parse(head.xml), parse(XML)
+    mark = own_element(head.xml, "vm")
+    assert mark is not None
+    assert dict(mark.attrib) == CLONE.marks
+    assert (domain.findtext("name"), domain.findtext("uuid")) == (WEB.domain, WEB.uuid)
+    assert [source.get("file") for source in domain.findall("devices/disk/source")] == [CLONE.disk]
+    assert {log.get("file") for log in domain.findall("devices/*/log")} == {CLONE.console}
+    for path in ("vcpu", "memory", "os/type", "os/cmdline"):
+        assert domain.findtext(path) == old.findtext(path)
+    assert len(domain.findall("devices/controller")) == len(old.findall("devices/controller")) > 14
+    assert head.cookie == COOKIE
+    assert len(head.to_bytes()) == HEADER.size + ROOM
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        image()[:91],
+        image()[:4000],
+        image(magic=b"LibvirtQemudPart"),
+        image(version=1),
+        image().replace(b"<domain", b"\xff\xfe\xfd", 1),
+        bytes(200_000),
+    ],
+    ids=["empty", "no header", "cut short", "not written to its end", "another version", "not text", "zeros"],
+)
+def test_what_is_not_whole_is_refused(content: bytes) -> None:
+    with pytest.raises(NotASaveImageError):
+        read_head(content)
+
+
+@pytest.mark.parametrize("xml", ["", "<domain>", "<domain/>", "<domain><name>a</name><uuid>b</uuid></domain>"])
+def test_what_is_not_a_template_is_refused(xml: str) -> None:
+    with pytest.raises(NotASaveImageError):
+        head_for(replace(read_head(image()), xml=xml), CLONE)
+
+
+def test_a_description_that_has_no_room_is_refused() -> None:
+    with pytest.raises(NotASaveImageError, match="room"):
+        replace(read_head(image()), xml="x" * ROOM).to_bytes()
+
+
+@given(st.binary(max_size=400))
+def test_hostile_bytes_are_refused_and_nothing_else(content: bytes) -> None:
+    with pytest.raises(NotASaveImageError):
+        read_head(content)

@@ -1,0 +1,73 @@
+"""Which template a VM wakes from: the same for VMs of one kind, and never one whose inputs were others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.vapps import shop
+from vcloud.design.model import Vm
+from vcloud.plan.template import PORTS, SHARING, template_key, template_vm, why_cold, worth_making
+from vcloud.rendering import UPLINK
+
+DESIGN = shop(web_count="3")
+WEB, OTHER = DESIGN.workloads[:2]
+INPUTS = {"image": "d1", "accelerator": "tcg", "cmdline": "quiet", "versions": "libvirt 9 qemu 7", "uplink": UPLINK}
+
+
+def key(vm: Vm = WEB, **changes: str) -> str:
+    return template_key(vm, **{**INPUTS, **changes})  # type: ignore[arg-type]
+
+
+def test_replicas_share_a_template_whatever_their_cards_names_and_files() -> None:
+    assert key(WEB) == key(OTHER)
+    assert key(WEB) == key(replace(WEB, nics=(), files=(), domain="else.where", memory=WEB.memory))
+    assert len(key()) == 16
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        key(replace(WEB, memory=WEB.memory + (1 << 20))),
+        key(replace(WEB, cpus=2)),
+        key(image="d2"),
+        key(accelerator="kvm"),
+        key(cmdline="loud"),
+        key(versions="libvirt 9 qemu 8"),
+    ],
+    ids=["memory", "CPUs", "image", "accelerator", "kernel command line", "versions of the host"],
+)
+def test_a_changed_input_makes_another_template(other: str) -> None:
+    assert other != key()
+
+
+def test_a_template_has_no_card_no_data_disk_and_no_name_of_a_vapp() -> None:
+    database = next(vm for vm in DESIGN.workloads if vm.disks)
+    template = template_vm(database, "abc")
+    assert (template.nics, template.disks) == ((), ())
+    assert DESIGN.vapp not in template.domain
+    assert template.uuid != database.uuid
+
+
+def test_what_cannot_wake_says_why() -> None:
+    assert why_cold(WEB) == ""
+    assert "cloud-init" in why_cold(replace(WEB, image=replace(WEB.image, recipe="", source="/a.qcow2")))
+    assert "cards" in why_cold(replace(WEB, nics=WEB.nics * (PORTS + 1)))
+
+
+@pytest.mark.parametrize(
+    ("vms", "there", "known", "made"),
+    [
+        (1, (), (), False),
+        (SHARING - 1, (), (), False),
+        (SHARING, (), (), True),
+        (1, (), ("i",), True),
+        (1, ("k",), ("i",), False),
+        (9, ("k",), (), False),
+    ],
+    ids=["first run", "two of a kind", "many of a kind", "the image was here before", "there", "many, but there"],
+)
+def test_a_template_is_made_where_it_pays(vms: int, there: tuple[str, ...], known: tuple[str, ...], made: bool) -> None:
+    names = [f"web-{number}" for number in range(vms)]
+    assert worth_making(dict.fromkeys(names, "k"), there, dict.fromkeys(names, "i"), known) == ({"k"} if made else set())

@@ -1,0 +1,231 @@
+"""Waking VMs from templates: the same VMs as by a cold boot, no two of them alike, and a cold boot whenever a template cannot be used."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.vm.conftest import Raise
+from tests.vm.driver import Done, Operator, Vapp, domains, mark, remains, standing, write_vapp, xml_of
+from tests.vm.test_interrupted import stop_at
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(1500)]
+
+NAME = "woken"
+POOL = "/var/lib/libvirt/images/vcloud"
+WORKLOADS = ("twin-1", "twin-2", "twin-3", "store")
+FILE: dict[str, Any] = {
+    "vcloud": 1,
+    "name": NAME,
+    "zones": {"front": {}, "back": {}},
+    "flows": [
+        {"id": "login", "from": "internet", "to": "store", "service": "tcp/22", "publish": 2222},
+        {"id": "peers", "from": "twin", "to": "store", "service": ["tcp/22", "icmp"]},
+    ],
+    "protection": {"ips": {"inspect": ["back"], "mode": "prevent"}},
+    "vms": {
+        "twin": {"image": "base", "zone": ["front", "back"], "count": 3, "memory": "200M"},
+        "store": {
+            "image": "base",
+            "zone": "back",
+            "memory": "200M",
+            "disks": {"data": {"size": "64M", "mount": "/srv/data"}},
+            "ready": {"tcp": 22},
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def file(operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With templates for all of it on the host."""
+    path = write_vapp(tmp_path_factory.mktemp(NAME) / "woken.yaml", FILE)
+    operator.run("image", "templates", "rm", "--all")
+    operator.run("image", "templates", "warm", str(path), timeout=600)
+    return path
+
+
+@pytest.fixture(scope="module")
+def woken(raised: Raise, file: Path) -> Vapp:
+    return raised(NAME, file)
+
+
+@pytest.fixture
+def tiny(operator: Operator, tmp_path: Path) -> Iterator[Path]:
+    """One more VM of the same kind."""
+    document = {"vcloud": 1, "name": "tiny", "zones": {"one": {}}, "vms": {"solo": {"image": "base", "zone": "one", "memory": "200M"}}}
+    yield write_vapp(tmp_path / "tiny.yaml", document)
+    if remains(operator, "tiny"):
+        operator.run("down", "--yes", "tiny")
+    assert remains(operator, "tiny") == []
+
+
+def stages(done: Done, vm: str) -> list[str]:
+    """What `up` said of a VM."""
+    return [line.partition(f"  {vm}: ")[2] for line in done.err.splitlines() if f"  {vm}: " in line]
+
+
+def templates(operator: Operator) -> list[str]:
+    return [item["name"] for item in operator.run("image", "templates", "list", "-o", "json").data]
+
+
+def volumes(operator: Operator) -> list[str]:
+    return [line.split()[0] for line in operator.virsh("vol-list", "vcloud").splitlines() if line.split() and "template-" in line]
+
+
+def test_one_template_serves_all_vms_of_a_kind(operator: Operator, file: Path) -> None:
+    made = templates(operator)
+    assert sorted(name.rpartition("-")[0] for name in made) == ["base", "firewall", "ips"]
+    operator.run("image", "templates", "warm", str(file))
+    assert templates(operator) == made
+    assert not [name for name in domains(operator, "vcloud-template-") if name]
+
+
+def test_every_vm_wakes_and_none_boots(operator: Operator, tiny: Path) -> None:
+    done = operator.up(tiny)
+    for vm in ("firewall", "solo"):
+        assert "waking" in stages(done, vm)
+        assert "booting" not in stages(done, vm)
+    assert operator.run("verify", "tiny", timeout=300).code == 0
+
+
+def test_cold_boots_and_gives_the_same(operator: Operator, tiny: Path) -> None:
+    done = operator.up(tiny, "--cold")
+    for vm in ("firewall", "solo"):
+        assert "booting" in stages(done, vm)
+        assert "waking" not in stages(done, vm)
+    assert "nothing to do" in operator.up(tiny).out
+    assert operator.run("verify", "tiny", timeout=300).code == 0
+
+
+def test_no_two_vms_share_a_name_a_machine_id_a_key_or_a_random_stream(woken: Vapp) -> None:
+    script = "hostname; cat /etc/machine-id; cut -d' ' -f2 /etc/ssh/ssh_host_ed25519_key.pub; head -c 32 /dev/urandom | od -An -tx1 -w32"
+    told = [woken.inside(vm, script).splitlines() for vm in WORKLOADS]
+    for values in zip(*told, strict=True):
+        assert len(set(values)) == len(WORKLOADS)
+    assert tuple(lines[0] for lines in told) == WORKLOADS
+    for vm, lines in zip(WORKLOADS, told, strict=True):
+        assert mark(woken.operator, woken.domain(vm))["host-key"].split()[1] == lines[2]
+
+
+def test_a_woken_vm_is_whole(woken: Vapp) -> None:
+    for vm in WORKLOADS:
+        assert woken.inside(vm, "systemctl --failed --no-legend; systemctl is-system-running --wait || :") == "running\n"
+    assert woken.inside("store", "mountpoint -q /srv/data && echo mounted") == "mounted\n"
+    assert woken.inside("twin-1", "timeout 20 bash -c 'exec 3<>/dev/tcp/store/22 && head -c 4 <&3'") == "SSH-"
+    assert woken.operator.run("ssh", woken.vm("twin-2"), "--", "hostname").out == "twin-2\n"
+
+
+def test_verify_finds_every_promise_kept(woken: Vapp) -> None:
+    summary = woken.operator.run("verify", NAME, "-o", "json", timeout=600).data["summary"]
+    assert summary["pass"] > 300
+
+
+def test_its_definition_is_that_of_a_cold_boot(woken: Vapp) -> None:
+    """So whatever starts it the next time gives the same VM."""
+    text = woken.operator.virsh("dumpxml", "--inactive", woken.domain("store"))
+    assert text.count("<interface ") == 1
+    assert "vdb" in text
+    assert "template" not in text
+    assert 'vapp="woken"' in xml_of(woken.operator, woken.domain("store"))
+
+
+def test_it_reboots_and_restarts_like_any_other(woken: Vapp) -> None:
+    woken.inside("store", "echo kept >/srv/data/mine; echo kept >/root/mine; sync")
+    woken.operator.virsh("destroy", woken.domain("store"))
+    done = woken.operator.up(woken.file)
+    assert "booting" in stages(done, "store")
+    assert woken.inside("store", "cat /srv/data/mine /root/mine; hostname") == "kept\nkept\nstore\n"
+
+
+def test_a_template_is_removed_and_its_disk_stays_for_those_who_run_on_it(woken: Vapp) -> None:
+    operator = woken.operator
+    operator.run("image", "templates", "rm", "--all")
+    assert templates(operator) == []
+    assert {name.rpartition(".")[2] for name in volumes(operator)} == {"qcow2"}
+    assert woken.inside("twin-1", "find /usr -xdev -type f | xargs cat | wc -c").strip() != "0"
+    operator.run("down", "--yes", NAME)
+    assert volumes(operator) == []
+
+
+# When a template cannot be used
+
+
+def warmed(operator: Operator, file: Path) -> None:
+    operator.run("image", "templates", "warm", str(file), timeout=600)
+
+
+@pytest.mark.parametrize("size", ["90", "40K", "20M"], ids=["its header", "its description", "its memory"])
+def test_from_a_memory_that_was_cut_short_nobody_wakes_and_it_is_said(operator: Operator, tiny: Path, size: str) -> None:
+    warmed(operator, tiny)
+    before = templates(operator)
+    assert operator.at("h1", "sh", "-c", f"truncate -s {size} {POOL}/template-base-*.save").code == 0
+    done = operator.up(tiny)
+    if size != "90":
+        assert "solo is booted cold: " in done.err
+    assert "booting" in stages(done, "solo")
+    assert "waking" in stages(done, "firewall")
+    assert operator.run("verify", "tiny", timeout=300).code == 0
+    assert set(templates(operator)) <= {name for name in before if not name.startswith("base-")}
+
+
+def test_a_full_disk_refuses_the_template_and_says_so(operator: Operator, tiny: Path) -> None:
+    """A small file system in place of the pool's folder."""
+    warmed(operator, tiny)
+    free = int(operator.at("h1", "df", "--output=avail", "-B1", POOL).out.split()[-1])
+    hog = f"{POOL}/../hog"
+    operator.at("h1", "fallocate", "-l", str(free - (100 << 20)), hog)
+    try:
+        done = operator.up(tiny)
+    finally:
+        operator.at("h1", "rm", "-f", hog)
+    assert "is booted cold: " in done.err
+    assert "MiB are missing" in done.err
+
+
+def test_a_killed_making_leaves_no_vm_and_the_next_one_makes_it(operator: Operator, tiny: Path) -> None:
+    operator.run("image", "templates", "rm", "--all")
+    process = operator.start("image", "templates", "warm", str(tiny))
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "template base: booting" in line:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert "template" not in operator.virsh("list", "--all", "--name")
+    assert templates(operator) == []
+    warmed(operator, tiny)
+    assert len(templates(operator)) == 2
+    assert len(volumes(operator)) == 4
+
+
+def test_a_kill_while_waking_is_mended_by_the_next_up(operator: Operator, tiny: Path) -> None:
+    warmed(operator, tiny)
+    stop_at(operator, tiny, "solo: waking", signal.SIGKILL)
+    operator.up(tiny)
+    assert operator.run("verify", "tiny", timeout=300).code == 0
+    assert standing(operator, "tiny", tiny).inside("solo", "hostname") == "solo\n"
+
+
+def test_twenty_vms_wake_side_by_side(operator: Operator, tmp_path: Path) -> None:
+    document = {
+        "vcloud": 1,
+        "name": "crowd",
+        "zones": {"one": {}},
+        "vms": {"each": {"image": "base", "zone": "one", "memory": "200M", "count": 20}},
+    }
+    file = write_vapp(tmp_path / "crowd.yaml", document)
+    warmed(operator, file)
+    done = operator.up(file)
+    try:
+        assert "booted cold" not in done.err
+        crowd = standing(operator, "crowd", file)
+        keys = {mark(operator, crowd.domain(f"each-{number}"))["host-key"] for number in range(1, 21)}
+        assert len(keys) == 20
+    finally:
+        operator.run("down", "--yes", "crowd")
+    assert remains(operator, "crowd") == []

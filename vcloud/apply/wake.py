@@ -1,0 +1,103 @@
+"""Which VMs of a run wake from a template, and how. Whatever stands in the way, the VM is booted cold instead, and it is said so."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from vcloud.compile.domain import BootFiles, render_disk, render_interface, starts_linked
+from vcloud.design.model import Vm
+from vcloud.errors import GuestError, HostError
+from vcloud.hosts import machines
+from vcloud.hosts.accelerator import versions
+from vcloud.hosts.connection import Host
+from vcloud.hosts.saveimage import Clone
+from vcloud.hosts.storage import DIGITS, Store
+from vcloud.hosts.templates import Template, TemplateError, Templates
+from vcloud.plan.template import template_facts, template_key, template_vm, why_cold, worth_making
+
+if TYPE_CHECKING:
+    from vcloud.apply.up import Reporter, Target
+
+AGENT_TIMEOUT = 30
+"""Seconds from waking to the agent's answer, which takes one; a VM that needs longer is booted cold."""
+
+
+class Waker:
+    """Templates for the VMs that a run makes anew. `begin` decides and starts what takes time, `wake` is called for each VM."""
+
+    def __init__(self, host: Host, store: Store, target: Target, reporter: Reporter, known: frozenset[str]) -> None:
+        self.host = host
+        self.store = store
+        self.target = target
+        self.reporter = reporter
+        self.known = known
+        self.templates = Templates(host, store.pool)
+        self.keys: Mapping[str, str] = {}
+        self.ready: dict[str, Future[Template]] = {}
+        self._restoring = threading.Semaphore(os.cpu_count() or 1)
+
+    def plan(self, vms: Sequence[Vm], boots: Mapping[str, BootFiles]) -> tuple[Vm, ...]:
+        """One VM for each template that is to be made, and notes which are there. `vms` are those that the run makes anew."""
+        accelerator, uplink, digests = self.target.wanted.accelerator, self.target.artifacts.uplink, self.target.stock.digests
+        wakeable = [vm for vm in vms if not why_cold(vm)]
+        if not wakeable:
+            return ()
+        at = versions(self.host)
+        self.keys = {vm.name: template_key(vm, digests[vm.name], accelerator, boots[vm.name].cmdline, at, uplink) for vm in wakeable}
+        there = {template.key: template for template in self.templates.list()}
+        images = {vm.name: digests[vm.name][:DIGITS] for vm in wakeable}
+        made = worth_making(self.keys, there.keys(), images, self.known)
+        for key in {*self.keys.values()} & there.keys():
+            self.ready[key] = Future()
+            self.ready[key].set_result(there[key])
+        first = {self.keys[vm.name]: vm for vm in reversed(wakeable)}
+        return tuple(first[key] for key in sorted(made))
+
+    def begin(self, pool: ThreadPoolExecutor, models: Sequence[Vm], boots: Mapping[str, BootFiles]) -> None:
+        """Starts to make the templates of these VMs' kinds."""
+        for vm in models:
+            self.ready[self.keys[vm.name]] = pool.submit(self._make, vm, boots[vm.name])
+
+    def _make(self, vm: Vm, boot: BootFiles) -> Template:
+        key, image = self.keys[vm.name], vm.image.name.rpartition("/")[2]
+        self.reporter.report(f"template {image}", "booting")
+        facts = template_facts(self.target.wanted.accelerator)
+        base, uplink = self.store.base_of(vm), self.target.artifacts.uplink
+        template = self.templates.make(template_vm(vm, key), image, key, base, boot.cmdline, facts, uplink)
+        self.reporter.report(f"template {image}", "saved")
+        return template
+
+    def wake(self, vm: Vm, boot: BootFiles, xml: str, marks: Mapping[str, str], disks: Mapping[str, str]) -> bool:
+        """Whether the VM runs now, with its cards and disks, and its agent answers. Otherwise nothing of the attempt is left."""
+        future = self.ready.get(self.keys.get(vm.name, ""))
+        if future is None:
+            return False
+        try:
+            self._wake(future.result(), vm, boot, xml, marks, disks)
+        except (HostError, GuestError) as error:
+            self.reporter.note(f"{vm.name} is booted cold: {error.what}")
+            self._clear(vm, future, damaged=isinstance(error, TemplateError))
+            return False
+        return True
+
+    def _wake(self, template: Template, vm: Vm, boot: BootFiles, xml: str, marks: Mapping[str, str], disks: Mapping[str, str]) -> None:
+        self.reporter.report(vm.name, "waking")
+        root = self.store.make_root(vm, boot, self.store.pool.path(template.disk))
+        machines.define_domain(self.host, vm.domain, xml)
+        with self._restoring:
+            self.templates.wake(template, Clone(vm.domain, vm.uuid, marks, root, boot.console))
+        uplink = self.target.artifacts.uplink
+        devices = [render_disk(disk, disks[disk.volume]) for disk in vm.disks]
+        devices += [render_interface(nic, uplink, up=starts_linked(vm)) for nic in vm.nics]
+        machines.plug(self.host, vm.domain, devices)
+        machines.agent_of(self.host, vm.domain).wait(AGENT_TIMEOUT)
+
+    def _clear(self, vm: Vm, future: Future[Template], *, damaged: bool) -> None:
+        machines.remove_domain(self.host, vm.domain)
+        self.store.delete_root(vm.domain)
+        if damaged:
+            self.templates.remove([future.result()])

@@ -1,0 +1,193 @@
+"""Templates on a host: the saved memory of a VM that has just booted, from which others of its kind wake.
+
+template-IMAGE-KEY.ID.qcow2   the frozen disk of the VM that was saved; root disks of woken VMs lie over it
+template-IMAGE-KEY.ID.save    its memory
+wake.VAPP.VM.save             a copy of it in the name of a VM, for the moment in which that wakes
+
+The key (vcloud.plan.template) says what a template is good for, the ID is drawn, so that a template that is made anew never touches the
+disk of one that VMs still run on. A template is there when its save image is whole, which the image itself says. It is made by a VM that
+libvirt destroys with the connection, under a lock per key: killed in the middle, nothing of it runs on, and the next one sweeps its volumes.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass
+
+import libvirt
+
+from vcloud.compile.domain import BootFiles, HostFacts, render_domain
+from vcloud.design.model import Uplink, Vm
+from vcloud.errors import HostError
+from vcloud.hosts.agent import Agent
+from vcloud.hosts.connection import Host, translated
+from vcloud.hosts.lock import named_lock
+from vcloud.hosts.pool import Pool
+from vcloud.hosts.saveimage import MOST, WHOLE, Clone, NotASaveImageError, head_for, read_head
+from vcloud.hosts.storage import Base
+
+PREFIX = "template-"
+DISK, MEMORY, CONSOLE = ".qcow2", ".save", ".log"
+NAME = re.compile(r"template-(?P<image>.+)-(?P<key>[0-9a-f]{16})\.(?P<id>[0-9a-f]{8})\.save")
+PATIENCE = 300
+"""Seconds to wait for somebody else who makes the same template."""
+BOOT_TIMEOUT = 180
+QUIET, LOOK, LOOKS = 0.15, 0.4, 20
+"""A VM is quiet when it uses less than this share of a core for so many seconds; after so many looks it is taken as it is."""
+LIMIT = 4 << 30
+"""Bytes that the templates of a host may take; those that were not used for longest go first."""
+
+
+class TemplateError(HostError):
+    """A template that cannot be used, and never will be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """One template of a host, by the names of its volumes."""
+
+    image: str
+    key: str
+    id: str
+    size: int = 0
+    """Bytes of its memory and its disk."""
+    used: float = 0
+    """When it was made or last woken from, in seconds since 1970 by the host's clock."""
+
+    @property
+    def stem(self) -> str:
+        return f"{PREFIX}{self.image}-{self.key}.{self.id}"
+
+    @property
+    def memory(self) -> str:
+        return self.stem + MEMORY
+
+    @property
+    def disk(self) -> str:
+        return self.stem + DISK
+
+
+class Templates:
+    """The templates of one host. Threads may share it."""
+
+    def __init__(self, host: Host, pool: Pool) -> None:
+        self.host = host
+        self.pool = pool
+
+    def list(self) -> tuple[Template, ...]:
+        """Every template, the one that was used last first."""
+        volumes = self.pool.usage(PREFIX)
+        found = []
+        for name, (size, used) in volumes.items():
+            match = NAME.fullmatch(name)
+            disk = match and volumes.get(name.removesuffix(MEMORY) + DISK)
+            if match and disk and self.pool.head(name, len(WHOLE)) == WHOLE:
+                found.append(Template(match["image"], match["key"], match["id"], size + disk[0], used))
+        return tuple(sorted(found, key=lambda template: -template.used))
+
+    def make(self, vm: Vm, image: str, key: str, base: Base, cmdline: str, facts: HostFacts, uplink: Uplink) -> Template:
+        """The template of that key, made now unless it is there. `vm` is what `template_vm` gives, `image` the name of its image.
+
+        Raises:
+            HostError, GuestError: it cannot be made; nothing of it stays.
+        """
+        with named_lock(self.host, vm.domain, f"the template of '{image}'", "up", PATIENCE):
+            there = [template for template in self.list() if template.key == key]
+            if there:
+                return there[0]
+            self.sweep()
+            self.trim(LIMIT, keep={key})
+            self.pool.require_space(vm.memory, f"the template of '{image}'")
+            template = Template(image, key, secrets.token_hex(4))
+            try:
+                self._boot_and_save(vm, template, base, cmdline, facts, uplink)
+            except BaseException:
+                with suppress(HostError):
+                    self.pool.delete([template.memory, template.disk])
+                raise
+            finally:
+                with suppress(HostError):
+                    self.pool.delete([template.stem + CONSOLE])
+            return template
+
+    def _boot_and_save(self, vm: Vm, template: Template, base: Base, cmdline: str, facts: HostFacts, uplink: Uplink) -> None:
+        disk = self.pool.make_overlay(template.disk, base.disk)
+        boot = BootFiles(disk, self.pool.path(template.stem + CONSOLE), base.kernel, base.initrd, cmdline)
+        xml = render_domain(vm, uplink, facts, boot, {}, {"role": "template"})
+        with translated(f"the template of '{template.image}' could not be made on {self.host.name}"):
+            domain = self.host.connection.createXML(xml, libvirt.VIR_DOMAIN_START_AUTODESTROY)
+            try:
+                Agent(domain).wait(BOOT_TIMEOUT)
+                _settle(domain)
+                domain.save(self.pool.path(template.memory))
+            except BaseException:
+                with suppress(libvirt.libvirtError):
+                    domain.destroy()
+                raise
+        self.pool.names(PREFIX)  # lets the pool see what libvirt has written into its folder
+
+    def wake(self, template: Template, clone: Clone) -> None:
+        """A running domain with the memory of a template, where one of that name is defined. It has no cards and no data disks yet.
+
+        Raises:
+            TemplateError: the template is damaged. HostError: there is no room, or libvirt breaks.
+        """
+        copy = f"wake.{clone.name}{MEMORY}"
+        try:
+            head = head_for(read_head(self.pool.head(template.memory, MOST)), clone).to_bytes()
+        except NotASaveImageError as error:
+            raise TemplateError(f"the template of '{template.image}' is damaged: {error}") from None
+        self.pool.require_space(template.size, f"waking '{clone.name}'")
+        try:
+            self.pool.copy(template.memory, copy, head)
+            self.host.connection.restore(self.pool.path(copy))
+        except libvirt.libvirtError as error:
+            raise TemplateError(f"nothing wakes from the template of '{template.image}': {error}") from None
+        finally:
+            self.pool.delete([copy])
+        self.pool.overwrite(template.memory, WHOLE)
+
+    def remove(self, templates: Collection[Template]) -> None:
+        """Removes templates. A disk that VMs still run on stays until the last of them is gone."""
+        self.pool.delete([template.memory for template in templates])
+        self.sweep()
+
+    def trim(self, limit: int, keep: Collection[str] = ()) -> None:
+        """Removes what was not used for longest, until all of it takes `limit` bytes at most; keys in `keep` stay."""
+        room, old = limit, []
+        for template in self.list():
+            room -= template.size
+            if room < 0 and template.key not in keep:
+                old.append(template)
+        if old:
+            self.remove(old)
+
+    def sweep(self) -> None:
+        """Deletes the disks of removed templates that no VM runs on any more, and what killed runs have left."""
+        disks = [name for name in self.pool.names(PREFIX) if name.endswith(DISK)]
+        whole = {template.disk for template in self.list()} if disks else set()
+        doomed = [name for name in disks if name not in whole]
+        if doomed:
+            used = self.pool.backings("root.")
+            doomed = [name for name in doomed if self.pool.path(name) not in used and not self._is_being_made(name)]
+            self.pool.delete([name.removesuffix(DISK) + ending for name in doomed for ending in (DISK, MEMORY, CONSOLE)])
+
+    def _is_being_made(self, disk: str) -> bool:
+        """Whether the VM that will be saved runs at this moment."""
+        key = disk.partition(".")[0].rpartition("-")[2]
+        with translated(f"the domains of {self.host.name} could not be listed"):
+            running = self.host.connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+            return any(domain.name().endswith(f"-{key}") for domain in running)
+
+
+def _settle(domain: libvirt.virDomain) -> None:
+    """Lets a VM end what it does after its boot: whoever wakes from it would have to do it again."""
+    for _ in range(LOOKS):
+        before = domain.info()[4]
+        time.sleep(LOOK)
+        if domain.info()[4] - before < QUIET * LOOK * 1e9:
+            return

@@ -1,0 +1,63 @@
+"""Templates: VMs without cards and data disks, whose saved memory other VMs wake from.
+
+What a template depends on is told by the XML of its domain and by the versions of those who read it. So the key is a digest of just these,
+and whatever changes in either makes another template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from vcloud.compile.domain import BootFiles, HostFacts, render_domain
+from vcloud.design.addressing import uuid_of
+from vcloud.design.model import Uplink, Vm
+from vcloud.plan.state import digest_of
+
+PORTS = 14
+"""PCIe ports that cards and data disks are plugged into."""
+SHARING = 3
+"""VMs that wake from one template in the run that makes it: from so many on it is made even where its image is new on the host."""
+
+
+def template_vm(vm: Vm, key: str) -> Vm:
+    """The VM that is saved for VMs like this one."""
+    name = f"vcloud-template-{key}"
+    return replace(vm, name=name, domain=name, uuid=uuid_of("template", key), nics=(), disks=())
+
+
+def template_facts(accelerator: str) -> HostFacts:
+    return HostFacts(accelerator, spare_ports=PORTS)
+
+
+def template_key(vm: Vm, image: str, accelerator: str, cmdline: str, versions: str, uplink: Uplink) -> str:
+    """16 hex digits. `image` is its digest, `versions` those of libvirt, QEMU and the kernel on the host."""
+    boot = BootFiles("disk", "console", "kernel", "initrd", cmdline)
+    xml = render_domain(template_vm(vm, ""), uplink, template_facts(accelerator), boot, {}, {})
+    return digest_of(image, xml, versions)[:16]
+
+
+def why_cold(vm: Vm) -> str:
+    """Why a VM cannot wake from any template; empty where it can."""
+    if not vm.image.recipe:
+        return "an image of a user's own is configured by cloud-init at boot"
+    if len(vm.nics) + len(vm.disks) > PORTS:
+        return f"it has more than {PORTS} cards and disks"
+    return ""
+
+
+def worth_making(keys: Mapping[str, str], there: Collection[str], images: Mapping[str, str], known: Collection[str]) -> frozenset[str]:
+    """The keys of templates that are to be made in a run.
+
+    The run that brings an image to a host boots it cold, which is faster for one VM or two. Whoever comes again, will again.
+
+    Args:
+        keys: VM -> key of its template, for the VMs that are to be made.
+        there: keys of the templates that the host has.
+        images: VM -> digest of its image.
+        known: digests of the images that the host had before.
+    """
+    sharing = {key: [vm for vm, other in keys.items() if other == key] for key in set(keys.values())}
+    return frozenset(
+        key for key, vms in sharing.items() if key not in there and (len(vms) >= SHARING or any(images[vm] in known for vm in vms))
+    )
