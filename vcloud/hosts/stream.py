@@ -16,6 +16,8 @@ from contextlib import suppress
 import libvirt
 
 CHUNK = 64 << 10
+ABORT_SECONDS = 3
+"""That libvirt gets to answer that a stream is aborted."""
 
 
 def receive(stream: libvirt.virStream) -> bytes:
@@ -32,6 +34,7 @@ class SocketOfStream:
 
     def __init__(self, stream: libvirt.virStream) -> None:
         self._stream = stream
+        self._aborting = threading.Lock()
         self.socket, self._inner = socket.socketpair()
         for carry in (self._carry_out, self._carry_in):
             threading.Thread(target=carry, daemon=True).start()
@@ -56,8 +59,15 @@ class SocketOfStream:
         self._end()
 
     def _end(self) -> None:
+        """Ends both sides. To abort a stream that has ended may never be answered: so it is done once, and nobody waits for long."""
         with suppress(OSError):
             self._inner.shutdown(socket.SHUT_RDWR)
+        if self._aborting.acquire(blocking=False):
+            aborting = threading.Thread(target=self._abort, daemon=True)
+            aborting.start()
+            aborting.join(ABORT_SECONDS)
+
+    def _abort(self) -> None:
         with suppress(libvirt.libvirtError):
             self._stream.abort()
 

@@ -1,0 +1,34 @@
+"""How measurements are shown: a table of medians, each beside its reference of the same run, and the same as bars."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+BAR = 40
+
+
+def show(title: str, seconds: Mapping[str, Sequence[float]], reference: str) -> None:
+    """Prints the rows in the order of the mapping. The bars are as long as the medians."""
+    medians = {label: statistics.median(values) for label, values in seconds.items()}
+    longest = max(medians.values())
+    print(f"\n{title:44} {'median':>8} {'ratio':>7}")
+    for label, value in medians.items():
+        print(f"{label:44} {value:7.2f}s {value / medians[reference]:6.1f}x  {'#' * max(1, round(BAR * value / longest))}")
+
+
+def timed(action: Callable[[], object], runs: int = 1) -> list[float]:
+    """Seconds of wall clock that it took, each time."""
+    found = []
+    for _ in range(runs):
+        started = time.monotonic()
+        action()
+        found.append(time.monotonic() - started)
+    return found
+
+
+def command(*argv: str) -> None:
+    """A whole process, which must end well."""
+    subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, capture_output=True)
