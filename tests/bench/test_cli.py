@@ -50,7 +50,14 @@ def test_help_and_validate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize("flows", [100, 1000, 10_000])
 def test_compile_many_flows(flows: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A thousand times the flows must not cost much more than a thousand times the time."""
-    lines = ["vcloud: 1", "name: many", "zones: {a: {}, b: {}}", "vms:", "  x: {image: base, zone: a, count: 50}", "  y: {image: base, zone: b}"]
+    lines = [
+        "vcloud: 1",
+        "name: many",
+        "zones: {a: {}, b: {}}",
+        "vms:",
+        "  x: {image: base, zone: a, count: 50}",
+        "  y: {image: base, zone: b}",
+    ]
     lines += ["flows:", *(f"  - {{id: f{number}, from: x, to: y, service: tcp/{number + 1}}}" for number in range(flows // 50))]
     file = tmp_path / "many.yaml"
     file.write_text("\n".join(lines) + "\n")

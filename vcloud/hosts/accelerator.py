@@ -168,9 +168,8 @@ def _running(host: Host, xml: str, name: str, arrivals: SimpleQueue[tuple[str, b
         domain.resume()
         yield
     finally:
-        for end in (stream.abort, domain.destroy):
-            with suppress(libvirt.libvirtError):
-                end()
+        with suppress(libvirt.libvirtError):
+            domain.destroy()  # and its stream ends with it
 
 
 def _reaches_user_space(stream: libvirt.virStream) -> bool:

@@ -41,7 +41,7 @@ def attach(host: Host, name: str) -> None:
         with _raw(sys.stdin.fileno()):
             carry(console.socket, sys.stdin.fileno(), sys.stdout.fileno(), _until_escape)
     finally:
-        console.close()
+        console.abort()
         print(file=sys.stderr)
 
 

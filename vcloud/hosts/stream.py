@@ -16,7 +16,7 @@ from contextlib import suppress
 import libvirt
 
 CHUNK = 64 << 10
-ABORT_SECONDS = 3
+ABORT_SECONDS = 1
 """That libvirt gets to answer that a stream is aborted."""
 
 
@@ -30,18 +30,25 @@ def receive(stream: libvirt.virStream) -> bytes:
 
 
 class SocketOfStream:
-    """An open stream as the socket `.socket`. Closing either ends the other."""
+    """An open stream as the socket `.socket`, which ends when the stream does."""
 
     def __init__(self, stream: libvirt.virStream) -> None:
         self._stream = stream
-        self._aborting = threading.Lock()
         self.socket, self._inner = socket.socketpair()
         for carry in (self._carry_out, self._carry_in):
             threading.Thread(target=carry, daemon=True).start()
 
     def close(self) -> None:
+        """Ends the socket. The stream itself ends when its other end does, as a port that is unplugged."""
         self.socket.close()
         self._end()
+
+    def abort(self) -> None:
+        """Ends both, where the other end stays. libvirt does so at once, but may give its answer to the thread that reads the stream."""
+        self.close()
+        aborting = threading.Thread(target=self._abort, daemon=True)
+        aborting.start()
+        aborting.join(ABORT_SECONDS)
 
     def _carry_out(self) -> None:
         """From the guest to the socket."""
@@ -59,13 +66,8 @@ class SocketOfStream:
         self._end()
 
     def _end(self) -> None:
-        """Ends both sides. To abort a stream that has ended may never be answered: so it is done once, and nobody waits for long."""
         with suppress(OSError):
             self._inner.shutdown(socket.SHUT_RDWR)
-        if self._aborting.acquire(blocking=False):
-            aborting = threading.Thread(target=self._abort, daemon=True)
-            aborting.start()
-            aborting.join(ABORT_SECONDS)
 
     def _abort(self) -> None:
         with suppress(libvirt.libvirtError):

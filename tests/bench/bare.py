@@ -1,0 +1,128 @@
+"""QEMU alone, restoring the memory of a template as libvirt would have it: the limit of what waking can cost."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import subprocess
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.vm.driver import VCLOUD, Operator
+from vcloud.hosts.saveimage import HEADER, read_head
+
+POOL = "/var/lib/libvirt/images/vcloud"
+AGENT = """\
+import json, socket, sys, time
+path, deadline = sys.argv[1], time.monotonic() + 60
+while True:
+    channel = socket.socket(socket.AF_UNIX)
+    try:
+        channel.connect(path)
+        break
+    except OSError:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+channel.settimeout(0.25)
+number = 0
+while time.monotonic() < deadline:
+    number += 1
+    channel.sendall(json.dumps({"execute": "guest-sync", "arguments": {"id": number}}).encode() + b"\\n")
+    try:
+        if channel.recv(4096):
+            sys.exit(0)
+    except TimeoutError:
+        pass
+sys.exit(1)
+"""
+"""Ends when the agent behind a socket answers."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A woken VM's QEMU, and the memory that it woke from."""
+
+    argv: tuple[str, ...]
+    memory: str
+    stream: int
+    """Where QEMU's own bytes begin in it."""
+    disk: str
+
+
+def model_of(operator: Operator, domain: str) -> Model:
+    """By a VM that runs: its command line has no hot-plugged card, and its disk lies over the template's."""
+    argv = next(words for words in _command_lines() if f"guest={domain}," in " ".join(words))
+    info = operator.at("h1", "qemu-img", "info", "-U", "--output=json", f"{POOL}/root.{domain}.qcow2").out
+    disk = json.loads(info)["backing-filename"]
+    memory = disk.removesuffix(".qcow2") + ".save"
+    head = subprocess.run(
+        [*VCLOUD, "lab", "exec", "h1", "--", "head", "-c", "524288", memory], env=dict(operator.env), capture_output=True, check=True
+    )
+    return Model(tuple(argv), memory, HEADER.size + read_head(head.stdout).length, disk)
+
+
+def _command_lines() -> Iterator[list[str]]:
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = process.read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if words[0].endswith("qemu-system-x86_64"):
+            yield words[:-1]
+
+
+@contextmanager
+def restored(operator: Operator, models: Sequence[Model]) -> Iterator[None]:
+    """All of them side by side, until the last one's agent has answered; afterwards nothing is left."""
+    stem = f"{POOL}/bare-{secrets.token_hex(4)}"
+    running: list[subprocess.Popen[bytes]] = []
+    for number, model in enumerate(models):
+        operator.at("h1", "qemu-img", "create", "-q", "-f", "qcow2", "-b", model.disk, "-F", "qcow2", f"{stem}.{number}.qcow2")
+    try:
+        with ThreadPoolExecutor(len(models)) as pool:
+            for number, model in enumerate(models):
+                running.append(_on_host(operator, *_argv(model, f"{stem}.{number}")))
+            agents = [_on_host(operator, "python3", "-c", AGENT, f"{stem}.{number}.agent") for number in range(len(models))]
+            assert list(pool.map(lambda process: process.wait(90), agents)) == [0] * len(models)
+        yield
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+        operator.at("h1", "sh", "-c", f"rm -f {stem}.*")
+
+
+def _on_host(operator: Operator, *argv: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([*VCLOUD, "lab", "exec", "h1", "--", *argv], env=dict(operator.env), stdin=subprocess.DEVNULL)
+
+
+def _argv(model: Model, stem: str) -> Iterator[str]:
+    """libvirt's command line with sockets and files of our own."""
+    words = iter(model.argv)
+    for word in words:
+        if word in ("-S", "-no-shutdown"):
+            continue
+        if word in ("-add-fd", "-mon") or (word == "-object" and "secret" in (following := model.argv[model.argv.index(word) + 1])):
+            next(words)
+            continue
+        if word == "-incoming":
+            next(words)
+            yield from ("-incoming", f"exec:tail -c +{model.stream + 1} {model.memory}")
+            continue
+        if word == "-chardev":
+            kind = next(words)
+            if "charmonitor" in kind:
+                continue
+            name = re.search(r"id=([^,]+)", kind)
+            assert name
+            agent = f"socket,id={name[1]},path={stem}.agent,server=on,wait=off"
+            yield from (word, agent if "channel" in name[1] else f"null,id={name[1]}")
+            continue
+        if word == "-name":
+            next(words)
+            continue
+        yield re.sub(rf"{POOL}/root\.[^\"]*\.qcow2", f"{stem}.qcow2", word)
