@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import secrets
@@ -102,27 +103,26 @@ def _on_host(operator: Operator, *argv: str) -> subprocess.Popen[bytes]:
 
 def _argv(model: Model, stem: str) -> Iterator[str]:
     """libvirt's command line with sockets and files of our own."""
-    words = iter(model.argv)
-    for word in words:
-        if word in ("-S", "-no-shutdown"):
+    yield model.argv[0]
+    for option, value in _options(model.argv[1:]):
+        if (
+            option in ("-S", "-no-shutdown", "-add-fd", "-mon", "-name")
+            or (option == "-object" and "secret" in value)
+            or "charmonitor" in value
+        ):
             continue
-        if word in ("-add-fd", "-mon") or (word == "-object" and "secret" in (following := model.argv[model.argv.index(word) + 1])):
-            next(words)
-            continue
-        if word == "-incoming":
-            next(words)
-            yield from ("-incoming", f"exec:tail -c +{model.stream + 1} {model.memory}")
-            continue
-        if word == "-chardev":
-            kind = next(words)
-            if "charmonitor" in kind:
-                continue
-            name = re.search(r"id=([^,]+)", kind)
-            assert name
-            agent = f"socket,id={name[1]},path={stem}.agent,server=on,wait=off"
-            yield from (word, agent if "channel" in name[1] else f"null,id={name[1]}")
-            continue
-        if word == "-name":
-            next(words)
-            continue
-        yield re.sub(rf"{POOL}/root\.[^\"]*\.qcow2", f"{stem}.qcow2", word)
+        yield option
+        if option == "-incoming":
+            yield f"exec:tail -c +{model.stream + 1} {model.memory}"
+        elif option == "-chardev":
+            name = value.partition("id=")[2].partition(",")[0]
+            yield f"socket,id={name},path={stem}.agent,server=on,wait=off" if "channel" in name else f"null,id={name}"
+        elif value:
+            yield re.sub(rf"{POOL}/root\.[^\"]*\.qcow2", f"{stem}.qcow2", value)
+
+
+def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Options with their values; empty for those that have none."""
+    for word, following in itertools.pairwise((*words, "-")):
+        if word.startswith("-"):
+            yield word, "" if following.startswith("-") else following
