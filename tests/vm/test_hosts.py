@@ -514,7 +514,7 @@ def test_ssh_reaches_a_vm_that_has_no_network(host: Host, vm: Running, pinned: s
     allowed = authorize(vm.agent, "/run/vcloud/ssh", key.with_suffix(".pub").read_text())
     with ssh_channel(host, NAME, Sshd(allowed, "/etc/ssh/t_key")) as connection:
         assert ports(host) == 1
-        transport = paramiko.Transport(connection.socket)
+        transport = paramiko.Transport(connection)
         transport.start_client(timeout=60)
         assert transport.get_remote_server_key().get_base64() == pinned
         transport.auth_publickey("root", paramiko.Ed25519Key.from_private_key_file(str(key)))
@@ -533,7 +533,7 @@ def test_a_key_that_was_not_authorized_does_not_get_in(host: Host, vm: Running, 
     other = new_key(tmp_path / "other")
     allowed = authorize(vm.agent, "/run/vcloud/ssh", key.with_suffix(".pub").read_text())
     with ssh_channel(host, NAME, Sshd(allowed, "/etc/ssh/t_key")) as connection:
-        transport = paramiko.Transport(connection.socket)
+        transport = paramiko.Transport(connection)
         transport.start_client(timeout=60)
         assert transport.get_remote_server_key().get_base64() == pinned
         with pytest.raises(paramiko.AuthenticationException):

@@ -7,12 +7,12 @@ started once per host, and the answer is kept there until libvirt, QEMU or the h
 from __future__ import annotations
 
 import secrets
-import threading
+import select
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
 
 import libvirt
 from pydantic import TypeAdapter
@@ -22,7 +22,7 @@ from vcloud.errors import HostError
 from vcloud.hosts.connection import Host, interruptible, message_of, translated
 from vcloud.hosts.metadata import parse
 from vcloud.hosts.pool import Pool, peek
-from vcloud.hosts.stream import receive
+from vcloud.hosts.stream import CHUNK, stream_socket
 
 VOLUME = "accelerator.json"
 """In the host's pool, beside the images: what is known of it is a cache, as they are."""
@@ -132,53 +132,64 @@ def trial(host: Host, kvm_xml: str, tcg_xml: str) -> Accelerator:
     So no time has to be guessed: KVM is faster than emulation on any machine, however slow or busy, or it is of no use. It is given up
     when emulation has been there for as long as it took to get there.
     """
-    arrivals: SimpleQueue[tuple[str, bool]] = SimpleQueue()
     begun = time.monotonic()
     try:
-        with _running(host, kvm_xml, "kvm", arrivals), _running(host, tcg_xml, "tcg", arrivals):
-            return _race(arrivals, begun)
+        with _running(host, kvm_xml) as kvm, _running(host, tcg_xml) as tcg:
+            return _race(_Runner(kvm), _Runner(tcg), begun)
     except libvirt.libvirtError as error:
         return Accelerator("tcg", f"KVM is offered, but QEMU does not start under it: {message_of(error)[:120]}")
 
 
-def _race(arrivals: SimpleQueue[tuple[str, bool]], begun: float) -> Accelerator:
+@dataclass
+class _Runner:
+    """A VM of the race, by its console."""
+
+    console: socket.socket
+    heard: bytes = b""
+    ended: bool = False
+
+    @property
+    def there(self) -> bool:
+        return WORDS in self.heard
+
+    def hear(self) -> None:
+        chunk = self.console.recv(CHUNK)
+        self.heard += chunk
+        self.ended = not chunk
+
+
+def _race(kvm: _Runner, tcg: _Runner, begun: float) -> Accelerator:
     deadline = begun + LONGEST
-    with suppress(Empty):
-        while True:
-            name, reached = arrivals.get(timeout=max(0, deadline - time.monotonic()))
-            if name == "kvm" and reached:
-                return Accelerator("kvm", "a kernel boots under KVM")
-            if name == "kvm":
-                return Accelerator("tcg", "KVM is there, but a VM under it ends before it reaches user space")
-            if reached:
-                deadline = min(deadline, begun + PATIENCE * (time.monotonic() - begun))
+    while (left := deadline - time.monotonic()) > 0:
+        listening = [runner for runner in (kvm, tcg) if not (runner.there or runner.ended)]
+        ready, _, _ = select.select([runner.console for runner in listening], [], [], left)
+        for runner in (runner for runner in listening if runner.console in ready):
+            runner.hear()
+        if kvm.there:
+            return Accelerator("kvm", "a kernel boots under KVM")
+        if kvm.ended:
+            return Accelerator("tcg", "KVM is there, but a VM under it ends before it reaches user space")
+        if tcg in listening and tcg.there:
+            deadline = min(deadline, begun + PATIENCE * (time.monotonic() - begun))
     return Accelerator("tcg", f"KVM is there, but a kernel hangs under it: no user space in {deadline - begun:.0f} s")
 
 
 @contextmanager
-def _running(host: Host, xml: str, name: str, arrivals: SimpleQueue[tuple[str, bool]]) -> Iterator[None]:
-    """A VM of the race; whether it reaches user space comes in through the queue."""
+def _running(host: Host, xml: str) -> Iterator[socket.socket]:
+    """A VM of the race, as its console."""
     # Paused at first, so that no word is said before somebody listens; destroyed by libvirt when this connection ends.
-    flags = libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY
-    domain = host.connection.createXML(xml, flags)
-    stream = host.connection.newStream()
+    domain = host.connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY)
+
+    def open_console(connection: libvirt.virConnect, stream: libvirt.virStream) -> None:
+        connection.lookupByUUIDString(domain.UUIDString()).openConsole(None, stream, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
+
     try:
-        domain.openConsole(None, stream, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
-        threading.Thread(target=lambda: arrivals.put((name, _reaches_user_space(stream))), daemon=True).start()
-        domain.resume()
-        yield
+        with stream_socket(host, open_console) as console:
+            domain.resume()
+            yield console
     finally:
         with suppress(libvirt.libvirtError):
-            domain.destroy()  # and its stream ends with it
-
-
-def _reaches_user_space(stream: libvirt.virStream) -> bool:
-    """Hears a VM out, until it has said the words or its stream ends with it."""
-    heard = bytearray()
-    with suppress(libvirt.libvirtError):
-        while WORDS not in heard and (chunk := receive(stream)):
-            heard += chunk
-    return WORDS in heard
+            domain.destroy()
 
 
 def trial_xml(kernel: str, initrd: str, accelerator: str) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import secrets
 import signal
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
@@ -20,7 +21,7 @@ from vcloud.errors import GuestError
 from vcloud.hosts.agent import Agent
 from vcloud.hosts.connection import Host, translated
 from vcloud.hosts.metadata import parse, to_text
-from vcloud.hosts.stream import SocketOfStream, carry
+from vcloud.hosts.stream import carry, stream_socket
 
 PREFIX = "org.vcloud.ssh."
 SSHD = "/usr/sbin/sshd"
@@ -68,24 +69,20 @@ class Sshd:
 
 
 @contextmanager
-def ssh_channel(host: Host, name: str, sshd: Sshd) -> Iterator[SocketOfStream]:
-    """A connection to an sshd of its own in a running domain; `.socket` of what it yields is for paramiko or `carry`.
+def ssh_channel(host: Host, name: str, sshd: Sshd) -> Iterator[socket.socket]:
+    """A connection to an sshd of its own in a running domain, as a socket for paramiko or `carry`.
 
     Raises:
         HostError: the port cannot be plugged in.
         GuestError: the agent does not answer.
     """
-    with _port(host, name) as (domain, port):
+    with _port(host, name) as (domain, port), ExitStack() as stack:
         with translated(f"the channel into '{name}' could not be opened on {host.name}"):
-            stream = host.connection.newStream()
-            domain.openChannel(port, stream, 0)
-        connection = SocketOfStream(stream)
-        try:
-            # Only now: a guest that reads from a port whose other end nobody holds is told that the connection has ended.
-            Agent(domain).start(["/bin/sh", "-c", ON_PORT, "sh", port, str(WAIT_FOR_PORT), *sshd.argv])
-            yield connection
-        finally:
-            connection.close()
+            opened = stream_socket(host, lambda connection, stream: connection.lookupByName(name).openChannel(port, stream, 0))
+            connection = stack.enter_context(opened)
+        # Only now: a guest that reads from a port whose other end nobody holds is told that the connection has ended.
+        Agent(domain).start(["/bin/sh", "-c", ON_PORT, "sh", port, str(WAIT_FOR_PORT), *sshd.argv])
+        yield connection
 
 
 def serve_proxy(host: Host, name: str, sshd: Sshd, source: int = 0, target: int = 1) -> None:
@@ -95,7 +92,7 @@ def serve_proxy(host: Host, name: str, sshd: Sshd, source: int = 0, target: int 
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with ssh_channel(host, name, sshd) as connection, suppress(ConnectionError):
-        carry(connection.socket, source, target)
+        carry(connection, source, target)
 
 
 def authorize(agent: Agent, folder: str, public_key: str) -> str:

@@ -6,13 +6,13 @@ import sys
 import termios
 import tty
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import libvirt
 
 from vcloud.errors import HostError, UsageError
 from vcloud.hosts.connection import Host, translated
-from vcloud.hosts.stream import SocketOfStream, carry
+from vcloud.hosts.stream import carry, stream_socket
 
 ESCAPE = b"\x1d"
 """Ctrl-]"""
@@ -27,22 +27,22 @@ def attach(host: Host, name: str) -> None:
     """
     if not sys.stdin.isatty():
         raise UsageError("a console needs a terminal", f"To look at what it said: vcloud logs {name.replace('.', '/', 1)}.")
-    with translated(f"the console of '{name}' could not be opened on {host.name}"):
-        try:
-            stream = host.connection.newStream()
-            host.connection.lookupByName(name).openConsole(None, stream, libvirt.VIR_DOMAIN_CONSOLE_SAFE)
-        except libvirt.libvirtError as error:
-            if "Active console session exists" not in str(error):
-                raise
-            raise HostError(f"somebody else is attached to the console of '{name}'", "Let them leave it first (Ctrl-]).") from None
-    console = SocketOfStream(stream)
-    print(f"Attached to {name}; Ctrl-] leaves.", file=sys.stderr)
-    try:
+    with ExitStack() as stack:
+        with translated(f"the console of '{name}' could not be opened on {host.name}"):
+            console = stack.enter_context(stream_socket(host, lambda connection, stream: _open(connection, stream, name)))
+        print(f"Attached to {name}; Ctrl-] leaves.", file=sys.stderr)
         with _raw(sys.stdin.fileno()):
-            carry(console.socket, sys.stdin.fileno(), sys.stdout.fileno(), _until_escape)
-    finally:
-        console.abort()
-        print(file=sys.stderr)
+            carry(console, sys.stdin.fileno(), sys.stdout.fileno(), _until_escape)
+    print(file=sys.stderr)
+
+
+def _open(connection: libvirt.virConnect, stream: libvirt.virStream, name: str) -> None:
+    try:
+        connection.lookupByName(name).openConsole(None, stream, libvirt.VIR_DOMAIN_CONSOLE_SAFE)
+    except libvirt.libvirtError as error:
+        if "Active console session exists" not in str(error):
+            raise
+        raise HostError(f"somebody else is attached to the console of '{name}'", "Let them leave it first (Ctrl-]).") from None
 
 
 def _until_escape(typed: bytes) -> bytes | None:
