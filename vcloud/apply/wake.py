@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +12,7 @@ from vcloud.design.model import Vm
 from vcloud.errors import GuestError, HostError
 from vcloud.hosts import machines
 from vcloud.hosts.accelerator import versions
-from vcloud.hosts.connection import Host
+from vcloud.hosts.connection import Host, translated
 from vcloud.hosts.saveimage import Clone
 from vcloud.hosts.storage import DIGITS, Store
 from vcloud.hosts.templates import Template, TemplateError, Templates
@@ -38,7 +37,8 @@ class Waker:
         self.templates = Templates(host, store.pool)
         self.keys: Mapping[str, str] = {}
         self.ready: dict[str, Future[Template]] = {}
-        self._restoring = threading.Semaphore(os.cpu_count() or 1)
+        with translated(f"the processors of {host.name} could not be counted"):
+            self._restoring = threading.Semaphore(host.connection.getInfo()[2])
 
     def plan(self, vms: Sequence[Vm], boots: Mapping[str, BootFiles]) -> tuple[Vm, ...]:
         """One VM for each template that is to be made, and notes which are there. `vms` are those that the run makes anew."""
