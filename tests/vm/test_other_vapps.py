@@ -1,0 +1,64 @@
+"""Vapps unlike the shop: ranges, datagrams, cards in two zones, an open zone, leaks in answers only. `verify` must prove every promise of each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.vm.driver import Operator, remains
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+
+VAPPS = {
+    "mesh": """\
+zones: {edge: {}, core: {}, vault: {holds: [secrets]}, bench: {open: true}}
+vms:
+  gw: {image: base, zone: [edge, core], count: 2, memory: 256M}
+  names: {image: base, zone: core, memory: 256M}
+  safe: {image: base, zone: vault, memory: 256M}
+  tool: {image: base, zone: bench, count: 2, memory: 256M}
+flows:
+  - {id: visit, from: internet, to: gw, service: tcp/8000-8003, publish: 9000-9003}
+  - {id: dns, from: gw, to: names, service: udp/53}
+  - {id: up-dns, from: names, to: internet, service: [udp/53, tcp/53]}
+  - {id: get, from: gw, to: safe, service: [tcp/7000, icmp]}
+  - {id: rtp, from: "zone:bench", to: names, service: udp/5000-5010}
+protection:
+  ips: {inspect: [core], mode: detect}
+  dlp: [{detect: {name: passport, regex: 'P[0-9]{7}X', at_least: 2}, leaving: [vault], action: block}]
+""",
+    "three": """\
+zones: {a: {}, b: {}, c: {}}
+vms:
+  x: {image: nginx, zone: a, memory: 256M, count: 2}
+  y: {image: base, zone: b, memory: 256M, run: ["touch /root/ran"], ready: {command: "test -e /root/ran", tcp: 22}}
+  z: {image: base, zone: c, memory: 256M, after: [y], disks: {data: {size: 64M, mount: /srv/d}}}
+flows:
+  - {id: web, from: internet, to: x, service: tcp/80, publish: 80}
+  - {id: peer, from: x, to: x, service: tcp/80}
+  - {id: any, from: "zone:a", to: "zone:b", service: [tcp/22, udp/4000, icmp]}
+  - {id: deep, from: y, to: z, service: tcp/1-1024}
+  - {id: out, from: z, to: internet, service: [tcp/80, icmp]}
+protection:
+  ips: {inspect: [a, b, c], mode: prevent}
+  dlp:
+    - {detect: card-number, leaving: [c], action: block}
+    - {detect: card-number, leaving: [b, c], action: alert}
+""",
+}
+
+
+@pytest.mark.parametrize("name", VAPPS)
+def test_every_promise_is_proven(operator: Operator, tmp_path: Path, name: str) -> None:
+    file = tmp_path / f"{name}.yaml"
+    file.write_text(f"vcloud: 1\nname: {name}\n{VAPPS[name]}")
+    operator.up(file)
+    try:
+        found = operator.run("verify", name, "-o", "json", code=None, timeout=300)
+        assert [check for check in found.data["checks"] if check["outcome"] != "pass"] == []
+        assert found.code == 0
+        assert {"flow", "denied", "spoofed", "host", "ips", "leak", "config"} == {check["kind"] for check in found.data["checks"]}
+    finally:
+        operator.run("down", "--yes", name)
+    assert remains(operator, name) == []
