@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
-from tests.vm.driver import Operator, remains
+from tests.vm.driver import LABS, Operator, remains
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
@@ -62,3 +63,29 @@ def test_every_promise_is_proven(operator: Operator, tmp_path: Path, name: str) 
     finally:
         operator.run("down", "--yes", name)
     assert remains(operator, name) == []
+
+
+def test_a_host_without_a_segment_of_its_own_gets_a_nat_network_while_it_is_needed(operator: Operator, tmp_path: Path) -> None:
+    inventory = yaml.safe_load((LABS / operator.env["VCLOUD_LAB"] / "hosts.yaml").read_text())
+    del inventory["hosts"]["h1"]["uplink"]
+    (tmp_path / "hosts.yaml").write_text(yaml.safe_dump(inventory))
+    plain = operator.elsewhere(tmp_path / "home", VCLOUD_INVENTORY=str(tmp_path / "hosts.yaml"))
+    before = operator.virsh("net-list", "--all", "--name").split()
+    file = tmp_path / "natted.yaml"
+    file.write_text("""\
+vcloud: 1
+name: natted
+zones: {a: {}}
+vms: {x: {image: base, zone: a, memory: 256M, ready: {tcp: 22}}}
+flows:
+  - {id: in, from: internet, to: x, service: tcp/22, publish: 2222}
+  - {id: out, from: x, to: internet, service: tcp/80}
+""")
+    plain.up(file)
+    try:
+        assert "vcloud-uplink" in operator.virsh("net-list", "--name").split()
+        verdict = plain.run("verify", "natted", "-o", "json", timeout=300).data
+        assert {"flow/in/internet/x/tcp/22/4", "flow/out/x/internet/tcp/80/6"} <= {check["id"] for check in verdict["checks"]}
+    finally:
+        plain.run("down", "--yes", "natted")
+    assert operator.virsh("net-list", "--all", "--name").split() == before

@@ -49,7 +49,7 @@ def verify_vapp(vapp: str, connect: str | None, seed: int, reporter: Reporter) -
         if manifest is None:
             raise UsageError(f"there is no vApp '{vapp}' on {host.name}", "vcloud list shows what is there.")
         design, uplink = manifest.design, manifest.uplink
-        vantages = Vantages(host)
+        vantages = Vantages(host, uplink)
         checks = (*network_checks(design, uplink, vantages.world, seed), *inspection_checks(design, uplink, vantages.world))
         session = _Session(host, design, vantages, reporter)
         session.equip()

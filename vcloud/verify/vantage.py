@@ -1,7 +1,7 @@
 """Places beside the VMs that probes are sent from: the host itself, and the outside world where it is known.
 
 In a lab the outside world is its own namespace, with servers that answer on every port. On other hosts nothing outside is ours, so what
-needs an answer from there is not run, and what must not leave is judged by the firewall's own count.
+needs an answer from there is not run, and what must not leave is judged by the firewall's own count. What comes in is sent by the host.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from vcloud.data import images_dir
+from vcloud.design.model import Uplink
 from vcloud.errors import VcloudError
 from vcloud.hosts.connection import Host
+from vcloud.hosts.uplink import NETWORK
 from vcloud.lab import lab as labs
 from vcloud.lab import layout
 from vcloud.verify.checks import OUTSIDE, World
@@ -26,14 +28,16 @@ PROGRAM = "/run/vcloud-probe"
 class Vantages:
     """The host and the outside world of one verification."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, uplink: Uplink) -> None:
         self.host = host
+        self._outside_is_host = uplink.network == NETWORK
+        """Nobody else reaches an address behind the host's own translation."""
         self.lab = _lab_of(host)
         self.world = World(ip_address("203.0.113.10"), ip_address("2001:db8:203::10")) if self.lab else World(None, None)
 
     def send(self, vantage: str, lines: bytes) -> bytes:
         """Runs the probe program there. Raises VcloudError when it cannot."""
-        if vantage == OUTSIDE and self.lab is not None:
+        if vantage == OUTSIDE and self.lab is not None and not self._outside_is_host:
             return _run([*labs.enter(self.lab, "outside"), str(guest_program()), "probe"], lines)
         return self._on_host(lines)
 
