@@ -1,7 +1,12 @@
 """Options of the test run."""
 
+import signal
+
 import pytest
 from hypothesis import settings
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""Who starts the run in the background of a script makes it deaf to Ctrl-C, and with it all programs that it starts."""
 
 settings.register_profile("vcloud", deadline=None)
 settings.load_profile("vcloud")
