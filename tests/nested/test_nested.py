@@ -51,7 +51,7 @@ def pair(operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         operator.up(file)
         yield standing(operator, "pair", file)
     finally:
-        operator.run("down", "--yes", "pair", timeout=900)
+        operator.run("down", "--yes", "pair", code=None, timeout=900)  # the last test has done so
 
 
 def test_every_vm_of_a_vapp_runs_under_kvm(pair: Vapp, nested: Host) -> None:
@@ -76,7 +76,7 @@ def test_under_kvm_verify_proves_every_claim(pair: Vapp) -> None:
 def test_down_leaves_nothing_on_the_host(pair: Vapp, nested: Host) -> None:
     pair.operator.run("down", "--yes", "pair", timeout=900)
     assert nested.connection.listAllDomains() == []
-    assert nested.connection.listAllNetworks() == []
+    assert [network.name() for network in nested.connection.listAllNetworks()] == ["default"], "Debian's own"
     assert Store(nested).volumes_of_vapp("pair") == ()
 
 
