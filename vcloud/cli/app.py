@@ -57,7 +57,9 @@ def main() -> None:
     except VcloudError as error:
         _tell(str(error))
         sys.exit(error.exit)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
+        if not _was_interrupted(end):
+            raise
         _tell("interrupted; run the same command again to finish it, or `vcloud down` to remove what stands")
         _leave(Exit.INTERRUPTED)
     except BrokenPipeError:
@@ -66,6 +68,13 @@ def main() -> None:
     except Exception as error:
         _tell(f"this is a bug in vcloud: {type(error).__name__}: {error}\n  The details are in {_debug_file()}; please report them.")
         sys.exit(Exit.FAILED)
+
+
+def _was_interrupted(end: BaseException | None) -> bool:
+    """Whether it began with Ctrl-C, which typer turns into an exit without a word."""
+    while end is not None and not isinstance(end, KeyboardInterrupt):
+        end = end.__cause__ or end.__context__
+    return end is not None
 
 
 def _tell(text: str) -> None:
