@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from vcloud.apply.guest import RUN_TIMEOUT
+from vcloud.apply.guest import RUN_TIMEOUT, path_of
 from vcloud.design.model import Vm
 from vcloud.errors import GuestError
 from vcloud.hosts import machines
@@ -31,17 +31,13 @@ def wait_for_cloud_init(host: Host, store: Store, vm: Vm) -> None:
         if "ready" in said:
             return
         if failed := [line for line in said if line.startswith("failed: ")]:
-            raise GuestError(f"'{vm.name}' {failed[-1]}", f"Look inside: vcloud console {_path(vm)}.")
+            raise GuestError(f"'{vm.name}' {failed[-1]}", f"Look inside: vcloud console {path_of(vm)}.")
         if not machines.is_running(host, vm.domain):
-            raise GuestError(f"'{vm.name}' stopped while it booted", f"See what it said last: vcloud logs {_path(vm)}.")
+            raise GuestError(f"'{vm.name}' stopped while it booted", f"See what it said last: vcloud logs {path_of(vm)}.")
         allowed = BOOT_TIMEOUT + (len(vm.run) * RUN_TIMEOUT + vm.ready.timeout if said else 0)
         if time.monotonic() > begun + allowed:
             raise GuestError(
                 f"cloud-init in '{vm.name}' has not come to its end after {allowed} s",
-                f"The image must bring cloud-init, with its NoCloud data source, and a serial port. See vcloud logs {_path(vm)}.",
+                f"The image must bring cloud-init, with its NoCloud data source, and a serial port. See vcloud logs {path_of(vm)}.",
             )
         time.sleep(POLL)
-
-
-def _path(vm: Vm) -> str:
-    return vm.domain.replace(".", "/", 1)

@@ -64,7 +64,7 @@ def give_identity(agent: Agent, vm: Vm, lines: Sequence[str], key: HostKey | Non
     if done.code != 0:
         # The guest names the line by number only: the line itself may hold a secret.
         raise GuestError(
-            f"'{vm.name}' refused its identity: {_text(done.stdout or done.stderr)}", f"See its console: vcloud logs {_path(vm)}."
+            f"'{vm.name}' refused its identity: {_text(done.stdout or done.stderr)}", f"See its console: vcloud logs {path_of(vm)}."
         )
 
 
@@ -74,7 +74,7 @@ def open_gate(agent: Agent, vm: Vm) -> None:
     if done.code != 0:
         raise GuestError(
             f"the services of '{vm.name}' did not start: {_text(done.stderr)}",
-            f"Look inside: vcloud exec {_path(vm)} -- systemctl --failed.",
+            f"Look inside: vcloud exec {path_of(vm)} -- systemctl --failed.",
         )
 
 
@@ -97,7 +97,7 @@ def wait_ready(agent: Agent, vm: Vm) -> None:
         if done.code != 0:
             raise GuestError(
                 f"nothing listens on tcp/{vm.ready.tcp} in '{vm.name}' after {vm.ready.timeout} s",
-                f"Look inside: vcloud exec {_path(vm)} -- ss -tln.",
+                f"Look inside: vcloud exec {path_of(vm)} -- ss -tln.",
             )
     while vm.ready.command:
         done = agent.execute(["/bin/sh", "-c", vm.ready.command], timeout=vm.ready.timeout)
@@ -149,5 +149,6 @@ def _text(output: bytes) -> str:
     return output.decode(errors="replace").strip()[-TAIL:]
 
 
-def _path(vm: Vm) -> str:
+def path_of(vm: Vm) -> str:
+    """The VM as the command line names it: `shop/web-1`."""
     return vm.domain.replace(".", "/", 1)

@@ -40,10 +40,10 @@ def remove_network(host: Host, name: str) -> None:
         network.undefine()
 
 
-def define_domain(host: Host, name: str, xml: str) -> None:
+def define_domain(host: Host, name: str, xml: str) -> libvirt.virDomain:
     """Defines a domain, and starts nothing."""
     with translated(f"'{name}' could not be defined on {host.name}"):
-        host.connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+        return host.connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
 
 
 def plug(host: Host, name: str, devices: Iterable[str]) -> None:
@@ -57,7 +57,7 @@ def plug(host: Host, name: str, devices: Iterable[str]) -> None:
 def start_domain(host: Host, name: str, xml: str) -> None:
     """Defines a domain and starts it; a running one of that name is left as it is."""
     with translated(f"'{name}' could not be started on {host.name}"):
-        domain = host.connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+        domain = define_domain(host, name, xml)
         if not domain.isActive():
             domain.create()
 

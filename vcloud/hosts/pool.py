@@ -85,19 +85,19 @@ class Pool:
         self.delete([name])
         with translated(f"the volume '{name}' could not be written on {self.host.name}"):
             volume = self._pool.createXML(to_text(_volume_xml(name, len(content), "raw")))
-            self._send(volume, io.BytesIO(content), len(content), lambda _done, _all: None)
+            self._send(volume, io.BytesIO(content), len(content))
 
     def copy(self, source: str, name: str, beginning: bytes) -> None:
         """A volume with the content of another but for its beginning. The host copies; what was there of that name is gone."""
         self.delete([name])
         with translated(f"the volume '{source}' could not be copied on {self.host.name}"):
             volume = self._pool.createXMLFrom(to_text(_volume_xml(name, 0, "raw")), self._pool.storageVolLookupByName(source), 0)
-            self._send(volume, io.BytesIO(beginning), len(beginning), lambda _done, _all: None)
+            self._send(volume, io.BytesIO(beginning), len(beginning))
 
     def overwrite(self, name: str, beginning: bytes) -> None:
         """Writes over the beginning of a volume, which counts as used now."""
         with translated(f"the volume '{name}' could not be written on {self.host.name}"):
-            self._send(self._pool.storageVolLookupByName(name), io.BytesIO(beginning), len(beginning), lambda _done, _all: None)
+            self._send(self._pool.storageVolLookupByName(name), io.BytesIO(beginning), len(beginning))
 
     def head(self, name: str, limit: int) -> bytes:
         """The first bytes of a volume, at most `limit`."""
@@ -197,7 +197,7 @@ class Pool:
                 raise
         return self.path(name)
 
-    def _send(self, volume: libvirt.virStorageVol, source: BinaryIO, size: int, progress: Progress) -> None:
+    def _send(self, volume: libvirt.virStorageVol, source: BinaryIO, size: int, progress: Progress = lambda _done, _all: None) -> None:
         stream = self.host.connection.newStream()
         volume.upload(stream, 0, size)
         done = 0
