@@ -767,6 +767,31 @@ def test_forged_packets_arrive_with_the_source_that_was_asked_for(guest: Machine
     assert "counter packets 1 " in firewall.enter("nft", "list", "ruleset").stdout
 
 
+@FAMILIES
+@pytest.mark.usefixtures("lan")
+def test_what_is_lost_on_the_way_is_sent_again_but_not_for_ever(guest: Machine, firewall: Machine, own: str, there: str) -> None:
+    first = "limit rate 1/hour burst 1 packets counter drop"
+    firewall.nft(
+        f"udp dport 80 {first}", f"icmp type echo-request {first}", f"icmpv6 type echo-request {first}", "udp dport 81 counter drop"
+    )
+    with firewall.listening(f"udp {there} 80", f"udp {there} 82") as service:
+        found = guest.probe(
+            *(f"{protocol} {protocol} {own} {there} {port} 2500" for protocol, port in (("udp", 80), ("icmp", 0))),
+            f"never udp {own} {there} 81 2500",
+            f"forged spoof-udp {own}2 {there} 82 2500",
+        )
+        heard = [peer for peer in firewall.log(service) if peer["port"] == 82]
+    assert {name: answer["result"] for name, answer in found.items()} == {
+        "udp": "answered",
+        "icmp": "answered",
+        "never": "timeout",
+        "forged": "sent",
+    }
+    assert all(600 <= found[name]["ms"] < 1200 for name in ("udp", "icmp"))
+    assert "udp dport 81 counter packets 3 " in firewall.enter("nft", "list", "ruleset").stdout
+    assert [(peer["from"], peer["from_port"]) for peer in heard] == [(f"{own}2", found["forged"]["port"])] * 3
+
+
 @pytest.mark.usefixtures("lan")
 def test_many_probes_run_side_by_side(guest: Machine, firewall: Machine) -> None:
     firewall.nft("tcp dport 81 drop")

@@ -34,10 +34,10 @@ from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.console import attach
 from vcloud.hosts.inventory import HostRef, load_inventory
 from vcloud.hosts.lock import vapp_lock
-from vcloud.hosts.observe import delete_manifest, observe_vapp, write_manifest
+from vcloud.hosts.observe import delete_manifest, observe_vapp, vapp_names, write_manifest
 from vcloud.hosts.pool import COMPLETE, FOLDER, Pool
 from vcloud.hosts.storage import Base, Store
-from vcloud.hosts.uplink import BRIDGE, NETWORK, make_uplink, release_uplink, uplink_for
+from vcloud.hosts.uplink import BRIDGE, NETWORK, forget_vapp, make_uplink, uplink_for
 from vcloud.images.build import build
 from vcloud.images.cache import Image
 from vcloud.images.recipe import load_recipe
@@ -390,9 +390,10 @@ def test_a_vapps_volumes_are_not_those_of_one_with_a_longer_name(host: Host, poo
 
 def test_the_nat_network_stands_as_long_as_a_vapp_needs_it(host: Host) -> None:
     plain = Host(dataclasses.replace(host.ref, uplink=None), host.connection)
-    design = build_design(zones="dmz", vms={"web": "dmz"}, vapp="other")
+    designs = [build_design(zones="dmz", vms={"web": "dmz"}, vapp=name) for name in ("other", "elsewhere")]
     uplink = uplink_for(plain, "shop")
-    manifest = Manifest(Phase.READY, design, uplink, "tcg", (), (), "", "", "", "0")
+    uplinks = (uplink, uplink_for(host, "elsewhere"))
+    assert uplinks[1].network != NETWORK
     try:
         make_uplink(plain, uplink)
         make_uplink(plain, uplink)
@@ -400,12 +401,16 @@ def test_the_nat_network_stands_as_long_as_a_vapp_needs_it(host: Host) -> None:
         assert f"{uplink.gateway4}/24" in addresses
         assert f"{uplink.gateway6}/64" in addresses
         assert host.shell.run(["pgrep", "dnsmasq"]).code == 1, "it answers neither DHCP nor DNS"
-        write_manifest(host, manifest)
-        release_uplink(plain, "shop")
+        for design, own in zip(designs, uplinks, strict=True):
+            write_manifest(host, Manifest(Phase.READY, design, own, "tcg", (), (), "", "", "", "0"))
+        forget_vapp(plain, "shop")
         assert BRIDGE in host.shell.run(["ip", "-brief", "link"]).stdout.decode()
+        forget_vapp(plain, "other")
+        assert vapp_names(host) == ("elsewhere",)
     finally:
-        delete_manifest(host, "other")
-        release_uplink(plain, "shop")
+        for design in designs:
+            forget_vapp(plain, design.vapp)
+    assert vapp_names(host) == ()
     assert NETWORK not in [network.name() for network in host.connection.listAllNetworks()]
     assert BRIDGE not in host.shell.run(["ip", "-brief", "link"]).stdout.decode()
 

@@ -10,10 +10,10 @@ from vcloud.hosts import machines
 from vcloud.hosts.connection import open_host
 from vcloud.hosts.inventory import choose_host
 from vcloud.hosts.lock import vapp_lock
-from vcloud.hosts.observe import delete_manifest, observe_vapp
+from vcloud.hosts.observe import observe_vapp
 from vcloud.hosts.storage import Store
 from vcloud.hosts.templates import Templates
-from vcloud.hosts.uplink import release_uplink
+from vcloud.hosts.uplink import forget_vapp
 
 if TYPE_CHECKING:
     from vcloud.apply.up import Reporter
@@ -42,6 +42,5 @@ def take_down(vapp: str, connect: str | None, reporter: Reporter) -> tuple[str, 
             machines.remove_network(host, network)
         store.delete(volumes)
         Templates(host, store.pool).sweep()
-        release_uplink(host, vapp)
-        delete_manifest(host, vapp)
+        forget_vapp(host, vapp)
         return (*(domain.name for domain in domains), *networks, *volumes)

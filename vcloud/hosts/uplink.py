@@ -23,7 +23,7 @@ from vcloud.hosts.connection import Host, found_or_none, translated
 from vcloud.hosts.inventory import UplinkConfig
 from vcloud.hosts.lock import named_lock
 from vcloud.hosts.metadata import parse, to_text
-from vcloud.hosts.observe import read_manifest, vapp_names
+from vcloud.hosts.observe import delete_manifest, read_manifest, vapp_names
 
 NETWORK = "vcloud-uplink"
 BRIDGE = "vcloud-up"
@@ -75,15 +75,29 @@ def make_uplink(host: Host, uplink: Uplink) -> None:
             network.create()
 
 
-def release_uplink(host: Host, vapp: str) -> None:
-    """Removes vcloud's own NAT network, unless another vApp than this one has its firewall there.
+def forget_vapp(host: Host, vapp: str) -> None:
+    """Deletes the manifest of a vApp, and vcloud's own NAT network unless another vApp has its firewall there, or may have.
+
+    Both in one turn: of two vApps that leave at once, the second finds that it is the last.
 
     Raises:
         HostError: libvirt refuses it.
     """
-    with _only_me(host), translated(f"the network '{NETWORK}' could not be removed from {host.name}"):
+    with _only_me(host):
+        if not any(_may_use(host, name) for name in vapp_names(host) if name != vapp):
+            _remove_network(host)
+        delete_manifest(host, vapp)
+
+
+def _may_use(host: Host, vapp: str) -> bool:
+    manifest = read_manifest(host, vapp)
+    return manifest is None or manifest.uplink.network == NETWORK
+
+
+def _remove_network(host: Host) -> None:
+    with translated(f"the network '{NETWORK}' could not be removed from {host.name}"):
         network = found_or_none(host.connection.networkLookupByName, NETWORK)
-        if network is None or any(name != vapp for name in vapp_names(host)):
+        if network is None:
             return
         if network.isActive():
             network.destroy()

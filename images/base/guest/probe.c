@@ -1,7 +1,8 @@
 /* `guest probe`: asks the network many questions at once, and says what came of each.
  *
- * A probe is a small machine that epoll drives. start() opens its socket, advance() takes what happened on it, and review() looks at
- * the clock, and at what makes no event: whether the other side has acknowledged all that was sent.
+ * A probe is a small machine that epoll drives. start() opens its socket, advance() takes what happened on it, and review looks at
+ * the clock, and at what makes no event: whether the other side has acknowledged all that was sent. What TCP does not send again,
+ * review does: one packet lost on a busy host is no finding.
  */
 #include "guest.h"
 #include "packet.h"
@@ -26,6 +27,8 @@ enum {
     REVIEW_US = 10 * 1000,         /* how often acknowledgements are looked for */
     FIRST_ANSWER_US = 1000 * 1000, /* after the acknowledgement */
     SILENCE_US = 150 * 1000,       /* after an answer: it is complete */
+    SENDINGS = 3,                  /* of a datagram that nobody answers */
+    RESEND_US = 600 * 1000,
 };
 
 enum protocol { TCP, UDP, ICMP, SPOOF_UDP, SPOOF_TCP };
@@ -41,6 +44,7 @@ struct probe {
     size_t size;
     int fd;
     int64_t started, acknowledged, answered; /* 0: not yet */
+    int sendings;                            /* of a datagram */
     size_t sent, answer_size;
     bool connected, ended; /* ended: the other side sends no more */
     uint8_t *answer;
@@ -328,7 +332,7 @@ static void advance_icmp(struct probe *probe)
 
 /* --- all of them --- */
 
-/* Sends the one packet of a probe with a forged source. Gives 0 or an errno. */
+/* Sends a packet with a forged source. Gives 0 or an errno. */
 static int forge(struct probe *probe)
 {
     const int fd = socket(probe->target.family, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW); /* the IP header is ours, in both families */
@@ -339,10 +343,9 @@ static int forge(struct probe *probe)
     size_t size;
     int error = 0;
 
-    if (fd < 0 || getrandom(&flow.source_port, sizeof flow.source_port, 0) < 0)
+    if (fd < 0 || (!probe->source_port && getrandom(&probe->source_port, sizeof probe->source_port, 0) < 0))
         return errno;
-    flow.source_port |= 0x8000;
-    probe->source_port = flow.source_port;
+    flow.source_port = probe->source_port |= 0x8000; /* the same each time */
     size = probe->protocol == SPOOF_TCP ? make_syn(packet, &flow) : make_udp(packet, &flow, probe->payload, probe->size);
     if (sendto(fd, packet, size, 0, (struct sockaddr *)&target, length) < 0)
         error = errno;
@@ -400,24 +403,32 @@ static int send_datagram(const struct probe *probe)
     return send(probe->fd, bytes, size, MSG_NOSIGNAL) < 0 ? errno : 0;
 }
 
-static void start(struct probe *probe)
+/* Gives 0 or an errno. */
+static int send_once(struct probe *probe)
+{
+    probe->sendings++;
+    return probe->protocol >= SPOOF_UDP ? forge(probe) : send_datagram(probe);
+}
+
+static int open_and_watch(struct probe *probe)
 {
     struct epoll_event event = {.events = probe->protocol == TCP ? EPOLLOUT : EPOLLIN, .data.ptr = probe};
-    int error;
+    int error = (probe->fd = open_socket(probe)) < 0 ? errno : connect_socket(probe);
 
-    probe->started = monotonic_us();
-    if (probe->protocol >= SPOOF_UDP) {
-        if ((error = forge(probe)))
-            finish_with(probe, error);
-        else
-            finish(probe, "sent", 0);
-        return;
-    }
-    error = (probe->fd = open_socket(probe)) < 0 ? errno : connect_socket(probe);
-    if (!error && probe->protocol != TCP)
-        error = send_datagram(probe);
     if (!error && epoll_ctl(in_flight.epoll, EPOLL_CTL_ADD, probe->fd, &event))
         error = errno;
+    return error;
+}
+
+static void start(struct probe *probe)
+{
+    int error = 0;
+
+    probe->started = monotonic_us();
+    if (probe->protocol < SPOOF_UDP)
+        error = open_and_watch(probe);
+    if (!error && probe->protocol != TCP)
+        error = send_once(probe);
     if (error)
         finish_with(probe, error);
     else
@@ -439,11 +450,20 @@ static int64_t earlier(int64_t one, int64_t other)
     return one < other ? one : other;
 }
 
+static bool sends_again(const struct probe *probe)
+{
+    return probe->protocol != TCP && probe->sendings < SENDINGS;
+}
+
 /* When the clock next matters to a probe. */
 static int64_t due(const struct probe *probe, int64_t time)
 {
     const int64_t deadline = probe->started + probe->timeout;
 
+    if (sends_again(probe))
+        return earlier(deadline, probe->started + probe->sendings * RESEND_US);
+    if (probe->protocol >= SPOOF_UDP)
+        return time;
     if (!probe->connected)
         return deadline;
     if (!probe->acknowledged)
@@ -451,7 +471,24 @@ static int64_t due(const struct probe *probe, int64_t time)
     return earlier(deadline, probe->answered ? probe->answered + SILENCE_US : probe->acknowledged + FIRST_ANSWER_US);
 }
 
-static void review(struct probe *probe, int64_t time)
+static void review_datagram(struct probe *probe, int64_t time)
+{
+    const bool late = time >= probe->started + probe->timeout;
+    int error;
+
+    if (sends_again(probe) && !late && time >= due(probe, time) && (error = send_once(probe))) {
+        if (probe->protocol == ICMP)
+            advance_icmp(probe); /* it may be another one's error */
+        else
+            finish_with(probe, error);
+    } else if (probe->protocol >= SPOOF_UDP && (late || !sends_again(probe))) {
+        finish(probe, "sent", 0);
+    } else if (late) {
+        finish(probe, "timeout", 0);
+    }
+}
+
+static void review_tcp(struct probe *probe, int64_t time)
 {
     if (probe->connected && !probe->acknowledged && is_acknowledged(probe))
         probe->acknowledged = time;
@@ -475,7 +512,10 @@ static void step(void)
         advance(event[i].data.ptr, event[i].events);
     time = monotonic_us();
     for (size_t i = in_flight.count; i-- > 0;) /* backwards, because finish() moves the last into the gap */
-        review(in_flight.probe[i], time);
+        if (in_flight.probe[i]->protocol == TCP)
+            review_tcp(in_flight.probe[i], time);
+        else
+            review_datagram(in_flight.probe[i], time);
 }
 
 int probe(void)
