@@ -20,10 +20,8 @@ help:
 
 setup: $(READY)
 
-$(READY): pyproject.toml .ci/packages
-	bash .ci/packages
-	python3 -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -e '.[test]'
+$(READY): pyproject.toml .ci/packages .ci/setup
+	bash .ci/setup $(VENV)
 	touch $@
 
 demo: $(READY)

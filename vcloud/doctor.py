@@ -15,6 +15,8 @@ from vcloud.hosts.pool import Pool
 from vcloud.images.build import TOOLS
 
 BRIDGE_FILTER = "/proc/sys/net/bridge/bridge-nf-call-iptables"
+KSM = "/sys/kernel/mm/ksm/run"
+"""Documentation/admin-guide/mm/ksm.rst of Linux; QEMU offers it all memory of its guests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ def examine(connect: str | None) -> list[Finding]:
     try:
         with open_host(choose_host(connect)) as host:
             findings.append(Finding("host", "ok", f"{host.name} ({host.ref.uri})"))
-            for look in (_versions, _accelerator, _storage, _bridges, _memory):
+            for look in (_versions, _accelerator, _storage, _bridges, _memory, _page_sharing):
                 findings += _safely(look, host)
     except VcloudError as error:
         findings.append(Finding("host", "fail", error.what, error.hint))
@@ -101,3 +103,10 @@ def _bridges(host: Host) -> Iterator[Finding]:
 def _memory(host: Host) -> Iterator[Finding]:
     free = host.connection.getFreeMemory()
     yield Finding("memory", "ok" if free >= 2 << 30 else "note", f"{free >> 20} MiB free; the shop needs about 2 GiB")
+
+
+def _page_sharing(host: Host) -> Iterator[Finding]:
+    """The host's own affair: what it saves in memory it pays for by letting VMs tell, by timing, which pages others hold."""
+    on = host.shell.run(["cat", KSM]).stdout.strip() == b"1"
+    hint = "" if on else f"Where all VMs of the host may know of each other: echo 1 >{KSM}."
+    yield Finding("page sharing", "ok", "VMs share equal pages (KSM)" if on else "VMs share no pages (KSM is off)", hint)

@@ -122,8 +122,8 @@ def log_of(vapp: str, vm: str, connect: str | None, lines: int) -> str:
 
 
 def _denied(host: Host, domain: str) -> list[str]:
+    from vcloud.verify.appliances import FIREWALL_REPORT
     from vcloud.verify.firewall_report import parse_report
-    from vcloud.verify.run import FIREWALL_REPORT
 
     report = parse_report(machines.agent_of(host, domain).execute([FIREWALL_REPORT], timeout=LOG_TIMEOUT).stdout)
     return [
@@ -133,7 +133,8 @@ def _denied(host: Host, domain: str) -> list[str]:
 
 
 def _events(host: Host, domain: str) -> list[str]:
-    from vcloud.verify.run import IPS_REPORT, parse_events
+    from vcloud.verify.appliances import IPS_REPORT
+    from vcloud.verify.run import parse_events
 
     found = []
     for event in parse_events(machines.agent_of(host, domain).execute([IPS_REPORT, "events"], timeout=LOG_TIMEOUT).stdout):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vcloud.compile.network import zone_networks
 from vcloud.design.model import Design, Role, Vm
 from vcloud.errors import UsageError
-from vcloud.hosts.connection import open_host
+from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import choose_host
 from vcloud.hosts.observe import observe_vapp, vapp_names
-from vcloud.plan.state import Phase, VappState
+from vcloud.plan.state import Manifest, Phase, VappState
+from vcloud.verify.appliances import in_force
+from vcloud.verify.checks import Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ class Status:
 
 
 def status_of(vapp: str, connect: str | None) -> Status:
-    """Raises UsageError when the host does not have the vApp."""
+    """As libvirt and the appliances themselves say. Raises UsageError when the host does not have the vApp."""
     with open_host(choose_host(connect)) as host:
         state = observe_vapp(host, vapp)
         if state.manifest is None:
@@ -85,11 +88,12 @@ def status_of(vapp: str, connect: str | None) -> Status:
                     f"'{vapp}' on {host.name} is a rest without a description", f"Run `vcloud up` with its file, or `vcloud down {vapp}`."
                 )
             raise UsageError(f"there is no vApp '{vapp}' on {host.name}", "vcloud list shows what is there.")
-        return _status(state, host.name)
+        found = _status(state, host.name)
+        return found if found.problems else replace(found, problems=tuple(_not_in_force(host, state.manifest)))
 
 
 def all_vapps(connect: str | None) -> list[dict[str, Any]]:
-    """A row per vApp on the host."""
+    """A row per vApp on the host, as libvirt says."""
     with open_host(choose_host(connect)) as host:
         rows = []
         for name in vapp_names(host):
@@ -172,3 +176,9 @@ def _problems(state: VappState, design: Design, phase: Phase) -> list[str]:
             if standing is None or not standing.active:
                 problems.append(f"the network '{network.name}' is {'missing' if standing is None else 'not active'}")
     return problems
+
+
+def _not_in_force(host: Host, manifest: Manifest) -> Iterator[str]:
+    for verdict in in_force(host, manifest):
+        if verdict.outcome is not Outcome.PASS:
+            yield f"it does not hold that {verdict.check.claim} ({verdict.detail}); `vcloud up --reload` with its file loads it again"

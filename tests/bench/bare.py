@@ -9,12 +9,14 @@ import secrets
 import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.vm.driver import VCLOUD, Operator
+from tests.vm.driver import LABS, VCLOUD, Operator
 from vcloud.hosts.saveimage import HEADER, read_head
+from vcloud.lab.lab import enter
+from vcloud.lab.layout import Lab
 
 POOL = "/var/lib/libvirt/images/vcloud"
 AGENT = """\
@@ -56,7 +58,7 @@ class Model:
 
 def model_of(operator: Operator, domain: str) -> Model:
     """By a VM that runs: its command line has no hot-plugged card, and its disk lies over the template's."""
-    argv = next(words for words in _command_lines() if f"guest={domain}," in " ".join(words))
+    argv = next(text for name, text in processes("cmdline") if name == domain).split("\0")[:-1]
     info = operator.at("h1", "qemu-img", "info", "-U", "--output=json", f"{POOL}/root.{domain}.qcow2").out
     disk = json.loads(info)["backing-filename"]
     memory = disk.removesuffix(".qcow2") + ".save"
@@ -66,14 +68,13 @@ def model_of(operator: Operator, domain: str) -> Model:
     return Model(tuple(argv), memory, HEADER.size + read_head(head.stdout).length, disk)
 
 
-def _command_lines() -> Iterator[list[str]]:
-    for process in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = process.read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        if words[0].endswith("qemu-system-x86_64"):
-            yield words[:-1]
+def processes(file: str) -> Iterator[tuple[str, str]]:
+    """(domain, what this file of proc(5) says) of every QEMU that libvirt runs on this machine."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (folder / "cmdline").read_bytes().decode(errors="replace")
+            if found := re.search(r"\0-name\0guest=([^,\0]+)", words):
+                yield found[1], (folder / file).read_bytes().decode(errors="replace")
 
 
 @contextmanager
@@ -98,7 +99,9 @@ def restored(operator: Operator, models: Sequence[Model]) -> Iterator[None]:
 
 
 def _on_host(operator: Operator, *argv: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([*VCLOUD, "lab", "exec", "h1", "--", *argv], env=dict(operator.env), stdin=subprocess.DEVNULL)
+    """Without the command line's own start, which would count for QEMU's."""
+    name = operator.env["VCLOUD_LAB"]
+    return subprocess.Popen([*enter(Lab(name, LABS / name), "h1"), *argv], stdin=subprocess.DEVNULL)
 
 
 def _argv(model: Model, stem: str) -> Iterator[str]:

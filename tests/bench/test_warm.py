@@ -3,45 +3,24 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.bench.bare import model_of, restored
+from tests.bench.bare import Model, model_of, restored
+from tests.bench.conftest import SHOP, idle, idle_domains
 from tests.bench.table import show, timed
-from tests.vm.driver import LABS, Operator, environment, standing, write_vapp
+from tests.vm.driver import Operator, standing
 
 pytestmark = pytest.mark.timeout(3600)
 
-LAB = "t-bench"
-SHOP = Path(__file__).parents[2] / "templates/vapps/shop.yaml"
 RUNS = 3
 COUNTS = (1, 2, 5, 10)
-
-
-@pytest.fixture(scope="module")
-def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
-    """Whose host has all images and templates."""
-    operator = Operator(environment(LAB, tmp_path_factory.mktemp("home")))
-    operator.run("lab", "down")
-    operator.run("lab", "up")
-    try:
-        operator.run("image", "templates", "warm", str(SHOP), timeout=1800)
-        yield operator
-    finally:
-        operator.run("lab", "down", timeout=600)
-        shutil.rmtree(LABS / LAB, ignore_errors=True)
-
-
-def vapp(folder: Path, count: int) -> Path:
-    """So many VMs that have nothing to do."""
-    vms = {"vm": {"image": "base", "zone": "one", "memory": "384M", "count": count}}
-    document: dict[str, Any] = {"vcloud": 1, "name": "bench", "zones": {"one": {}}, "vms": vms}
-    return write_vapp(folder / f"bench-{count}.yaml", document)
+SHOPS_VMS = ("firewall", "ips", "web-1", "api", "db")
+LIBVIRT_PROGRAM = "prog=536903814"
+"""In libvirt's log of what it sends: a call of the API, and none that keeps the connection alive."""
 
 
 def stages(operator: Operator, file: Path, *argv: str) -> dict[str, list[tuple[float, str]]]:
@@ -60,47 +39,68 @@ def to_agents(told: dict[str, list[tuple[float, str]]]) -> float:
     return max(answered) - min(started)
 
 
+def bare(operator: Operator, models: list[Model]) -> list[float]:
+    found = []
+    for _ in range(RUNS):
+        with ExitStack() as stack:
+            found += timed(lambda stack=stack: stack.enter_context(restored(operator, models)))
+    return found
+
+
 @pytest.mark.parametrize("count", COUNTS)
 def test_vms_to_their_agents(operator: Operator, tmp_path: Path, count: int, capsys: pytest.CaptureFixture[str]) -> None:
     """The firewall that the vApp has beside them starts at the same time, warm or cold."""
-    file = vapp(tmp_path, count)
+    file = idle(tmp_path, count)
     operator.run("image", "templates", "warm", str(file), timeout=600)
-    found: dict[str, list[float]] = {"bare QEMU": [], "woken": [], "booted cold": []}
-    for argv, label in ((("--cold",), "booted cold"), ((), "woken")):
-        for _ in range(1 if argv else RUNS):
-            found[label].append(to_agents(stages(operator, file, *argv)))
-            if label == "woken":
-                models = [model_of(operator, f"bench.vm-{number}" if count > 1 else "bench.vm") for number in range(1, count + 1)]
-            operator.run("down", "--yes", "bench", timeout=600)
+    cold = [to_agents(stages(operator, file, "--cold"))]
+    operator.run("down", "--yes", "bench", timeout=600)
+    woken, models = [], list[Model]()
     for _ in range(RUNS):
-        with ExitStack() as stack:
-            found["bare QEMU"] += timed(lambda stack=stack: stack.enter_context(restored(operator, models)))
+        woken.append(to_agents(stages(operator, file)))
+        models = models or [model_of(operator, domain) for domain in idle_domains(count)]
+        operator.run("down", "--yes", "bench", timeout=600)
+    found = {"bare QEMU restores": bare(operator, models), "vcloud wakes": woken, "vcloud boots cold": cold}
     with capsys.disabled():
-        show(f"{count} VMs from start to their agents", found, "bare QEMU")
+        show(f"{count} VMs from start to their agents", found, "bare QEMU restores")
 
 
-def test_the_shop(operator: Operator, capsys: pytest.CaptureFixture[str]) -> None:
-    found: dict[str, list[float]] = {"bare QEMU restores its 5 VMs": [], "up, woken": [], "up, cold": []}
-    found["up, cold"] += timed(lambda: operator.up(SHOP, "--cold"))
+def parts_of(operator: Operator, *argv: str) -> dict[str, float]:
+    """Seconds of `up` of the shop, in all and by part."""
+    data: dict[str, Any] = operator.run("up", str(SHOP), *argv, "-o", "json", timeout=600).data
+    return {"all": data["seconds"], **data["parts"]}
+
+
+def test_the_shop(operator: Operator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cold = parts_of(operator, "--cold")
     operator.run("down", "--yes", "shop", timeout=600)
+    woken, models = [], list[Model]()
     for run in range(RUNS):
-        found["up, woken"] += timed(lambda: operator.up(SHOP))
-        if run == 0:
-            models = [model_of(operator, f"shop.{name}") for name in ("firewall", "ips", "web-1", "api", "db")]
+        woken.append(parts_of(operator))
+        models = models or [model_of(operator, f"shop.{name}") for name in SHOPS_VMS]
         if run < RUNS - 1:
             operator.run("down", "--yes", "shop", timeout=600)
-    with ExitStack() as stack:
-        found["bare QEMU restores its 5 VMs"] += timed(lambda: stack.enter_context(restored(operator, models)))
     nothing = timed(lambda: operator.up(SHOP), RUNS)
-    shop = standing(operator, "shop", SHOP)
-    change = timed(lambda: operator.up(_with_another_flow(shop.file, Path(operator.env["HOME"]))))
+    calls = calls_of_an_up_with_nothing_to_do(operator, tmp_path)
+    change = timed(lambda: operator.up(_with_another_flow(standing(operator, "shop", SHOP).file, tmp_path)))
     operator.run("down", "--yes", "shop", timeout=600)
+    found = {
+        "bare QEMU restores its 5 VMs": bare(operator, models),
+        "up, woken": [run["all"] for run in woken],
+        **{f"  of it {part}": [run[part] for run in woken] for part in woken[0] if part != "all" and woken[0][part] >= 0.05},
+        "up, cold": [cold["all"]],
+        "up with nothing to do": nothing,
+        "up with one flow more": change,
+    }
     with capsys.disabled():
-        show(
-            "the shop, to ready and protected",
-            found | {"up, nothing to do": nothing, "up, one flow more": change},
-            "bare QEMU restores its 5 VMs",
-        )
+        show("the shop, to ready and protected", found, "bare QEMU restores its 5 VMs")
+        print(f"libvirt calls of an up with nothing to do, over qemu+ssh: {calls}")
+
+
+def calls_of_an_up_with_nothing_to_do(operator: Operator, folder: Path) -> int:
+    log = folder / "rpc.log"
+    counted = Operator({**operator.env, "LIBVIRT_LOG_FILTERS": "1:rpc", "LIBVIRT_LOG_OUTPUTS": f"1:file:{log}"})
+    assert "nothing to do" in counted.up(SHOP).out
+    return sum("RPC_CLIENT_MSG_TX_QUEUE" in line and LIBVIRT_PROGRAM in line for line in log.read_text().splitlines())
 
 
 def _with_another_flow(file: Path, folder: Path) -> Path:

@@ -243,6 +243,12 @@ RELOAD = "nft -f /etc/vcloud/firewall.nft"
 def test_verify_goes_red_when_the_firewall_is_tampered_with(shop: Vapp, script: str, kinds: set[str]) -> None:
     with broken(shop, "firewall", script, f"nft flush ruleset; {RELOAD}"):
         found = outcomes(shop, code=4)
+        status = shop.operator.run("status", "shop", "-o", "json").data
+        assert not status["healthy"]
+        assert all("vcloud up --reload" in problem for problem in status["problems"])
+        assert "load firewall" in shop.operator.run("up", "--dry-run", "--reload", str(SHOP)).out
+        shop.operator.up(SHOP, "--reload")
+        assert shop.operator.run("status", "shop", "-o", "json").data["healthy"]
     assert kinds <= {check["kind"] for check in found["checks"] if check["outcome"] == "fail"}
     assert shop.curl("/orders", "--fail").code == 0
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.vm.conftest import Raise
-from tests.vm.driver import Done, Operator, Vapp, domains, mark, remains, standing, write_vapp, xml_of
+from tests.vm.driver import LABS, Done, Operator, Vapp, domains, mark, remains, standing, write_vapp, xml_of
 from tests.vm.test_interrupted import stop_at
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(1500)]
@@ -73,6 +74,11 @@ def templates(operator: Operator) -> list[str]:
     return [item["name"] for item in operator.run("image", "templates", "list", "-o", "json").data]
 
 
+def kinds(operator: Operator) -> list[str]:
+    """The images that there are templates of."""
+    return sorted(name.rpartition("-")[0] for name in templates(operator))
+
+
 def volumes(operator: Operator, template: str = "") -> list[str]:
     """Of a template, or of all."""
     names = [line.split()[0] for line in operator.virsh("vol-list", "vcloud").splitlines() if line.split()]
@@ -81,7 +87,7 @@ def volumes(operator: Operator, template: str = "") -> list[str]:
 
 def test_one_template_serves_all_vms_of_a_kind(operator: Operator, file: Path) -> None:
     made = templates(operator)
-    assert sorted(name.rpartition("-")[0] for name in made) == ["base", "firewall", "ips"]
+    assert kinds(operator) == ["base", "firewall", "ips"]
     operator.run("image", "templates", "warm", str(file))
     assert templates(operator) == made
     assert not [name for name in domains(operator, "vcloud-template-") if name]
@@ -162,6 +168,41 @@ def backs(operator: Operator, template: str, domain: str) -> bool:
     return f"template-{template}." in operator.virsh("vol-dumpxml", f"root.{domain}.qcow2", "vcloud")
 
 
+def test_what_was_not_used_for_longest_goes_when_the_room_is_taken(operator: Operator, file: Path, tiny: Path, tmp_path: Path) -> None:
+    inventory = yaml.safe_load((LABS / operator.env["VCLOUD_LAB"] / "hosts.yaml").read_text())
+    inventory["hosts"]["h1"]["templates"] = "1M"
+    (tmp_path / "hosts.yaml").write_text(yaml.safe_dump(inventory))
+    frugal = operator.elsewhere(tmp_path / "home", VCLOUD_INVENTORY=str(tmp_path / "hosts.yaml"))
+    warmed(operator, file)
+    assert kinds(operator) == ["base", "firewall", "ips"]
+    document = yaml.safe_load(tiny.read_text())
+    document["vms"]["solo"]["memory"] = "208M"
+    write_vapp(tiny, document)
+    warmed(frugal, tiny)
+    assert kinds(operator) == ["base", "firewall"], "those of the run stay, even where they take too much"
+    assert "of 1 MiB are taken" in frugal.run("image", "templates", "list").err
+    assert "waking" in stages(operator.up(tiny), "solo")
+
+
+def test_from_the_template_of_an_image_that_has_changed_nobody_wakes(operator: Operator, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine"
+    (recipe / "files/etc").mkdir(parents=True)
+    (recipe / "image.yaml").write_text("base: base\n")
+    vms = {"solo": {"image": "./mine", "zone": "one", "memory": "200M"}}
+    file = write_vapp(tmp_path / "renewed.yaml", {"vcloud": 1, "name": "renewed", "zones": {"one": {}}, "vms": vms})
+    said, made = [], []
+    try:
+        for text in ("old", "new"):
+            (recipe / "files/etc/told").write_text(text)
+            warmed(operator, file)
+            made.append({name for name in templates(operator) if name.startswith("mine-")})
+            said += [stages(operator.up(file, "--yes"), "solo")[0], operator.inside("renewed/solo", "cat /etc/told")]
+    finally:
+        operator.run("down", "--yes", "renewed")
+    assert said == ["waking", "old", "waking", "new"]
+    assert [len(names) for names in made] == [1, 2]
+
+
 # When a template cannot be used
 
 
@@ -200,6 +241,15 @@ def test_a_killed_making_leaves_no_vm_and_the_next_one_makes_it(operator: Operat
     assert sum(len([name for name in volumes(operator, template) if name.endswith(".save")]) for template in made) == 2
     (base,) = (name for name in made if name.startswith("base-"))
     assert len(volumes(operator, base)) == 2, "what the killed one left is gone"
+
+
+def test_two_operators_who_need_the_same_template_make_it_once(operator: Operator, tiny: Path) -> None:
+    operator.run("image", "templates", "rm", "--all")
+    both = [operator.start("image", "templates", "warm", str(tiny)) for _ in range(2)]
+    said = [process.communicate(timeout=300)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert kinds(operator) == ["base", "firewall"]
+    assert sum(name.endswith(".save") for name in volumes(operator)) == 2
 
 
 def test_a_kill_while_waking_is_mended_by_the_next_up(operator: Operator, tiny: Path) -> None:

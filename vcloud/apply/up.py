@@ -50,6 +50,9 @@ class Reporter(Protocol):
 
     def note(self, text: str) -> None: ...
 
+    def part(self, name: str) -> None:
+        """The run's next part begins: it will be told how long each took."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -61,12 +64,13 @@ class Target:
     stock: Stock
 
 
-def preview(path: Path, parameters: Mapping[str, str], connect: str | None, choice: str) -> Plan:
+def preview(path: Path, parameters: Mapping[str, str], connect: str | None, choice: str, *, reload: bool = False) -> Plan:
     """The plan of `up`, without changing anything anywhere. `choice` of the accelerator is auto, kvm or tcg."""
     design = design_of(load_file(path, parameters))
     with open_host(choose_host(connect)) as host:
         state = observe_vapp(host, design.vapp)
-        return plan_changes(target_of(host, design, state, _expected_accelerator(host, state, choice)).wanted, state, host.name)
+        target = target_of(host, design, state, _expected_accelerator(host, state, choice))
+        return plan_changes(target.wanted, state, host.name, reload=reload)
 
 
 def bring_up(
@@ -78,33 +82,36 @@ def bring_up(
     reporter: Reporter,
     *,
     cold: bool = False,
+    reload: bool = False,
 ) -> Plan:
     """Makes the vApp of a file stand, ready and protected. Returns what was done; an empty plan changed nothing.
 
-    `cold` boots every VM, where one might wake from a template.
+    `cold` boots every VM, where one might wake from a template. `reload` loads the appliances' rules again, even if nothing changed.
     """
     design = design_of(load_file(path, parameters))
     with open_host(choose_host(connect)) as host:
         state = observe_vapp(host, design.vapp)
         target = target_of(host, design, state, _expected_accelerator(host, state, choice))
-        plan = plan_changes(target.wanted, state, host.name)
+        plan = plan_changes(target.wanted, state, host.name, reload=reload)
         if not plan.steps:
             return plan
         if not agreed(plan):
             raise VcloudError("stopped before the first change")
+        reporter.part("images")
         target.stock.build(reporter)
         with vapp_lock(host, design.vapp, "up"):
-            return _apply(host, target, choice, cold, reporter)
+            return _apply(host, target, choice, cold, reload, reporter)
 
 
-def _apply(host: Host, target: Target, choice: str, cold: bool, reporter: Reporter) -> Plan:
+def _apply(host: Host, target: Target, choice: str, cold: bool, reload: bool, reporter: Reporter) -> Plan:
     """The run itself, under the vApp's lock: looks again, because somebody may have been at work meanwhile."""
     state = observe_vapp(host, target.design.vapp)
     store = Store(host)
     known = store.image_digests()
+    reporter.part("accelerator")
     accelerator = proven_accelerator(host, store, target.stock, state, choice, reporter)
     target = target_of(host, target.design, state, accelerator)
-    plan = plan_changes(target.wanted, state, host.name)
+    plan = plan_changes(target.wanted, state, host.name, reload=reload)
     if plan.steps:
         waker = None if cold else Waker(host, store, target, reporter, known)
         _Run(host, store, target, state, plan, reporter, waker).walk()
@@ -168,6 +175,7 @@ class _Run:
         """What the domains themselves say of the VMs that are not made anew: a settled manifest does not repeat their host keys."""
 
     def walk(self) -> None:
+        self.reporter.part("networks")
         self._write_manifest(Phase.APPLYING)
         for domain in self.plan.subjects(Verb.REMOVE_VM):
             self._remove(domain)
@@ -175,7 +183,9 @@ class _Run:
         for network in self.plan.subjects(Verb.MAKE_NETWORK):
             self._make_network(network)
         touched = self._planned(*TOUCHED)
+        self.reporter.part("uploads")
         self.boots = self.target.stock.upload(self.store, touched, self.reporter)
+        self.reporter.part("protection")
         kept = {*touched, *self.design.appliances} - {*self._planned(*FRESH)}
         self.marked = {vm.name: observe_domain(self.host, vm.domain) for vm in kept}
         models = self.waker.plan(self._planned(*FRESH), self.boots) if self.waker else ()
@@ -187,6 +197,7 @@ class _Run:
             for vm in self.design.appliances:
                 self._wait(up.get(vm.name))
                 self._load_rules(vm)
+            self.reporter.part("workloads")
             self._bring_in(pool, up)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -68,6 +68,7 @@ class Waker:
         facts = template_facts(self.target.wanted.accelerator)
         base, uplink = self.store.base_of(vm), self.target.artifacts.uplink
         template = self.templates.make(template_vm(vm, key), image, key, base, boot.cmdline, facts, uplink)
+        self.templates.trim(keep={*self.keys.values()})
         self.reporter.report(f"template {image}", "saved")
         return template
 

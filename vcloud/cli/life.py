@@ -116,6 +116,9 @@ def up(
     accel: AccelOption = Accel.AUTO,
     yes: Yes = False,
     cold: Annotated[bool, typer.Option("--cold", help="Boot every VM; none wakes from a template.", envvar="VCLOUD_COLD")] = False,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Load the firewall's and the IPS's rules again, even if nothing changed.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="The same as `vcloud plan`.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
@@ -125,7 +128,7 @@ def up(
 
     path, values = chosen_file(argument, file), parameter_values(parameters)
     if dry_run:
-        show_plan(preview(path, values, connect, accel.value), output)
+        show_plan(preview(path, values, connect, accel.value, reload=reload), output)
         return
 
     def agreed(found: Plan) -> bool:
@@ -136,15 +139,17 @@ def up(
         return typer.confirm("Some VMs are made anew or removed, with their disks. Go on?", err=True)
 
     with Progress(quiet=output is not Format.TABLE) as progress:
-        done = bring_up(path, values, connect, accel.value, agreed, progress, cold=cold)
+        done = bring_up(path, values, connect, accel.value, agreed, progress, cold=cold, reload=reload)
     if output is not Format.TABLE:
-        emit({"vapp": done.vapp, "host": done.host, "steps": len(done.steps), "seconds": round(progress.seconds, 2)}, output)
+        parts = {part: round(seconds, 2) for part, seconds in progress.parts.items()}
+        emit(
+            {"vapp": done.vapp, "host": done.host, "steps": len(done.steps), "seconds": round(progress.seconds, 2), "parts": parts}, output
+        )
     elif not done.steps:
         print(f"{done.vapp} on {done.host}: nothing to do ({progress.seconds:.1f} s)")
     else:
-        print(
-            f"{done.vapp} on {done.host} is up and protected ({progress.seconds:.1f} s); next: vcloud status {done.vapp}, vcloud verify {done.vapp}"
-        )
+        print(f"{done.vapp} on {done.host} is up and protected after {progress.seconds:.1f} s: {progress.breakdown}")
+        print(f"next: vcloud status {done.vapp}, vcloud verify {done.vapp}")
 
 
 def down(vapp: VappArgument = None, connect: Connect = None, yes: Yes = False, output: Output = Format.TABLE) -> None:

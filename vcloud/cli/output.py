@@ -12,6 +12,8 @@ from typing import Any
 
 from vcloud.cli.options import Format
 
+MOMENT = 0.05
+
 
 def say(text: str) -> None:
     """Talk: one line on stderr."""
@@ -53,7 +55,10 @@ class Progress:
     """Long work, told per VM with times: a live table on a terminal, plain lines elsewhere. Safe to call from several threads."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._start = time.monotonic()
+        self._start = self._part_began = time.monotonic()
+        self._part = "planning"
+        self.parts: dict[str, float] = {}
+        """Seconds that each part of the run took, in order; the last one counts when the run has ended."""
         self._began: dict[str, float] = {}
         self._stage: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -73,10 +78,17 @@ class Progress:
 
     def __exit__(self, *exc: object) -> None:
         """Whoever is still at work after an error or Ctrl-C has nothing more to say."""
+        self.part("")
         with self._lock:
             self._ended = True
         if self._live:
             self._live.stop()
+
+    def part(self, name: str) -> None:
+        """One part of the run ends, and the next one, called `name`, begins."""
+        now = time.monotonic()
+        self.parts[self._part] = self.parts.get(self._part, 0) + now - self._part_began
+        self._part, self._part_began = name, now
 
     def report(self, subject: str, stage: str) -> None:
         """`subject` (a VM, an image, a network) has come to `stage`."""
@@ -99,6 +111,11 @@ class Progress:
     @property
     def seconds(self) -> float:
         return time.monotonic() - self._start
+
+    @property
+    def breakdown(self) -> str:
+        """The parts that took a moment at least: `images 53.1, uploads 7.9`."""
+        return ", ".join(f"{part} {seconds:.1f}" for part, seconds in self.parts.items() if seconds >= MOMENT)
 
     def _view(self) -> Any:
         from rich.table import Table

@@ -38,8 +38,10 @@ def list_templates(connect: Connect = None, output: Output = Format.TABLE) -> No
 
     with open_host(choose_host(connect)) as host:
         found = Templates(host, Pool(host)).list()
+    taken = sum(item.size for item in found)
     if output is Format.TABLE:
         table("", ["template", "image", "MiB", "used"], [(_name(item), item.image, str(item.size >> 20), _time(item)) for item in found])
+        say(f"{taken >> 20} of {host.ref.templates >> 20} MiB are taken; what was not used for longest goes first")
     else:
         emit([{"name": _name(item), "image": item.image, "bytes": item.size, "used": _time(item)} for item in found], output)
 

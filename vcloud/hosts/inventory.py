@@ -11,6 +11,7 @@ hosts:
       gateway4: 198.18.0.1
       prefix6: "2001:db8:198:18::/64"             # optional, with gateway6
       gateway6: "2001:db8:198:18::1"
+    templates: 4G                                 # optional; how much room the memory that VMs wake from may take
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from vcloud.errors import UsageError
+from vcloud.spec.types import parse_size
 
 LOCAL_URI = "qemu:///system"
 LABS = Path("/var/lib/vcloud/labs")
+TEMPLATES = 4 << 30
+"""Bytes that the templates of a host may take, where its inventory does not say."""
 EXAMPLE = "hosts: {h1: {uri: qemu+ssh://root@h1/system}}"
 
 
@@ -44,6 +48,7 @@ HostName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]
 LibvirtName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,80}$")]
 BridgeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,15}$")]
 Uri = Annotated[str, AfterValidator(_uri)]
+Size = Annotated[int, BeforeValidator(parse_size)]
 
 
 class _Strict(BaseModel):
@@ -82,6 +87,7 @@ class _Entry(_Strict):
     local_uri: Uri | None = None
     ssh_config: Path | None = None
     uplink: UplinkConfig | None = None
+    templates: Size = TEMPLATES
 
 
 class _File(_Strict):
@@ -100,6 +106,8 @@ class HostRef:
     """None: vcloud's own NAT network."""
     local_uri: str = ""
     """The same host's socket on this machine, for a lab's tests; empty elsewhere."""
+    templates: int = TEMPLATES
+    """Bytes that its templates may take."""
 
 
 def load_inventory(path: Path) -> tuple[HostRef, ...]:
@@ -126,7 +134,7 @@ def load_inventory(path: Path) -> tuple[HostRef, ...]:
 
 def _ref(name: str, entry: _Entry, folder: Path) -> HostRef:
     config = folder / entry.ssh_config.expanduser() if entry.ssh_config else None
-    return HostRef(name, entry.uri, config, entry.uplink, entry.local_uri or "")
+    return HostRef(name, entry.uri, config, entry.uplink, entry.local_uri or "", entry.templates)
 
 
 def _faults(error: ValidationError) -> Iterator[str]:

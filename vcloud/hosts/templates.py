@@ -38,8 +38,6 @@ PATIENCE = 300
 BOOT_TIMEOUT = 180
 QUIET, LOOK, LOOKS = 0.15, 0.4, 20
 """A VM is quiet when it uses less than this share of a core for so many seconds; after so many looks it is taken as it is."""
-LIMIT = 4 << 30
-"""Bytes that the templates of a host may take; those that were not used for longest go first."""
 
 
 class TemplateError(HostError):
@@ -100,7 +98,6 @@ class Templates:
             if there:
                 return there[0]
             self.sweep()
-            self.trim(LIMIT, keep={key})
             self.pool.require_space(vm.memory, f"the template of '{image}'")
             template = Template(image, key, secrets.token_hex(4))
             try:
@@ -157,12 +154,14 @@ class Templates:
         self.pool.delete([template.memory for template in templates])
         self.sweep()
 
-    def trim(self, limit: int, keep: Collection[str] = ()) -> None:
-        """Removes what was not used for longest, until all of it takes `limit` bytes at most; keys in `keep` stay."""
-        room, old = limit, []
-        for template in self.list():
+    def trim(self, keep: Collection[str] = ()) -> None:
+        """Removes what was not used for longest, until all of it takes no more than the inventory allows; keys in `keep` stay."""
+        templates = self.list()
+        room = self.host.ref.templates - sum(template.size for template in templates if template.key in keep)
+        old = []
+        for template in (template for template in templates if template.key not in keep):
             room -= template.size
-            if room < 0 and template.key not in keep:
+            if room < 0:
                 old.append(template)
         if old:
             self.remove(old)

@@ -40,14 +40,14 @@ def vm_digests(vm: Vm, artifacts: Artifacts, accelerator: str, image: str) -> Vm
     )
 
 
-def plan_changes(wanted: Manifest, state: VappState, host: str) -> Plan:
-    """The steps from `state` to `wanted`.
+def plan_changes(wanted: Manifest, state: VappState, host: str, *, reload: bool = False) -> Plan:
+    """The steps from `state` to `wanted`; with `reload` the appliances get their rules again, whatever they should hold already.
 
     Raises VcloudError when a name that the vApp needs belongs to somebody else.
     """
     refuse_foreign_names(wanted.design, state)
     steps = [*_vm_removals(wanted, state), *_network_steps(wanted.design, state), *_vm_steps(wanted, state)]
-    steps += [*_protection_steps(wanted, state, steps)]
+    steps += [*_protection_steps(wanted, state, steps, reload)]
     if not steps and not _settled(wanted, state):
         steps.append(Step(Verb.RECORD, wanted.design.vapp, "the description changed, nothing that runs does"))
     order = list(Verb)
@@ -169,10 +169,10 @@ def _identity_why(vm: Vm, old: Vm | None) -> str:
     return "names or neighbours changed"
 
 
-def _protection_steps(wanted: Manifest, state: VappState, steps: list[Step]) -> Iterator[Step]:
+def _protection_steps(wanted: Manifest, state: VappState, steps: list[Step], reload: bool) -> Iterator[Step]:
     """Appliances are loaded when their rules differ, and whenever they were (re)started or may not have been loaded."""
     have = state.manifest
-    settled = have is not None and have.phase is Phase.READY
+    settled = have is not None and have.phase is Phase.READY and not reload
     touched = {step.subject for step in steps}
     firewall, ips = wanted.design.firewall, wanted.design.ips
     if not settled or have is None or have.firewall != wanted.firewall or firewall.name in touched:

@@ -19,10 +19,9 @@ from vcloud.hosts.agent import Agent
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.executed import Executed
 from vcloud.hosts.inventory import choose_host
-from vcloud.hosts.observe import observe_domain, observe_vapp
-from vcloud.plan.state import Manifest
+from vcloud.hosts.observe import observe_vapp
+from vcloud.verify.appliances import FIREWALL_REPORT, IPS_REPORT, in_force
 from vcloud.verify.checks import HOST, OUTSIDE, Check, Listener, Probe, network_checks
-from vcloud.verify.config import config_verdicts
 from vcloud.verify.firewall_report import NOTHING, FirewallReport, parse_report
 from vcloud.verify.inspection import inspection_checks
 from vcloud.verify.judge import Alert, Answer, Observed, Verdict, judge
@@ -37,9 +36,7 @@ BROUGHT = "/var/lib/vcloud/guest"
 AGENT_SECONDS = 10
 LISTEN_SECONDS = 300
 PROBE_TIMEOUT = 240
-FIREWALL_REPORT = "/usr/lib/vcloud/firewall-report"
 EVENTS = "20000"
-IPS_REPORT = "/usr/lib/vcloud/ips-report"
 
 
 def verify_vapp(vapp: str, connect: str | None, seed: int, reporter: Reporter) -> tuple[Verdict, ...]:
@@ -53,7 +50,7 @@ def verify_vapp(vapp: str, connect: str | None, seed: int, reporter: Reporter) -
         checks = (*network_checks(design, uplink, vantages.world, seed), *inspection_checks(design, uplink, vantages.world))
         session = _Session(host, design, vantages, reporter)
         session.equip()
-        config = tuple(session.config(manifest))
+        config = in_force(host, manifest)
         seen = session.observe(checks)
         return (*config, *(judge(check, seen) for check in checks))
 
@@ -78,11 +75,6 @@ class _Session:
             except (GuestError, HostError) as error:
                 self.without_agent.add(vm.name)
                 self.reasons[vm.name] = error.what
-
-    def config(self, manifest: Manifest) -> Iterator[Verdict]:
-        domain = observe_domain(self.host, self.design.firewall.domain)
-        ips = self._run(self.design.ips.name, [IPS_REPORT]) if self.design.ips else None
-        return config_verdicts(manifest, domain.rules if domain else "", self._firewall(), ips.stdout if ips else b"")
 
     def observe(self, checks: Sequence[Check]) -> Observed:
         listeners = sorted({check.listener for check in checks if check.listener})

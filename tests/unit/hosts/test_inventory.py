@@ -16,7 +16,7 @@ hosts:
     uri: qemu+ssh://root@h1/system
     ssh_config: ssh_config
     uplink: {network: uplink, prefix4: 198.18.0.0/16, gateway4: 198.18.0.1, prefix6: "2001:db8:198:18::/64", gateway6: "2001:db8:198:18::1"}
-  h2: {uri: qemu+ssh://root@h2/system}
+  h2: {uri: qemu+ssh://root@h2/system, templates: 512M}
 """
 ONE = "hosts: {alone: {uri: qemu+ssh://root@alone/system}}"
 
@@ -48,7 +48,8 @@ def test_an_inventory_is_read_whole(inventory: Path) -> None:
     assert first.uplink is not None
     assert first.uplink.gateway4 == IPv4Address("198.18.0.1")
     assert first.uplink.prefix6 == IPv6Network("2001:db8:198:18::/64")
-    assert second == HostRef("h2", "qemu+ssh://root@h2/system")
+    assert second == HostRef("h2", "qemu+ssh://root@h2/system", templates=512 << 20)
+    assert first.templates == 4 << 30
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,8 @@ def test_an_inventory_is_read_whole(inventory: Path) -> None:
             "uplink.bridge: ",
         ),
         ("hosts: {h1: {uri: qemu:///system, uplink: {bridge: b, prefix4: 10.0.0.0/30, gateway4: 10.0.0.1}}}", "too small"),
+        ("hosts: {h1: {uri: qemu:///system, templates: lots}}", "hosts.h1.templates: 'lots' is not a size"),
+        ("hosts: {h1: {uri: qemu:///system, templates: 0}}", "hosts.h1.templates: '0' is not between 1M and"),
         ("hosts: {h1: {uri: [", "is not YAML"),
         ("", "is no inventory"),
     ],

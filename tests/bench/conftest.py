@@ -1,0 +1,40 @@
+"""What the benches on real VMs share: a lab of their own with all images and templates of the shop."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.vm.driver import LABS, Operator, environment, write_vapp
+
+LAB = "t-bench"
+SHOP = Path(__file__).parents[2] / "templates/vapps/shop.yaml"
+
+
+@pytest.fixture(scope="session")
+def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    """Whose host has all images and templates."""
+    operator = Operator(environment(LAB, tmp_path_factory.mktemp("home")))
+    operator.run("lab", "down")
+    operator.run("lab", "up")
+    try:
+        operator.run("image", "templates", "warm", str(SHOP), timeout=1800)
+        yield operator
+    finally:
+        operator.run("lab", "down", timeout=600)
+        shutil.rmtree(LABS / LAB, ignore_errors=True)
+
+
+def idle(folder: Path, count: int) -> Path:
+    """A vApp `bench` of so many VMs that have nothing to do: bench.vm, or bench.vm-1 and so on."""
+    vms = {"vm": {"image": "base", "zone": "one", "memory": "384M", "count": count}}
+    document: dict[str, Any] = {"vcloud": 1, "name": "bench", "zones": {"one": {}}, "vms": vms}
+    return write_vapp(folder / f"bench-{count}.yaml", document)
+
+
+def idle_domains(count: int) -> list[str]:
+    return ["bench.vm"] if count == 1 else [f"bench.vm-{number}" for number in range(1, count + 1)]

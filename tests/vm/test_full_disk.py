@@ -1,0 +1,86 @@
+"""A host whose disk is full: one sentence says so, nothing stays half made, and what can be done without the room is done."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.vm.driver import LABS, Operator, environment, remains, write_vapp
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+
+LAB = "t-full"
+POOL = "/var/lib/libvirt/images/vcloud"
+BALLAST = f"{POOL}/ballast"
+MIB = 1 << 20
+NAME = "cramped"
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    """Somebody whose host keeps its VMs on a disk of its own."""
+    operator = Operator(environment(LAB, tmp_path_factory.mktemp("home")))
+    operator.run("lab", "down")
+    operator.run("lab", "up")
+    try:
+        assert operator.at("h1", "sh", "-c", f"mkdir -p {POOL} && mount -t tmpfs -o size=64M,mode=711 tmpfs {POOL}").code == 0
+        yield operator
+    finally:
+        operator.run("lab", "down")
+        shutil.rmtree(LABS / LAB, ignore_errors=True)
+
+
+@pytest.fixture
+def file(host: Operator, tmp_path: Path) -> Iterator[Path]:
+    document = {"vcloud": 1, "name": NAME, "zones": {"one": {}}, "vms": {"solo": {"image": "base", "zone": "one", "memory": "200M"}}}
+    yield write_vapp(tmp_path / "cramped.yaml", document)
+    host.at("h1", "rm", "-f", BALLAST)
+    if remains(host, NAME):
+        host.run("down", "--yes", NAME)
+    assert remains(host, NAME) == []
+
+
+def leave_room(host: Operator, room: int) -> None:
+    """Fills the disk until so many bytes are left."""
+    free = int(host.at("h1", "df", "--output=avail", "-B1", POOL).out.split()[1])
+    assert host.at("h1", "fallocate", "-l", str(free - room), BALLAST).code == 0
+
+
+def templates(host: Operator) -> list[str]:
+    return [line.split()[0] for line in host.virsh("vol-list", "vcloud").splitlines() if line.split()[:1] and "template" in line.split()[0]]
+
+
+def test_up_says_what_is_missing_and_the_next_one_goes_on_where_there_is_room(host: Operator, file: Path) -> None:
+    done = host.run("up", str(file), code=1, timeout=600)
+    assert "MiB are missing" in done.err
+    assert "Traceback" not in done.err
+    assert host.virsh("list", "--all", "--name").split() == []
+    assert host.at("h1", "mount", "-o", "remount,size=1500M", POOL).code == 0
+    host.up(file, "--cold")
+    assert host.run("verify", NAME, timeout=300).code == 0
+
+
+def test_a_template_that_has_no_room_is_not_made(host: Operator, file: Path) -> None:
+    leave_room(host, 60 * MIB)
+    done = host.run("image", "templates", "warm", str(file), code=1, timeout=600)
+    assert "MiB are missing" in done.err
+    assert templates(host) == []
+    assert host.virsh("list", "--name").split() == []
+
+
+def test_where_a_vm_has_no_room_to_wake_it_boots_and_it_is_said(host: Operator, file: Path) -> None:
+    host.run("image", "templates", "warm", str(file), timeout=600)
+    before = templates(host)
+    assert len(before) == 4
+    leave_room(host, 60 * MIB)
+    done = host.up(file)
+    assert "solo is booted cold: " in done.err
+    assert "MiB are missing" in done.err
+    host.at("h1", "rm", "-f", BALLAST)
+    assert host.run("verify", NAME, timeout=300).code == 0
+    assert templates(host) == before, "they are as good as they were"
+    host.run("down", "--yes", NAME)
+    assert "booted cold" not in host.up(file).err
