@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import secrets
+import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,28 +23,34 @@ from vcloud.lab.layout import Lab
 POOL = "/var/lib/libvirt/images/vcloud"
 AGENT = """\
 import json, socket, sys, time
-path, deadline = sys.argv[1], time.monotonic() + 60
-while True:
-    channel = socket.socket(socket.AF_UNIX)
-    try:
-        channel.connect(path)
-        break
-    except OSError:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-channel.settimeout(0.25)
-number = 0
+deadline = time.monotonic() + 60
+
+def connected(path):
+    while True:
+        channel = socket.socket(socket.AF_UNIX)
+        try:
+            channel.connect(path)
+            channel.settimeout(0.05)
+            return channel
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+monitor, agent = map(connected, sys.argv[1:])
+ask, size = json.dumps({"execute": "guest-sync", "arguments": {"id": 1}}).encode() + b"\\n", 0
 while time.monotonic() < deadline:
-    number += 1
-    channel.sendall(json.dumps({"execute": "guest-sync", "arguments": {"id": number}}).encode() + b"\\n")
+    monitor.sendall(b"cont\\n")
     try:
-        if channel.recv(4096):
+        if not size:
+            agent.sendall(ask)
+        size = len(ask)
+        if agent.recv(4096):
             sys.exit(0)
     except TimeoutError:
         pass
 sys.exit(1)
 """
-"""Ends when the agent behind a socket answers."""
+"""Lets the VM run as soon as its memory is there (it was saved paused), and ends when its agent answers."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +96,13 @@ def restored(operator: Operator, models: Sequence[Model]) -> Iterator[None]:
         with ThreadPoolExecutor(len(models)) as pool:
             for number, model in enumerate(models):
                 running.append(_on_host(operator, *_argv(model, f"{stem}.{number}")))
-            agents = [_on_host(operator, "python3", "-c", AGENT, f"{stem}.{number}.agent") for number in range(len(models))]
+            sockets = [(f"{stem}.{number}.monitor", f"{stem}.{number}.agent") for number in range(len(models))]
+            agents = [_on_host(operator, "python3", "-c", AGENT, *pair) for pair in sockets]
             assert list(pool.map(lambda process: process.wait(90), agents)) == [0] * len(models)
         yield
     finally:
         for process in running:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         operator.at("h1", "sh", "-c", f"rm -f {stem}.*")
 
@@ -101,15 +110,15 @@ def restored(operator: Operator, models: Sequence[Model]) -> Iterator[None]:
 def _on_host(operator: Operator, *argv: str) -> subprocess.Popen[bytes]:
     """Without the command line's own start, which would count for QEMU's."""
     name = operator.env["VCLOUD_LAB"]
-    return subprocess.Popen([*enter(Lab(name, LABS / name), "h1"), *argv], stdin=subprocess.DEVNULL)
+    return subprocess.Popen([*enter(Lab(name, LABS / name), "h1"), *argv], stdin=subprocess.DEVNULL, start_new_session=True)
 
 
 def _argv(model: Model, stem: str) -> Iterator[str]:
-    """libvirt's command line with sockets and files of our own."""
-    yield model.argv[0]
+    """libvirt's command line with sockets and files of our own, and without the sandbox, in which nothing can read the memory for it."""
+    yield from (model.argv[0], "-monitor", f"unix:{stem}.monitor,server=on,wait=off")
     for option, value in _options(model.argv[1:]):
         if (
-            option in ("-S", "-no-shutdown", "-add-fd", "-mon", "-name")
+            option in ("-S", "-no-shutdown", "-add-fd", "-mon", "-name", "-sandbox")
             or (option == "-object" and "secret" in value)
             or "charmonitor" in value
         ):

@@ -30,11 +30,11 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
 
 
 def idle(folder: Path, count: int) -> Path:
-    """A vApp `bench` of so many VMs that have nothing to do: bench.vm, or bench.vm-1 and so on."""
+    """A vApp `bench` of so many VMs that have nothing to do: bench.vm-1 and so on."""
     vms = {"vm": {"image": "base", "zone": "one", "memory": "384M", "count": count}}
     document: dict[str, Any] = {"vcloud": 1, "name": "bench", "zones": {"one": {}}, "vms": vms}
     return write_vapp(folder / f"bench-{count}.yaml", document)
 
 
 def idle_domains(count: int) -> list[str]:
-    return ["bench.vm"] if count == 1 else [f"bench.vm-{number}" for number in range(1, count + 1)]
+    return [f"bench.vm-{number}" for number in range(1, count + 1)]

@@ -7,6 +7,7 @@ Every step can be repeated. The manifest says `applying` while a run is under wa
 only once it is wholly made; whatever a killed run left is therefore recognised by the next `up`, which finishes it, and by `down`, which removes it.
 
 A VM that is made anew wakes from the memory of a template where the host has one (`wake`), and boots where not, or where anything stands in
-the way. From its agent's first answer on both are the same: one document gives either its identity, its key and its own randomness, and
+the way. As many wake at a time as the host has processors: the appliances first, then in the order of their start, because what all others
+wait for must not share a processor with those who wait. From its agent's first answer on both are the same: one document gives either its identity, its key and its own randomness, and
 the definition that libvirt keeps is that of a cold boot.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -171,6 +171,8 @@ class _Run:
         self.boots: Mapping[str, BootFiles] = {}
         self.keys: dict[str, HostKey] = {}
         self.rules = ""
+        self.loaded: set[str] = set()
+        """Appliances that have their rules."""
         self.marked: dict[str, DomainState | None] = {}
         """What the domains themselves say of the VMs that are not made anew: a settled manifest does not repeat their host keys."""
 
@@ -182,7 +184,7 @@ class _Run:
         make_uplink(self.host, self.target.artifacts.uplink)
         for network in self.plan.subjects(Verb.MAKE_NETWORK):
             self._make_network(network)
-        touched = self._planned(*TOUCHED)
+        touched = self._in_order_of_need(self._planned(*TOUCHED))
         self.reporter.part("uploads")
         self.boots = self.target.stock.upload(self.store, touched, self.reporter)
         self.reporter.part("protection")
@@ -194,7 +196,7 @@ class _Run:
             if self.waker:
                 self.waker.begin(pool, models, self.boots)
             up = {vm.name: pool.submit(self._start_and_configure, vm) for vm in touched}
-            for vm in self.design.appliances:
+            for vm in reversed(self.design.appliances):  # what a new flow carries is inspected before the flow is allowed
                 self._wait(up.get(vm.name))
                 self._load_rules(vm)
             self.reporter.part("workloads")
@@ -210,6 +212,11 @@ class _Run:
         """VMs that the plan names with such a step; appliances first."""
         names = set(self.plan.subjects(*verbs))
         return tuple(vm for vm in self.design.vms if vm.name in names)
+
+    def _in_order_of_need(self, vms: Sequence[Vm]) -> tuple[Vm, ...]:
+        """Those first that others wait for longest: the IPS, whose start takes longer than the firewall's, then the start order."""
+        order = [*reversed(self.design.appliances), *self._in_start_order()]
+        return tuple(sorted(vms, key=lambda vm: order.index(vm) if vm in order else len(order)))
 
     def _verb(self, vm: Vm) -> Verb:
         """The one step of the plan that makes, starts or configures this VM."""
@@ -240,6 +247,12 @@ class _Run:
         if self.boots[vm.name].seed:
             self.reporter.report(vm.name, "waiting for its turn")
             return
+        with self._turn(vm, verb):
+            self._to_identity(vm, verb)
+            if vm.role is not Role.WORKLOAD and self._no_link_is_live():
+                self._load_rules(vm)
+
+    def _to_identity(self, vm: Vm, verb: Verb) -> None:
         with self._explained(vm, booting=True):
             if verb is not Verb.CONFIGURE_VM:
                 self._power(vm, verb)
@@ -253,6 +266,15 @@ class _Run:
             if vm.role is not Role.WORKLOAD or verb is Verb.CONFIGURE_VM:
                 self._mark(vm)
             self.reporter.report(vm.name, "waiting for its turn" if vm.role is Role.WORKLOAD else "loading its rules")
+
+    def _turn(self, vm: Vm, verb: Verb) -> AbstractContextManager[object]:
+        """As many VMs wake at a time as the host has processors, from their memory to their identity."""
+        return self.waker.turn(vm) if verb in FRESH and self.waker else nullcontext()
+
+    def _no_link_is_live(self) -> bool:
+        """Whether the order of loading cannot matter, because no workload runs."""
+        appliances = {vm.domain for vm in self.design.appliances}
+        return not any(domain.running for domain in self.state.domains if domain.name not in appliances)
 
     def _power(self, vm: Vm, verb: Verb) -> None:
         """From whatever stands to a VM that has just been started."""
@@ -296,7 +318,9 @@ class _Run:
         return domain is None or domain.digests is None
 
     def _load_rules(self, vm: Vm) -> None:
-        """Loads an appliance's rules where the plan says so. Only after both are loaded does `_bring_in` raise a link."""
+        """Loads an appliance's rules where the plan says so, once. Only after both are loaded does `_bring_in` raise a link."""
+        if vm.name in self.loaded:
+            return
         artifacts = self.target.artifacts
         with self._explained(vm):
             if vm.role is Role.FIREWALL and self.plan.has(Verb.LOAD_FIREWALL):
@@ -306,6 +330,7 @@ class _Run:
             if vm.role is Role.IPS and self.plan.has(Verb.LOAD_IPS):
                 load_ips(machines.agent_of(self.host, vm.domain), artifacts.ips)
                 self.reporter.report(vm.name, "in force")
+        self.loaded.add(vm.name)
 
     def _bring_in(self, pool: ThreadPoolExecutor, up: Mapping[str, Future[None]]) -> None:
         """Raises links and opens gates, every VM as soon as those it comes after are ready."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from vcloud.compile.domain import BootFiles, render_disk, render_interface, starts_linked
@@ -38,7 +39,7 @@ class Waker:
         self.keys: Mapping[str, str] = {}
         self.ready: dict[str, Future[Template]] = {}
         with translated(f"the processors of {host.name} could not be counted"):
-            self._restoring = threading.Semaphore(host.connection.getInfo()[2])
+            self._processors = threading.Semaphore(host.connection.getInfo()[2])
 
     def plan(self, vms: Sequence[Vm], boots: Mapping[str, BootFiles]) -> tuple[Vm, ...]:
         """One VM for each template that is to be made, and notes which are there. `vms` are those that the run makes anew."""
@@ -72,6 +73,17 @@ class Waker:
         self.reporter.report(f"template {image}", "saved")
         return template
 
+    @contextmanager
+    def turn(self, vm: Vm) -> Iterator[None]:
+        """Holds one of the host's processors, once the VM's template is there; for a VM that wakes from none, nothing."""
+        future = self.ready.get(self.keys.get(vm.name, ""))
+        if future is None:
+            yield
+            return
+        wait([future])
+        with self._processors:
+            yield
+
     def wake(self, vm: Vm, boot: BootFiles, xml: str, marks: Mapping[str, str], disks: Mapping[str, str]) -> bool:
         """Whether the VM runs now, with its cards and disks, and its agent answers. Otherwise nothing of the attempt is left."""
         future = self.ready.get(self.keys.get(vm.name, ""))
@@ -89,8 +101,7 @@ class Waker:
         self.reporter.report(vm.name, "waking")
         root = self.store.make_root(vm, boot, self.store.pool.path(template.disk))
         machines.define_domain(self.host, vm.domain, xml)
-        with self._restoring:
-            self.templates.wake(template, Clone(vm.domain, vm.uuid, marks, root, boot.console))
+        self.templates.wake(template, Clone(vm.domain, vm.uuid, marks, root, boot.console))
         uplink = self.target.artifacts.uplink
         devices = [render_disk(disk, disks[disk.volume]) for disk in vm.disks]
         devices += [render_interface(nic, uplink, up=starts_linked(vm)) for nic in vm.nics]
