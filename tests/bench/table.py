@@ -16,7 +16,7 @@ def show(title: str, seconds: Mapping[str, Sequence[float]], reference: str) -> 
     longest = max(medians.values())
     print(f"\n{title:44} {'median':>8} {'ratio':>7}")
     for label, value in medians.items():
-        print(f"{label:44} {value:7.2f}s {value / medians[reference]:6.1f}x  {'#' * max(1, round(BAR * value / longest))}")
+        print(f"{label:44} {value:7.2f}s {value / medians[reference]:6.2f}x  {'#' * max(1, round(BAR * value / longest))}")
 
 
 def timed(action: Callable[[], object], runs: int = 1) -> list[float]:

@@ -189,7 +189,7 @@ def test_after_a_reboot_from_within_a_vm_is_as_it_was(people: Vapp) -> None:
     numbers = domains(people.operator, NAME)
     people.inside("keeper", "systemctl reboot", code=None)
     wait_until("The next boot", lambda: booted(people, "keeper") not in ("", boot), 90)
-    wait_until("Its services", lambda: people.inside("keeper", "systemctl is-active ssh mine", code=None) == "active\nactive\n", 60)
+    wait_until("Its services", lambda: people.inside("keeper", "systemctl is-active ssh.socket mine", code=None) == "active\nactive\n", 60)
     assert domains(people.operator, NAME) == numbers
     assert cards(people, "keeper") == before
     assert (
