@@ -242,7 +242,7 @@ def test_vms_join_and_leave_while_the_others_go_on(park: Park) -> None:
 def ssh_banner(park: Park, source: str, target: str) -> bool:
     """Whether a VM gets a word from the sshd of another, by its name."""
     script = f"exec 3<>/dev/tcp/{target}/22 && head -c 4 <&3"
-    done: Done = park.operator.run("exec", f"{NAME}/{source}", "--", "timeout", "4", "bash", "-c", script, code=None)
+    done: Done = park.operator.run("exec", f"{NAME}/{source}", "--", "timeout", "10", "bash", "-c", script, code=None)
     return done.out == "SSH-"
 
 
