@@ -384,7 +384,7 @@ def test_a_refused_ruleset_leaves_the_old_one_in_force(net: Fabric) -> None:
 
 def test_the_loaded_ruleset_is_kept_for_the_next_boot_and_private(net: Fabric) -> None:
     kept = net.etc / "vcloud/firewall.nft"
-    assert kept.read_text() == render_firewall(DESIGN, UPLINK)
+    assert kept.read_text() == "flush ruleset\n" + render_firewall(DESIGN, UPLINK)
     assert kept.stat().st_mode & 0o777 == 0o600
 
 

@@ -182,6 +182,7 @@ def test_what_was_not_used_for_longest_goes_when_the_room_is_taken(operator: Ope
     assert kinds(operator) == ["base", "firewall"], "those of the run stay, even where they take too much"
     assert "of 1 MiB are taken" in frugal.run("image", "templates", "list").err
     assert "waking" in stages(operator.up(tiny), "solo")
+    operator.run("image", "templates", "rm", "base")
 
 
 def test_from_the_template_of_an_image_that_has_changed_nobody_wakes(operator: Operator, tmp_path: Path) -> None:
