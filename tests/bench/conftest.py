@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.vm.driver import LABS, Operator, environment, write_vapp
+from tests.vm.driver import Operator, lab, write_vapp
 
 LAB = "t-bench"
 SHOP = Path(__file__).parents[2] / "templates/vapps/shop.yaml"
@@ -31,15 +30,9 @@ def pytest_report_header() -> str:
 @pytest.fixture(scope="session")
 def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     """Whose host has all images and templates."""
-    operator = Operator(environment(LAB, tmp_path_factory.mktemp("home")))
-    operator.run("lab", "down")
-    operator.run("lab", "up")
-    try:
+    with lab(LAB, tmp_path_factory.mktemp("home")) as operator:
         operator.run("image", "templates", "warm", str(SHOP), timeout=1800)
         yield operator
-    finally:
-        operator.run("lab", "down", timeout=600)
-        shutil.rmtree(LABS / LAB, ignore_errors=True)
 
 
 def idle(folder: Path, count: int) -> Path:

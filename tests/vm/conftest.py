@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.driver import ROOT, Operator, Vapp, environment, remains, standing
+from tests.vm.driver import ROOT, Operator, Vapp, lab, remains, standing, volumes
 
 LAB = "t-vm"
 LOGS = ROOT / "build/test-logs"
@@ -23,18 +23,12 @@ Raise = Callable[[str, Path], Vapp]
 @pytest.fixture(scope="session")
 def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     """Somebody at the command line whose lab has one host. In the end nothing but the lab's own things may be there."""
-    operator = Operator(environment(LAB, tmp_path_factory.mktemp("home")))
-    operator.run("lab", "down")
-    operator.run("lab", "up")
-    try:
+    with lab(LAB, tmp_path_factory.mktemp("home")) as operator:
         yield operator
         assert operator.run("list", "-o", "json").data == []
         assert operator.virsh("list", "--all", "--name").split() == []
         assert operator.virsh("net-list", "--all", "--name").split() == ["uplink"]
-        volumes = operator.virsh("vol-list", "vcloud", code=None).split()
-        assert not [name for name in volumes if name.startswith(("root.", "vm.", "console.", "seed."))]
-    finally:
-        operator.run("lab", "down")
+        assert not volumes(operator, "root.", "vm.", "console.", "seed.")
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,13 @@ class Operator:
     def elsewhere(self, home: Path, **env: str) -> Operator:
         """The same person on another machine: nothing of what an earlier command left in HOME is there."""
         return replace(self, env={**self.env, "HOME": str(home), **env})
+
+    def with_host(self, folder: Path, change: Callable[[dict[str, Any]], object]) -> Operator:
+        """The same person elsewhere, whose inventory says something else of the lab's host."""
+        inventory = yaml.safe_load((LABS / self.env["VCLOUD_LAB"] / "hosts.yaml").read_text())
+        change(inventory["hosts"]["h1"])
+        (folder / "hosts.yaml").write_text(yaml.safe_dump(inventory))
+        return self.elsewhere(folder / "home", VCLOUD_INVENTORY=str(folder / "hosts.yaml"))
 
     def start(self, *argv: str) -> subprocess.Popen[str]:
         """Begins `vcloud ARGV...` and returns at once; it is the head of its own process group, as under a shell."""
@@ -117,6 +125,18 @@ class Operator:
     def listen(self, vm: str, *services: str, seconds: int = 600) -> None:
         """Services in a VM that send back what they get, until the VM ends or the time is up: `tcp 10.0.0.2 7000`."""
         self.run("exec", vm, "--", GUEST, "listen", str(seconds), stdin="".join(f"{service}\n" for service in services))
+
+
+@contextmanager
+def lab(name: str, home: Path) -> Iterator[Operator]:
+    """Somebody at the command line with a lab of one host, which is new, and gone in the end."""
+    operator = Operator(environment(name, home))
+    operator.run("lab", "down")
+    operator.run("lab", "up")
+    try:
+        yield operator
+    finally:
+        operator.run("lab", "down", timeout=600)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,13 +241,18 @@ def mark(operator: Operator, domain: str) -> dict[str, str]:
     return {} if found is None else dict(found.attrib)
 
 
+def volumes(operator: Operator, *prefixes: str) -> list[str]:
+    """Of vcloud's pool, those whose names begin so."""
+    listed = operator.virsh("vol-list", "vcloud", code=None).splitlines()
+    return [name for name in (line.split()[0] for line in listed if line.strip()) if name.startswith(prefixes)]
+
+
 def remains(operator: Operator, vapp: str) -> list[str]:
     """Domains, networks, records and volumes that are a vApp's."""
     listed = [*operator.virsh("list", "--all", "--name").split(), *operator.virsh("net-list", "--all", "--name").split()]
-    volumes = [line.split()[0] for line in operator.virsh("vol-list", "vcloud", code=None).splitlines() if line.strip()]
     prefixes = tuple(f"{kind}{vapp}." for kind in ("", "root.", "vm.", "console.", "seed."))
     records = (f"vcloud-manifest-{vapp}", f"vcloud-lock-{vapp}")
-    return [name for name in (*listed, *volumes) if name.startswith(prefixes) or name in records]
+    return [name for name in listed if name.startswith(prefixes) or name in records] + volumes(operator, *prefixes)
 
 
 def wait_until(what: str, holds: Callable[[], bool], seconds: float = 30) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.vm.driver import LABS, Operator, environment, remains, write_vapp
+from tests.vm.driver import Operator, lab, remains, volumes, write_vapp
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
@@ -22,15 +21,9 @@ NAME = "cramped"
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     """Somebody whose host keeps its VMs on a disk of its own."""
-    operator = Operator(environment(LAB, tmp_path_factory.mktemp("home")))
-    operator.run("lab", "down")
-    operator.run("lab", "up")
-    try:
+    with lab(LAB, tmp_path_factory.mktemp("home")) as operator:
         assert operator.at("h1", "sh", "-c", f"mkdir -p {POOL} && mount -t tmpfs -o size=64M,mode=711 tmpfs {POOL}").code == 0
         yield operator
-    finally:
-        operator.run("lab", "down")
-        shutil.rmtree(LABS / LAB, ignore_errors=True)
 
 
 @pytest.fixture
@@ -49,10 +42,6 @@ def leave_room(host: Operator, room: int) -> None:
     assert host.at("h1", "fallocate", "-l", str(free - room), BALLAST).code == 0
 
 
-def templates(host: Operator) -> list[str]:
-    return [line.split()[0] for line in host.virsh("vol-list", "vcloud").splitlines() if line.split()[:1] and "template" in line.split()[0]]
-
-
 def test_up_says_what_is_missing_and_the_next_one_goes_on_where_there_is_room(host: Operator, file: Path) -> None:
     done = host.run("up", str(file), code=1, timeout=600)
     assert "MiB are missing" in done.err
@@ -67,13 +56,13 @@ def test_a_template_that_has_no_room_is_not_made(host: Operator, file: Path) -> 
     leave_room(host, 60 * MIB)
     done = host.run("image", "templates", "warm", str(file), code=1, timeout=600)
     assert "MiB are missing" in done.err
-    assert templates(host) == []
+    assert volumes(host, "template-") == []
     assert host.virsh("list", "--name").split() == []
 
 
 def test_where_a_vm_has_no_room_to_wake_it_boots_and_it_is_said(host: Operator, file: Path) -> None:
     host.run("image", "templates", "warm", str(file), timeout=600)
-    before = templates(host)
+    before = volumes(host, "template-")
     sizes = {item["image"]: item["bytes"] for item in host.run("image", "templates", "list", "-o", "json").data}
     assert sizes.keys() == {"base", "firewall"}
     leave_room(host, sizes["base"] - MIB)
@@ -82,6 +71,6 @@ def test_where_a_vm_has_no_room_to_wake_it_boots_and_it_is_said(host: Operator, 
     assert "MiB are missing" in done.err
     host.at("h1", "rm", "-f", BALLAST)
     assert host.run("verify", NAME, timeout=300).code == 0
-    assert templates(host) == before, "they are as good as they were"
+    assert volumes(host, "template-") == before, "they are as good as they were"
     host.run("down", "--yes", NAME)
     assert "booted cold" not in host.up(file).err

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import yaml
 
-from tests.vm.driver import LABS, Operator, remains
+from tests.vm.driver import Operator, remains
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
@@ -66,10 +65,7 @@ def test_every_promise_is_proven(operator: Operator, tmp_path: Path, name: str) 
 
 
 def test_a_host_without_a_segment_of_its_own_gets_a_nat_network_while_it_is_needed(operator: Operator, tmp_path: Path) -> None:
-    inventory = yaml.safe_load((LABS / operator.env["VCLOUD_LAB"] / "hosts.yaml").read_text())
-    del inventory["hosts"]["h1"]["uplink"]
-    (tmp_path / "hosts.yaml").write_text(yaml.safe_dump(inventory))
-    plain = operator.elsewhere(tmp_path / "home", VCLOUD_INVENTORY=str(tmp_path / "hosts.yaml"))
+    plain = operator.with_host(tmp_path, lambda host: host.pop("uplink"))
     before = operator.virsh("net-list", "--all", "--name").split()
     file = tmp_path / "natted.yaml"
     file.write_text("""\

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.vm.conftest import Raise
-from tests.vm.driver import LABS, Done, Operator, Vapp, domains, mark, remains, standing, write_vapp, xml_of
+from tests.vm.driver import Done, Operator, Vapp, domains, mark, remains, standing, volumes, write_vapp, xml_of
 from tests.vm.test_interrupted import stop_at
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(1500)]
@@ -79,10 +79,9 @@ def kinds(operator: Operator) -> list[str]:
     return sorted(name.rpartition("-")[0] for name in templates(operator))
 
 
-def volumes(operator: Operator, template: str = "") -> list[str]:
-    """Of a template, or of all."""
-    names = [line.split()[0] for line in operator.virsh("vol-list", "vcloud").splitlines() if line.split()]
-    return [name for name in names if name.startswith(f"template-{template}")]
+def files(operator: Operator, template: str = "") -> list[str]:
+    """The volumes of a template, or of all."""
+    return volumes(operator, f"template-{template}")
 
 
 def test_one_template_serves_all_vms_of_a_kind(operator: Operator, file: Path) -> None:
@@ -156,11 +155,11 @@ def test_a_template_is_removed_and_its_disk_stays_for_those_who_run_on_it(woken:
     (base,) = (name for name in templates(operator) if name.startswith("base-") and backs(operator, name, woken.domain("store")))
     operator.run("image", "templates", "rm", "--all")
     assert templates(operator) == []
-    assert {name.rpartition(".")[2] for name in volumes(operator)} == {"qcow2"}
+    assert {name.rpartition(".")[2] for name in files(operator)} == {"qcow2"}
     assert woken.inside("twin-1", "find /usr -xdev -type f | xargs cat | wc -c").strip() != "0"
-    assert volumes(operator, base)
+    assert files(operator, base)
     operator.run("down", "--yes", NAME)
-    assert volumes(operator, base) == []
+    assert files(operator, base) == []
 
 
 def backs(operator: Operator, template: str, domain: str) -> bool:
@@ -169,10 +168,7 @@ def backs(operator: Operator, template: str, domain: str) -> bool:
 
 
 def test_what_was_not_used_for_longest_goes_when_the_room_is_taken(operator: Operator, file: Path, tiny: Path, tmp_path: Path) -> None:
-    inventory = yaml.safe_load((LABS / operator.env["VCLOUD_LAB"] / "hosts.yaml").read_text())
-    inventory["hosts"]["h1"]["templates"] = "1M"
-    (tmp_path / "hosts.yaml").write_text(yaml.safe_dump(inventory))
-    frugal = operator.elsewhere(tmp_path / "home", VCLOUD_INVENTORY=str(tmp_path / "hosts.yaml"))
+    frugal = operator.with_host(tmp_path, lambda host: host.update(templates="1M"))
     warmed(operator, file)
     assert kinds(operator) == ["base", "firewall", "ips"]
     document = yaml.safe_load(tiny.read_text())
@@ -239,9 +235,9 @@ def test_a_killed_making_leaves_no_vm_and_the_next_one_makes_it(operator: Operat
     warmed(operator, tiny)
     made = templates(operator)
     assert len(made) == 2
-    assert sum(len([name for name in volumes(operator, template) if name.endswith(".save")]) for template in made) == 2
+    assert sum(len([name for name in files(operator, template) if name.endswith(".save")]) for template in made) == 2
     (base,) = (name for name in made if name.startswith("base-"))
-    assert len(volumes(operator, base)) == 2, "what the killed one left is gone"
+    assert len(files(operator, base)) == 2, "what the killed one left is gone"
 
 
 def test_two_operators_who_need_the_same_template_make_it_once(operator: Operator, tiny: Path) -> None:
@@ -250,7 +246,7 @@ def test_two_operators_who_need_the_same_template_make_it_once(operator: Operato
     said = [process.communicate(timeout=300)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert kinds(operator) == ["base", "firewall"]
-    assert sum(name.endswith(".save") for name in volumes(operator)) == 2
+    assert sum(name.endswith(".save") for name in files(operator)) == 2
 
 
 def test_a_kill_while_waking_is_mended_by_the_next_up(operator: Operator, tiny: Path) -> None:

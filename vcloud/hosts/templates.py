@@ -156,12 +156,10 @@ class Templates:
 
     def trim(self, keep: Collection[str] = ()) -> None:
         """Removes what was not used for longest, until all of it takes no more than the inventory allows; keys in `keep` stay."""
-        templates = self.list()
-        room = self.host.ref.templates - sum(template.size for template in templates if template.key in keep)
-        old = []
-        for template in (template for template in templates if template.key not in keep):
+        room, old = self.host.ref.templates, []
+        for template in sorted(self.list(), key=lambda template: template.key not in keep):  # stable: those that stay, then by use
             room -= template.size
-            if room < 0:
+            if room < 0 and template.key not in keep:
                 old.append(template)
         if old:
             self.remove(old)
