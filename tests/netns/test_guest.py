@@ -376,6 +376,48 @@ def test_a_blank_disk_is_formatted_once_and_mounted_again_and_again(guest: Machi
         assert guest.file("/data/row").read_text() == "kept"
 
 
+@pytest.fixture
+def content(guest: Machine, tmp_path: Path) -> Path:
+    """The image's content for /data, as the build writes it: a file system smaller than the disk."""
+    (tmp_path / "top").mkdir()
+    (tmp_path / "top/row").write_text("from the image")
+    layers = guest.root / "run/usr"
+    guest.enter("mkdir", "-p", f"{layers}/vcloud/disks")
+    guest.enter("mount", "-t", "overlay", "-o", f"lowerdir={layers}:/usr/lib", "overlay", str(guest.root / "usr/lib"))
+    path = guest.file("/run/usr/vcloud/disks/data.ext4")
+    run("mke2fs", "-q", "-t", "ext4", "-b", "4096", "-d", str(tmp_path / "top"), str(path), "16M")
+    return path
+
+
+@pytest.mark.usefixtures("content")
+def test_a_blank_disk_begins_with_what_the_image_has_there_and_keeps_what_is_written(guest: Machine, image: Path) -> None:
+    with loop_disk(guest, image, "db-data"):
+        assert guest.identity("disk db-data /data") == "ok"
+        assert guest.file("/data/row").read_text() == "from the image"
+        guest.file("/data/row").write_text("changed")
+        guest.enter("umount", str(guest.root / "data"))
+        assert guest.guest("boot").stdout == "ok\n"
+        assert guest.file("/data/row").read_text() == "changed"
+
+
+def test_a_copy_that_was_cut_short_begins_anew(guest: Machine, image: Path, content: Path) -> None:
+    whole = content.read_bytes()
+    with image.open("r+b") as disk:
+        disk.write(b"vcloud is copying the image's content to this disk\n\0".ljust(4096, b"\0") + whole[4096 : 8 << 20])
+    with loop_disk(guest, image, "db-data"):
+        assert guest.identity("disk db-data /data") == "ok"
+        assert guest.file("/data/row").read_text() == "from the image"
+        guest.enter("umount", str(guest.root / "data"))
+    run("e2fsck", "-fn", str(image))
+
+
+def test_a_disk_too_small_for_what_the_image_puts_there_stays_blank_and_it_is_said(guest: Machine, image: Path, content: Path) -> None:
+    os.truncate(image, 8 << 20)
+    with loop_disk(guest, image, "db-data"):
+        assert guest.identity("disk db-data /data").endswith("too small; what the image puts there takes 16 MiB")
+    assert not any(image.read_bytes())
+
+
 def test_data_that_is_no_known_file_system_is_never_written_over(guest: Machine, image: Path) -> None:
     with image.open("r+b") as disk:
         disk.seek(70_000)

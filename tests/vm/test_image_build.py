@@ -87,8 +87,9 @@ def test_a_recipe_of_ones_own_has_its_files_commands_and_packages(recipe: Path, 
         ("commands: ['echo about to fail; false']", "about to fail"),
         ("check: 'echo not healthy; exit 3'", "not healthy"),
         ("modules: [warp_drive]", "warp_drive"),
+        ("commands: ['ln -s /etc /srv/data']\ndisks: {data: /srv/data}", "has a link in /srv/data"),
     ],
-    ids=["package", "command", "check", "module"],
+    ids=["package", "command", "check", "module", "disk"],
 )
 def test_a_failed_build_shows_the_end_of_its_output_and_leaves_nothing(recipe: Path, cache: Cache, text: str, shown: str) -> None:
     with pytest.raises(ImageError, match=shown) as failure:

@@ -192,7 +192,7 @@ def get(port: int) -> str:
     return connection.getresponse().read().decode()
 
 
-def test_postgres_puts_its_cluster_on_a_blank_disk_and_wants_passwords(image_of: Callable[[str], Image], tmp_path: Path) -> None:
+def test_postgres_has_its_cluster_on_all_of_a_blank_disk_and_wants_passwords(image_of: Callable[[str], Image], tmp_path: Path) -> None:
     disk = tmp_path / "data.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(disk), "1G"], check=True)
     data = "-blockdev", f"qcow2,node-name=data,file.driver=file,file.filename={disk}", "-device", "virtio-blk-pci,drive=data,serial=data"
@@ -200,6 +200,8 @@ def test_postgres_puts_its_cluster_on_a_blank_disk_and_wants_passwords(image_of:
     with booted(image_of("postgres"), tmp_path, arguments=(*forwarded(), *data)) as guest:
         open_gate(guest, f"disk data {dict(image_of('postgres').disks)['data']}")
         assert guest.shell("findmnt --noheadings --output SOURCE /var/lib/postgresql").strip() == "/dev/vdb"
+        assert int(guest.shell("df --output=size --block-size=1M /var/lib/postgresql").split()[1]) > 900
+        assert guest.shell("stat -c '%U %a' /usr/lib/vcloud/disks/var/lib/postgresql.ext4 /var/lib/postgresql") == "root 600\npostgres 755\n"
         statements = "CREATE ROLE shop LOGIN PASSWORD 'secret'; CREATE TABLE kept AS SELECT 'here' AS note; GRANT SELECT ON kept TO shop"
         guest.shell(f'runuser -u postgres -- psql -v ON_ERROR_STOP=1 -qc "{statements}"')
         assert guest.shell(f"PGPASSWORD=secret {connect}") == "here\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,6 +118,13 @@ def test_no_two_vms_share_a_name_a_machine_id_a_key_or_a_random_stream(woken: Va
     assert tuple(lines[0] for lines in told) == WORKLOADS
     for vm, lines in zip(WORKLOADS, told, strict=True):
         assert mark(woken.operator, woken.domain(vm))["host-key"].split()[1] == lines[2]
+
+
+def test_what_wakes_has_its_boot_behind_it(woken: Vapp) -> None:
+    """The journal keeps under which name a VM reached its gate: before its identity it is called `vcloud`."""
+    for vm in WORKLOADS:
+        said = woken.inside(vm, "journalctl --boot --output json UNIT=vcloud-gate.target").splitlines()
+        assert {json.loads(line)["_HOSTNAME"] for line in said} == {"vcloud"}
 
 
 def test_a_woken_vm_is_whole(woken: Vapp) -> None:

@@ -26,7 +26,7 @@ POLL = 0.1
 """Seconds between two questions whether the agent is there."""
 COMMAND_TIMEOUT = 30
 """Seconds for one answer of the agent: it only ever starts things and reports, but a busy guest without KVM is slow."""
-FIRST_LOOK, LAST_LOOK, GROWTH = 0.01, 0.25, 1.5
+FIRST_LOOK, LAST_LOOK, GROWTH = 0.01, 0.15, 1.25
 """Seconds between looks at a running command: at first, at most, and by which factor it grows."""
 MESSAGE = 64 << 10
 """Bytes of content in one message to the agent. With libvirt 9.0 a message of more than 200 KiB never arrives."""

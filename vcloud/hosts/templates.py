@@ -22,7 +22,7 @@ import libvirt
 
 from vcloud.compile.domain import BootFiles, HostFacts, render_domain
 from vcloud.design.model import Uplink, Vm
-from vcloud.errors import HostError
+from vcloud.errors import GuestError, HostError
 from vcloud.hosts.agent import Agent
 from vcloud.hosts.connection import Host, translated
 from vcloud.hosts.lock import named_lock
@@ -36,6 +36,8 @@ NAME = re.compile(r"template-(?P<image>.+)-(?P<key>[0-9a-f]{16})\.(?P<id>[0-9a-f
 PATIENCE = 300
 """Seconds to wait for somebody else who makes the same template."""
 BOOT_TIMEOUT = 180
+BOOTED = "command -v systemctl && systemctl is-system-running --wait"
+"""Returns when systemd has started all that its default target wants; its exit code says how well."""
 QUIET, LOOK, LOOKS = 0.15, 0.4, 20
 """A VM is quiet when it uses less than this share of a core for so many seconds; after so many looks it is taken as it is."""
 
@@ -118,8 +120,9 @@ class Templates:
         with translated(f"the template of '{template.image}' could not be made on {self.host.name}"):
             domain = self.host.connection.createXML(xml, libvirt.VIR_DOMAIN_START_AUTODESTROY)
             try:
-                Agent(domain).wait(BOOT_TIMEOUT)
-                _settle(domain)
+                agent = Agent(domain)
+                agent.wait(BOOT_TIMEOUT)
+                _settle(domain, agent)
                 domain.save(self.pool.path(template.memory))
             except BaseException:
                 with suppress(libvirt.libvirtError):
@@ -182,8 +185,14 @@ class Templates:
             return any(domain.name().endswith(f"-{key}") for domain in running)
 
 
-def _settle(domain: libvirt.virDomain) -> None:
-    """Lets a VM end what it does after its boot: whoever wakes from it would have to do it again."""
+def _settle(domain: libvirt.virDomain, agent: Agent) -> None:
+    """Lets a VM end what it does after its boot: whoever wakes from it would have to do it again.
+
+    On a busy host a VM in the middle of its boot looks quiet: where there is a systemd, it is asked. What has no systemd (an appliance), or
+    one that is never done, is taken as its use of the processor shows it.
+    """
+    with suppress(GuestError):
+        agent.execute(["/bin/sh", "-c", BOOTED], timeout=BOOT_TIMEOUT)
     for _ in range(LOOKS):
         before = domain.info()[4]
         time.sleep(LOOK)

@@ -27,6 +27,10 @@ SUITE = "trixie"
 ROOT_SIZE = "4G"
 """Of the root disk as the guest sees it; the file is as large as what is written."""
 JOURNAL_MIB = 8
+CONTENT_JOURNAL_MIB = 32
+BLOCK = 4096
+CONTENT_ROOM = 48 << 20
+"""Bytes that a data disk with content has at least for its journal and its tables."""
 ROOT = "root.tar.zst"
 """The packed root in the image's folder: what images start from that are derived from this one."""
 GUEST_FOLDER = "usr/lib/vcloud"
@@ -97,6 +101,8 @@ class _Build:
         self._write_initramfs()
         self._say("writing the disk")
         self._finish_root()
+        for mount in self.recipe.disks.values():
+            self._write_content(mount)
         self._write_disk()
         self._write_manifest()
         shutil.rmtree(self.root)
@@ -174,6 +180,21 @@ class _Build:
         self._do(["mke2fs", *options, "-d", str(self.root), raw, ROOT_SIZE])
         self._do(["qemu-img", "convert", "-O", "qcow2", raw, str(self.folder / "disk.qcow2")])
         Path(raw).unlink()
+
+    def _write_content(self, mount: str) -> None:
+        """What a blank data disk begins with: the image's own folder of that path, as a small file system that the guest lets grow."""
+        top = self.root / mount[1:]
+        if top.resolve() != self.root.resolve() / mount[1:]:
+            raise ImageError(f"the image {self.recipe.name} has a link in {mount}, where a data disk is mounted", "Name the folder itself.")
+        if not top.is_dir() or not any(top.iterdir()):
+            return
+        content = self.root / f"{GUEST_FOLDER}/disks{mount}.ext4"
+        content.parent.mkdir(parents=True, exist_ok=True)
+        owner = f"root_owner={top.stat().st_uid}:{top.stat().st_gid},lazy_journal_init=1"
+        blocks = (sum(-(-path.lstat().st_size // BLOCK) for path in top.rglob("*")) * 5 // 4) * BLOCK + CONTENT_ROOM
+        options = ["-q", "-F", "-t", "ext4", "-T", "default", "-b", str(BLOCK), "-J", f"size={CONTENT_JOURNAL_MIB}", "-E", owner]
+        self._do(["mke2fs", *options, "-d", str(top), str(content), f"{blocks >> 10}k"])
+        content.chmod(0o600)
 
     def _write_manifest(self) -> None:
         query = ["dpkg-query", f"--root={self.root}", "--show", "--showformat", "${Package}=${Version}\\n"]

@@ -26,7 +26,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from vcloud.data import images_dir
 from vcloud.errors import ImageError, Problem, SpecError
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the same recipe must be built anew because the builder changed."""
 ROOT_RECIPE = "base"
 SAFE_MODE = 0o755

@@ -1,17 +1,28 @@
-/* Data disks: found by serial number, given a file system when blank, mounted. Data that is there is never written over. */
+/* Data disks: found by serial number, given a file system when blank, mounted. Data that is there is never written over.
+ *
+ * A blank disk begins with what the image has in the folder that it is mounted over. The image brings that as a small file system (see
+ * vcloud.images.build), which is copied and grown: file by file it would take some seconds in an emulated guest. */
 #include "guest.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/fs.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <unistd.h>
 
-enum { DISK_WAIT_US = 10 * 1000 * 1000, LOOK_AGAIN_MS = 100, HEAD = 128 << 10 };
+#define GROW_EXT4 _IOW('f', 16, uint64_t) /* EXT4_IOC_RESIZE_FS, which no header of the kernel's exports */
+
+static const char copying[] = "vcloud is copying the image's content to this disk\n"; /* where it stands, nothing is lost by starting anew */
+
+enum { DISK_WAIT_US = 10 * 1000 * 1000, LOOK_AGAIN_MS = 100, HEAD = 128 << 10, PAGE = 4096 };
 
 static bool has_serial(const char *name, const char *serial)
 {
@@ -82,16 +93,79 @@ static const char *file_system(const char *device)
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (!memcmp(head + known[i].at, known[i].magic, known[i].size))
             return known[i].name;
-    if (!head[0] && !memcmp(head, head + 1, sizeof head - 1))
+    if (!memcmp(head, copying, sizeof copying) || (!head[0] && !memcmp(head, head + 1, sizeof head - 1)))
         return "";
     fail("%s: holds data, but no file system that is known here", device);
     return NULL;
 }
 
+/* Copies the data in [at, end) of a file, not its holes, to the same place. */
+static int copy_data(int from, int to, off_t at, off_t end)
+{
+    while ((at = lseek(from, at, SEEK_DATA)) >= 0 && at < end) {
+        off_t hole = lseek(from, at, SEEK_HOLE);
+
+        if (hole < 0 || lseek(to, at, SEEK_SET) < 0)
+            return -1;
+        for (hole = hole < end ? hole : end; at < hole;)
+            if (sendfile(to, from, &at, hole - at) <= 0)
+                return -1;
+    }
+    return at >= 0 || errno == ENXIO ? fsync(to) : -1; /* ENXIO: there are only holes */
+}
+
+/* Until the first page, which has the superblock, comes last of all, a mark in its place says that the copy is not whole. */
+static int copy_content(int from, int to, const char *device)
+{
+    uint64_t range[2] = {0, 0}, size;
+    struct stat content;
+
+    if (fstat(from, &content) || ioctl(to, BLKGETSIZE64, &size))
+        return fail_errno(device);
+    range[1] = content.st_size;
+    if (size < range[1])
+        return fail("%s: too small; what the image puts there takes %llu MiB", device, (unsigned long long)(range[1] >> 20));
+    if (ioctl(to, BLKZEROOUT, range) || pwrite(to, copying, sizeof copying, 0) != sizeof copying || fsync(to))
+        return fail_errno(device);
+    return copy_data(from, to, PAGE, content.st_size) || copy_data(from, to, 0, PAGE) ? fail_errno(device) : 0;
+}
+
+/* A file system for a blank disk. */
+static int make_file_system(const char *device, const char *mountpoint)
+{
+    char name[PATH_MAX], make[] = "mkfs.ext4", quiet[] = "-q", force[] = "-F", path[PATH_MAX];
+    char *const program[] = {make, quiet, force, path, NULL};
+    int from, to = -1, status;
+
+    snprintf(path, sizeof path, "%s", device);
+    snprintf(name, sizeof name, "/usr/lib/vcloud/disks%s.ext4", mountpoint);
+    if ((from = open(name, O_RDONLY | O_CLOEXEC)) < 0)
+        return errno == ENOENT ? run(program) : fail_errno(name);
+    status = (to = open(device, O_RDWR | O_CLOEXEC)) < 0 ? fail_errno(device) : copy_content(from, to, device);
+    close(from);
+    if (to >= 0)
+        close(to);
+    return status;
+}
+
+/* Lets a file system have all of its disk. One that cannot grow, because it is no ext4 or has errors, stays as it is. */
+static void fill_disk(const char *device, const char *mountpoint)
+{
+    int disk = open(device, O_RDONLY | O_CLOEXEC), top = open(mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    struct statfs there;
+    uint64_t size, blocks;
+
+    if (disk >= 0 && top >= 0 && !ioctl(disk, BLKGETSIZE64, &size) && !fstatfs(top, &there)) {
+        blocks = size / there.f_bsize;
+        ioctl(top, GROW_EXT4, &blocks);
+    }
+    close(disk);
+    close(top);
+}
+
 int mount_disk(const char *serial, const char *mountpoint)
 {
-    char device[PATH_MAX], make[] = "mkfs.ext4", quiet[] = "-q", force[] = "-F";
-    char *const program[] = {make, quiet, force, device, NULL};
+    char device[PATH_MAX];
     struct stat disk, there;
     const char *kind;
 
@@ -103,9 +177,10 @@ int mount_disk(const char *serial, const char *mountpoint)
         return fail_errno(mountpoint);
     if (disk.st_rdev == there.st_dev) /* mounted already */
         return 0;
-    if (!(kind = file_system(device)) || (!*kind && run(program)))
+    if (!(kind = file_system(device)) || (!*kind && make_file_system(device, mountpoint)))
         return -1;
     if (mount(device, mountpoint, *kind ? kind : "ext4", MS_NODEV | MS_NOSUID, NULL))
         return fail_errno(mountpoint);
+    fill_disk(device, mountpoint);
     return 0;
 }
