@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from pathlib import Path
 
@@ -14,6 +16,9 @@ from vcloud.errors import UsageError
 from vcloud.images.build import CMDLINE
 from vcloud.project import design_of, load_file
 
+LIST = ".vcloud-render"
+"""Names what a run has written to a folder, for the next one."""
+_ARTEFACT = re.compile(r"(?:domains|networks|filters|identities|cloud-init|firewall|ips)(?:/(?!\.\.?(?:/|$))[A-Za-z0-9_.-]+)+")
 POOL = "/var/lib/libvirt/images/vcloud"
 UPLINK = Uplink(
     network="uplink",
@@ -29,6 +34,7 @@ UPLINK = Uplink(
 def render_to(path: Path, parameters: Mapping[str, str], out: Path, accelerator: str) -> int:
     """Writes all artefacts of a vApp below `out` and returns how many. Paths on the host and the uplink are examples.
 
+    What a former run wrote there and this one does not is removed; a user's own files stay.
     Raises UsageError when the folder cannot be written.
     """
     design = design_of(load_file(path, parameters))
@@ -38,7 +44,8 @@ def render_to(path: Path, parameters: Mapping[str, str], out: Path, accelerator:
     disks = {disk.volume: f"{POOL}/{disk.volume}" for vm in design.vms for disk in vm.disks}
     files = list(rendered_files(compile_vapp(design, UPLINK), facts, boots, disks))
     try:
-        for name, content in files:
+        _remove_others(out, {name for name, _ in files})
+        for name, content in (*files, (LIST, "".join(f"{name}\n" for name, _ in files).encode())):
             target = out / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.touch(mode=0o600)
@@ -46,6 +53,19 @@ def render_to(path: Path, parameters: Mapping[str, str], out: Path, accelerator:
     except OSError as error:
         raise UsageError(f"'{out}' cannot be written: {error.strerror}") from None
     return len(files)
+
+
+def _remove_others(out: Path, kept: Collection[str]) -> None:
+    """Removes the files that a former run has put on its list, but for the `kept` ones, and the folders that are empty then."""
+    former = out / LIST
+    names = former.read_text(encoding="utf-8", errors="replace").splitlines() if former.is_file() else []
+    for name in names:
+        if name in kept or not _ARTEFACT.fullmatch(name) or not (out / name).is_file():
+            continue
+        (out / name).unlink()
+        for folder in Path(name).parents[:-1]:
+            with suppress(OSError):  # it is not empty
+                (out / folder).rmdir()
 
 
 def _boot_files(vm: Vm, digest: str) -> BootFiles:

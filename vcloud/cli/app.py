@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -18,6 +19,8 @@ EPILOG = (
     "Exit codes: 0 done or nothing to do; 1 failed; 2 bad usage or invalid file; 3 differences found (--exit-code); 4 a check failed; "
     "5 could not check, or nothing was checked; 6 refused by policy; 130 interrupted."
 )
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 app = typer.Typer(
     name="vcloud",
@@ -59,15 +62,39 @@ def main() -> None:
         sys.exit(error.exit)
     except (KeyboardInterrupt, SystemExit) as end:
         if not _was_interrupted(end):
+            _flush_or_end()
             raise
         _tell("interrupted; run the same command again to finish it, or `vcloud down` to remove what stands")
         _leave(Exit.INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(Exit.FAILED)
+    except OSError as error:
+        _end_by(error)
     except Exception as error:
-        _tell(f"this is a bug in vcloud: {type(error).__name__}: {error}\n  The details are in {_debug_file()}; please report them.")
-        sys.exit(Exit.FAILED)
+        _tell_bug(error)
+
+
+def _tell_bug(error: Exception) -> NoReturn:
+    _tell(f"this is a bug in vcloud: {type(error).__name__}: {error}\n  The details are in {_debug_file()}; please report them.")
+    sys.exit(Exit.FAILED)
+
+
+def _flush_or_end() -> None:
+    """What was printed must have arrived before the command ends well."""
+    try:
+        if sys.stdout is not None:  # closed by whoever called
+            sys.stdout.flush()
+    except OSError as error:
+        _end_by(error)
+
+
+def _end_by(error: OSError) -> NoReturn:
+    """A full disk is no bug, and a reader who has gone needs no words."""
+    if error.errno not in (errno.EPIPE, *FULL):
+        _tell_bug(error)
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if error.errno in FULL:
+        _tell(f"there is no room for what vcloud writes: {error.strerror}\n  Free some space, or send the output elsewhere.")
+    sys.exit(Exit.FAILED)
 
 
 def _was_interrupted(end: BaseException | None) -> bool:

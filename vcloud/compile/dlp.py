@@ -31,7 +31,14 @@ CARD_NUMBER: Final = "card-number"
 FIRST_RULE, LAST_RULE = 1200000, 1269999
 FIRST_EXCEPTION, LAST_EXCEPTION = 1270000, 1299999
 SID_BITS: Final = 32
+LONGEST_LIST: Final = 2000
+"""Characters of a list of addresses that stands in a rule itself. Suricata takes no line of more than 8192."""
+LIST_LENGTH: Final = 100
+"""Entries of a group in `vars.yaml`; more become a group of groups, because Suricata takes no list of more than 8192 characters, either."""
 CARD_CANDIDATE: Final = rf"[2-6](?:[ .-]?\d){{{FEWEST_DIGITS - 1}}}"
+
+Addresses = tuple[str, ...]
+"""Of cards, each in both versions of IP, or `OUTSIDE`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,23 +78,30 @@ class LeakRules:
     lines: tuple[str, ...]
     scripts: tuple[tuple[str, str], ...]
     """File name and text of each Lua script."""
+    groups: tuple[tuple[str, str], ...]
+    """Name and list of each group of addresses that is too long for a rule."""
 
 
 def leak_rules(design: Design) -> LeakRules:
     """Rules and scripts of all detectors, the same for the same design. Sids stay with their detector and place."""
     detectors = design.inspection.detectors
     sids = rule_sids(detectors)
-    setters = tuple(_setters(design))
+    exceptions = _Exceptions(design)
+    setters = tuple(setter for detector in detectors for setter in exceptions.rules[detector.id])
     numbers = spread((key for key, _ in setters), SID_BITS, FIRST_EXCEPTION, LAST_EXCEPTION, "exception")
     lines = [rule.text("alert").replace(" sid:0;", f" sid:{numbers[key]};") for key, rule in setters]
-    lines += [_rule(design, detector, place, sids[detector.id, place.name]) for detector in detectors for place in PLACES]
+    lines += [
+        _rule(detector, place, sids[detector.id, place.name], exceptions.bits.get(detector.id, ""))
+        for detector in detectors
+        for place in PLACES
+    ]
     scripts = {
         _script_name(detector, place): _script(detector, place)
         for detector in detectors
         if detector.kind == CARD_NUMBER
         for place in PLACES
     }
-    return LeakRules(tuple(lines), tuple(sorted(scripts.items())))
+    return LeakRules(tuple(lines), tuple(sorted(scripts.items())), tuple(sorted(_groups(exceptions.lists).items())))
 
 
 def rule_sids(detectors: tuple[Detector, ...]) -> dict[tuple[str, str], int]:
@@ -147,9 +161,9 @@ def _answer(body: bytes) -> bytes:
     return f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
 
 
-def _rule(design: Design, detector: Detector, place: Place, sid: int) -> str:
+def _rule(detector: Detector, place: Place, sid: int, exempt: str) -> str:
     inside = zones_as_addresses(detector.zones)
-    unless = f"flowbits:isnotset,{_exempt_bit(design, detector)};" if detector.excepted else ""
+    unless = f"flowbits:isnotset,{exempt};" if exempt else ""
     rule = Rule(
         sid=sid,
         message=f"leak of {detector.id} ({place.name})",
@@ -205,43 +219,44 @@ def _script(detector: Detector, place: Place) -> str:
     )
 
 
-def _exempt_bit(design: Design, detector: Detector) -> str:
-    exceptions = "\n".join(
-        rule.source + rule.target + rule.ports + rule.protocol for flow in _excepted(design, detector) for rule in _flow_rules(flow, "")
-    )
-    return f"free.{detector.id}.{hashlib.sha256(exceptions.encode()).hexdigest()[:8]}"
+class _Exceptions:
+    """On which connections the data of each detector may leave."""
+
+    def __init__(self, design: Design) -> None:
+        names = {name for detector in design.inspection.detectors for name in detector.excepted}
+        ends = {flow.id: tuple(_ends(flow)) for flow in design.flows if flow.id in names}
+        self.lists = tuple(addresses for pairs in ends.values() for pair in pairs for addresses in pair)
+        self.rules: dict[str, tuple[tuple[str, Rule], ...]] = {}
+        """Detector -> the rules that mark its connections, each with a name to number it by."""
+        self.bits: dict[str, str] = {}
+        """Detector -> the mark, for those with exceptions."""
+        for detector in design.inspection.detectors:
+            flows = [flow for flow in design.flows if flow.id in detector.excepted]
+            meant = "\n".join(
+                rule.source + rule.target + rule.ports + rule.protocol for flow in flows for rule in _flow_rules(flow, ends[flow.id], "")
+            )
+            bit = f"free.{detector.id}.{hashlib.sha256(meant.encode()).hexdigest()[:8]}"
+            if flows:
+                self.bits[detector.id] = bit
+            self.rules[detector.id] = tuple(
+                (f"{detector.id}/{flow.id}/{index}", rule)
+                for flow in flows
+                for index, rule in enumerate(_flow_rules(flow, ends[flow.id], bit))
+            )
 
 
-def _setters(design: Design) -> Iterator[tuple[str, Rule]]:
-    """The rules that mark the connections on which a detector's data may leave, each with a name to number it by."""
-    for detector in design.inspection.detectors:
-        bit = _exempt_bit(design, detector) if detector.excepted else ""
-        for flow in _excepted(design, detector):
-            yield from ((f"{detector.id}/{flow.id}/{index}", rule) for index, rule in enumerate(_flow_rules(flow, bit)))
-
-
-def _excepted(design: Design, detector: Detector) -> list[Flow]:
-    return [flow for flow in design.flows if flow.id in detector.excepted]
-
-
-def _flow_rules(flow: Flow, bit: str) -> Iterator[Rule]:
+def _flow_rules(flow: Flow, pairs: tuple[tuple[Addresses, Addresses], ...], bit: str) -> Iterator[Rule]:
     """Rules that match exactly the packets from a flow's sources to its targets."""
-    targets: dict[str, list[str]] = {}
-    for path in flow.paths:
-        targets.setdefault(_address(path.source), []).append(_address(path.target))
-    sources: dict[str, list[str]] = {}
-    for source, ends in targets.items():
-        sources.setdefault(_group(ends), []).append(source)
     for service in flow.services:
-        for target, starts in sources.items():
+        for starts, ends in pairs:
             options = f"flow:to_server; flowbits:set,{bit}; noalert;"
             message = f"data may leave on flow {flow.id}"
             yield Rule(
                 0,
                 message,
                 service.protocol,
-                _group(starts),
-                target,
+                _in_rule(starts),
+                _in_rule(ends),
                 _ports(service),
                 options,
                 "not-suspicious",
@@ -249,12 +264,54 @@ def _flow_rules(flow: Flow, bit: str) -> Iterator[Rule]:
             )
 
 
+def _ends(flow: Flow) -> Iterator[tuple[Addresses, Addresses]]:
+    """Sources that have the same targets, and these.
+
+    No packet goes from a card to itself, so a source that others have as a target may be its own: then all of a tier have the same ones.
+    """
+    cards = {id(card): card for path in flow.paths for card in (path.source, path.target)}
+    texts = {key: _address(card) for key, card in cards.items()}
+    targets: dict[str, set[str]] = {}
+    for path in flow.paths:
+        targets.setdefault(texts[id(path.source)], set()).add(texts[id(path.target)])
+    order = {text: place for place, text in enumerate(dict.fromkeys(texts[id(path.target)] for path in flow.paths))}
+    sources: dict[frozenset[str], list[str]] = {}
+    for source, ends in targets.items():
+        sources.setdefault(frozenset(ends | {source} if source in order else ends), []).append(source)
+    yield from ((tuple(starts), tuple(sorted(ends, key=order.__getitem__))) for ends, starts in sources.items())
+
+
 def _address(card: Nic | None) -> str:
     return OUTSIDE if card is None else f"{card.address4},{card.address6}"
 
 
-def _group(addresses: list[str]) -> str:
-    return OUTSIDE if OUTSIDE in addresses else f"[{','.join(addresses)}]"
+def _in_rule(addresses: Addresses) -> str:
+    """Addresses as a rule has them: outright, or by the name of their group."""
+    if OUTSIDE in addresses:
+        return OUTSIDE
+    return f"${_group_name(addresses)}" if _is_long(addresses) else _list(addresses)
+
+
+def _groups(lists: tuple[Addresses, ...]) -> dict[str, str]:
+    groups: dict[str, str] = {}
+    for addresses in filter(_is_long, lists):
+        name = _group_name(addresses)
+        parts = [addresses[start : start + LIST_LENGTH] for start in range(0, len(addresses), LIST_LENGTH)]
+        groups |= {f"{name}_{number}": _list(part) for number, part in enumerate(parts)}
+        groups[name] = _list(tuple(f"${name}_{number}" for number in range(len(parts))))
+    return groups
+
+
+def _is_long(addresses: Addresses) -> bool:
+    return OUTSIDE not in addresses and len(_list(addresses)) > LONGEST_LIST
+
+
+def _group_name(addresses: Addresses) -> str:
+    return f"CARDS_{hashlib.sha256(_list(addresses).encode()).hexdigest()[:16].upper()}"
+
+
+def _list(addresses: Addresses) -> str:
+    return f"[{','.join(addresses)}]"
 
 
 def _ports(service: Service) -> str:

@@ -8,18 +8,19 @@ One process bridges every inspected zone, a pair of cards each. What the configu
   when it speaks again, dropped.
 - The log never holds what was found: no payload, no packet, no body, no URL.
 - A connection between two inspected zones, or within one, crosses the IPS twice, as one flow of Suricata's. The second time its TCP
-  timestamps look old and Suricata would drop a few packets as invalid, so that such connections must be made without (the firewall's
-  `reset tcp option timestamp`); a connection that has them gets slower.
+  timestamps look old and Suricata would drop a few packets as invalid, so that such connections must be made without
+  (`net/ipv4/tcp_timestamps` is 0 in workloads: vcloud.compile.identity); a connection that has them gets slower.
 - Whatever can change live stands in rules, scripts and `vars.yaml`; `suricata.yaml` depends on the inspected zones alone.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Final
 
-from vcloud.compile.dlp import leak_rules, zone_variable
+from vcloud.compile.dlp import LeakRules, leak_rules, zone_variable
 from vcloud.compile.environment import render
 from vcloud.compile.ips_rules import SHIPPED
 from vcloud.design.model import Design, Mode, Vm
@@ -47,6 +48,8 @@ UNUSED_PARSERS: Final = (
     ),
     *("sip", "smb", "snmp", "telnet", "tftp"),
 )
+_UNSAFE: Final = re.compile(r"[^ -~]")
+"""In a comment."""
 LUA_STATES: Final = 256
 """Made ahead; more are made when they are needed, slower and with a warning."""
 
@@ -59,7 +62,7 @@ def ips_files(design: Design) -> dict[str, bytes]:
     action = "drop" if design.inspection.mode is Mode.PREVENT else "alert"
     texts = {
         "suricata.yaml": _configuration(design.ips),
-        "vars.yaml": _variables(design),
+        "vars.yaml": _variables(design, leaks),
         "classification.config": render("suricata/classification.config.j2"),
         "rules/attacks.rules": _rules_file(
             design, f"attacks, {design.inspection.mode}", tuple(shipped.rule.text(action) for shipped in SHIPPED)
@@ -83,10 +86,10 @@ def _configuration(ips: Vm) -> str:
     return render("suricata/suricata.yaml.j2", folder=FOLDER, wires=wires, disabled=UNUSED_PARSERS, lua_states=LUA_STATES)
 
 
-def _variables(design: Design) -> str:
+def _variables(design: Design, leaks: LeakRules) -> str:
     zones = [(zone_variable(zone.name), zone.prefix4, zone.prefix6) for zone in design.zones]
-    return render("suricata/vars.yaml.j2", zones=zones)
+    return render("suricata/vars.yaml.j2", zones=zones, groups=leaks.groups)
 
 
 def _rules_file(design: Design, what: str, lines: tuple[str, ...]) -> str:
-    return render("suricata/rules.j2", vapp=design.vapp, file=design.file, what=what, lines=lines)
+    return render("suricata/rules.j2", vapp=design.vapp, file=_UNSAFE.sub("_", design.file), what=what, lines=lines)

@@ -47,10 +47,13 @@ def guest_name(prefix: str, zone: str) -> str:
 
 
 def spread(names: Iterable[str], bits: int, first: int, last: int, *path: str) -> dict[str, int]:
-    """A number between `first` and `last` (inclusive) for each name, all different."""
+    """A number between `first` and `last` (inclusive) for each name, all different. Raises ValueError when there are too few."""
+    ordered = sorted(names)
+    if len(ordered) > last - first + 1:
+        raise ValueError(f"{len(ordered)} names do not fit into {last - first + 1} numbers")
     taken: set[int] = set()
     numbers = {}
-    for name in sorted(names):
+    for name in ordered:
         number = first + hash_number(bits, *path, name) % (last - first + 1)
         while number in taken:
             number = first + (number - first + 1) % (last - first + 1)

@@ -1,7 +1,7 @@
 """The vApp as it will be built: every name, address and size resolved, no optional field left to guess.
 
 A `Design` is a pure function of the file and its parameters. It does not know which host it will run on: what a host adds (the
-uplink's addresses, the accelerator, storage paths) is in `vcloud.plan.placement.Placement`.
+uplink's addresses, the accelerator, storage paths) is in `Uplink` and in the manifest.
 """
 
 from __future__ import annotations
@@ -164,6 +164,7 @@ class Vm:
     nics: tuple[Nic, ...]
     """The first one carries the default route."""
     disks: tuple[Disk, ...]
+    """In the order in which they are mounted: what stands in a mounted disk comes after it."""
     files: tuple[GuestFile, ...]
     run: tuple[str, ...]
     after: tuple[str, ...]

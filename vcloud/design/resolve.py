@@ -30,6 +30,8 @@ from vcloud.design.model import (
 from vcloud.spec import model as spec
 
 MIB = 1 << 20
+MEMORY = 384 * MIB
+"""Of a VM that does not say it, and whose image does not, either."""
 FIREWALL_MEMORY = 256 * MIB
 IPS_MEMORY = 512 * MIB
 INTERNET = "internet"
@@ -39,22 +41,28 @@ INTERNET = "internet"
 class RecipeFacts:
     """What the design needs to know of an image recipe."""
 
-    folder: Path
     mounts: Mapping[str, str]
     """Data disk name -> mount point."""
+    memory: int
+    """Bytes that a VM gets that does not say it."""
 
 
-def resolve(vapp: spec.Vapp, recipes: Mapping[str, RecipeFacts]) -> Design:
-    """The design of a valid vApp. `recipes` maps image names, as the file writes them, and the appliances' to their recipes."""
-    return _Resolver(vapp, recipes).design()
+NO_RECIPE = RecipeFacts({}, MEMORY)
+"""A qcow2 says neither."""
+
+
+def resolve(vapp: spec.Vapp, recipes: Mapping[str, RecipeFacts], appliances: Mapping[Role, str]) -> Design:
+    """The design of a valid vApp. `recipes` maps the absolute folders of its VMs' recipes to what they say, `appliances` have theirs."""
+    return _Resolver(vapp, recipes, appliances).design()
 
 
 class _Resolver:
     """Holds what the parts of one resolution share."""
 
-    def __init__(self, vapp: spec.Vapp, recipes: Mapping[str, RecipeFacts]) -> None:
+    def __init__(self, vapp: spec.Vapp, recipes: Mapping[str, RecipeFacts], appliances: Mapping[Role, str]) -> None:
         self.vapp = vapp
         self.recipes = recipes
+        self.appliances = appliances
         self.inspection = _inspection(vapp)
         self.prefixes = zone_prefixes(vapp.name, vapp.zones)
         self.members = _members(vapp)
@@ -68,7 +76,7 @@ class _Resolver:
             vapp=vapp.name,
             owner=vapp.owner or "",
             labels=tuple(sorted(vapp.labels.items())),
-            file=Path(vapp.file).name,
+            file=_on_one_line(Path(vapp.file).name),
             authorized_keys=tuple(vapp.authorized_keys),
             zones=zones,
             workloads=workloads,
@@ -107,17 +115,17 @@ class _Resolver:
 
     def _workload(self, tier: str, name: str) -> Vm:
         written = self.vapp.vms[tier]
-        image = self._image(written)
+        facts = self.recipes[written.image_folder] if written.image_folder else NO_RECIPE
         nics = tuple(self._card(name, zone, index) for index, zone in enumerate(written.zones))
         return self._vm(
             name,
             tier,
             Role.WORKLOAD,
-            image,
-            written.memory,
+            _image(written),
+            written.memory or facts.memory,
             written.cpus,
             nics,
-            disks=tuple(self._disks(name, written)),
+            disks=_parents_first(tuple(self._disks(name, written, facts.mounts))),
             files=tuple(_files(written)),
             run=tuple(written.run),
             after=tuple(peer for other in written.after for peer in self.members[other]),
@@ -140,18 +148,11 @@ class _Resolver:
             plain_offloads=zone in self.inspection.zones,
         )
 
-    def _disks(self, vm: str, written: spec.Vm) -> Iterator[Disk]:
-        mounts = self.recipes[written.image_name].mounts if written.image_name in self.recipes else {}
+    def _disks(self, vm: str, written: spec.Vm, mounts: Mapping[str, str]) -> Iterator[Disk]:
         for index, (name, disk) in enumerate(written.disks.items()):
             yield Disk(
                 name, disk.size, f"vd{chr(ord('b') + index)}", f"vm.{self.vapp.name}.{vm}.{name}.qcow2", disk.mount or mounts.get(name, "")
             )
-
-    def _image(self, written: spec.Vm) -> ImageRef:
-        facts = self.recipes.get(written.image_name)
-        if facts is not None:
-            return ImageRef(written.image_name, str(facts.folder), "", "", tuple(written.packages))
-        return ImageRef(written.image_name, "", written.image_source, written.image_sha256, ())
 
     def _firewall(self, zones: Sequence[Zone]) -> Vm:
         uplink = self._appliance_card(Role.FIREWALL, "uplink", "", "uplink", False)
@@ -180,7 +181,7 @@ class _Resolver:
         )
 
     def _appliance(self, role: Role, memory: int, nics: tuple[Nic, ...]) -> Vm:
-        image = ImageRef(role.value, str(self.recipes[role.value].folder), "", "", ())
+        image = ImageRef(role.value, self.appliances[role], "", "", ())
         return self._vm(role.value, role.value, role, image, memory, 1, nics)
 
     def _vm(
@@ -220,12 +221,30 @@ class _Resolver:
         )
 
 
+def _on_one_line(name: str) -> str:
+    """A file's name as comments can hold it: a line end could end them, and what is not text cannot be written at all."""
+    return "".join(character if character.isprintable() else "_" for character in name)
+
+
 def _members(vapp: spec.Vapp) -> dict[str, tuple[str, ...]]:
     """VM names per tier: `db`, or `web-1`, `web-2` where a count is given (also a count of 1, so that counting up renames nobody)."""
     return {
         tier: (tier,) if written.count is None else tuple(f"{tier}-{number}" for number in range(1, written.count + 1))
         for tier, written in vapp.vms.items()
     }
+
+
+def _parents_first(disks: tuple[Disk, ...]) -> tuple[Disk, ...]:
+    """The disks in the file's order, but for those that are mounted inside another: they come after it."""
+
+    def around(disk: Disk) -> int:
+        return sum(bool(other.mount) and disk.mount.startswith(f"{other.mount}/") for other in disks)
+
+    return tuple(sorted(disks, key=around))
+
+
+def _image(written: spec.Vm) -> ImageRef:
+    return ImageRef(written.image_name, written.image_folder, written.image_source, written.image_sha256, tuple(written.packages))
 
 
 def _files(written: spec.Vm) -> Iterator[GuestFile]:

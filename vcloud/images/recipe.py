@@ -11,20 +11,22 @@ check: nginx -t                  # must succeed in the finished image, or the bu
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import re
+import os
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from vcloud.data import images_dir
 from vcloud.errors import ImageError, Problem, SpecError
+from vcloud.spec.document import read_document
+from vcloud.spec.report import problems_in
+from vcloud.spec.types import matching, parse_disk_name, parse_local_path, parse_memory, parse_script
 
 FORMAT = 2
 """Raised when the same recipe must be built anew because the builder changed."""
@@ -51,11 +53,17 @@ class Recipe:
     check: str
 
     def files(self) -> Iterator[tuple[str, Path]]:
-        """Every file and link of the tree, as (path without leading slash, where it lies), in a stable order."""
+        """Every file and link of the tree, as (path without leading slash, where it lies), in a stable order.
+
+        Raises ImageError for what is neither: to read a pipe or a device may take for ever.
+        """
         tree = self.folder / "files"
         for path in sorted(tree.rglob("*")):
-            if path.is_symlink() or not path.is_dir():
+            kind = path.lstat().st_mode
+            if stat.S_ISLNK(kind) or stat.S_ISREG(kind):
                 yield path.relative_to(tree).as_posix(), path
+            elif not stat.S_ISDIR(kind):
+                raise ImageError(f"{path} is neither a file nor a folder nor a link", "Remove it, or make it by a line in `commands`.")
 
 
 def load_recipe(folder: Path) -> Recipe:
@@ -63,7 +71,7 @@ def load_recipe(folder: Path) -> Recipe:
 
     Raises SpecError with all problems of image.yaml, ImageError where there is no recipe.
     """
-    return _load(folder.resolve(), ())
+    return _load(Path(os.path.realpath(folder)), ())
 
 
 def digest(recipe: Recipe, packages: tuple[str, ...] = ()) -> str:
@@ -101,19 +109,31 @@ def _content(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _memory(value: object) -> object:
-    match = re.fullmatch(r"([1-9]\d*)([MG])", value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError("a size like 384M or 1G is wanted")
-    return int(match[1]) << {"M": 20, "G": 30}[match[2]]
+PACKAGE_PATTERN = r"[a-z0-9][a-z0-9+.-]*[a-z0-9+](?::[a-z0-9]+)?(?:=[0-9A-Za-z.+:~-]+)?"
+MODULE_PATTERN = r"[a-zA-Z0-9_-]+"
+MOUNT_PATTERN = r"(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)+"
+SIZE_PATTERN = r"[1-9][0-9]{0,7}[MG]"
 
 
-PACKAGE_PATTERN = r"^[a-z0-9][a-z0-9+.-]*[a-z0-9+](:[a-z0-9]+)?(=[0-9A-Za-z.+:~-]+)?$"
-Package = Annotated[str, StringConstraints(pattern=PACKAGE_PATTERN)]
-Line = Annotated[str, StringConstraints(min_length=1)]
-Module = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_-]+$")]
-DiskName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,19}$")]
-MountPoint = Annotated[str, StringConstraints(pattern=r"^(/[A-Za-z0-9_][A-Za-z0-9._-]*)+$")]
+def _memory(value: object) -> int:
+    return parse_memory(matching(value, SIZE_PATTERN, "a size", "Write it like 384M or 1G."))
+
+
+def _restricted(pattern: str, called: str, wanted: str) -> PlainValidator:
+    return PlainValidator(lambda value: matching(value, pattern, called, wanted))
+
+
+Folder = Annotated[str, PlainValidator(parse_local_path)]
+Package = Annotated[
+    str, _restricted(PACKAGE_PATTERN, "a Debian package", "Write it like nginx, libc6:amd64 or nginx=1.26.3-3, in small letters.")
+]
+Line = Annotated[str, PlainValidator(parse_script)]
+Module = Annotated[str, _restricted(MODULE_PATTERN, "the name of a kernel module", "Letters, digits, '-' and '_', for example nf_tables.")]
+DiskName = Annotated[str, PlainValidator(parse_disk_name)]
+MountPoint = Annotated[
+    str,
+    _restricted(MOUNT_PATTERN, "a path for a guest", "Write an absolute path of letters, digits and _ . - without '.' or '..' as a part."),
+]
 
 
 class _File(BaseModel):
@@ -121,25 +141,30 @@ class _File(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    base: Line = ROOT_RECIPE
+    base: Folder = ROOT_RECIPE
     packages: list[Package] = Field(default_factory=list)
     commands: list[Line] = Field(default_factory=list)
     modules: list[Module] = Field(default_factory=list)
     disks: dict[DiskName, MountPoint] = Field(default_factory=dict)
-    memory: Annotated[int, BeforeValidator(_memory)] | None = None
+    memory: Annotated[int, PlainValidator(_memory)] = 0
+    """Bytes; 0: what the base says."""
     check: Line = "true"
 
 
 def _load(folder: Path, seen: tuple[Path, ...]) -> Recipe:
     path = folder / "image.yaml"
     if not path.is_file():
-        raise ImageError(
-            f"there is no image recipe in {folder}", f"A recipe is a folder with an image.yaml; shipped ones: {', '.join(_shipped())}."
-        )
-    if folder in seen:
-        raise ImageError(f"the image recipe {folder} is its own base", "Let `base` name another recipe.")
-    written = _parse(path)
-    base = None if folder == images_dir() / ROOT_RECIPE else _load(_base_folder(folder, written.base), (*seen, folder))
+        raise ImageError(f"there is no image recipe in {folder}", _recipe_hint())
+    written, line = _parse(path)
+    base = None
+    if folder != images_dir() / ROOT_RECIPE:
+        there = _base_folder(folder, written.base)
+        if there in (*seen, folder):
+            what = f"the image recipe {there} is its own base"
+            raise SpecError((Problem(str(path), line, "base", what, "Let it name another recipe."),))
+        if not (there / "image.yaml").is_file():
+            raise SpecError((Problem(str(path), line, "base", f"there is no image recipe in {there}", _recipe_hint()),))
+        base = _load(there, (*seen, folder))
     return Recipe(
         name=folder.name,
         folder=folder,
@@ -153,41 +178,26 @@ def _load(folder: Path, seen: tuple[Path, ...]) -> Recipe:
     )
 
 
-def _shipped() -> list[str]:
-    return sorted(path.parent.name for path in images_dir().glob("*/image.yaml"))
+def _recipe_hint() -> str:
+    shipped = sorted(path.parent.name for path in images_dir().glob("*/image.yaml"))
+    return f"A recipe is a folder with an image.yaml; shipped ones: {', '.join(shipped)}."
 
 
 def _base_folder(folder: Path, base: str) -> Path:
-    return (folder / base).resolve() if "/" in base else images_dir() / base
+    return Path(os.path.realpath(folder / base)) if "/" in base else images_dir() / base
 
 
-def _parse(path: Path) -> _File:
+def _parse(path: Path) -> tuple[_File, int]:
+    """What is written, and the line of its base. Raises SpecError, ImageError."""
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
-    except UnicodeDecodeError as error:
-        raise SpecError((Problem(str(path), 0, "", "is not UTF-8 text"),)) from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        raise SpecError((Problem(str(path), line, "", f"is not YAML: {error.problem}"),)) from error
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"the image recipe {path} cannot be read: {error.strerror}", "Correct its permissions.") from error
+    document = read_document(data, str(path), begins="base: base", may_be_empty=True)
     try:
-        return _File.model_validate({} if content is None else content)
+        written = _File.model_validate(document.tree)
     except ValidationError as error:
-        lines = _lines(node)
-        raise SpecError(tuple(_problem(path, lines, dict(detail)) for detail in error.errors())) from error
-
-
-def _lines(node: Any) -> dict[str, int]:
-    if not isinstance(node, yaml.MappingNode):
-        return {}
-    return {str(key.value): key.start_mark.line + 1 for key, _ in node.value}
-
-
-def _problem(path: Path, lines: Mapping[str, int], detail: Mapping[str, Any]) -> Problem:
-    location = [str(part) for part in detail["loc"]]
-    key = location[0] if location else ""
-    what, hint = str(detail["msg"]).removeprefix("Value error, "), ""
-    if detail["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, _File.model_fields, n=1)
-        what, hint = "unknown key", f"Did you mean `{near[0]}`?" if near else f"Known keys: {', '.join(_File.model_fields)}."
-    return Problem(str(path), lines.get(key, 0), ".".join(location), what, hint)
+        raise SpecError((*document.problems, *problems_in(error.errors(include_url=False), document, _File))) from error
+    if document.problems:
+        raise SpecError(tuple(document.problems))
+    return written, document.lines.get("base", 0)

@@ -6,9 +6,10 @@ Judges what the models accepted, also when that is only a part of the file.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -20,12 +21,24 @@ from vcloud.spec.types import CONTENT_LENGTH
 
 MOST_IN_ZONE: Final = 4000
 """VMs; a zone is a /20."""
+PLAIN_ZONE: Final = 13
+"""Letters of a zone's name that a card's name can hold as they are."""
+MOST_PAIRS: Final = 250_000
+"""Of VMs that may talk by some service: each is an entry of the firewall's tables, in both versions of IP."""
+MOST_EXCEPTIONS: Final = 2000
+"""Services of flows on which the data of a detector may leave, of all detectors; each is a rule of the IPS or a few."""
+
+_STEP: Final = re.compile(r"[.\[]")
 
 
-def problems_of(vapp: Vapp, folder: Path) -> Iterator[Problem]:
-    """Everything wrong with the vApp as a whole. Reads the files that it names as sources, relative to `folder`."""
-    at = _Pointer(vapp)
+def problems_of(vapp: Vapp, folder: Path, wrong: Iterable[str] = ()) -> Iterator[Problem]:
+    """Everything wrong with the vApp as a whole. Reads the files that it names as sources, relative to `folder`.
+
+    At the paths `wrong` something was refused and left out: nothing is judged by what stands there instead.
+    """
+    at = _Pointer(vapp, wrong)
     yield from _clashing_names(vapp, at)
+    yield from _clashing_zones(vapp, at)
     yield from _circles(vapp, at)
     yield from _full_zones(vapp, at)
     for tier, vm in vapp.vms.items():
@@ -33,11 +46,28 @@ def problems_of(vapp: Vapp, folder: Path) -> Iterator[Problem]:
         yield from _image_problems(f"vms.{tier}.image", vm, at)
         for path, file in vm.files.items():
             yield from _source_problems(f'vms.{tier}.files["{path}"].source', file, folder, at)
+    yield from mount_problems(vapp, {})
     yield from _repeated_ids(vapp.flows, "flow", at)
     yield from _repeated_ids(vapp.protection.dlp, "detector", at)
     for flow in vapp.flows:
         yield from _flow_problems(vapp, flow, at)
     yield from _published_twice(vapp, at)
+    yield from _too_many_pairs(vapp, at)
+    yield from _too_many_exceptions(vapp, at)
+
+
+def mount_problems(vapp: Vapp, recipes: Mapping[str, Mapping[str, str]]) -> Iterator[Problem]:
+    """Disks that are mounted at the same place. `recipes` maps folders of recipes to where they mount disks, as far as that is known."""
+    at = _Pointer(vapp)
+    for tier, vm in vapp.vms.items():
+        by_image = recipes.get(vm.image_folder, {})
+        mounts: dict[str, str] = {}
+        for name, disk in vm.disks.items():
+            place = disk.mount or by_image.get(name, "")
+            if place in mounts:
+                yield at(f"vms.{tier}.disks.{name}.mount", f"disk '{mounts[place]}' is mounted at {place} already", "Choose another place.")
+            if place:
+                mounts[place] = name
 
 
 def notes(vapp: Vapp) -> tuple[Problem, ...]:
@@ -48,24 +78,44 @@ def notes(vapp: Vapp) -> tuple[Problem, ...]:
 
 
 class _Pointer:
-    """Makes problems of one vApp, each with its line."""
+    """Makes problems of one vApp, each with its line, and knows where there are others."""
 
-    def __init__(self, vapp: Vapp) -> None:
+    def __init__(self, vapp: Vapp, wrong: Iterable[str] = ()) -> None:
         self.vapp = vapp
+        self.wrong = {path[:end] for path in wrong for end in (*(found.start() for found in _STEP.finditer(path)), len(path))}
 
     def __call__(self, path: str, what: str, hint: str = "") -> Problem:
         return Problem(self.vapp.file, self.vapp.line_of(path), path, what, hint)
+
+    def is_sound(self, *paths: str) -> bool:
+        """Whether nothing was refused at these paths or below."""
+        return self.wrong.isdisjoint(paths)
 
 
 def _clashing_names(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
     """`web` with a count makes `web-1`, which may be the name of another VM."""
     owners: dict[str, str] = {}
     for tier, vm in vapp.vms.items():
-        for name in vm.names(tier):
+        for name in vm.names(tier) if at.is_sound(f"vms.{tier}.count") else ():
             if name in owners:
                 yield at(f"vms.{tier}", f"a VM called '{name}' also comes from vms.{owners[name]}", "Rename one of them.")
                 break
             owners[name] = tier
+
+
+def _clashing_zones(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
+    """Names of cards are short, so that a long zone's ends in a hash, which may be how another one is called."""
+    if max(map(len, vapp.zones)) <= PLAIN_ZONE:
+        return
+    from vcloud.design.addressing import guest_name
+
+    owners: dict[str, str] = {}
+    for zone in vapp.zones:
+        card = guest_name("z-", zone)
+        if card in owners:
+            what = f"the firewall's card for this zone would be called '{card}', as the one for zone '{owners[card]}' is"
+            yield at(f"zones.{zone}", what, "Rename one of them.")
+        owners.setdefault(card, zone)
 
 
 def _circles(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
@@ -88,7 +138,8 @@ def _circles(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
 
 
 def _full_zones(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
-    sizes = Counter(zone for vm in vapp.vms.values() for zone in vm.zones for _ in range(vm.count or 1))
+    placed = (vm for tier, vm in vapp.vms.items() if at.is_sound(f"vms.{tier}.zone"))
+    sizes = Counter(zone for vm in placed for zone in vm.zones for _ in range(vm.count or 1))
     yield from (
         at(f"zones.{zone}", f"{size} VMs are in this zone, at most {MOST_IN_ZONE} have room")
         for zone, size in sizes.items()
@@ -103,14 +154,6 @@ def _vm_problems(path: str, vm: Vm, at: _Pointer) -> Iterator[Problem]:
             "packages can only be added to an image that vcloud builds",
             "Put them into the qcow2 image, or use a recipe.",
         )
-    mounts: dict[str, str] = {}
-    for name, disk in vm.disks.items():
-        if disk.mount in mounts:
-            yield at(
-                f"{path}.disks.{name}.mount", f"disk '{mounts[disk.mount]}' is mounted at {disk.mount} already", "Choose another place."
-            )
-        if disk.mount:
-            mounts[disk.mount] = name
 
 
 def _image_problems(path: str, vm: Vm, at: _Pointer) -> Iterator[Problem]:
@@ -169,20 +212,33 @@ def _read_source(folder: Path, source: str) -> bytes:
 def _repeated_ids(entries: tuple[Flow | Detector, ...], kind: str, at: _Pointer) -> Iterator[Problem]:
     first: dict[str, Flow | Detector] = {}
     for entry in entries:
+        if not at.is_sound(f"{entry.path}.id") or not ("id" in entry.model_fields_set or _has_sound_id(entry, at)):
+            continue
         if entry.id in first:
             yield at(f"{entry.path}.id", f"the {kind} in line {first[entry.id].line} has the id '{entry.id}', too", "Give each its own id.")
         first.setdefault(entry.id, entry)
 
 
+def _has_sound_id(entry: Flow | Detector, at: _Pointer) -> bool:
+    """Whether nothing is missing of what the id is made of."""
+    parts = ("from", "to", "service") if isinstance(entry, Flow) else ("detect", "leaving")
+    return at.is_sound(*(f"{entry.path}.{part}" for part in parts))
+
+
 def _flow_problems(vapp: Vapp, flow: Flow, at: _Pointer) -> Iterator[Problem]:
     if flow.source == flow.target == INTERNET:
         yield at(f"{flow.path}.to", "a flow from the internet to the internet does not concern the vApp", "Name a VM or a zone at one end.")
-    elif flow.source == flow.target and (vm := vapp.vms.get(flow.source.removeprefix("vm:"))) and vm.count is None:
+    elif flow.source == flow.target and _is_one_vm(vapp, flow.source, at):
         yield at(f"{flow.path}.to", f"'{flow.target}' is one VM, which needs no flow to itself", "Remove the flow, or give the VM a count.")
     if flow.source == INTERNET:
         yield from _publish_problems(flow, at)
     elif "publish" in flow.model_fields_set:
         yield at(f"{flow.path}.publish", "only a flow from the internet is published", "Remove publish, or write from: internet.")
+
+
+def _is_one_vm(vapp: Vapp, end: str, at: _Pointer) -> bool:
+    name = end.removeprefix("vm:")
+    return name in vapp.vms and vapp.vms[name].count is None and at.is_sound(f"vms.{name}.count")
 
 
 def _publish_problems(flow: Flow, at: _Pointer) -> Iterator[Problem]:
@@ -192,6 +248,8 @@ def _publish_problems(flow: Flow, at: _Pointer) -> Iterator[Problem]:
             "ICMP has no ports and cannot be published",
             "Remove icmp from this flow.",
         )
+    elif not _has_sound_ports(flow, at):
+        return
     elif len(flow.publish) not in (0, 1, len(flow.services)):
         what = f"{len(flow.publish)} ports are published for {len(flow.services)} services"
         yield at(f"{flow.path}.publish", what, "Give one for each, in the same order, or true for the same ports.")
@@ -202,6 +260,35 @@ def _publish_problems(flow: Flow, at: _Pointer) -> Iterator[Problem]:
                 yield at(f"{flow.path}.publish", what, "Publish a range of the same length.")
 
 
+def _too_many_pairs(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
+    """Reported at the flow that passes the limit."""
+    total = 0
+    for flow in vapp.flows:
+        before = total
+        total += _end_size(vapp, flow.source, at) * _end_size(vapp, flow.target, at) * len(flow.services)
+        if before <= MOST_PAIRS < total:
+            what = f"with this flow {total} pairs of VMs may talk by some service, at most {MOST_PAIRS} are allowed"
+            yield at(flow.path, what, "Name fewer VMs, or ranges of ports instead of single ones.")
+
+
+def _too_many_exceptions(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
+    services = {flow.id: len(flow.services) for flow in vapp.flows}
+    total = sum(services.get(name, 0) for detector in vapp.protection.dlp for name in detector.excepted)
+    if total > MOST_EXCEPTIONS:
+        what = f"the exceptions of all detectors name {total} services, at most {MOST_EXCEPTIONS} are allowed"
+        yield at("protection.dlp", what, "Except fewer flows, or flows with ranges of ports.")
+
+
+def _end_size(vapp: Vapp, end: str, at: _Pointer) -> int:
+    """How many VMs a flow's end stands for; the internet counts as one."""
+    kind, _, name = end.rpartition(":")
+    if kind != "zone" and name in vapp.vms:
+        return vapp.vms[name].count or 1
+    if end == INTERNET:
+        return 1
+    return sum(vm.count or 1 for tier, vm in vapp.vms.items() if name in vm.zones and at.is_sound(f"vms.{tier}.zone"))
+
+
 def _ports(service: Service) -> str:
     count = service.last - service.first + 1
     return f"{count} port{'s' if count > 1 else ''}"
@@ -209,7 +296,7 @@ def _ports(service: Service) -> str:
 
 def _published_twice(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
     """Sorted by first port, a range overlaps an earlier one exactly when it begins before the furthest end so far."""
-    ranges = sorted((item, index) for index, flow in enumerate(vapp.flows) if _can_be_published(flow) for item in flow.published)
+    ranges = sorted((item, index) for index, flow in enumerate(vapp.flows) if _can_be_published(flow, at) for item in flow.published)
     furthest: tuple[Service, int] | None = None
     for item, index in ranges:
         if furthest and item.protocol == furthest[0].protocol and item.first <= furthest[0].last:
@@ -220,5 +307,10 @@ def _published_twice(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
             furthest = item, index
 
 
-def _can_be_published(flow: Flow) -> bool:
-    return flow.source == INTERNET and len(flow.publish) in (0, 1, len(flow.services)) and not flow.uses_icmp
+def _can_be_published(flow: Flow, at: _Pointer) -> bool:
+    fits = len(flow.publish) in (0, 1, len(flow.services)) and not flow.uses_icmp
+    return flow.source == INTERNET and fits and _has_sound_ports(flow, at)
+
+
+def _has_sound_ports(flow: Flow, at: _Pointer) -> bool:
+    return at.is_sound(f"{flow.path}.service", f"{flow.path}.publish")

@@ -20,8 +20,9 @@ from vcloud.spec.types import shown
 LARGEST: Final = 8 << 20
 """Bytes of a file."""
 DEEPEST: Final = 24
+"""Levels, with what aliases repeat."""
 MOST_BORROWED: Final = 20_000
-"""Values that aliases may add to those that are written; it also keeps chains of aliases from nesting deeper than Python recurses."""
+"""Values that aliases may add to those that are written."""
 REFUSED: Final = object()
 """Stands where a value was refused, so that nobody complains about it a second time."""
 
@@ -85,12 +86,15 @@ def dotted(path: str, key: str | int) -> str:
     return f"{path}.{key}" if path else key
 
 
-def read_document(data: bytes, file: str) -> Document:
-    """The tree of a file's bytes. Raises SpecError where there is none; what is wrong in it is kept in `problems`."""
+def read_document(data: bytes, file: str, *, begins: str = "vcloud: 1", may_be_empty: bool = False) -> Document:
+    """The tree of a file's bytes, which must be a mapping; `begins` says how one may begin.
+
+    Raises SpecError where there is none; what is wrong in it is kept in `problems`.
+    """
     document = Document(file)
     text = _text(data, file)
     try:
-        _Reader(document, yaml.parse(text, Loader=_LOADER)).read()
+        _Reader(document, yaml.parse(text, Loader=_LOADER)).read(begins, may_be_empty)
     except yaml.MarkedYAMLError as error:
         line, what, hint = _explained(error, text)
         raise SpecError((*document.problems, Problem(file, line, "", what, hint))) from None
@@ -128,34 +132,39 @@ class _Reader:
     def __init__(self, document: Document, events: Iterator[Any]) -> None:
         self.document = document
         self.events = events
-        self.anchors: dict[str, tuple[Any, int]] = {}
-        """Value and number of values in it."""
+        self.anchors: dict[str, tuple[Any, int, int]] = {}
+        """Value, number of values in it, and how deep they are nested."""
         self.count = 0
         self.borrowed = 0
+        self.reached = 0
+        """The deepest level of the value that is being read."""
 
-    def read(self) -> None:
+    def read(self, begins: str, may_be_empty: bool) -> None:
         next(self.events)
         if isinstance(next(self.events), yaml.StreamEndEvent):
+            if may_be_empty:
+                self.document.tree = Node(Place())
+                return
             raise self._hopeless(0, "the file is empty", "vcloud init writes one to start from.")
         top = next(self.events)
         self.document.tree = self._value(top, Place("", _line(top)), 0)
         next(self.events)
         if not isinstance(more := next(self.events), yaml.StreamEndEvent):
-            raise self._hopeless(_line(more), "a second YAML document begins here", "Write one vApp per file.")
+            raise self._hopeless(_line(more), "a second YAML document begins here", "Put it into a file of its own.")
         if not isinstance(self.document.tree, Node):
-            raise self._hopeless(_line(top), "the file is not a mapping", "It begins with: vcloud: 1.")
+            raise self._hopeless(_line(top), "the file is not a mapping", f"It begins with: {begins}.")
 
     def _hopeless(self, line: int, what: str, hint: str = "") -> _HopelessError:
         return _HopelessError(Problem(self.document.file, line, "", what, hint))
 
     def _value(self, event: Any, place: Place, depth: int) -> Any:
         """The value that begins with this event; reads on to its end."""
-        if depth > DEEPEST:
-            raise self._hopeless(_line(event), f"values are nested more than {DEEPEST} deep")
+        self._reach(depth, _line(event))
         if isinstance(event, yaml.AliasEvent):
-            return self._alias(event, place)
-        before = self.count
+            return self._alias(event, place, depth)
+        before, reached = self.count, self.reached
         self.count += 1
+        self.reached = depth
         if isinstance(event, yaml.ScalarEvent):
             value = self._scalar(event, place)
         elif isinstance(event, yaml.SequenceStartEvent):
@@ -165,15 +174,22 @@ class _Reader:
         if event.tag is not None:
             value = self.document.refuse(place, f"the tag {shown(event.tag)} is not allowed", "Remove it; text is forced by quotes.")
         if event.anchor:
-            self.anchors[event.anchor] = value, self.count - before
+            self.anchors[event.anchor] = value, self.count - before, self.reached - depth
+        self.reached = max(self.reached, reached)
         return value
 
-    def _alias(self, event: yaml.AliasEvent, place: Place) -> Any:
+    def _reach(self, depth: int, line: int) -> None:
+        if depth > DEEPEST:
+            raise self._hopeless(line, f"values are nested more than {DEEPEST} deep")
+        self.reached = max(self.reached, depth)
+
+    def _alias(self, event: yaml.AliasEvent, place: Place, depth: int) -> Any:
         if event.anchor not in self.anchors:
             return self.document.refuse(
                 place, f"the alias *{shown(event.anchor)} has no anchor before it", f"Write &{shown(event.anchor)} at the value it repeats."
             )
-        value, count = self.anchors[event.anchor]
+        value, count, height = self.anchors[event.anchor]
+        self._reach(depth + height, _line(event))
         self.count += count
         self.borrowed += count
         if self.borrowed > MOST_BORROWED:

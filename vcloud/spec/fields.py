@@ -6,8 +6,9 @@ with everything else.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -24,7 +25,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from vcloud.design.model import Service
 from vcloud.spec import types
-from vcloud.spec.types import FieldError, nearest, shown
+from vcloud.spec.types import FieldError, Suggestions, shown
 
 INTERNET = "internet"
 
@@ -41,6 +42,7 @@ class Surroundings:
     recipes: frozenset[str]
     folder: Path
     recipes_folder: Path
+    suggestions: Suggestions = field(default_factory=Suggestions, compare=False)
 
 
 def reference(parse: Callable[[object], str], kind: str, names: Callable[[Surroundings], frozenset[str]]) -> PlainValidator:
@@ -52,7 +54,7 @@ def reference(parse: Callable[[object], str], kind: str, names: Callable[[Surrou
             return value
         name = parse(value)
         if info.context is not None:
-            raise FieldError(f"no {kind} is called '{name}'", nearest(name, there))
+            raise FieldError(f"no {kind} is called '{name}'", info.context.suggestions.nearest(name, there))
         return name
 
     return PlainValidator(find)
@@ -76,7 +78,7 @@ def _qualified_end(text: str, around: Surroundings) -> str:
         kind, ("VM or zone", around.vms | around.zones | {INTERNET})
     )
     if not kind or name not in there:
-        raise FieldError(f"no {called} is called '{name}'", nearest(name, there))
+        raise FieldError(f"no {called} is called '{name}'", around.suggestions.nearest(name, there))
     return text
 
 
@@ -85,7 +87,7 @@ def parse_recipe(value: object, info: ValidationInfo) -> str:
     around: Surroundings | None = info.context
     text = types.parse_local_path(value)
     if around is not None and "/" not in text and text not in around.recipes:
-        hint = nearest(text, around.recipes, "Shipped are")
+        hint = around.suggestions.nearest(text, around.recipes, "Shipped are")
         raise FieldError(f"no image is called '{text}'", f"{hint} A folder is written with a slash: ./{text}.")
     return text
 
@@ -110,7 +112,8 @@ class OneOrMany:
     def _listed(self, value: object) -> object:
         if isinstance(value, list) and not self.repeats:
             texts = [item for item in value if isinstance(item, str)]
-            if twice := next((text for text in texts if texts.count(text) > 1), None):
+            counts = Counter(texts)
+            if twice := next((text for text in texts if counts[text] > 1), None):
                 raise FieldError(f"'{shown(twice)}' is listed twice", "Remove one of them.")
         return [value] if isinstance(value, str) else value
 
@@ -193,6 +196,8 @@ def parse_publish(value: object) -> tuple[tuple[int, int], ...]:
         return ()
     if value is False:
         raise FieldError("a flow from the internet is always published", "Remove the flow, or name the port.")
+    if value == []:
+        raise FieldError("this is empty, at least one entry is wanted")
     return tuple(types.parse_ports(item) for item in (value if isinstance(value, list) else [value]))
 
 

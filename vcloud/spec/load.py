@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Final, Union, get_args, get_origin
+from typing import Any, Final
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -14,16 +13,16 @@ from pydantic_core import ErrorDetails
 from vcloud.data import images_dir
 from vcloud.errors import Problem, SpecError, UsageError
 from vcloud.spec.check import problems_of
-from vcloud.spec.document import LARGEST, Document, Node, Place, dotted, read_document
+from vcloud.spec.document import LARGEST, Node, read_document
 from vcloud.spec.fields import Surroundings
 from vcloud.spec.model import Vapp, derived_id
 from vcloud.spec.parameters import fill_in
-from vcloud.spec.types import FieldError, kind_of, nearest, parse_name, parse_service, shown
+from vcloud.spec.report import deepest, problems_in
+from vcloud.spec.types import FieldError, parse_name, parse_service
 
 APPLIANCES: Final = frozenset({"appliance", "firewall", "ips"})
 """Shipped recipes that are no workload's."""
 STDIN: Final = "-"
-_EMPTY: Final = "Write something below the key, or remove it."
 
 
 def load_vapp(path: Path, parameters: Mapping[str, str] | None = None) -> Vapp:
@@ -43,11 +42,12 @@ def parse_vapp(data: bytes | str, file: str = "vapp.yaml", folder: Path = Path()
     fill_in(document, parameters or {})
     around = _surroundings(document.tree, folder)
     vapp, errors = _validated(document.tree, around)
-    problems = [*document.problems, *_problems(errors, document)]
+    problems = [*document.problems, *problems_in(errors, document, Vapp)]
     if vapp is None:
         vapp = _salvaged(document.tree, around)
     if vapp is not None:
-        problems += problems_of(vapp.locate(file, document.lines), folder)
+        wrong = {problem.field for problem in problems} | document.refused
+        problems += problems_of(vapp.locate(file, document.lines), folder, wrong)
     if problems or vapp is None:
         raise SpecError(tuple(set(problems)))
     return vapp
@@ -123,7 +123,7 @@ def _salvaged(tree: Node, around: Surroundings) -> Vapp | None:
         vapp, errors = _validated(tree, around)
         if vapp is not None:
             return vapp
-        for location in sorted({_deepest(tree, error) for error in errors}, reverse=True, key=lambda keys: tuple(map(_sortable, keys))):
+        for location in sorted({deepest(tree, error) for error in errors}, reverse=True, key=lambda keys: tuple(map(_sortable, keys))):
             if not location:
                 return None
             _remove(tree, location)
@@ -143,115 +143,8 @@ def _sortable(key: str | int) -> tuple[int, str]:
     return (key, "") if isinstance(key, int) else (0, key)
 
 
-def _deepest(tree: Node, error: ErrorDetails) -> tuple[str | int, ...]:
-    """The keys that lead to what is wrong, as far as they exist: pydantic also counts what short forms leave out."""
-    value: Any = tree
-    for depth, key in enumerate(error["loc"]):
-        if not (isinstance(value, dict | list) and _has(value, key)):
-            return error["loc"][:depth]
-        value = value[key]  # type: ignore[index]
-    return error["loc"]
-
-
-def _has(value: dict[str, Any] | list[Any], key: str | int) -> bool:
-    return key in value if isinstance(value, dict) else isinstance(key, int) and key < len(value)
-
-
 def _remove(tree: Node, location: tuple[str | int, ...]) -> None:
     value: Any = tree
     for key in location[:-1]:
         value = value[key]
     del value[location[-1]]
-
-
-def _problems(errors: list[ErrorDetails], document: Document) -> Iterator[Problem]:
-    for error in errors:
-        place = _place_of(error, document)
-        if not (_is_echo(error) or _is_refused(place.path, document.refused)):
-            yield Problem(document.file, place.line, place.path, *_sentence(error))
-
-
-def _is_echo(error: ErrorDetails) -> bool:
-    """Whether pydantic only says that it goes without what another error is about."""
-    return error["type"] == "default_factory_not_called" or (error["type"] == "too_short" and bool(error["input"]))
-
-
-def _is_refused(path: str, refused: set[str]) -> bool:
-    """Whether this place, or something in it, was refused before."""
-    return any(f"{other}.".startswith((f"{path}.", f"{path}[")) for other in refused)
-
-
-def _place_of(error: ErrorDetails, document: Document) -> Place:
-    """The dotted path as far as it is written in the file, and its line."""
-    keys = _deepest(document.tree, error)
-    path = ""
-    line = document.tree.place.line
-    for key in keys:
-        path = dotted(path, key)
-        line = document.lines.get(path, line)
-    if error["type"] == "missing":
-        path = dotted(path, error["loc"][-1])
-    return Place(path, line)
-
-
-def _sentence(error: ErrorDetails) -> tuple[str, str]:
-    """What is wrong and the way out, in the words of the file."""
-    given, context = error.get("input"), error.get("ctx", {})
-    match error["type"]:
-        case "value_error" if isinstance(context["error"], FieldError):
-            return context["error"].what, context["error"].hint
-        case "missing":
-            return "this is missing", ""
-        case "extra_forbidden":
-            return "this key is not known", nearest(str(error["loc"][-1]), _keys_beside(error), "Keys here")
-        case "int_type" | "int_parsing":
-            hint = "Remove the quotes." if isinstance(given, str) and given.isdecimal() else ""
-            return f"a whole number is wanted, not {_given(given)}", hint
-        case "bool_type":
-            return f"true or false is wanted, not {_given(given)}", ""
-        case "dict_type" | "model_type":
-            return f"a mapping is wanted, not {_given(given)}", "" if given is not None else _EMPTY
-        case "tuple_type" | "list_type":
-            return f"a list is wanted, not {_given(given)}", "" if given is not None else _EMPTY
-        case "greater_than_equal":
-            return f"{shown(given)} is too small, at least {context['ge']} is wanted", ""
-        case "less_than_equal":
-            return f"{shown(given)} is too large, at most {context['le']} is allowed", ""
-        case "too_short":
-            return "this is empty, at least one entry is wanted", ""
-        case "too_long":
-            return f"there are {context['actual_length']} entries, at most {context['max_length']} are allowed", ""
-        case "enum":
-            return f"'{shown(given)}' is not {context['expected']}", ""
-        case _:
-            return str(error["msg"]), ""
-
-
-def _given(value: object) -> str:
-    if isinstance(value, str):
-        return f"'{shown(value)}'"
-    return str(value) if type(value) in (int, float) else kind_of(value)
-
-
-def _keys_beside(error: ErrorDetails) -> list[str]:
-    """The keys that are known where an unknown one stands."""
-    kind: Any = Vapp
-    for key in error["loc"][:-1]:
-        kind = _below(kind, key)
-    model = _unwrapped(kind)
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _below(kind: Any, key: str | int) -> Any:
-    """The type that stands under a key of a value of this type."""
-    kind = _unwrapped(kind)
-    if get_origin(kind) in (dict, tuple):
-        return get_args(kind)[get_origin(kind) is dict]
-    return next(field.annotation for name, field in kind.model_fields.items() if key == (field.alias or name))
-
-
-def _unwrapped(kind: Any) -> Any:
-    """Without what pydantic is told beside, and without None."""
-    while get_origin(kind) in (Annotated, UnionType, Union):
-        kind = get_args(kind)[0]
-    return kind

@@ -75,6 +75,10 @@ from vcloud.spec.fields import (
 from vcloud.spec.types import FieldError
 
 CARD_NUMBER = "card-number"
+MOST_ZONES = 100
+"""The IPS has two cards for each, and QEMU's machine has room for some 230 devices."""
+MOST_DETECTORS = 200
+"""Each is a dozen rules of the IPS, which all packets pass."""
 
 
 class Share(StrEnum):
@@ -225,7 +229,9 @@ class Vm(Spec):
     )
     count: Annotated[Count | None, Given()] = Field(None, description="How many; they are called web-1, web-2, ...")
     cpus: Annotated[int, Strict()] = Field(1, ge=1, le=64, description="Virtual CPUs; otherwise 1.")
-    memory: Memory = Field(384 << 20, description="384M (this is the default), 1G, or a number of MiB.")
+    memory: Annotated[Memory | None, Given()] = Field(
+        None, description="384M, 1G, or a number of MiB; otherwise what the image's recipe says, or 384M."
+    )
     disks: dict[DiskName, Disk] = Field(default_factory=dict, max_length=16, description="Data disks.")
     files: dict[GuestPath, File] = Field(default_factory=dict, description="Files that the guest gets before its services start.")
     packages: tuple[Package, ...] = Field((), description="Debian packages on top of the image's.")
@@ -350,6 +356,16 @@ class Detector(Spec):
             raise FieldError("at_least is given twice", "Keep one of them.")
         return self
 
+    @model_validator(mode="after")
+    def _is_countable(self) -> Self:
+        if self.regex and self.count > 1:
+            from vcloud.spec.pattern import most_countable
+
+            most = most_countable(self.regex)
+            if self.count > most:
+                raise FieldError(f"the IPS cannot count the pattern {self.count} times", f"Ask for at most {most}, or shorten the pattern.")
+        return self
+
     @property
     def regex(self) -> str:
         """Empty for card numbers."""
@@ -367,7 +383,7 @@ class Protection(Spec):
         (), description="Regulations: pci-dss, or pci-dss@4.0.1 to pin a version."
     )
     ips: Annotated[Ips | None, Given()] = None
-    dlp: tuple[Detector, ...] = Field((), description="Data-leakage detectors.")
+    dlp: tuple[Detector, ...] = Field((), max_length=MOST_DETECTORS, description="Data-leakage detectors.")
 
 
 class Tenancy(Spec):
@@ -410,7 +426,7 @@ class Vapp(Spec):
     authorized_keys: Annotated[tuple[PublicKey, ...], OneOrMany()] = Field(
         (), description="OpenSSH public keys that may log in to every VM."
     )
-    zones: dict[Part, Zone] = Field(min_length=1)
+    zones: dict[Part, Zone] = Field(min_length=1, max_length=MOST_ZONES)
     vms: dict[Part, Vm] = Field(min_length=1)
     flows: tuple[Flow, ...] = ()
     protection: Protection = Field(default_factory=Protection)

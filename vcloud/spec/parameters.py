@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from vcloud.errors import Problem
 from vcloud.spec.document import REFUSED, Document, Node, Place, dotted
-from vcloud.spec.types import PARAMETER_LENGTH, FieldError, kind_of, nearest, parse_content, shown
+from vcloud.spec.types import PARAMETER_LENGTH, FieldError, Suggestions, kind_of, nearest, parse_content, shown
 
 MOST_INSERTED: Final = 8 << 20
 """Characters that all parameters together may add to a file."""
@@ -78,6 +78,7 @@ class _Filler:
         self.document = document
         self.values = values
         self.inserted = 0
+        self.suggestions = Suggestions()
 
     def filled(self, value: Any, place: Place) -> Any:
         if isinstance(value, str):
@@ -129,7 +130,7 @@ class _Filler:
         if not closed:
             raise FieldError("a '${' is not closed", "Write ${name}, or $${ for the characters ${ themselves.")
         if name not in self.values:
-            hint = nearest(name, list(self.values), "Parameters here are") or "Declare it under parameters."
+            hint = self.suggestions.nearest(name, list(self.values), "Parameters here are") or "Declare it under parameters."
             raise FieldError(f"no parameter is called '{shown(name)}'", f"{hint} For the characters ${{ themselves write $${{.")
         value = self.values[name]
         if value is REFUSED:

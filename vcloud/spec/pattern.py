@@ -9,18 +9,20 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, Final
 
+from vcloud.spec.backtracking import REPEATS, tries
+from vcloud.spec.pcre import LARGEST_PROGRAM, compiled_size, differences
 from vcloud.spec.types import FieldError, shown, text_of
 
 LENGTH: Final = 200
 MOST_REPEATS: Final = 1000
 MOST_ENDLESS: Final = 3
 """Each further unbounded repetition multiplies the worst case by the length of the text."""
+MOST_TRIES: Final = 10_000_000
+"""At one place of a text, by the estimate of `backtracking`: two repetitions of a thousand and some short ones."""
 HARMLESS_ROUNDS: Final = 4
 """So few rounds of an optional part cannot explode: `([0-9]{4}-?){4}` is how numbers are written."""
 
-_REPEATS: Final = frozenset({code.MAX_REPEAT, code.MIN_REPEAT, code.POSSESSIVE_REPEAT})
 _BACKWARD: Final = frozenset({code.GROUPREF, code.GROUPREF_EXISTS})
-_PYTHON_ONLY: Final = re.compile(r"\(\?[a-z]*[aLu]|\\[uUN]|\{,")
 
 
 def parse_pattern(value: object) -> str:
@@ -33,14 +35,21 @@ def parse_pattern(value: object) -> str:
             f"the pattern '{shown(text)}' has a character that a rule cannot hold",
             r'Use printable ASCII; write " as \x22, ; as \x3b and others as \xHH.',
         )
-    if found := _PYTHON_ONLY.search(text):
-        raise FieldError(f"the pattern '{shown(text)}' has '{found[0]}', which the IPS does not know")
     tree = _parsed(text)
+    if found := next(differences(text), None):
+        raise FieldError(f"the pattern '{shown(text)}' has '{shown(found.what)}': {found.reason}", found.hint)
     if tree.getwidth()[0] == 0:
         raise FieldError(f"the pattern '{shown(text)}' also matches nothing at all", "Make at least one character of it necessary.")
     if reason := next(_dangers(tree, rounds=1), None) or _too_many(tree):
         raise FieldError(f"the pattern '{shown(text)}' can take very long: {reason}", "Repeat a fixed piece of text, or give fixed counts.")
+    if compiled_size(text) > LARGEST_PROGRAM:
+        raise FieldError(f"the pattern '{shown(text)}' is too large for the IPS", "Repeat groups less often.")
     return text
+
+
+def most_countable(pattern: str) -> int:
+    """How many occurrences of a pattern the IPS can count."""
+    return LARGEST_PROGRAM // compiled_size(pattern)
 
 
 def _parsed(text: str) -> Any:
@@ -59,10 +68,11 @@ def _dangers(tree: Any, rounds: int) -> Iterator[str]:
     for operation, argument in tree:
         if operation in _BACKWARD:
             yield "it refers back to a group"
-        elif operation in _REPEATS:
+        elif operation in REPEATS:
             least, most, inner = argument
-            if most is not code.MAXREPEAT and most > MOST_REPEATS:
-                yield f"it repeats {most} times"
+            count = least if most is code.MAXREPEAT else most
+            if count > MOST_REPEATS:
+                yield f"it repeats {count} times"
             if (rounds > HARMLESS_ROUNDS and least != most) or (rounds > 1 and most - least > 1):
                 yield "a repetition stands inside a repetition"
             yield from _dangers(inner, rounds * max(1, int(most)))
@@ -89,14 +99,16 @@ def _too_many(tree: Any) -> str:
     if narrowest > MOST_REPEATS:
         return f"what it looks for has at least {narrowest} characters"
     endless = _endless(tree)
-    return f"it has {endless} repetitions without end" if endless > MOST_ENDLESS else ""
+    if endless > MOST_ENDLESS:
+        return f"it has {endless} repetitions without end"
+    return "its repetitions can share out a text in too many ways" if tries(tree) > MOST_TRIES else ""
 
 
 def _endless(tree: Any) -> int:
     """How many repetitions have no end."""
     count = 0
     for operation, argument in tree:
-        if operation in _REPEATS:
+        if operation in REPEATS:
             count += (argument[1] is code.MAXREPEAT) + _endless(argument[2])
         elif operation is code.BRANCH:
             count += sum(_endless(branch) for branch in argument[1])

@@ -14,8 +14,13 @@ from typing import Final
 from vcloud.design.model import Protocol, Service
 from vcloud.errors import UsageError
 
-RESERVED: Final = frozenset({"firewall", "ips", "internet", "host", "uplink"})
-"""Words with a meaning of their own beside the VMs and zones of a file."""
+RESERVED: Final = frozenset(
+    {
+        *("firewall", "ips", "internet", "host", "uplink"),
+        *("localhost", "ip6-localhost", "ip6-loopback", "ip6-allnodes", "ip6-allrouters"),
+    }
+)
+"""Words with a meaning of their own beside the VMs and zones of a file; every Debian has the last ones in /etc/hosts."""
 DISK_NAME_LENGTH: Final = 20
 """A disk's name is its virtio serial number, which has 20 bytes."""
 ID_LENGTH: Final = 63
@@ -95,6 +100,19 @@ def nearest(word: str, known: Collection[str], called: str = "Known here") -> st
         return f"Did you mean '{close[0]}'?"
     listed = sorted(known)
     return f"{called}: {', '.join(listed[:12])}{', ...' if len(listed) > 12 else ''}." if listed else "None is declared here."
+
+
+class Suggestions:
+    """`nearest` for the first wrong words of a file only: each search looks at all that are known."""
+
+    def __init__(self, most: int = 50) -> None:
+        self.left = most
+
+    def nearest(self, word: str, known: Collection[str], called: str = "Known here") -> str:
+        if self.left == 0:
+            return ""
+        self.left -= 1
+        return nearest(word, known, called)
 
 
 def text_of(value: object) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -40,3 +42,29 @@ def test_every_end_has_its_code_and_its_sentence(error: str, code: int, said: st
     assert done.returncode == code
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_that_has_no_room_is_said_and_is_no_bug(unbuffered: str, tmp_path: Path) -> None:
+    program = PROGRAM.replace("raise {error}", "print('something')")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={"XDG_STATE_HOME": str(tmp_path), "NO_COLOR": "1", "PYTHONUNBUFFERED": unbuffered},
+        )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: there is no room for what vcloud writes: No space left on device\n  Free some space, or send the output elsewhere.\n"
+    )
+
+
+def test_a_reader_who_has_gone_is_told_nothing(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    program = PROGRAM.replace("raise {error}", "print('something')")
+    done = subprocess.run([sys.executable, "-c", program], stdout=writing, stderr=subprocess.PIPE, env={"XDG_STATE_HOME": str(tmp_path)})
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")

@@ -14,6 +14,7 @@ from vcloud.compile.cards import BRANDS, check_digit, example_numbers, is_card_n
 from vcloud.compile.dlp import CARD_NUMBER, FIRST_RULE, LAST_RULE, PLACES, counted, dlp_probes, escaped, leak_rules, rule_sids
 from vcloud.compile.example import NoExampleError, matching_text, near_miss
 from vcloud.design.model import Action, Design, Detector
+from vcloud.spec.model import MOST_ZONES
 
 PUBLISHED = (
     *(
@@ -140,6 +141,35 @@ def test_a_flow_between_vms_is_excepted_by_their_addresses_and_ports() -> None:
     assert all(str(address) in setter for card in cards[:3] for address in (card.address4, card.address6))
     assert not any(str(address) in setter for address in (cards[3].address4, cards[3].address6))
     assert "] 8000:8010 (" in setter
+
+
+def test_an_exception_of_many_vms_stands_in_groups_that_suricata_can_read() -> None:
+    design = build_design(
+        zones="dmz:inspected app", vms={"web": "dmz x250", "api": "app"}, flows="all: web -> web tcp/80\n up: web -> api udp/53"
+    )
+    design = replace(design, inspection=replace(design.inspection, detectors=(detector(zones=("dmz",), excepted=("all", "up")),)))
+    rules = leak_rules(design)
+    groups = dict(rules.groups)
+    setters = [line.partition(" (")[0].split() for line in rules.lines if "flowbits:set," in line]
+    assert all(len(text) < 8192 for text in (*rules.lines, *groups.values()))
+
+    def members(text: str) -> set[str]:
+        """The addresses that a list stands for."""
+        words = text.strip("[]").split(",")
+        return {address for word in words for address in (members(groups[word[1:]]) if word.startswith("$") else {word})}
+
+    webs = {str(address) for vm in design.workloads[:250] for address in (vm.nics[0].address4, vm.nics[0].address6)}
+    api = design.workloads[250].nics[0]
+    assert [(rule[1], members(rule[2]), members(rule[5]), rule[6]) for rule in setters] == [
+        ("tcp", webs, webs, "80"),
+        ("udp", webs, {str(api.address4), str(api.address6)}, "53"),
+    ]
+
+
+def test_as_many_zones_as_are_allowed_leave_a_rule_short_enough_for_suricata() -> None:
+    zones = tuple(f"a-zone-with-a-name-{number}" for number in range(MOST_ZONES))
+    longest = detector("x" * 63, kind="regex", regex="/" * 200, at_least=1000, zones=zones)
+    assert max(map(len, leak_rules(design_with(longest)).lines)) < 8192
 
 
 @pytest.mark.parametrize("character", ["/", '"', ";", "\n", "\x00", "é"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import yaml
 from tests.design_builder import build_design
 from vcloud.compile.ips import FOLDER, ips_digest, ips_files
 from vcloud.compile.ips_rules import SHIPPED, ShippedRule
-from vcloud.design.model import Design, Mode
+from vcloud.design.model import Action, Design, Detector, Mode
 
 
 def design_with(zones: str = "dmz:inspected lab app-tier:inspected") -> Design:
@@ -61,6 +62,16 @@ def test_variables_hold_every_zone_in_both_versions_of_ip() -> None:
     assert all(f"{zone.prefix4},{zone.prefix6}" in groups["VAPP"] for zone in design.zones)
 
 
+def test_variables_hold_the_groups_that_rules_name() -> None:
+    design = build_design(zones="dmz:inspected", vms={"web": "dmz x100"}, flows="all: web -> web tcp/80")
+    detector = Detector("cards", "card-number", "", 1, ("dmz",), ("all",), Action.BLOCK, 1)
+    files = ips_files(replace(design, inspection=replace(design.inspection, detectors=(detector,))))
+    groups = yaml.safe_load(files[f"{FOLDER}/vars.yaml"])["vars"]["address-groups"]
+    named = set(re.findall(r"\$(\w+)", files[f"{FOLDER}/rules/leaks.rules"].decode() + "".join(groups.values())))
+    assert any(name.startswith("CARDS_") for name in named)
+    assert named == set(groups) - {"VAPP"}
+
+
 def test_only_inspected_zones_touch_what_takes_a_restart() -> None:
     def fixed(design: Design) -> bytes:
         return ips_files(design)[f"{FOLDER}/suricata.yaml"]
@@ -87,6 +98,14 @@ def test_the_digest_is_what_sha256sum_makes_of_the_folder(tmp_path: Path) -> Non
         ["sh", "-c", "find . -type f -exec sha256sum {} + | LC_ALL=C sort -k 2"], cwd=tmp_path, check=True, capture_output=True
     ).stdout
     assert ips_digest(files) == hashlib.sha256(listing).hexdigest()
+
+
+def test_no_name_of_a_file_ends_the_comment_that_it_stands_in() -> None:
+    design = replace(design_with(), file="a\ndrop ip any any -> any any (sid:1;)\r\udcff\u2028é.yaml")
+    for name in ("attacks", "leaks"):
+        text = ips_files(design)[f"{FOLDER}/rules/{name}.rules"].decode()
+        assert text.splitlines()[0].startswith("# vApp shop (a_drop ip any any -> any any (sid:1;)____.yaml): ")
+        assert not any(line.startswith("drop ip any") for line in text.splitlines())
 
 
 def test_sids_are_unique() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ from vcloud.design.addressing import (
     guest_name,
     hash_number,
     mac_of,
+    spread,
     uuid_of,
     vm_numbers,
     zone_prefixes,
@@ -137,3 +139,9 @@ def test_addresses_of_today_are_addresses_of_tomorrow() -> None:
     assert vm_numbers("shop", "dmz", ["web-1"]) == {"web-1": 2482}
     assert mac_of("shop", "web-1", "dmz") == "52:54:42:53:02:83"
     assert uuid_of("vm", "shop", "web-1") == "3ac4f509-609e-51c2-bd1f-7811e70d274a"
+
+
+def test_more_names_than_numbers_are_an_error_and_no_endless_search() -> None:
+    assert set(spread("abc", 32, 7, 9).values()) == {7, 8, 9}
+    with pytest.raises(ValueError, match="4 names do not fit into 3 numbers"):
+        spread("abcd", 32, 7, 9)

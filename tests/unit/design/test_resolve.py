@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from tests.vapps import TWO_HOMES, design_of_text, shop
+from vcloud.data import images_dir
 from vcloud.design.model import Action, Design, FlowPath, Mode, Nic, Protocol, Role, Service, Vm
-from vcloud.errors import RefusedError
+from vcloud.errors import RefusedError, SpecError
+from vcloud.project import design_of
+from vcloud.spec.load import parse_vapp
 
 SMALL = """\
 vcloud: 1
@@ -145,6 +149,44 @@ def test_a_disk_is_mounted_where_the_file_says_or_else_where_the_image_says(rela
     ]
 
 
+def test_a_disk_comes_before_what_is_mounted_in_it_and_keeps_its_letter() -> None:
+    disks = "b: {size: 1G, mount: /m/a/b}, a: {size: 1G, mount: /m/a}, raw: 1G"
+    design = design_of_text(SMALL.replace("zone: dmz}", f"zone: dmz, disks: {{{disks}}}}}"))
+    assert [(disk.mount, disk.target) for disk in vm(design, "web").disks] == [("/m/a", "vdc"), ("", "vdd"), ("/m/a/b", "vdb")]
+
+
+def test_a_disk_is_not_mounted_where_the_image_mounts_another() -> None:
+    disks = "data: 1G, extra: {size: 1G, mount: /var/lib/postgresql}"
+    with pytest.raises(SpecError) as raised:
+        design_of_text(SMALL.replace("nginx, zone: dmz}", f"postgres, zone: dmz, disks: {{{disks}}}}}"))
+    (problem,) = raised.value.problems
+    assert (problem.line, problem.field) == (5, "vms.web.disks.extra.mount")
+    assert problem.what == "disk 'data' is mounted at /var/lib/postgresql already"
+
+
+@pytest.mark.parametrize("name", ["base", "firewall", "ips"])
+def test_a_file_that_is_called_like_a_recipe_is_still_the_users_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    others = f"  web: {{image: {{file: {name}}}, zone: dmz}}\n  plain: {{image: base, zone: dmz}}\n"
+    design = design_of(parse_vapp(SMALL.partition("  web:")[0] + others, folder=tmp_path))
+    web, plain = design.workloads
+    assert (web.image.recipe, web.image.source) == ("", str(tmp_path / name))
+    assert plain.image.recipe == str(images_dir() / "base")
+    assert design.firewall.image.recipe == str(images_dir() / "firewall")
+
+
+@pytest.mark.parametrize(
+    ("image", "said", "mebibytes"),
+    [("postgres", "", 512), ("postgres", ", memory: 1G", 1024), ("nginx", "", 384), ("./own", "", 640), ("{file: own.qcow2}", "", 384)],
+)
+def test_a_vm_has_the_memory_that_it_says_or_else_its_image(tmp_path: Path, image: str, said: str, mebibytes: int) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "image.yaml").write_text("memory: 640M\n")
+    (tmp_path / "own.qcow2").touch()
+    text = SMALL.replace("{image: nginx, zone: dmz}", f"{{image: {image}, zone: dmz{said}}}")
+    assert vm(design_of(parse_vapp(text, folder=tmp_path)), "web").memory == mebibytes << 20
+
+
 def test_the_shop_is_what_its_file_says() -> None:
     design = shop(db_password="first-choice")
     assert [zone.name for zone in design.zones] == ["dmz", "app", "cde"]
@@ -160,6 +202,11 @@ def test_the_shop_is_what_its_file_says() -> None:
     assert [(file.path, file.mode, file.owner) for file in db.files] == [("/etc/shop/schema.sql", 0o640, "root:postgres")]
     assert b"first-choice" in db.files[0].content
     assert all(flow.line > 0 for flow in design.flows)
+
+
+def test_the_name_of_the_file_is_text_on_one_line() -> None:
+    design = design_of(parse_vapp(SMALL, "/etc/a\nb\udcff é.yaml"))
+    assert design.file == "a_b_ é.yaml"
 
 
 def test_who_comes_after_a_tier_waits_for_each_of_it() -> None:

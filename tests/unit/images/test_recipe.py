@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 
 import pytest
+import yaml
 
 from vcloud.data import images_dir
 from vcloud.errors import ImageError, SpecError
@@ -56,8 +59,16 @@ def test_a_base_may_be_a_folder_of_ones_own(folder: Path) -> None:
 
 
 def test_a_recipe_that_is_its_own_base_is_refused(folder: Path) -> None:
-    with pytest.raises(ImageError, match="its own base"):
-        load_recipe(write(folder, "base: ../api\n"))
+    with pytest.raises(SpecError, match=r"image\.yaml:2: base: the image recipe .* is its own base"):
+        load_recipe(write(folder, "memory: 1G\nbase: ../api\n"))
+
+
+@pytest.mark.parametrize("base", ["nothing", "./nothing", "./files", "./loop"])
+def test_a_base_that_is_no_recipe_is_named_with_its_line(folder: Path, base: str) -> None:
+    (folder / "loop").symlink_to("loop")
+    with pytest.raises(SpecError, match=r"image\.yaml:1: base: there is no image recipe in ") as failure:
+        load_recipe(write(folder, f"base: {base}\n"))
+    assert "nginx" in failure.value.problems[0].hint
 
 
 def test_a_missing_recipe_names_the_shipped_ones(tmp_path: Path) -> None:
@@ -71,7 +82,7 @@ def test_all_problems_come_at_once_with_their_lines_and_the_nearest_key(folder: 
         load_recipe(write(folder, "pakages: [nginx]\nmemory: much\n\ndisks: {data: var/lib}\n"))
     problems = {(problem.field, problem.line) for problem in failure.value.problems}
     assert problems == {("pakages", 1), ("memory", 2), ("disks.data", 4)}
-    assert any("`packages`" in problem.hint for problem in failure.value.problems)
+    assert any("'packages'" in problem.hint for problem in failure.value.problems)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +105,61 @@ def test_all_problems_come_at_once_with_their_lines_and_the_nearest_key(folder: 
 def test_what_is_not_a_recipe_is_refused(folder: Path, text: str) -> None:
     with pytest.raises(SpecError):
         load_recipe(write(folder, text))
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "what"),
+    [
+        ('base: "./a\\0b"', "base", "'./a\\x00b' is not a path that vcloud takes"),
+        ("check: !!int abc", "check", "the tag tag:yaml.org,2002:int is not allowed"),
+        ("? 2001-99-99", "2001-99-99", "this key is not known"),
+        ("check: [a]", "check", "text is wanted, not a list"),
+        ("disks: {A: /a}", "disks.A", "'A' is not a name for a disk"),
+        ("disks: {a: {}}", "disks.a", "text is wanted, not a mapping"),
+        ("commands: run", "commands", "a list is wanted, not 'run'"),
+        ("commands: [null]", "commands[0]", "text is wanted, not nothing"),
+        ("commands: ['']", "commands[0]", "there is nothing to run"),
+        ("memory: 1M", "memory", "'1M' is not between 64M and 64T"),
+        ("check: yes", "check", "yes without quotes is true to some who read YAML, and text to others"),
+        ("check: a\0b", "", "the file has the unprintable character '\\x00'"),
+        ("packages: [a, nginx]\ncheck: x\ncheck: y", "packages[0]", "'a' is not a Debian package"),
+    ],
+)
+def test_a_wrong_recipe_is_described_as_a_vapp_file_is(folder: Path, line: str, field: str, what: str) -> None:
+    with pytest.raises(SpecError) as failure:
+        load_recipe(write(folder, f"# a recipe\n{line}\n"))
+    problem = failure.value.problems[0]
+    assert (problem.file, problem.line, problem.field) == (str(folder / "image.yaml"), 2, field)
+    assert problem.what.startswith(what)
+
+
+@pytest.mark.parametrize("text", ["- a list\n", "just text\n"])
+def test_a_recipe_is_a_mapping(folder: Path, text: str) -> None:
+    with pytest.raises(SpecError, match="is not a mapping") as failure:
+        load_recipe(write(folder, text))
+    assert failure.value.problems[0].hint == "It begins with: base: base."
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent for path in images_dir().glob("*/image.yaml")), ids=lambda folder: folder.name)
+def test_shipped_recipes_say_the_same_to_every_reader_of_yaml(folder: Path) -> None:
+    written = yaml.safe_load((folder / "image.yaml").read_text())
+    recipe = load_recipe(folder)
+    assert recipe.commands == tuple(written.get("commands", ()))
+    assert recipe.check == written.get("check", "true")
+
+
+def test_a_pipe_among_the_files_is_refused_and_not_waited_for(folder: Path) -> None:
+    os.mkfifo(folder / "files" / "pipe")
+    with pytest.raises(ImageError, match="pipe is neither a file nor a folder nor a link"):
+        digest(load_recipe(write(folder, "")))
+
+
+def test_a_socket_among_the_files_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("files/talk")
+        with pytest.raises(ImageError, match="talk is neither"):
+            list(load_recipe(write(folder, "")).files())
 
 
 @pytest.mark.parametrize("package", ["nginx", "libstdc++6", "g++", "nginx=1.26.3-3+deb13u1", "libc6:amd64"])

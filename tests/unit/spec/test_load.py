@@ -177,7 +177,7 @@ def test_everything_knows_its_line(shop: Vapp) -> None:
 def test_the_defaults_are_the_small_ones() -> None:
     vapp = parse_vapp(small())
     assert (vapp.owner, vapp.labels, vapp.flows, vapp.protection.dlp, vapp.protection.ips, vapp.tenancy) == ("", {}, (), (), None, None)
-    assert (vapp.vms["web"].memory, vapp.vms["web"].count, vapp.vms["web"].ready.timeout) == (384 << 20, None, 120)
+    assert (vapp.vms["web"].memory, vapp.vms["web"].count, vapp.vms["web"].ready.timeout) == (None, None, 120)
 
 
 def test_nothing_can_be_changed(shop: Vapp) -> None:
@@ -277,6 +277,40 @@ def test_every_template_is_valid_and_can_be_enforced(template: Path) -> None:
 def test_ten_thousand_flows_load_in_seconds() -> None:
     flows = "".join(f"  - {{from: web, to: internet, service: tcp/{port}}}\n" for port in range(1, 10_001))
     assert len(parse_vapp(small(f"flows:\n{flows}")).flows) == 10_000
+
+
+def test_more_zones_than_a_host_has_room_for_are_refused() -> None:
+    zones = ", ".join(f"z{number}: {{}}" for number in range(4097))
+    assert problems(small().replace("{dmz: {}}", f"{{dmz: {{}}, {zones}}}")) == ["zones: there are 4098 entries, at most 100 are allowed"]
+
+
+def test_many_misspelt_ends_take_no_time_and_the_first_get_a_suggestion() -> None:
+    vms = "".join(f"  vm-{number}: {{image: base, zone: dmz}}\n" for number in range(2000))
+    flows = "".join(f"  - {{from: vm_{number}, to: wep-{number}, service: tcp/80}}\n".replace("_", "n-") for number in range(2000))
+    with pytest.raises(SpecError) as raised:
+        parse_vapp(small(f"{vms}flows:\n{flows}"))
+    assert len(raised.value.problems) == 4000
+    assert sum("Did you mean" in problem.hint or "Known here" in problem.hint for problem in raised.value.problems) == 50
+
+
+def test_a_long_list_is_read_in_time() -> None:
+    names = ", ".join(f"n{number}" for number in range(60_000))
+    flows = f"flows: [{{from: web, to: internet, service: tcp/80, carries: [{names}, last, last]}}]\n"
+    assert problems(small(flows)) == ["flows[0].carries: 'last' is listed twice"]
+
+
+def test_a_flow_between_too_many_vms_is_refused() -> None:
+    tiers = "".join(f"  t{number}: {{image: base, zone: dmz, count: 250}}\n" for number in range(4))
+    assert problems(small(f"{tiers}flows: [{{from: t0, to: t0, service: tcp/80}}, {{from: dmz, to: dmz, service: tcp/80}}]\n")) == [
+        "flows[1]: with this flow 1064501 pairs of VMs may talk by some service, at most 250000 are allowed"
+    ]
+
+
+def test_more_exceptions_than_the_ips_has_rules_for_are_refused() -> None:
+    services = ", ".join(f"tcp/{port}" for port in range(1, 2002))
+    flows = f"flows: [{{id: much, from: web, to: internet, service: [{services}]}}]\n"
+    dlp = "protection: {dlp: [{detect: card-number, leaving: dmz, except: much}]}\n"
+    assert problems(small(flows + dlp)) == ["protection.dlp: the exceptions of all detectors name 2001 services, at most 2000 are allowed"]
 
 
 SCALARS = st.one_of(

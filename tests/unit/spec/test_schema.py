@@ -20,6 +20,7 @@ NOT_STRUCTURAL = {
     "alias-bomb",
     "authorized-keys",
     "clashing-names",
+    "clashing-zones",
     "detector-ids",
     "dlp-patterns",
     "flow-ambiguous-end",
