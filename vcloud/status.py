@@ -15,6 +15,7 @@ from vcloud.hosts.observe import observe_vapp, vapp_names
 from vcloud.plan.state import Manifest, Phase, VappState
 from vcloud.verify.appliances import in_force
 from vcloud.verify.checks import Outcome
+from vcloud.verify.report import plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def status_of(vapp: str, connect: str | None) -> Status:
 
 
 def all_vapps(connect: str | None) -> list[dict[str, Any]]:
-    """A row per vApp on the host, as libvirt says."""
+    """A row per vApp on the host, as libvirt says. No appliance is asked, so none is called protected: `ready` is what the last run left."""
     with open_host(choose_host(connect)) as host:
         rows = []
         for name in vapp_names(host):
@@ -103,7 +104,7 @@ def all_vapps(connect: str | None) -> list[dict[str, Any]]:
                 {
                     "vapp": name,
                     "host": host.name,
-                    "state": ("protected" if found.healthy else "problem") if found else "rest",
+                    "state": (found.phase if found.healthy else "problem") if found else "rest",
                     "vms": len(found.vms) if found else len(state.domains),
                     "running": sum(domain.running for domain in state.domains),
                     "owner": found.owner if found else "",
@@ -181,4 +182,4 @@ def _problems(state: VappState, design: Design, phase: Phase) -> list[str]:
 def _not_in_force(host: Host, manifest: Manifest) -> Iterator[str]:
     for verdict in in_force(host, manifest):
         if verdict.outcome is not Outcome.PASS:
-            yield f"it does not hold that {verdict.check.claim} ({verdict.detail}); `vcloud up --reload` with its file loads it again"
+            yield f"it does not hold that {verdict.check.claim} ({plain(verdict.detail)}); `vcloud up --reload` with its file loads it again"

@@ -73,7 +73,7 @@ def _show_status(found: Status) -> None:
 
 
 def list_vapps(connect: Connect = None, output: Output = Format.TABLE) -> None:
-    """List the vApps of a host."""
+    """List the vApps of a host by what libvirt says; `status` also asks a vApp's appliances."""
     from vcloud.status import all_vapps
 
     rows = all_vapps(connect)

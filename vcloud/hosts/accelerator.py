@@ -35,6 +35,8 @@ LONGEST = 300
 KERNEL_SUFFIX, INITRD_SUFFIX = "", ".cpio"
 LARGEST = 4096
 """Bytes of what is kept."""
+WORDY = 120
+"""Characters of libvirt's own words in a reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Accelerator:
     """`kvm` or `tcg`."""
     reason: str
     """Why, as a clause: `a kernel boots under KVM`."""
+    proven: bool = True
+    """The reason speaks of KVM itself. What is not proven is not remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,7 @@ def remembered(host: Host) -> Accelerator | None:
 
 
 def probe(host: Host, kernel: str, initrd: str) -> Accelerator:
-    """Asks the host, and by a trial if need be; remembers the answer there.
+    """Asks the host, and by a trial if need be; remembers there what that proves of KVM.
 
     Args:
         host: an open host.
@@ -97,8 +101,10 @@ def probe(host: Host, kernel: str, initrd: str) -> Accelerator:
     known = remembered(host)
     if known:
         return known
-    race = (trial_xml(kernel, initrd, accelerator) for accelerator in ("kvm", "tcg"))
-    found = _without_trial(host) or interruptible(lambda: trial(host, *race))
+    kvm, tcg = (trial_xml(kernel, initrd, accelerator) for accelerator in ("kvm", "tcg"))
+    found = _without_trial(host) or interruptible(lambda: trial(host, kvm, tcg))
+    if not found.proven:
+        return found
     kept = _Kept(versions(host), found)
     with suppress(HostError):  # where it cannot be kept it is tried again the next time
         Pool(host).put(VOLUME, _KEPT.dump_json(kept))
@@ -130,18 +136,34 @@ def trial(host: Host, kvm_xml: str, tcg_xml: str) -> Accelerator:
     """Races a small VM under KVM against the same one under TCG to user space. Nothing of them stays.
 
     So no time has to be guessed: KVM is faster than emulation on any machine, however slow or busy, or it is of no use. It is given up
-    when emulation has been there for as long as it took to get there.
+    when emulation has been there for as long as it took to get there. And only where emulation starts, and gets there, has KVM shown what
+    it is: for want of memory, or with a kernel that boots nowhere, both fail.
     """
     begun = time.monotonic()
     try:
         with _running(host, kvm_xml) as kvm, _running(host, tcg_xml) as tcg:
-            return _race(_Runner(kvm), _Runner(tcg), begun)
+            return race(Runner(kvm), Runner(tcg), begun)
     except libvirt.libvirtError as error:
-        return Accelerator("tcg", f"KVM is offered, but QEMU does not start under it: {message_of(error)[:120]}")
+        return unraced(message_of(error), _starts(host, kvm_xml), _starts(host, tcg_xml))
+
+
+def unraced(why: str, kvm: bool, tcg: bool) -> Accelerator:
+    """What it means that there was no race for the reason `why`, by whether a VM starts under `kvm` and under `tcg`."""
+    if tcg and not kvm:
+        return Accelerator("tcg", f"KVM is offered, but QEMU does not start under it: {why[:WORDY]}")
+    return Accelerator("tcg", f"KVM could not be tried: {why[:WORDY]}", proven=False)
+
+
+def _starts(host: Host, xml: str) -> bool:
+    try:
+        host.connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY).destroy()
+    except libvirt.libvirtError:
+        return False
+    return True
 
 
 @dataclass
-class _Runner:
+class Runner:
     """A VM of the race, by its console."""
 
     console: socket.socket
@@ -158,7 +180,8 @@ class _Runner:
         self.ended = not chunk
 
 
-def _race(kvm: _Runner, tcg: _Runner, begun: float) -> Accelerator:
+def race(kvm: Runner, tcg: Runner, begun: float) -> Accelerator:
+    """Who reaches user space, by what the consoles say. `begun` is when they started, in seconds of the monotonic clock."""
     deadline = begun + LONGEST
     while (left := deadline - time.monotonic()) > 0:
         listening = [runner for runner in (kvm, tcg) if not (runner.there or runner.ended)]
@@ -167,10 +190,14 @@ def _race(kvm: _Runner, tcg: _Runner, begun: float) -> Accelerator:
             runner.hear()
         if kvm.there:
             return Accelerator("kvm", "a kernel boots under KVM")
-        if kvm.ended:
-            return Accelerator("tcg", "KVM is there, but a VM under it ends before it reaches user space")
+        if kvm.ended and (tcg.there or tcg.ended):
+            break
         if tcg in listening and tcg.there:
             deadline = min(deadline, begun + PATIENCE * (time.monotonic() - begun))
+    if not tcg.there:
+        return Accelerator("tcg", "KVM could not be tried: the kernel does not reach user space under emulation either", proven=False)
+    if kvm.ended:
+        return Accelerator("tcg", "KVM is there, but a VM under it ends before it reaches user space")
     return Accelerator("tcg", f"KVM is there, but a kernel hangs under it: no user space in {deadline - begun:.0f} s")
 
 

@@ -97,16 +97,6 @@ def named_lock(host: Host, name: str, subject: str, command: str, patience: floa
             remove_record(host, mine)
 
 
-def break_lock(host: Host, vapp: str) -> Holder | None:
-    """Removes a vApp's lock, whoever holds it, and returns who did. What that one was doing may still go on."""
-    with translated(f"the lock of '{vapp}' could not be broken on {host.name}"):
-        seen = read_record(host, PREFIX + vapp)
-        if seen is None:
-            return None
-        remove_record(host, seen.uuid)
-        return _holder(seen)
-
-
 def _claim(host: Host, record: Record, subject: str, deadline: float) -> None:
     """Writes the record as soon as the name is free."""
     failures = 0

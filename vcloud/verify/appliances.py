@@ -1,17 +1,23 @@
-"""Asks a vApp's appliances what they hold at this moment."""
+"""Asks a vApp's appliances what they hold at this moment.
+
+Whatever a VM says, its agent included, is the word of somebody who may have been broken into: it is read as data that may be anything, and
+what cannot be read costs that VM's own checks and no others.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from vcloud.design.model import Vm
+from vcloud.design.model import Role, Vm
 from vcloud.errors import GuestError, HostError
 from vcloud.hosts import machines
 from vcloud.hosts.connection import Host
+from vcloud.hosts.executed import Executed
 from vcloud.hosts.observe import observe_domain
 from vcloud.plan.state import Manifest
 from vcloud.verify.config import config_verdicts
-from vcloud.verify.firewall_report import NOTHING, parse_report
+from vcloud.verify.firewall_report import NONSENSE, NOTHING, FirewallReport, parse_report
 from vcloud.verify.judge import Verdict
 
 FIREWALL_REPORT = "/usr/lib/vcloud/firewall-report"
@@ -27,15 +33,36 @@ def in_force(host: Host, manifest: Manifest) -> tuple[Verdict, ...]:
     with ThreadPoolExecutor(2) as pool:
         firewall = pool.submit(_report, host, design.firewall, FIREWALL_REPORT)
         ips = pool.submit(_report, host, design.ips, IPS_REPORT)
-    found = parse_report(firewall.result()) if firewall.result() else NOTHING
-    return tuple(config_verdicts(manifest, domain.rules if domain else "", found, ips.result()))
+    return tuple(config_verdicts(manifest, domain.rules if domain else "", _counted(firewall.result()), ips.result()))
+
+
+def _counted(output: bytes) -> FirewallReport:
+    """What the firewall has to report; `NOTHING` where that cannot be read."""
+    try:
+        return parse_report(output)
+    except GuestError:
+        return NOTHING
+
+
+def ask(host: Host, domain: str, argv: Sequence[str], stdin: bytes = b"", *, timeout: float, long: bool = False) -> Executed:
+    """Runs a program in a VM, at most `timeout` seconds. `long`: its output may be of any length, which takes longer.
+
+    Raises:
+        GuestError: the VM does not answer, or its agent answers what no agent would.
+        HostError: libvirt refuses it.
+    """
+    agent = machines.agent_of(host, domain)
+    try:
+        return (agent.execute_at_length if long else agent.execute)(argv, stdin=stdin, timeout=timeout)
+    except NONSENSE as error:
+        raise GuestError(f"the guest agent of '{domain}' answers nonsense ({type(error).__name__})") from error
 
 
 def _report(host: Host, vm: Vm | None, program: str) -> bytes:
     if vm is None:
         return b""
     try:
-        done = machines.agent_of(host, vm.domain).execute([program], timeout=TIMEOUT)
+        done = ask(host, vm.domain, [program], timeout=TIMEOUT, long=vm.role is Role.FIREWALL)
     except (GuestError, HostError):
         return b""
     return done.stdout if done.code == 0 else b""

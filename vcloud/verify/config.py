@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from vcloud.plan.state import Manifest
 from vcloud.verify.checks import Check, Kind, Outcome
-from vcloud.verify.firewall_report import TABLE, FirewallReport
+from vcloud.verify.firewall_report import NONSENSE, TABLE, FirewallReport
 from vcloud.verify.judge import Verdict
 
 
@@ -32,13 +32,15 @@ def config_verdicts(manifest: Manifest, rules: str, firewall: FirewallReport, ip
         report = _ips_report(ips)
         digest = str(report.get("digest", ""))
         yield _verdict("ips/files", "the IPS's rules are the ones that were delivered", digest == manifest.ips, f"digest {digest[:12]}")
-        yield _verdict("ips/running", "the IPS runs with all of its rules", _runs_whole(report), f"running: {report.get('running', False)}")
+        yield _verdict(
+            "ips/running", "the IPS runs with all of its rules", _runs_whole(report), f"running: {report.get('running') is True}"
+        )
 
 
 def _ips_report(output: bytes) -> dict[str, object]:
     try:
         report = json.loads(output)
-    except ValueError:
+    except NONSENSE:
         return {}
     return report if isinstance(report, dict) else {}
 
@@ -51,7 +53,7 @@ def _runs_whole(report: dict[str, object]) -> bool:
     return (
         report.get("running") is True
         and bool(engines)
-        and all(item.get("rules_loaded") and not item.get("rules_failed") for item in engines)
+        and all(isinstance(item, dict) and item.get("rules_loaded") and not item.get("rules_failed") for item in engines)
     )
 
 

@@ -16,6 +16,8 @@ Spoofed = tuple[str, str]
 """The firewall's card that a packet came in by, and the source that it claimed."""
 
 TABLE = "inet vcloud"
+NONSENSE = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError)
+"""What reading JSON raises that somebody wrote who means no good."""
 _PROTOCOLS = {"1": "icmp", "6": "tcp", "17": "udp", "58": "icmp", "icmpv6": "icmp", "ipv6-icmp": "icmp"}
 """A guest without /etc/protocols lists numbers."""
 
@@ -68,7 +70,7 @@ def parse_report(output: bytes) -> FirewallReport:
             denied=dict(_denied(listing)),
             spoofed={(str(card), str(source)): packets for (card, source), packets in _elements(listing, "dyn_spoofed")},
         )
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except NONSENSE as error:
         raise GuestError(
             "the firewall's report cannot be read", "Its image may be older than this vcloud: build it again with 'vcloud image build'."
         ) from error

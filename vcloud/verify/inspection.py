@@ -15,10 +15,9 @@ from vcloud.compile.example import NoExampleError
 from vcloud.compile.ips_rules import ANY, SHIPPED, VAPP, ShippedRule
 from vcloud.compile.ips_rules import Probe as Payload
 from vcloud.design.model import Action, Design, Detector, Flow, FlowPath, Mode, Protocol, Uplink
-from vcloud.verify.checks import OUTSIDE, Check, Echo, Kind, Listener, Probe, World, address_of, destination, owner_of
+from vcloud.verify.checks import OUTSIDE, Check, Echo, Kind, Listener, Probe, World, address_of, destination, owner_of, spoken
 
 PAYLOAD_TIMEOUT_MS = 4000
-FAMILIES = (4, 6)
 TLS_PORT = 443
 
 
@@ -43,7 +42,7 @@ def _ips_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check]
             yield _not_possible(Kind.IPS, str(rule.sid), name, "nothing that is known to answer stands where its flows lead")
             continue
         aim = _Aim(design, uplink, world, Kind.IPS, possible[number % len(possible)], design.inspection.mode is Mode.PREVENT)
-        yield from aim.pair(FAMILIES[number % 2], (str(rule.sid),), name, payload)
+        yield from aim.pair(aim.families[number % len(aim.families)], (str(rule.sid),), name, payload)
 
 
 def _carries(shipped: ShippedRule, route: Route) -> bool:
@@ -73,7 +72,7 @@ def _leak_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check
         plain = echoed or route[0].services[route[2]].protocol is Protocol.UDP
         rules = tuple(str(sids[detector.id, place.name]) for place in PLACES)
         aim = _Aim(design, uplink, world, Kind.LEAK, route, detector.action is Action.BLOCK)
-        for family in FAMILIES:
+        for family in aim.families:
             yield from aim.pair(family, rules, name, datagram if plain else upload, echoed=echoed)
 
 
@@ -113,7 +112,7 @@ def _crosses(design: Design, path: FlowPath) -> bool:
 
 
 def _answers(path: FlowPath, world: World) -> bool:
-    return path.target is not None or world.address4 is not None
+    return path.target is not None or (world.address4 is not None and world.address6 is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +126,18 @@ class _Aim:
     route: Route
     blocked: bool
 
+    @property
+    def families(self) -> tuple[int, ...]:
+        """The versions of IP in which the flow can be used."""
+        _, path, _ = self.route
+        return (4, 6) if path.source and path.target else spoken(self.uplink)
+
     def pair(self, family: int, rules: tuple[str, ...], name: str, payload: Payload, *, echoed: bool = False) -> Iterator[Check]:
         """The payload that must be stopped, and its near miss."""
         flow, path, number = self.route
         service = flow.services[number]
         target, at = destination(self.uplink, self.world, flow, number, path, service.first, family)
-        if target is None:
-            return
+        assert target is not None  # noqa: S101 - `_answers` was asked, and `families`
         source = str(address_of(path.source, family)) if path.source else "-"
         ids = {passes: f"{self.kind}/{rules[0]}/{'near-miss' if passes else 'payload'}/{family}" for passes in (False, True)}
         for passes, content in ((False, payload.stopped), (True, payload.passed)):

@@ -18,6 +18,10 @@ THROUGH = frozenset({"open", "refused", "answered", "delivered", "reset"})
 MALFORMED = "applayer error"
 """Suricata's reason where it drops what it cannot parse: some attacks are no valid HTTP to begin with."""
 STOPPED = frozenset({"timeout", "unreachable", "stalled"})
+RESULTS = THROUGH | STOPPED | {"sent", "error"}
+"""All that `guest probe` can say."""
+UNREADABLE = "unreadable"
+"""Stands for an answer that is missing, or is none of these: its VM may be in anybody's hands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,7 @@ class Answer:
     """What `guest probe` says of one probe."""
 
     result: str
+    """One of `RESULTS`, or `UNREADABLE`."""
     port: int = 0
     """Source port."""
     answer: bytes = b""
@@ -49,9 +54,13 @@ class Observed:
     """What each listener said to a client in its own VM."""
     before: FirewallReport
     after: FirewallReport
-    alerts: tuple[Alert, ...] = ()
+    """Both are `NOTHING` where either could not be read: a count that was not seen to grow proves nothing."""
+    alerts: tuple[Alert, ...] | None = ()
+    """None: the IPS's log could not be read."""
     reasons: Mapping[str, str] = field(default_factory=dict)
     """Vantage -> why nothing could be sent from there."""
+    uncounted: str = ""
+    """Why the firewall's counts could not be read. A firewall that is there without our rules has none, which is no reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,8 @@ def judge(check: Check, seen: Observed) -> Verdict:
     answer = seen.answers.get(check.id)
     if check.probe is None or answer is None:
         return Verdict(check, Outcome.NOT_RUN, check.reason or seen.reasons.get(check.vantage, "no probe was sent"))
+    if answer.result == UNREADABLE:
+        return Verdict(check, Outcome.ERROR, "what was said of the probe where it was sent from cannot be read")
     if check.kind is Kind.SPOOFED:
         return _spoofed(check, answer, seen)
     if check.kind in (Kind.IPS, Kind.LEAK):
@@ -78,13 +89,21 @@ def judge(check: Check, seen: Observed) -> Verdict:
 def _positive(check: Check, answer: Answer, seen: Observed) -> Verdict:
     if answer.result in ("open", "answered", "delivered"):
         return Verdict(check, Outcome.PASS, answer.result)
-    assert check.probe is not None  # noqa: S101 - `judge` looked
-    counted = seen.after.flows.get(check.flow, 0) > seen.before.flows.get(check.flow, 0)
-    if check.probe.protocol == "udp" and answer.result == "timeout" and counted and not _twin_answered(check, seen):
-        return Verdict(check, Outcome.PASS, "passed by the firewall; the service does not answer an unknown datagram")
     if answer.result == "refused":
         return Verdict(check, Outcome.FAIL, "the path is open but nothing listens")
+    if check.listener is not None and _may_have_arrived(check, answer, seen):
+        return _without_twin(check, answer, check.listener, seen)
     return Verdict(check, Outcome.FAIL, f"{answer.result}: the probe did not come through")
+
+
+def _may_have_arrived(check: Check, answer: Answer, seen: Observed) -> bool:
+    """Whether a datagram was swallowed by a service that answers no unknown one, or on the way: nobody can tell which.
+
+    The firewall counts the packets of a flow and not those of a probe, so only what it denied is told of this very one.
+    """
+    assert check.probe is not None  # noqa: S101 - `judge` looked
+    lost = check.probe.protocol == "udp" and answer.result == "timeout"
+    return lost and not _twin_answered(check, seen) and not _denied(check, seen)
 
 
 def _negative(check: Check, answer: Answer, seen: Observed) -> Verdict:
@@ -101,7 +120,7 @@ def _negative(check: Check, answer: Answer, seen: Observed) -> Verdict:
 
 
 def _without_twin(check: Check, answer: Answer, listener: Listener, seen: Observed) -> Verdict:
-    """Nothing came through, but who knows whether there was anything to come to?"""
+    """Nothing came back, but who knows whether there was anything to come to?"""
     if reason := seen.reasons.get(listener.vm):
         return Verdict(check, Outcome.NOT_RUN, f"{answer.result}, but nobody could look whether the target answers: {reason}")
     return Verdict(check, Outcome.ERROR, f"{answer.result}, but its twin failed: nothing answers on that port inside the VM either")
@@ -110,6 +129,8 @@ def _without_twin(check: Check, answer: Answer, listener: Listener, seen: Observ
 def _spoofed(check: Check, answer: Answer, seen: Observed) -> Verdict:
     if answer.result != "sent":
         return Verdict(check, Outcome.ERROR, f"the forged packet could not be sent: {answer.result}")
+    if seen.uncounted:
+        return Verdict(check, Outcome.ERROR, f"the forged packet was sent, but the firewall's counts cannot be read: {seen.uncounted}")
     key = (check.card, str(check.source))
     if seen.after.spoofed.get(key, 0) > seen.before.spoofed.get(key, 0):
         return Verdict(check, Outcome.PASS, "dropped and counted as a forged source")
@@ -118,6 +139,8 @@ def _spoofed(check: Check, answer: Answer, seen: Observed) -> Verdict:
 
 def _inspected(check: Check, answer: Answer, seen: Observed) -> Verdict:
     """A rule that only logs is told by its log alone; one that drops also by what came through."""
+    if seen.alerts is None:
+        return Verdict(check, Outcome.ERROR, f"{answer.result}, but the IPS's log cannot be read")
     fired = any(alert.rule in check.rules and alert.port == answer.port for alert in seen.alerts)
     if check.echo is not None and not _echoes(check.echo, seen):
         return Verdict(check, Outcome.NOT_RUN, "no service there can be made to answer with it")

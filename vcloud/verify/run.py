@@ -7,7 +7,7 @@ import base64
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from ipaddress import ip_address
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,12 @@ from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.executed import Executed
 from vcloud.hosts.inventory import choose_host
 from vcloud.hosts.observe import observe_vapp
-from vcloud.verify.appliances import FIREWALL_REPORT, IPS_REPORT, in_force
-from vcloud.verify.checks import HOST, OUTSIDE, Check, Listener, Probe, network_checks
-from vcloud.verify.firewall_report import NOTHING, FirewallReport, parse_report
+from vcloud.verify.appliances import FIREWALL_REPORT, IPS_REPORT, ask, in_force
+from vcloud.verify.checks import HOST, OUTSIDE, Check, Listener, Probe, left_out, network_checks
+from vcloud.verify.firewall_report import NONSENSE, NOTHING, FirewallReport, parse_report
 from vcloud.verify.inspection import inspection_checks
-from vcloud.verify.judge import Alert, Answer, Observed, Verdict, judge
+from vcloud.verify.judge import RESULTS, UNREADABLE, Alert, Answer, Observed, judge
+from vcloud.verify.report import Findings
 from vcloud.verify.vantage import Vantages, guest_program
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ PROBE_TIMEOUT = 240
 EVENTS = "20000"
 
 
-def verify_vapp(vapp: str, connect: str | None, seed: int, reporter: Reporter) -> tuple[Verdict, ...]:
+def verify_vapp(vapp: str, connect: str | None, seed: int, reporter: Reporter) -> Findings:
     """Runs every check of a vApp that stands. Raises UsageError when there is none."""
     with open_host(choose_host(connect)) as host:
         manifest = observe_vapp(host, vapp).manifest
@@ -52,7 +53,7 @@ def verify_vapp(vapp: str, connect: str | None, seed: int, reporter: Reporter) -
         session.equip()
         config = in_force(host, manifest)
         seen = session.observe(checks)
-        return (*config, *(judge(check, seen) for check in checks))
+        return Findings((*config, *(judge(check, seen) for check in checks)), left_out(design, uplink))
 
 
 class _Session:
@@ -65,13 +66,13 @@ class _Session:
         self.reporter = reporter
         self.reasons: dict[str, str] = {}
         self.without_agent: set[str] = set()
+        self.uncounted = ""
 
     def equip(self) -> None:
         """Brings the guest program to the VMs of a user's own image. Nothing can be tested from one that has no agent."""
         for vm in (vm for vm in self.design.workloads if not vm.image.recipe):
             try:
-                self._agent(vm.name).wait(AGENT_SECONDS)
-                self._agent(vm.name).write_file(BROUGHT, guest_program().read_bytes(), 0o700)
+                bring_program(machines.agent_of(self.host, vm.domain))
             except (GuestError, HostError) as error:
                 self.without_agent.add(vm.name)
                 self.reasons[vm.name] = error.what
@@ -80,24 +81,31 @@ class _Session:
         listeners = sorted({check.listener for check in checks if check.listener})
         with self._listening(listeners):
             twins = self._ask_twins(listeners)
-            before = self._firewall()
+            before = self._firewall("counting")
             self.reporter.report("verify", f"sending {len(checks)} probes")
             answers = self._send(checks)
             after = self._firewall()
-        return Observed(answers, twins, before, after, self._alerts(), self.reasons)
+        if NOTHING in (before, after):
+            before = after = NOTHING
+        return Observed(answers, twins, before, after, self._alerts(), self.reasons, self.uncounted)
 
-    def _agent(self, vm: str) -> Agent:
-        return machines.agent_of(self.host, f"{self.design.vapp}.{vm}")
+    def _firewall(self, *argv: str) -> FirewallReport:
+        firewall = self.design.firewall.name
+        done = self._run(firewall, [FIREWALL_REPORT, *argv], long=True)
+        if done is None:
+            self.uncounted = self.reasons[firewall]
+        elif done.code == 0:
+            try:
+                return parse_report(done.stdout)
+            except GuestError as error:
+                self.uncounted = error.what
+        return NOTHING
 
-    def _firewall(self) -> FirewallReport:
-        done = self._run(self.design.firewall.name, [FIREWALL_REPORT])
-        return parse_report(done.stdout) if done and done.code == 0 else NOTHING
-
-    def _alerts(self) -> tuple[Alert, ...]:
+    def _alerts(self) -> tuple[Alert, ...] | None:
         if self.design.ips is None:
             return ()
-        done = self._run(self.design.ips.name, [IPS_REPORT, "events", EVENTS])
-        return parse_alerts(done.stdout) if done else ()
+        done = self._run(self.design.ips.name, [IPS_REPORT, "events", EVENTS], long=True)
+        return parse_alerts(done.stdout) if done else None
 
     @contextmanager
     def _listening(self, listeners: Sequence[Listener]) -> Iterator[None]:
@@ -107,8 +115,8 @@ class _Session:
             for vm, members in groupby(listeners, key=lambda listener: listener.vm):
                 lines = "".join(f"{item.protocol} {item.address} {item.port}\n" for item in members)
                 done = self._run_guest(vm, ["listen", str(LISTEN_SECONDS)], lines)
-                if done is not None and done.code == 0:
-                    pids[vm] = json.loads(done.stdout)["pid"]
+                if done is not None and done.code == 0 and (pid := parse_pid(done.stdout)):
+                    pids[vm] = pid
             yield
         finally:
             for vm, pid in pids.items():
@@ -116,15 +124,15 @@ class _Session:
 
     def _ask_twins(self, listeners: Sequence[Listener]) -> dict[Listener, Answer]:
         """Every listener, asked from within its own VM."""
-        twins = {}
+        twins: dict[Listener, Answer] = {}
         for vm, group in groupby(listeners, key=lambda listener: listener.vm):
             members = list(group)
             lines = [
                 probe_line(str(index), Probe(item.protocol, "-", ip_address(item.address), item.port)) for index, item in enumerate(members)
             ]
             done = self._run_guest(vm, ["probe"], "".join(lines))
-            answers = parse_answers(done.stdout) if done else {}
-            twins.update({item: answers[str(index)] for index, item in enumerate(members) if str(index) in answers})
+            if done:
+                twins.update(zip(members, parse_answers(done.stdout, len(members)), strict=True))
         return twins
 
     def _send(self, checks: Sequence[Check]) -> dict[str, Answer]:
@@ -148,23 +156,35 @@ class _Session:
                 return {}
         else:
             done = self._run_guest(vantage, ["probe"], text)
-            output = done.stdout if done else b""
-        answers = parse_answers(output)
-        self.reporter.report(vantage, f"{len(answers)} of {len(checks)} probes answered for")
-        return {check.id: answers[str(index)] for index, check in enumerate(checks) if str(index) in answers}
+            if done is None:
+                return {}
+            output = done.stdout
+        answers = parse_answers(output, len(checks))
+        readable = sum(answer.result != UNREADABLE for answer in answers)
+        self.reporter.report(vantage, f"{readable} of {len(checks)} probes answered for")
+        return {check.id: answer for check, answer in zip(checks, answers, strict=True)}
 
     def _run_guest(self, vm: str, argv: list[str], stdin: str = "") -> Executed | None:
         """The guest program in a VM, by the same rules as `_run`."""
         own = any(other.name == vm and not other.image.recipe for other in self.design.workloads)
         return None if vm in self.without_agent else self._run(vm, [BROUGHT if own else GUEST, *argv], stdin)
 
-    def _run(self, vm: str, argv: list[str], stdin: str = "") -> Executed | None:
+    def _run(self, vm: str, argv: list[str], stdin: str = "", *, long: bool = False) -> Executed | None:
         """A command in a VM; a VM that does not answer makes its checks `not run`, with the reason, and no others."""
         try:
-            return self._agent(vm).execute(argv, stdin=stdin.encode(), timeout=PROBE_TIMEOUT)
+            return ask(self.host, f"{self.design.vapp}.{vm}", argv, stdin.encode(), timeout=PROBE_TIMEOUT, long=long)
         except (GuestError, HostError) as error:
             self.reasons[vm] = error.what
             return None
+
+
+def bring_program(agent: Agent) -> None:
+    """Puts the guest program into a VM of a user's own image. Raises GuestError where the VM does not take it."""
+    try:
+        agent.wait(AGENT_SECONDS)
+        agent.write_file(BROUGHT, guest_program().read_bytes(), 0o700)
+    except NONSENSE as error:
+        raise GuestError(f"the guest agent of '{agent.name}' answers nonsense ({type(error).__name__})") from error
 
 
 def probe_line(key: str, probe: Probe) -> str:
@@ -173,29 +193,63 @@ def probe_line(key: str, probe: Probe) -> str:
     return f"{key} {probe.protocol} {probe.source} {probe.target} {probe.port} {probe.timeout_ms} {payload}\n"
 
 
-def parse_answers(output: bytes) -> dict[str, Answer]:
-    """What `guest probe` printed: one JSON object a line."""
-    found = {}
-    for line in output.splitlines():
+def parse_answers(output: bytes, count: int) -> tuple[Answer, ...]:
+    """What `guest probe` printed for the probes 0 to `count` - 1, one JSON object a line. What is missing or makes no sense is `UNREADABLE`."""
+    found = dict(filter(None, map(_numbered_answer, output.splitlines())))
+    return tuple(found.get(str(number), Answer(UNREADABLE)) for number in range(count))
+
+
+def _numbered_answer(line: bytes) -> tuple[str, Answer] | None:
+    try:
         item = json.loads(line)
-        found[str(item["id"])] = Answer(item["result"], int(item.get("port", 0)), base64.b64decode(item.get("answer", "")))
-    return found
+        answer = Answer(str(item["result"]), _port(item.get("port", 0)), base64.b64decode(item.get("answer", "")))
+        return (str(item["id"]), answer) if answer.result in RESULTS else None
+    except NONSENSE:
+        return None
+
+
+def parse_pid(output: bytes) -> int | None:
+    """The process that `guest listen` said it has started; None where it said nothing of the kind."""
+    try:
+        return int(json.loads(output)["pid"])
+    except NONSENSE:
+        return None
 
 
 def parse_events(output: bytes) -> Iterator[dict[str, Any]]:
     """The events that `ips-report events` printed. Suricata may be half way through the last line."""
     for line in output.splitlines():
-        with suppress(ValueError):
-            yield json.loads(line)
+        try:
+            event = json.loads(line)
+        except NONSENSE:
+            continue
+        if isinstance(event, dict):
+            yield event
 
 
 def parse_alerts(output: bytes) -> tuple[Alert, ...]:
-    """EVE's alerts and drops as `ips-report events` prints them."""
-    alerts = []
+    """EVE's alerts and drops as `ips-report events` prints them; what is neither is passed over."""
+    alerts: list[Alert] = []
     for event in parse_events(output):
-        kind = str(event.get("event_type"))
-        detail = event.get(kind, {})
-        rule = str(detail["signature_id"]) if kind == "alert" else str(detail.get("reason", ""))
-        blocked = kind == "drop" or detail.get("action") == "blocked"
-        alerts += [Alert(rule, int(event.get(side, 0)), blocked) for side in ("src_port", "dest_port")]
+        try:
+            alerts += _alerts_of(event)
+        except NONSENSE:
+            continue
     return tuple(alerts)
+
+
+def _alerts_of(event: dict[str, Any]) -> Iterator[Alert]:
+    """One by each port, as either end may have sent what was matched."""
+    kind = str(event.get("event_type"))
+    detail = event.get(kind, {})
+    rule = str(detail["signature_id"]) if kind == "alert" else str(detail.get("reason", ""))
+    blocked = kind == "drop" or detail.get("action") == "blocked"
+    for side in ("src_port", "dest_port"):
+        yield Alert(rule, _port(event.get(side, 0)), blocked)
+
+
+def _port(value: object) -> int:
+    """Raises ValueError for what is no port."""
+    if not isinstance(value, int) or not 0 <= value <= 0xFFFF:
+        raise ValueError("no port")
+    return value

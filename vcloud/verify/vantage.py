@@ -1,7 +1,8 @@
 """Places beside the VMs that probes are sent from: the host itself, and the outside world where it is known.
 
-In a lab the outside world is its own namespace, with servers that answer on every port. On other hosts nothing outside is ours, so what
-needs an answer from there is not run, and what must not leave is judged by the firewall's own count. What comes in is sent by the host.
+In a lab the outside world is its own namespace, with servers that answer on every port. On other hosts nothing outside is ours, so nothing
+is sent there, neither what must pass nor what must not leave: a broken firewall would let it out to strangers. Each such check is `not run`
+and says so. What comes in is sent by the host.
 """
 
 from __future__ import annotations

@@ -13,9 +13,24 @@ from hypothesis import strategies as st
 from tests.design_builder import UPLINK, build_design
 from tests.vapps import TWO_HOMES, design_of_text, shop
 from vcloud.compile.ips_rules import SHIPPED
-from vcloud.design.model import Design, FlowPath, Protocol
-from vcloud.verify.checks import DANGEROUS, HOST, OUTSIDE, Check, Kind, Probe, World, address_of, network_checks
+from vcloud.design.model import Design, FlowPath, Protocol, Uplink
+from vcloud.verify.checks import (
+    DANGEROUS,
+    HOST,
+    NO_SERVER,
+    OUTSIDE,
+    Check,
+    Kind,
+    Outcome,
+    Probe,
+    World,
+    address_of,
+    left_out,
+    network_checks,
+)
+from vcloud.verify.firewall_report import NOTHING
 from vcloud.verify.inspection import inspection_checks
+from vcloud.verify.judge import Observed, judge
 
 WORLD = World(ip_address("203.0.113.10"), ip_address("2001:db8:203::10"))
 NOWHERE = World(None, None)
@@ -153,14 +168,47 @@ def test_every_vm_is_tried_from_the_host_and_as_somebody_else() -> None:
         assert len(members) == 6
 
 
-def test_an_uplink_without_ipv6_is_not_tried_over_it() -> None:
-    checks = network_checks(shop(), replace(UPLINK, address6=None, gateway6=None), WORLD, 1)
+IPV4_ONLY = replace(UPLINK, address6=None, gateway6=None)
+
+
+def test_an_uplink_without_ipv6_is_not_tried_over_it_and_that_is_said() -> None:
+    checks = network_checks(shop(), IPV4_ONLY, WORLD, 1)
     assert {probe_of(check).target.version for check in checks if check.vantage == OUTSIDE} == {4}
+    assert WORLD.address6 not in {probe_of(check).target for check in checks}
+    assert "IPv6" in left_out(shop(), IPV4_ONLY)
 
 
-def test_where_nothing_outside_answers_nothing_is_asked_there() -> None:
-    targets = {probe_of(check).target for check in checks_of(shop(), NOWHERE) if check.vantage != OUTSIDE}
-    assert not targets & {WORLD.address4, WORLD.address6}
+@some_designs
+def test_where_nothing_outside_answers_nothing_is_sent_there_and_each_claim_says_why(design: Design) -> None:
+    """The same claims as elsewhere: none is left out in silence."""
+    checks = checks_of(design, NOWHERE)
+    assert [check.id for check in checks] == [check.id for check in checks_of(design)]
+    for check, elsewhere in zip(checks, checks_of(design), strict=True):
+        if probe_of(elsewhere).target in (WORLD.address4, WORLD.address6):
+            verdict = judge(check, Observed({}, {}, NOTHING, NOTHING))
+            assert (check.probe, verdict.outcome, verdict.detail) == (None, Outcome.NOT_RUN, NO_SERVER)
+        else:
+            assert check == elsewhere
+
+
+@pytest.mark.parametrize(("count", "said"), [(2, ""), (3, "4 of 6 ordered pairs"), (4, "10 of 12 ordered pairs")])
+def test_what_further_replicas_are_not_tried_for_is_counted(count: int, said: str) -> None:
+    design = build_design("red", {"web": f"red x{count}"})
+    tried = {(check.vantage, check.listener.vm) for check in checks_of(design) if check.kind is Kind.DENIED and check.listener}
+    assert len(tried) == 2
+    assert left_out(design, UPLINK).startswith(said)
+    assert bool(left_out(design, UPLINK)) == bool(said)
+
+
+@pytest.mark.parametrize("uplink", [UPLINK, IPV4_ONLY], ids=["both", "IPv4 only"])
+def test_every_rule_and_detector_is_tried_over_what_the_uplink_speaks(uplink: Uplink) -> None:
+    """A rule takes IPv4 or IPv6 by turns; where its flow comes from an outside without IPv6, it must not vanish."""
+    checks = inspection_checks(shop(), uplink, WORLD)
+    assert {check.rules for check in checks if check.probe} == {
+        check.rules for check in inspection_checks(shop(), UPLINK, WORLD) if check.probe
+    }
+    outside = {probe_of(check).target.version for check in checks if check.probe and check.vantage == OUTSIDE}
+    assert outside <= ({4, 6} if uplink.address6 else {4})
 
 
 def test_a_published_range_is_tried_at_its_published_ends() -> None:

@@ -44,8 +44,11 @@ def test_a_table_that_is_not_ours_fails(tables: tuple[str, ...]) -> None:
         {"rules": {"message": []}},
         {"rules": {"message": [{"rules_loaded": 0, "rules_failed": 0}]}},
         {"rules": {"message": [{"rules_loaded": 40, "rules_failed": 1}]}},
+        {"rules": {"message": [40]}},
+        {"rules": {"message": "40"}},
+        {"running": "x" * 100_000},
     ],
-    ids=str,
+    ids=lambda change: str(change)[:60],
 )
 def test_an_ips_that_does_not_run_with_all_rules_fails(change: dict[str, object]) -> None:
     assert outcomes(json.dumps(GOOD | change).encode()) == PASSED | {"ips/running": Outcome.FAIL}
@@ -55,6 +58,6 @@ def test_other_files_than_were_delivered_fail() -> None:
     assert outcomes(json.dumps(GOOD | {"digest": "f" * 64}).encode()) == PASSED | {"ips/files": Outcome.FAIL}
 
 
-@pytest.mark.parametrize("output", [b"", b"[]", b"null", b"suricata: not found"])
+@pytest.mark.parametrize("output", [b"", b"[]", b"null", b"suricata: not found", b"[" * 100_000])
 def test_an_ips_that_says_nothing_sensible_fails(output: bytes) -> None:
     assert outcomes(output) == PASSED | {"ips/files": Outcome.FAIL, "ips/running": Outcome.FAIL}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from ipaddress import ip_address
 
@@ -10,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vcloud.verify.checks import HOST, OUTSIDE, Check, Echo, Kind, Listener, Outcome, Probe
-from vcloud.verify.firewall_report import Denied, FirewallReport
-from vcloud.verify.judge import Alert, Answer, Observed, judge
-from vcloud.verify.run import parse_alerts
+from vcloud.verify.firewall_report import NOTHING, Denied, FirewallReport
+from vcloud.verify.judge import UNREADABLE, Alert, Answer, Observed, judge
+from vcloud.verify.run import parse_alerts, parse_answers, parse_pid
 
 SOURCE, TARGET = ip_address("10.0.0.2"), ip_address("10.0.16.2")
 LISTENER = Listener("db", "tcp", str(TARGET), 22)
@@ -69,15 +70,23 @@ def test_what_is_declared_must_come_through(result: str, expected: Outcome) -> N
     assert outcome(FLOW, result, twins=ALIVE) is expected
 
 
+@pytest.mark.parametrize("flow", [0, 9])
 @pytest.mark.parametrize(
-    ("counted", "twins", "expected"),
-    [(1, DEAD, Outcome.PASS), (0, DEAD, Outcome.FAIL), (1, ALIVE, Outcome.FAIL), (0, ALIVE, Outcome.FAIL)],
+    ("twins", "denied", "expected"),
+    [(DEAD, 0, Outcome.ERROR), ({}, 0, Outcome.ERROR), (DEAD, 1, Outcome.FAIL), (ALIVE, 0, Outcome.FAIL), (ALIVE, 1, Outcome.FAIL)],
 )
-def test_a_silent_udp_service_is_excused_when_the_firewall_let_the_datagram_pass(
-    counted: int, twins: dict[Listener, Answer], expected: Outcome
+def test_a_datagram_that_nobody_answers_is_no_pass_whatever_its_flow_has_carried(
+    flow: int, twins: dict[Listener, Answer], denied: int, expected: Outcome
 ) -> None:
-    """And when it is as silent within its own VM."""
-    assert outcome(UDP, "timeout", twins=twins, after=report(flow=counted)) is expected
+    """The flow's count may be the other family's, another replica's or a customer's; what was denied is told of this very datagram."""
+    key: Denied = (str(SOURCE), str(TARGET), "udp", 22)
+    after = replace(report(flow=flow), denied={key: denied} if denied else {})
+    assert outcome(UDP, "timeout", twins=twins, after=after) is expected
+
+
+def test_a_datagram_to_a_vm_that_nobody_can_look_into_was_not_run() -> None:
+    seen = Observed({UDP.id: Answer("timeout")}, {}, report(), report(flow=1), reasons={LISTENER.vm: "it has no agent"})
+    assert judge(UDP, seen).outcome is Outcome.NOT_RUN
 
 
 def test_a_silent_tcp_service_is_not_excused() -> None:
@@ -236,6 +245,93 @@ def test_no_negative_claim_passes_on_silence_alone(check: Check, result: str, al
 def test_a_probe_that_failed_by_itself_is_neither_pass_nor_failure(check: Check, alive: bool) -> None:
     everything = report(denied=1, flow=1, spoofed=1)
     assert outcome(check, "error", twins=ALIVE if alive else {}, after=everything) is Outcome.ERROR
+
+
+@pytest.mark.parametrize("check", [FLOW, UDP, DENIED, INBOUND, FROM_HOST, SPOOFED, LEAK, NEAR_MISS, LOGGED, DATAGRAM])
+def test_an_answer_that_cannot_be_read_is_an_error(check: Check) -> None:
+    everything = report(denied=9, flow=9, spoofed=9)
+    assert outcome(check, UNREADABLE, twins=ALIVE, after=everything, alerts=(HIT,)) is Outcome.ERROR
+
+
+@pytest.mark.parametrize("check", [LEAK, NEAR_MISS, LOGGED, DATAGRAM])
+@pytest.mark.parametrize("result", ["delivered", "stalled", "timeout"])
+def test_without_the_log_of_the_ips_nothing_is_known_of_its_rules(check: Check, result: str) -> None:
+    assert judge(check, Observed({check.id: Answer(result)}, {}, report(), report(), None)).outcome is Outcome.ERROR
+
+
+def test_a_forged_packet_of_which_the_firewall_says_nothing_is_an_error() -> None:
+    seen = Observed({SPOOFED.id: Answer("sent")}, {}, NOTHING, NOTHING, uncounted="the report cannot be read")
+    assert judge(SPOOFED, seen).outcome is Outcome.ERROR
+    assert judge(SPOOFED, replace(seen, uncounted="")).outcome is Outcome.FAIL
+
+
+def line(**fields: object) -> bytes:
+    return json.dumps({"id": "0", "result": "open", "port": 5} | fields).encode()
+
+
+DEEP = b"[" * 100_000
+HOSTILE = [
+    b"",
+    b"\xff\x00",
+    b"null",
+    b"7",
+    b"[]",
+    b"{}",
+    DEEP,
+    b'{"id": "0", "result": "open", "port": ' + b"9" * 5000 + b"}",
+    b'{"id": "0", "result": "open", "port": Infinity}',
+    line(result="pass"),
+    line(result="open\x1b[2J"),
+    line(result=["open"]),
+    line(port="5"),
+    line(port=-1),
+    line(port=1 << 70),
+    line(port=None),
+    line(answer=7),
+    line(answer="a"),
+    line(id="1"),
+    line(id={"0": "0"}),
+]
+
+
+@pytest.mark.parametrize("output", HOSTILE, ids=lambda output: repr(output[:40]))
+def test_an_answer_that_makes_no_sense_costs_that_probe_and_no_other(output: bytes) -> None:
+    good = line(id="2", answer="aGVsbG8=")
+    assert parse_answers(output + b"\n" + good, 3)[0] == Answer(UNREADABLE)
+    assert parse_answers(output + b"\n" + good, 3)[2] == Answer("open", 5, b"hello")
+
+
+def test_answers_are_those_that_were_asked_for() -> None:
+    assert parse_answers(line() + b"\n" + line(id="1", result="timeout") + b"\n" + line(id="77"), 2) == (
+        Answer("open", 5),
+        Answer("timeout", 5),
+    )
+
+
+@pytest.mark.parametrize("output", [b"", b"[]", b"{}", b'{"pid": "x"}', b'{"pid": [1]}', b'{"pid": Infinity}', DEEP])
+def test_a_listener_that_does_not_say_its_number_has_none(output: bytes) -> None:
+    assert parse_pid(output) is None
+    assert parse_pid(b'{"pid": 44, "bound": []}') == 44
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b"null",
+        b"[1]",
+        DEEP,
+        b'{"event_type": "alert"}',
+        b'{"event_type": "alert", "alert": []}',
+        b'{"event_type": "alert", "alert": {"signature_id": 5}, "src_port": "x"}',
+        b'{"event_type": ["drop"], "drop": 1}',
+        b'{"event_type": "drop", "drop": 1}',
+    ],
+    ids=lambda event: repr(event[:60]),
+)
+def test_an_event_that_makes_no_sense_is_passed_over(event: bytes) -> None:
+    whole = b'{"event_type": "drop", "src_port": 7, "dest_port": 8, "drop": {"reason": "applayer error"}}'
+    assert set(parse_alerts(event + b"\n" + whole)) >= {Alert("applayer error", 7, True), Alert("applayer error", 8, True)}
+    assert len(parse_alerts(whole)) == 2
 
 
 def test_a_half_written_event_at_the_end_of_the_log_is_left_for_the_next_time() -> None:

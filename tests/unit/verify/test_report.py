@@ -11,7 +11,7 @@ from lxml import etree
 from vcloud.errors import Exit
 from vcloud.verify.checks import Check, Kind, Outcome, Probe
 from vcloud.verify.judge import Verdict
-from vcloud.verify.report import as_data, exit_code, junit_xml, rows, summary
+from vcloud.verify.report import LONGEST, as_data, exit_code, junit_xml, rows, summary
 
 
 def verdict(outcome: Outcome, kind: Kind = Kind.FLOW, claim: str = "web reaches api", detail: str = "open") -> Verdict:
@@ -75,3 +75,27 @@ def test_rows_fold_what_passed_and_show_each_that_did_not() -> None:
 
 def test_the_summary_names_only_what_there_is() -> None:
     assert summary([PASS, PASS, FAIL]) == "3 checks: 2 pass, 1 fail"
+
+
+def test_the_summary_says_what_was_not_tried() -> None:
+    assert summary([PASS], "4 of 6 pairs") == "1 checks: 1 pass\nnot tried: 4 of 6 pairs"
+    assert as_data([PASS], "4 of 6 pairs")["not_tried"] == "4 of 6 pairs"
+
+
+def test_rows_fold_what_was_not_run_for_one_reason() -> None:
+    silent, other = verdict(Outcome.NOT_RUN, detail="its agent is silent"), verdict(Outcome.NOT_RUN, detail="no server")
+    told = rows([PASS, silent, silent, other, FAIL], all_checks=False)
+    assert [(row[1], row[2][:6], row[3]) for row in told[1:]] == [
+        ("not run", "2 of 5", "its agent is silent"),
+        ("not run", "web re", "no server"),
+        ("fail", "web re", "open"),
+    ]
+
+
+@pytest.mark.parametrize("said", ["\x1b]0;title\x07", "a\x00b", "line\nline", "\x9b2J", "\ud800", "x" * 100_000])
+def test_what_a_vm_said_is_shown_but_not_obeyed(said: str) -> None:
+    hostile = verdict(Outcome.ERROR, detail=said)
+    case = etree.fromstring(junit_xml([hostile])).find("testsuite/testcase")
+    for shown in (case[0].get("message"), rows([hostile], all_checks=True)[0][3], as_data([hostile])["checks"][0]["detail"]):
+        assert shown.isprintable()
+        assert len(shown) <= LONGEST
