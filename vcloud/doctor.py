@@ -11,6 +11,7 @@ from vcloud.errors import VcloudError
 from vcloud.hosts.accelerator import probe_host
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import choose_host
+from vcloud.hosts.machines import why_no_filters
 from vcloud.hosts.pool import Pool
 from vcloud.images.build import TOOLS
 
@@ -38,7 +39,7 @@ def examine(connect: str | None) -> list[Finding]:
     try:
         with open_host(choose_host(connect)) as host:
             findings.append(Finding("host", "ok", f"{host.name} ({host.ref.uri})"))
-            for look in (_versions, _accelerator, _storage, _bridges, _memory, _page_sharing):
+            for look in (_versions, _accelerator, _storage, _bridges, _filters, _memory, _page_sharing):
                 findings += _safely(look, host)
     except VcloudError as error:
         findings.append(Finding("host", "fail", error.what, error.hint))
@@ -98,6 +99,13 @@ def _bridges(host: Host) -> Iterator[Finding]:
         yield Finding("bridges", "note", "br_netfilter sends bridged packets through the host's iptables, which may drop them", hint)
     else:
         yield Finding("bridges", "ok", "bridged packets do not pass the host's iptables")
+
+
+def _filters(host: Host) -> Iterator[Finding]:
+    """Without them a VM could send as another of its zone."""
+    missing = why_no_filters(host)
+    hint = "On the host: apt-get install libvirt-daemon-driver-nwfilter, and start libvirtd again." if missing else ""
+    yield Finding("network filters", "fail" if missing else "ok", missing or "libvirt filters what VMs send", hint)
 
 
 def _memory(host: Host) -> Iterator[Finding]:

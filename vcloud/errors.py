@@ -85,6 +85,12 @@ class RefusedError(VcloudError):
         return f"{self.what}\n{self.hint}"
 
 
+class SmallerDiskError(VcloudError):
+    """A data disk would lose content; nothing is done."""
+
+    exit = Exit.REFUSED
+
+
 class HostError(VcloudError):
     """A libvirt host did not do what was asked."""
 

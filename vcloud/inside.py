@@ -125,7 +125,7 @@ def _denied(host: Host, domain: str) -> list[str]:
     from vcloud.verify.appliances import FIREWALL_REPORT
     from vcloud.verify.firewall_report import parse_report
 
-    report = parse_report(machines.agent_of(host, domain).execute([FIREWALL_REPORT], timeout=LOG_TIMEOUT).stdout)
+    report = parse_report(machines.agent_of(host, domain).execute_at_length([FIREWALL_REPORT], timeout=LOG_TIMEOUT).stdout)
     return [
         DENIED_COLUMNS.format(source=source, target=target, protocol=protocol, port=port, packets=packets)
         for (source, target, protocol, port), packets in sorted(report.denied.items())
@@ -137,8 +137,8 @@ def _events(host: Host, domain: str) -> list[str]:
     from vcloud.verify.run import parse_events
 
     found = []
-    for event in parse_events(machines.agent_of(host, domain).execute([IPS_REPORT, "events"], timeout=LOG_TIMEOUT).stdout):
-        if "alert" in event:
+    for event in parse_events(machines.agent_of(host, domain).execute_at_length([IPS_REPORT, "events"], timeout=LOG_TIMEOUT).stdout):
+        if isinstance(event.get("alert"), dict):
             alert = event["alert"]
             ends = f"{event.get('src_ip')}:{event.get('src_port', 0)} -> {event.get('dest_ip')}:{event.get('dest_port', 0)}"
             found.append(f"{event.get('timestamp', '')} {alert.get('action', '')}: {alert.get('signature', '')} ({ends})")

@@ -28,6 +28,18 @@ run_once() {
 	: >"$folder/ran"
 }
 
+# The keys and the files that the seed of before named, and this one does not. cloud-init itself only ever adds.
+forget() {
+	for home in /root /home/*; do
+		stored=$home/.ssh/authorized_keys
+		[ -e "$stored" ] || continue
+		grep -vxFf "$folder/keys" "$folder/keys.had" >"$folder/keys.gone"
+		grep -vxFf "$folder/keys.gone" "$stored" >"$folder/keys.left"
+		cmp -s "$folder/keys.left" "$stored" || cat "$folder/keys.left" >"$stored"
+	done
+	grep -vxFf "$folder/files" "$folder/files.had" | while read -r path; do rm -f "$path"; done
+}
+
 # Whether anything listens on a TCP port, given as the kernel prints it: four hexadecimal digits.
 listens() {
 	grep -Eqs ": [0-9A-F]+:$1 [0-9A-F]+:0000 0A " /proc/net/tcp /proc/net/tcp6
@@ -41,6 +53,9 @@ is_ready() {
 }
 
 say started
+[ ! -e "$folder/keys.had" ] || forget
+cp "$folder/keys" "$folder/keys.had"
+cp "$folder/files" "$folder/files.had"
 [ -e "$folder/ran" ] || run_once
 read -r port timeout <"$folder/waits"
 seconds=0

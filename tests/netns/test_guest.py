@@ -329,15 +329,6 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_else(guest
     assert not list(guest.file("/etc").rglob("*.vcloud-new"))
 
 
-def test_the_gate_opens_last_and_stays_open_for_later_boots(guest: Machine) -> None:
-    """There is no systemd to start services here, so its tool only says yes or no; the shipped images' own test opens a real gate."""
-    for tool, answer in (("true", "ok"), ("false", "error 1 open-gate: systemctl failed with status 1")):
-        guest.enter("mount", "--bind", f"/usr/bin/{tool}", f"{guest.root}/usr/bin/systemctl")
-        assert guest.identity("open-gate", f"hostname {tool}") == answer
-        assert guest.enter("hostname").stdout == f"{tool}\n"
-    assert guest.file("/etc/systemd/system/default.target").readlink() == Path("/usr/lib/systemd/system/multi-user.target")
-
-
 # --- identity: disks ---
 
 
@@ -411,7 +402,8 @@ def test_a_copy_that_was_cut_short_begins_anew(guest: Machine, image: Path, cont
     run("e2fsck", "-fn", str(image))
 
 
-def test_a_disk_too_small_for_what_the_image_puts_there_stays_blank_and_it_is_said(guest: Machine, image: Path, content: Path) -> None:
+@pytest.mark.usefixtures("content")
+def test_a_disk_too_small_for_what_the_image_puts_there_stays_blank_and_it_is_said(guest: Machine, image: Path) -> None:
     os.truncate(image, 8 << 20)
     with loop_disk(guest, image, "db-data"):
         assert guest.identity("disk db-data /data").endswith("too small; what the image puts there takes 16 MiB")
@@ -458,6 +450,19 @@ def test_the_same_document_again_changes_nothing(guest: Machine) -> None:
         assert monitor.stdout.read() == ""
     assert network(guest) == before
     assert guest.file("/sys/class/net/eth0/carrier_changes").read_text() == carrier
+
+
+def test_a_file_that_is_no_longer_named_is_gone_and_host_keys_stay(guest: Machine) -> None:
+    first, second, key = ("/etc/a/one", "/etc/a/two", "/etc/ssh/ssh_host_ed25519_key")
+    assert guest.identity(*(f"file {path} 0644 root:root aGk=" for path in (first, second, key))) == "ok"
+    assert guest.identity(f"file {first} 0644 root:root aGk=") == "ok"
+    assert guest.file(first).read_text() == "hi"
+    assert not guest.file(second).exists()
+    assert guest.file(key).exists()
+    assert guest.guest("boot").stdout == "ok\n"
+    assert guest.file(first).exists()
+    assert guest.identity("hostname free") == "ok"
+    assert not guest.file(first).exists()
 
 
 @pytest.mark.usefixtures("cable")
@@ -536,7 +541,7 @@ def test_boot_applies_again_what_was_kept_and_keeps_no_secret(guest: Machine, fi
     assert guest.identity(*WORKLOAD, *extra, *once) == "ok"
     before = network(guest)
     kept = guest.file("/etc/vcloud/identity")
-    assert kept.read_text().splitlines() == [*WORKLOAD, *extra]
+    assert kept.read_text().splitlines() == [*WORKLOAD, *extra, "had /etc/key"]
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     guest.enter("ip", "link", "del", "eth0")  # as after a power cycle
     guest.enter("ip", "rule", "del", "from", "10.8.0.2")
@@ -627,7 +632,6 @@ def test_boot_needs_no_writable_root(guest: Machine) -> None:
         "file /etc/" + "x" * 300 + " 0644 root:root AAAA",
         "disk serial data",
         "disk ../vda /data",
-        "open-gate now",
         "HOSTNAME a",
         " hostname a",
         "hostname a\r",

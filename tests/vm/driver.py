@@ -248,10 +248,11 @@ def volumes(operator: Operator, *prefixes: str) -> list[str]:
 
 
 def remains(operator: Operator, vapp: str) -> list[str]:
-    """Domains, networks, records and volumes that are a vApp's."""
+    """Domains, networks, filters, records and volumes that are a vApp's."""
     listed = [*operator.virsh("list", "--all", "--name").split(), *operator.virsh("net-list", "--all", "--name").split()]
+    listed += [line.split()[1] for line in operator.virsh("nwfilter-list").splitlines() if line.strip()]
     prefixes = tuple(f"{kind}{vapp}." for kind in ("", "root.", "vm.", "console.", "seed."))
-    records = (f"vcloud-manifest-{vapp}", f"vcloud-lock-{vapp}")
+    records = (f"vcloud-manifest-{vapp}", f"vcloud-lock-{vapp}", f"vcloud-{vapp}")
     return [name for name in listed if name.startswith(prefixes) or name in records] + volumes(operator, *prefixes)
 
 

@@ -270,6 +270,44 @@ def test_another_run_line_makes_exactly_that_vm_anew_and_keeps_only_its_data_dis
     assert ssh_banner(park, "web-1", "store")
 
 
+def test_a_failed_making_anew_keeps_the_data_of_before(park: Park) -> None:
+    park.operator.inside(f"{NAME}/store", "echo older > /srv/data/mine; sync")
+    path = park.write(lambda file: file["vms"]["store"].update(run=["false"]))
+    assert "run[0] of 'store' ended with 1" in park.operator.run("up", "--yes", str(path), code=1, timeout=600).err
+    assert park.up(lambda file: file["vms"]["store"].update(run=["echo new > /srv/data/new"]))
+    assert park.operator.inside(f"{NAME}/store", "cat /srv/data/mine /srv/data/new") == "older\nnew\n"
+
+
+def test_a_data_disk_grows_with_its_content_and_never_shrinks(park: Park) -> None:
+    park.operator.inside(f"{NAME}/store", "echo grown > /srv/data/mine; sync")
+    assert park.up(lambda file: file["vms"]["store"]["disks"]["data"].update(size="128M")) == [("restart VM", "store", "restart")]
+    told = park.operator.inside(f"{NAME}/store", "cat /srv/data/mine; df --output=size --block-size=1M /srv/data").split()
+    assert told[0] == "grown"
+    assert int(told[-1]) > 100
+    numbers = domains(park.operator, NAME)
+    for command in ("plan", "up"):
+        assert "cannot become smaller" in park.operator.run(command, str(park.write()), code=6).err
+    assert park.restarted(numbers) == set()
+
+    def without_store(file: dict[str, Any]) -> None:
+        del file["vms"]["store"], file["flows"][1]
+
+    park.up(without_store)
+
+
+def test_files_and_keys_that_are_no_longer_named_are_gone(park: Park) -> None:
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA me@desk"
+
+    def more(file: dict[str, Any]) -> None:
+        file["authorized_keys"] = [key]
+        file["vms"]["web"]["files"]["/etc/more"] = "more\n"
+
+    park.up(more)
+    assert park.operator.inside(f"{NAME}/web-1", "cat /etc/more /root/.ssh/authorized_keys") == f"more\n{key}\n"
+    park.up()
+    assert park.operator.inside(f"{NAME}/web-1", "cat /etc/note; ls /etc/more /root/.ssh/authorized_keys 2>/dev/null || :") == "one\n"
+
+
 def test_a_changed_file_is_applied_live(park: Park) -> None:
     numbers = domains(park.operator, NAME)
     note = {"content": "two\n", "mode": "0640", "owner": "root:adm"}

@@ -134,3 +134,15 @@ def test_a_vm_that_is_started_by_hand_is_told_and_up_sees_to_it(shop: Vapp, vm: 
     assert domains(shop.operator, "shop") == before
     assert shop.operator.run("status", "shop", "--exit-code").code == 0
     assert customers_are_served(shop, 30) == [True, True]
+
+
+def test_a_network_that_was_stopped_is_told_and_its_vms_are_back_on_it_after_up(shop: Vapp) -> None:
+    """Started again, a network does not have the cards that hung on it before."""
+    shop.operator.virsh("net-destroy", "shop.dmz")
+    assert customers_are_served(shop, 4) == [False, False]
+    assert "the network 'shop.dmz' is not active" in shop.operator.run("status", "shop", "--exit-code", code=3).err
+    before = domains(shop.operator, "shop")
+    shop.operator.up(SHOP)
+    after = domains(shop.operator, "shop")
+    assert {name for name in after if before[name] != after[name]} == {shop.domain("ips"), shop.domain("web-1")}
+    assert customers_are_served(shop, 30) == [True, True]

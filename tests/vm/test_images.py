@@ -15,6 +15,7 @@ import paramiko
 import pytest
 
 from tests.vm.qemu import MAC, SPARE_PORTS, Guest, booted
+from vcloud.apply.guest import OPEN_GATE
 from vcloud.data import images_dir
 from vcloud.images.build import build
 from vcloud.images.cache import Image
@@ -69,7 +70,8 @@ def give_identity(guest: Guest, *lines: str) -> None:
 
 
 def open_gate(guest: Guest, *lines: str) -> None:
-    give_identity(guest, *lines, "open-gate")
+    give_identity(guest, *lines)
+    guest.shell(OPEN_GATE)
     guest.wait_until("systemctl is-active multi-user.target && ! systemctl list-jobs --no-legend | grep .")
 
 
@@ -201,7 +203,9 @@ def test_postgres_has_its_cluster_on_all_of_a_blank_disk_and_wants_passwords(ima
         open_gate(guest, f"disk data {dict(image_of('postgres').disks)['data']}")
         assert guest.shell("findmnt --noheadings --output SOURCE /var/lib/postgresql").strip() == "/dev/vdb"
         assert int(guest.shell("df --output=size --block-size=1M /var/lib/postgresql").split()[1]) > 900
-        assert guest.shell("stat -c '%U %a' /usr/lib/vcloud/disks/var/lib/postgresql.ext4 /var/lib/postgresql") == "root 600\npostgres 755\n"
+        assert (
+            guest.shell("stat -c '%U %a' /usr/lib/vcloud/disks/var/lib/postgresql.ext4 /var/lib/postgresql") == "root 600\npostgres 755\n"
+        )
         statements = "CREATE ROLE shop LOGIN PASSWORD 'secret'; CREATE TABLE kept AS SELECT 'here' AS note; GRANT SELECT ON kept TO shop"
         guest.shell(f'runuser -u postgres -- psql -v ON_ERROR_STOP=1 -qc "{statements}"')
         assert guest.shell(f"PGPASSWORD=secret {connect}") == "here\n"

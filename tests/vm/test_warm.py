@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from tests.vm.conftest import Raise
-from tests.vm.driver import Done, Operator, Vapp, domains, mark, remains, standing, volumes, write_vapp, xml_of
+from tests.vm.driver import Done, Operator, Probe, Vapp, domains, mark, remains, standing, volumes, write_vapp, xml_of
 from tests.vm.test_interrupted import stop_at
+from vcloud.verify.firewall_report import parse_report
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(1500)]
 
@@ -133,6 +134,23 @@ def test_a_woken_vm_is_whole(woken: Vapp) -> None:
     assert woken.inside("store", "mountpoint -q /srv/data && echo mounted") == "mounted\n"
     assert woken.inside("twin-1", "timeout 20 bash -c 'exec 3<>/dev/tcp/store/22 && head -c 4 <&3'") == "SSH-"
     assert woken.operator.run("ssh", woken.vm("twin-2"), "--", "hostname").out == "twin-2\n"
+
+
+def test_who_takes_the_card_and_address_of_another_is_not_heard(woken: Vapp) -> None:
+    """twin-2 sends as twin-1 does, from its own place in the same zone: nothing of it arrives, and twin-1 goes on to be heard."""
+    victim, gateway = woken.addresses4["twin-1"], woken.inside("twin-1", "ip -4 route show default | cut -d' ' -f3").strip()
+    stolen, own = (woken.inside(vm, "cat /sys/class/net/eth0/address").strip() for vm in ("twin-1", "twin-2"))
+
+    def arrives(vm: str, port: int) -> bool:
+        woken.probe(vm, Probe("udp", gateway, port, source=victim, milliseconds=1500))
+        return (victim, gateway, "udp", port) in parse_report(json.dumps(woken.firewall_report()).encode()).denied
+
+    woken.inside("twin-2", f"ip link set eth0 address {stolen} && ip address add {victim}/32 dev eth0")
+    try:
+        assert not arrives("twin-2", 4001)
+        assert arrives("twin-1", 4002)
+    finally:
+        woken.inside("twin-2", f"ip link set eth0 address {own} && ip address del {victim}/32 dev eth0")
 
 
 def test_verify_finds_every_promise_kept(woken: Vapp) -> None:

@@ -18,6 +18,8 @@ SAYS = "vcloud: "
 """Before each line that templates/cloudinit/finish.sh writes to the serial port."""
 LINES = 200
 """Of the console that are looked at: more than a guest says between two looks."""
+ALL_LINES = 5000
+"""At the first look, because the VM may have been ready long before this run. virtlogd keeps 2 MiB."""
 
 
 def wait_for_cloud_init(host: Host, store: Store, vm: Vm) -> None:
@@ -25,9 +27,10 @@ def wait_for_cloud_init(host: Host, store: Store, vm: Vm) -> None:
 
     Raises GuestError with what the guest says is wrong, or when the time is up.
     """
-    begun = time.monotonic()
+    begun, lines = time.monotonic(), ALL_LINES
     while True:
-        said = [line.removeprefix(SAYS) for line in store.console_tail(vm.domain, LINES) if line.startswith(SAYS)]
+        said = [line.removeprefix(SAYS) for line in store.console_tail(vm.domain, lines) if line.startswith(SAYS)]
+        lines = LINES
         if "ready" in said:
             return
         if failed := [line for line in said if line.startswith("failed: ")]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vcloud.compile.filter import filter_uuid
 from vcloud.design.model import Role
 from vcloud.errors import UsageError
 from vcloud.hosts import machines
@@ -40,6 +41,7 @@ def take_down(vapp: str, connect: str | None, reporter: Reporter) -> tuple[str, 
             machines.remove_domain(host, domain.name)
         for network in networks:
             machines.remove_network(host, network)
+        machines.remove_filter(host, filter_uuid(vapp))
         store.delete(volumes)
         Templates(host, store.pool).sweep()
         forget_vapp(host, vapp)

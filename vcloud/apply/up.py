@@ -18,6 +18,7 @@ from vcloud.apply.wake import Waker
 from vcloud.compile.artifacts import Artifacts, compile_vapp
 from vcloud.compile.cloudinit import seed_files, seed_iso
 from vcloud.compile.domain import BootFiles, HostFacts, render_domain, render_interface
+from vcloud.compile.filter import filter_name, filter_uuid, render_filter
 from vcloud.compile.network import render_network, zone_networks
 from vcloud.design.model import Design, Role, Vm
 from vcloud.errors import GuestError, HostError, VcloudError
@@ -28,7 +29,7 @@ from vcloud.hosts.inventory import choose_host
 from vcloud.hosts.lock import vapp_lock
 from vcloud.hosts.observe import domain_ids, observe_domain, observe_vapp, write_manifest
 from vcloud.hosts.storage import Store
-from vcloud.hosts.uplink import make_uplink, uplink_for
+from vcloud.hosts.uplink import choosing_uplink, make_uplink, uplink_for
 from vcloud.plan.diff import plan_changes, wanted_manifest
 from vcloud.plan.state import DomainState, Manifest, Phase, VappState
 from vcloud.plan.steps import Plan, Verb
@@ -100,26 +101,40 @@ def bring_up(
         reporter.part("images")
         target.stock.build(reporter)
         with vapp_lock(host, design.vapp, "up"):
-            return _apply(host, target, choice, cold, reload, reporter)
+            return _apply(host, target, plan, choice, cold, reload, reporter)
 
 
-def _apply(host: Host, target: Target, choice: str, cold: bool, reload: bool, reporter: Reporter) -> Plan:
+def _apply(host: Host, target: Target, agreed: Plan, choice: str, cold: bool, reload: bool, reporter: Reporter) -> Plan:
     """The run itself, under the vApp's lock: looks again, because somebody may have been at work meanwhile."""
     state = observe_vapp(host, target.design.vapp)
     store = Store(host)
     known = store.image_digests()
     reporter.part("accelerator")
     accelerator = proven_accelerator(host, store, target.stock, state, choice, reporter)
-    target = target_of(host, target.design, state, accelerator)
-    plan = plan_changes(target.wanted, state, host.name, reload=reload)
-    if plan.steps:
+    with choosing_uplink(host):
+        target = target_of(host, target.design, state, accelerator)
+        plan = plan_changes(target.wanted, state, host.name, reload=reload)
+        refuse_unasked(plan, agreed)
+        if not plan.steps:
+            return plan
         waker = None if cold else Waker(host, store, target, reporter, known)
-        _Run(host, store, target, state, plan, reporter, waker).walk()
+        run = _Run(host, store, target, state, plan, reporter, waker)
+        run.claim()
+    run.walk()
     return plan
 
 
+def refuse_unasked(plan: Plan, agreed: Plan) -> None:
+    """Raises VcloudError when more would be lost than was agreed to, because somebody has been at work since."""
+    if unasked := plan.losses() - agreed.losses():
+        raise VcloudError(
+            f"somebody has changed '{plan.vapp}' meanwhile: now also {', '.join(sorted(unasked))} would be made anew or removed",
+            "Nothing was done. See `vcloud plan`, then run `vcloud up` again.",
+        )
+
+
 def target_of(host: Host, design: Design, state: VappState, accelerator: str) -> Target:
-    uplink = state.manifest.uplink if state.manifest else uplink_for(host, design.vapp)
+    uplink = uplink_for(host, design.vapp, state.manifest.uplink if state.manifest else None)
     artifacts = compile_vapp(design, uplink)
     stock = Stock.of(design)
     wanted = wanted_manifest(artifacts, accelerator, stock.digests, datetime.now(UTC).isoformat(timespec="seconds"), __version__)
@@ -176,12 +191,16 @@ class _Run:
         self.marked: dict[str, DomainState | None] = {}
         """What the domains themselves say of the VMs that are not made anew: a settled manifest does not repeat their host keys."""
 
+    def claim(self) -> None:
+        """From now on the manifest says that a run goes on, and where the vApp meets the outside."""
+        self._write_manifest(Phase.APPLYING)
+
     def walk(self) -> None:
         self.reporter.part("networks")
-        self._write_manifest(Phase.APPLYING)
         for domain in self.plan.subjects(Verb.REMOVE_VM):
             self._remove(domain)
         make_uplink(self.host, self.target.artifacts.uplink)
+        machines.make_filter(self.host, filter_name(self.design.vapp), filter_uuid(self.design.vapp), render_filter(self.design.vapp))
         for network in self.plan.subjects(Verb.MAKE_NETWORK):
             self._make_network(network)
         touched = self._in_order_of_need(self._planned(*TOUCHED))
@@ -201,6 +220,9 @@ class _Run:
                 self._load_rules(vm)
             self.reporter.part("workloads")
             self._bring_in(pool, up)
+        except VcloudError:
+            pool.shutdown(cancel_futures=True)  # what has begun ends while the lock is held; nobody else may meet it
+            raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
         for network in self.plan.subjects(Verb.REMOVE_NETWORK):
@@ -287,8 +309,10 @@ class _Run:
         self._make_way(vm, verb)
         if boot.seed:
             self.store.put_seed(vm.domain, self._seed(vm, fresh=verb in FRESH))
-        disks = {disk.volume: self.store.make_disk(disk.volume, disk.size) for disk in vm.disks}
         marks = self._attributes(vm, finished=verb not in FRESH)
+        if verb in FRESH and self.store.has_data(vm):
+            marks["data"] = "kept"
+        disks = {disk.volume: self.store.make_disk(disk.volume, disk.size) for disk in vm.disks}
         xml = render_domain(vm, self.target.artifacts.uplink, self.facts, boot, disks, marks)
         if verb in FRESH and self.waker and self.waker.wake(vm, boot, xml, marks, disks):
             return
@@ -304,7 +328,7 @@ class _Run:
         elif verb in FRESH:
             machines.remove_domain(self.host, vm.domain)
             self.store.delete_root(vm.domain)
-        if verb is Verb.REMAKE_VM and self._never_finished(vm):
+        if verb is Verb.REMAKE_VM and self._began_blank(vm):
             self.store.delete_of_domain(vm.domain)
 
     def _seed(self, vm: Vm, *, fresh: bool) -> bytes:
@@ -313,9 +337,10 @@ class _Run:
         key = self.keys[vm.name] = new_host_key()
         return seed_iso(seed_files(self.design, vm, (key.private, key.public)))
 
-    def _never_finished(self, vm: Vm) -> bool:
+    def _began_blank(self, vm: Vm) -> bool:
+        """Whether the VM was never wholly made, and its data disks, blank at first, hold no more than the beginnings of that."""
         domain = self.state.domain(vm.domain)
-        return domain is None or domain.digests is None
+        return domain is None or (domain.digests is None and not domain.keeps_data)
 
     def _load_rules(self, vm: Vm) -> None:
         """Loads an appliance's rules where the plan says so, once. Only after both are loaded does `_bring_in` raise a link."""
@@ -363,7 +388,7 @@ class _Run:
             if seeded:
                 self._power(vm, self._verb(vm))
             for nic in vm.nics:
-                machines.set_link(self.host, vm.domain, render_interface(nic, self.target.artifacts.uplink, up=True))
+                machines.set_link(self.host, vm.domain, render_interface(vm, nic, self.target.artifacts.uplink, up=True))
             self.reporter.report(vm.name, "booting, and taking its identity" if seeded else "starting its services")
             if seeded:
                 wait_for_cloud_init(self.host, self.store, vm)

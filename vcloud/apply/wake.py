@@ -104,7 +104,7 @@ class Waker:
         self.templates.wake(template, Clone(vm.domain, vm.uuid, marks, root, boot.console))
         uplink = self.target.artifacts.uplink
         devices = [render_disk(disk, disks[disk.volume]) for disk in vm.disks]
-        devices += [render_interface(nic, uplink, up=starts_linked(vm)) for nic in vm.nics]
+        devices += [render_interface(vm, nic, uplink, up=starts_linked(vm)) for nic in vm.nics]
         machines.plug(self.host, vm.domain, devices)
         machines.agent_of(self.host, vm.domain).wait(AGENT_TIMEOUT)
 

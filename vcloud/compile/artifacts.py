@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from vcloud.compile.cloudinit import seed_files
 from vcloud.compile.domain import BootFiles, HostFacts, render_domain
+from vcloud.compile.filter import filter_name, render_filter
 from vcloud.compile.firewall import render_firewall
 from vcloud.compile.identity import identity_lines
 from vcloud.compile.ips import ips_digest, ips_files
@@ -53,6 +54,7 @@ def rendered_files(
 ) -> Iterator[tuple[str, bytes]]:
     """Relative path and content of everything, for `vcloud render`. `boots` maps VM names to their files on the host."""
     design = artifacts.design
+    yield f"filters/{filter_name(design.vapp)}.xml", render_filter(design.vapp).encode()
     for zone in design.zones:
         for network in zone_networks(zone):
             yield f"networks/{network.name}.xml", render_network(design.vapp, zone, network).encode()

@@ -103,6 +103,8 @@ def _files(design: Design, vm: Vm) -> Iterator[dict[str, object]]:
     yield _file(FINISH, 0o700, render("cloudinit/finish.sh").encode())
     yield _file(f"{FOLDER}/waits", 0o600, f"{vm.ready.tcp:04X} {vm.ready.timeout}\n".encode())
     yield _file(f"{FOLDER}/ready", 0o600, f"{vm.ready.command}\n".encode())
+    yield _file(f"{FOLDER}/keys", 0o600, "".join(f"{key}\n" for key in design.authorized_keys).encode())
+    yield _file(f"{FOLDER}/files", 0o600, "".join(f"{file.path}\n" for file in vm.files).encode())
     for number, line in enumerate(vm.run):
         yield _file(f"{FOLDER}/run/{number}", 0o600, f"{line}\n".encode())
     yield from (_file(file.path, file.mode, file.content, file.owner) for file in vm.files)

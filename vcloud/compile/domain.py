@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vcloud.compile.environment import render
+from vcloud.compile.filter import filter_name
 from vcloud.design.model import Disk, Nic, Role, Uplink, Vm
 
 METADATA_NAMESPACE = "https://vcloud.dev/ns/1"
@@ -67,6 +68,8 @@ class NicView:
     link: str
     isolated: bool
     plain_offloads: bool
+    filter: str
+    """Name of the libvirt network filter, or empty."""
 
 
 def render_domain(vm: Vm, uplink: Uplink, host: HostFacts, boot: BootFiles, disk_paths: Mapping[str, str], marks: Mapping[str, str]) -> str:
@@ -80,7 +83,7 @@ def render_domain(vm: Vm, uplink: Uplink, host: HostFacts, boot: BootFiles, disk
         marks=marks,
         ports=host.spare_ports + OWN_DEVICES + len(vm.disks) + len(vm.nics) + bool(boot.seed),
         disks=[_disk_view(disk, disk_paths[disk.volume]) for disk in vm.disks],
-        nics=[_nic_view(nic, uplink, up=starts_linked(vm)) for nic in vm.nics],
+        nics=[_nic_view(vm, nic, uplink, up=starts_linked(vm)) for nic in vm.nics],
     )
 
 
@@ -89,9 +92,9 @@ def starts_linked(vm: Vm) -> bool:
     return vm.role is not Role.WORKLOAD
 
 
-def render_interface(nic: Nic, uplink: Uplink, *, up: bool) -> str:
-    """One card's XML, to plug it into the running domain, or to raise or cut its link."""
-    return render("libvirt/interface.xml.j2", nic=_nic_view(nic, uplink, up=up))
+def render_interface(vm: Vm, nic: Nic, uplink: Uplink, *, up: bool) -> str:
+    """The XML of one card of a VM, to plug it into the running domain, or to raise or cut its link."""
+    return render("libvirt/interface.xml.j2", nic=_nic_view(vm, nic, uplink, up=up))
 
 
 def render_disk(disk: Disk, path: str) -> str:
@@ -103,6 +106,10 @@ def _disk_view(disk: Disk, path: str) -> DiskView:
     return DiskView(path, disk.target, disk.name)
 
 
-def _nic_view(nic: Nic, uplink: Uplink, *, up: bool) -> NicView:
+def _nic_view(vm: Vm, nic: Nic, uplink: Uplink, *, up: bool) -> NicView:
     kind, source = ("network", nic.network or uplink.network) if nic.network or uplink.network else ("bridge", uplink.bridge)
-    return NicView(kind, source, nic.mac, nic.tap, "up" if up else "down", nic.isolated, nic.plain_offloads)
+    return NicView(kind, source, nic.mac, nic.tap, "up" if up else "down", nic.isolated, nic.plain_offloads, _filter_of(vm))
+
+
+def _filter_of(vm: Vm) -> str:
+    return filter_name(vm.domain.partition(".")[0]) if vm.role is Role.WORKLOAD else ""

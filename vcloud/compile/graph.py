@@ -24,7 +24,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A zone with the tiers that live in it; `ips` is the box of its stretch of the IPS, or empty."""
+    """A zone with the tiers that live in it."""
 
     id: str
     label: str

@@ -16,10 +16,10 @@ from vcloud.design.model import Design, Nic, Role, Uplink, Vm, Zone
 Address = IPv4Address | IPv6Address
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"
 ANYWHERE = ("0.0.0.0/0", "::/0")
+CARD_SYSCTLS = (("net/ipv6/conf/{}/accept_ra", "0"), ("net/ipv4/conf/{}/accept_redirects", "0"), ("net/ipv6/conf/{}/accept_redirects", "0"))
+"""Of `all` cards, of those to come (`default`), and of each that is there: the kernel does not pass them on."""
 WORKLOAD_SYSCTLS = (
-    ("net/ipv6/conf/all/accept_ra", "0"),
-    ("net/ipv4/conf/all/accept_redirects", "0"),
-    ("net/ipv6/conf/all/accept_redirects", "0"),
+    *((key.format(cards), value) for cards in ("all", "default") for key, value in CARD_SYSCTLS),
     # A connection between two inspected zones crosses the IPS twice; the second time its timestamps would look old to it.
     ("net/ipv4/tcp_timestamps", "0"),
 )
@@ -66,6 +66,7 @@ def _network_lines(design: Design, vm: Vm, uplink: Uplink) -> Iterator[str]:
             yield from _gateway_lines(design, zone)
     elif vm.role is Role.WORKLOAD:
         yield from (f"sysctl {key} {value}" for key, value in WORKLOAD_SYSCTLS)
+        yield from (f"sysctl {key.format(nic.ifname)} {value}" for nic in vm.nics for key, value in CARD_SYSCTLS)
         for index, nic in enumerate(vm.nics):
             yield from _card_lines(design.zone(nic.zone), nic, index)
 

@@ -15,7 +15,7 @@ import libvirt
 from vcloud.compile.domain import METADATA_NAMESPACE
 from vcloud.errors import HostError
 from vcloud.hosts.agent import Agent
-from vcloud.hosts.connection import Host, found_or_none, translated
+from vcloud.hosts.connection import Host, found_or_none, message_of, translated
 
 METADATA_KEY = "vcloud"
 SHUTDOWN_TIMEOUT = 30
@@ -38,6 +38,29 @@ def remove_network(host: Host, name: str) -> None:
         if network.isActive():
             network.destroy()
         network.undefine()
+
+
+def make_filter(host: Host, name: str, uuid: str, xml: str) -> None:
+    """Defines a network filter, unless it is there: to define it again would take it off every card for a moment."""
+    with translated(f"the network filter '{name}' could not be made on {host.name}"):
+        if found_or_none(host.connection.nwfilterLookupByUUIDString, uuid) is None:
+            host.connection.nwfilterDefineXML(xml)
+
+
+def why_no_filters(host: Host) -> str:
+    """Why the host's libvirt has no network filters; empty where it has them."""
+    try:
+        host.connection.numOfNWFilters()
+    except libvirt.libvirtError as error:
+        return message_of(error)
+    return ""
+
+
+def remove_filter(host: Host, uuid: str) -> None:
+    with translated(f"a network filter could not be removed from {host.name}"):
+        there = found_or_none(host.connection.nwfilterLookupByUUIDString, uuid)
+        if there is not None:
+            there.undefine()
 
 
 def define_domain(host: Host, name: str, xml: str) -> libvirt.virDomain:

@@ -192,6 +192,7 @@ def _asked_domain(domain: libvirt.virDomain, state: int) -> DomainState | None:
         digests=VmDigests(*digests) if all(digests) else None,
         host_key=mark.get("host-key", ""),
         rules=mark.get("rules", ""),
+        keeps_data=mark.get("data") == "kept",
     )
 
 

@@ -69,6 +69,23 @@ class Pool:
         """An empty qcow2 of `size` bytes, unless there is a volume of that name already, which is kept. Returns its path."""
         return self._make(_volume_xml(name, size, "qcow2"))
 
+    def grow(self, name: str, size: int) -> None:
+        """Lets a volume that no running VM has be `size` bytes large.
+
+        Raises:
+            HostError: it is larger already: whoever cuts it loses what lies behind the cut.
+        """
+        with translated(f"the volume '{name}' could not grow on {self.host.name}"):
+            volume = self._pool.storageVolLookupByName(name)
+            capacity = volume.info()[1]
+            if capacity < size:
+                volume.resize(size)
+        if capacity > size:
+            raise HostError(
+                f"the volume '{name}' on {self.host.name} has {_mib(capacity)} MiB, and a disk cannot become smaller",
+                f"Give the disk {_mib(capacity)}M in the file, or a new name, which makes an empty one.",
+            )
+
     def make_overlay(self, name: str, backing: str, size: int = 0) -> str:
         """A qcow2 over the qcow2 at the path `backing`; `size` 0: as large as that. A volume of that name is kept. Returns its path."""
         if not size:

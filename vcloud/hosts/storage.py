@@ -95,19 +95,26 @@ class Store:
     def image_digests(self) -> frozenset[str]:
         """The first `DIGITS` digits of the digest of every image that the host has."""
         names = [name for name in self.pool.names("image-") if name.endswith(COMPLETE)]
-        return frozenset(name.partition(".")[0].rpartition("-")[2] for name in names)
+        stems = (name.rsplit(".", 3)[0] for name in names)  # before ID.qcow2.complete; the image's own name may have dots
+        return frozenset(stem.rpartition("-")[2] for stem in stems)
 
     def put_seed(self, domain: str, content: bytes) -> None:
         """What a VM is told by cloud-init, in place of what it was told before."""
         self.pool.put(_seed(domain), content)
 
     def make_disk(self, volume: str, size: int) -> str:
-        """A data disk of `size` bytes, empty, unless it is there already. Returns its path.
+        """A data disk of `size` bytes, empty; one that is there already keeps its content and grows. Returns its path.
 
         Raises:
-            HostError: the host's disk is full.
+            HostError: the host's disk is full, or the data disk is larger already.
         """
-        return self.pool.make_disk(volume, size)
+        path = self.pool.make_disk(volume, size)
+        self.pool.grow(volume, size)
+        return path
+
+    def has_data(self, vm: Vm) -> bool:
+        """Whether a data disk of the VM is there."""
+        return any(self.pool.exists(disk.volume) for disk in vm.disks)
 
     def delete_root(self, domain: str) -> None:
         self.pool.delete([f"root.{domain}.qcow2"])

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import re
 import secrets
+import threading
 import time
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import libvirt
@@ -32,7 +33,10 @@ from vcloud.hosts.storage import Base
 
 PREFIX = "template-"
 DISK, MEMORY, CONSOLE = ".qcow2", ".save", ".log"
-NAME = re.compile(r"template-(?P<image>.+)-(?P<key>[0-9a-f]{16})\.(?P<id>[0-9a-f]{8})\.save")
+NAME = re.compile(r"template-(?P<image>.+)-(?P<key>[0-9a-f]{16})\.(?P<id>[0-9a-f]{8})\.(save|qcow2)")
+LOCK = "vcloud-templates-lock"
+SHORT_PATIENCE = 20
+"""Seconds to wait for somebody else who begins a template or sweeps."""
 PATIENCE = 300
 """Seconds to wait for somebody else who makes the same template."""
 BOOT_TIMEOUT = 180
@@ -77,13 +81,14 @@ class Templates:
     def __init__(self, host: Host, pool: Pool) -> None:
         self.host = host
         self.pool = pool
+        self._turn = threading.Lock()
 
     def list(self) -> tuple[Template, ...]:
         """Every template, the one that was used last first."""
         volumes = self.pool.usage(PREFIX)
         found = []
         for name, (size, used) in volumes.items():
-            match = NAME.fullmatch(name)
+            match = NAME.fullmatch(name) if name.endswith(MEMORY) else None
             disk = match and volumes.get(name.removesuffix(MEMORY) + DISK)
             if match and disk and self.pool.head(name, len(WHOLE)) == WHOLE:
                 found.append(Template(match["image"], match["key"], match["id"], size + disk[0], used))
@@ -114,11 +119,12 @@ class Templates:
             return template
 
     def _boot_and_save(self, vm: Vm, template: Template, base: Base, cmdline: str, facts: HostFacts, uplink: Uplink) -> None:
-        disk = self.pool.make_overlay(template.disk, base.disk)
-        boot = BootFiles(disk, self.pool.path(template.stem + CONSOLE), base.kernel, base.initrd, cmdline)
+        boot = BootFiles(self.pool.path(template.disk), self.pool.path(template.stem + CONSOLE), base.kernel, base.initrd, cmdline)
         xml = render_domain(vm, uplink, facts, boot, {}, {"role": "template"})
         with translated(f"the template of '{template.image}' could not be made on {self.host.name}"):
-            domain = self.host.connection.createXML(xml, libvirt.VIR_DOMAIN_START_AUTODESTROY)
+            with self._alone():  # until the VM runs, its disk looks like one that a killed run has left
+                self.pool.make_overlay(template.disk, base.disk)
+                domain = self.host.connection.createXML(xml, libvirt.VIR_DOMAIN_START_AUTODESTROY)
             try:
                 agent = Agent(domain)
                 agent.wait(BOOT_TIMEOUT)
@@ -169,20 +175,31 @@ class Templates:
 
     def sweep(self) -> None:
         """Deletes the disks of removed templates that no VM runs on any more, and what killed runs have left."""
-        disks = [name for name in self.pool.names(PREFIX) if name.endswith(DISK)]
-        whole = {template.disk for template in self.list()} if disks else set()
-        doomed = [name for name in disks if name not in whole]
-        if doomed:
-            used = self.pool.backings("root.")
-            doomed = [name for name in doomed if self.pool.path(name) not in used and not self._is_being_made(name)]
-            self.pool.delete([name.removesuffix(DISK) + ending for name in doomed for ending in (DISK, MEMORY, CONSOLE)])
+        if self._abandoned():
+            with self._alone():
+                self.pool.delete([name.removesuffix(DISK) + ending for name in self._abandoned() for ending in (DISK, MEMORY, CONSOLE)])
 
-    def _is_being_made(self, disk: str) -> bool:
-        """Whether the VM that will be saved runs at this moment."""
-        key = disk.partition(".")[0].rpartition("-")[2]
+    def _abandoned(self) -> tuple[str, ...]:
+        """Disks of templates that are neither whole nor being made, and that no VM runs on."""
+        disks = {name: match["key"] for name in self.pool.names(PREFIX) if name.endswith(DISK) and (match := NAME.fullmatch(name))}
+        if not disks:
+            return ()
+        running = self._running()  # before the look at what is whole: what is saved in between is then one or the other
+        whole = {template.disk for template in self.list()}
+        left = [name for name, key in disks.items() if name not in whole and not any(domain.endswith(f"-{key}") for domain in running)]
+        used = self.pool.backings("root.") if left else set()
+        return tuple(name for name in left if self.pool.path(name) not in used)
+
+    def _running(self) -> tuple[str, ...]:
         with translated(f"the domains of {self.host.name} could not be listed"):
-            running = self.host.connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
-            return any(domain.name().endswith(f"-{key}") for domain in running)
+            active = self.host.connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+            return tuple(domain.name() for domain in active)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One at a time, of this process's threads and of all operators."""
+        with self._turn, named_lock(self.host, LOCK, "the list of templates", "up or down", SHORT_PATIENCE):
+            yield
 
 
 def _settle(domain: libvirt.virDomain, agent: Agent) -> None:

@@ -1,8 +1,12 @@
 """Where a host's firewalls meet the outside: a segment that the inventory names, or a NAT network that vcloud makes.
 
 `uplink_for` only reads and decides, so that a plan changes nothing; `make_uplink` makes what was decided. The firewall's addresses are a
-hash of the vApp's name, so they stay the same from one `up` to the next; where another vApp has them the next free ones are taken. On a
-segment of the inventory they come from the upper half of its prefix: the lower half is for the hosts and for others.
+hash of the vApp's name; where another vApp has them the next free ones are taken. What was decided stays from one `up` to the next for as
+long as it fits the host. On a segment of the inventory they come from the upper half of its prefix: the lower half is for the hosts and for
+others.
+
+A choice counts once a manifest says it. Who chooses to stay holds `choosing_uplink` from the choice to the manifest, so that of two vApps
+that come up at once the second sees what the first has taken.
 """
 
 from __future__ import annotations
@@ -38,23 +42,48 @@ SUFFIX_BITS = 48
 """Of the IPv6 address: enough that hashes do not meet."""
 
 
-def uplink_for(host: Host, vapp: str, taken: Collection[IPv4Address] = ()) -> Uplink:
+def uplink_for(host: Host, vapp: str, standing: Uplink | None = None) -> Uplink:
     """Where the firewall of a vApp meets the outside on this host. Changes nothing.
 
     Args:
         host: an open host.
         vapp: the vApp's name.
-        taken: addresses that are in use on the same segment, beside those of this host's vApps.
+        standing: the one that its manifest names; it is kept if it still fits the host.
 
     Raises:
         HostError: no address is free.
     """
+    if standing is not None and (fits(standing, host.ref.uplink) if host.ref.uplink else standing.network == NETWORK):
+        return standing
     uplinks = [manifest.uplink for name in vapp_names(host) if name != vapp and (manifest := read_manifest(host, name))]
-    used = {*taken, *(uplink.address4.ip for uplink in uplinks)}
+    used = {uplink.address4.ip for uplink in uplinks}
     if host.ref.uplink is not None:
-        config = host.ref.uplink
-        return _uplink(config, vapp, used, config.prefix4.num_addresses // 2)
-    return _uplink(_own_network(host), vapp, used, 2)
+        return _uplink(host.ref.uplink, vapp, used, host.ref.uplink.prefix4.num_addresses // 2)
+    return _uplink(_standing_network(host) or _new_network(host), vapp, used, 2)
+
+
+def fits(uplink: Uplink, config: UplinkConfig) -> bool:
+    """Whether an uplink is one of this configuration: on the same network or bridge, with its prefixes and gateways."""
+    prefix6 = uplink.address6.network if uplink.address6 else None
+    return (uplink.network, uplink.bridge, uplink.address4.network, uplink.gateway4, prefix6, uplink.gateway6) == (
+        config.network or "",
+        config.bridge or "",
+        config.prefix4,
+        config.gateway4,
+        config.prefix6,
+        config.gateway6,
+    )
+
+
+@contextmanager
+def choosing_uplink(host: Host) -> Iterator[None]:
+    """Only one at a time on a host chooses an uplink. Hold it from `uplink_for` until the manifest with what it chose is written.
+
+    Raises:
+        HostError: somebody else holds it for too long.
+    """
+    with named_lock(host, LOCK, "the choice of an uplink's address", "up", PATIENCE):
+        yield
 
 
 def make_uplink(host: Host, uplink: Uplink) -> None:
@@ -139,18 +168,30 @@ def _free_address(prefix: IPv4Network, vapp: str, used: Collection[IPv4Address],
     )
 
 
-def _own_network(host: Host) -> UplinkConfig:
-    """The NAT network as it is, or as it would be made."""
+def _standing_network(host: Host) -> UplinkConfig | None:
+    """The NAT network as it is; None where it has not been made."""
+    with translated(f"the network '{NETWORK}' of {host.name} could not be read"):
+        network = found_or_none(host.connection.networkLookupByName, NETWORK)
+        if network is None:
+            return None
+        prefixes = list(_prefixes([parse(network.XMLDesc())]))
+    prefix4 = next((prefix for prefix in prefixes if isinstance(prefix, IPv4Network)), None)
+    if prefix4 is None:
+        raise HostError(f"the network '{NETWORK}' of {host.name} has no IPv4 prefix", f"Remove it (virsh net-undefine {NETWORK}).")
+    return _nat(prefix4, next((prefix for prefix in prefixes if isinstance(prefix, IPv6Network)), None))
+
+
+def _new_network(host: Host) -> UplinkConfig:
+    """The NAT network as it would be made."""
     with translated(f"the networks of {host.name} could not be read"):
-        networks = {network.name(): parse(network.XMLDesc()) for network in host.connection.listAllNetworks()}
-    standing = networks.get(NETWORK)
-    if standing is None:
-        prefix4 = _free_prefix([*_prefixes(networks.values()), *_routes(host)])
-        prefix6 = IPv6Network((0xFD << 120 | hash_number(40, host.name, str(prefix4), "uplink") << 80, 64))
-    else:
-        prefix4 = next(prefix for prefix in _prefixes([standing]) if isinstance(prefix, IPv4Network))
-        prefix6 = next(prefix for prefix in _prefixes([standing]) if isinstance(prefix, IPv6Network))
-    return UplinkConfig(network=NETWORK, prefix4=prefix4, gateway4=prefix4[1], prefix6=prefix6, gateway6=prefix6[1])
+        networks = [parse(network.XMLDesc()) for network in host.connection.listAllNetworks()]
+    prefix4 = _free_prefix([*_prefixes(networks), *_routes(host)])
+    return _nat(prefix4, IPv6Network((0xFD << 120 | hash_number(40, host.name, str(prefix4), "uplink") << 80, 64)))
+
+
+def _nat(prefix4: IPv4Network, prefix6: IPv6Network | None) -> UplinkConfig:
+    """The host's end of it is the first address of each prefix."""
+    return UplinkConfig(network=NETWORK, prefix4=prefix4, gateway4=prefix4[1], prefix6=prefix6, gateway6=prefix6[1] if prefix6 else None)
 
 
 def _free_prefix(used: Collection[IPv4Network | IPv6Network]) -> IPv4Network:

@@ -7,7 +7,7 @@ What stands is told by the manifest while its last run ended, and by each domain
 digests only when it is wholly made: one without them is made anew, and no half-made VM is ever taken for a whole one.
 
 The manifest is kept in libvirt, where more people may read than may read secrets. So it holds file contents and run commands as digests
-only, and the digests of VMs are taken from that redacted design.
+only. `root` and `hardware` are taken from that redacted design, `identity` from the lines that the guest gets, with the files' contents.
 
 The order of `Verb` is the order of work. A name that belongs to somebody else is an error here, before anything is touched.
 """

@@ -8,7 +8,7 @@ from dataclasses import fields
 from vcloud.compile.artifacts import Artifacts
 from vcloud.compile.network import zone_networks
 from vcloud.design.model import Design, Flow, Network, Role, Vm
-from vcloud.errors import VcloudError
+from vcloud.errors import SmallerDiskError, VcloudError
 from vcloud.plan.state import DomainState, Manifest, Phase, VappState, VmDigests, digest_of, redacted
 from vcloud.plan.steps import Plan, Step, Verb
 
@@ -31,7 +31,8 @@ def wanted_manifest(artifacts: Artifacts, accelerator: str, images: Mapping[str,
 
 
 def vm_digests(vm: Vm, artifacts: Artifacts, accelerator: str, image: str) -> VmDigests:
-    """`vm` is the redacted one: secrets enter only as digests of their digests."""
+    """`vm` is the redacted one, so that `root` holds run commands as digests of their digests. `identity` covers what is delivered: the
+    contents of the files themselves."""
     uplink = (artifacts.uplink.network, artifacts.uplink.bridge) if vm.role is Role.FIREWALL else ()
     return VmDigests(
         root=digest_of(image, vm.run),
@@ -43,9 +44,10 @@ def vm_digests(vm: Vm, artifacts: Artifacts, accelerator: str, image: str) -> Vm
 def plan_changes(wanted: Manifest, state: VappState, host: str, *, reload: bool = False) -> Plan:
     """The steps from `state` to `wanted`; with `reload` the appliances get their rules again, whatever they should hold already.
 
-    Raises VcloudError when a name that the vApp needs belongs to somebody else.
+    Raises VcloudError when a name that the vApp needs belongs to somebody else, SmallerDiskError.
     """
     refuse_foreign_names(wanted.design, state)
+    refuse_smaller_disks(wanted.design, state.manifest)
     steps = [*_vm_removals(wanted, state), *_network_steps(wanted.design, state), *_vm_steps(wanted, state)]
     steps += [*_protection_steps(wanted, state, steps, reload)]
     if not steps and not _settled(wanted, state):
@@ -70,6 +72,19 @@ def refuse_foreign_names(design: Design, state: VappState) -> None:
                 f"the network '{network.name}' exists already and is not vcloud's",
                 f"Remove it (virsh net-undefine), or give the vApp '{design.vapp}' another name.",
             )
+
+
+def refuse_smaller_disks(design: Design, manifest: Manifest | None) -> None:
+    """Whoever cuts a disk loses what lies behind the cut."""
+    for vm in design.vms:
+        old = _old_vm(vm, manifest)
+        sizes = {disk.name: disk.size for disk in old.disks} if old else {}
+        for disk in vm.disks:
+            if disk.size < sizes.get(disk.name, 0):
+                raise SmallerDiskError(
+                    f"the disk '{disk.name}' of '{vm.name}' has {sizes[disk.name] >> 20} MiB, and a disk cannot become smaller",
+                    "Leave its size, or give it a new name, which makes an empty one.",
+                )
 
 
 def networks_of(design: Design) -> tuple[Network, ...]:
@@ -120,13 +135,25 @@ def _vm_steps(wanted: Manifest, state: VappState) -> Iterator[Step]:
         elif have.hardware != digests.hardware:
             yield Step(Verb.RESTART_VM, vm.name, _hardware_why(vm, old))
         elif have.identity != digests.identity and not vm.image.recipe:
-            yield Step(Verb.RESTART_VM, vm.name, f"{_identity_why(vm, old)}; cloud-init learns of it at boot")
+            yield Step(Verb.RESTART_VM, vm.name, f"{_identity_why(vm, old, moved=False)}; cloud-init learns of it at boot")
+        elif domain.running and (cut := _cut_off(vm, state)):
+            yield Step(Verb.RESTART_VM, vm.name, f"it is cut off: {cut} and its cards come back only when it starts")
         elif not domain.running or domain.paused:
             yield Step(Verb.START_VM, vm.name, "it is paused" if domain.paused else "it is not running")
         elif not state.brought_in(vm):
             yield Step(Verb.START_VM, vm.name, "it was started, and nobody has seen to its links and services since")
         elif have.identity != digests.identity:
-            yield Step(Verb.CONFIGURE_VM, vm.name, _identity_why(vm, old))
+            moved = vm.role is Role.FIREWALL and state.manifest is not None and state.manifest.uplink != wanted.uplink
+            yield Step(Verb.CONFIGURE_VM, vm.name, _identity_why(vm, old, moved=moved))
+
+
+def _cut_off(vm: Vm, state: VappState) -> str:
+    """Why no packet reaches some card of a VM that runs: when a network ends its bridge goes, and a new one of that name has no ports."""
+    for name in dict.fromkeys(nic.network for nic in vm.nics if nic.network):
+        standing = state.network(name)
+        if standing is None or not standing.active:
+            return f"the network '{name}' was {'removed' if standing is None else 'stopped'},"
+    return ""
 
 
 def standing_digests(vm: Vm, domain: DomainState, manifest: Manifest | None) -> VmDigests | None:
@@ -162,7 +189,10 @@ def _hardware_why(vm: Vm, old: Vm | None) -> str:
     return ", ".join(changed) + " changed" if changed else "the host's accelerator or uplink changed"
 
 
-def _identity_why(vm: Vm, old: Vm | None) -> str:
+def _identity_why(vm: Vm, old: Vm | None, *, moved: bool) -> str:
+    """`moved`: it is a firewall whose place in the outside is another one."""
+    if moved:
+        return "the host's uplink changed"
     if old is not None and old.files != vm.files:
         before = {file.path: file for file in old.files}
         return "files changed: " + ", ".join(file.path for file in vm.files if before.get(file.path) != file)

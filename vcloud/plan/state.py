@@ -89,6 +89,8 @@ class DomainState:
     host_key: str = ""
     rules: str = ""
     """Of the firewall: the digest of the ruleset in force, as the firewall itself told it when it was loaded."""
+    keeps_data: bool = False
+    """Of a VM that is not wholly made: its data disks are older than this making of it."""
 
 
 @dataclass(frozen=True, slots=True)

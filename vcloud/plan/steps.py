@@ -74,3 +74,7 @@ class Plan:
 
     def has(self, *verbs: Verb) -> bool:
         return any(step.verb in verbs for step in self.steps)
+
+    def losses(self) -> frozenset[str]:
+        """What would be made anew or removed, and so loses what only it holds."""
+        return frozenset(step.subject for step in self.steps if step.cost in (Cost.RECREATE, Cost.REMOVE))

@@ -1,8 +1,9 @@
 /* `guest identity` and `guest boot`: who this guest is, as a document of directives.
  *
- * The whole document is parsed before any of it takes effect. Then its lines take effect in their order, but for two things: cards are
- * brought up as late as can be (before the first route or neighbour, else at the end), with their addresses and settings in place; and
- * the gate is opened last, when the network stands and what the document before had left is gone. What a later boot needs is kept.
+ * The whole document is parsed before any of it takes effect. Then its lines take effect in their order, but for one thing: cards are
+ * brought up as late as can be (before the first route or neighbour, else at the end), with their addresses and settings in place.
+ * At the end goes what the document before had named and this one does not: addresses, routes, files. What a later boot needs is kept;
+ * of files their paths, because their contents may be secret and stand where they belong.
  */
 #include "identity.h"
 
@@ -194,6 +195,11 @@ static int parse_file(struct directive *d)
     return base64_decode(d->fields == 4 ? d->field[3] : empty, &d->bytes, &d->size);
 }
 
+static int parse_had(struct directive *d)
+{
+    return check_path(d->field[0]);
+}
+
 static int parse_disk(struct directive *d)
 {
     return is_word(d->field[0], "-._", 20) ? check_path(d->field[1]) : fail("'%.40s' is not the serial number of a disk", d->field[0]);
@@ -266,25 +272,15 @@ static int apply_file(struct directive *d)
     return find_owner(d->field[2], &user, &group) || write_file(d->field[0], d->bytes, d->size, d->mode, user, group) ? -1 : 0;
 }
 
+static int apply_nothing(struct directive *d)
+{
+    (void)d;
+    return 0;
+}
+
 static int apply_disk(struct directive *d)
 {
     return mount_disk(d->field[0], d->field[1]);
-}
-
-static int apply_open_gate(struct directive *d)
-{
-    static const char later[] = "/etc/systemd/system/default.target", fresh[] = "/etc/systemd/system/default.target.vcloud-new";
-    char systemctl[] = "systemctl", start[] = "start", no_block[] = "--no-block", target[] = "multi-user.target";
-    char *const program[] = {systemctl, start, no_block, target, NULL};
-
-    (void)d;
-    /* First: systemd refuses to load a unit under a name, default.target, that a loaded unit has. */
-    if (run(program) || make_parents(later))
-        return -1;
-    unlink(fresh);
-    if (symlink("/usr/lib/systemd/system/multi-user.target", fresh) || rename(fresh, later)) /* as `systemctl set-default` does */
-        return fail_errno(later);
-    return 0;
 }
 
 /* --- the document --- */
@@ -310,9 +306,9 @@ static const struct verb verbs[] = {
     {"route", 2, 8, true, ROUTE, parse_route, add_route},
     {"rule", 3, 3, true, RULE, parse_rule, add_rule},
     {"dir", 3, 3, false, OTHER, parse_dir, apply_dir},
-    {"file", 3, 4, false, OTHER, parse_file, apply_file},
+    {"file", 3, 4, false, NAMES, parse_file, apply_file},
+    {"had", 1, 1, true, NAMES, parse_had, apply_nothing}, /* a file of the document that is kept */
     {"disk", 2, 2, true, OTHER, parse_disk, apply_disk},
-    {"open-gate", 0, 0, false, GATE, NULL, apply_open_gate},
 };
 
 static int parse_line(struct document *document, char *line)
@@ -333,7 +329,7 @@ static int parse_line(struct document *document, char *line)
         return fail("%s: too few fields", name);
     if (d->fields > verb->most || (d->fields == verb->most && d->fields && verb->kind != SYSCTL && strchr(d->field[d->fields - 1], ' ')))
         return fail("%s: too many fields", name);
-    if (verb->parse && verb->parse(d))
+    if (verb->parse(d))
         return fail_in(name);
     *(document->last ? &document->last->next : &document->first) = d;
     document->last = d;
@@ -358,11 +354,11 @@ static int parse_document(struct document *document, int fd)
     return 0;
 }
 
-static int apply_lines(struct document *document, bool gate)
+static int apply_lines(struct document *document)
 {
     for (struct directive *d = document->first; d; d = d->next) {
         document->line = d->line;
-        if ((kind_of(d) == GATE) == gate && d->verb->apply(d))
+        if (d->verb->apply(d))
             return fail_in(d->verb->name);
     }
     return 0;
@@ -401,7 +397,9 @@ static int keep(const struct document *document)
     if (!out)
         return fail_errno(kept_path);
     for (const struct directive *d = document->first; d; d = d->next) {
-        if (!d->verb->kept)
+        if (kind_of(d) == NAMES)
+            fprintf(out, "had %s\n", d->field[0]);
+        if (kind_of(d) == NAMES || !d->verb->kept)
             continue;
         fputs(d->verb->name, out);
         for (int i = 0; i < d->fields; i++)
@@ -415,6 +413,28 @@ static int keep(const struct document *document)
     return failed;
 }
 
+static bool names_file(const struct document *document, const char *path)
+{
+    for (const struct directive *d = document->first; d; d = d->next)
+        if (kind_of(d) == NAMES && !strcmp(d->field[0], path))
+            return true;
+    return false;
+}
+
+/* Host keys come with the first document only, and stay. */
+static int prune_files(const struct document *document, const struct document *before)
+{
+    static const char host_keys[] = "/etc/ssh/ssh_host_";
+
+    for (const struct directive *d = before->first; d; d = d->next) {
+        const char *path = d->field[0];
+
+        if (kind_of(d) == NAMES && strncmp(path, host_keys, sizeof host_keys - 1) && !names_file(document, path) && unlink(path) && errno != ENOENT)
+            return fail_errno(path);
+    }
+    return 0;
+}
+
 static int apply_document(struct document *document)
 {
     const struct document before = document_before();
@@ -422,14 +442,12 @@ static int apply_document(struct document *document)
     document->line = 0; /* of what belongs to no line */
     if (loopback_up())
         return fail_in("lo");
-    if (apply_lines(document, false) || bring_up(document))
+    if (apply_lines(document) || bring_up(document))
         return -1;
     document->line = 0;
-    if (prune(document, &before))
+    if (prune(document, &before) || prune_files(document, &before))
         return fail_in("removal of what is not named");
-    if (keep(document))
-        return -1;
-    return apply_lines(document, true);
+    return keep(document);
 }
 
 static int take_document(int fd)

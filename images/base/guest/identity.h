@@ -35,7 +35,7 @@ struct document {
 };
 
 /* What the code has to tell apart. */
-enum kind { OTHER, NIC, SYSCTL, ADDR, NEIGH, ROUTE, RULE, GATE };
+enum kind { OTHER, NIC, SYSCTL, ADDR, NEIGH, ROUTE, RULE, NAMES }; /* NAMES: a file */
 
 enum kind kind_of(const struct directive *directive);
 

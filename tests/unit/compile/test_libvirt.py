@@ -14,6 +14,7 @@ from lxml import etree
 
 from tests.vapps import TWO_HOMES, design_of_text, shop
 from vcloud.compile.domain import METADATA_NAMESPACE, BootFiles, HostFacts, render_domain, render_interface
+from vcloud.compile.filter import render_filter
 from vcloud.compile.network import render_network, zone_networks
 from vcloud.design.model import Design, Network, Role, Uplink, Vm, Zone
 from vcloud.rendering import UPLINK
@@ -61,6 +62,16 @@ def test_libvirts_schema_accepts_every_network(design: Design, zone: Zone, netwo
     assert schema("network").validate(document), schema("network").error_log
 
 
+@pytest.mark.parametrize("design", DESIGNS, ids=[design.vapp for design in DESIGNS])
+def test_libvirts_schema_accepts_the_filter_and_every_workload_has_it(design: Design) -> None:
+    document = etree.fromstring(render_filter(design.vapp).encode())
+    assert schema("nwfilter").validate(document), schema("nwfilter").error_log
+    for vm in design.vms:
+        filters = [card.find("filterref") for card in interfaces(domain(vm, vapp=design.vapp))]
+        wanted = document.get("name") if vm.role is Role.WORKLOAD else None
+        assert {None if ref is None else ref.get("filter") for ref in filters} == {wanted}
+
+
 def test_the_schema_refuses_what_is_wrong() -> None:
     """The twin of the two above: the schemas look."""
     text = domain(DESIGNS[0].firewall).replace('<link state="up"/>', '<link state="sideways"/>')
@@ -83,10 +94,11 @@ def test_links_of_workloads_are_down_until_the_protection_is_in_force(design: De
 
 
 def test_a_link_is_raised_and_cut_by_the_same_cards_xml() -> None:
-    nic = DESIGNS[0].workloads[0].nics[0]
-    up, down = (render_interface(nic, UPLINK, up=up) for up in (True, False))
+    vm = DESIGNS[0].workloads[0]
+    nic = vm.nics[0]
+    up, down = (render_interface(vm, nic, UPLINK, up=up) for up in (True, False))
     assert up.replace('"up"', '"down"') == down
-    assert down.strip() in domain(DESIGNS[0].workloads[0])
+    assert down.strip() in domain(vm)
 
 
 @pytest.mark.parametrize(("design", "vm"), MACHINES, ids=[vm.domain for _, vm in MACHINES])

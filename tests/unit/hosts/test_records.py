@@ -8,7 +8,8 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 import pytest
 
@@ -17,10 +18,10 @@ from vcloud.design.addressing import uuid_of
 from vcloud.errors import HostError
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import HostRef, UplinkConfig
-from vcloud.hosts.lock import PREFIX, Holder, LockedError, break_lock, named_lock, vapp_lock
+from vcloud.hosts.lock import PREFIX, LockedError, named_lock, vapp_lock
 from vcloud.hosts.metadata import Record, read_record, remove_record, write_record
 from vcloud.hosts.observe import delete_manifest, observe, observe_domain, observe_vapp, read_manifest, vapp_names, write_manifest
-from vcloud.hosts.uplink import uplink_for
+from vcloud.hosts.uplink import choosing_uplink, fits, uplink_for
 from vcloud.plan.state import Manifest, Phase, VmDigests
 
 DIGESTS = VmDigests("r", "h", "i")
@@ -111,16 +112,6 @@ def test_the_lock_of_a_process_of_which_nothing_is_known_stays(host: Host, chang
     with pytest.raises(LockedError), vapp_lock(host, "shop", "up"):
         pass
     assert PREFIX + "shop" in network_names(host)
-
-
-def test_a_lock_can_be_broken_by_hand(host: Host) -> None:
-    write_record(host, Record(PREFIX + "shop", str(uuid.uuid4()), holder(boot="another machine's")))
-    broken = break_lock(host, "shop")
-    assert isinstance(broken, Holder)
-    assert broken.command == "up"
-    assert break_lock(host, "shop") is None
-    with vapp_lock(host, "shop", "up"):
-        pass
 
 
 def test_patience_waits_for_a_lock(host: Host) -> None:
@@ -218,8 +209,6 @@ def test_two_vapps_never_have_one_address(host: Host) -> None:
     first = uplink_for(host, "shop")
     write_manifest(host, manifest("shop", address=str(first.address4)))
     assert uplink_for(host, "shop") == first, "one's own manifest is not in the way"
-    second = uplink_for(host, "shop", taken=[first.address4.ip])
-    assert second.address4.ip == first.address4.ip + 1
     write_manifest(host, manifest("blog", address=str(first.address4)))
     delete_manifest(host, "shop")
     assert uplink_for(host, "shop").address4.ip == first.address4.ip + 1
@@ -229,8 +218,64 @@ def test_a_full_uplink_is_said(host: Host) -> None:
     config = UplinkConfig(bridge="br0", prefix4=IPv4Network("198.51.100.0/28"), gateway4=IPv4Address("198.51.100.1"))
     small = Host(dataclasses.replace(host.ref, uplink=config), host.connection)
     assert uplink_for(small, "shop").bridge == "br0"
+    for number in range(8, 15):  # the upper half without the broadcast address
+        write_manifest(host, manifest(f"v{number}", address=f"198.51.100.{number}/28"))
     with pytest.raises(HostError, match="no address is free"):
-        uplink_for(small, "shop", taken=list(config.prefix4))
+        uplink_for(small, "shop")
+
+
+def changed(**fields: object) -> UplinkConfig:
+    return UplinkConfig.model_validate(CONFIG.model_dump() | fields)
+
+
+def test_what_was_chosen_stays_while_it_fits_the_host(host: Host) -> None:
+    """Even where another address would be chosen today, and where another vApp has come to it meanwhile."""
+    chosen = dataclasses.replace(uplink_for(host, "shop"), address4=IPv4Interface("198.18.3.3/16"))
+    assert uplink_for(host, "shop", chosen) == chosen
+    write_manifest(host, manifest("blog", address="198.18.3.3/16"))
+    assert uplink_for(host, "shop", chosen) == chosen
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        changed(network=None, bridge="br0"),
+        changed(network="another"),
+        changed(prefix4="198.18.0.0/17"),
+        changed(gateway4="198.18.0.9"),
+        changed(prefix6="2001:db8:1::/64", gateway6="2001:db8:1::1"),
+    ],
+    ids=["bridge", "network", "prefix", "gateway", "IPv6"],
+)
+def test_another_uplink_of_the_host_is_noticed(host: Host, config: UplinkConfig) -> None:
+    chosen = uplink_for(host, "shop")
+    assert fits(chosen, CONFIG)
+    assert not fits(chosen, config)
+    moved = uplink_for(Host(dataclasses.replace(host.ref, uplink=config), host.connection), "shop", chosen)
+    assert fits(moved, config)
+
+
+def test_a_vapp_moves_between_the_nat_network_and_a_segment_of_the_inventory(host: Host) -> None:
+    plain = Host(dataclasses.replace(host.ref, uplink=None), host.connection)
+    natted, chosen = uplink_for(plain, "shop"), uplink_for(host, "shop")
+    assert uplink_for(plain, "shop", natted) == natted, "it will be made again as it was"
+    assert uplink_for(plain, "shop", chosen) == natted
+    assert uplink_for(host, "shop", natted) == chosen
+
+
+def test_two_vapps_that_choose_at_once_get_two_addresses(host: Host) -> None:
+    """As many as there are addresses: each writes its choice before the next one looks."""
+    config = UplinkConfig(bridge="br0", prefix4=IPv4Network("198.51.100.0/28"), gateway4=IPv4Address("198.51.100.1"))
+    small = Host(dataclasses.replace(host.ref, uplink=config), host.connection)
+
+    def choose(vapp: str) -> IPv4Address:
+        with choosing_uplink(small):
+            chosen = uplink_for(small, vapp)
+            write_manifest(small, dataclasses.replace(manifest(vapp, Phase.APPLYING), uplink=chosen))
+        return chosen.address4.ip
+
+    with ThreadPoolExecutor() as pool:
+        assert len(set(pool.map(choose, [f"v{number}" for number in range(7)]))) == 7
 
 
 def test_the_nat_network_avoids_networks_that_are_there(host: Host) -> None:

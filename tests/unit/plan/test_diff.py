@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from vcloud.errors import VcloudError
 from vcloud.plan.diff import plan_changes
 from vcloud.plan.state import NetworkState, Phase, VappState
 from vcloud.plan.steps import COSTS, Cost, Plan, Verb
+from vcloud.rendering import UPLINK
 
 FILE = """\
 vcloud: 1
@@ -166,11 +168,53 @@ def test_a_plan_says_what_changes_in_a_vm() -> None:
     assert why(plan(design("/etc/key: first", "/etc/key: second"), STANDING), "api") == "files changed: /etc/key"
 
 
-def test_a_network_that_is_not_active_is_made_again() -> None:
-    networks = tuple(replace(network, active=network.name != "shop.app") for network in STANDING.networks)
-    changes = plan(design(), replace(STANDING, networks=networks))
-    assert told(changes) == [("make network", "shop.app", "new")]
-    assert why(changes, "shop.app") == "it is not active"
+def without_network(state: VappState, name: str, *, defined: bool) -> VappState:
+    networks = (replace(network, active=network.active and network.name != name) for network in state.networks)
+    return replace(state, networks=tuple(network for network in networks if defined or network.name != name))
+
+
+@pytest.mark.parametrize(("defined", "reason"), [(True, "stopped"), (False, "removed")])
+def test_a_network_that_went_is_made_again_and_who_ran_on_it_is_started_again(defined: bool, reason: str) -> None:
+    """Its bridge is a new one then: a VM that went on running has no port there, and no packet would reach it."""
+    changes = plan(design(), without_network(STANDING, "shop.app", defined=defined))
+    assert told(changes) == [
+        ("make network", "shop.app", "new"),
+        ("restart VM", "firewall", "restart"),
+        ("restart VM", "api", "restart"),
+        LOAD_FIREWALL,
+    ]
+    assert why(changes, "shop.app") == ("it is not active" if defined else "network of zone 'app'")
+    assert why(changes, "api").startswith(f"it is cut off: the network 'shop.app' was {reason},")
+
+
+@pytest.mark.parametrize(("network", "cut_off"), [("shop.dmz", ["ips", "web-1", "web-2"]), ("shop.dmz.inner", ["firewall", "ips"])])
+def test_the_two_sides_of_an_inspected_zone_cut_off_who_is_on_them(network: str, cut_off: list[str]) -> None:
+    inspected = design("", "", FILE + INSPECTED)
+    changes = plan(inspected, without_network(standing(inspected), network, defined=True))
+    assert list(changes.subjects(Verb.RESTART_VM)) == cut_off
+    assert changes.subjects(Verb.LOAD_IPS) == ("ips",)
+
+
+def test_who_does_not_run_only_starts_on_the_network_that_is_made_again() -> None:
+    stopped = with_domain(STANDING, "shop.api", lambda domain: replace(domain, running=False))
+    changes = plan(design(), without_network(stopped, "shop.app", defined=True))
+    assert changes.subjects(Verb.START_VM) == ("api",)
+    assert changes.subjects(Verb.RESTART_VM) == ("firewall",)
+
+
+def test_another_address_outside_is_given_to_the_firewall_live() -> None:
+    elsewhere = replace(UPLINK, address4=IPv4Interface("198.19.0.2/16"), gateway4=IPv4Address("198.19.0.1"))
+    changes = plan_changes(manifest_of(design(), uplink=elsewhere), STANDING, "h1")
+    assert told(changes) == [("configure VM", "firewall", "live"), LOAD_FIREWALL]
+    assert why(changes, "firewall") == "the host's uplink changed"
+
+
+def test_another_network_outside_restarts_the_firewall() -> None:
+    bridged = replace(UPLINK, network="", bridge="br0")
+    assert told(plan_changes(manifest_of(design(), uplink=bridged), STANDING, "h1")) == [
+        ("restart VM", "firewall", "restart"),
+        LOAD_FIREWALL,
+    ]
 
 
 @pytest.mark.parametrize(("paused", "reason"), [(False, "it is not running"), (True, "it is paused")])
