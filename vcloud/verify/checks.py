@@ -247,13 +247,16 @@ def _denied(one: Vm, other: Vm, here: Nic, there: Nic, protocol: Protocol, port:
 
 
 def _outside_checks(design: Design, uplink: Uplink, world: World, seed: int) -> Iterator[Check]:
-    """From every VM to the outside and back on ports that no flow names."""
+    """From every VM to the outside and back on ports that no flow names.
+
+    Where no server outside is known, the target is the uplink's gateway: outside too, and what a broken firewall lets out ends there.
+    """
     for vm in _sample(design):
         nic = vm.nics[0]
         services = allowed(design, nic, None)
         for protocol in (Protocol.TCP, Protocol.UDP):
             for port, family in itertools.product(undeclared_ports(design, services, protocol, seed)[:OUTSIDE_PORTS], spoken(uplink)):
-                target = world.address4 if family == 4 else world.address6
+                target = (world.address4 or uplink.gateway4) if family == 4 else (world.address6 or uplink.gateway6)
                 label = str(Service(protocol, port, port))
                 yield Check(
                     id=f"denied/{vm.name}/{OUTSIDE}/{label}/{family}",

@@ -1,8 +1,8 @@
 """Places beside the VMs that probes are sent from: the host itself, and the outside world where it is known.
 
-In a lab the outside world is its own namespace, with servers that answer on every port. On other hosts nothing outside is ours, so nothing
-is sent there, neither what must pass nor what must not leave: a broken firewall would let it out to strangers. Each such check is `not run`
-and says so. What comes in is sent by the host.
+In a lab the outside world is its own namespace, with servers that answer on every port. On other hosts nothing outside is ours, so what
+must pass is not sent there: each such check is `not run` and says so. What must not leave is sent to the uplink's gateway, where it would
+end if the firewall were broken. What comes in is sent by the host.
 """
 
 from __future__ import annotations

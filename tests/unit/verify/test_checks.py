@@ -179,12 +179,16 @@ def test_an_uplink_without_ipv6_is_not_tried_over_it_and_that_is_said() -> None:
 
 
 @some_designs
-def test_where_nothing_outside_answers_nothing_is_sent_there_and_each_claim_says_why(design: Design) -> None:
-    """The same claims as elsewhere: none is left out in silence."""
+def test_where_nothing_outside_answers_no_flow_is_tried_there_and_each_says_why(design: Design) -> None:
+    """The same claims as elsewhere: none is left out in silence. What must not leave would end at the uplink's gateway."""
     checks = checks_of(design, NOWHERE)
     assert [check.id for check in checks] == [check.id for check in checks_of(design)]
     for check, elsewhere in zip(checks, checks_of(design), strict=True):
-        if probe_of(elsewhere).target in (WORLD.address4, WORLD.address6):
+        outside = probe_of(elsewhere).target in (WORLD.address4, WORLD.address6)
+        if outside and check.kind is Kind.DENIED:
+            assert probe_of(check).target in (UPLINK.gateway4, UPLINK.gateway6)
+            assert check == replace(elsewhere, probe=check.probe)
+        elif outside:
             verdict = judge(check, Observed({}, {}, NOTHING, NOTHING))
             assert (check.probe, verdict.outcome, verdict.detail) == (None, Outcome.NOT_RUN, NO_SERVER)
         else:
