@@ -30,7 +30,7 @@ from vcloud.hosts.lock import vapp_lock
 from vcloud.hosts.observe import domain_ids, observe_domain, observe_vapp, write_manifest
 from vcloud.hosts.storage import Store
 from vcloud.hosts.uplink import choosing_uplink, make_uplink, uplink_for
-from vcloud.plan.diff import plan_changes, wanted_manifest
+from vcloud.plan.diff import flow_changes, plan_changes, wanted_manifest
 from vcloud.plan.state import DomainState, Manifest, Phase, VappState
 from vcloud.plan.steps import Plan, Verb
 from vcloud.project import design_of, load_file
@@ -215,7 +215,7 @@ class _Run:
             if self.waker:
                 self.waker.begin(pool, models, self.boots)
             up = {vm.name: pool.submit(self._start_and_configure, vm) for vm in touched}
-            for vm in reversed(self.design.appliances):  # what a new flow carries is inspected before the flow is allowed
+            for vm in self._in_order_of_loading():
                 self._wait(up.get(vm.name))
                 self._load_rules(vm)
             self.reporter.part("workloads")
@@ -239,6 +239,11 @@ class _Run:
         """Those first that others wait for longest: the IPS, whose start takes longer than the firewall's, then the start order."""
         order = [*reversed(self.design.appliances), *self._in_start_order()]
         return tuple(sorted(vms, key=lambda vm: order.index(vm) if vm in order else len(order)))
+
+    def _in_order_of_loading(self) -> tuple[Vm, ...]:
+        """What a new flow carries is inspected before the flow is allowed, and what a revoked one carries until it is revoked."""
+        firewall_first = flow_changes(self.design, self.state.manifest).only_revokes
+        return self.design.appliances if firewall_first else tuple(reversed(self.design.appliances))
 
     def _verb(self, vm: Vm) -> Verb:
         """The one step of the plan that makes, starts or configures this VM."""

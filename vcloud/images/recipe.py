@@ -4,7 +4,7 @@ base: base                       # a shipped recipe's name, or a folder (./other
 packages: [nginx]                # Debian packages
 commands: [nginx -t]             # run by a shell in the image, after packages and files
 modules: [nf_tables]             # kernel modules that are loaded before anything runs
-disks: {data: /var/lib/app}      # where a data disk of that name is mounted
+disks: {data: /var/lib/app}      # where a data disk of that name is mounted; a blank one begins with what the image has there
 memory: 512M                     # what a VM gets that does not say it
 check: nginx -t                  # must succeed in the finished image, or the build fails
 """

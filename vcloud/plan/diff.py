@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
 from vcloud.compile.artifacts import Artifacts
 from vcloud.compile.network import zone_networks
@@ -194,8 +194,7 @@ def _identity_why(vm: Vm, old: Vm | None, *, moved: bool) -> str:
     if moved:
         return "the host's uplink changed"
     if old is not None and old.files != vm.files:
-        before = {file.path: file for file in old.files}
-        return "files changed: " + ", ".join(file.path for file in vm.files if before.get(file.path) != file)
+        return "files changed: " + ", ".join(sorted({file.path for file in {*old.files} ^ {*vm.files}}))
     return "names or neighbours changed"
 
 
@@ -206,20 +205,38 @@ def _protection_steps(wanted: Manifest, state: VappState, steps: list[Step], rel
     touched = {step.subject for step in steps}
     firewall, ips = wanted.design.firewall, wanted.design.ips
     if not settled or have is None or have.firewall != wanted.firewall or firewall.name in touched:
-        yield Step(Verb.LOAD_FIREWALL, firewall.name, _flows_why(wanted.design, have))
+        yield Step(Verb.LOAD_FIREWALL, firewall.name, _flows_why(flow_changes(wanted.design, have)))
     if ips is not None and (not settled or have is None or have.ips != wanted.ips or ips.name in touched):
         yield Step(Verb.LOAD_IPS, ips.name, "rules for " + ", ".join(wanted.design.inspection.zones))
 
 
-def _flows_why(design: Design, have: Manifest | None) -> str:
-    """Names what changes in the flows, which is what a reviewer wants to see."""
+@dataclass(frozen=True, slots=True)
+class FlowChanges:
+    """Ids of flows, in the order of the file."""
+
+    allowed: tuple[str, ...]
+    revoked: tuple[str, ...]
+    changed: tuple[str, ...]
+
+    @property
+    def only_revokes(self) -> bool:
+        return bool(self.revoked) and not (self.allowed or self.changed)
+
+
+def flow_changes(design: Design, have: Manifest | None) -> FlowChanges:
     old = {flow.id: flow for flow in have.design.flows} if have else {}
     new = {flow.id: flow for flow in design.flows}
-    added = [name for name in new if name not in old]
-    revoked = [name for name in old if name not in new]
-    changed = [name for name in new if name in old and not same_flow(new[name], old[name])]
-    parts = [f"{word} {', '.join(names)}" for word, names in (("allows", added), ("revokes", revoked), ("changes", changed)) if names]
-    return "; ".join(parts) or "its rules are to be loaded again"
+    return FlowChanges(
+        allowed=tuple(name for name in new if name not in old),
+        revoked=tuple(name for name in old if name not in new),
+        changed=tuple(name for name in new if name in old and not same_flow(new[name], old[name])),
+    )
+
+
+def _flows_why(changes: FlowChanges) -> str:
+    """Names what changes in the flows, which is what a reviewer wants to see."""
+    words = (("allows", changes.allowed), ("revokes", changes.revoked), ("changes", changes.changed))
+    return "; ".join(f"{word} {', '.join(names)}" for word, names in words if names) or "its rules are to be loaded again"
 
 
 def same_flow(one: Flow, other: Flow) -> bool:

@@ -11,8 +11,8 @@ import pytest
 from tests.standing import manifest_of, standing, with_domain, without_domain
 from tests.vapps import design_of_text
 from vcloud.design.model import Design
-from vcloud.errors import VcloudError
-from vcloud.plan.diff import plan_changes
+from vcloud.errors import SmallerDiskError, VcloudError
+from vcloud.plan.diff import flow_changes, plan_changes
 from vcloud.plan.state import NetworkState, Phase, VappState
 from vcloud.plan.steps import COSTS, Cost, Plan, Verb
 from vcloud.rendering import UPLINK
@@ -166,6 +166,7 @@ def test_a_plan_says_what_changes_in_a_vm() -> None:
     assert why(plan(design("memory: 256M", "memory: 320M"), STANDING), "web-1") == "memory 256 -> 320 MiB changed"
     assert why(plan(design("[echo one]", "[echo two]"), STANDING), "api") == "its run commands changed"
     assert why(plan(design("/etc/key: first", "/etc/key: second"), STANDING), "api") == "files changed: /etc/key"
+    assert why(plan(design("/etc/key: first", "/etc/other: first"), STANDING), "api") == "files changed: /etc/key, /etc/other"
 
 
 def without_network(state: VappState, name: str, *, defined: bool) -> VappState:
@@ -312,3 +313,33 @@ def test_what_cloud_init_gives_costs_a_restart_because_it_only_looks_at_boot(tmp
     paused = with_domain(stands, "shop.api", lambda domain: replace(domain, paused=True))
     assert plan(design("first", "second", text), paused).subjects(Verb.RESTART_VM) == ("api",)
     assert plan(design(text=text), stands).steps == ()
+
+
+ORDERS = "  - {id: orders, from: web, to: api, service: tcp/8000, why: the API}\n"
+
+
+@pytest.mark.parametrize(
+    ("new", "only"),
+    [("", True), (ORDERS, False), (ORDERS.replace("orders", "prices"), False), (ORDERS.replace("8000", "8001"), False)],
+    ids=["revoked", "nothing", "renamed", "changed"],
+)
+def test_rules_only_revoke_where_nothing_is_allowed_or_changed(new: str, only: bool) -> None:
+    assert flow_changes(design(ORDERS, new), STANDING.manifest).only_revokes == only
+
+
+def test_a_disk_may_grow_and_not_shrink() -> None:
+    def sized(size: str) -> Design:
+        return design("zone: app,", f"zone: app, disks: {{data: {size}}},")
+
+    state = standing(sized("2G"))
+    assert told(plan(sized("3G"), state)) == [("restart VM", "api", "restart")]
+    with pytest.raises(SmallerDiskError, match="'data' of 'api' has 2048 MiB") as refused:
+        plan(sized("1G"), state)
+    assert refused.value.exit == 6
+    assert refused.value.hint
+
+
+def test_losses_are_what_is_made_anew_or_removed() -> None:
+    assert plan(design("count: 2, memory: 256M", "count: 1, memory: 512M"), STANDING).losses() == {"shop.web-2"}
+    assert plan(design("echo one", "echo two"), STANDING).losses() == {"api"}
+    assert plan(design("memory: 256M", "memory: 512M"), STANDING).losses() == set()
