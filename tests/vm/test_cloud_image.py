@@ -22,7 +22,7 @@ def guest(image: Path) -> dict[str, object]:
         "zone": "app",
         "memory": "640M",
         "disks": {"data": {"size": "64M", "mount": "/srv/data"}},
-        "files": {"/etc/motd": "first\n"},
+        "files": {"/etc/motd": "first\n", "/etc/gone": "soon\n"},
         "run": ["echo ran >>/root/ran", "mountpoint /srv/data && touch /srv/data/kept"],
         "ready": {"tcp": SSH, "timeout": 120},
     }
@@ -102,7 +102,7 @@ def test_the_seed_is_for_nobody_but_the_hypervisor(own: Vapp) -> None:
 def test_a_changed_identity_restarts_it_and_keeps_what_it_is(own: Vapp, tmp_path: Path) -> None:
     """cloud-init applies the new file; it makes no new host key, runs nothing a second time, and the data are still there."""
     document = yaml.safe_load(own.file.read_text())
-    document["vms"]["guest"]["files"]["/etc/motd"] = "second\n"
+    document["vms"]["guest"]["files"] = {"/etc/motd": "second\n"}
     changed = write_vapp(tmp_path / "own.yaml", document)
     before = domains(own.operator, "own", live=True)
     pinned = mark(own.operator, own.domain("guest"))["host-key"]
@@ -110,7 +110,13 @@ def test_a_changed_identity_restarts_it_and_keeps_what_it_is(own: Vapp, tmp_path
     own.operator.up(changed)
     after = domains(own.operator, "own", live=True)
     assert {name for name in before if before[name] != after[name]} == {own.domain("guest")}
-    assert own.inside("guest", "cat /etc/motd /root/ran; ls /srv/data").split() == ["second", "ran", "kept", "lost+found"]
+    assert own.inside("guest", "cat /etc/motd /root/ran; ls /etc/gone /srv/data 2>/dev/null || :").split() == [
+        "second",
+        "ran",
+        "/srv/data:",
+        "kept",
+        "lost+found",
+    ]
     assert mark(own.operator, own.domain("guest"))["host-key"] == pinned
     assert own.inside("guest", "cut -d' ' -f1,2 /etc/ssh/ssh_host_*_key.pub").strip() == pinned
     assert "nothing to do" in own.operator.run("up", str(changed)).out

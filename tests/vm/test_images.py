@@ -241,17 +241,19 @@ def test_a_vm_powers_off(name: str, way: str, image_of: Callable[[str], Image], 
 
 
 def test_the_firewall_drops_everything_until_it_has_rules_and_keeps_them(image_of: Callable[[str], Image], tmp_path: Path) -> None:
-    rules = b"table inet vcloud {\n\tchain forward {\n\t\ttype filter hook forward priority filter; policy drop;\n\t}\n}\n"
+    rules = b"table inet vcloud {\n\tchain hook_forward {\n\t\ttype filter hook forward priority filter; policy drop;\n\t}\n}\n"
     with booted(image_of("firewall"), tmp_path) as guest:
         assert guest.shell("nft list ruleset").startswith(CLOSED)
         done = guest.run("/usr/lib/vcloud/firewall-load", stdin=rules)
         assert re.fullmatch(r"[0-9a-f]{64}\n", done.out), done
         kept = guest.shell("nft list ruleset")
         assert not kept.startswith(CLOSED)
-        for expected in (kept, CLOSED):
+        guest.reboot()
+        assert guest.shell("nft list ruleset") == kept
+        for broken in ("no rules", "", "flush ruleset"):
+            guest.shell(f"echo '{broken}' > /etc/vcloud/firewall.nft")
             guest.reboot()
-            assert guest.shell("nft list ruleset").startswith(expected)
-            guest.shell("echo 'no rules' > /etc/vcloud/firewall.nft")
+            assert guest.shell("nft list ruleset").startswith(CLOSED)
 
 
 def test_an_appliance_runs_nothing_but_its_work(image_of: Callable[[str], Image], tmp_path: Path) -> None:
