@@ -382,8 +382,12 @@ def content(guest: Machine, tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("content")
 def test_a_blank_disk_begins_with_what_the_image_has_there_and_keeps_what_is_written(guest: Machine, image: Path) -> None:
+    guest.file("/data").mkdir(mode=0o750)
+    os.chown(guest.file("/data"), 7, 8)
     with loop_disk(guest, image, "db-data"):
         assert guest.identity("disk db-data /data") == "ok"
+        top = guest.file("/data").stat()
+        assert (top.st_uid, top.st_gid, top.st_mode & 0o7777) == (7, 8, 0o750)
         assert guest.file("/data/row").read_text() == "from the image"
         guest.file("/data/row").write_text("changed")
         guest.enter("umount", str(guest.root / "data"))

@@ -190,9 +190,21 @@ class _Build:
             return
         content = self.root / f"{GUEST_FOLDER}/disks{mount}.ext4"
         content.parent.mkdir(parents=True, exist_ok=True)
-        owner = f"root_owner={top.stat().st_uid}:{top.stat().st_gid},lazy_journal_init=1"
         blocks = (sum(-(-path.lstat().st_size // BLOCK) for path in top.rglob("*")) * 5 // 4) * BLOCK + CONTENT_ROOM
-        options = ["-q", "-F", "-t", "ext4", "-T", "default", "-b", str(BLOCK), "-J", f"size={CONTENT_JOURNAL_MIB}", "-E", owner]
+        options = [
+            "-q",
+            "-F",
+            "-t",
+            "ext4",
+            "-T",
+            "default",
+            "-b",
+            str(BLOCK),
+            "-J",
+            f"size={CONTENT_JOURNAL_MIB}",
+            "-E",
+            "lazy_journal_init=1",
+        ]
         self._do(["mke2fs", *options, "-d", str(top), str(content), f"{blocks >> 10}k"])
         content.chmod(0o600)
 

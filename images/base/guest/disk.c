@@ -182,5 +182,8 @@ int mount_disk(const char *serial, const char *mountpoint)
     if (mount(device, mountpoint, *kind ? kind : "ext4", MS_NODEV | MS_NOSUID, NULL))
         return fail_errno(mountpoint);
     fill_disk(device, mountpoint);
+    /* the folder keeps its owner and its mode when it becomes a disk */
+    if (!*kind && (chown(mountpoint, there.st_uid, there.st_gid) || chmod(mountpoint, there.st_mode & 07777)))
+        return fail_errno(mountpoint);
     return 0;
 }
