@@ -191,21 +191,9 @@ class _Build:
         content = self.root / f"{GUEST_FOLDER}/disks{mount}.ext4"
         content.parent.mkdir(parents=True, exist_ok=True)
         blocks = (sum(-(-path.lstat().st_size // BLOCK) for path in top.rglob("*")) * 5 // 4) * BLOCK + CONTENT_ROOM
-        options = [
-            "-q",
-            "-F",
-            "-t",
-            "ext4",
-            "-T",
-            "default",
-            "-b",
-            str(BLOCK),
-            "-J",
-            f"size={CONTENT_JOURNAL_MIB}",
-            "-E",
-            "lazy_journal_init=1",
-        ]
-        self._do(["mke2fs", *options, "-d", str(top), str(content), f"{blocks >> 10}k"])
+        kind = ["-q", "-F", "-t", "ext4", "-T", "default", "-b", str(BLOCK)]
+        journal = ["-J", f"size={CONTENT_JOURNAL_MIB}", "-E", "lazy_journal_init=1"]
+        self._do(["mke2fs", *kind, *journal, "-d", str(top), str(content), f"{blocks >> 10}k"])
         content.chmod(0o600)
 
     def _write_manifest(self) -> None:
