@@ -61,7 +61,8 @@ def mounts_in(folder: Path) -> list[str]:
 def test_a_recipe_of_ones_own_has_its_files_commands_and_packages(recipe: Path, cache: Cache, tmp_path: Path) -> None:
     write(
         recipe,
-        "packages: [tree]\ncommands:\n  - api > /etc/api.said\n  - 'echo \"$0\" ''quoted'' >> /etc/api.said'\ncheck: tree --version\n",
+        "packages: [tree]\ncommands:\n  - api > /etc/api.said\n  - 'echo \"$0\" ''quoted'' >> /etc/api.said'\n"
+        "  - mkdir /srv/data && echo row > /srv/data/row\ndisks: {data: /srv/data}\ncheck: tree --version\n",
     )
     said = list[str]()
     image = build(load_recipe(recipe), ("less",), cache=cache, progress=said.append)
@@ -77,6 +78,8 @@ def test_a_recipe_of_ones_own_has_its_files_commands_and_packages(recipe: Path, 
             "640 root:root regular file\n755 root:root regular file\n777 root:root symbolic link\n"
         )
         guest.shell("tree --version; less --version")
+        content = "/usr/lib/vcloud/disks/srv/data.ext4"
+        assert guest.shell(f"stat -c '%a %U' {content}; debugfs -R 'cat /row' {content} 2>/dev/null") == "600 root\nrow\n"
         assert guest.shell("systemctl list-units --failed --no-legend") == ""
 
 

@@ -27,8 +27,9 @@ SUITE = "trixie"
 ROOT_SIZE = "4G"
 """Of the root disk as the guest sees it; the file is as large as what is written."""
 JOURNAL_MIB = 8
-CONTENT_JOURNAL_MIB = 32
-BLOCK = 4096
+CONTENT_JOURNAL_MIB = 16
+BLOCK, INODE, BYTES_PER_INODE = 4096, 256, 16384
+"""Bytes; the defaults of mke2fs for a disk of usual size."""
 CONTENT_ROOM = 48 << 20
 """Bytes that a data disk with content has at least for its journal and its tables."""
 ROOT = "root.tar.zst"
@@ -190,10 +191,13 @@ class _Build:
             return
         content = self.root / f"{GUEST_FOLDER}/disks{mount}.ext4"
         content.parent.mkdir(parents=True, exist_ok=True)
-        blocks = (sum(-(-path.lstat().st_size // BLOCK) for path in top.rglob("*")) * 5 // 4) * BLOCK + CONTENT_ROOM
-        kind = ["-q", "-F", "-t", "ext4", "-T", "default", "-b", str(BLOCK)]
+        sizes = [-(-path.lstat().st_size // BLOCK) * BLOCK for path in top.rglob("*")]
+        files = len(sizes) * 5 // 4
+        size = sum(sizes) * 5 // 4 + files * INODE + CONTENT_ROOM
+        inodes = str(max(size // BYTES_PER_INODE, files + 64))
+        kind = ["-q", "-F", "-t", "ext4", "-T", "default", "-b", str(BLOCK), "-I", str(INODE), "-N", inodes]
         journal = ["-J", f"size={CONTENT_JOURNAL_MIB}", "-E", "lazy_journal_init=1"]
-        self._do(["mke2fs", *kind, *journal, "-d", str(top), str(content), f"{blocks >> 10}k"])
+        self._do(["mke2fs", *kind, *journal, "-d", str(top), str(content), f"{size >> 10}k"])
         content.chmod(0o600)
 
     def _write_manifest(self) -> None:

@@ -28,7 +28,7 @@ from vcloud.spec.document import read_document
 from vcloud.spec.report import problems_in
 from vcloud.spec.types import matching, parse_disk_name, parse_local_path, parse_memory, parse_script
 
-FORMAT = 3
+FORMAT = 2
 """Raised when the same recipe must be built anew because the builder changed."""
 ROOT_RECIPE = "base"
 SAFE_MODE = 0o755
