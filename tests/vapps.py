@@ -11,6 +11,14 @@ from vcloud.spec.load import parse_vapp
 
 SHOP = templates_dir() / "vapps" / "shop.yaml"
 
+SMALL = """\
+vcloud: 1
+name: small
+zones: {dmz: {}}
+vms:
+  web: {image: nginx, zone: dmz}
+"""
+
 TWO_HOMES = """\
 vcloud: 1
 name: relay

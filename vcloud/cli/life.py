@@ -124,7 +124,6 @@ def up(
 ) -> None:
     """Make it so: networks, protection, VMs. Run again, it changes only what differs."""
     from vcloud.apply.up import bring_up, preview
-    from vcloud.plan.steps import Cost
 
     path, values = chosen_file(argument, file), parameter_values(parameters)
     if dry_run:
@@ -132,8 +131,7 @@ def up(
         return
 
     def agreed(found: Plan) -> bool:
-        costly = [step for step in found.steps if step.cost in (Cost.RECREATE, Cost.REMOVE)]
-        if not costly or yes or not sys.stdin.isatty():
+        if not found.losses() or yes or not sys.stdin.isatty():
             return True
         show_plan(found, Format.TABLE)
         return typer.confirm("Some VMs are made anew or removed, with their disks. Go on?", err=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.vapps import SMALL
 from vcloud.errors import UsageError
 from vcloud.rendering import LIST, render_to
 
@@ -17,13 +18,6 @@ vms:
   web: {image: nginx, zone: dmz, count: 3}
   api: {image: base, zone: app}
 protection: {dlp: [{detect: card-number, leaving: app}]}
-"""
-SMALL = """\
-vcloud: 1
-name: small
-zones: {dmz: {}}
-vms:
-  web: {image: nginx, zone: dmz}
 """
 
 

@@ -7,20 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.vapps import TWO_HOMES, design_of_text, shop
+from tests.vapps import SMALL, TWO_HOMES, design_of_text, shop
 from vcloud.data import images_dir
 from vcloud.design.model import Action, Design, FlowPath, Mode, Nic, Protocol, Role, Service, Vm
 from vcloud.errors import RefusedError, SpecError
 from vcloud.project import design_of
 from vcloud.spec.load import parse_vapp
-
-SMALL = """\
-vcloud: 1
-name: small
-zones: {dmz: {}}
-vms:
-  web: {image: nginx, zone: dmz}
-"""
 
 
 @pytest.fixture(scope="module")
