@@ -64,8 +64,26 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{report.when}.txt").write_text(report.longreprtext)
         with contextlib.suppress(AssertionError, OSError, ValueError, subprocess.SubprocessError):
+            report.sections.append(("what the appliances said", appliances_said(operator)))
             keep_evidence(operator, folder)
     return report
+
+
+LOOK = {
+    "firewall": "nft list ruleset | grep -E 'ctl:|flow:' | grep -v 'packets 0 '; ip neigh; "
+    "cat /proc/sys/net/netfilter/nf_conntrack_count; tail -n 40 /proc/net/nf_conntrack; dmesg | tail -n 5",
+    "ips": "/usr/lib/vcloud/ips-report; /usr/lib/vcloud/ips-report events 5; tail -n 5 /var/log/suricata/suricata.log; ip -s link; cat /proc/loadavg",
+}
+
+
+def appliances_said(operator: Operator) -> str:
+    """In short, for who sees nothing of a failed run but its output."""
+    said = []
+    for vapp in (row["vapp"] for row in operator.run("list", "-o", "json").data):
+        for vm, script in LOOK.items():
+            done = operator.run("exec", f"{vapp}/{vm}", "--", "sh", "-c", script, code=None)
+            said.append(f"{vapp}/{vm} (exit {done.code}):\n{done.out[:8000]}{done.err[:500]}")
+    return "\n".join(said)
 
 
 def keep_evidence(operator: Operator, folder: Path) -> None:

@@ -483,6 +483,43 @@ def test_files_are_written_in_one_step_and_read(vm: Running) -> None:
         vm.agent.read_file("/none/a")
 
 
+def test_a_file_without_an_end_is_given_up(vm: Running) -> None:
+    with pytest.raises(GuestError, match="more than 32 MiB"):
+        vm.agent.read_file("/dev/zero")
+
+
+LIAR = r"""
+use Fcntl;
+sysopen(my $port, "/dev/virtio-ports/org.qemu.guest_agent.0", O_RDWR) or die "liar: $!";
+my ($heard, $read) = ("");
+while (defined($read = sysread($port, my $part, 4096))) {
+    select(undef, undef, undef, 0.05) unless $read;
+    $heard .= $part;
+    while ($heard =~ s/^(.*)\n//) {
+        my ($said, $answer) = ($1, '[{"pid": "many"}]');
+        $answer = $1 if $said =~ /guest-sync/ && $said =~ /"id"\s*:\s*(\d+)/;
+        syswrite($port, qq({"return": $answer}\n));
+    }
+}
+"""
+"""An agent that libvirt believes to be there, and that answers everything alike."""
+
+
+def test_an_agent_that_answers_nonsense_is_an_error_like_any_other(vm: Running) -> None:
+    """Somebody who has broken into a VM may put his own agent in place. Afterwards the real one answers again."""
+    vm.agent.write_file("/run/liar.pl", LIAR.encode())
+    unit = "systemctl stop qemu-guest-agent; timeout 10 perl /run/liar.pl; systemctl start qemu-guest-agent"
+    assert vm.agent.execute(["systemd-run", "--no-block", "sh", "-c", unit]).code == 0
+    time.sleep(4)
+    with pytest.raises(GuestError, match="answers nonsense"):
+        vm.agent.execute(["true"])
+    with pytest.raises(GuestError, match="answers nonsense"):
+        vm.agent.read_file("/etc/hostname")
+    time.sleep(8)
+    vm.agent.wait(60)
+    assert vm.agent.execute(["true"]).code == 0
+
+
 def test_the_end_of_a_console_is_read_without_what_acts_on_terminals(vm: Running) -> None:
     vm.agent.execute(["/bin/sh", "-c", r"printf 'first\nsecond \033[31mred\n' > /dev/ttyS0"])
     time.sleep(0.5)

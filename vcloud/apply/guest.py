@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from vcloud.compile.identity import host_key_lines
 from vcloud.design.model import Vm
-from vcloud.errors import GuestError
+from vcloud.errors import NONSENSE, GuestError
 from vcloud.hosts.agent import Agent
 
 GUEST = "/usr/lib/vcloud/guest"
@@ -129,8 +129,12 @@ def load_ips(agent: Agent, files: Mapping[str, bytes]) -> None:
             f"the IPS refused its rules; the old ones stay in force: {_text(done.stdout + done.stderr)}",
             "See vcloud logs and `vcloud render`.",
         )
-    answer = json.loads(done.stdout.splitlines()[-1])
-    if answer.get("rules_failed") or not answer.get("rules_loaded"):
+    try:
+        answer = json.loads(done.stdout.splitlines()[-1])
+        whole = answer["rules_loaded"] and not answer["rules_failed"]
+    except NONSENSE:
+        raise GuestError(f"the IPS does not say which rules it runs with: {_text(done.stdout)}", "See vcloud logs.") from None
+    if not whole:
         raise GuestError(f"the IPS runs without all of its rules: {answer}")
 
 

@@ -134,7 +134,7 @@ def up(
         if not found.losses() or yes or not sys.stdin.isatty():
             return True
         show_plan(found, Format.TABLE)
-        return typer.confirm("Some VMs are made anew or removed, with their disks. Go on?", err=True)
+        return typer.confirm("Some VMs are made anew (their data disks stay) or removed with all of their disks. Go on?", err=True)
 
     with Progress(quiet=output is not Format.TABLE) as progress:
         done = bring_up(path, values, connect, accel.value, agreed, progress, cold=cold, reload=reload)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from vcloud.compile.cards import BRANDS, FEWEST_DIGITS, MOST_DIGITS, example_numbers, wrong_numbers
@@ -232,33 +232,31 @@ class _Exceptions:
         """Detector -> the mark, for those with exceptions."""
         for detector in design.inspection.detectors:
             flows = [flow for flow in design.flows if flow.id in detector.excepted]
-            meant = "\n".join(
-                rule.source + rule.target + rule.ports + rule.protocol for flow in flows for rule in _flow_rules(flow, ends[flow.id], "")
-            )
-            bit = f"free.{detector.id}.{hashlib.sha256(meant.encode()).hexdigest()[:8]}"
-            if flows:
-                self.bits[detector.id] = bit
+            if not flows:
+                self.rules[detector.id] = ()
+                continue
+            plain = {flow.id: tuple(_flow_rules(flow, ends[flow.id])) for flow in flows}
+            meant = "\n".join(rule.source + rule.target + rule.ports + rule.protocol for rules in plain.values() for rule in rules)
+            bit = self.bits[detector.id] = f"free.{detector.id}.{hashlib.sha256(meant.encode()).hexdigest()[:8]}"
             self.rules[detector.id] = tuple(
-                (f"{detector.id}/{flow.id}/{index}", rule)
-                for flow in flows
-                for index, rule in enumerate(_flow_rules(flow, ends[flow.id], bit))
+                (f"{detector.id}/{flow}/{index}", replace(rule, options=f"flow:to_server; flowbits:set,{bit}; noalert;"))
+                for flow, rules in plain.items()
+                for index, rule in enumerate(rules)
             )
 
 
-def _flow_rules(flow: Flow, pairs: tuple[tuple[Addresses, Addresses], ...], bit: str) -> Iterator[Rule]:
-    """Rules that match exactly the packets from a flow's sources to its targets."""
+def _flow_rules(flow: Flow, pairs: tuple[tuple[Addresses, Addresses], ...]) -> Iterator[Rule]:
+    """Rules that match exactly the packets from a flow's sources to its targets, and do nothing yet."""
     for service in flow.services:
         for starts, ends in pairs:
-            options = f"flow:to_server; flowbits:set,{bit}; noalert;"
-            message = f"data may leave on flow {flow.id}"
             yield Rule(
                 0,
-                message,
+                f"data may leave on flow {flow.id}",
                 service.protocol,
                 _in_rule(starts),
                 _in_rule(ends),
                 _ports(service),
-                options,
+                "",
                 "not-suspicious",
                 f"flow {flow.id}, line {flow.line}",
             )

@@ -2,6 +2,8 @@
 
 libvirt answers at once that an agent is not connected (the guest has not opened its port yet), so waiting for one is cheap. It takes one
 command of a domain at a time; different domains go side by side.
+
+The guest may belong to somebody who has broken in, its agent included: an answer that no agent would give is a GuestError like any other.
 """
 
 from __future__ import annotations
@@ -10,15 +12,15 @@ import base64
 import json
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import libvirt
 import libvirt_qemu
 
-from vcloud.errors import GuestError
+from vcloud.errors import NONSENSE, GuestError
 from vcloud.hosts.connection import message_of
 from vcloud.hosts.executed import Executed
 
@@ -32,6 +34,8 @@ MESSAGE = 64 << 10
 """Bytes of content in one message to the agent. With libvirt 9.0 a message of more than 200 KiB never arrives."""
 READ = 1 << 20
 """Bytes of content in one message from the agent. libvirt's own messages end at 4 MiB; one of 10 MiB makes it give the agent up."""
+LONGEST_FILE = 32 << 20
+"""Bytes that are read of one file: the guest alone says where it ends."""
 WITH_FILE_AS_STDIN = 'exec 0<"$1" && shift && exec "$@"'
 WITH_FILES_AS_OUTPUT = 'exec 1>"$1/out" 2>"$1/err" && shift && exec "$@"'
 REPLACE = 'umask 077 && cat >"$1.new" && chmod "$2" "$1.new" && mv "$1.new" "$1"'
@@ -39,6 +43,8 @@ KILL = 'kill -9 "$1"'
 STOPPED = {libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID}
 SILENT = {libvirt.VIR_ERR_AGENT_UNRESPONSIVE, getattr(libvirt, "VIR_ERR_AGENT_COMMAND_TIMEOUT", None)}
 NOT_SENT = ("is not connected", "not available", "respond to synchronization")
+
+T = TypeVar("T")
 
 
 class AgentSilentError(GuestError):
@@ -65,7 +71,7 @@ class Agent:
         deadline = time.monotonic() + timeout
         while True:
             try:
-                self._command("guest-ping", timeout=max(1, min(5, int(timeout))))
+                self._command("guest-ping", None, bool, timeout=max(1, min(5, int(timeout))))
             except AgentSilentError:
                 if time.monotonic() > deadline:
                     raise GuestError(
@@ -122,22 +128,23 @@ class Agent:
         """The content of a file in the guest.
 
         Raises:
-            GuestError: the guest refuses it.
+            GuestError: the guest refuses it, or it has more than 32 MiB.
         """
-        parts = []
+        content, ended = bytearray(), False
         with self._opened(path, "r") as handle:
-            while True:
-                answer = self._command("guest-file-read", {"handle": handle, "count": READ})
-                parts.append(base64.b64decode(answer["buf-b64"]))
-                if answer["eof"] or not answer["count"]:
-                    return b"".join(parts)
+            while not ended:
+                part, ended = self._command("guest-file-read", {"handle": handle, "count": READ}, _part_of_file)
+                content += part
+                if len(content) > LONGEST_FILE:
+                    raise GuestError(f"'{path}' in '{self.name}' has more than {LONGEST_FILE >> 20} MiB")
+        return bytes(content)
 
     def _put(self, path: str, content: bytes) -> None:
         """Writes a file that everybody may read and write, as the agent makes them: only in a private folder."""
         with self._opened(path, "w") as handle:
             for start in range(0, len(content), MESSAGE):
                 chunk = base64.b64encode(content[start : start + MESSAGE]).decode()
-                self._command("guest-file-write", {"handle": handle, "buf-b64": chunk})
+                self._command("guest-file-write", {"handle": handle, "buf-b64": chunk}, bool)
 
     @contextmanager
     def _private_folder(self) -> Iterator[str]:
@@ -153,14 +160,14 @@ class Agent:
 
     @contextmanager
     def _opened(self, path: str, mode: str) -> Iterator[int]:
-        handle = self._command("guest-file-open", {"path": path, "mode": mode})
+        handle = self._command("guest-file-open", {"path": path, "mode": mode}, int)
         try:
             yield handle
         except BaseException:
             with suppress(GuestError):
-                self._command("guest-file-close", {"handle": handle})
+                self._command("guest-file-close", {"handle": handle}, bool)
             raise
-        self._command("guest-file-close", {"handle": handle})
+        self._command("guest-file-close", {"handle": handle}, bool)
 
     def _run(self, argv: Sequence[str], stdin: bytes, timeout: float) -> Executed:
         deadline = time.monotonic() + timeout
@@ -184,15 +191,14 @@ class Agent:
         arguments: dict[str, Any] = {"path": argv[0], "arg": list(argv[1:])}
         if stdin is not None:
             arguments |= {"input-data": base64.b64encode(stdin).decode(), "capture-output": True}
-        return int(self._command("guest-exec", arguments)["pid"])
+        return self._command("guest-exec", arguments, lambda answer: int(answer["pid"]))
 
     def _outcome(self, pid: int, program: str, deadline: float, timeout: float) -> Executed:
         pause = FIRST_LOOK
         while True:
             with suppress(AgentSilentError):  # it is busy: what it keeps is not lost
-                status = self._command("guest-exec-status", {"pid": pid})
-                if status["exited"]:
-                    return _executed(status)
+                if done := self._command("guest-exec-status", {"pid": pid}, _executed):
+                    return done
             if time.monotonic() > deadline:
                 raise GuestError(f"'{program}' in '{self.name}' did not end within {timeout:g} s", f"Look inside: vcloud ssh {self._path}.")
             time.sleep(pause)
@@ -202,14 +208,21 @@ class Agent:
         with suppress(GuestError):
             self.start(["/bin/sh", "-c", KILL, "sh", str(pid)])
 
-    def _command(self, name: str, arguments: Mapping[str, Any] | None = None, timeout: int = COMMAND_TIMEOUT) -> Any:
+    def _command(self, name: str, arguments: Mapping[str, Any] | None, read: Callable[[Any], T], *, timeout: int = COMMAND_TIMEOUT) -> T:
+        """What `read` makes of the answer to a command."""
         command: dict[str, Any] = {"execute": name}
         if arguments:
             command["arguments"] = arguments
         try:
-            return json.loads(libvirt_qemu.qemuAgentCommand(self._domain, json.dumps(command), timeout, 0))["return"]
+            text = libvirt_qemu.qemuAgentCommand(self._domain, json.dumps(command), timeout, 0)
         except libvirt.libvirtError as error:
             raise self._explained(name, error) from None
+        try:
+            return read(json.loads(text)["return"])
+        except NONSENSE as error:
+            raise GuestError(
+                f"the guest agent of '{self.name}' answers nonsense ({type(error).__name__})", f"See its console: vcloud logs {self._path}."
+            ) from error
 
     def _explained(self, name: str, error: libvirt.libvirtError) -> GuestError:
         text, code = message_of(error), error.get_error_code()
@@ -232,10 +245,17 @@ class Agent:
         return self.name.replace(".", "/", 1)
 
 
-def _executed(status: Mapping[str, Any]) -> Executed:
-    code = status["exitcode"] if "exitcode" in status else 128 + status.get("signal", 0)
+def _part_of_file(answer: Mapping[str, Any]) -> tuple[bytes, bool]:
+    """The content, and whether the file ends with it."""
+    return base64.b64decode(answer["buf-b64"]), bool(answer["eof"] or not answer["count"])
+
+
+def _executed(status: Mapping[str, Any]) -> Executed | None:
+    """None: it still runs."""
+    if not status["exited"]:
+        return None
     return Executed(
-        code=code,
+        code=int(status["exitcode"]) if "exitcode" in status else 128 + int(status.get("signal", 0)),
         stdout=base64.b64decode(status.get("out-data", "")),
         stderr=base64.b64decode(status.get("err-data", "")),
         truncated=bool(status.get("out-truncated") or status.get("err-truncated")),

@@ -17,7 +17,7 @@ from vcloud.hosts.executed import Executed
 from vcloud.hosts.observe import observe_domain
 from vcloud.plan.state import Manifest
 from vcloud.verify.config import config_verdicts
-from vcloud.verify.firewall_report import NONSENSE, NOTHING, FirewallReport, parse_report
+from vcloud.verify.firewall_report import NOTHING, FirewallReport, parse_report
 from vcloud.verify.judge import Verdict
 
 FIREWALL_REPORT = "/usr/lib/vcloud/firewall-report"
@@ -48,14 +48,11 @@ def ask(host: Host, domain: str, argv: Sequence[str], stdin: bytes = b"", *, tim
     """Runs a program in a VM, at most `timeout` seconds. `long`: its output may be of any length, which takes longer.
 
     Raises:
-        GuestError: the VM does not answer, or its agent answers what no agent would.
+        GuestError: the VM does not answer, or its agent answers nonsense.
         HostError: libvirt refuses it.
     """
     agent = machines.agent_of(host, domain)
-    try:
-        return (agent.execute_at_length if long else agent.execute)(argv, stdin=stdin, timeout=timeout)
-    except NONSENSE as error:
-        raise GuestError(f"the guest agent of '{domain}' answers nonsense ({type(error).__name__})") from error
+    return (agent.execute_at_length if long else agent.execute)(argv, stdin=stdin, timeout=timeout)
 
 
 def _report(host: Host, vm: Vm | None, program: str) -> bytes:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+from vcloud.errors import NONSENSE
 from vcloud.plan.state import Manifest
 from vcloud.verify.checks import Check, Kind, Outcome
-from vcloud.verify.firewall_report import NONSENSE, TABLE, FirewallReport
+from vcloud.verify.firewall_report import TABLE, FirewallReport
 from vcloud.verify.judge import Verdict
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vcloud.errors import GuestError
+from vcloud.errors import NONSENSE, GuestError
 
 Denied = tuple[str, str, str, int]
 """Source, target, protocol (`icmp` also for ICMPv6; a number where it has no name here) and port, which is 0 for what has none."""
@@ -16,8 +16,6 @@ Spoofed = tuple[str, str]
 """The firewall's card that a packet came in by, and the source that it claimed."""
 
 TABLE = "inet vcloud"
-NONSENSE = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError)
-"""What reading JSON raises that somebody wrote who means no good."""
 _PROTOCOLS = {"1": "icmp", "6": "tcp", "17": "udp", "58": "icmp", "icmpv6": "icmp", "ipv6-icmp": "icmp"}
 """A guest without /etc/protocols lists numbers."""
 

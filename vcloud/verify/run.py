@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from vcloud.design.model import Design
-from vcloud.errors import GuestError, HostError, UsageError, VcloudError
+from vcloud.errors import NONSENSE, GuestError, HostError, UsageError, VcloudError
 from vcloud.hosts import machines
 from vcloud.hosts.agent import Agent
 from vcloud.hosts.connection import Host, open_host
@@ -22,7 +22,7 @@ from vcloud.hosts.inventory import choose_host
 from vcloud.hosts.observe import observe_vapp
 from vcloud.verify.appliances import FIREWALL_REPORT, IPS_REPORT, ask, in_force
 from vcloud.verify.checks import HOST, OUTSIDE, Check, Listener, Probe, left_out, network_checks
-from vcloud.verify.firewall_report import NONSENSE, NOTHING, FirewallReport, parse_report
+from vcloud.verify.firewall_report import NOTHING, FirewallReport, parse_report
 from vcloud.verify.inspection import inspection_checks
 from vcloud.verify.judge import RESULTS, UNREADABLE, Alert, Answer, Observed, judge
 from vcloud.verify.report import Findings
@@ -180,11 +180,8 @@ class _Session:
 
 def bring_program(agent: Agent) -> None:
     """Puts the guest program into a VM of a user's own image. Raises GuestError where the VM does not take it."""
-    try:
-        agent.wait(AGENT_SECONDS)
-        agent.write_file(BROUGHT, guest_program().read_bytes(), 0o700)
-    except NONSENSE as error:
-        raise GuestError(f"the guest agent of '{agent.name}' answers nonsense ({type(error).__name__})") from error
+    agent.wait(AGENT_SECONDS)
+    agent.write_file(BROUGHT, guest_program().read_bytes(), 0o700)
 
 
 def probe_line(key: str, probe: Probe) -> str:
