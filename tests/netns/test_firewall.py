@@ -309,6 +309,23 @@ def test_a_revoked_flow_dies_at_once_and_the_others_live(net: Fabric, version: i
         assert revoked.line() == "after", "the flow is declared again: TCP's own repetition gets through"
 
 
+@both_versions
+@pytest.mark.parametrize(("before", "after", "port"), [("tcp/80=8080", "tcp/80=8081", 8080), ("5003=6000", "5003=6010", 6002)])
+def test_a_connection_to_a_port_that_is_published_no_more_dies_though_the_flow_lives(
+    net: Fabric, version: int, before: str, after: str, port: int
+) -> None:
+    """Its packets reach the same service as those of the port that is published now."""
+    other = 9100
+    with Live(net.outside, net.uplink_address(version), port) as moved, Live(net.outside, net.uplink_address(version), other) as kept:
+        assert moved.echoes("before")
+        net.load(with_flows(DESIGN, FLOWS.replace(before, after)))
+        assert not moved.echoes("after", wait=0.7)
+        assert kept.echoes("after")
+        shifted = int(after.rpartition("=")[2]) + port - int(before.rpartition("=")[2])
+        assert greeting(net.outside, net.uplink_address(version), shifted)
+        assert not greeting(net.outside, net.uplink_address(version), port)
+
+
 def test_a_revoked_server_push_dies_although_its_client_is_silent(net: Fabric) -> None:
     with _pushed(net) as numbers:
         assert _settled(lambda: len(numbers) > 20)

@@ -19,7 +19,7 @@ SSH = 22
 def guest(image: Path) -> dict[str, object]:
     return {
         "image": {"file": str(image)},
-        "zone": "app",
+        "zone": ["app", "lab"],
         "memory": "640M",
         "disks": {"data": {"size": "64M", "mount": "/srv/data"}},
         "files": {"/etc/motd": "first\n", "/etc/gone": "soon\n"},
@@ -33,9 +33,9 @@ def own(raised: Raise, tmp_path_factory: pytest.TempPathFactory) -> Vapp:
     document = {
         "vcloud": 1,
         "name": "own",
-        "zones": {"app": {}},
+        "zones": {"app": {}, "lab": {"open": True}},
         "vms": {
-            "near": {"image": "base", "zone": "app"},
+            "near": {"image": "base", "zone": ["app", "lab"]},
             "guest": guest(cloud_image()),
             "silent": guest(cloud_image_without_agent()),
         },

@@ -17,13 +17,15 @@ vms:
   gw: {image: base, zone: [edge, core], count: 2, memory: 256M}
   names: {image: base, zone: core, memory: 256M}
   safe: {image: base, zone: vault, memory: 256M}
-  tool: {image: base, zone: bench, count: 2, memory: 256M}
+  tool: {image: base, zone: [bench, core], count: 2, memory: 256M}
 flows:
   - {id: visit, from: internet, to: gw, service: tcp/8000-8003, publish: 9000-9003}
   - {id: dns, from: gw, to: names, service: udp/53}
   - {id: up-dns, from: names, to: internet, service: [udp/53, tcp/53]}
   - {id: get, from: gw, to: safe, service: [tcp/7000, icmp]}
   - {id: rtp, from: "zone:bench", to: names, service: udp/5000-5010}
+  - {id: round, from: names, to: "zone:edge", service: [tcp/22, icmp]}
+  - {id: back, from: names, to: "zone:bench", service: [tcp/22, icmp]}
 protection:
   ips: {inspect: [core], mode: detect}
   dlp: [{detect: {name: passport, regex: 'P[0-9]{7}X', at_least: 2}, leaving: [vault], action: block}]

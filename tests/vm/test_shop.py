@@ -249,8 +249,9 @@ def test_verify_goes_red_when_the_firewall_is_tampered_with(shop: Vapp, script: 
         assert "load firewall" in shop.operator.run("up", "--dry-run", "--reload", str(SHOP)).out
         shop.operator.up(SHOP, "--reload")
         assert shop.operator.run("status", "shop", "-o", "json").data["healthy"]
+        assert shop.curl("/orders", "--fail").code == 0
     assert kinds <= {check["kind"] for check in found["checks"] if check["outcome"] == "fail"}
-    assert shop.curl("/orders", "--fail").code == 0
+    wait_until("the shop serves again", lambda: shop.curl("/orders", "--fail", patience=10).code == 0, 90)
 
 
 def test_verify_goes_red_when_the_ips_only_watches(shop: Vapp) -> None:

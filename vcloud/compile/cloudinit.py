@@ -15,7 +15,7 @@ import pycdlib
 import yaml
 
 from vcloud.compile.environment import render
-from vcloud.compile.identity import WORKLOAD_SYSCTLS, addresses_of, hosts_file
+from vcloud.compile.identity import FIRST_TABLE, WORKLOAD_SYSCTLS, addresses_of, hosts_file
 from vcloud.design.model import Design, Disk, Nic, Vm, Zone
 
 FOLDER = "/var/lib/vcloud"
@@ -23,7 +23,6 @@ FINISH = "/var/lib/cloud/scripts/per-boot/vcloud"
 """cloud-init runs it last, at every boot."""
 VOLUME = "cidata"
 """The name by which NoCloud knows its disk."""
-FIRST_TABLE = 100
 
 
 def seed_files(design: Design, vm: Vm, host_key: tuple[bytes, str] | None) -> dict[str, bytes]:
@@ -60,7 +59,7 @@ def user_data(design: Design, vm: Vm, host_key: tuple[bytes, str] | None) -> str
 
 def network_config(design: Design, vm: Vm) -> str:
     """Version 2, that is netplan's format. Cards are known by their MAC; the firewall is the only neighbour unless the zone is open."""
-    cards = {nic.ifname: _card(design.zone(nic.zone), nic, index) for index, nic in enumerate(vm.nics)}
+    cards = {nic.ifname: _card(design.zone(nic.zone), nic, index, alone=len(vm.nics) == 1) for index, nic in enumerate(vm.nics)}
     return _yaml({"version": 2, "ethernets": cards})
 
 
@@ -115,8 +114,8 @@ def _file(path: str, mode: int, content: bytes, owner: str = "root:root") -> dic
     return {"path": path, "permissions": f"{mode:04o}", "owner": owner, "encoding": "b64", "content": encoded}
 
 
-def _card(zone: Zone, nic: Nic, index: int) -> dict[str, object]:
-    """As `vcloud.compile.identity` has it: only the first card carries the default route, answers from the others leave by their own."""
+def _card(zone: Zone, nic: Nic, index: int, *, alone: bool) -> dict[str, object]:
+    """As `vcloud.compile.identity` has it: only the first card carries the default route, each address leaves by its own card."""
     addresses, routes, rules = [], [], []
     table = FIRST_TABLE + index
     for address, gateway, prefix, anywhere in addresses_of(zone, nic):
@@ -125,9 +124,12 @@ def _card(zone: Zone, nic: Nic, index: int) -> dict[str, object]:
         there: dict[str, object] = {"via": str(gateway), "on-link": True}
         if index == 0:
             routes.append({"to": anywhere, **there})
-            continue
-        if not zone.open:
+        elif not zone.open:
             routes.append({"to": prefix, **there, "from": str(address)})
+        if alone:
+            continue
+        if zone.open:
+            routes.append({"to": prefix, "scope": "link", "table": table})
         routes.append({"to": anywhere, **there, "table": table})
         rules.append({"from": f"{address}/{address.max_prefixlen}", "table": table})
     return {

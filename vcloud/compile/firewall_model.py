@@ -147,7 +147,7 @@ def _family(design: Design, words: Words, uplink: str, prefixes: tuple[str, ...]
         gateways=tuple(f'"{_ifname(nic)}" . {address}' for nic in gateways if (address := _address(nic, words))),
         inside=tuple(_maps("inside", entries["inside"], words, ("saddr", "daddr"))),
         egress=tuple(_maps("egress", entries["egress"], words, ("saddr",))) if uplink else (),
-        ingress=tuple(_maps("ingress", entries["ingress"], words, ("daddr",))) if uplink else (),
+        ingress=tuple(_ingress_maps(design.flows, words)) if uplink else (),
     )
 
 
@@ -191,10 +191,12 @@ class _Entries:
 
 
 def _entries(flows: Sequence[Flow], words: Words) -> dict[str, _Entries]:
-    found = {"inside": _Entries(), "egress": _Entries(), "ingress": _Entries()}
+    found = {"inside": _Entries(), "egress": _Entries()}
     for flow in flows:
         chain = _chain_name(flow)
         for path in flow.paths:
+            if path.source is None:
+                continue
             scope, ends = _ends(path, words)
             for service in flow.services if ends else ():
                 found[scope].add(ends, service, chain)
@@ -202,10 +204,8 @@ def _entries(flows: Sequence[Flow], words: Words) -> dict[str, _Entries]:
 
 
 def _ends(path: FlowPath, words: Words) -> tuple[str, str]:
-    """The scope of a path and its ends; no ends where a card lacks an address of this version."""
+    """The scope of a path between VMs or to the outside, and its ends; no ends where a card lacks an address of this version."""
     source, target = _address(path.source, words), _address(path.target, words)
-    if path.source is None:
-        return "ingress", target
     if path.target is None:
         return "egress", source
     return "inside", f"{source} . {target}" if source and target else ""
@@ -234,6 +234,29 @@ def _maps(scope: str, entries: _Entries, words: Words, fields: tuple[str, ...]) 
         yield VerdictMap(f"{scope}_echo{words.suffix}", ends, False, *by_type, echo)
 
 
+def _ingress_maps(flows: Sequence[Flow], words: Words) -> Iterator[VerdictMap]:
+    """The published port is part of the key, so that a connection to a port that is published no more finds nothing.
+
+    No two flows publish the same port, so ranges do not overlap.
+    """
+    found: dict[bool, list[str]] = {False: [], True: []}
+    for flow in flows:
+        for published, service in zip(flow.publish, flow.services if flow.publish else (), strict=True):
+            for target in filter(None, (_address(path.target, words) for path in flow.paths)):
+                key = f"{target} . {service.protocol} . {_ports(published)} . {_ports(service)}"
+                found[service.first != service.last].append(f"{key} : goto {_chain_name(flow)}")
+    ports = f"{words.type} . inet_proto . inet_service . inet_service"
+    original = f"{words.ip} daddr . meta l4proto . ct original proto-dst . th dport"
+    reply = f"{words.ip} saddr . meta l4proto . ct original proto-dst . th sport"
+    for name, interval in (("ingress_ports", False), ("ingress_ranges", True)):
+        if found[interval]:
+            yield VerdictMap(f"{name}{words.suffix}", ports, interval, original, reply, tuple(found[interval]))
+
+
+def _ports(service: Service) -> str:
+    return str(service.first) if service.first == service.last else f"{service.first}-{service.last}"
+
+
 def disjoint(ranges: Iterable[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
     """The same ports without overlaps, which nft refuses; what an earlier range holds, it keeps."""
     taken: list[tuple[int, int, str]] = []
@@ -255,7 +278,7 @@ def _published(design: Design, spoken: tuple[Words, ...]) -> Iterator[Published]
             statements = (_dnat(flow, published, service, words) for words in spoken)
             yield Published(
                 chain=f"publish_{number}_{_chain_name(flow)}",
-                key=f"{published.protocol} . {published.first}" + (f"-{published.last}" if interval else ""),
+                key=f"{published.protocol} . {_ports(published)}",
                 interval=interval,
                 statements=tuple(filter(None, statements)),
             )

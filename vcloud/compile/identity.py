@@ -7,7 +7,7 @@ and the random seed are added by `vcloud.apply` at the moment of delivery and ar
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 from vcloud.compile.firewall import FIREWALL_SYSCTLS
@@ -16,6 +16,8 @@ from vcloud.design.model import Design, Nic, Role, Uplink, Vm, Zone
 Address = IPv4Address | IPv6Address
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"
 ANYWHERE = ("0.0.0.0/0", "::/0")
+FIRST_TABLE = 100
+"""The routing table of a VM's first card, where it has several; the next card's follows."""
 CARD_SYSCTLS = (("net/ipv6/conf/{}/accept_ra", "0"), ("net/ipv4/conf/{}/accept_redirects", "0"), ("net/ipv6/conf/{}/accept_redirects", "0"))
 """Of `all` cards, of those to come (`default`), and of each that is there: the kernel does not pass them on."""
 WORKLOAD_SYSCTLS = (
@@ -44,11 +46,28 @@ def host_key_lines(private: bytes, public: str) -> tuple[str, ...]:
 def hosts_file(design: Design, vm: Vm) -> bytes:
     """/etc/hosts: every VM by name and by tier, at the address at which this VM meets it."""
     lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
+    tiers = {other.tier for other in design.workloads}
+    leading = [flow.target.rpartition(":") for flow in design.flows if _stands_for(flow.source, vm, tiers)]
     for other in design.workloads:
-        nic = meeting_nic(vm, other)
+        nic = _named_nic(vm, other, leading)
         names = other.name if other.name == other.tier else f"{other.name} {other.tier}"
         lines += [f"{address} {names}" for address in (nic.address4, nic.address6)]
     return ("\n".join(lines) + "\n").encode()
+
+
+def _stands_for(end: str, vm: Vm, tiers: set[str]) -> bool:
+    """Whether a flow's end means this VM."""
+    kind, _, name = end.rpartition(":")
+    return vm.tier == name if kind != "zone" and name in tiers else any(nic.zone == name for nic in vm.nics)
+
+
+def _named_nic(vm: Vm, other: Vm, leading: Sequence[tuple[str, str, str]]) -> Nic:
+    """The card of `other` that its name stands for: where the two meet, unless flows lead to other zones of it only."""
+    met = meeting_nic(vm, other)
+    if len(other.nics) == 1 or any(kind != "zone" and name == other.tier for kind, _, name in leading):
+        return met
+    zones = {name for _, _, name in leading}
+    return met if met.zone in zones else next((nic for nic in other.nics if nic.zone in zones), met)
 
 
 def meeting_nic(vm: Vm, other: Vm) -> Nic:
@@ -68,12 +87,12 @@ def _network_lines(design: Design, vm: Vm, uplink: Uplink) -> Iterator[str]:
         yield from (f"sysctl {key} {value}" for key, value in WORKLOAD_SYSCTLS)
         yield from (f"sysctl {key.format(nic.ifname)} {value}" for nic in vm.nics for key, value in CARD_SYSCTLS)
         for index, nic in enumerate(vm.nics):
-            yield from _card_lines(design.zone(nic.zone), nic, index)
+            yield from _card_lines(design.zone(nic.zone), nic, index, alone=len(vm.nics) == 1)
 
 
-def _card_lines(zone: Zone, nic: Nic, index: int) -> Iterator[str]:
-    """A workload's card. Only the first carries the default route; answers from the others leave by the card they belong to."""
-    table = 100 + index
+def _card_lines(zone: Zone, nic: Nic, index: int, *, alone: bool) -> Iterator[str]:
+    """A workload's card. Only the first carries the default route; where there are others, each address leaves by the card it belongs to."""
+    table = FIRST_TABLE + index
     for address, gateway, prefix, anywhere in addresses_of(zone, nic):
         length = prefix.rpartition("/")[2] if zone.open else str(address.max_prefixlen)
         yield f"addr {nic.ifname} {address}/{length}"
@@ -82,9 +101,12 @@ def _card_lines(zone: Zone, nic: Nic, index: int) -> Iterator[str]:
             yield f"route {nic.ifname} {gateway}/{address.max_prefixlen}"
         if index == 0:
             yield f"route {nic.ifname} {anywhere} via {gateway}"
-            continue
-        if not zone.open:
+        elif not zone.open:
             yield f"route {nic.ifname} {prefix} via {gateway} src {address}"
+        if alone:
+            continue
+        if zone.open:
+            yield f"route {nic.ifname} {prefix} table {table}"
         yield f"route {nic.ifname} {anywhere} via {gateway} table {table}"
         yield f"rule {address} table {table}"
 

@@ -136,6 +136,8 @@ def left_out(design: Design, uplink: Uplink) -> str:
         parts.append(
             f"{pairs - tried} of {pairs} ordered pairs of VMs for what must not pass, where {MAX_PER_TIER} replicas of a tier stand for all"
         )
+    if open_zones := [zone.name for zone in design.zones if zone.open]:
+        parts.append(f"what neighbours in open zones send each other past the firewall and the IPS ({', '.join(open_zones)})")
     if uplink.address6 is None:
         parts.append("IPv6 to and from the outside, which the uplink does not speak")
     return "; ".join(parts)

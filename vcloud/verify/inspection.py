@@ -45,13 +45,23 @@ def _ips_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check]
         yield from aim.pair(aim.families[number % len(aim.families)], (str(rule.sid),), name, payload)
 
 
+def not_carried(design: Design) -> str:
+    """Which of the IPS's rules are not tried because no declared flow could carry what they look for; empty where none."""
+    if design.ips is None:
+        return ""
+    routes = [route for route in _routes(design) if _crosses(design, route[1])]
+    sids = [str(shipped.rule.sid) for shipped in SHIPPED if not any(_carries(shipped, route) for route in routes)]
+    return f"{len(sids)} of {len(SHIPPED)} rules of the IPS, which no inspected flow could trigger ({', '.join(sids)})" if sids else ""
+
+
 def _carries(shipped: ShippedRule, route: Route) -> bool:
     """Whether the rule looks at connections of this flow at all."""
     flow, path, number = route
     service = flow.services[number]
     ends = ((shipped.rule.source, path.source), (shipped.rule.target, path.target))
     fits = all(end == ANY or (end == VAPP) == (card is not None) for end, card in ends)
-    return fits and service.protocol is shipped.probe.protocol and shipped.probe.port in (0, service.first)
+    port = shipped.probe.port or service.first
+    return fits and service.protocol is shipped.probe.protocol and service.first <= port <= service.last
 
 
 def _leak_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check]:
@@ -79,7 +89,9 @@ def _leak_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check
 def _leak_route(design: Design, detector: Detector, world: World) -> tuple[Route, bool] | None:
     """The flow to try a detector on, and whether the data leaves in the answer."""
     usable = [
-        route for route in _routes(design) if _takes_anything(route) and _answers(route[1], world) and route[0].id not in detector.excepted
+        route
+        for route in _routes(design)
+        if _takes_anything(route) and _answers(route[1], world) and _crosses(design, route[1]) and not _excepted(design, detector, route)
     ]
     for protocol in (Protocol.TCP, Protocol.UDP):
         for ends, echoed in (((True, False), False), ((False, True), True)):
@@ -108,7 +120,22 @@ def _takes_anything(route: Route) -> bool:
 
 
 def _crosses(design: Design, path: FlowPath) -> bool:
-    return any(card is not None and card.zone in design.inspection.zones for card in (path.source, path.target))
+    """Whether what goes that way meets the IPS. Neighbours in an open zone talk past it."""
+    zones = [card.zone for card in (path.source, path.target) if card is not None]
+    past = len(zones) > len({*zones}) and design.zone(zones[0]).open
+    return not past and any(zone in design.inspection.zones for zone in zones)
+
+
+def _excepted(design: Design, detector: Detector, route: Route) -> bool:
+    """Whether data may leave on the route: also where an excepted flow allows the same packets as the route's own."""
+    flow, path, number = route
+    service = flow.services[number]
+    return any(
+        other.protocol is service.protocol and other.first <= service.first <= other.last
+        for free in design.flows
+        if free.id in detector.excepted and any((one.source, one.target) == (path.source, path.target) for one in free.paths)
+        for other in free.services
+    )
 
 
 def _answers(path: FlowPath, world: World) -> bool:
@@ -136,7 +163,8 @@ class _Aim:
         """The payload that must be stopped, and its near miss."""
         flow, path, number = self.route
         service = flow.services[number]
-        target, at = destination(self.uplink, self.world, flow, number, path, service.first, family)
+        port = payload.port or service.first
+        target, at = destination(self.uplink, self.world, flow, number, path, port, family)
         assert target is not None  # noqa: S101 - `_answers` was asked, and `families`
         source = str(address_of(path.source, family)) if path.source else "-"
         ids = {passes: f"{self.kind}/{rules[0]}/{'near-miss' if passes else 'payload'}/{family}" for passes in (False, True)}
@@ -150,18 +178,18 @@ class _Aim:
                 probe=Probe(service.protocol, source, target, at, content, PAYLOAD_TIMEOUT_MS),
                 passes=passes,
                 flow=flow.id,
-                listener=self._listener(family),
+                listener=self._listener(family, port),
                 rules=rules,
                 blocked=self.blocked,
                 echo=Echo(ids[True], payload.passed) if echoed else None,
             )
 
-    def _listener(self, family: int) -> Listener | None:
+    def _listener(self, family: int, port: int) -> Listener | None:
         flow, path, number = self.route
         if path.target is None:
             return None
-        service = flow.services[number]
-        return Listener(owner_of(self.design, path.target).name, service.protocol, str(address_of(path.target, family)), service.first)
+        protocol = flow.services[number].protocol
+        return Listener(owner_of(self.design, path.target).name, protocol, str(address_of(path.target, family)), port)
 
 
 def _not_possible(kind: Kind, key: str, name: str, reason: str) -> Check:

@@ -7,7 +7,7 @@ the proof is incomplete, the outcome is `error`, never `pass`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vcloud.verify.checks import Check, Echo, Kind, Listener, Outcome
@@ -17,6 +17,7 @@ THROUGH = frozenset({"open", "refused", "answered", "delivered", "reset"})
 """Results that need a packet to reach the target and an answer to come back; a refusal is an answer."""
 MALFORMED = "applayer error"
 """Suricata's reason where it drops what it cannot parse: some attacks are no valid HTTP to begin with."""
+NO_ECHO = "no service there can be made to answer with it"
 STOPPED = frozenset({"timeout", "unreachable", "stalled"})
 RESULTS = THROUGH | STOPPED | {"sent", "error"}
 """All that `guest probe` can say."""
@@ -37,9 +38,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One event of the IPS: the rule that matched, or the reason of a drop without one; the sender's port; and whether it dropped."""
+    """One event of the IPS: the rule that matched, or the reason of a drop without one; protocol and port of an end; and whether it dropped."""
 
     rule: str
+    protocol: str
     port: int
     blocked: bool
 
@@ -141,27 +143,35 @@ def _inspected(check: Check, answer: Answer, seen: Observed) -> Verdict:
     """A rule that only logs is told by its log alone; one that drops also by what came through."""
     if seen.alerts is None:
         return Verdict(check, Outcome.ERROR, f"{answer.result}, but the IPS's log cannot be read")
-    fired = any(alert.rule in check.rules and alert.port == answer.port for alert in seen.alerts)
-    if check.echo is not None and not _echoes(check.echo, seen):
-        return Verdict(check, Outcome.NOT_RUN, "no service there can be made to answer with it")
-    if check.passes and fired:
-        return Verdict(check, Outcome.FAIL, "the near miss was taken for the real thing")
-    through = _came_through(check, answer)
+    own = _alerts_on(check, answer, seen)
+    fired = any(alert.rule in check.rules for alert in own)
     if check.passes:
-        return (
-            Verdict(check, Outcome.PASS, "passed")
-            if through
-            else Verdict(check, Outcome.ERROR, f"the near miss did not pass: {answer.result}")
-        )
+        return _near_miss(check, answer, own, fired=fired)
+    if check.echo is not None and not _echoes(check, check.echo, seen):
+        return Verdict(check, Outcome.NOT_RUN, NO_ECHO)
+    through = _came_through(check, answer)
     if not check.blocked:
         return Verdict(check, Outcome.PASS, "logged") if fired else Verdict(check, Outcome.FAIL, f"{answer.result}, and nothing was logged")
     if through:
         return Verdict(check, Outcome.FAIL, "it came through" + (" and was only logged" if fired else " unseen"))
     if answer.result not in _held(check):
         return Verdict(check, Outcome.ERROR, f"no connection to send it on: {answer.result}")
-    if any(alert.rule == MALFORMED and alert.port == answer.port for alert in seen.alerts):
+    if any(alert.rule == MALFORMED for alert in own):
         return Verdict(check, Outcome.PASS, "dropped and logged as malformed before the rule was asked")
     return Verdict(check, Outcome.PASS, "dropped and logged") if fired else Verdict(check, Outcome.ERROR, "dropped, but not logged")
+
+
+def _near_miss(check: Check, answer: Answer, own: Sequence[Alert], *, fired: bool) -> Verdict:
+    """What another rule stops may still be no match of this one."""
+    if fired:
+        return Verdict(check, Outcome.FAIL, "the near miss was taken for the real thing")
+    if _came_through(check, answer):
+        return Verdict(check, Outcome.PASS, "passed")
+    if others := sorted({alert.rule for alert in own if alert.blocked}):
+        return Verdict(check, Outcome.PASS, f"not taken for the real thing; it is stopped by {', '.join(others)}")
+    if check.echo is not None:
+        return Verdict(check, Outcome.NOT_RUN, NO_ECHO)
+    return Verdict(check, Outcome.ERROR, f"the near miss did not pass: {answer.result}")
 
 
 def _came_through(check: Check, answer: Answer) -> bool:
@@ -179,9 +189,16 @@ def _held(check: Check) -> tuple[str, ...]:
     return ("stalled", "reset", "delivered") if check.echo else ("stalled", "reset")
 
 
-def _echoes(echo: Echo, seen: Observed) -> bool:
+def _echoes(check: Check, echo: Echo, seen: Observed) -> bool:
+    """Whether the service gave the near miss back. One that another rule stopped on its way out was given back, too."""
     found = seen.answers.get(echo.check)
-    return found is not None and echo.payload in found.answer
+    return found is not None and (echo.payload in found.answer or any(alert.blocked for alert in _alerts_on(check, found, seen)))
+
+
+def _alerts_on(check: Check, answer: Answer, seen: Observed) -> list[Alert]:
+    """The events of the connection of a probe."""
+    assert check.probe is not None  # noqa: S101 - `judge` looked
+    return [alert for alert in seen.alerts or () if (alert.protocol, alert.port) == (check.probe.protocol, answer.port)]
 
 
 def _twin_answered(check: Check, seen: Observed) -> bool:

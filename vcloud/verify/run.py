@@ -23,7 +23,7 @@ from vcloud.hosts.observe import observe_vapp
 from vcloud.verify.appliances import FIREWALL_REPORT, IPS_REPORT, ask, in_force
 from vcloud.verify.checks import HOST, OUTSIDE, Check, Listener, Probe, left_out, network_checks
 from vcloud.verify.firewall_report import NOTHING, FirewallReport, parse_report
-from vcloud.verify.inspection import inspection_checks
+from vcloud.verify.inspection import inspection_checks, not_carried
 from vcloud.verify.judge import RESULTS, UNREADABLE, Alert, Answer, Observed, judge
 from vcloud.verify.report import Findings
 from vcloud.verify.vantage import Vantages, guest_program
@@ -53,7 +53,9 @@ def verify_vapp(vapp: str, connect: str | None, seed: int, reporter: Reporter) -
         session.equip()
         config = in_force(host, manifest)
         seen = session.observe(checks)
-        return Findings((*config, *(judge(check, seen) for check in checks)), left_out(design, uplink))
+        return Findings(
+            (*config, *(judge(check, seen) for check in checks)), "; ".join(filter(None, (left_out(design, uplink), not_carried(design))))
+        )
 
 
 class _Session:
@@ -81,13 +83,13 @@ class _Session:
         listeners = sorted({check.listener for check in checks if check.listener})
         with self._listening(listeners):
             twins = self._ask_twins(listeners)
-            before = self._firewall("counting")
+            before, since = self._firewall("counting"), self._last_event()
             self.reporter.report("verify", f"sending {len(checks)} probes")
             answers = self._send(checks)
             after = self._firewall()
         if NOTHING in (before, after):
             before = after = NOTHING
-        return Observed(answers, twins, before, after, self._alerts(), self.reasons, self.uncounted)
+        return Observed(answers, twins, before, after, self._alerts(since), self.reasons, self.uncounted)
 
     def _firewall(self, *argv: str) -> FirewallReport:
         firewall = self.design.firewall.name
@@ -101,11 +103,16 @@ class _Session:
                 self.uncounted = error.what
         return NOTHING
 
-    def _alerts(self) -> tuple[Alert, ...] | None:
+    def _last_event(self) -> str:
+        """When the IPS saw what it logged last, by its own clock."""
+        done = self._run(self.design.ips.name, [IPS_REPORT, "events", "1"]) if self.design.ips else None
+        return max((str(event.get("timestamp", "")) for event in parse_events(done.stdout)), default="") if done else ""
+
+    def _alerts(self, since: str) -> tuple[Alert, ...] | None:
         if self.design.ips is None:
             return ()
         done = self._run(self.design.ips.name, [IPS_REPORT, "events", EVENTS], long=True)
-        return parse_alerts(done.stdout) if done else None
+        return parse_alerts(done.stdout, since) if done else None
 
     @contextmanager
     def _listening(self, listeners: Sequence[Listener]) -> Iterator[None]:
@@ -224,10 +231,12 @@ def parse_events(output: bytes) -> Iterator[dict[str, Any]]:
             yield event
 
 
-def parse_alerts(output: bytes) -> tuple[Alert, ...]:
-    """EVE's alerts and drops as `ips-report events` prints them; what is neither is passed over."""
+def parse_alerts(output: bytes, since: str = "") -> tuple[Alert, ...]:
+    """EVE's alerts and drops after a time as `ips-report events` prints them; what is neither is passed over."""
     alerts: list[Alert] = []
     for event in parse_events(output):
+        if since and str(event.get("timestamp", "")) <= since:
+            continue
         try:
             alerts += _alerts_of(event)
         except NONSENSE:
@@ -241,8 +250,9 @@ def _alerts_of(event: dict[str, Any]) -> Iterator[Alert]:
     detail = event.get(kind, {})
     rule = str(detail["signature_id"]) if kind == "alert" else str(detail.get("reason", ""))
     blocked = kind == "drop" or detail.get("action") == "blocked"
+    protocol = str(event.get("proto", "")).lower()
     for side in ("src_port", "dest_port"):
-        yield Alert(rule, _port(event.get(side, 0)), blocked)
+        yield Alert(rule, protocol, _port(event.get(side, 0)), blocked)
 
 
 def _port(value: object) -> int:

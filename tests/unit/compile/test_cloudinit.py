@@ -96,8 +96,9 @@ def test_in_a_zone_the_firewall_is_the_only_neighbour_and_in_an_open_one_the_pre
     assert closed["match"] == {"macaddress": OWN.nics[0].mac}
     assert closed["addresses"] == [f"{OWN.nics[0].address4}/32", f"{OWN.nics[0].address6}/128"]
     assert closed["routes"] == [
-        {"to": "0.0.0.0/0", "via": str(app.gateway.address4), "on-link": True},
-        {"to": "::/0", "via": str(app.gateway.address6), "on-link": True},
+        {"to": anywhere, "via": str(gateway), "on-link": True, **table}
+        for anywhere, gateway in (("0.0.0.0/0", app.gateway.address4), ("::/0", app.gateway.address6))
+        for table in ({}, {"table": 100})
     ]
     assert plain["addresses"] == [f"{OWN.nics[1].address4}/{lab.prefix4.prefixlen}", f"{OWN.nics[1].address6}/{lab.prefix6.prefixlen}"]
     assert plain["routing-policy"] == [
@@ -105,6 +106,7 @@ def test_in_a_zone_the_firewall_is_the_only_neighbour_and_in_an_open_one_the_pre
         {"from": f"{OWN.nics[1].address6}/128", "table": 101},
     ]
     assert all(route["table"] == 101 for route in plain["routes"])
+    assert {"to": str(lab.prefix4), "scope": "link", "table": 101} in plain["routes"]
     assert [closed[key] for key in ("dhcp4", "dhcp6", "accept-ra")] == [False] * 3
 
 

@@ -75,10 +75,18 @@ def test_the_firewall_is_the_only_neighbour_of_a_vm() -> None:
     ]
 
 
-def test_a_second_card_answers_by_itself_and_carries_no_default_route(relay: Design) -> None:
+def test_of_several_cards_each_answers_by_itself_and_the_first_carries_the_default_route(relay: Design) -> None:
+    """Also the first: a neighbour of the second card may ask it, and its answer must not leave by the second."""
+    first, front = vm(relay, "gate-1").nics[0], relay.zone("front")
+    assert [line for line in lines(relay, "gate-1", "route", "rule") if ":" not in line and ("eth0" in line or line.endswith("100"))] == [
+        f"route eth0 {front.gateway.address4}/32",
+        f"route eth0 0.0.0.0/0 via {front.gateway.address4}",
+        f"route eth0 0.0.0.0/0 via {front.gateway.address4} table 100",
+        f"rule {first.address4} table 100",
+    ]
     nic, zone = vm(relay, "gate-1").nics[1], relay.zone("back")
     gate = zone.gateway.address4
-    assert [line for line in lines(relay, "gate-1", "addr", "route", "rule") if ":" not in line and ("eth1" in line or "rule" in line)] == [
+    assert [line for line in lines(relay, "gate-1", "addr", "route", "rule") if ":" not in line and ("eth1" in line or line.endswith("101"))] == [
         f"addr eth1 {nic.address4}/32",
         f"route eth1 {gate}/32",
         f"route eth1 {zone.prefix4} via {gate} src {nic.address4}",
@@ -186,3 +194,21 @@ def test_no_content_of_a_file_becomes_a_line(text: str) -> None:
     result = identity_lines(design, machine, UPLINK)
     assert len(result) == len(identity_lines(design, design.workloads[0], UPLINK)) + 1
     assert all("\n" not in line for line in result)
+
+
+@pytest.mark.parametrize(
+    ("target", "zone"),
+    [("y", "app"), ("zone:app", "app"), ("zone:cde", "cde"), ("cde", "cde"), ("x", "app")],
+)
+def test_a_name_stands_for_the_card_that_a_flow_leads_to(target: str, zone: str) -> None:
+    """Where no flow leads anywhere, or to the VM as such, it is the card in a common zone."""
+    design = design_of_text(f"""\
+vcloud: 1
+name: names
+zones: {{app: {{}}, cde: {{}}}}
+vms: {{x: {{image: base, zone: app, count: 2}}, y: {{image: base, zone: [app, cde]}}}}
+flows: [{{from: x, to: "{target}", service: tcp/5432}}]
+""")
+    held = next(nic for nic in vm(design, "y").nics if nic.zone == zone)
+    hosts = content(design, "x-1", "/etc/hosts").decode().splitlines()
+    assert [line.split()[0] for line in hosts if line.endswith(" y")] == list(addresses(held))

@@ -29,7 +29,7 @@ from vcloud.verify.checks import (
     network_checks,
 )
 from vcloud.verify.firewall_report import NOTHING
-from vcloud.verify.inspection import inspection_checks
+from vcloud.verify.inspection import inspection_checks, not_carried
 from vcloud.verify.judge import Observed, judge
 
 WORLD = World(ip_address("203.0.113.10"), ip_address("2001:db8:203::10"))
@@ -293,3 +293,51 @@ def test_a_detector_that_no_flow_can_try_says_so() -> None:
     ]
     assert check.probe is None
     assert "no declared flow" in check.reason
+
+
+def test_what_neighbours_in_an_open_zone_say_to_each_other_is_not_tried_and_that_is_said() -> None:
+    """It passes the IPS by. The twin is the same flow between zones."""
+    document = """\
+vcloud: 1
+name: lan
+zones: {lan: {open: true}, app: {}}
+vms: {a: {image: base, zone: lan}, b: {image: base, zone: lan}, c: {image: base, zone: app}}
+flows: [{id: serve, from: a, to: TARGET, service: tcp/80}]
+protection: {ips: {inspect: lan}}
+"""
+    past, across = (design_of_text(document.replace("TARGET", target)) for target in "bc")
+    assert not inspection_checks(past, UPLINK, WORLD)
+    assert inspection_checks(across, UPLINK, WORLD)
+    assert "open zones" in left_out(past, UPLINK)
+    assert f"{len(SHIPPED)} of {len(SHIPPED)} rules" in not_carried(past)
+    assert f"{len(SHIPPED)} of" not in not_carried(across)
+
+
+@pytest.mark.parametrize(("services", "tried"), [("tcp/440-450", True), ("tcp/444-450", False)])
+def test_a_rule_of_one_port_is_tried_at_it_within_a_range(services: str, tried: bool) -> None:
+    design = design_of_text(f"""\
+vcloud: 1
+name: out
+zones: {{app: {{}}}}
+vms: {{a: {{image: base, zone: app}}}}
+flows: [{{id: out, from: a, to: internet, service: {services}}}]
+protection: {{ips: {{inspect: app}}}}
+""")
+    ports = [probe_of(check).port for check in inspection_checks(design, UPLINK, WORLD) if check.id.startswith("ips/1100003/")]
+    assert ports == ([443, 443] if tried else [])
+    assert ("1100003" in not_carried(design)) is not tried
+
+
+@pytest.mark.parametrize(("port", "tried"), [(8443, False), (8444, True)])
+def test_a_detector_is_not_tried_where_an_exception_lets_the_same_packets_pass(port: int, tried: bool) -> None:
+    design = design_of_text(f"""\
+vcloud: 1
+name: out
+zones: {{app: {{}}}}
+vms: {{a: {{image: base, zone: app}}}}
+flows:
+  - {{id: backup, from: "zone:app", to: internet, service: tcp/{port}}}
+  - {{id: acquirer, from: a, to: internet, service: tcp/8443}}
+protection: {{dlp: [{{detect: card-number, leaving: app, except: acquirer, action: block}}]}}
+""")
+    assert any(check.probe for check in inspection_checks(design, UPLINK, WORLD) if check.kind is Kind.LEAK) is tried

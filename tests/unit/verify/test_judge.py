@@ -31,7 +31,7 @@ NEAR_MISS_OF_ANSWER = replace(NEAR_MISS, id="leak/2", probe=Probe("tcp", "-", TA
 ANSWER = replace(LEAK, echo=NEAR_MISS_OF_ANSWER.echo)
 DATAGRAM = replace(LEAK, probe=Probe("udp", "-", TARGET, 80, b"4111"))
 UDP = replace(FLOW, probe=Probe("udp", str(SOURCE), TARGET, 22))
-HIT, OTHERS_HIT, OTHER_RULE = Alert("8", 4000, True), Alert("8", 4001, True), Alert("9", 4000, True)
+HIT, OTHERS_HIT, OTHER_RULE = Alert("8", "tcp", 4000, True), Alert("8", "tcp", 4001, True), Alert("9", "tcp", 4000, True)
 RESULTS = ("open", "refused", "answered", "delivered", "reset", "timeout", "unreachable", "stalled", "sent", "error", "nonsense")
 
 
@@ -197,7 +197,8 @@ def test_a_rule_that_only_logs_must_log(alerts: tuple[Alert, ...], expected: Out
     ],
 )
 def test_a_datagram_must_be_dropped_and_logged(result: str, alerts: tuple[Alert, ...], expected: Outcome) -> None:
-    assert outcome(DATAGRAM, result, alerts=alerts) is expected
+    datagrams = tuple(replace(alert, protocol="udp") for alert in alerts)
+    assert outcome(DATAGRAM, result, alerts=datagrams) is expected
 
 
 @pytest.mark.parametrize(
@@ -329,11 +330,40 @@ def test_a_listener_that_does_not_say_its_number_has_none(output: bytes) -> None
     ids=lambda event: repr(event[:60]),
 )
 def test_an_event_that_makes_no_sense_is_passed_over(event: bytes) -> None:
-    whole = b'{"event_type": "drop", "src_port": 7, "dest_port": 8, "drop": {"reason": "applayer error"}}'
-    assert set(parse_alerts(event + b"\n" + whole)) >= {Alert("applayer error", 7, True), Alert("applayer error", 8, True)}
+    whole = b'{"event_type": "drop", "proto": "TCP", "src_port": 7, "dest_port": 8, "drop": {"reason": "applayer error"}}'
+    assert set(parse_alerts(event + b"\n" + whole)) >= {Alert("applayer error", "tcp", 7, True), Alert("applayer error", "tcp", 8, True)}
     assert len(parse_alerts(whole)) == 2
 
 
 def test_a_half_written_event_at_the_end_of_the_log_is_left_for_the_next_time() -> None:
-    whole = b'{"event_type": "alert", "src_port": 7, "dest_port": 8, "alert": {"signature_id": 5, "action": "blocked"}}'
-    assert parse_alerts(whole + b"\n" + whole[:-1]) == (Alert("5", 7, True), Alert("5", 8, True))
+    whole = b'{"event_type": "alert", "proto": "TCP", "src_port": 7, "dest_port": 8, "alert": {"signature_id": 5, "action": "blocked"}}'
+    assert parse_alerts(whole + b"\n" + whole[:-1]) == (Alert("5", "tcp", 7, True), Alert("5", "tcp", 8, True))
+
+
+def test_events_of_earlier_runs_prove_nothing_today() -> None:
+    """Ports come again; the IPS says by its own clock when it saw what."""
+
+    def event(when: str, sid: int) -> bytes:
+        return json.dumps(
+            {"timestamp": when, "event_type": "alert", "proto": "TCP", "src_port": 4000, "alert": {"signature_id": sid}}
+        ).encode()
+
+    log = event("2030-01-01T00:00:01.000001+0000", 1) + b"\n" + event("2030-01-01T00:00:01.000002+0000", 2)
+    assert {alert.rule for alert in parse_alerts(log)} == {"1", "2"}
+    assert {alert.rule for alert in parse_alerts(log, "2030-01-01T00:00:01.000001+0000")} == {"2"}
+
+
+@pytest.mark.parametrize(("protocol", "expected"), [("tcp", Outcome.PASS), ("udp", Outcome.ERROR)])
+def test_an_event_of_the_other_protocol_on_that_port_is_somebody_elses(protocol: str, expected: Outcome) -> None:
+    assert outcome(LEAK, "stalled", alerts=(Alert("8", protocol, 4000, True),)) is expected
+
+
+@pytest.mark.parametrize(("alerts", "expected"), [((), Outcome.ERROR), ((OTHER_RULE,), Outcome.PASS), ((HIT,), Outcome.FAIL)])
+def test_a_near_miss_that_another_rule_stops_was_no_match_of_its_own(alerts: tuple[Alert, ...], expected: Outcome) -> None:
+    assert outcome(NEAR_MISS, "stalled", alerts=alerts) is expected
+
+
+def test_an_answer_whose_near_miss_another_rule_stops_is_known_to_be_given() -> None:
+    answers = {ANSWER.id: Answer("stalled", 4000), "leak/2": Answer("stalled", 4002)}
+    seen = Observed(answers, {}, report(), report(), (HIT, Alert("9", "tcp", 4002, True)))
+    assert judge(ANSWER, seen).outcome is judge(NEAR_MISS_OF_ANSWER, seen).outcome is Outcome.PASS

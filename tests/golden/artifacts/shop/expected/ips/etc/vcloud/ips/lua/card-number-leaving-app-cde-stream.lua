@@ -1,6 +1,7 @@
 -- Detector card-number-leaving-app-cde: is this the moment at which 1 different card number(s) have left on this connection?
 -- A number is made of whole groups of digits: digits inside a longer run, a decimal fraction or a hexadecimal string are none.
-local at_least, fewest, most = 1, 13, 19
+-- Tabs stand between columns, too: a number that holds one begins with a group of four.
+local at_least, fewest, most, widest = 1, 13, 19, 2
 local issued = {
   { 4000, 4999, { [13] = true, [16] = true, [19] = true, } }, -- Visa
   { 5100, 5599, { [16] = true, } }, -- Mastercard
@@ -39,15 +40,19 @@ end
 -- Adds the numbers in `text` to `seen`; gives how many were new.
 local function count_new(text, seen)
   local count = 0
-  for from, run, to in text:gmatch("()(%d[%d% %-]*)()") do
-    local groups = {}
-    for group in run:gmatch("%d+") do groups[#groups + 1] = group end
+  for from, run, to in text:gmatch("()(%d[%d% %\t%-]*)()") do
+    local groups, gaps = {}, {}
+    for gap, group in run:gmatch("(%D*)(%d+)") do
+      groups[#groups + 1], gaps[#gaps + 1] = group, gap
+    end
     local before = text:sub(math.max(from - 2, 1), from - 1)
     local fraction = before:match("%d%.$")
     local hexadecimal = #groups == 1 and before:match("[A-Fa-f]$") and text:match("^[A-Fa-f]", to)
     for first = (fraction or hexadecimal) and 2 or 1, #groups do
       local digits = ""
       for last = first, #groups do
+        local gap = last > first and gaps[last] or ""
+        if #gap > widest or (gap:find("\t") and #groups[first] ~= 4) then break end
         digits = digits .. groups[last]
         if #digits > most then break end
         if #digits >= fewest and not seen[digits] and has_issuer(digits) and has_check_digit(digits) then
