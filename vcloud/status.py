@@ -171,6 +171,8 @@ def _problems(state: VappState, design: Design, phase: Phase) -> list[str]:
             problems.append(f"{vm.role} '{vm.name}' is {found}{stopped}; `vcloud up` repairs it")
         elif phase is Phase.READY and not state.brought_in(vm):
             problems.append(f"{vm.role} '{vm.name}' was started by somebody else than `vcloud up`, which sees to its links and services")
+    if state.uplink_gone:
+        problems.append("the uplink's network is stopped or removed, and so nothing reaches the outside or comes from it")
     for zone in design.zones:
         for network in zone_networks(zone):
             standing = state.network(network.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vcloud.compile.filter import filter_uuid
@@ -15,22 +16,27 @@ from vcloud.hosts.observe import observe_vapp
 from vcloud.hosts.storage import Store
 from vcloud.hosts.templates import Templates
 from vcloud.hosts.uplink import forget_vapp
+from vcloud.plan.diff import refuse_renamed
 
 if TYPE_CHECKING:
     from vcloud.apply.up import Reporter
+    from vcloud.plan.state import DomainState
 
 
 def take_down(vapp: str, connect: str | None, reporter: Reporter) -> tuple[str, ...]:
     """Removes everything of a vApp and returns the names of what is gone.
 
-    Raises UsageError when the host has nothing of it, HostError when something cannot be removed.
+    Raises UsageError when the host has nothing of it, VcloudError when somebody has renamed a domain of it,
+    HostError when something cannot be removed.
     """
     with open_host(choose_host(connect)) as host, vapp_lock(host, vapp, "down"):
         store = Store(host)
         state = observe_vapp(host, vapp)
-        domains = [domain for domain in state.domains if domain.vapp == vapp]
+        if state.manifest:
+            refuse_renamed(state.manifest.design, state)
+        domains = [domain for domain in state.domains if domain.is_of(vapp)]
         networks = [network.name for network in state.networks if network.vapp == vapp]
-        volumes = store.volumes_of_vapp(vapp)
+        volumes = _without_those_of(state.domains, domains, store.volumes_of_vapp(vapp))
         if not (state.manifest or domains or networks or volumes):
             raise UsageError(f"there is no vApp '{vapp}' on {host.name}", "vcloud list shows what is there.")
         workloads_first = sorted(domains, key=lambda domain: domain.role != Role.WORKLOAD)
@@ -46,3 +52,9 @@ def take_down(vapp: str, connect: str | None, reporter: Reporter) -> tuple[str, 
         Templates(host, store.pool).sweep()
         forget_vapp(host, vapp)
         return (*(domain.name for domain in domains), *networks, *volumes)
+
+
+def _without_those_of(standing: Sequence[DomainState], ours: Sequence[DomainState], volumes: Sequence[str]) -> tuple[str, ...]:
+    """Volumes but for those of domains that are somebody else's, though they are called like ours."""
+    foreign = tuple(f".{domain.name}." for domain in standing if domain not in ours)
+    return tuple(name for name in volumes if not any(part in name for part in foreign))

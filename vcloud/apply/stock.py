@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vcloud.compile.domain import BootFiles
 from vcloud.design.model import Design, ImageRef, Vm
+from vcloud.hosts.connection import run_parallel
 from vcloud.images.build import build
 from vcloud.images.cache import Image, default_cache
 from vcloud.images.recipe import digest, load_recipe
@@ -45,9 +46,7 @@ class Stock:
 
     def build(self, reporter: Reporter) -> None:
         """Builds or fetches what is missing, side by side. Raises ImageError."""
-        with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-            for done in [pool.submit(_make, image, reporter) for image in self.missing()]:
-                done.result()
+        run_parallel([partial(_make, image, reporter) for image in self.missing()], SIDE_BY_SIDE)
 
     def image_of(self, vm: Vm, reporter: Reporter) -> Image:
         return _make(vm.image, reporter)

@@ -220,6 +220,8 @@ class _Run:
                 self._load_rules(vm)
             self.reporter.part("workloads")
             self._bring_in(pool, up)
+            for done in up.values():
+                self._wait(done)
         except VcloudError:
             pool.shutdown(cancel_futures=True)  # what has begun ends while the lock is held; nobody else may meet it
             raise
@@ -256,10 +258,12 @@ class _Run:
         write_manifest(self.host, replace(self.target.wanted, phase=phase, ids=ids))
 
     def _remove(self, domain: str) -> None:
+        """Its definition goes last: it tells the next run what is still to be removed."""
         self.reporter.report(domain.partition(".")[2], "removed")
         machines.cut_links(self.host, domain)
-        machines.remove_domain(self.host, domain)
+        machines.stop_domain(self.host, domain, gently=False)
         self.store.delete_of_domain(domain)
+        machines.remove_domain(self.host, domain)
 
     def _make_network(self, name: str) -> None:
         zone, network = next((zone, network) for zone in self.design.zones for network in zone_networks(zone) if network.name == name)
@@ -330,6 +334,7 @@ class _Run:
         machines.cut_links(self.host, vm.domain)
         if verb is Verb.RESTART_VM:
             machines.stop_domain(self.host, vm.domain, gently=True)
+            machines.forget_memory(self.host, vm.domain)
         elif verb in FRESH:
             machines.remove_domain(self.host, vm.domain)
             self.store.delete_root(vm.domain)
@@ -409,6 +414,8 @@ class _Run:
         open_gate(agent, vm)
         if self._verb(vm) in FRESH:
             run_commands(agent, vm)
+            if vm.disks:  # it serves from now on, even if it never becomes what the file calls ready
+                machines.mark_domain(self.host, vm.domain, {**self._attributes(vm, finished=False), "data": "kept"})
         wait_ready(agent, vm)
 
     def _mark(self, vm: Vm) -> None:

@@ -47,7 +47,11 @@ class Waker:
         wakeable = [vm for vm in vms if not why_cold(vm)]
         if not wakeable:
             return ()
-        at = versions(self.host)
+        try:
+            at = versions(self.host)
+        except HostError as error:
+            self.reporter.note(f"nothing wakes from a template: {error.what}")
+            return ()
         self.keys = {vm.name: template_key(vm, digests[vm.name], accelerator, boots[vm.name].cmdline, at, uplink) for vm in wakeable}
         there = {template.key: template for template in self.templates.list()}
         images = {vm.name: digests[vm.name][:DIGITS] for vm in wakeable}

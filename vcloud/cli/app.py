@@ -105,8 +105,10 @@ def _was_interrupted(end: BaseException | None) -> bool:
 
 
 def _tell(text: str) -> None:
+    from vcloud.cli.output import harmless
+
     colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-    print(f"\033[31merror:\033[0m {text}" if colour else f"error: {text}", file=sys.stderr)
+    print(f"\033[31merror:\033[0m {harmless(text)}" if colour else f"error: {harmless(text)}", file=sys.stderr)
 
 
 def _leave(code: Exit) -> None:

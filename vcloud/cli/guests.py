@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from vcloud.cli.options import Connect, VmArgument, vapp_and_vm
+from vcloud.cli.options import Connect, Parameters, VmArgument, vapp_and_vm
 from vcloud.errors import UsageError
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
 def execute(
     vm: VmArgument,
     argv: Argv = None,
+    parameters: Parameters = None,
     connect: Connect = None,
     timeout: Annotated[int, typer.Option("--timeout", help="Seconds.", min=1)] = 300,
 ) -> None:
@@ -35,7 +36,7 @@ def execute(
     if not argv:
         raise UsageError("no command is given", "For example: vcloud exec shop/web-1 -- ip address.")
     stdin = b"" if sys.stdin.isatty() else sys.stdin.buffer.read()
-    done = execute_in(*vapp_and_vm(vm), argv, connect, stdin, timeout)
+    done = execute_in(*vapp_and_vm(vm, parameters), argv, connect, stdin, timeout)
     sys.stdout.buffer.write(done.stdout)
     sys.stdout.flush()
     sys.stderr.buffer.write(done.stderr)
@@ -45,31 +46,33 @@ def execute(
 def ssh(
     vm: VmArgument,
     argv: Argv = None,
+    parameters: Parameters = None,
     connect: Connect = None,
     user: Annotated[str, typer.Option("-l", "--user", help="Whom to log in as.")] = "root",
 ) -> None:
     """Open a shell in a VM, or run a command there, by ssh over a channel of the hypervisor. The VM's host key is pinned."""
     from vcloud.inside import ssh_into
 
-    raise typer.Exit(ssh_into(*vapp_and_vm(vm), user, argv or [], connect))
+    raise typer.Exit(ssh_into(*vapp_and_vm(vm, parameters), user, argv or [], connect))
 
 
-def console(vm: VmArgument, connect: Connect = None) -> None:
+def console(vm: VmArgument, parameters: Parameters = None, connect: Connect = None) -> None:
     """Attach to a VM's serial console; Ctrl-] leaves it."""
     from vcloud.inside import attach_console
 
-    attach_console(*vapp_and_vm(vm), connect)
+    attach_console(*vapp_and_vm(vm, parameters), connect)
 
 
 def logs(
     vm: VmArgument,
+    parameters: Parameters = None,
     connect: Connect = None,
     lines: Annotated[int, typer.Option("-n", "--lines", help="How many lines from the end.", min=1)] = 100,
 ) -> None:
     """Show the end of a VM's console; for the firewall what it denied, for the IPS what it stopped."""
     from vcloud.inside import log_of
 
-    print(log_of(*vapp_and_vm(vm), connect, lines), end="")
+    print(log_of(*vapp_and_vm(vm, parameters), connect, lines), end="")
 
 
 def channel(vapp: str, vm: str, key: Path, connect: Connect = None) -> None:

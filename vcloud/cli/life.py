@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -24,7 +25,7 @@ from vcloud.cli.options import (
     vapp_name,
 )
 from vcloud.cli.output import Progress, emit, say, table
-from vcloud.errors import Exit, UsageError
+from vcloud.errors import Exit, SpecError, UsageError, VcloudError
 
 if TYPE_CHECKING:
     from vcloud.plan.steps import Plan
@@ -65,15 +66,31 @@ def validate(argument: FileArgument = None, file: FileOption = None, parameters:
     from vcloud.spec.check import notes as remarks
     from vcloud.spec.refuse import refusals
 
-    path = chosen_file(argument, file)
-    vapp = load_file(path, parameter_values(parameters))
+    path, values = chosen_file(argument, file), parameter_values(parameters)
+    try:
+        vapp = load_file(path, values)
+    except SpecError as error:
+        if output is Format.TABLE:
+            raise
+        emit({"file": str(path), "vapp": _name_in(path, values), "valid": False, "problems": list(map(asdict, error.problems))}, output)
+        raise typer.Exit(Exit.INVALID) from None
     notes = (*refusals(vapp), *remarks(vapp))
     if output is not Format.TABLE:
-        emit({"file": str(path), "vapp": vapp.name, "valid": True, "notes": [str(note) for note in notes]}, output)
+        emit({"file": str(path), "vapp": vapp.name, "valid": True, "problems": [], "notes": [str(note) for note in notes]}, output)
         return
     print(f"{path}: the vApp '{vapp.name}' is valid")
     for note in notes:
         say(f"note: {note}")
+
+
+def _name_in(path: Path, values: dict[str, str]) -> str | None:
+    """The name that an invalid file gives its vApp, if it can be told."""
+    from vcloud.spec.load import read_name
+
+    try:
+        return read_name(path, values)
+    except VcloudError:
+        return None
 
 
 def plan(
@@ -150,11 +167,13 @@ def up(
         print(f"next: vcloud status {done.vapp}, vcloud verify {done.vapp}")
 
 
-def down(vapp: VappArgument = None, connect: Connect = None, yes: Yes = False, output: Output = Format.TABLE) -> None:
+def down(
+    vapp: VappArgument = None, parameters: Parameters = None, connect: Connect = None, yes: Yes = False, output: Output = Format.TABLE
+) -> None:
     """Remove a vApp: links first, then VMs, networks and disks."""
     from vcloud.apply.down import take_down
 
-    name = vapp_name(vapp)
+    name = vapp_name(vapp, parameters)
     if not yes and sys.stdin.isatty() and not typer.confirm(f"Remove '{name}' with all of its VMs and disks?", err=True):
         raise typer.Exit(Exit.FAILED)
     with Progress(quiet=output is not Format.TABLE) as progress:

@@ -46,6 +46,7 @@ def register(app: typer.Typer) -> None:
 
 def status(
     vapp: VappArgument = None,
+    parameters: Parameters = None,
     connect: Connect = None,
     output: Output = Format.TABLE,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="End with 3 when something is not as it should be.")] = False,
@@ -53,7 +54,7 @@ def status(
     """Show a vApp as it stands: VMs, addresses, protection, accelerator."""
     from vcloud.status import status_of
 
-    found = status_of(vapp_name(vapp), connect)
+    found = status_of(vapp_name(vapp, parameters), connect)
     if output is Format.TABLE:
         _show_status(found)
     else:

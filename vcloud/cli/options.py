@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -26,20 +27,37 @@ class Accel(StrEnum):
     TCG = "tcg"
 
 
+FILE_VARIABLE = "VCLOUD_FILE"
+
+
+def _said(ctx: typer.Context, param: typer.CallbackParam, value: Path | None) -> Path | None:
+    """What the command line itself says; what the environment says is a default, which `default_file` knows."""
+    source = ctx.get_parameter_source(str(param.name))
+    return value if source and source.name == "COMMANDLINE" else None
+
+
 # typer evaluates annotations at run time, so Optional is spelled out where a value may be missing.
 FileArgument = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[FILE]", help="The vApp file; without it vcloud.yaml, vapp.yaml or the only *.vapp.yaml here.", show_default=False
+        metavar="[FILE]",
+        help="The vApp file; without it VCLOUD_FILE, vcloud.yaml, vapp.yaml or the only *.vapp.yaml here.",
+        show_default=False,
     ),
 ]
 FileOption = Annotated[
-    Path | None, typer.Option("-f", "--file", help="The vApp file (the same as the argument).", envvar="VCLOUD_FILE", show_default=False)
+    Path | None,
+    typer.Option(
+        "-f", "--file", help="The vApp file (the same as the argument).", envvar=FILE_VARIABLE, show_default=False, callback=_said
+    ),
 ]
 VappArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[VAPP]", help="A vApp's name or its file; without it the file here.", show_default=False, autocompletion=complete.vapps
+        metavar="[VAPP]",
+        help="A vApp's name or its file; without it VCLOUD_FILE or the file here.",
+        show_default=False,
+        autocompletion=complete.vapps,
     ),
 ]
 VmArgument = Annotated[str, typer.Argument(metavar="VAPP/VM", help="For example shop/web-1.", autocompletion=complete.vms)]
@@ -79,6 +97,9 @@ def chosen_file(argument: Path | None, option: Path | None) -> Path:
 
 
 def default_file() -> Path | None:
+    """The file that is meant where none is named."""
+    if given := os.environ.get(FILE_VARIABLE):
+        return Path(given)
     for name in DEFAULT_FILES:
         if Path(name).is_file():
             return Path(name)
@@ -97,28 +118,24 @@ def parameter_values(pairs: list[str] | None) -> dict[str, str]:
     return values
 
 
-def vapp_name(text: str | None) -> str:
-    """A vApp's name from a name, a file, or the file here. Raises UsageError, SpecError."""
+def vapp_name(text: str | None, pairs: list[str] | None = None) -> str:
+    """A vApp's name from a name, or from a file with its parameters as `up` would have them. Raises UsageError, SpecError."""
+    values = parameter_values(pairs)
     path = Path(text) if text else default_file()
     if path is None:
         raise UsageError("no vApp is named and no vApp file is here", "Name one: vcloud list shows them.")
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        return _name_in(path)
+    if not text or path.suffix in (".yaml", ".yml") or path.is_file():
+        from vcloud.spec.load import read_name
+
+        return read_name(path, values)
     from vcloud.spec.types import parse_name
 
-    return parse_name(str(text))
+    return parse_name(text)
 
 
-def _name_in(path: Path) -> str:
-    """The name that a file gives its vApp, even when the rest of the file is wrong."""
-    from vcloud.spec.load import read_name
-
-    return read_name(path)
-
-
-def vapp_and_vm(text: str) -> tuple[str, str]:
-    """`shop/web-1`, or `web-1` where a vApp file is here. Raises UsageError."""
+def vapp_and_vm(text: str, pairs: list[str] | None = None) -> tuple[str, str]:
+    """`shop/web-1`, or `web-1` where a vApp file is here. Raises UsageError, SpecError."""
     vapp, slash, vm = text.partition("/")
     if slash:
-        return vapp_name(vapp), vm
-    return vapp_name(None), text
+        return vapp_name(vapp, pairs), vm
+    return vapp_name(None, pairs), text

@@ -16,8 +16,13 @@ MOMENT = 0.05
 
 
 def say(text: str) -> None:
-    """Talk: one line on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Talk on stderr."""
+    print(harmless(text), file=sys.stderr, flush=True)
+
+
+def harmless(text: str) -> str:
+    """The text without what would act on a terminal: errors quote VMs, and a VM may be in anybody's hands."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "?" for char in text)
 
 
 def emit(data: Any, output: Format) -> None:
@@ -104,7 +109,7 @@ class Progress:
     def note(self, text: str) -> None:
         """A line of its own."""
         if self._live:
-            self._live.console.print(text, markup=False, highlight=False)
+            self._live.console.print(harmless(text), markup=False, highlight=False)
         elif not self._quiet:
             say(text)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from vcloud.cli.options import Connect, Format, Output, VappArgument, vapp_name
+from vcloud.cli.options import Connect, Format, Output, Parameters, VappArgument, vapp_name
 from vcloud.cli.output import Progress, emit, say, table
 from vcloud.errors import Exit, UsageError, VcloudError
 
@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
 
 def verify(
     vapp: VappArgument = None,
+    parameters: Parameters = None,
     connect: Connect = None,
     output: Output = Format.TABLE,
     seed: Annotated[int, typer.Option("--seed", help="Draws the random ports; the same seed tries the same ports.")] = 1,
@@ -35,7 +36,7 @@ def verify(
     if junit:
         check_writable(junit)
     with Progress(quiet=output is not Format.TABLE) as progress:
-        found = verify_vapp(vapp_name(vapp), connect, seed, progress)
+        found = verify_vapp(vapp_name(vapp, parameters), connect, seed, progress)
     verdicts = found.verdicts
     if output is Format.TABLE:
         table("", ["check", "outcome", "claim", "detail"], rows(verdicts, all_checks))

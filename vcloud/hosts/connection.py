@@ -147,8 +147,8 @@ def is_absent(error: libvirt.libvirtError) -> bool:
     }
 
 
-def found_or_none(lookup: Callable[..., Any], *key: str) -> Any:
-    """What a lookup of libvirt finds, or None where there is nothing of that name."""
+def found_or_none(lookup: Callable[..., Any], *key: object) -> Any:
+    """What a call of libvirt gives, or None where what it asks for is not there, or is gone."""
     try:
         return lookup(*key)
     except libvirt.libvirtError as error:

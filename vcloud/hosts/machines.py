@@ -19,6 +19,11 @@ from vcloud.hosts.connection import Host, found_or_none, message_of, translated
 
 METADATA_KEY = "vcloud"
 SHUTDOWN_TIMEOUT = 30
+WHOLLY = (
+    libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+    | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+    | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+)
 
 
 def make_network(host: Host, name: str, xml: str) -> None:
@@ -37,7 +42,7 @@ def remove_network(host: Host, name: str) -> None:
             return
         if network.isActive():
             network.destroy()
-        network.undefine()
+        found_or_none(network.undefine)  # one that was not kept went when it ended
 
 
 def make_filter(host: Host, name: str, uuid: str, xml: str) -> None:
@@ -99,7 +104,7 @@ def stop_domain(host: Host, name: str, *, gently: bool) -> None:
             return
         if gently:
             _ask_to_shut_down(domain)
-        if domain.isActive():
+        if _runs(domain):
             domain.destroy()
 
 
@@ -110,8 +115,21 @@ def _ask_to_shut_down(domain: libvirt.virDomain) -> None:
     except libvirt.libvirtError:
         domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
     deadline = time.monotonic() + SHUTDOWN_TIMEOUT
-    while domain.isActive() and time.monotonic() < deadline:
+    while _runs(domain) and time.monotonic() < deadline:
         time.sleep(0.2)
+
+
+def _runs(domain: libvirt.virDomain) -> bool:
+    """Also of a domain that somebody has undefined while it ran: it is gone when it ends."""
+    return bool(found_or_none(domain.isActive))
+
+
+def forget_memory(host: Host, name: str) -> None:
+    """Discards what `virsh managedsave` kept of a stopped domain: it would start with the hardware of that moment."""
+    with translated(f"the saved memory of '{name}' could not be discarded on {host.name}"):
+        domain = found_or_none(host.connection.lookupByName, name)
+        if domain is not None and not domain.isActive() and domain.hasManagedSaveImage():
+            domain.managedSaveRemove()
 
 
 def remove_domain(host: Host, name: str) -> None:
@@ -122,11 +140,7 @@ def remove_domain(host: Host, name: str) -> None:
             return
         if domain.isActive():
             domain.destroy()
-        domain.undefineFlags(
-            libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
-            | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-            | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-        )
+        found_or_none(domain.undefineFlags, WHOLLY)  # one that was not kept went when it ended
 
 
 def set_link(host: Host, name: str, interface_xml: str) -> None:
@@ -150,11 +164,12 @@ def cut_links(host: Host, name: str) -> None:
 
 
 def mark_domain(host: Host, name: str, attributes: dict[str, str]) -> None:
-    """Writes vcloud's own element into the domain's metadata, in the definition and in the running domain."""
+    """Writes vcloud's own element into the domain's metadata, in the definition, if it has one, and in the running domain."""
     element = ElementTree.Element("vm", attributes)
     with translated(f"'{name}' could not be marked on {host.name}"):
         domain = _present(host, name)
-        flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG | (libvirt.VIR_DOMAIN_AFFECT_LIVE if domain.isActive() else 0)
+        flags = libvirt.VIR_DOMAIN_AFFECT_LIVE if domain.isActive() else 0
+        flags |= libvirt.VIR_DOMAIN_AFFECT_CONFIG if domain.isPersistent() else 0
         text = ElementTree.tostring(element, encoding="unicode")
         domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, text, METADATA_KEY, METADATA_NAMESPACE, flags)
 

@@ -67,7 +67,8 @@ def observe_vapp(host: Host, vapp: str) -> VappState:
             for name, (network, active) in seen.networks.items()
             if name.startswith(prefix)
         ]
-    return VappState(manifest, tuple(filter(None, domains)), tuple(filter(None, networks)))
+        others = {domain.UUIDString(): name for name, (domain, _) in seen.domains.items() if not name.startswith(prefix)}
+    return VappState(manifest, tuple(filter(None, domains)), tuple(filter(None, networks)), others, seen.uplink_gone(manifest))
 
 
 def domain_ids(host: Host, design: Design) -> tuple[tuple[str, int], ...]:
@@ -131,6 +132,10 @@ class _Seen:
         found = self.networks.get(MANIFEST + vapp)
         record = found and _unless_gone(lambda: record_of(found[0]))
         return _decoded(record) if record else None
+
+    def uplink_gone(self, manifest: Manifest | None) -> bool:
+        name = manifest.uplink.network if manifest else ""
+        return bool(name) and not self.networks.get(name, (None, False))[1]
 
     def vapps(self) -> tuple[str, ...]:
         return tuple(sorted(name.removeprefix(MANIFEST) for name in self.networks if name.startswith(MANIFEST)))

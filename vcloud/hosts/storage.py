@@ -113,8 +113,8 @@ class Store:
         return path
 
     def has_data(self, vm: Vm) -> bool:
-        """Whether a data disk of the VM is there."""
-        return any(self.pool.exists(disk.volume) for disk in vm.disks)
+        """Whether a data disk of the VM is there, be it one that the file names no more."""
+        return bool(self.pool.names(f"vm.{vm.domain}."))
 
     def delete_root(self, domain: str) -> None:
         self.pool.delete([f"root.{domain}.qcow2"])

@@ -46,6 +46,7 @@ def plan_changes(wanted: Manifest, state: VappState, host: str, *, reload: bool 
 
     Raises VcloudError when a name that the vApp needs belongs to somebody else, SmallerDiskError.
     """
+    refuse_renamed(wanted.design, state)
     refuse_foreign_names(wanted.design, state)
     refuse_smaller_disks(wanted.design, state.manifest)
     steps = [*_vm_removals(wanted, state), *_network_steps(wanted.design, state), *_vm_steps(wanted, state)]
@@ -54,6 +55,16 @@ def plan_changes(wanted: Manifest, state: VappState, host: str, *, reload: bool 
         steps.append(Step(Verb.RECORD, wanted.design.vapp, "the description changed, nothing that runs does"))
     order = list(Verb)
     return Plan(wanted.design.vapp, host, tuple(sorted(steps, key=lambda step: order.index(step.verb))))
+
+
+def refuse_renamed(design: Design, state: VappState) -> None:
+    """The disks of a VM whose domain has another name now must not go from under it."""
+    for vm in design.vms:
+        if name := state.renamed(vm):
+            raise VcloudError(
+                f"the domain of '{vm.name}' is called '{name}' now, and its disks are in use there",
+                f"Give it its name back (virsh domrename {name} {vm.domain}), or remove it (virsh undefine {name}).",
+            )
 
 
 def refuse_foreign_names(design: Design, state: VappState) -> None:
@@ -99,7 +110,7 @@ def _settled(wanted: Manifest, state: VappState) -> bool:
 def _vm_removals(wanted: Manifest, state: VappState) -> Iterator[Step]:
     names = {vm.domain for vm in wanted.design.vms}
     for domain in state.domains:
-        if domain.vapp == wanted.design.vapp and domain.name not in names:
+        if domain.is_of(wanted.design.vapp) and domain.name not in names:
             yield Step(Verb.REMOVE_VM, domain.name, "no longer in the file")
 
 
@@ -129,7 +140,8 @@ def _vm_steps(wanted: Manifest, state: VappState) -> Iterator[Step]:
         have = standing_digests(vm, domain, state.manifest)
         old = _old_vm(vm, state.manifest)
         if have is None:
-            yield Step(Verb.REMAKE_VM, vm.name, "an earlier run was interrupted while making it")
+            lost = "; its data disks, never finished, begin anew" if vm.disks and not domain.keeps_data else ""
+            yield Step(Verb.REMAKE_VM, vm.name, f"an earlier run was interrupted while making it{lost}")
         elif have.root != digests.root:
             yield Step(Verb.REMAKE_VM, vm.name, _root_why(vm, old))
         elif have.hardware != digests.hardware:
@@ -149,6 +161,8 @@ def _vm_steps(wanted: Manifest, state: VappState) -> Iterator[Step]:
 
 def _cut_off(vm: Vm, state: VappState) -> str:
     """Why no packet reaches some card of a VM that runs: when a network ends its bridge goes, and a new one of that name has no ports."""
+    if vm.role is Role.FIREWALL and state.uplink_gone:
+        return "the uplink's network was stopped or removed,"
     for name in dict.fromkeys(nic.network for nic in vm.nics if nic.network):
         standing = state.network(name)
         if standing is None or not standing.active:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -72,7 +73,7 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class DomainState:
-    """A libvirt domain that carries this vApp's mark or one of its names."""
+    """A libvirt domain with a name as this vApp's VMs have."""
 
     name: str
     uuid: str
@@ -92,6 +93,10 @@ class DomainState:
     keeps_data: bool = False
     """Of a VM that is not wholly made: its data disks are older than this making of it."""
 
+    def is_of(self, vapp: str) -> bool:
+        """Whether it is a VM of the vApp: somebody's clone of one has its mark, and another name."""
+        return self.vapp == vapp and self.name == f"{vapp}.{self.vm}"
+
 
 @dataclass(frozen=True, slots=True)
 class NetworkState:
@@ -108,6 +113,15 @@ class VappState:
     manifest: Manifest | None
     domains: tuple[DomainState, ...]
     networks: tuple[NetworkState, ...]
+    others: Mapping[str, str] = field(default_factory=dict)
+    """UUID -> name of every domain of the host with a name that is none of this vApp's."""
+    uplink_gone: bool = False
+    """The libvirt network on which the firewall meets the outside is stopped or removed."""
+
+    def renamed(self, vm: Vm) -> str:
+        """The name that somebody gave a VM's domain; empty where it has its own, or none."""
+        found = next((domain.name for domain in self.domains if domain.uuid == vm.uuid), "") or self.others.get(vm.uuid, "")
+        return found if found != vm.domain else ""
 
     def brought_in(self, vm: Vm) -> bool:
         """Whether this VM runs since `vcloud up` looked after its links, its services and its rules."""

@@ -10,7 +10,7 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from vcloud.design.model import Service
@@ -44,6 +44,7 @@ def problems_of(vapp: Vapp, folder: Path, wrong: Iterable[str] = ()) -> Iterator
     for tier, vm in vapp.vms.items():
         yield from _vm_problems(f"vms.{tier}", vm, at)
         yield from _image_problems(f"vms.{tier}.image", vm, at)
+        yield from _file_problems(f"vms.{tier}.files", vm, at)
         for path, file in vm.files.items():
             yield from _source_problems(f'vms.{tier}.files["{path}"].source', file, folder, at)
     yield from mount_problems(vapp, {})
@@ -74,7 +75,8 @@ def notes(vapp: Vapp) -> tuple[Problem, ...]:
     """What is allowed but probably not meant."""
     at = _Pointer(vapp)
     used = {zone for vm in vapp.vms.values() for zone in vm.zones}
-    return tuple(at(f"zones.{zone}", "no VM is in this zone") for zone in vapp.zones if zone not in used)
+    empty = (at(f"zones.{zone}", "no VM is in this zone") for zone in vapp.zones if zone not in used)
+    return (*empty, *_unwatched_cards(vapp, at), *_odd_exceptions(vapp, at))
 
 
 class _Pointer:
@@ -154,6 +156,13 @@ def _vm_problems(path: str, vm: Vm, at: _Pointer) -> Iterator[Problem]:
             "packages can only be added to an image that vcloud builds",
             "Put them into the qcow2 image, or use a recipe.",
         )
+
+
+def _file_problems(path: str, vm: Vm, at: _Pointer) -> Iterator[Problem]:
+    """A path below another file's can never be made."""
+    for name in vm.files:
+        if above := next((parent for parent in map(str, PurePosixPath(name).parents) if parent in vm.files), None):
+            yield at(f'{path}["{name}"]', f"'{above}' is a file, so no other can be in it", "Choose another path for one of them.")
 
 
 def _image_problems(path: str, vm: Vm, at: _Pointer) -> Iterator[Problem]:
@@ -314,3 +323,79 @@ def _can_be_published(flow: Flow, at: _Pointer) -> bool:
 
 def _has_sound_ports(flow: Flow, at: _Pointer) -> bool:
     return at.is_sound(f"{flow.path}.service", f"{flow.path}.publish")
+
+
+def _unwatched_cards(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
+    """VMs that a detector watches at some of their cards only."""
+    for detector in vapp.protection.dlp:
+        for tier, vm in vapp.vms.items():
+            others = [zone for zone in vm.zones if zone not in detector.leaving]
+            if 0 < len(others) < len(vm.zones):
+                listed = ", ".join(others)
+                what = f"VM '{tier}' also has a card in {listed}, by which the data may leave without being searched"
+                yield at(f"{detector.path}.leaving", what, f"Add {listed} to leaving.")
+
+
+def _odd_exceptions(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
+    """Exceptions of detectors that do nothing, or more than they say."""
+    flows = {flow.id: flow for flow in vapp.flows}
+    by_path: dict[_Path, list[Flow]] = {}
+    if any(detector.excepted for detector in vapp.protection.dlp):
+        for flow in vapp.flows:
+            for path in _paths(vapp, flow):
+                by_path.setdefault(path, []).append(flow)
+    for detector in vapp.protection.dlp:
+        for flow in (flows[name] for name in detector.excepted):
+            leaving = [path for path in _paths(vapp, flow) if (path[0][1] in detector.leaving) != (path[1][1] in detector.leaving)]
+            alike = {other.id: other for path in leaving for other in by_path[path] if _share_a_service(flow, other)}
+            also = [other for name, other in alike.items() if name not in detector.excepted]
+            if not leaving:
+                what = f"flow '{flow.id}' never leaves the zones of this detector, so this exception has no effect"
+                yield at(f"{detector.path}.except", what, "Remove it.")
+            elif also:
+                more = f" and {len(also) - 1} more" if also[1:] else ""
+                what = f"the exception for flow '{flow.id}' also holds for flow '{also[0].id}' in line {also[0].line}{more}"
+                yield at(f"{detector.path}.except", f"{what}: both have the same source, target and service", "Except both, or neither.")
+
+
+_Card = tuple[str, str]
+"""The VM of the file, and the zone; of the internet, nothing."""
+_Path = tuple[_Card, _Card]
+
+
+def _paths(vapp: Vapp, flow: Flow) -> frozenset[_Path]:
+    """From which cards to which a flow goes, as `vcloud.design.resolve` chooses them."""
+    wanted = _zone_of(vapp, flow.target)
+    return frozenset(
+        _path(vapp, one, other, wanted)
+        for one in _tiers(vapp, flow.source)
+        for other in _tiers(vapp, flow.target)
+        if one != other or vapp.vms[one].count not in (None, 1)
+    )
+
+
+def _path(vapp: Vapp, one: str, other: str, wanted: str) -> _Path:
+    here, there = (vapp.vms[tier].zones if tier else () for tier in (one, other))
+    if not there:
+        return (one, here[0]), ("", "")
+    end = wanted if wanted in there else next((zone for zone in there if zone in here), there[0])
+    return (one, end if end in here else here[0] if here else ""), (other, end)
+
+
+def _tiers(vapp: Vapp, end: str) -> tuple[str, ...]:
+    """The VMs that a flow's end stands for, replicas as one; the internet is nothing."""
+    if end == INTERNET:
+        return ("",)
+    if zone := _zone_of(vapp, end):
+        return tuple(tier for tier, vm in vapp.vms.items() if zone in vm.zones)
+    return (end.removeprefix("vm:"),)
+
+
+def _zone_of(vapp: Vapp, end: str) -> str:
+    """The zone that a flow's end names, or nothing."""
+    kind, _, name = end.rpartition(":")
+    return name if kind == "zone" or (name not in vapp.vms and name != INTERNET) else ""
+
+
+def _share_a_service(one: Flow, other: Flow) -> bool:
+    return any(a.protocol is b.protocol and a.first <= b.last and b.first <= a.last for a in one.services for b in other.services)

@@ -318,6 +318,11 @@ _SENTENCES: Final = (
         "the bracket of line {} is not closed before this, or a comma is missing",
         "Put text with { } [ ] , in it in quotes.",
     ),
+    (
+        "found unexpected ':'",
+        "a ':' stands at the end of a word inside brackets",
+        "Inside { } a key without a value is written with one, like app: {}, and text with a ':' at its end in quotes.",
+    ),
     ("did not find expected key", "a key was expected here", "Check the indentation, quotes and brackets around this line."),
     ("did not find expected '-' indicator", "a '-' was expected here", "Indent all items of the list alike."),
     ("unexpected end of stream", "the file ends inside quotes", "Close the quotes that are opened here."),

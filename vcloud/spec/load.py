@@ -16,7 +16,7 @@ from vcloud.spec.check import problems_of
 from vcloud.spec.document import LARGEST, Node, read_document
 from vcloud.spec.fields import Surroundings
 from vcloud.spec.model import Vapp, derived_id
-from vcloud.spec.parameters import fill_in
+from vcloud.spec.parameters import GIVEN, fill_in
 from vcloud.spec.report import deepest, problems_in
 from vcloud.spec.types import FieldError, parse_name, parse_service
 
@@ -53,10 +53,12 @@ def parse_vapp(data: bytes | str, file: str = "vapp.yaml", folder: Path = Path()
     return vapp
 
 
-def read_name(path: Path) -> str:
-    """The name of the vApp in a file, whatever else is wrong there. Raises SpecError, UsageError."""
+def read_name(path: Path, parameters: Mapping[str, str] | None = None) -> str:
+    """The name of the vApp in a file, whatever else is wrong there but the parameters that are given. Raises SpecError, UsageError."""
     document = read_document(_read(path), str(path))
-    fill_in(document, {})
+    fill_in(document, parameters or {})
+    if wrong := tuple(problem for problem in document.problems if problem.field == "name" or problem.field.startswith(GIVEN)):
+        raise SpecError(wrong)
     try:
         return parse_name(document.tree.get("name"))
     except FieldError as error:

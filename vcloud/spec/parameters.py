@@ -14,6 +14,8 @@ from vcloud.errors import Problem
 from vcloud.spec.document import REFUSED, Document, Node, Place, dotted
 from vcloud.spec.types import PARAMETER_LENGTH, FieldError, Suggestions, kind_of, nearest, parse_content, shown
 
+GIVEN: Final = "-P "
+"""Before the name of a parameter, where a problem is about what was given for it."""
 MOST_INSERTED: Final = 8 << 20
 """Characters that all parameters together may add to a file."""
 
@@ -47,7 +49,7 @@ def _values(document: Document, declared: Node, given: Mapping[str, str]) -> dic
         if name not in declared:
             hint = nearest(name, list(declared), "Its parameters are") or "It declares none."
             document.problems.append(
-                Problem(document.file, document.lines.get("parameters", 0), f"-P {shown(name)}", "the file has no such parameter", hint)
+                Problem(document.file, document.lines.get("parameters", 0), f"{GIVEN}{shown(name)}", "the file has no such parameter", hint)
             )
         elif values[name] is not REFUSED:
             values[name] = _given(document, name, text, declared[name])
@@ -64,10 +66,10 @@ def _given(document: Document, name: str, text: str, default: object) -> object:
         try:
             return parse_content(text, PARAMETER_LENGTH)
         except FieldError as error:
-            document.problems.append(Problem(document.file, 0, f"-P {name}", error.what, error.hint))
+            document.problems.append(Problem(document.file, 0, f"{GIVEN}{name}", error.what, error.hint))
             return REFUSED
     what = f"'{shown(text)}' is not {kind_of(default)}"
-    document.problems.append(Problem(document.file, 0, f"-P {name}", what, f"Its default is {shown(default)}."))
+    document.problems.append(Problem(document.file, 0, f"{GIVEN}{name}", what, f"Its default is {shown(default)}."))
     return REFUSED
 
 

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from vcloud.errors import Problem
 from vcloud.spec.document import Document, Node, Place, dotted
-from vcloud.spec.types import FieldError, Suggestions, kind_of, shown
+from vcloud.spec.types import FieldError, Suggestions, kind_of, lacking_protocol, shown
 
 _EMPTY: Final = "Write something below the key, or remove it."
 
@@ -52,6 +52,8 @@ def _sentence(error: ErrorDetails, kind: type[BaseModel], suggestions: Suggestio
     """What is wrong and the way out, in the words of the file."""
     given, context = error.get("input"), error.get("ctx", {})
     match error["type"]:
+        case "value_error" if error["loc"] == ("vcloud",) and given == "1":
+            return "the version is a number, not text", "Remove the quotes."
         case "value_error" if isinstance(context["error"], FieldError):
             return context["error"].what, context["error"].hint
         case "missing":
@@ -65,6 +67,8 @@ def _sentence(error: ErrorDetails, kind: type[BaseModel], suggestions: Suggestio
             return f"true or false is wanted, not {_given(given)}", ""
         case "dict_type" | "model_type":
             return f"a mapping is wanted, not {_given(given)}", "" if given is not None else _EMPTY
+        case "tuple_type" if type(given) is int and error["loc"][-1] == "service":
+            return (lacking := lacking_protocol(given)).what, lacking.hint
         case "tuple_type" | "list_type":
             return f"a list is wanted, not {_given(given)}", "" if given is not None else _EMPTY
         case "greater_than_equal":

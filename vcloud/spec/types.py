@@ -72,6 +72,7 @@ _KEY_TYPES: Final = frozenset(
         "sk-ecdsa-sha2-nistp256@openssh.com",
     }
 )
+_ADDRESS: Final = re.compile("[a-z0-9+]{1,10}://", re.IGNORECASE)
 _NO_CONTENT: Final = re.compile(r"[^\n\t\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]")
 
 
@@ -316,12 +317,19 @@ def format_duration(seconds: int) -> str:
 
 def parse_service(value: object) -> Service:
     """`tcp/80`, `udp/53`, `tcp/8000-8010` or `icmp`."""
-    text = text_of(value)
+    text = str(value) if type(value) is int else text_of(value)
     protocol, _, ports = text.partition("/")
     if protocol == Protocol.ICMP and ports:
         raise FieldError(f"'{shown(text)}': ICMP has no ports", "Write icmp.")
+    if re.fullmatch(PORTS_PATTERN, text):
+        raise lacking_protocol(text)
     matching(text, SERVICE_PATTERN, "a service", "Write it like tcp/80, udp/53, tcp/8000-8010 or icmp.")
     return Service(Protocol(protocol), *(parse_ports(ports) if ports else (0, 0)))
+
+
+def lacking_protocol(ports: object) -> FieldError:
+    """What to say where only ports stand for a service."""
+    return FieldError(f"{shown(ports)} is a port without its protocol", f"Write the protocol, like tcp/{shown(ports)}.")
 
 
 def parse_ports(value: object) -> tuple[int, int]:
@@ -349,6 +357,8 @@ def parse_guest_path(value: object) -> str:
 
 def parse_local_path(value: object) -> str:
     """A path on this machine; letters, digits and a few signs only, because it ends up in XML and in argv."""
+    if isinstance(value, str) and _ADDRESS.match(value):
+        raise FieldError(f"'{shown(value)}' is an address, not a path", "An image from an address is written {url: ..., sha256: ...}.")
     text = matching(value, LOCAL_PATH_PATTERN, "a path that vcloud takes", "Use letters, digits and _ . + @ - between the slashes.")
     if len(text) > TEXT_LENGTH:
         raise FieldError(f"this path has {len(text)} characters, at most {TEXT_LENGTH} are allowed")
@@ -357,6 +367,8 @@ def parse_local_path(value: object) -> str:
 
 def parse_source(value: object) -> str:
     """A path beside the vApp file: a file from a stranger must not read what lies elsewhere on this machine."""
+    if isinstance(value, str) and _ADDRESS.match(value):
+        raise FieldError(f"'{shown(value)}' is an address, not a path", "Fetch it, and name the file that you have then.")
     text = parse_local_path(value)
     if text.startswith("/") or ".." in text.split("/"):
         raise FieldError(

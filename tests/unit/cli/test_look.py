@@ -14,6 +14,7 @@ from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import HostRef
 from vcloud.hosts.observe import delete_manifest, domain_ids, write_manifest
 from vcloud.plan.state import Phase
+from vcloud.rendering import UPLINK
 from vcloud.status import all_vapps
 
 URI = "test:///default"
@@ -30,6 +31,7 @@ def host() -> Iterator[Host]:
             opened.connection.createXML(DOMAIN.format(name=vm.domain, uuid=vm.uuid))
         for network in (network for zone in DESIGN.zones for network in zone_networks(zone)):
             opened.connection.networkCreateXML(NETWORK.format(name=network.name, uuid=network.uuid, bridge=network.bridge))
+        opened.connection.networkCreateXML(f"<network><name>{UPLINK.network}</name><bridge name='u0'/></network>")
         write_manifest(opened, replace(manifest_of(DESIGN), phase=Phase.READY, ids=domain_ids(opened, DESIGN)))
         yield opened
         delete_manifest(opened, DESIGN.vapp)
@@ -49,6 +51,10 @@ def test_a_vapp_that_does_not_run_or_whose_run_has_not_ended_is_a_problem(host: 
     write_manifest(host, replace(manifest_of(DESIGN), phase=Phase.APPLYING))
     assert state() == "problem"
     write_manifest(host, replace(manifest_of(DESIGN), phase=Phase.READY, ids=domain_ids(host, DESIGN)))
+    assert state() == "ready"
+    host.connection.networkLookupByName(UPLINK.network).destroy()
+    assert state() == "problem"
+    host.connection.networkCreateXML(f"<network><name>{UPLINK.network}</name><bridge name='u0'/></network>")
     assert state() == "ready"
     host.connection.lookupByName(DESIGN.firewall.domain).destroy()
     assert state() == "problem"

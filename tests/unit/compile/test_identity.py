@@ -86,7 +86,9 @@ def test_of_several_cards_each_answers_by_itself_and_the_first_carries_the_defau
     ]
     nic, zone = vm(relay, "gate-1").nics[1], relay.zone("back")
     gate = zone.gateway.address4
-    assert [line for line in lines(relay, "gate-1", "addr", "route", "rule") if ":" not in line and ("eth1" in line or line.endswith("101"))] == [
+    assert [
+        line for line in lines(relay, "gate-1", "addr", "route", "rule") if ":" not in line and ("eth1" in line or line.endswith("101"))
+    ] == [
         f"addr eth1 {nic.address4}/32",
         f"route eth1 {gate}/32",
         f"route eth1 {zone.prefix4} via {gate} src {nic.address4}",

@@ -107,6 +107,37 @@ def test_a_change_costs_what_it_must_and_no_more(old: str, new: str, steps: list
     assert told(plan(design(old, new), STANDING)) == steps
 
 
+def called(state: VappState, name: str, other: str) -> VappState:
+    """The same after `virsh domrename`."""
+    return with_domain(state, name, lambda domain: replace(domain, name=other))
+
+
+@pytest.mark.parametrize("name", ["db-backup", "shop.old"])
+def test_a_renamed_domain_is_neither_made_anew_nor_removed(name: str) -> None:
+    """Its disks are in use under the other name. libvirt tells both names by the UUID."""
+    uuid = next(vm.uuid for vm in design().vms if vm.name == "api")
+    inside = called(STANDING, "shop.api", name)
+    outside = replace(without_domain(STANDING, "shop.api"), others={uuid: name})
+    with pytest.raises(VcloudError, match=f"is called '{name}'") as refused:
+        plan(design(), inside if name.startswith("shop.") else outside)
+    assert f"virsh domrename {name} shop.api" in refused.value.hint
+    assert plan(design(), replace(STANDING, others={"another uuid": name})).steps == ()
+
+
+def test_somebodys_clone_of_a_vm_is_not_the_vapps() -> None:
+    """virt-clone copies the mark. The twin has the name that its mark says, and goes."""
+    clone = replace(STANDING.domains[-1], name="shop.api-clone", uuid="11111111-2222-4333-8444-555555555555")
+    assert plan(design(), replace(STANDING, domains=(*STANDING.domains, clone))).steps == ()
+    former = replace(clone, vm="api-clone")
+    assert told(plan(design(), replace(STANDING, domains=(*STANDING.domains, former)))) == [("remove VM", "shop.api-clone", "remove")]
+
+
+def test_a_firewall_whose_uplink_has_gone_starts_anew() -> None:
+    found = plan(design(), replace(STANDING, uplink_gone=True))
+    assert told(found) == [("restart VM", "firewall", "restart"), LOAD_FIREWALL]
+    assert "uplink" in why(found, "firewall")
+
+
 def test_a_new_image_makes_its_vms_anew() -> None:
     wanted = manifest_of(design(), images={"api": "another digest"})
     changes = plan_changes(wanted, STANDING, "h1")

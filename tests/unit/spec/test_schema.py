@@ -23,6 +23,7 @@ NOT_STRUCTURAL = {
     "clashing-zones",
     "detector-ids",
     "dlp-patterns",
+    "files-in-files",
     "flow-ambiguous-end",
     "parameter-types",
     "published-twice",
