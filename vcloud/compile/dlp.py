@@ -35,7 +35,9 @@ LONGEST_LIST: Final = 2000
 """Characters of a list of addresses that stands in a rule itself. Suricata takes no line of more than 8192."""
 LIST_LENGTH: Final = 100
 """Entries of a group in `vars.yaml`; more become a group of groups, because Suricata takes no list of more than 8192 characters, either."""
-CARD_CANDIDATE: Final = rf"[2-6](?:[ .-]?\d){{{FEWEST_DIGITS - 1}}}"
+WIDEST_GAP: Final = 2
+"""Separators that may stand between two groups of digits of a card number."""
+CARD_CANDIDATE: Final = rf"[2-6](?:[ \t.-]{{0,{WIDEST_GAP}}}\d){{{FEWEST_DIGITS - 1}}}"
 
 Addresses = tuple[str, ...]
 """Of cards, each in both versions of IP, or `OUTSIDE`."""
@@ -51,7 +53,7 @@ class Place:
     """Chooses the direction and Suricata's buffer."""
     argument: str = "buffer"
     """What a Lua script gets: a sticky buffer, or the stream or payload where no buffer is chosen."""
-    separators: str = " -"
+    separators: str = " \t-"
     """What may stand between the digits of a card number."""
 
 
@@ -59,13 +61,16 @@ PLACES: Final = (
     Place("tcp", "tcp", "", "stream"),
     Place("udp", "udp", "", "payload"),
     Place("icmp", "icmp", "", "payload"),
-    Place("dns-name", "dns", "dns.query;", separators=" -."),
+    Place("dns-name", "dns", "dns.query;", separators=" \t-."),
     Place("http-target", "http", "flow:established,to_server; http.uri.raw; url_decode;"),
     Place("http-request-body", "http", "flow:established,to_server; http.request_body; url_decode;"),
+    # Both, because what is written with `+` or `%` is only found before it is decoded.
     Place("http-response-body", "http", "flow:established,to_client; http.response_body;"),
+    Place("http-response-body-decoded", "http", "flow:established,to_client; http.response_body; url_decode;"),
     Place("http-request-header", "http", "flow:established,to_server; http.header; url_decode;"),
     Place("http-response-header", "http", "flow:established,to_client; http.header; url_decode;"),
     Place("http-request-cookie", "http", "flow:established,to_server; http.cookie; url_decode;"),
+    Place("http-response-cookie", "http", "flow:established,to_client; http.cookie; url_decode;"),
     Place("http2-body", "http2", "flow:established; file.data;"),
     Place("mail", "smtp", "flow:established,to_server; file.data;"),
 )
@@ -211,7 +216,8 @@ def _script(detector: Detector, place: Place) -> str:
         "suricata/card-number.lua.j2",
         detector=detector.id,
         argument=place.argument,
-        separators="".join(f"%{separator}" for separator in place.separators),
+        separators="".join(f"%{separator}" for separator in place.separators).replace("\t", r"\t"),
+        widest=WIDEST_GAP,
         at_least=detector.at_least,
         fewest=FEWEST_DIGITS,
         most=MOST_DIGITS,

@@ -110,15 +110,38 @@ def _letter(letter: str) -> str:
     return rf"(?:{letter}|\$\{{[^{{}}]{{0,40}}[:-]{letter}\}})"
 
 
-_SQL_UNION: Final = r"(?:['\x22)]|\b\d+)(?:\s|\x2f\*.{0,40}?\*\x2f)+union(?:\s|\x2f\*.{0,40}?\*\x2f)+(?:(?:all|distinct)\s+)?\(?\s*select\b"
-_SQL_ALWAYS_TRUE: Final = r"['\x22]\s*\)*\s*(?:or|and|\|\|)\s+\(*\s*(?:(['\x22]?)(\w+)\1\s*=\s*\1\2|\d+\s*=\s*\d+)"
+# Possessive quantifiers, because Suricata takes a search that goes back too often for one that found nothing.
+_GAP: Final = r"(?:\s|\x2f\*(?s:.{0,40}?)\*\x2f)"
+"""What SQL takes for white space, comments included."""
+_QUOTE: Final = r"\\?['\x22]"
+"""Plain, or as JSON has it inside a string."""
+_SELECT: Final = rf"union(?:{_GAP}++(?:all|distinct)\b)?(?:{_GAP}++|\()\(?{_GAP}*+select\b"
+# Without a gap it may be a phrase in quotes: then what is selected has to look like SQL.
+_SELECTED: Final = rf"{_GAP}*+(?:[\d@*('\x22]|null\b|\w+{_GAP}*+[,(]|[\w.]+{_GAP}++from\b)"
+_SQL_UNION: Final = rf"(?:(?:['\x22)]|\b\d+){_GAP}++{_SELECT}|{_QUOTE}\)*{_SELECT}{_SELECTED})"
+_OR: Final = rf"(?:(?:or|and)(?:{_GAP}++|(?=[(\\'\x22]))|(?:\|\||&&){_GAP}*+)\(*{_GAP}*+"
+_EQUALS: Final = rf"{_GAP}*+={_GAP}*+"
+_SQL_ALWAYS_TRUE: Final = (
+    rf"(?:{_QUOTE}{_GAP}*+\)*{_GAP}*+{_OR}(?:({_QUOTE})(\w*)\g{{-2}}{_EQUALS}\g{{-2}}\g{{-1}}(?!\w)|(\w+){_EQUALS}\g{{-1}}(?!\w)|\d+{_EQUALS}\d"
+    rf"|(?:true|\d+){_GAP}*+(?:--|#))"
+    rf"|(?:^|[=:,(\x2f'\x22])-?\d+\)*{_GAP}*+{_OR}(\d+){_EQUALS}\g{{-1}}(?!\w))"
+)
 _SQL_STACKED: Final = (
     r"(?:\bpg_sleep\s*\(\s*\d|\bbenchmark\s*\(\s*\d+\s*,|\bwaitfor\s+delay\s+['\x22]|\bxp_cmdshell\b"
     r"|['\x22)\d]\s*\x3b\s*(?:drop|truncate|alter)\s+(?:table|database|schema|role|user)\b)"
 )
+_SPACE: Final = r"(?:\s|<|\$IFS(?:\$\d)?|\$\{IFS[^}]{0,20}\})+"
+"""What a shell takes for a space."""
 _COMMAND: Final = (
-    r"(?:[\x3b|`\n]|&&|\$\()\s*(?:\x2f(?:usr\x2f)?bin\x2f)?(?:(?:cat|head|tail|less|more)\s+[\x2f.~]|(?:id|whoami|uname(?:\s+-\w+)?|ls(?:\s+-\w+)?)\s*(?:$|[\x3b|&`)#\n])"
-    r"|(?:wget|curl|fetch)\s+(?:-\w+\s+)*[\w.-]+[.:\x2f]|(?:ba|da|z|k)?sh\s+-\w|(?:nc|ncat|netcat)\s+-?\w|powershell(?:\.exe)?\s)"
+    rf"\s*(?:\x2f(?:usr\x2f)?bin\x2f)?(?:(?:cat|head|tail|less|more){_SPACE}(?:\.{{0,2}}\x2f|~|\.\w)"
+    rf"|(?:wget|curl|fetch){_SPACE}(?:-[\w-]+{_SPACE})*(?:\w+:\x2f\x2f|[\w.-]+[.:\x2f]\w)|(?:ba|da|z|k)?sh{_SPACE}-\w"
+    rf"|(?:nc|ncat|netcat){_SPACE}(?:-\w|[\w.-]+{_SPACE}\d)|(?i:powershell(?:\.exe)?\s+(?:[-\x2f]\w|iex\b|invoke-))"
+    r"|(?:id|whoami|uname(?:\s+-\w+)?|ls(?:\s+-\w+)?)\s*"
+)
+_COMMAND_IN_TARGET: Final = rf"(?-i)(?:[\x3b|`\n]|&&|\$\(){_COMMAND}(?:$|[\x3b|&`)#\n]))"
+# People write texts, too: lines that begin with a word, tables with `;` or `|` between their columns, and code in backticks.
+_COMMAND_IN_BODY: Final = (
+    rf"(?-i)(?:[\x3b|]|(?<=[\w='\x22])`|&&|\$\(){_COMMAND}(?:$|[&)#]|`(?!\s+\w)|\r\n--|[\x3b|]\s*(?:$|[&#'\x22]|\r\n--)))"
 )
 _JNDI: Final = r"\$\{" + "".join(map(_letter, "jndi")) + r"\s*:"
 _EXECUTABLE_UPLOAD: Final = (
@@ -174,8 +197,15 @@ _WEB: Final = (
         "/probe/..%2fprobe/...html",
     ),
     _in_target(11, "file that holds secrets", _CONFIDENTIAL_FILES, "/probe?file=/etc/passwd", "/probe?file=/etc/passwords.html"),
-    _in_target(20, "shell command in the URL", _COMMAND, "/probe?host=a%3Bcat+/probe", "/probe?host=a%3Bcats"),
-    _in_body(21, "shell command in a body", _COMMAND, b"host=a;cat+/probe", b"host=a; cat food", kind="application/x-www-form-urlencoded"),
+    _in_target(20, "shell command in the URL", _COMMAND_IN_TARGET, "/probe?host=a%3Bcat+/probe", "/probe?host=a%3Bcats"),
+    _in_body(
+        21,
+        "shell command in a body",
+        _COMMAND_IN_BODY,
+        b"host=a;cat+/probe",
+        b"host=a; cat food",
+        kind="application/x-www-form-urlencoded",
+    ),
     _in_target(30, "Log4j lookup in the URL", _JNDI, "/?q=$%7Bjndi:probe%7D", "/?q=$%7Bjnd:probe%7D", 'content:"${"; '),
     _web(
         31,

@@ -12,6 +12,7 @@
 #include <linux/random.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
@@ -460,15 +461,26 @@ static int take_document(int fd)
     return 0;
 }
 
+/* At a boot, the boot's own run and that of `vcloud up` may meet: they take turns, and who comes second reads what the first one kept. */
+static int take_turn(void)
+{
+    const int fd = open("/run", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    return fd < 0 || flock(fd, LOCK_EX) ? fail_errno("/run") : 0;
+}
+
 int identity(void)
 {
-    return take_document(STDIN_FILENO);
+    return take_turn() ? print_error(0) : take_document(STDIN_FILENO);
 }
 
 int boot(void)
 {
-    int fd = open(kept_path, O_RDONLY | O_CLOEXEC);
+    int fd;
 
+    if (take_turn())
+        return print_error(0);
+    fd = open(kept_path, O_RDONLY | O_CLOEXEC);
     if (fd < 0 && errno != ENOENT) {
         fail_errno(kept_path);
         return print_error(0);

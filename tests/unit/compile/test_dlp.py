@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 
 from tests.design_builder import build_design
 from vcloud.compile.cards import BRANDS, check_digit, example_numbers, is_card_number, wrong_numbers
-from vcloud.compile.dlp import CARD_NUMBER, FIRST_RULE, LAST_RULE, PLACES, counted, dlp_probes, escaped, leak_rules, rule_sids
+from vcloud.compile.dlp import (
+    CARD_CANDIDATE,
+    CARD_NUMBER,
+    FIRST_RULE,
+    LAST_RULE,
+    PLACES,
+    WIDEST_GAP,
+    counted,
+    dlp_probes,
+    escaped,
+    leak_rules,
+    rule_sids,
+)
 from vcloud.compile.example import NoExampleError, matching_text, near_miss
 from vcloud.design.model import Action, Design, Detector
 from vcloud.spec.model import MOST_ZONES
@@ -102,6 +114,17 @@ def test_each_detector_and_place_keeps_its_sid_when_others_come_and_go() -> None
     assert len(set(together.values())) == 2 * len(PLACES)
     assert all(FIRST_RULE <= sid <= LAST_RULE for sid in together.values())
     assert alone.items() <= together.items()
+
+
+def test_pattern_and_scripts_agree_on_what_stands_between_digits() -> None:
+    scripts = dict(leak_rules(design_with(detector())).scripts)
+    for place in PLACES:
+        text = scripts[f"card-number-{place.argument}{'-dotted' if '.' in place.separators else ''}.lua"]
+        assert "".join("%" + {"\t": r"\t"}.get(separator, separator) for separator in place.separators) + "]*" in text
+        assert re.search(rf"\bwidest = .*, {WIDEST_GAP}$", text, re.MULTILINE)
+        for separator in place.separators:
+            assert re.search(CARD_CANDIDATE, (separator * WIDEST_GAP).join("4111111111111"))
+            assert not re.search(CARD_CANDIDATE, (separator * (WIDEST_GAP + 1)).join("4111111111111"))
 
 
 def test_rules_leave_a_set_of_zones_and_say_which_detector_they_are() -> None:

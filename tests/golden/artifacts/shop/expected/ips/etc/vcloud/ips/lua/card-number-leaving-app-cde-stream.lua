@@ -41,9 +41,10 @@ end
 local function count_new(text, seen)
   local count = 0
   for from, run, to in text:gmatch("()(%d[%d% %\t%-]*)()") do
-    local groups, gaps = {}, {}
-    for gap, group in run:gmatch("(%D*)(%d+)") do
-      groups[#groups + 1], gaps[#gaps + 1] = group, gap
+    local groups, gaps, past = {}, {}, 1
+    for start, group, stop in run:gmatch("()(%d+)()") do
+      groups[#groups + 1], gaps[#gaps + 1] = group, run:sub(past, start - 1)
+      past = stop
     end
     local before = text:sub(math.max(from - 2, 1), from - 1)
     local fraction = before:match("%d%.$")
