@@ -142,4 +142,4 @@ def _events(host: Host, domain: str) -> list[str]:
             alert = event["alert"]
             ends = f"{event.get('src_ip')}:{event.get('src_port', 0)} -> {event.get('dest_ip')}:{event.get('dest_port', 0)}"
             found.append(f"{event.get('timestamp', '')} {alert.get('action', '')}: {alert.get('signature', '')} ({ends})")
-    return found
+    return list(dict.fromkeys(found))  # what is dropped is there twice, as an alert and as a drop

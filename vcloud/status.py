@@ -151,7 +151,8 @@ def _published(design: Design, addresses: list[str]) -> list[str]:
     lines = []
     for flow in design.flows:
         for service, port in zip(flow.services, flow.publish, strict=bool(flow.publish)):
-            ends = ", ".join(f"[{address}]:{port.first}" if ":" in address else f"{address}:{port.first}" for address in addresses)
+            ports = str(port).rpartition("/")[2]
+            ends = ", ".join(f"[{address}]:{ports}" if ":" in address else f"{address}:{ports}" for address in addresses)
             lines.append(f"{ends} -> {flow.target} {service} ({flow.id})")
     return lines
 

@@ -72,7 +72,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 LOOK = {
     "firewall": "nft list ruleset | grep -E 'ctl:|flow:' | grep -v 'packets 0 '; ip neigh; "
     "cat /proc/sys/net/netfilter/nf_conntrack_count; tail -n 40 /proc/net/nf_conntrack; dmesg | tail -n 5",
-    "ips": "/usr/lib/vcloud/ips-report; /usr/lib/vcloud/ips-report events 5; tail -n 5 /var/log/suricata/suricata.log; ip -s link; cat /proc/loadavg",
+    "ips": "/usr/lib/vcloud/ips-report | cut -c1-1500; /usr/lib/vcloud/ips-report events 5; tail -n 5 /var/log/suricata/suricata.log; ip -s link; cat /proc/loadavg",
 }
 
 
