@@ -319,7 +319,8 @@ class _Run:
         if boot.seed:
             self.store.put_seed(vm.domain, self._seed(vm, fresh=verb in FRESH))
         marks = self._attributes(vm, finished=verb not in FRESH)
-        if (verb is Verb.REMAKE_VM or (verb is Verb.MAKE_VM and vm.disks)) and self.store.has_data(vm):
+        may_have_data = vm.disks or verb is Verb.REMAKE_VM  # asking costs a call, which counts where many VMs wake
+        if verb in FRESH and may_have_data and self.store.has_data(vm):
             marks["data"] = "kept"
         disks = {disk.volume: self.store.make_disk(disk.volume, disk.size) for disk in vm.disks}
         xml = render_domain(vm, self.target.artifacts.uplink, self.facts, boot, disks, marks)

@@ -108,7 +108,8 @@ def _tell(text: str) -> None:
     from vcloud.cli.output import harmless
 
     colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-    print(f"\033[31merror:\033[0m {harmless(text)}" if colour else f"error: {harmless(text)}", file=sys.stderr)
+    label = "\033[31merror:\033[0m" if colour else "error:"
+    print(f"{label} {harmless(text)}", file=sys.stderr)
 
 
 def _leave(code: Exit) -> None:

@@ -7,10 +7,11 @@ and the random seed are added by `vcloud.apply` at the moment of delivery and ar
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 
 from vcloud.compile.firewall import FIREWALL_SYSCTLS
+from vcloud.design.ends import meeting_zones, zone_named
 from vcloud.design.model import Design, Nic, Role, Uplink, Vm, Zone
 
 Address = IPv4Address | IPv6Address
@@ -47,9 +48,11 @@ def hosts_file(design: Design, vm: Vm) -> bytes:
     """/etc/hosts: every VM by name and by tier, at the address at which this VM meets it."""
     lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
     tiers = {other.tier for other in design.workloads}
-    leading = [flow.target.rpartition(":") for flow in design.flows if _stands_for(flow.source, vm, tiers)]
+    targets = [flow.target for flow in design.flows if _stands_for(flow.source, vm, tiers)]
+    zones = {zone_named(target, tiers) for target in targets}
+    led_to = {target.rpartition(":")[2] for target in targets if not zone_named(target, tiers)}
     for other in design.workloads:
-        nic = _named_nic(vm, other, leading)
+        nic = _named_nic(vm, other, zones, led_to)
         names = other.name if other.name == other.tier else f"{other.name} {other.tier}"
         lines += [f"{address} {names}" for address in (nic.address4, nic.address6)]
     return ("\n".join(lines) + "\n").encode()
@@ -57,23 +60,25 @@ def hosts_file(design: Design, vm: Vm) -> bytes:
 
 def _stands_for(end: str, vm: Vm, tiers: set[str]) -> bool:
     """Whether a flow's end means this VM."""
-    kind, _, name = end.rpartition(":")
-    return vm.tier == name if kind != "zone" and name in tiers else any(nic.zone == name for nic in vm.nics)
+    zone = zone_named(end, tiers)
+    return any(nic.zone == zone for nic in vm.nics) if zone else vm.tier == end.rpartition(":")[2]
 
 
-def _named_nic(vm: Vm, other: Vm, leading: Sequence[tuple[str, str, str]]) -> Nic:
-    """The card of `other` that its name stands for: where the two meet, unless flows lead to other zones of it only."""
+def _named_nic(vm: Vm, other: Vm, zones: set[str], tiers: set[str]) -> Nic:
+    """The card of `other` that its name stands for: where the two meet, unless flows lead to other zones of it only.
+
+    `zones` and `tiers` are what flows from `vm` lead to.
+    """
     met = meeting_nic(vm, other)
-    if len(other.nics) == 1 or any(kind != "zone" and name == other.tier for kind, _, name in leading):
+    if len(other.nics) == 1 or other.tier in tiers or met.zone in zones:
         return met
-    zones = {name for _, _, name in leading}
-    return met if met.zone in zones else next((nic for nic in other.nics if nic.zone in zones), met)
+    return next((nic for nic in other.nics if nic.zone in zones), met)
 
 
 def meeting_nic(vm: Vm, other: Vm) -> Nic:
     """The card of `other` that `vm` talks to: one in a common zone, else its first."""
-    zones = {nic.zone for nic in vm.nics}
-    return next((nic for nic in other.nics if nic.zone in zones), other.nics[0])
+    _, zone = meeting_zones([nic.zone for nic in vm.nics], [nic.zone for nic in other.nics])
+    return next(nic for nic in other.nics if nic.zone == zone)
 
 
 def _network_lines(design: Design, vm: Vm, uplink: Uplink) -> Iterator[str]:

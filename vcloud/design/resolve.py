@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vcloud.design.addressing import address_in, device_name, guest_name, mac_of, uuid_of, vm_numbers, zone_prefixes
+from vcloud.design.ends import INTERNET, meeting_zones, zone_named
 from vcloud.design.model import (
     Action,
     Design,
@@ -34,7 +35,6 @@ MEMORY = 384 * MIB
 """Of a VM that does not say it, and whose image does not, either."""
 FIREWALL_MEMORY = 256 * MIB
 IPS_MEMORY = 512 * MIB
-INTERNET = "internet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,26 +311,23 @@ class _Flows:
 
     def _end(self, name: str) -> tuple[Vm, ...]:
         """The VMs that a flow's end stands for."""
-        kind, _, bare = name.rpartition(":")
-        if kind != "zone" and bare in self.vapp.vms:
-            return tuple(vm for vm in self.workloads if vm.tier == bare)
-        return tuple(vm for vm in self.workloads if any(nic.zone == bare for nic in vm.nics))
+        if zone := zone_named(name, self.vapp.vms):
+            return tuple(vm for vm in self.workloads if any(nic.zone == zone for nic in vm.nics))
+        tier = name.rpartition(":")[2]
+        return tuple(vm for vm in self.workloads if vm.tier == tier)
 
     def _path(self, one: Vm, other: Vm, target: str) -> FlowPath:
-        """The pair of cards over which `one` really reaches `other`: see `vcloud.compile.identity.meeting_nic`."""
-        wanted = self._zone_of(target)
-        zones = {nic.zone for nic in one.nics}
-        there = next((nic for nic in other.nics if nic.zone == wanted), None) or next(
-            (nic for nic in other.nics if nic.zone in zones), other.nics[0]
-        )
-        here = next((nic for nic in one.nics if nic.zone == there.zone), one.nics[0])
-        return FlowPath(here, there)
+        """The pair of cards over which `one` really reaches `other`."""
+        here, there = meeting_zones(_zones_of(one), _zones_of(other), zone_named(target, self.vapp.vms))
+        return FlowPath(_card_in(one, here), _card_in(other, there))
 
     def _card_of(self, vm: Vm, target: str) -> Nic:
-        wanted = self._zone_of(target)
-        return next((nic for nic in vm.nics if nic.zone == wanted), vm.nics[0])
+        return _card_in(vm, meeting_zones((), _zones_of(vm), zone_named(target, self.vapp.vms))[1])
 
-    def _zone_of(self, name: str) -> str:
-        """The zone that a flow's end names, or nothing where it names a VM."""
-        kind, _, bare = name.rpartition(":")
-        return bare if kind == "zone" or bare not in self.vapp.vms else ""
+
+def _zones_of(vm: Vm) -> list[str]:
+    return [nic.zone for nic in vm.nics]
+
+
+def _card_in(vm: Vm, zone: str) -> Nic:
+    return next(nic for nic in vm.nics if nic.zone == zone)

@@ -93,7 +93,8 @@ def make_uplink(host: Host, uplink: Uplink) -> None:
         HostError: libvirt refuses it, or the host's own network is not active.
     """
     if uplink.network != NETWORK:
-        _require_active(host, uplink.network)
+        if uplink.network:
+            _require_active(host, uplink.network)
         return
     with _only_me(host), translated(f"the network '{NETWORK}' could not be made on {host.name}"):
         network = found_or_none(host.connection.networkLookupByName, NETWORK)
@@ -107,8 +108,8 @@ def make_uplink(host: Host, uplink: Uplink) -> None:
 
 def _require_active(host: Host, name: str) -> None:
     with translated(f"the network '{name}' could not be looked at on {host.name}"):
-        network = found_or_none(host.connection.networkLookupByName, name) if name else None
-        if name and not (network and network.isActive()):
+        network = found_or_none(host.connection.networkLookupByName, name)
+        if not (network and network.isActive()):
             raise HostError(
                 f"the network '{name}', the uplink of {host.name}, is {'not active' if network else 'not there'}",
                 f"Run: virsh net-start {name}" if network else "Define it, or name another one in the inventory.",

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from vcloud.design.ends import INTERNET, meeting_zones, zone_named
 from vcloud.design.model import Service
 from vcloud.errors import Problem
-from vcloud.spec.fields import INTERNET
 from vcloud.spec.model import Detector, File, Flow, Vapp, Vm
 from vcloud.spec.types import CONTENT_LENGTH
 
@@ -364,8 +364,8 @@ _Path = tuple[_Card, _Card]
 
 
 def _paths(vapp: Vapp, flow: Flow) -> frozenset[_Path]:
-    """From which cards to which a flow goes, as `vcloud.design.resolve` chooses them."""
-    wanted = _zone_of(vapp, flow.target)
+    """From which cards to which a flow goes."""
+    wanted = zone_named(flow.target, vapp.vms)
     return frozenset(
         _path(vapp, one, other, wanted)
         for one in _tiers(vapp, flow.source)
@@ -378,23 +378,17 @@ def _path(vapp: Vapp, one: str, other: str, wanted: str) -> _Path:
     here, there = (vapp.vms[tier].zones if tier else () for tier in (one, other))
     if not there:
         return (one, here[0]), ("", "")
-    end = wanted if wanted in there else next((zone for zone in there if zone in here), there[0])
-    return (one, end if end in here else here[0] if here else ""), (other, end)
+    ours, theirs = meeting_zones(here, there, wanted)
+    return (one, ours), (other, theirs)
 
 
 def _tiers(vapp: Vapp, end: str) -> tuple[str, ...]:
     """The VMs that a flow's end stands for, replicas as one; the internet is nothing."""
     if end == INTERNET:
         return ("",)
-    if zone := _zone_of(vapp, end):
+    if zone := zone_named(end, vapp.vms):
         return tuple(tier for tier, vm in vapp.vms.items() if zone in vm.zones)
     return (end.removeprefix("vm:"),)
-
-
-def _zone_of(vapp: Vapp, end: str) -> str:
-    """The zone that a flow's end names, or nothing."""
-    kind, _, name = end.rpartition(":")
-    return name if kind == "zone" or (name not in vapp.vms and name != INTERNET) else ""
 
 
 def _share_a_service(one: Flow, other: Flow) -> bool:

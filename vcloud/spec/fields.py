@@ -23,11 +23,10 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
+from vcloud.design.ends import INTERNET
 from vcloud.design.model import Service
 from vcloud.spec import types
 from vcloud.spec.types import FieldError, Suggestions, shown
-
-INTERNET = "internet"
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,11 +25,11 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
+from vcloud.design.ends import INTERNET
 from vcloud.design.model import Action, Mode, Protocol, Service
 from vcloud.spec import types
 from vcloud.spec.document import Place
 from vcloud.spec.fields import (
-    INTERNET,
     AtLeast,
     Content,
     Count,
