@@ -22,6 +22,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from vcloud.compile.identity import TEMPLATE_MAC
+
 pytestmark = pytest.mark.netns
 
 SOURCES = Path(__file__).parents[2] / "images/base/guest"
@@ -234,6 +236,19 @@ def test_cards_that_have_each_others_names_are_swapped(guest: Machine, firewall:
         guest.enter("ip", "link", "set", name, "up")
     assert guest.identity("nic 52:54:00:00:01:0b eth0", "nic 52:54:00:00:01:0a eth1") == "ok"
     assert {card["ifname"]: card["address"][-1] for card in guest.ip("link") if card["ifname"] != "lo"} == {"eth0": "b", "eth1": "a"}
+
+
+def test_a_templates_card_takes_the_address_of_the_vms_own(guest: Machine, firewall: Machine) -> None:
+    plug(guest, firewall, name="enp1s0", mac=TEMPLATE_MAC)
+    assert guest.identity(f"mac {TEMPLATE_MAC} {GUEST_MAC}", NIC) == "ok"
+    assert guest.ip("link", "show", "eth0")[0]["address"] == GUEST_MAC
+    assert "mac " not in guest.file("/etc/vcloud/identity").read_text()
+
+
+def test_a_card_that_is_no_templates_keeps_its_address(guest: Machine, firewall: Machine) -> None:
+    plug(guest, firewall)
+    assert guest.identity(f"mac {TEMPLATE_MAC} 52:54:00:00:00:77", NIC) == "ok"
+    assert guest.ip("link", "show", "eth0")[0]["address"] == GUEST_MAC
 
 
 def test_a_card_that_comes_late_is_waited_for(guest: Machine, firewall: Machine) -> None:
@@ -593,6 +608,9 @@ def test_boot_needs_no_writable_root(guest: Machine) -> None:
         "seed !!!!",
         "seed AAAA",
         "seed QUFBQUFBQUFBQUFBQUFBQQ",
+        f"mac {GUEST_MAC} 52:54:00:00:00",
+        f"mac eth0 {GUEST_MAC}",
+        f"mac {GUEST_MAC}",
         "nic 52:54:00:00:00 eth0",
         "nic 52-54-00-00-00-02 eth0",
         f"nic {GUEST_MAC} ../../etc",

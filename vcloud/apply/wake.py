@@ -17,7 +17,7 @@ from vcloud.hosts.connection import Host, translated
 from vcloud.hosts.saveimage import Clone
 from vcloud.hosts.storage import DIGITS, Store
 from vcloud.hosts.templates import Template, TemplateError, Templates
-from vcloud.plan.template import template_facts, template_key, template_vm, why_cold, worth_making
+from vcloud.plan.template import has_card, template_facts, template_key, template_vm, why_cold, worth_making
 
 if TYPE_CHECKING:
     from vcloud.apply.up import Reporter, Target
@@ -105,10 +105,11 @@ class Waker:
         self.reporter.report(vm.name, "waking")
         root = self.store.make_root(vm, boot, self.store.pool.path(template.disk))
         machines.define_domain(self.host, vm.domain, xml)
-        self.templates.wake(template, Clone(vm.domain, vm.uuid, marks, root, boot.console))
         uplink = self.target.artifacts.uplink
-        devices = [render_disk(disk, disks[disk.volume]) for disk in vm.disks]
-        devices += [render_interface(vm, nic, uplink, up=starts_linked(vm)) for nic in vm.nics]
+        cards = [render_interface(vm, nic, uplink, up=starts_linked(vm)) for nic in vm.nics]
+        card = cards.pop(0) if has_card(vm) else ""
+        self.templates.wake(template, Clone(vm.domain, vm.uuid, marks, root, boot.console, card))
+        devices = [*(render_disk(disk, disks[disk.volume]) for disk in vm.disks), *cards]
         machines.plug(self.host, vm.domain, devices)
         machines.agent_of(self.host, vm.domain).wait(AGENT_TIMEOUT)
 

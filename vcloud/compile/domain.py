@@ -108,8 +108,10 @@ def _disk_view(disk: Disk, path: str) -> DiskView:
 
 def _nic_view(vm: Vm, nic: Nic, uplink: Uplink, *, up: bool) -> NicView:
     kind, source = ("network", nic.network or uplink.network) if nic.network or uplink.network else ("bridge", uplink.bridge)
-    return NicView(kind, source, nic.mac, nic.tap, "up" if up else "down", nic.isolated, nic.plain_offloads, _filter_of(vm))
+    if not nic.zone:
+        kind, source = "ethernet", ""
+    return NicView(kind, source, nic.mac, nic.tap, "up" if up else "down", nic.isolated, nic.plain_offloads, _filter_of(vm, nic))
 
 
-def _filter_of(vm: Vm) -> str:
-    return filter_name(vm.domain.partition(".")[0]) if vm.role is Role.WORKLOAD else ""
+def _filter_of(vm: Vm, nic: Nic) -> str:
+    return filter_name(vm.domain.partition(".")[0]) if vm.role is Role.WORKLOAD and nic.zone else ""

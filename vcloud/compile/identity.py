@@ -17,6 +17,8 @@ from vcloud.design.model import Design, Nic, Role, Uplink, Vm, Zone
 Address = IPv4Address | IPv6Address
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"
 ANYWHERE = ("0.0.0.0/0", "::/0")
+TEMPLATE_MAC = "02:00:00:00:00:01"
+"""Of the card that the memory of a workload's template has. The guest gives the card of a VM that wakes the VM's own."""
 FIRST_TABLE = 100
 """The routing table of a VM's first card, where it has several; the next card's follows."""
 CARD_SYSCTLS = (("net/ipv6/conf/{}/accept_ra", "0"), ("net/ipv4/conf/{}/accept_redirects", "0"), ("net/ipv6/conf/{}/accept_redirects", "0"))
@@ -42,6 +44,11 @@ def identity_lines(design: Design, vm: Vm, uplink: Uplink) -> tuple[str, ...]:
 def host_key_lines(private: bytes, public: str) -> tuple[str, ...]:
     """The VM's own SSH host key: made by vcloud and pinned, so that nobody has to trust on first use."""
     return (_file(HOST_KEY, 0o600, private), _file(f"{HOST_KEY}.pub", 0o644, f"{public}\n".encode()))
+
+
+def card_lines(vm: Vm) -> tuple[str, ...]:
+    """Makes the card that a VM has woken with its own; nothing to do where it was booted."""
+    return tuple(f"mac {TEMPLATE_MAC} {nic.mac}" for nic in vm.nics[:1])
 
 
 def hosts_file(design: Design, vm: Vm) -> bytes:

@@ -56,7 +56,7 @@ class Nic:
     """One network card of a VM, with its final identity."""
 
     zone: str
-    """Zone name; for the firewall's card on the uplink, `uplink`."""
+    """Zone name; for the firewall's card on the uplink, `uplink`; empty for a template's, which leads nowhere."""
     network: str
     """Name of the libvirt network it is plugged into (`Network.name`); empty for the uplink, which the host decides."""
     mac: str

@@ -82,6 +82,8 @@ class Clone:
     """Path of its root disk, an overlay over that of the domain that was saved."""
     console: str
     """Path of the log of its serial console."""
+    card: str = ""
+    """XML of its first card, where the domain that was saved has one."""
 
 
 def head_for(head: Head, clone: Clone) -> Head:
@@ -100,4 +102,18 @@ def head_for(head: Head, clone: Clone) -> Head:
     disk.set("file", clone.disk)
     for log in logs:
         log.set("file", clone.console)
+    _exchange_card(domain, clone.card)
     return replace(head, xml=to_text(domain))
+
+
+def _exchange_card(domain: ElementTree.Element, xml: str) -> None:
+    """Puts another card in the slot of the one that the domain has. Raises NotASaveImageError where only one of the two is there."""
+    devices, card = domain.find("devices"), domain.find("devices/interface")
+    if devices is None or (card is None) != (not xml):
+        raise NotASaveImageError("its description has another number of cards")
+    if card is None:
+        return
+    place, another = list(devices).index(card), parse(xml)
+    another.extend(card.findall("alias") + card.findall("address"))
+    devices.remove(card)
+    devices.insert(place, another)

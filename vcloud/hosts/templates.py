@@ -137,7 +137,7 @@ class Templates:
         self.pool.names(PREFIX)  # lets the pool see what libvirt has written into its folder
 
     def wake(self, template: Template, clone: Clone) -> None:
-        """A running domain with the memory of a template, where one of that name is defined. It has no cards and no data disks yet.
+        """A running domain with the memory of a template, where one of that name is defined. It has no card but its template's, and no data disks yet.
 
         Raises:
             TemplateError: the template is damaged. HostError: there is no room, or libvirt breaks.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from vcloud.errors import HostError
@@ -16,6 +17,16 @@ CAPABILITIES = Path("/var/cache/libvirt/qemu/capabilities")
 """What libvirtd found out about the QEMU programs. It checks itself whether an entry is still true of this machine."""
 
 DAEMONS = ("virtlogd", "libvirtd", "sshd")
+SMALL_PAGES = (
+    sys.executable,
+    "-c",
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(41, 1, 0, 0, 0); os.execvp(sys.argv[1], sys.argv[1:])",
+)
+"""The words before a command that run it, and all that it starts, without huge pages (PR_SET_THP_DISABLE, prctl(2)).
+
+QEMU asks for huge pages for its guests' memory. A VM that wakes fills its pages in no order, so that the kernel clears nearly all of its
+memory in portions of 2 MiB, only to have a quarter of it written: without KVM a sixth of the time that waking five VMs takes.
+"""
 
 
 def ensure_host(host: Host) -> None:
@@ -141,7 +152,7 @@ def _ensure_daemons(host: Host) -> None:
         run([*enter(host), "virtlogd", "--daemon"])
     if not alive["libvirtd"]:
         _warm_capabilities(host)
-        run([*enter(host), "libvirtd", "--daemon"])
+        run([*SMALL_PAGES, *enter(host), "libvirtd", "--daemon"])
     if not alive["sshd"]:
         run([*enter(host), str(namespaces.program("sshd")), "-E", "/var/log/sshd.log"])  # sshd insists on its full path
     wait_for(f"The start of the daemons of host '{host.name}'", lambda: all(daemons(host).values()), 30)

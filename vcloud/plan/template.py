@@ -1,4 +1,7 @@
-"""Templates: VMs without cards and data disks, whose saved memory other VMs wake from.
+"""Templates: VMs without data disks, and with no card but a workload's first, whose saved memory other VMs wake from.
+
+A card that is plugged into a running guest keeps its udev busy for half a second without KVM; every workload has one, so that a template's
+card becomes it. An appliance has no udev, and a number of cards that depends on the vApp.
 
 What a template depends on is told by the XML of its domain and by the versions of those who read it. So the key is a digest of just these,
 and whatever changes in either makes another template.
@@ -10,12 +13,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from vcloud.compile.domain import BootFiles, HostFacts, render_domain
+from vcloud.compile.identity import TEMPLATE_MAC
 from vcloud.design.addressing import uuid_of
-from vcloud.design.model import Uplink, Vm
+from vcloud.design.model import Nic, Role, Uplink, Vm
 from vcloud.plan.state import digest_of
 
 PORTS = 14
 """PCIe ports that cards and data disks are plugged into."""
+TEMPLATE_CARD = Nic("", "", TEMPLATE_MAC, "", "", None, None, isolated=False, plain_offloads=False)
+"""Plugged in nowhere."""
 SHARING = 3
 """VMs that wake from one template in the run that makes it: from so many on it is made even where its image is new on the host."""
 
@@ -23,7 +29,13 @@ SHARING = 3
 def template_vm(vm: Vm, key: str) -> Vm:
     """The VM that is saved for VMs like this one."""
     name = f"vcloud-template-{key}"
-    return replace(vm, name=name, domain=name, uuid=uuid_of("template", key), nics=(), disks=())
+    nics = tuple(replace(TEMPLATE_CARD, plain_offloads=nic.plain_offloads) for nic in vm.nics[:1]) if has_card(vm) else ()
+    return replace(vm, name=name, domain=name, uuid=uuid_of("template", key), nics=nics, disks=())
+
+
+def has_card(vm: Vm) -> bool:
+    """Whether the template of a VM has the first of its cards."""
+    return vm.role is Role.WORKLOAD and bool(vm.nics)
 
 
 def template_facts(accelerator: str) -> HostFacts:

@@ -36,6 +36,22 @@ int card_find(const uint8_t mac[6], char name[IFNAMSIZ])
     return netlink_dump(RTM_GETLINK, compare_card, &search) ? 0 : search.card;
 }
 
+/* A VM that wakes has a card of its template's; a VM that was booted has none of that address. */
+int card_readdress(struct directive *mac)
+{
+    char name[IFNAMSIZ];
+    struct request request;
+    struct ifinfomsg *link;
+    const int card = card_find(mac->mac, name);
+
+    if (!card)
+        return 0;
+    link = request_begin(&request, RTM_NEWLINK, 0, sizeof *link);
+    link->ifi_index = card;
+    request_put(&request, IFLA_ADDRESS, mac->wanted, sizeof mac->wanted);
+    return netlink_send(&request.header) ? fail_netlink() : 0;
+}
+
 static int set_flags(int card, unsigned flags)
 {
     struct request request;

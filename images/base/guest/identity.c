@@ -87,6 +87,11 @@ static int parse_seed(struct directive *d)
     return d->size >= 16 && d->size <= 512 ? 0 : fail("a seed has 16 to 512 bytes");
 }
 
+static int parse_change(struct directive *d)
+{
+    return parse_mac(d->field[0], d->mac) || parse_mac(d->field[1], d->wanted) ? -1 : 0;
+}
+
 static int parse_nic(struct directive *d)
 {
     const char *name = d->field[1];
@@ -300,6 +305,7 @@ static const struct verb verbs[] = {
     {"machine-id", 1, 1, false, OTHER, parse_machine_id, apply_machine_id},
     {"clock", 1, 1, false, OTHER, parse_clock, apply_clock},
     {"seed", 1, 1, false, OTHER, parse_seed, apply_seed},
+    {"mac", 2, 2, false, OTHER, parse_change, card_readdress},
     {"nic", 2, 2, true, NIC, parse_nic, card_take},
     {"sysctl", 2, 2, true, SYSCTL, parse_sysctl, apply_sysctl},
     {"addr", 2, 2, true, ADDR, parse_addr, add_address},

@@ -18,7 +18,8 @@ struct directive {
 
     const struct directive *nic;    /* addr, neigh, route: of their card */
     int card;                       /* nic: the index of the interface, once it was found */
-    uint8_t mac[6];                 /* nic, neigh */
+    uint8_t mac[6];                 /* nic, neigh; mac: the one it has */
+    uint8_t wanted[6];              /* mac */
     struct prefix prefix;           /* addr; route: the destination */
     struct address address;         /* neigh, rule */
     struct address gateway, source; /* route: or none */
@@ -41,6 +42,7 @@ enum kind kind_of(const struct directive *directive);
 
 /* cards.c. A card is found by its MAC address, and known by the index of its interface from then on. */
 int card_find(const uint8_t mac[6], char name[IFNAMSIZ]); /* the index, or 0 */
+int card_readdress(struct directive *mac);                /* where there is such a card */
 int card_take(struct directive *nic);                     /* waits for the card and gives it its name; it is not brought up */
 int card_up(int card);
 int loopback_up(void);

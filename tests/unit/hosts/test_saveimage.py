@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.vapps import shop
-from vcloud.compile.domain import BootFiles, render_domain
+from vcloud.compile.domain import BootFiles, render_domain, render_interface
 from vcloud.hosts.metadata import own_element, parse
 from vcloud.hosts.saveimage import HEADER, WHOLE, Clone, Head, NotASaveImageError, head_for, read_head
 from vcloud.plan.template import template_facts, template_vm
@@ -19,10 +19,17 @@ from vcloud.rendering import UPLINK
 ROOM = 72 << 10
 COOKIE = b"<cookie>\n  <slirpHelper/>\n</cookie>\n"
 WEB = next(vm for vm in shop().workloads if vm.name == "web-1")
-XML = render_domain(
-    template_vm(WEB, "abc"), UPLINK, template_facts("tcg"), BootFiles("/old", "/old.log", "/k", "/i", "quiet"), {}, {"role": "template"}
+FIREWALL = shop().firewall
+XML, NO_CARD = (
+    render_domain(
+        template_vm(vm, "abc"), UPLINK, template_facts("tcg"), BootFiles("/old", "/old.log", "/k", "/i", "quiet"), {}, {"role": "template"}
+    )
+    for vm in (WEB, FIREWALL)
 )
-CLONE = Clone(WEB.domain, WEB.uuid, {"vapp": "shop", "name": "web-1", "host-key": "<&\">'"}, "/pool/root.shop.web-1.qcow2", "/pool/web.log")
+SLOT = '<alias name="net0"/><address type="pci" bus="0x01"/></interface>'
+CARD = render_interface(WEB, WEB.nics[0], UPLINK, up=False)
+MARKS = {"vapp": "shop", "name": "web-1", "host-key": "<&\">'"}
+CLONE = Clone(WEB.domain, WEB.uuid, MARKS, "/pool/root.shop.web-1.qcow2", "/pool/web.log", CARD)
 
 
 def image(xml: str = XML, cookie: bytes = COOKIE, magic: bytes = WHOLE, version: int = 2) -> bytes:
@@ -65,6 +72,25 @@ def test_a_clone_has_its_own_name_marks_and_paths_and_else_the_same_hardware() -
     assert len(domain.findall("devices/controller")) == len(old.findall("devices/controller")) > 14
     assert head.cookie == COOKIE
     assert len(head.to_bytes()) == HEADER.size + ROOM
+
+
+def test_a_clone_has_its_own_card_in_the_slot_of_the_one_before() -> None:
+    domain = parse(head_for(read_head(image(XML.replace("</interface>", SLOT))), CLONE).xml)
+    (card,) = domain.findall("devices/interface")
+    ours = parse(CARD)
+    assert [child.tag for child in card] == [*(child.tag for child in ours), "alias", "address"]
+    assert (card.find("mac").attrib, card.find("link").attrib) == ({"address": WEB.nics[0].mac}, {"state": "down"})  # type: ignore[union-attr]
+    assert card.find("address").get("bus") == "0x01"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("xml", "card"), [(XML, ""), (NO_CARD, CARD)], ids=["one too few", "one too many"])
+def test_another_number_of_cards_is_refused(xml: str, card: str) -> None:
+    with pytest.raises(NotASaveImageError, match="cards"):
+        head_for(read_head(image(xml)), replace(CLONE, card=card))
+
+
+def test_an_appliance_wakes_without_a_card() -> None:
+    assert "<interface" not in head_for(read_head(image(NO_CARD)), replace(CLONE, card="")).xml
 
 
 @pytest.mark.parametrize(

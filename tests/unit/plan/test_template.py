@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from tests.vapps import shop
+from vcloud.compile.domain import BootFiles, render_domain
+from vcloud.compile.identity import TEMPLATE_MAC
 from vcloud.design.model import Vm
-from vcloud.plan.template import PORTS, SHARING, template_key, template_vm, why_cold, worth_making
+from vcloud.plan.template import PORTS, SHARING, template_facts, template_key, template_vm, why_cold, worth_making
 from vcloud.rendering import UPLINK
 
 DESIGN = shop(web_count="3")
@@ -22,7 +24,8 @@ def key(vm: Vm = WEB, **changes: str) -> str:
 
 def test_replicas_share_a_template_whatever_their_cards_names_and_files() -> None:
     assert key(WEB) == key(OTHER)
-    assert key(WEB) == key(replace(WEB, nics=(), files=(), domain="else.where", memory=WEB.memory))
+    other = replace(WEB.nics[0], zone="else", network="else", mac="52:54:00:00:00:02", ifname="else", tap="else", isolated=False)
+    assert key(WEB) == key(replace(WEB, nics=(other, other), files=(), domain="else.where", memory=WEB.memory))
     assert len(key()) == 16
 
 
@@ -31,23 +34,33 @@ def test_replicas_share_a_template_whatever_their_cards_names_and_files() -> Non
     [
         key(replace(WEB, memory=WEB.memory + (1 << 20))),
         key(replace(WEB, cpus=2)),
+        key(replace(WEB, nics=(replace(WEB.nics[0], plain_offloads=not WEB.nics[0].plain_offloads),))),
         key(image="d2"),
         key(accelerator="kvm"),
         key(cmdline="loud"),
         key(versions="libvirt 9 qemu 8"),
     ],
-    ids=["memory", "CPUs", "image", "accelerator", "kernel command line", "versions of the host"],
+    ids=["memory", "CPUs", "offloads of its first card", "image", "accelerator", "kernel command line", "versions of the host"],
 )
 def test_a_changed_input_makes_another_template(other: str) -> None:
     assert other != key()
 
 
-def test_a_template_has_no_card_no_data_disk_and_no_name_of_a_vapp() -> None:
+def test_a_template_has_a_card_that_leads_nowhere_no_data_disk_and_no_name_of_a_vapp() -> None:
     database = next(vm for vm in DESIGN.workloads if vm.disks)
     template = template_vm(database, "abc")
-    assert (template.nics, template.disks) == ((), ())
+    assert ([nic.mac for nic in template.nics], template.disks) == ([TEMPLATE_MAC], ())
+    xml = render_domain(template, UPLINK, template_facts("tcg"), BootFiles("d", "c"), {}, {})
+    assert '<interface type="ethernet">' in xml
+    assert '<link state="down"/>' in xml
+    assert "<source network" not in xml
+    assert "filterref" not in xml
     assert DESIGN.vapp not in template.domain
     assert template.uuid != database.uuid
+
+
+def test_the_template_of_an_appliance_has_no_card() -> None:
+    assert [template_vm(vm, "abc").nics for vm in DESIGN.appliances] == [(), ()]
 
 
 def test_what_cannot_wake_says_why() -> None:
