@@ -12,7 +12,8 @@ import pytest
 from tests.bench.bare import Model, model_of, restored
 from tests.bench.conftest import SHOP, idle, idle_domains
 from tests.bench.table import show, timed
-from tests.vm.driver import Operator, standing
+from tests.vm.cloud_image import cloud_image
+from tests.vm.driver import Operator, standing, write_vapp
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -112,3 +113,18 @@ def _with_another_flow(file: Path, folder: Path) -> Path:
     first = "  - {id: checkout"
     changed.write_text(file.read_text().replace(first, "  - {id: more, from: web, to: api, service: tcp/8001}\n" + first, 1))
     return changed
+
+
+def test_an_image_of_a_users_own(operator: Operator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A distribution's, with its initrd and cloud-init: what is saved is the boot up to its services."""
+    vm = {"image": {"file": str(cloud_image())}, "zone": "one", "memory": "640M", "ready": {"tcp": 22}}
+    file = write_vapp(tmp_path / "own.yaml", {"vcloud": 1, "name": "own", "zones": {"one": {}}, "vms": {"guest": vm}})
+    operator.run("image", "templates", "warm", str(file), timeout=600)
+    found: dict[str, list[float]] = {}
+    for label, argv in (("up, cold", ("--cold",)), ("up, woken", ())):
+        found[label] = []
+        for _ in range(RUNS - 1):
+            found[label].append(operator.run("up", str(file), *argv, "-o", "json", timeout=600).data["seconds"])
+            operator.run("down", "--yes", "own", timeout=600)
+    with capsys.disabled():
+        show("a distribution's image with cloud-init, to ready", found, "up, cold")

@@ -9,5 +9,6 @@ only once it is wholly made; whatever a killed run left is therefore recognised 
 A VM that is made anew wakes from the memory of a template where the host has one (`wake`), and boots where not, or where anything stands in
 the way. As many wake at a time as the host has processors: the appliances first, then in the order of their start, because what all others
 wait for must not share a processor with those who wait. From its agent's first answer on both are the same: one document gives either its
-identity, its key and its own randomness, and the definition that libvirt keeps is that of a cold boot.
+identity, its key and its own randomness, and the definition that libvirt keeps is that of a cold boot. An image of a user's own, which cannot
+be told so, wakes in the middle of its boot (`vcloud.compile.gate`), and cloud-init does the rest.
 """

@@ -42,7 +42,7 @@ class Stock:
         """Images that are not in the cache, each once, in the order of the design."""
         cache = default_cache()
         wanted = {self.digests[vm.name]: vm.image for vm in self.design.vms}
-        return tuple(image for key, image in wanted.items() if cache.get(_cache_name(image), key) is None)
+        return tuple(image for key, image in wanted.items() if cache.get(cache_name(image), key) is None)
 
     def build(self, reporter: Reporter) -> None:
         """Builds or fetches what is missing, side by side. Raises ImageError."""
@@ -69,7 +69,8 @@ def _digest(reference: ImageRef) -> str:
     return source_digest(reference.source, reference.sha256)
 
 
-def _cache_name(reference: ImageRef) -> str:
+def cache_name(reference: ImageRef) -> str:
+    """What the cache and the hosts call an image."""
     return Path(reference.recipe).name if reference.recipe else image_name(reference.source)
 
 

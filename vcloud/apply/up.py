@@ -397,12 +397,15 @@ class _Run:
         seeded = bool(self.boots[vm.name].seed)
         with self._explained(vm, booting=seeded):
             if seeded:
-                self._power(vm, self._verb(vm))
+                with self._turn(vm, self._verb(vm)):
+                    self._power(vm, self._verb(vm))
             for nic in vm.nics:
                 machines.set_link(self.host, vm.domain, render_interface(vm, nic, self.target.artifacts.uplink, up=True))
             self.reporter.report(vm.name, "booting, and taking its identity" if seeded else "starting its services")
             if seeded:
                 wait_for_cloud_init(self.host, self.store, vm)
+                if self.waker:
+                    self.waker.learn(vm)
             else:
                 self._open(vm)
             self._mark(vm)

@@ -8,7 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from vcloud.compile.domain import BootFiles, render_disk, render_interface, starts_linked
+from vcloud.apply.guest import open_gate_of_own_image
+from vcloud.apply.stock import cache_name
+from vcloud.compile.domain import BootFiles, render_disk, render_interface, render_seed, starts_linked
 from vcloud.design.model import Vm
 from vcloud.errors import GuestError, HostError
 from vcloud.hosts import machines
@@ -16,12 +18,14 @@ from vcloud.hosts.accelerator import versions
 from vcloud.hosts.connection import Host, translated
 from vcloud.hosts.saveimage import Clone
 from vcloud.hosts.storage import DIGITS, Store
-from vcloud.hosts.templates import Template, TemplateError, Templates
+from vcloud.hosts.templates import NoGateError, Template, TemplateError, Templates
 from vcloud.plan.template import has_card, template_facts, template_key, template_vm, why_cold, worth_making
 
 if TYPE_CHECKING:
     from vcloud.apply.up import Reporter, Target
 
+AGENT_PATIENCE = 5
+"""Seconds for the agent of a VM that is up."""
 AGENT_TIMEOUT = 30
 """Seconds from waking to the agent's answer, which takes one; a VM that needs longer is booted cold."""
 
@@ -52,25 +56,43 @@ class Waker:
         except HostError as error:
             self.reporter.note(f"nothing wakes from a template: {error.what}")
             return ()
-        self.keys = {vm.name: template_key(vm, digests[vm.name], accelerator, boots[vm.name].cmdline, at, uplink) for vm in wakeable}
+        keys = {vm.name: template_key(vm, digests[vm.name], accelerator, boots[vm.name].cmdline, at, uplink) for vm in wakeable}
+        own = {vm.name for vm in wakeable if not vm.image.recipe}
+        self.keys = self._with_hope(keys) if own else keys
         there = {template.key: template for template in self.templates.list()}
-        images = {vm.name: digests[vm.name][:DIGITS] for vm in wakeable}
-        made = worth_making(self.keys, there.keys(), images, self.known)
+        images = {name: digests[name][:DIGITS] for name in self.keys}
+        made = worth_making(self.keys, there.keys(), images, self.known, own)
         for key in {*self.keys.values()} & there.keys():
             self.ready[key] = Future()
             self.ready[key].set_result(there[key])
-        first = {self.keys[vm.name]: vm for vm in reversed(wakeable)}
+        first = {self.keys[vm.name]: vm for vm in reversed(wakeable) if vm.name in self.keys}
         return tuple(first[key] for key in sorted(made))
+
+    def _with_hope(self, keys: Mapping[str, str]) -> dict[str, str]:
+        """Without the VMs of which it is known that they cannot wake."""
+        forgone = self.templates.forgone()
+        for name, key in keys.items():
+            if key in forgone:
+                self.reporter.note(f"{name} is booted cold: {forgone[key]}")
+        return {name: key for name, key in keys.items() if key not in forgone}
 
     def begin(self, pool: ThreadPoolExecutor, models: Sequence[Vm], boots: Mapping[str, BootFiles]) -> None:
         """Starts to make the templates of these VMs' kinds."""
         for vm in models:
             self.ready[self.keys[vm.name]] = pool.submit(self._make, vm, boots[vm.name])
 
+    def made(self) -> Iterator[Template]:
+        """Each template of the run, when it is there. Raises HostError, GuestError where one cannot be made, though it could be."""
+        for future in self.ready.values():
+            try:
+                yield future.result()
+            except NoGateError as error:
+                self.reporter.note(f"no template: {error.what}")
+
     def _make(self, vm: Vm, boot: BootFiles) -> Template:
-        key, image = self.keys[vm.name], vm.image.name.rpartition("/")[2]
+        key, image = self.keys[vm.name], cache_name(vm.image)
         self.reporter.report(f"template {image}", "booting")
-        facts = template_facts(self.target.wanted.accelerator)
+        facts = template_facts(vm, self.target.wanted.accelerator)
         base, uplink = self.store.base_of(vm), self.target.artifacts.uplink
         template = self.templates.make(template_vm(vm, key), image, key, base, boot.cmdline, facts, uplink)
         self.templates.trim(keep={*self.keys.values()})
@@ -110,8 +132,21 @@ class Waker:
         card = cards.pop(0) if has_card(vm) else ""
         self.templates.wake(template, Clone(vm.domain, vm.uuid, marks, root, boot.console, card))
         devices = [*(render_disk(disk, disks[disk.volume]) for disk in vm.disks), *cards]
-        machines.plug(self.host, vm.domain, devices)
-        machines.agent_of(self.host, vm.domain).wait(AGENT_TIMEOUT)
+        machines.plug(self.host, vm.domain, [*devices, render_seed(boot.seed)] if boot.seed else devices)
+        agent = machines.agent_of(self.host, vm.domain)
+        agent.wait(AGENT_TIMEOUT)
+        if boot.seed:
+            open_gate_of_own_image(agent, vm)
+
+    def learn(self, vm: Vm) -> None:
+        """A VM of a user's own image is up: where nothing in it answers now, nothing ever will, and no template need be tried."""
+        key = self.keys.get(vm.name)
+        if key is None or key in self.ready:
+            return
+        try:
+            machines.agent_of(self.host, vm.domain).wait(AGENT_PATIENCE)
+        except GuestError:
+            self.templates.forgo(cache_name(vm.image), key, "its image has no guest agent")
 
     def _clear(self, vm: Vm, future: Future[Template], *, damaged: bool) -> None:
         machines.remove_domain(self.host, vm.domain)

@@ -32,4 +32,4 @@ def warm(path: Path, parameters: Mapping[str, str], connect: str | None, choice:
         models = waker.plan(design.vms, boots)
         with ThreadPoolExecutor(max(1, len(models))) as pool:
             waker.begin(pool, models, boots)
-            return tuple(future.result() for future in waker.ready.values())
+            return tuple(waker.made())

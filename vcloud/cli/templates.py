@@ -84,6 +84,8 @@ def rm(
                 raise UsageError(f"no template is called '{name}'", "vcloud image templates list shows them.")
         chosen = [item for item in there if all_templates or {_name(item), item.image} & {*(names or ())}]
         templates.remove(chosen)
+        if all_templates:
+            templates.reconsider()
     for item in chosen:
         say(f"removed {_name(item)}")
 

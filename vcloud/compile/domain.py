@@ -28,6 +28,8 @@ class HostFacts:
     accelerator: str
     """`kvm` or `tcg`."""
     spare_ports: int = SPARE_PORTS
+    credentials: tuple[str, ...] = ()
+    """OEM strings of SMBIOS, by which a host tells systemd in the guest something."""
 
     @property
     def domain_type(self) -> str:
@@ -100,6 +102,11 @@ def render_interface(vm: Vm, nic: Nic, uplink: Uplink, *, up: bool) -> str:
 def render_disk(disk: Disk, path: str) -> str:
     """One data disk's XML, to plug it into the running domain."""
     return render("libvirt/disk.xml.j2", disk=_disk_view(disk, path))
+
+
+def render_seed(path: str) -> str:
+    """The XML of the disk that cloud-init reads, to plug it into the running domain."""
+    return render("libvirt/seed.xml.j2", seed=path)
 
 
 def _disk_view(disk: Disk, path: str) -> DiskView:

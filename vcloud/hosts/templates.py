@@ -2,6 +2,7 @@
 
 template-IMAGE-KEY.ID.qcow2   the frozen disk of the VM that was saved; root disks of woken VMs lie over it
 template-IMAGE-KEY.ID.save    its memory
+cold-IMAGE-KEY                why VMs of that kind cannot wake, and never will
 wake.VAPP.VM.save             a copy of it in the name of a VM, for the moment in which that wakes
 
 The key (vcloud.plan.template) says what a template is good for, the ID is drawn, so that a template that is made anew never touches the
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 import libvirt
 
 from vcloud.compile.domain import BootFiles, HostFacts, render_domain
+from vcloud.compile.gate import DESCRIPTION
 from vcloud.design.model import Uplink, Vm
 from vcloud.errors import GuestError, HostError
 from vcloud.hosts.agent import Agent
@@ -31,7 +33,7 @@ from vcloud.hosts.pool import Pool
 from vcloud.hosts.saveimage import MOST, WHOLE, Clone, NotASaveImageError, head_for, read_head
 from vcloud.hosts.storage import Base
 
-PREFIX = "template-"
+PREFIX, COLD = "template-", "cold-"
 DISK, MEMORY, CONSOLE = ".qcow2", ".save", ".log"
 NAME = re.compile(r"template-(?P<image>.+)-(?P<key>[0-9a-f]{16})\.(?P<id>[0-9a-f]{8})\.(save|qcow2)")
 LOCK = "vcloud-templates-lock"
@@ -40,6 +42,8 @@ SHORT_PATIENCE = 20
 PATIENCE = 300
 """Seconds to wait for somebody else who makes the same template."""
 BOOT_TIMEOUT = 180
+REASON = 1000
+"""Bytes of a reason that are read."""
 BOOTED = "command -v systemctl && systemctl is-system-running --wait"
 """Returns when systemd has started all that its default target wants; its exit code says how well."""
 QUIET, LOOK, LOOKS = 0.15, 0.4, 20
@@ -48,6 +52,10 @@ QUIET, LOOK, LOOKS = 0.15, 0.4, 20
 
 class TemplateError(HostError):
     """A template that cannot be used, and never will be."""
+
+
+class NoGateError(GuestError):
+    """An image that cannot become a template, and never will: nothing in it answers, or it cannot be made to wait in its boot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +117,11 @@ class Templates:
             template = Template(image, key, secrets.token_hex(4))
             try:
                 self._boot_and_save(vm, template, base, cmdline, facts, uplink)
-            except BaseException:
+            except BaseException as error:
                 with suppress(HostError):
                     self.pool.delete([template.memory, template.disk])
+                if isinstance(error, NoGateError):
+                    self.forgo(image, key, error.what)
                 raise
             finally:
                 with suppress(HostError):
@@ -127,7 +137,7 @@ class Templates:
                 domain = self.host.connection.createXML(xml, libvirt.VIR_DOMAIN_START_AUTODESTROY)
             try:
                 agent = Agent(domain)
-                agent.wait(BOOT_TIMEOUT)
+                _await_boot(agent, gated=bool(facts.credentials))
                 _settle(domain, agent)
                 domain.save(self.pool.path(template.memory))
             except BaseException:
@@ -157,6 +167,18 @@ class Templates:
             self.pool.delete([copy])
         with suppress(HostError):  # others who wake from it at this moment will say that it was used
             self.pool.overwrite(template.memory, WHOLE)
+
+    def forgo(self, image: str, key: str, why: str) -> None:
+        """From now on no template is made for VMs of that kind."""
+        self.pool.put(f"{COLD}{image}-{key}", why.encode())
+
+    def forgone(self) -> dict[str, str]:
+        """Keys of VMs that cannot wake -> why."""
+        return {name.rpartition("-")[2]: self.pool.head(name, REASON).decode(errors="replace") for name in self.pool.names(COLD)}
+
+    def reconsider(self) -> None:
+        """Forgets what was found out about images."""
+        self.pool.delete(self.pool.names(COLD))
 
     def remove(self, templates: Collection[Template]) -> None:
         """Removes templates. A disk that VMs still run on stays until the last of them is gone."""
@@ -200,6 +222,21 @@ class Templates:
         """One at a time, of this process's threads and of all operators."""
         with self._turn, named_lock(self.host, LOCK, "the list of templates", "up or down", SHORT_PATIENCE):
             yield
+
+
+def _await_boot(agent: Agent, *, gated: bool) -> None:
+    """Until the VM's agent answers; of one that is `gated`, while no service has run yet. Raises GuestError, of such a one NoGateError."""
+    if not gated:
+        agent.wait(BOOT_TIMEOUT)
+        return
+    try:
+        agent.wait(BOOT_TIMEOUT)
+        shown = agent.execute(["systemctl", "show", "--property=Description", "--value", "default.target"])
+        agent.execute(["python3", "-c", "import json"])
+    except GuestError as error:
+        raise NoGateError("its image has no guest agent that runs systemctl and python3") from error
+    if shown.stdout.decode(errors="replace").strip() != DESCRIPTION:
+        raise NoGateError("its image cannot be made to wait in its boot, which takes systemd 254 or later")
 
 
 def _settle(domain: libvirt.virDomain, agent: Agent) -> None:

@@ -1,7 +1,9 @@
 """Templates: VMs without data disks, and with no card but a workload's first, whose saved memory other VMs wake from.
 
 A card that is plugged into a running guest keeps its udev busy for half a second without KVM; every workload has one, so that a template's
-card becomes it. An appliance has no udev, and a number of cards that depends on the vApp.
+card becomes it. An appliance has no udev, and a number of cards that depends on the vApp; an image of a user's own gets its cards with its seed.
+
+The guest has agreed with its card on what the card does for it, which an inspected zone's does not: so an image has a template for either.
 
 What a template depends on is told by the XML of its domain and by the versions of those who read it. So the key is a digest of just these,
 and whatever changes in either makes another template.
@@ -13,6 +15,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from vcloud.compile.domain import BootFiles, HostFacts, render_domain
+from vcloud.compile.gate import gate_credentials
 from vcloud.compile.identity import TEMPLATE_MAC
 from vcloud.design.addressing import uuid_of
 from vcloud.design.model import Nic, Role, Uplink, Vm
@@ -22,6 +25,8 @@ PORTS = 14
 """PCIe ports that cards and data disks are plugged into."""
 TEMPLATE_CARD = Nic("", "", TEMPLATE_MAC, "", "", None, None, isolated=False, plain_offloads=False)
 """Plugged in nowhere."""
+SEED = 1
+"""The disk that cloud-init reads takes a port too."""
 SHARING = 3
 """VMs that wake from one template in the run that makes it: from so many on it is made even where its image is new on the host."""
 
@@ -35,30 +40,31 @@ def template_vm(vm: Vm, key: str) -> Vm:
 
 def has_card(vm: Vm) -> bool:
     """Whether the template of a VM has the first of its cards."""
-    return vm.role is Role.WORKLOAD and bool(vm.nics)
+    return vm.role is Role.WORKLOAD and bool(vm.image.recipe and vm.nics)
 
 
-def template_facts(accelerator: str) -> HostFacts:
-    return HostFacts(accelerator, spare_ports=PORTS)
+def template_facts(vm: Vm, accelerator: str) -> HostFacts:
+    """An image of a user's own is made to wait by its host."""
+    return HostFacts(accelerator, spare_ports=PORTS, credentials=() if vm.image.recipe else gate_credentials())
 
 
 def template_key(vm: Vm, image: str, accelerator: str, cmdline: str, versions: str, uplink: Uplink) -> str:
     """16 hex digits. `image` is its digest, `versions` those of libvirt, QEMU and the kernel on the host."""
-    boot = BootFiles("disk", "console", "kernel", "initrd", cmdline)
-    xml = render_domain(template_vm(vm, ""), uplink, template_facts(accelerator), boot, {}, {})
+    boot = BootFiles("disk", "console", "kernel" if vm.image.recipe else "", "initrd", cmdline)
+    xml = render_domain(template_vm(vm, ""), uplink, template_facts(vm, accelerator), boot, {}, {})
     return digest_of(image, xml, versions)[:16]
 
 
 def why_cold(vm: Vm) -> str:
     """Why a VM cannot wake from any template; empty where it can."""
-    if not vm.image.recipe:
-        return "an image of a user's own is configured by cloud-init at boot"
-    if len(vm.nics) + len(vm.disks) > PORTS:
-        return f"it has more than {PORTS} cards and disks"
+    if len(vm.nics) + len(vm.disks) + SEED > PORTS:
+        return f"it has more than {PORTS - SEED} cards and disks"
     return ""
 
 
-def worth_making(keys: Mapping[str, str], there: Collection[str], images: Mapping[str, str], known: Collection[str]) -> frozenset[str]:
+def worth_making(
+    keys: Mapping[str, str], there: Collection[str], images: Mapping[str, str], known: Collection[str], own: Collection[str] = ()
+) -> frozenset[str]:
     """The keys of templates that are to be made in a run.
 
     The run that brings an image to a host boots it cold, which is faster for one VM or two. Whoever comes again, will again.
@@ -68,8 +74,11 @@ def worth_making(keys: Mapping[str, str], there: Collection[str], images: Mappin
         there: keys of the templates that the host has.
         images: VM -> digest of its image.
         known: digests of the images that the host had before.
+        own: VMs of images of a user's own. Whether these can wake at all is found out once one of them has booted.
     """
     sharing = {key: [vm for vm, other in keys.items() if other == key] for key in set(keys.values())}
     return frozenset(
-        key for key, vms in sharing.items() if key not in there and (len(vms) >= SHARING or any(images[vm] in known for vm in vms))
+        key
+        for key, vms in sharing.items()
+        if key not in there and (len([vm for vm in vms if vm not in own]) >= SHARING or any(images[vm] in known for vm in vms))
     )

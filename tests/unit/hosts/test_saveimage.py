@@ -22,7 +22,12 @@ WEB = next(vm for vm in shop().workloads if vm.name == "web-1")
 FIREWALL = shop().firewall
 XML, NO_CARD = (
     render_domain(
-        template_vm(vm, "abc"), UPLINK, template_facts("tcg"), BootFiles("/old", "/old.log", "/k", "/i", "quiet"), {}, {"role": "template"}
+        template_vm(vm, "abc"),
+        UPLINK,
+        template_facts(vm, "tcg"),
+        BootFiles("/old", "/old.log", "/k", "/i", "quiet"),
+        {},
+        {"role": "template"},
     )
     for vm in (WEB, FIREWALL)
 )

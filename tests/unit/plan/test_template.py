@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from tests.vapps import shop
 from vcloud.compile.domain import BootFiles, render_domain
 from vcloud.compile.identity import TEMPLATE_MAC
 from vcloud.design.model import Vm
+from vcloud.hosts.metadata import parse
 from vcloud.plan.template import PORTS, SHARING, template_facts, template_key, template_vm, why_cold, worth_making
 from vcloud.rendering import UPLINK
 
@@ -50,7 +52,7 @@ def test_a_template_has_a_card_that_leads_nowhere_no_data_disk_and_no_name_of_a_
     database = next(vm for vm in DESIGN.workloads if vm.disks)
     template = template_vm(database, "abc")
     assert ([nic.mac for nic in template.nics], template.disks) == ([TEMPLATE_MAC], ())
-    xml = render_domain(template, UPLINK, template_facts("tcg"), BootFiles("d", "c"), {}, {})
+    xml = render_domain(template, UPLINK, template_facts(database, "tcg"), BootFiles("d", "c"), {}, {})
     assert '<interface type="ethernet">' in xml
     assert '<link state="down"/>' in xml
     assert "<source network" not in xml
@@ -63,9 +65,21 @@ def test_the_template_of_an_appliance_has_no_card() -> None:
     assert [template_vm(vm, "abc").nics for vm in DESIGN.appliances] == [(), ()]
 
 
+def test_an_image_of_a_users_own_is_made_to_wait_by_its_host() -> None:
+    own = replace(WEB, image=replace(WEB.image, recipe="", source="/a.qcow2"))
+    assert template_vm(own, "abc").nics == ()
+    assert template_facts(WEB, "tcg").credentials == ()
+    xml = parse(render_domain(template_vm(own, "abc"), UPLINK, template_facts(own, "tcg"), BootFiles("d", "c"), {}, {}))
+    units = dict((entry.text or "").split("=", 1) for entry in xml.findall("sysinfo[@type='smbios']/oemStrings/entry"))
+    assert xml.find("os/smbios[@mode='sysinfo']") is not None
+    target = base64.b64decode(units["io.systemd.credential.binary:systemd.extra-unit.default.target"]).decode()
+    assert "Wants=qemu-guest-agent.service vcloud-opened.service\n" in target
+    assert "io.systemd.credential.binary:systemd.extra-unit.vcloud-opened.service" in units
+    assert key(own) != key()
+
+
 def test_what_cannot_wake_says_why() -> None:
     assert why_cold(WEB) == ""
-    assert "cloud-init" in why_cold(replace(WEB, image=replace(WEB.image, recipe="", source="/a.qcow2")))
     assert "cards" in why_cold(replace(WEB, nics=WEB.nics * (PORTS + 1)))
 
 
@@ -84,3 +98,9 @@ def test_what_cannot_wake_says_why() -> None:
 def test_a_template_is_made_where_it_pays(vms: int, there: tuple[str, ...], known: tuple[str, ...], made: bool) -> None:
     names = [f"web-{number}" for number in range(vms)]
     assert worth_making(dict.fromkeys(names, "k"), there, dict.fromkeys(names, "i"), known) == ({"k"} if made else set())
+
+
+@pytest.mark.parametrize(("known", "made"), [((), False), (("i",), True)], ids=["first run", "the image was here before"])
+def test_whether_an_image_of_a_users_own_can_wake_is_found_out_by_a_boot(known: tuple[str, ...], made: bool) -> None:
+    names = [f"web-{number}" for number in range(9)]
+    assert bool(worth_making(dict.fromkeys(names, "k"), (), dict.fromkeys(names, "i"), known, names)) == made

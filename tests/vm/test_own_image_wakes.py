@@ -1,0 +1,105 @@
+"""A user's own qcow2 that carries a guest agent wakes too: from a boot that has waited before any service, and goes on by cloud-init."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.vm.cloud_image import cloud_image
+from tests.vm.conftest import Raise
+from tests.vm.driver import Operator, Probe, Vapp, mark, standing, wait_until, write_vapp, xml_of
+from tests.vm.test_warm import stages
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(1500)]
+
+TWINS = ("twin-1", "twin-2")
+
+
+def document() -> dict[str, Any]:
+    return {
+        "vcloud": 1,
+        "name": "fat",
+        "zones": {"app": {}},
+        "vms": {
+            "near": {"image": "base", "zone": "app"},
+            "twin": {
+                "image": {"file": str(cloud_image())},
+                "zone": "app",
+                "count": 2,
+                "memory": "640M",
+                "disks": {"data": {"size": "64M", "mount": "/srv/data"}},
+                "files": {"/etc/motd": "hello\n"},
+                "run": ["echo ran >>/root/ran"],
+                "ready": {"tcp": 22, "timeout": 120},
+            },
+        },
+        "flows": [{"from": "near", "to": "twin", "service": "tcp/22"}],
+    }
+
+
+@pytest.fixture(scope="module")
+def fat(operator: Operator, raised: Raise, tmp_path_factory: pytest.TempPathFactory) -> Vapp:
+    """Brought up from templates."""
+    file = write_vapp(tmp_path_factory.mktemp("fat") / "fat.yaml", document())
+    operator.run("image", "templates", "warm", str(file), timeout=600)
+    done = operator.up(file)
+    for vm in TWINS:
+        assert "waking" in stages(done, vm)
+        assert "booting" not in stages(done, vm)
+    raised("fat", file)
+    return standing(operator, "fat", file)
+
+
+def test_it_is_what_a_cold_boot_makes_of_it(fat: Vapp) -> None:
+    for vm in TWINS:
+        assert fat.inside(vm, "hostname; cat /etc/motd /root/ran; mountpoint -q /srv/data && echo mounted").split() == [
+            *(vm, "hello", "ran", "mounted"),
+        ]
+        held = fat.inside(vm, "ip -o addr show dev eth0")
+        assert f" {fat.addresses4[vm]}/32 " in held
+        assert f" {fat.addresses6[vm]}/128 " in held
+        assert "status: done" in fat.inside(vm, "cloud-init status", code=None)
+        assert fat.inside(vm, "systemctl --failed --no-legend; systemctl is-system-running --wait || :") == "running\n"
+    assert "nothing to do" in fat.operator.up(fat.file).out
+
+
+def test_no_two_share_a_machine_id_a_key_or_a_random_stream(fat: Vapp) -> None:
+    script = "cat /etc/machine-id; cut -d' ' -f2 /etc/ssh/ssh_host_*_key.pub; head -c 32 /dev/urandom | od -An -tx1 -w32"
+    told = [fat.inside(vm, script).splitlines() for vm in TWINS]
+    assert [len(lines) for lines in told] == [3, 3]
+    assert all(one != other for one, other in zip(*told, strict=True))
+    assert [lines[1] for lines in told] == [mark(fat.operator, fat.domain(vm))["host-key"].split()[1] for vm in TWINS]
+
+
+def test_no_service_of_it_has_run_before_it_knew_who_it_is(fat: Vapp) -> None:
+    """sshd is the first that would have made something of its own."""
+    for vm in TWINS:
+        started = fat.inside(
+            vm, "systemctl show --value --property=ActiveEnterTimestampMonotonic cloud-init-local.service ssh.service"
+        ).split()
+        assert int(started[0]) < int(started[1])
+
+
+def test_what_is_declared_passes_and_what_is_not_does_not(fat: Vapp) -> None:
+    for vm in TWINS:
+        for address in (fat.addresses4[vm], fat.addresses6[vm]):
+            assert fat.probe("near", Probe("tcp", address, 22), Probe("tcp", address, 80)) == ["open", "timeout"]
+
+
+def test_a_reboot_from_inside_goes_through_to_its_services(fat: Vapp) -> None:
+    """The machine still tells it to wait; its definition, from which the next power-on comes, does not."""
+    boot = "cat /proc/sys/kernel/random/boot_id"
+    before = fat.inside("twin-1", boot)
+    fat.operator.run("exec", fat.vm("twin-1"), "--", "systemctl", "reboot", code=None)
+
+    def is_back() -> bool:
+        done = fat.operator.run("exec", fat.vm("twin-1"), "--", "sh", "-c", f"{boot}; systemctl is-active ssh.service", code=None)
+        lines = done.out.split()
+        return len(lines) == 2 and lines[0] != before.strip() and lines[1] == "active"
+
+    wait_until("twin-1 is back", is_back, 300)
+    assert fat.probe("near", Probe("tcp", fat.addresses4["twin-1"], 22)) == ["open"]
+    assert fat.inside("twin-1", "cat /root/ran").split() == ["ran"]
+    assert "io.systemd" in xml_of(fat.operator, fat.domain("twin-1"))
+    assert "io.systemd" not in fat.operator.virsh("dumpxml", "--inactive", fat.domain("twin-1"))
