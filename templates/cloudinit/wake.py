@@ -17,10 +17,10 @@ from pathlib import Path
 RNDADDENTROPY, RNDRESEEDCRNG = 0x40085203, 0x5207
 MACHINE_IDS = ("/etc/machine-id", "/var/lib/dbus/machine-id")
 OF_THE_TEMPLATE = (
-    *("run/cloud-init", "var/lib/cloud", "var/log/journal/*", "run/log/journal/*"),
+    *("run/cloud-init", "var/log/journal/{machine_id}*", "run/log/journal/{machine_id}*"),
     *("var/lib/systemd/random-seed", "var/lib/systemd/credential.secret", "etc/ssh/ssh_host_*"),
 )
-"""What is not this VM's. Host keys that came with the image are nobody's: cloud-init brings the pinned one."""
+"""What is not this VM's; cloud-init itself has not run yet. Host keys that came with the image are nobody's: cloud-init brings the pinned one."""
 
 JOURNAL = "systemctl restart systemd-journald.service"
 """It writes under the machine ID."""
@@ -45,9 +45,9 @@ def replace(path: Path, text: str, mode: int) -> None:
     new.rename(path)
 
 
-def forget() -> None:
+def forget(machine_id: str) -> None:
     for pattern in OF_THE_TEMPLATE:
-        for path in Path("/").glob(pattern):
+        for path in Path("/").glob(pattern.format(machine_id=machine_id)):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -66,10 +66,10 @@ def main() -> None:
     given = json.load(sys.stdin)
     reseed(base64.b64decode(given["seed"]))
     time.clock_settime(time.CLOCK_REALTIME, given["now"])
+    forget(Path(MACHINE_IDS[0]).read_text().strip())
     for path in map(Path, MACHINE_IDS):
         if path.is_file() and not path.is_symlink():
             replace(path, f"{given['machine_id']}\n", 0o444)
-    forget()
     go_on(Path(given["opened"]), given["go_on"])
 
 

@@ -65,7 +65,9 @@ def warm(
 @app.command()
 def rm(
     names: Annotated[Optional[list[str]], typer.Argument(help="Templates or images by name.", show_default=False)] = None,  # noqa: UP045
-    all_templates: Annotated[bool, typer.Option("--all", help="Remove every template of the host.")] = False,
+    all_templates: Annotated[
+        bool, typer.Option("--all", help="Remove every template of the host, and find out anew which images can wake.")
+    ] = False,
     connect: Connect = None,
 ) -> None:
     """Remove templates. VMs that woke from them go on; the next ones boot cold."""

@@ -137,7 +137,7 @@ class Templates:
                 domain = self.host.connection.createXML(xml, libvirt.VIR_DOMAIN_START_AUTODESTROY)
             try:
                 agent = Agent(domain)
-                _await_boot(agent, gated=bool(facts.credentials))
+                _await_boot(domain, agent, gated=bool(facts.credentials))
                 _settle(domain, agent)
                 domain.save(self.pool.path(template.memory))
             except BaseException:
@@ -169,8 +169,9 @@ class Templates:
             self.pool.overwrite(template.memory, WHOLE)
 
     def forgo(self, image: str, key: str, why: str) -> None:
-        """From now on no template is made for VMs of that kind."""
-        self.pool.put(f"{COLD}{image}-{key}", why.encode())
+        """From now on no template is made for VMs of that kind. Where there is no room to write that down, the next run tries again."""
+        with suppress(HostError):
+            self.pool.put(f"{COLD}{image}-{key}", why.encode())
 
     def forgone(self) -> dict[str, str]:
         """Keys of VMs that cannot wake -> why."""
@@ -224,8 +225,11 @@ class Templates:
             yield
 
 
-def _await_boot(agent: Agent, *, gated: bool) -> None:
-    """Until the VM's agent answers; of one that is `gated`, while no service has run yet. Raises GuestError, of such a one NoGateError."""
+def _await_boot(domain: libvirt.virDomain, agent: Agent, *, gated: bool) -> None:
+    """Until the VM's agent answers; of one that is `gated`, while no service has run yet.
+
+    Raises GuestError; NoGateError for a gated one that runs and does not do as it should.
+    """
     if not gated:
         agent.wait(BOOT_TIMEOUT)
         return
@@ -234,6 +238,8 @@ def _await_boot(agent: Agent, *, gated: bool) -> None:
         shown = agent.execute(["systemctl", "show", "--property=Description", "--value", "default.target"])
         agent.execute(["python3", "-c", "import json"])
     except GuestError as error:
+        if not domain.isActive():
+            raise
         raise NoGateError("its image has no guest agent that runs systemctl and python3") from error
     if shown.stdout.decode(errors="replace").strip() != DESCRIPTION:
         raise NoGateError("its image cannot be made to wait in its boot, which takes systemd 254 or later")
