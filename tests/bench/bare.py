@@ -66,7 +66,7 @@ class Model:
 
 
 def model_of(operator: Operator, domain: str) -> Model:
-    """By a VM that runs: its command line has no hot-plugged card, and its disk lies over the template's."""
+    """By a VM that runs: its command line has no card but its template's, and its disk lies over the template's."""
     argv = next(text for name, text in processes("cmdline") if name == domain).split("\0")[:-1]
     info = operator.at("h1", "qemu-img", "info", "-U", "--output=json", f"{POOL}/root.{domain}.qcow2").out
     disk = json.loads(info)["backing-filename"]
@@ -127,6 +127,9 @@ def _argv(model: Model, stem: str) -> Iterator[str]:
         yield option
         if option == "-incoming":
             yield f"exec:tail -c +{model.stream + 1} {model.memory}"
+        elif option == "-netdev":  # libvirt opens the card's end on the host and passes it on
+            name = re.search(r"\bid\W+(\w+)", value)
+            yield f"tap,id={name[1] if name else 'hostnet0'},script=no,downscript=no"
         elif option == "-chardev":
             name = value.partition("id=")[2].partition(",")[0]
             yield f"socket,id={name},path={stem}.agent,server=on,wait=off" if "channel" in name else f"null,id={name}"
