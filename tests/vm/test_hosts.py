@@ -629,6 +629,7 @@ def test_a_console_shows_takes_keys_and_gives_the_terminal_back(ref: HostRef, vm
     ours, theirs = pty.openpty()
     before = termios.tcgetattr(theirs)
     argv = [sys.executable, "-c", CONSOLE, str(ref.ssh_config.parent / "hosts.yaml"), NAME]
+    assert vm.agent.execute(["systemctl", "stop", "vcloud-console.service"]).code == 0, "it would take the keys"
     reader = vm.agent.start(["/bin/sh", "-c", "read -r typed < /dev/ttyS0; echo got:$typed > /dev/ttyS0"])
     assert reader > 0
     with subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs) as process:

@@ -25,7 +25,7 @@ SMALL_PAGES = (
 """The words before a command that run it, and all that it starts, without huge pages (PR_SET_THP_DISABLE, prctl(2)).
 
 QEMU asks for huge pages for its guests' memory. A VM that wakes fills its pages in no order, so that the kernel clears nearly all of its
-memory in portions of 2 MiB, only to have a quarter of it written: without KVM a sixth of the time that waking five VMs takes.
+memory in portions of 2 MiB, only to have a quarter of it written: without KVM a ninth of the time that waking five VMs takes.
 """
 
 
