@@ -132,7 +132,9 @@ class Waker:
         card = cards.pop(0) if has_card(vm) else ""
         self.templates.wake(template, Clone(vm.domain, vm.uuid, marks, root, boot.console, card))
         devices = [*(render_disk(disk, disks[disk.volume]) for disk in vm.disks), *cards]
-        machines.plug(self.host, vm.domain, [*devices, render_seed(boot.seed)] if boot.seed else devices)
+        if boot.seed:
+            devices.append(render_seed(boot.seed))
+        machines.plug(self.host, vm.domain, devices)
         agent = machines.agent_of(self.host, vm.domain)
         agent.wait(AGENT_TIMEOUT)
         if boot.seed:

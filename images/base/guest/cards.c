@@ -36,22 +36,6 @@ int card_find(const uint8_t mac[6], char name[IFNAMSIZ])
     return netlink_dump(RTM_GETLINK, compare_card, &search) ? 0 : search.card;
 }
 
-/* A VM that wakes has a card of its template's; a VM that was booted has none of that address. */
-int card_readdress(struct directive *mac)
-{
-    char name[IFNAMSIZ];
-    struct request request;
-    struct ifinfomsg *link;
-    const int card = card_find(mac->mac, name);
-
-    if (!card)
-        return 0;
-    link = request_begin(&request, RTM_NEWLINK, 0, sizeof *link);
-    link->ifi_index = card;
-    request_put(&request, IFLA_ADDRESS, mac->wanted, sizeof mac->wanted);
-    return netlink_send(&request.header) ? fail_netlink() : 0;
-}
-
 static int set_flags(int card, unsigned flags)
 {
     struct request request;
@@ -73,14 +57,28 @@ int loopback_up(void)
     return card_up((int)if_nametoindex("lo"));
 }
 
-static int set_name(int card, const char *name)
+static int set_attribute(int card, int type, const void *value, size_t size)
 {
     struct request request;
     struct ifinfomsg *link = request_begin(&request, RTM_NEWLINK, 0, sizeof *link);
 
     link->ifi_index = card;
-    request_put(&request, IFLA_IFNAME, name, strlen(name) + 1);
+    request_put(&request, type, value, size);
     return netlink_send(&request.header);
+}
+
+static int set_name(int card, const char *name)
+{
+    return set_attribute(card, IFLA_IFNAME, name, strlen(name) + 1);
+}
+
+/* A VM that wakes has a card of its template's; a VM that was booted has none of that address. */
+int card_readdress(struct directive *mac)
+{
+    char name[IFNAMSIZ];
+    const int card = card_find(mac->mac, name);
+
+    return card && set_attribute(card, IFLA_ADDRESS, mac->wanted, sizeof mac->wanted) ? fail_netlink() : 0;
 }
 
 static int card_rename(int card, const char *name)
