@@ -17,6 +17,9 @@ from vcloud.verify.appliances import in_force
 from vcloud.verify.checks import Outcome
 from vcloud.verify.report import plain
 
+SAVED = "saved"
+"""What a vApp is called of which every VM's memory is kept; libvirt's own word for such a domain."""
+
 
 @dataclass(frozen=True, slots=True)
 class VmStatus:
@@ -48,6 +51,8 @@ class Status:
 
     @property
     def summary(self) -> str:
+        if self.phase == SAVED:
+            return f"saved, {len(self.vms)} VMs; `vcloud up` restores them"
         running = sum(vm.state == "running" for vm in self.vms)
         return f"{'protected' if self.healthy else 'NOT as it should be'}, {running} of {len(self.vms)} VMs run"
 
@@ -90,7 +95,7 @@ def status_of(vapp: str, connect: str | None) -> Status:
                 )
             raise UsageError(f"there is no vApp '{vapp}' on {host.name}", "vcloud list shows what is there.")
         found = _status(state, host.name)
-        return found if found.problems else replace(found, problems=tuple(_not_in_force(host, state.manifest)))
+        return found if found.problems or state.saved() else replace(found, problems=tuple(_not_in_force(host, state.manifest)))
 
 
 def all_vapps(connect: str | None) -> list[dict[str, Any]]:
@@ -122,7 +127,7 @@ def _status(state: VappState, host: str) -> Status:
         vapp=design.vapp,
         host=host,
         owner=design.owner,
-        phase=manifest.phase.value,
+        phase=SAVED if manifest.phase is Phase.READY and state.saved() else manifest.phase.value,
         accelerator=manifest.accelerator,
         uplink=tuple(addresses),
         vms=tuple(_vm_status(vm, state) for vm in design.vms),
@@ -144,7 +149,7 @@ def _vm_state(vm: Vm, state: VappState) -> str:
     domain = state.domain(vm.domain)
     if domain is None:
         return "missing"
-    return "paused" if domain.paused else "running" if domain.running else "stopped"
+    return "paused" if domain.paused else "running" if domain.running else SAVED if domain.saved else "stopped"
 
 
 def _published(design: Design, addresses: list[str]) -> list[str]:
@@ -159,7 +164,7 @@ def _published(design: Design, addresses: list[str]) -> list[str]:
 
 def _problems(state: VappState, design: Design, phase: Phase) -> list[str]:
     problems = ["a run of `vcloud up` has not ended, or was interrupted"] if phase is Phase.APPLYING else []
-    for vm in design.vms:
+    for vm in design.vms if not state.saved() else ():
         found = _vm_state(vm, state)
         if found != "running":
             stopped = (

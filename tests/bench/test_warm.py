@@ -83,14 +83,19 @@ def test_the_shop(operator: Operator, tmp_path: Path, capsys: pytest.CaptureFixt
         models = models or [model_of(operator, f"shop.{name}") for name in SHOPS_VMS]
         if run < RUNS - 1:
             operator.run("down", "--yes", "shop", timeout=600)
+    saves, restores = [], []
+    for _ in range(RUNS):
+        saves.append(operator.run("save", "shop", "-o", "json").data["seconds"])
+        restores.append(parts_of(operator))
     nothing = timed(lambda: operator.up(SHOP), RUNS)
     calls = calls_of_an_up_with_nothing_to_do(operator, tmp_path)
     change = timed(lambda: operator.up(_with_another_flow(standing(operator, "shop", SHOP).file, tmp_path)))
     operator.run("down", "--yes", "shop", timeout=600)
     found = {
         "bare QEMU restores its 5 VMs": bare(operator, models),
-        "up, woken": [run["all"] for run in woken],
-        **{f"  of it {part}": [run[part] for run in woken] for part in woken[0] if part != "all" and woken[0][part] >= 0.05},
+        **by_part("up, woken", woken),
+        **by_part("up, restored after a save", restores),
+        "save": saves,
         "up, cold": [cold["all"]],
         "up with nothing to do": nothing,
         "up with one flow more": change,
@@ -98,6 +103,12 @@ def test_the_shop(operator: Operator, tmp_path: Path, capsys: pytest.CaptureFixt
     with capsys.disabled():
         show("the shop, to ready and protected", found, "bare QEMU restores its 5 VMs")
         print(f"an up with nothing to do asks libvirt {calls} times over qemu+ssh, beside opening and closing the connection")
+
+
+def by_part(label: str, runs: list[dict[str, float]]) -> dict[str, list[float]]:
+    """Rows for the whole and for what it took a while for."""
+    parts = [part for part in runs[0] if part != "all" and runs[0][part] >= 0.05]
+    return {label: [run["all"] for run in runs], **{f"  of {label.split()[1]} {part}": [run[part] for run in runs] for part in parts}}
 
 
 def calls_of_an_up_with_nothing_to_do(operator: Operator, folder: Path) -> int:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.vm.driver import Operator, remains
+from vcloud.hosts.connection import open_host
+from vcloud.hosts.inventory import load_inventory
+from vcloud.hosts.uplink import NETWORK
+from vcloud.rendering import UPLINK
+from vcloud.verify.checks import HOST
+from vcloud.verify.vantage import Vantages
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
@@ -64,6 +72,16 @@ def test_every_promise_is_proven(operator: Operator, tmp_path: Path, name: str) 
     finally:
         operator.run("down", "--yes", name)
     assert remains(operator, name) == []
+
+
+def test_several_may_send_from_the_host_at_once(operator: Operator) -> None:
+    """As they do where the outside is the host as well. Each port is closed, and says so only after a while."""
+    (ref,) = load_inventory(Path(operator.env["VCLOUD_INVENTORY"]))
+    lines = "".join(f"{number} udp - 127.0.0.1 {9000 + number} 700 -\n" for number in range(3)).encode()
+    with open_host(ref) as host, ThreadPoolExecutor() as pool:
+        sent = list(pool.map(lambda _: Vantages(host, replace(UPLINK, network=NETWORK)).send(HOST, lines), range(4)))
+    assert [len(output.splitlines()) for output in sent] == [3] * 4
+    assert "vcloud-probe" not in operator.at("h1", "ls", "/run").out
 
 
 def test_a_host_without_a_segment_of_its_own_gets_a_nat_network_while_it_is_needed(operator: Operator, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from vcloud.apply.stock import Stock
 from vcloud.apply.wake import Waker
 from vcloud.compile.artifacts import Artifacts, compile_vapp
 from vcloud.compile.cloudinit import seed_files, seed_iso
-from vcloud.compile.domain import BootFiles, HostFacts, render_domain, render_interface
+from vcloud.compile.domain import BootFiles, HostFacts, render_domain, render_interface, starts_linked
 from vcloud.compile.filter import filter_name, filter_uuid, render_filter
 from vcloud.compile.network import render_network, zone_networks
 from vcloud.design.model import Design, Role, Vm
@@ -38,7 +38,7 @@ from vcloud.project import design_of, load_file
 AGENT_TIMEOUT = 180
 """Seconds from power-on to the guest agent's first answer; a distribution's stock image takes a minute without KVM."""
 FRESH = (Verb.MAKE_VM, Verb.REMAKE_VM)
-BOOTED = (*FRESH, Verb.RESTART_VM, Verb.START_VM)
+BOOTED = (*FRESH, Verb.RESTART_VM, Verb.START_VM, Verb.RESTORE_VM)
 TOUCHED = (*BOOTED, Verb.CONFIGURE_VM)
 MIN_WORKERS = 4
 CONSOLE_LINES = 12
@@ -87,7 +87,7 @@ def bring_up(
 ) -> Plan:
     """Makes the vApp of a file stand, ready and protected. Returns what was done; an empty plan changed nothing.
 
-    `cold` boots every VM, where one might wake from a template. `reload` loads the appliances' rules again, even if nothing changed.
+    `cold` boots every VM that does not run, where one might wake from a template or be restored from its saved memory. `reload` loads the appliances' rules again, even if nothing changed.
     """
     design = design_of(load_file(path, parameters))
     with open_host(choose_host(connect)) as host:
@@ -188,6 +188,8 @@ class _Run:
         self.rules = ""
         self.loaded: set[str] = set()
         """Appliances that have their rules."""
+        self.restored: set[str] = set()
+        """VMs that have gone on from their saved memory."""
         self.marked: dict[str, DomainState | None] = {}
         """What the domains themselves say of the VMs that are not made anew: a settled manifest does not repeat their host keys."""
 
@@ -315,6 +317,9 @@ class _Run:
             if domain.paused:
                 machines.resume_domain(self.host, vm.domain)
             return
+        if verb is Verb.RESTORE_VM and self.waker:
+            self._restore(vm)
+            return
         self._make_way(vm, verb)
         if boot.seed:
             self.store.put_seed(vm.domain, self._seed(vm, fresh=verb in FRESH))
@@ -330,10 +335,23 @@ class _Run:
         self.reporter.report(vm.name, "booting")
         machines.start_domain(self.host, vm.domain, xml)
 
+    def _restore(self, vm: Vm) -> None:
+        """A memory that cannot be restored is kept: only whoever runs `up` may give it up."""
+        self.reporter.report(vm.name, "restoring")
+        try:
+            machines.restore_domain(self.host, vm.domain, linked=starts_linked(vm))
+        except HostError as error:
+            raise HostError(error.what, "`vcloud up --cold` boots what is saved; what only its memory holds is lost then.") from error
+        self.restored.add(vm.name)
+
+    def _goes_on(self, vm: Vm) -> bool:
+        """Whether a VM has come back with its services, because it was saved after an `up` that had brought it in."""
+        return vm.name in self.restored and self.state.manifest is not None and self.state.manifest.phase is Phase.READY
+
     def _make_way(self, vm: Vm, verb: Verb) -> None:
         """Ends and removes what the VM is not to begin with. A killed run may have left a root disk without a domain."""
         machines.cut_links(self.host, vm.domain)
-        if verb is Verb.RESTART_VM:
+        if verb in (Verb.RESTART_VM, Verb.RESTORE_VM):
             machines.stop_domain(self.host, vm.domain, gently=True)
             machines.forget_memory(self.host, vm.domain)
         elif verb in FRESH:
@@ -401,7 +419,9 @@ class _Run:
                     self._power(vm, self._verb(vm))
             for nic in vm.nics:
                 machines.set_link(self.host, vm.domain, render_interface(vm, nic, self.target.artifacts.uplink, up=True))
-            self.reporter.report(vm.name, "booting, and taking its identity" if seeded else "starting its services")
+            self.reporter.report(vm.name, self._coming_in(vm))
+            if vm.name in self.restored and seeded and not machines.set_clock(self.host, vm.domain):
+                self.reporter.note(f"the clock of {vm.name} stands where it was saved: no guest agent sets it")
             if seeded:
                 wait_for_cloud_init(self.host, self.store, vm)
                 if self.waker:
@@ -412,10 +432,17 @@ class _Run:
             self.reporter.report(vm.name, "ready")
         return True
 
+    def _coming_in(self, vm: Vm) -> str:
+        """What a workload does once its links are up, in words."""
+        if self._goes_on(vm):
+            return "going on where it was"
+        return "booting, and taking its identity" if self.boots[vm.name].seed else "starting its services"
+
     def _open(self, vm: Vm) -> None:
         """From the gate to what the file calls ready, by the guest agent."""
         agent = machines.agent_of(self.host, vm.domain)
-        open_gate(agent, vm)
+        if not self._goes_on(vm):
+            open_gate(agent, vm)
         if self._verb(vm) in FRESH:
             run_commands(agent, vm)
             if vm.disks:  # it serves from now on, even if it never becomes what the file calls ready

@@ -48,7 +48,11 @@ class Waker:
     def plan(self, vms: Sequence[Vm], boots: Mapping[str, BootFiles]) -> tuple[Vm, ...]:
         """One VM for each template that is to be made, and notes which are there. `vms` are those that the run makes anew."""
         accelerator, uplink, digests = self.target.wanted.accelerator, self.target.artifacts.uplink, self.target.stock.digests
-        wakeable = [vm for vm in vms if not why_cold(vm)]
+        reasons = {vm.name: why_cold(vm) for vm in vms}
+        for name, reason in reasons.items():
+            if reason:
+                self.reporter.note(f"{name} is booted cold: {reason}")
+        wakeable = [vm for vm in vms if not reasons[vm.name]]
         if not wakeable:
             return ()
         try:

@@ -1,4 +1,4 @@
-"""Commands of a vApp's life: init, validate, plan, up, down."""
+"""Commands of a vApp's life: init, validate, plan, up, save, down."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    for command in (init, validate, plan, up, down):
+    for command in (init, validate, plan, up, save, down):
         app.command()(command)
 
 
@@ -132,7 +132,12 @@ def up(
     connect: Connect = None,
     accel: AccelOption = Accel.AUTO,
     yes: Yes = False,
-    cold: Annotated[bool, typer.Option("--cold", help="Boot every VM; none wakes from a template.", envvar="VCLOUD_COLD")] = False,
+    cold: Annotated[
+        bool,
+        typer.Option(
+            "--cold", help="Boot every VM that does not run; none wakes from a template or from its saved memory.", envvar="VCLOUD_COLD"
+        ),
+    ] = False,
     reload: Annotated[
         bool, typer.Option("--reload", help="Load the firewall's and the IPS's rules again, even if nothing changed.")
     ] = False,
@@ -165,6 +170,21 @@ def up(
     else:
         print(f"{done.vapp} on {done.host} is up and protected after {progress.seconds:.1f} s: {progress.breakdown}")
         print(f"next: vcloud status {done.vapp}, vcloud verify {done.vapp}")
+
+
+def save(vapp: VappArgument = None, parameters: Parameters = None, connect: Connect = None, output: Output = Format.TABLE) -> None:
+    """Stop all VMs and keep their memory on the host; `up` lets them go on where they were."""
+    from vcloud.apply.save import save_vapp
+
+    name = vapp_name(vapp, parameters)
+    with Progress(quiet=output is not Format.TABLE) as progress:
+        saved = save_vapp(name, connect, progress)
+    if output is not Format.TABLE:
+        emit({"vapp": name, "saved": list(saved), "seconds": round(progress.seconds, 2)}, output)
+    elif saved:
+        print(f"{name} is saved ({len(saved)} VMs, {progress.seconds:.1f} s); next: vcloud up, which restores it")
+    else:
+        print(f"{name} is saved already")
 
 
 def down(

@@ -96,6 +96,49 @@ def resume_domain(host: Host, name: str) -> None:
         _present(host, name).resume()
 
 
+def save_domain(host: Host, name: str) -> None:
+    """Stops a running domain and keeps its memory on the host, as `virsh managedsave`: its next start goes on where it was."""
+    with translated(f"the memory of '{name}' could not be saved on {host.name}"):
+        domain = _present(host, name)
+        if domain.isActive():
+            domain.managedSave(libvirt.VIR_DOMAIN_SAVE_RUNNING)
+
+
+def restore_domain(host: Host, name: str, *, linked: bool) -> None:
+    """Lets a domain go on from its saved memory, with its console's log continued; unless `linked`, with every link cut before it runs.
+
+    Raises HostError when libvirt refuses it; the domain may then be there, paused.
+    """
+    with translated(f"'{name}' could not be restored on {host.name}"):
+        domain = _present(host, name)
+        xml = domain.managedSaveGetXMLDesc(libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE)  # fails where libvirt itself would boot in silence
+        domain.managedSaveDefineXML(_with_its_log(xml))
+        domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+        if not linked:
+            cut_links(host, name)
+        domain.resume()
+
+
+def set_clock(host: Host, name: str) -> bool:
+    """Whether the guest agent of a running domain has set its clock to the time of here."""
+    now = time.time()
+    with translated(f"'{name}' is not on {host.name}"):
+        domain = _present(host, name)
+    try:
+        domain.setTime({"seconds": int(now), "nseconds": int(now % 1 * 1e9)})
+    except libvirt.libvirtError:
+        return False
+    return True
+
+
+def _with_its_log(xml: str) -> str:
+    """The same domain, whose console's log is not begun anew."""
+    root = ElementTree.fromstring(xml)  # noqa: S314 - libvirt's own XML
+    for log in root.iter("log"):
+        log.set("append", "on")
+    return ElementTree.tostring(root, encoding="unicode")
+
+
 def stop_domain(host: Host, name: str, *, gently: bool) -> None:
     """Stops a domain: `gently` asks the guest first and waits."""
     with translated(f"'{name}' could not be stopped on {host.name}"):
@@ -157,6 +200,8 @@ def cut_links(host: Host, name: str) -> None:
             return
         for card in ElementTree.fromstring(domain.XMLDesc()).iter("interface"):  # noqa: S314 - libvirt's own XML
             link = card.find("link")
+            if link is not None and link.get("state") == "down":
+                continue
             if link is None:
                 link = ElementTree.SubElement(card, "link")
             link.set("state", "down")

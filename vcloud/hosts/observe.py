@@ -43,7 +43,8 @@ def observe(host: Host) -> HostState:
     """Everything on a host. Asks each domain and each network once."""
     seen = _look(host)
     with translated(f"{host.name} could not be looked at"):
-        domains = [_asked_domain(domain, state) for domain, state in seen.domains.values()]
+        saved = seen.saved(host)
+        domains = [_asked_domain(domain, state, saved) for domain, state in seen.domains.values()]
         networks = [_asked_network(network, active) for name, (network, active) in seen.networks.items() if not name.startswith("vcloud-")]
     return HostState(tuple(filter(None, domains)), tuple(filter(None, networks)), seen.vapps())
 
@@ -54,9 +55,9 @@ def observe_vapp(host: Host, vapp: str) -> VappState:
     prefix = f"{vapp}."
     with translated(f"'{vapp}' could not be looked at on {host.name}"):
         manifest = seen.manifest(vapp)
-        known = _known(manifest)
+        known, saved = _known(manifest), seen.saved(host, prefix)
         domains = [
-            _vouched_for(known, domain, state) or _asked_domain(domain, state)
+            _vouched_for(known, domain, state, saved) or _asked_domain(domain, state, saved)
             for name, (domain, state) in seen.domains.items()
             if name.startswith(prefix)
         ]
@@ -79,11 +80,11 @@ def domain_ids(host: Host, design: Design) -> tuple[tuple[str, int], ...]:
 
 
 def observe_domain(host: Host, name: str) -> DomainState | None:
-    """One domain with all that its mark says, its SSH host key too. None: there is none of that name."""
+    """One domain with all that its mark says, its SSH host key too, but not whether it is saved. None: there is none of that name."""
     with translated(f"'{name}' could not be looked at on {host.name}"):
         try:
             domain = host.connection.lookupByName(name)
-            return _asked_domain(domain, domain.state()[0])
+            return _asked_domain(domain, domain.state()[0], frozenset())
         except libvirt.libvirtError as error:
             if is_absent(error):
                 return None
@@ -133,6 +134,13 @@ class _Seen:
         record = found and _unless_gone(lambda: record_of(found[0]))
         return _decoded(record) if record else None
 
+    def saved(self, host: Host, prefix: str = "") -> frozenset[str]:
+        """UUIDs of the domains whose memory libvirt keeps. Asked only where one with such a name is stopped."""
+        if not any(state in STOPPED for name, (_, state) in self.domains.items() if name.startswith(prefix)):
+            return frozenset()
+        kept = host.connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE | libvirt.VIR_CONNECT_LIST_DOMAINS_INACTIVE)
+        return frozenset(domain.UUIDString() for domain in kept)
+
     def uplink_gone(self, manifest: Manifest | None) -> bool:
         name = manifest.uplink.network if manifest else ""
         return bool(name) and not self.networks.get(name, (None, False))[1]
@@ -171,14 +179,14 @@ def _known(manifest: Manifest | None) -> _Known:
     return _Known(domains, frozenset(network.uuid for zone in design.zones for network in zone_networks(zone)))
 
 
-def _vouched_for(known: _Known, domain: libvirt.virDomain, state: int) -> DomainState | None:
+def _vouched_for(known: _Known, domain: libvirt.virDomain, state: int, saved: frozenset[str]) -> DomainState | None:
     found = known.domains.get(domain.UUIDString())
     if found is None or found.name != domain.name():
         return None
-    return replace(found, running=state not in STOPPED, paused=state == PAUSED, id=domain.ID())
+    return replace(found, running=state not in STOPPED, paused=state == PAUSED, id=domain.ID(), saved=found.uuid in saved)
 
 
-def _asked_domain(domain: libvirt.virDomain, state: int) -> DomainState | None:
+def _asked_domain(domain: libvirt.virDomain, state: int, saved: frozenset[str]) -> DomainState | None:
     xml = _unless_gone(domain.XMLDesc)
     if xml is None:
         return None
@@ -191,6 +199,7 @@ def _asked_domain(domain: libvirt.virDomain, state: int) -> DomainState | None:
         running=state not in STOPPED,
         paused=state == PAUSED,
         id=domain.ID(),
+        saved=domain.UUIDString() in saved,
         vapp=mark.get("vapp", ""),
         vm=mark.get("name", ""),
         role=mark.get("role", ""),

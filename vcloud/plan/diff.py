@@ -150,6 +150,8 @@ def _vm_steps(wanted: Manifest, state: VappState) -> Iterator[Step]:
             yield Step(Verb.RESTART_VM, vm.name, f"{_identity_why(vm, old, moved=False)}; cloud-init learns of it at boot")
         elif domain.running and (cut := _cut_off(vm, state)):
             yield Step(Verb.RESTART_VM, vm.name, f"it is cut off: {cut} and its cards come back only when it starts")
+        elif domain.saved:
+            yield Step(Verb.RESTORE_VM, vm.name, "its memory was saved")
         elif not domain.running or domain.paused:
             yield Step(Verb.START_VM, vm.name, "it is paused" if domain.paused else "it is not running")
         elif not state.brought_in(vm):

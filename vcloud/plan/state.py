@@ -81,6 +81,8 @@ class DomainState:
     paused: bool = False
     id: int = -1
     """libvirt's id, which every start changes; -1 while it is stopped."""
+    saved: bool = False
+    """It is stopped, and libvirt keeps its memory: it can go on where it was."""
     vapp: str = ""
     """Empty: somebody else's domain."""
     vm: str = ""
@@ -127,6 +129,11 @@ class VappState:
         """Whether this VM runs since `vcloud up` looked after its links, its services and its rules."""
         domain = self.domain(vm.domain)
         return domain is not None and self.manifest is not None and domain.running and self.manifest.id_of(vm.name) == domain.id
+
+    def saved(self) -> bool:
+        """Whether every VM that the manifest names is stopped with its memory kept."""
+        domains = [self.domain(vm.domain) for vm in self.manifest.design.vms] if self.manifest else []
+        return bool(domains) and all(domain is not None and domain.saved for domain in domains)
 
     def domain(self, name: str) -> DomainState | None:
         return next((domain for domain in self.domains if domain.name == name), None)

@@ -15,6 +15,7 @@ class Verb(StrEnum):
     REMAKE_VM = "make VM anew"
     RESTART_VM = "restart VM"
     START_VM = "start VM"
+    RESTORE_VM = "restore VM"
     CONFIGURE_VM = "configure VM"
     LOAD_IPS = "load IPS"
     LOAD_FIREWALL = "load firewall"
@@ -40,6 +41,7 @@ COSTS = {
     Verb.REMAKE_VM: Cost.RECREATE,
     Verb.RESTART_VM: Cost.RESTART,
     Verb.START_VM: Cost.NEW,
+    Verb.RESTORE_VM: Cost.NEW,
     Verb.CONFIGURE_VM: Cost.LIVE,
     Verb.LOAD_IPS: Cost.LIVE,
     Verb.LOAD_FIREWALL: Cost.LIVE,

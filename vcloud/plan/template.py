@@ -25,8 +25,6 @@ PORTS = 14
 """PCIe ports that cards and data disks are plugged into."""
 TEMPLATE_CARD = Nic("", "", TEMPLATE_MAC, "", "", None, None, isolated=False, plain_offloads=False)
 """Plugged in nowhere."""
-SEED = 1
-"""The disk that cloud-init reads takes a port too."""
 SHARING = 3
 """VMs that wake from one template in the run that makes it: from so many on it is made even where its image is new on the host."""
 
@@ -57,9 +55,8 @@ def template_key(vm: Vm, image: str, accelerator: str, cmdline: str, versions: s
 
 def why_cold(vm: Vm) -> str:
     """Why a VM cannot wake from any template; empty where it can."""
-    if len(vm.nics) + len(vm.disks) + SEED > PORTS:
-        return f"it has more than {PORTS - SEED} cards and disks"
-    return ""
+    free = PORTS if vm.image.recipe else PORTS - 1  # the disk that cloud-init reads takes one
+    return f"it has more than {free} cards and disks" if len(vm.nics) + len(vm.disks) > free else ""
 
 
 def worth_making(

@@ -41,11 +41,14 @@ EVENTS = "20000"
 
 
 def verify_vapp(vapp: str, connect: str | None, seed: int, reporter: Reporter) -> Findings:
-    """Runs every check of a vApp that stands. Raises UsageError when there is none."""
+    """Runs every check of a vApp that stands. Raises UsageError when there is none, VcloudError when it is saved."""
     with open_host(choose_host(connect)) as host:
-        manifest = observe_vapp(host, vapp).manifest
+        state = observe_vapp(host, vapp)
+        manifest = state.manifest
         if manifest is None:
             raise UsageError(f"there is no vApp '{vapp}' on {host.name}", "vcloud list shows what is there.")
+        if state.saved():
+            raise VcloudError(f"'{vapp}' is saved on {host.name}, so that nothing of it can be tried", "`vcloud up` restores it.")
         design, uplink = manifest.design, manifest.uplink
         vantages = Vantages(host, uplink)
         checks = (*network_checks(design, uplink, vantages.world, seed), *inspection_checks(design, uplink, vantages.world))

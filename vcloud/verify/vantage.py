@@ -7,7 +7,7 @@ end if the firewall were broken. What comes in is sent by the host.
 
 from __future__ import annotations
 
-import os
+import secrets
 import subprocess
 from collections.abc import Sequence
 from ipaddress import ip_address
@@ -43,8 +43,11 @@ class Vantages:
         return self._on_host(lines)
 
     def _on_host(self, lines: bytes) -> bytes:
-        """The host has no probe program: it is brought along, and removed afterwards."""
-        path = f"{PROGRAM}-{os.getpid()}"
+        """The host has no probe program: it is brought along, and removed afterwards.
+
+        Each call brings its own: the outside may be the host as well, both send side by side, and a program that runs cannot be written.
+        """
+        path = f"{PROGRAM}-{secrets.token_hex(8)}"
         shell = self.host.shell
         placed = shell.run(["sh", "-c", 'umask 077; cat >"$1" && chmod 700 "$1"', "sh", path], stdin=Path(guest_program()).read_bytes())
         if placed.code != 0:

@@ -13,7 +13,7 @@ from tests.vapps import design_of_text
 from vcloud.design.model import Design
 from vcloud.errors import SmallerDiskError, VcloudError
 from vcloud.plan.diff import flow_changes, plan_changes
-from vcloud.plan.state import NetworkState, Phase, VappState
+from vcloud.plan.state import DomainState, NetworkState, Phase, VappState
 from vcloud.plan.steps import COSTS, Cost, Plan, Verb
 from vcloud.rendering import UPLINK
 
@@ -254,6 +254,41 @@ def test_a_vm_that_does_not_run_is_started(paused: bool, reason: str) -> None:
     changes = plan(design(), with_domain(STANDING, "shop.api", lambda domain: replace(domain, running=paused, paused=paused)))
     assert told(changes) == [("start VM", "api", "new")]
     assert why(changes, "api") == reason
+
+
+def saved(domain: DomainState) -> DomainState:
+    return replace(domain, running=False, saved=True)
+
+
+def test_a_vm_whose_memory_was_saved_is_restored() -> None:
+    found = plan(design(), with_domain(STANDING, "shop.api", saved))
+    assert told(found) == [("restore VM", "api", "new")]
+    assert why(found, "api") == "its memory was saved"
+
+
+def test_a_saved_appliance_is_loaded_again() -> None:
+    found = plan(design(), with_domain(STANDING, "shop.firewall", saved))
+    assert told(found) == [("restore VM", "firewall", "new"), LOAD_FIREWALL]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "verb"),
+    [
+        ("{image: nginx, zone: app", "{image: nginx, zone: app, memory: 256M", Verb.RESTART_VM),
+        ("run: [echo one]", "run: [echo two]", Verb.REMAKE_VM),
+        ("/etc/key: first", "/etc/key: second", Verb.RESTORE_VM),
+    ],
+)
+def test_a_saved_memory_is_not_gone_on_with_where_the_change_takes_a_boot(old: str, new: str, verb: Verb) -> None:
+    assert plan(design(old, new), with_domain(STANDING, "shop.api", saved)).subjects(verb) == ("api",)
+
+
+def test_a_vapp_is_saved_when_all_of_its_vms_are() -> None:
+    some = with_domain(STANDING, "shop.api", saved)
+    assert not STANDING.saved()
+    assert not some.saved()
+    assert replace(STANDING, domains=tuple(map(saved, STANDING.domains))).saved()
+    assert not EMPTY.saved()
 
 
 def test_an_appliance_that_was_started_is_loaded_again() -> None:

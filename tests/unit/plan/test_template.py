@@ -79,8 +79,14 @@ def test_an_image_of_a_users_own_is_made_to_wait_by_its_host() -> None:
 
 
 def test_what_cannot_wake_says_why() -> None:
-    assert why_cold(WEB) == ""
+    assert why_cold(replace(WEB, nics=WEB.nics * PORTS)) == ""
     assert "cards" in why_cold(replace(WEB, nics=WEB.nics * (PORTS + 1)))
+
+
+def test_the_seed_of_an_own_image_takes_a_place() -> None:
+    own = replace(WEB, image=replace(WEB.image, recipe="", source="/disk.qcow2"))
+    assert why_cold(replace(own, nics=WEB.nics * (PORTS - 1))) == ""
+    assert f"more than {PORTS - 1} " in why_cold(replace(own, nics=WEB.nics * PORTS))
 
 
 @pytest.mark.parametrize(

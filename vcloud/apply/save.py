@@ -1,0 +1,89 @@
+"""`vcloud save`: keeps the memory of every VM of a vApp on its host and stops it, so that the next `up` goes on where it was.
+
+What libvirt calls a managed save, of all VMs of a vApp in the order that keeps it closed: workloads first, each with its links cut, the
+appliances last. `up` restores the appliances first and raises a link only once their rules are in force, as always.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from vcloud.design.model import Role, Vm
+from vcloud.errors import GuestError, HostError, UsageError, VcloudError
+from vcloud.hosts import machines
+from vcloud.hosts.connection import Host, open_host, translated
+from vcloud.hosts.inventory import choose_host
+from vcloud.hosts.lock import vapp_lock
+from vcloud.hosts.observe import observe_vapp, write_manifest
+from vcloud.plan.diff import refuse_renamed
+from vcloud.plan.state import Manifest, Phase
+
+if TYPE_CHECKING:
+    from vcloud.apply.up import Reporter
+
+SYNC_TIMEOUT = 60
+"""Seconds for a guest to write out what it has not written yet."""
+
+
+def save_vapp(vapp: str, connect: str | None, reporter: Reporter) -> tuple[str, ...]:
+    """Saves every VM that runs and returns their names; none where all of them are saved already.
+
+    Raises UsageError when the host has no such vApp, VcloudError when a run of `up` has not ended or somebody has renamed a domain,
+    HostError when a VM cannot be saved: it then runs on, with its links cut until the next `up`.
+    """
+    with open_host(choose_host(connect)) as host, vapp_lock(host, vapp, "save"):
+        state = observe_vapp(host, vapp)
+        manifest = state.manifest
+        if manifest is None:
+            raise UsageError(f"there is no vApp '{vapp}' on {host.name}", "vcloud list shows what is there.")
+        refuse_renamed(manifest.design, state)
+        running = {domain.name for domain in state.domains if domain.running}
+        vms = [vm for vm in manifest.design.vms if vm.domain in running]
+        if not vms and not state.saved():
+            raise VcloudError(f"no VM of '{vapp}' runs on {host.name}, so there is no memory to save", "`vcloud up` starts them.")
+        if vms:
+            refuse_unfinished(manifest)
+            write_manifest(host, replace(manifest, ids=()))  # whatever happens from here on, the next `up` sees to every link
+            _save(host, vms, reporter)
+        return tuple(vm.name for vm in vms)
+
+
+def refuse_unfinished(manifest: Manifest) -> None:
+    """Raises VcloudError where a run of `up` was interrupted: what it has half made would be kept as if it were whole."""
+    if manifest.phase is not Phase.READY:
+        raise VcloudError(
+            f"a run of `vcloud up` of '{manifest.design.vapp}' has not ended, or was interrupted", "Run `vcloud up` to its end first."
+        )
+
+
+def _save(host: Host, vms: Sequence[Vm], reporter: Reporter) -> None:
+    """As many at a time as the host has processors."""
+    with translated(f"the processors of {host.name} could not be counted"):
+        processors = host.connection.getInfo()[2]
+    appliances = [vm for vm in vms if vm.role is not Role.WORKLOAD]
+    workloads = [vm for vm in vms if vm.role is Role.WORKLOAD]
+    for vm in workloads:
+        machines.cut_links(host, vm.domain)
+    for group in (workloads, appliances):
+        with ThreadPoolExecutor(processors) as pool:
+            list(pool.map(lambda vm: _save_one(host, vm, reporter), group))
+
+
+def _save_one(host: Host, vm: Vm, reporter: Reporter) -> None:
+    reporter.report(vm.name, "saving")
+    with contextlib.suppress(
+        GuestError
+    ):  # without an agent, and with one that may not run it, its memory alone knows what it has not written
+        machines.agent_of(host, vm.domain).execute(["sync"], timeout=SYNC_TIMEOUT)
+    try:
+        machines.save_domain(host, vm.domain)
+    except HostError as error:
+        vapp = vm.domain.partition(".")[0]
+        raise HostError(
+            error.what, f"Mend that and run `vcloud save {vapp}` again, or go on with `vcloud up`: until then links of '{vapp}' are cut."
+        ) from error
+    reporter.report(vm.name, "saved")
