@@ -1,7 +1,5 @@
 """The command line's frame: the commands, and the one place where errors become text and exit codes."""
 
-from __future__ import annotations
-
 import errno
 import os
 import sys

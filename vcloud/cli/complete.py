@@ -1,7 +1,5 @@
 """What the shell's Tab key offers: names of vApps and VMs, as the host knows them. Whatever goes wrong, it offers nothing and says nothing."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 
 from vcloud.errors import VcloudError

@@ -1,10 +1,8 @@
 """Commands into VMs. All of them go out of band, through libvirt: no network path is opened for them."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -12,7 +10,7 @@ from vcloud.cli.options import Connect, Parameters, VmArgument, vapp_and_vm
 from vcloud.errors import UsageError
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
-Argv = Annotated[Optional[list[str]], typer.Argument(metavar="[-- COMMAND...]", help="The command and its arguments.", show_default=False)]  # noqa: UP045
+Argv = Annotated[list[str] | None, typer.Argument(metavar="[-- COMMAND...]", help="The command and its arguments.", show_default=False)]
 
 
 def register(app: typer.Typer) -> None:

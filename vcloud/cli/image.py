@@ -1,10 +1,8 @@
 """`vcloud image`: the images that VMs start from."""
 
-from __future__ import annotations
-
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,7 +26,7 @@ def build(
         list[str] | None,
         typer.Argument(help="Shipped recipes by name or folders of your own; without one, all shipped ones.", show_default=False),
     ] = None,
-    packages: Annotated[Optional[list[str]], typer.Option("-p", "--package", help="Add a Debian package.")] = None,  # noqa: UP045
+    packages: Annotated[list[str] | None, typer.Option("-p", "--package", help="Add a Debian package.")] = None,
 ) -> None:
     """Build images from their recipes; what is built already is found in the cache."""
     from vcloud.data import images_dir
@@ -84,7 +82,7 @@ def show(name: Name, output: Output = Format.TABLE) -> None:
 
 @app.command()
 def rm(
-    names: Annotated[Optional[list[str]], typer.Argument(help="Images by name or NAME-DIGEST.", show_default=False)] = None,  # noqa: UP045
+    names: Annotated[list[str] | None, typer.Argument(help="Images by name or NAME-DIGEST.", show_default=False)] = None,
     all_images: Annotated[bool, typer.Option("--all", help="Remove every image of the cache.")] = False,
     yes: Yes = False,
 ) -> None:
@@ -108,7 +106,7 @@ def _folder(name: str) -> Path:
     return Path(name) if "/" in name else images_dir() / name
 
 
-def _found(name: str) -> Image:
+def _found(name: str) -> "Image":
     """The one image of that name. Raises UsageError for none or several."""
     from vcloud.images.cache import default_cache
 
@@ -123,9 +121,9 @@ def _found(name: str) -> Image:
     )
 
 
-def _entry(image: Image) -> str:
+def _entry(image: "Image") -> str:
     return f"{image.name}-{image.digest[:DIGITS]}"
 
 
-def _size(image: Image) -> int:
+def _size(image: "Image") -> int:
     return sum(path.stat().st_size for path in image.folder.iterdir())

@@ -1,7 +1,5 @@
 """`vcloud lab`: a lab of libvirt hosts on this machine. `vcloud.lab` is imported by the commands that need it, to keep `--help` fast."""
 
-from __future__ import annotations
-
 import os
 from typing import Annotated
 

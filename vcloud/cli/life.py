@@ -1,11 +1,9 @@
 """Commands of a vApp's life: init, validate, plan, up, save, down."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -39,7 +37,7 @@ def register(app: typer.Typer) -> None:
 def init(
     name: Annotated[str, typer.Argument(help="Name of the vApp; without one the template's.", show_default=False)] = "",
     template: Annotated[str, typer.Option("-t", "--template", help="Which of the shipped vApps to begin with.")] = "shop",
-    file: Annotated[Optional[Path], typer.Option("-f", "--file", help="Where to write (default: NAME.yaml).", show_default=False)] = None,  # noqa: UP045
+    file: Annotated[Path | None, typer.Option("-f", "--file", help="Where to write (default: NAME.yaml).", show_default=False)] = None,
     show: Annotated[bool, typer.Option("--list", help="List the templates and end.")] = False,
 ) -> None:
     """Write a starting file from a shipped template."""
@@ -111,7 +109,7 @@ def plan(
         raise typer.Exit(Exit.DIFFERENT)
 
 
-def show_plan(found: Plan, output: Format) -> None:
+def show_plan(found: "Plan", output: Format) -> None:
     if output is not Format.TABLE:
         steps = [{"verb": step.verb.value, "subject": step.subject, "cost": step.cost.value, "why": step.why} for step in found.steps]
         emit({"vapp": found.vapp, "host": found.host, "steps": steps}, output)
@@ -152,7 +150,7 @@ def up(
         show_plan(preview(path, values, connect, accel.value, reload=reload), output)
         return
 
-    def agreed(found: Plan) -> bool:
+    def agreed(found: "Plan") -> bool:
         if not found.losses() or yes or not sys.stdin.isatty():
             return True
         show_plan(found, Format.TABLE)

@@ -1,10 +1,8 @@
 """Commands that only look: status, list, render, graph, schema, doctor."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -63,7 +61,7 @@ def status(
         raise typer.Exit(Exit.DIFFERENT)
 
 
-def _show_status(found: Status) -> None:
+def _show_status(found: "Status") -> None:
     print(f"{found.vapp} on {found.host}: {found.summary}")
     print(f"accelerator: {found.accelerator}   outside: {', '.join(found.uplink)}")
     table("", ["VM", "role", "state", "zone", "IPv4", "IPv6"], found.rows())
@@ -105,7 +103,7 @@ def graph(
     picture: Annotated[
         Picture | None, typer.Option("-F", "--format", help="Default: by the ending of --out, else mermaid.", show_default=False)
     ] = None,
-    out: Annotated[Optional[Path], typer.Option("--out", help="File to write; without one, stdout.", show_default=False)] = None,  # noqa: UP045
+    out: Annotated[Path | None, typer.Option("--out", help="File to write; without one, stdout.", show_default=False)] = None,
 ) -> None:
     """Draw the vApp: zones, VMs, flows and what is inspected."""
     from vcloud.compile.graph import render_dot, render_mermaid

@@ -1,7 +1,5 @@
 """Options that several commands share, each also a `VCLOUD_` variable."""
 
-from __future__ import annotations
-
 import os
 from enum import StrEnum
 from pathlib import Path
@@ -36,7 +34,6 @@ def _said(ctx: typer.Context, param: typer.CallbackParam, value: Path | None) ->
     return value if source and source.name == "COMMANDLINE" else None
 
 
-# typer evaluates annotations at run time, so Optional is spelled out where a value may be missing.
 FileArgument = Annotated[
     Path | None,
     typer.Argument(

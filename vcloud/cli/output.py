@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -32,6 +31,8 @@ def emit(data: Any, output: Format) -> None:
 
         print(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), end="")
     else:
+        import json
+
         print(json.dumps(data, indent=2, ensure_ascii=False))
 
 

@@ -1,9 +1,7 @@
 """`vcloud verify`: does what runs keep what the file promises?"""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -23,7 +21,7 @@ def verify(
     output: Output = Format.TABLE,
     seed: Annotated[int, typer.Option("--seed", help="Draws the random ports; the same seed tries the same ports.")] = 1,
     all_checks: Annotated[bool, typer.Option("--all", help="Show every check, not only what did not pass.")] = False,
-    junit: Annotated[Optional[Path], typer.Option("--junit", help="Also write the results as JUnit XML.", show_default=False)] = None,  # noqa: UP045
+    junit: Annotated[Path | None, typer.Option("--junit", help="Also write the results as JUnit XML.", show_default=False)] = None,
 ) -> None:
     """Send real packets: what is declared must pass, what is tried of the rest must be dropped, and the drop must be the protection's doing.
 

@@ -1,9 +1,7 @@
 """`vcloud image templates`: the saved memory that VMs wake from, on a host."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -64,7 +62,7 @@ def warm(
 
 @app.command()
 def rm(
-    names: Annotated[Optional[list[str]], typer.Argument(help="Templates or images by name.", show_default=False)] = None,  # noqa: UP045
+    names: Annotated[list[str] | None, typer.Argument(help="Templates or images by name.", show_default=False)] = None,
     all_templates: Annotated[
         bool, typer.Option("--all", help="Remove every template of the host, and find out anew which images can wake.")
     ] = False,
@@ -92,9 +90,9 @@ def rm(
         say(f"removed {_name(item)}")
 
 
-def _name(template: Template) -> str:
+def _name(template: "Template") -> str:
     return f"{template.image}-{template.key}"
 
 
-def _time(template: Template) -> str:
+def _time(template: "Template") -> str:
     return datetime.fromtimestamp(template.used, UTC).isoformat(timespec="seconds")
