@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.driver import Operator, lab, remains, volumes, write_vapp
+from tests.vm.driver import Operator, domains, lab, links, remains, volumes, write_vapp
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
 LAB = "t-full"
 POOL = "/var/lib/libvirt/images/vcloud"
+SAVED = "/var/lib/libvirt/qemu/save"
 BALLAST = f"{POOL}/ballast"
 MIB = 1 << 20
 NAME = "cramped"
@@ -74,3 +75,25 @@ def test_where_a_vm_has_no_room_to_wake_it_boots_and_it_is_said(host: Operator, 
     assert volumes(host, "template-") == before, "they are as good as they were"
     host.run("down", "--yes", NAME)
     assert "booted cold" not in host.up(file).err
+
+
+def test_a_vm_whose_memory_has_no_room_runs_on_and_up_brings_its_links_back(host: Operator, file: Path) -> None:
+    host.up(file)
+    boot = ("exec", f"{NAME}/solo", "--", "cat", "/proc/sys/kernel/random/boot_id")
+    before = host.run(*boot).out
+    assert host.at("h1", "mount", "-t", "tmpfs", "-o", "size=8M", "tmpfs", SAVED).code == 0
+    try:
+        refused = host.run("save", NAME, code=1)
+    finally:
+        assert host.at("h1", "umount", SAVED).code == 0
+    assert f"the memory of '{NAME}.solo' could not be saved" in refused.err
+    assert f"`vcloud save {NAME}`" in refused.err
+    assert "-" not in domains(host, NAME).values()
+    assert links(host, f"{NAME}.solo") == {"down"}
+    assert not host.status(NAME)["healthy"]
+    host.up(file)
+    assert links(host, f"{NAME}.solo") == {"up"}
+    assert host.run(*boot).out == before
+    host.run("save", NAME)
+    host.up(file)
+    assert host.run(*boot).out == before

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
 from tests.vm.cloud_image import cloud_image
 from tests.vm.conftest import Raise
-from tests.vm.driver import Operator, Probe, Vapp, mark, standing, wait_until, write_vapp, xml_of
+from tests.vm.driver import Operator, Probe, Vapp, mark, wait_until, write_vapp, xml_of
 from tests.vm.test_warm import stages
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(1500)]
 
+BOOT = "cat /proc/sys/kernel/random/boot_id"
 TWINS = ("twin-1", "twin-2")
 
 
@@ -43,12 +45,13 @@ def fat(operator: Operator, raised: Raise, tmp_path_factory: pytest.TempPathFact
     """Brought up from templates."""
     file = write_vapp(tmp_path_factory.mktemp("fat") / "fat.yaml", document())
     operator.run("image", "templates", "warm", str(file), timeout=600)
-    done = operator.up(file)
+    return raised("fat", file)
+
+
+def test_they_have_woken(fat: Vapp) -> None:
+    """A machine that has woken still has what told its template's boot to wait; one that was booted never had it."""
     for vm in TWINS:
-        assert "waking" in stages(done, vm)
-        assert "booting" not in stages(done, vm)
-    raised("fat", file)
-    return standing(operator, "fat", file)
+        assert "io.systemd" in xml_of(fat.operator, fat.domain(vm))
 
 
 def test_it_is_what_a_cold_boot_makes_of_it(fat: Vapp) -> None:
@@ -87,14 +90,28 @@ def test_what_is_declared_passes_and_what_is_not_does_not(fat: Vapp) -> None:
             assert fat.probe("near", Probe("tcp", address, 22), Probe("tcp", address, 80)) == ["open", "timeout"]
 
 
+def test_it_goes_on_from_its_saved_memory(fat: Vapp) -> None:
+    script = f"{BOOT}; cat /etc/machine-id /root/ran"
+    before = [fat.inside(vm, script) for vm in TWINS]
+    fat.operator.run("save", "fat")
+    time.sleep(5)  # long enough for a clock that stood still to show
+    done = fat.operator.up(fat.file)
+    assert "the clock of" not in done.err
+    assert [fat.inside(vm, script) for vm in TWINS] == before
+    for vm in TWINS:
+        assert "restoring" in stages(done, vm)
+        assert abs(float(fat.inside(vm, "date +%s.%N")) - time.time()) < 4
+        assert fat.probe("near", Probe("tcp", fat.addresses4[vm], 22), Probe("tcp", fat.addresses4[vm], 80)) == ["open", "timeout"]
+    assert "nothing to do" in fat.operator.up(fat.file).out
+
+
 def test_a_reboot_from_inside_goes_through_to_its_services(fat: Vapp) -> None:
     """The machine still tells it to wait; its definition, from which the next power-on comes, does not."""
-    boot = "cat /proc/sys/kernel/random/boot_id"
-    before = fat.inside("twin-1", boot)
+    before = fat.inside("twin-1", BOOT)
     fat.operator.run("exec", fat.vm("twin-1"), "--", "systemctl", "reboot", code=None)
 
     def is_back() -> bool:
-        done = fat.operator.run("exec", fat.vm("twin-1"), "--", "sh", "-c", f"{boot}; systemctl is-active ssh.service", code=None)
+        done = fat.operator.run("exec", fat.vm("twin-1"), "--", "sh", "-c", f"{BOOT}; systemctl is-active ssh.service", code=None)
         lines = done.out.split()
         return len(lines) == 2 and lines[0] != before.strip() and lines[1] == "active"
 

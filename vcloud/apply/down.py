@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from vcloud.apply.reporter import Reporter
 from vcloud.compile.filter import filter_uuid
 from vcloud.design.model import Role
 from vcloud.errors import UsageError
@@ -17,10 +17,7 @@ from vcloud.hosts.storage import Store
 from vcloud.hosts.templates import Templates
 from vcloud.hosts.uplink import forget_vapp
 from vcloud.plan.diff import refuse_renamed
-
-if TYPE_CHECKING:
-    from vcloud.apply.up import Reporter
-    from vcloud.plan.state import DomainState
+from vcloud.plan.state import DomainState
 
 
 def take_down(vapp: str, connect: str | None, reporter: Reporter) -> tuple[str, ...]:

@@ -10,8 +10,8 @@ import contextlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from vcloud.apply.reporter import Reporter
 from vcloud.design.model import Role, Vm
 from vcloud.errors import GuestError, HostError, UsageError, VcloudError
 from vcloud.hosts import machines
@@ -21,9 +21,6 @@ from vcloud.hosts.lock import vapp_lock
 from vcloud.hosts.observe import observe_vapp, write_manifest
 from vcloud.plan.diff import refuse_renamed
 from vcloud.plan.state import Manifest, Phase
-
-if TYPE_CHECKING:
-    from vcloud.apply.up import Reporter
 
 SYNC_TIMEOUT = 60
 """Seconds for a guest to write out what it has not written yet."""

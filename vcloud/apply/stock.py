@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vcloud.apply.reporter import Reporter
 from vcloud.compile.domain import BootFiles
 from vcloud.design.model import Design, ImageRef, Vm
 from vcloud.hosts.connection import run_parallel
@@ -17,7 +18,6 @@ from vcloud.images.recipe import digest, load_recipe
 from vcloud.images.user import fetch, image_name, source_digest
 
 if TYPE_CHECKING:
-    from vcloud.apply.up import Reporter
     from vcloud.hosts.storage import Store
 
 SIDE_BY_SIDE = 2

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from vcloud.apply.up import Reporter, proven_accelerator, target_of
+from vcloud.apply.reporter import Reporter
+from vcloud.apply.target import proven_accelerator, target_of
 from vcloud.apply.wake import Waker
 from vcloud.hosts.connection import open_host
 from vcloud.hosts.inventory import choose_host

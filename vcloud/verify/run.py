@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from ipaddress import ip_address
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from vcloud.apply.reporter import Reporter
 from vcloud.design.model import Design
 from vcloud.errors import NONSENSE, GuestError, HostError, UsageError, VcloudError
 from vcloud.hosts import machines
@@ -27,9 +28,6 @@ from vcloud.verify.inspection import inspection_checks, not_carried
 from vcloud.verify.judge import RESULTS, UNREADABLE, Alert, Answer, Observed, judge
 from vcloud.verify.report import Findings
 from vcloud.verify.vantage import Vantages, guest_program
-
-if TYPE_CHECKING:
-    from vcloud.apply.up import Reporter
 
 GUEST = "/usr/lib/vcloud/guest"
 BROUGHT = "/var/lib/vcloud/guest"

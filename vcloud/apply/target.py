@@ -1,0 +1,64 @@
+"""What a run is to make: the compiled vApp, for the host that it goes to and the accelerator that really works there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from vcloud import __version__
+from vcloud.apply.reporter import Reporter
+from vcloud.apply.stock import Stock
+from vcloud.compile.artifacts import Artifacts, compile_vapp
+from vcloud.design.model import Design
+from vcloud.errors import HostError
+from vcloud.hosts.accelerator import probe, remembered
+from vcloud.hosts.connection import Host
+from vcloud.hosts.storage import Store
+from vcloud.hosts.uplink import uplink_for
+from vcloud.plan.diff import wanted_manifest
+from vcloud.plan.state import Manifest, VappState
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A compiled vApp on its host, with the manifest that will say so."""
+
+    design: Design
+    artifacts: Artifacts
+    wanted: Manifest
+    stock: Stock
+
+
+def target_of(host: Host, design: Design, state: VappState, accelerator: str) -> Target:
+    uplink = uplink_for(host, design.vapp, state.manifest.uplink if state.manifest else None)
+    artifacts = compile_vapp(design, uplink)
+    stock = Stock.of(design)
+    wanted = wanted_manifest(artifacts, accelerator, stock.digests, datetime.now(UTC).isoformat(timespec="seconds"), __version__)
+    return Target(design, artifacts, wanted, stock)
+
+
+def expected_accelerator(host: Host, state: VappState, choice: str) -> str:
+    """What `up` will use as far as can be known without starting anything: what is asked for, what the vApp has, what is remembered."""
+    if choice != "auto":
+        return choice
+    known = None if state.manifest else remembered(host)
+    return state.manifest.accelerator if state.manifest else known.name if known else "tcg"
+
+
+def proven_accelerator(host: Host, store: Store, stock: Stock, state: VappState, choice: str, reporter: Reporter) -> str:
+    """As expected, or by booting a kernel under KVM where this host has never been asked.
+
+    Raises HostError where KVM is asked for and does not work.
+    """
+    if choice == "tcg" or (choice == "auto" and state.manifest):
+        return expected_accelerator(host, state, choice)
+    known = remembered(host)
+    if known is None:
+        reporter.report(host.name, "trying KVM with a real kernel")
+        boot = stock.upload(store, (stock.design.firewall,), reporter)[stock.design.firewall.name]
+        known = probe(host, boot.kernel, boot.initrd)
+        reporter.report(host.name, known.name)
+    if choice == "kvm" and known.name != "kvm":
+        raise HostError(f"KVM does not work on {host.name}: {known.reason}", "Leave --accel away, or take --accel tcg.")
+    reporter.note(f"accelerator of {host.name}: {known.name} ({known.reason})")
+    return known.name
