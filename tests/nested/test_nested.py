@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
 import pytest
 
-from tests.vm.driver import Operator, Probe, Vapp, standing, write_vapp
+from tests.vm.driver import Operator, Probe, Vapp, stages, standing, write_vapp
 from vcloud.hosts import accelerator
 from vcloud.hosts.accelerator import Accelerator
 from vcloud.hosts.connection import Host, open_host
@@ -60,17 +61,53 @@ def test_every_vm_of_a_vapp_runs_under_kvm(pair: Vapp, nested: Host) -> None:
     assert kinds == {"pair.firewall": "kvm", "pair.web": "kvm", "pair.store": "kvm"}
 
 
-def test_under_kvm_a_declared_flow_passes_and_no_other(pair: Vapp) -> None:
+def is_protected(pair: Vapp) -> bool:
+    """Whether of two ports that answer in the store, in both families, the web reaches the declared one and not the other."""
     ends = [pair.addresses4["store"], pair.addresses6["store"]]
-    pair.operator.listen(pair.vm("store"), *(f"tcp {end} {port}" for end in ends for port in (5432, 5433)))
     declared, other = ([Probe("tcp", end, port) for end in ends] for port in (5432, 5433))
     assert pair.probe("store", *declared, *other) == ["open"] * 4, "all of them are there"
-    assert pair.probe("web", *declared) == ["open", "open"]
-    assert pair.probe("web", *other) == ["timeout", "timeout"]
+    return pair.probe("web", *declared, *other) == ["open", "open", "timeout", "timeout"]
+
+
+def listen(pair: Vapp) -> None:
+    ends = [pair.addresses4["store"], pair.addresses6["store"]]
+    pair.operator.listen(pair.vm("store"), *(f"tcp {end} {port}" for end in ends for port in (5432, 5433)), seconds=3600)
+
+
+def test_under_kvm_a_declared_flow_passes_and_no_other(pair: Vapp) -> None:
+    listen(pair)
+    assert is_protected(pair)
 
 
 def test_under_kvm_verify_proves_every_claim(pair: Vapp) -> None:
     assert pair.operator.run("verify", "pair", "-o", "json", timeout=900).data["summary"]["pass"] > 60
+
+
+def test_under_kvm_vms_wake_from_a_template_and_are_no_twins(pair: Vapp) -> None:
+    pair.operator.run("down", "--yes", "pair", timeout=900)
+    pair.operator.run("image", "templates", "warm", str(pair.file), timeout=900)
+    done = pair.operator.up(pair.file)
+    assert "booted cold" not in done.err
+    for vm in ("firewall", "web", "store"):
+        assert "waking" in stages(done, vm)
+    script = "cat /etc/machine-id; cut -d' ' -f2 /etc/ssh/ssh_host_ed25519_key.pub; head -c 32 /dev/urandom | od -An -tx1 -w32"
+    web, store = (pair.inside(vm, script).splitlines() for vm in ("web", "store"))
+    assert len(web) == len(store) == 3
+    assert all(one != other for one, other in zip(web, store, strict=True))
+    assert abs(float(pair.inside("web", "date +%s.%N")) - time.time()) < 10
+    listen(pair)
+    assert is_protected(pair)
+
+
+def test_under_kvm_a_vapp_goes_on_from_its_saved_memory(pair: Vapp) -> None:
+    boots = "cat /proc/sys/kernel/random/boot_id"
+    before = [pair.inside(vm, boots) for vm in ("web", "store")]
+    pair.operator.run("save", "pair")
+    done = pair.operator.up(pair.file)
+    assert all("restoring" in stages(done, vm) for vm in ("firewall", "web", "store"))
+    assert [pair.inside(vm, boots) for vm in ("web", "store")] == before
+    assert abs(float(pair.inside("web", "date +%s.%N")) - time.time()) < 10
+    assert is_protected(pair)
 
 
 def test_down_leaves_nothing_on_the_host(pair: Vapp, nested: Host) -> None:

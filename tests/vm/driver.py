@@ -202,6 +202,11 @@ def standing(operator: Operator, name: str, file: Path) -> Vapp:
     return Vapp(operator, name, file, addresses4, addresses6, status["uplink"])
 
 
+def stages(done: Done, vm: str) -> list[str]:
+    """What `up` said of a VM."""
+    return [line.partition(f"  {vm}: ")[2] for line in done.err.splitlines() if f"  {vm}: " in line]
+
+
 def write_vapp(path: Path, document: Mapping[str, Any]) -> Path:
     path.write_text(yaml.safe_dump(dict(document), sort_keys=False))
     return path

@@ -9,8 +9,7 @@ import pytest
 
 from tests.vm.cloud_image import cloud_image
 from tests.vm.conftest import Raise
-from tests.vm.driver import Operator, Probe, Vapp, mark, wait_until, write_vapp, xml_of
-from tests.vm.test_warm import stages
+from tests.vm.driver import Operator, Probe, Vapp, mark, stages, wait_until, write_vapp, xml_of
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(1500)]
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.vm.conftest import Raise
-from tests.vm.driver import Done, Operator, Probe, Vapp, domains, mark, remains, standing, volumes, wait_until, write_vapp, xml_of
+from tests.vm.driver import Operator, Probe, Vapp, domains, mark, remains, stages, standing, volumes, wait_until, write_vapp, xml_of
 from tests.vm.test_interrupted import stop_at
 from vcloud.verify.firewall_report import parse_report
 
@@ -67,11 +67,6 @@ def tiny(operator: Operator, tmp_path: Path) -> Iterator[Path]:
     if remains(operator, "tiny"):
         operator.run("down", "--yes", "tiny")
     assert remains(operator, "tiny") == []
-
-
-def stages(done: Done, vm: str) -> list[str]:
-    """What `up` said of a VM."""
-    return [line.partition(f"  {vm}: ")[2] for line in done.err.splitlines() if f"  {vm}: " in line]
 
 
 def templates(operator: Operator) -> list[str]:

@@ -72,9 +72,7 @@ def _save(host: Host, vms: Sequence[Vm], reporter: Reporter) -> None:
 
 def _save_one(host: Host, vm: Vm, reporter: Reporter) -> None:
     reporter.report(vm.name, "saving")
-    with contextlib.suppress(
-        GuestError
-    ):  # without an agent, and with one that may not run it, its memory alone knows what it has not written
+    with contextlib.suppress(GuestError):  # where no agent may run it, its memory alone knows what it has not written
         machines.agent_of(host, vm.domain).execute(["sync"], timeout=SYNC_TIMEOUT)
     try:
         machines.save_domain(host, vm.domain)
