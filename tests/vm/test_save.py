@@ -172,7 +172,7 @@ def test_a_memory_that_cannot_be_restored_is_kept_until_it_is_given_up(kept: Vap
     kept.operator.run("save", NAME)
     path.write_bytes(whole[:100])
     kept.operator.up(kept.file, code=1)
-    kept.operator.up(kept.file, "--cold")
+    assert "far is booted cold: what only its saved memory held is lost" in kept.operator.up(kept.file, "--cold").err
     assert not path.exists()
     assert boots(kept, "far") != before[1:]
     assert kept.inside("far", "cat /root/written") == "written\n"

@@ -190,6 +190,8 @@ class Walk:
         if verb is Verb.RESTORE_VM and self.waker:
             self._restore(vm)
             return
+        if verb is Verb.RESTORE_VM:
+            self.reporter.note(f"{vm.name} is booted cold: what only its saved memory held is lost")
         self._make_way(vm, verb)
         if boot.seed:
             self.store.put_seed(vm.domain, self._seed(vm, fresh=verb in FRESH))
