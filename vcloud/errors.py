@@ -61,6 +61,13 @@ class UsageError(VcloudError):
     exit = Exit.INVALID
 
 
+class NoVappError(UsageError):
+    """The host has nothing of the vApp that is asked for."""
+
+    def __init__(self, vapp: str, host: str) -> None:
+        super().__init__(f"there is no vApp '{vapp}' on {host}", "vcloud list shows what is there.")
+
+
 class SpecError(VcloudError):
     """The vApp file is invalid; `problems` holds all of it, in file order."""
 

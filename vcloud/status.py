@@ -8,7 +8,7 @@ from typing import Any
 
 from vcloud.compile.network import zone_networks
 from vcloud.design.model import Design, Role, Vm
-from vcloud.errors import UsageError
+from vcloud.errors import NoVappError, UsageError
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import choose_host
 from vcloud.hosts.observe import observe_vapp, vapp_names
@@ -93,7 +93,7 @@ def status_of(vapp: str, connect: str | None) -> Status:
                 raise UsageError(
                     f"'{vapp}' on {host.name} is a rest without a description", f"Run `vcloud up` with its file, or `vcloud down {vapp}`."
                 )
-            raise UsageError(f"there is no vApp '{vapp}' on {host.name}", "vcloud list shows what is there.")
+            raise NoVappError(vapp, host.name)
         found = _status(state, host.name)
         return found if found.problems or state.saved() else replace(found, problems=tuple(_not_in_force(host, state.manifest)))
 

@@ -93,8 +93,8 @@ def test_the_shop(operator: Operator, tmp_path: Path, capsys: pytest.CaptureFixt
     operator.run("down", "--yes", "shop", timeout=600)
     found = {
         "bare QEMU restores its 5 VMs": bare(operator, models),
-        **by_part("up, woken", woken),
-        **by_part("up, restored after a save", restores),
+        **by_part("woken", woken),
+        **by_part("restored", restores),
         "save": saves,
         "up, cold": [cold["all"]],
         "up with nothing to do": nothing,
@@ -105,10 +105,10 @@ def test_the_shop(operator: Operator, tmp_path: Path, capsys: pytest.CaptureFixt
         print(f"an up with nothing to do asks libvirt {calls} times over qemu+ssh, beside opening and closing the connection")
 
 
-def by_part(label: str, runs: list[dict[str, float]]) -> dict[str, list[float]]:
+def by_part(how: str, runs: list[dict[str, float]]) -> dict[str, list[float]]:
     """Rows for the whole and for what it took a while for."""
     parts = [part for part in runs[0] if part != "all" and runs[0][part] >= 0.05]
-    return {label: [run["all"] for run in runs], **{f"  of {label.split()[1]} {part}": [run[part] for run in runs] for part in parts}}
+    return {f"up, {how}": [run["all"] for run in runs], **{f"  of {how} {part}": [run[part] for run in runs] for part in parts}}
 
 
 def calls_of_an_up_with_nothing_to_do(operator: Operator, folder: Path) -> int:

@@ -103,6 +103,10 @@ class Operator:
         """Stdout of a shell line in a VM (`shop/web-1`)."""
         return self.run("exec", vm, "--", "sh", "-c", script, code=code, stdin=stdin).out
 
+    def boot_id(self, vm: str, code: int | None = 0) -> str:
+        """Another one after every boot; the same where a VM goes on from its memory."""
+        return self.inside(vm, "cat /proc/sys/kernel/random/boot_id", code)
+
     def at(self, where: str, *argv: str, timeout: float = 60) -> Done:
         """A command on a host of the lab (`h1`) or in its outside world (`customer`)."""
         return self.run("lab", "exec", where, "--", *argv, code=None, timeout=timeout)
@@ -177,6 +181,13 @@ class Vapp:
 
     def inside(self, vm: str, script: str, code: int | None = 0, stdin: str = "") -> str:
         return self.operator.inside(self.vm(vm), script, code, stdin)
+
+    def boot_id(self, vm: str, code: int | None = 0) -> str:
+        return self.operator.boot_id(self.vm(vm), code)
+
+    def clock_error(self, vm: str) -> float:
+        """Seconds between a VM's clock and the one here, with what it takes to ask."""
+        return abs(float(self.inside(vm, "date +%s.%N")) - time.time())
 
     def probe(self, vm: str, *probes: Probe) -> list[str]:
         return self.operator.probe(self.vm(vm), *probes)

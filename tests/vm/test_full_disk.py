@@ -79,8 +79,7 @@ def test_where_a_vm_has_no_room_to_wake_it_boots_and_it_is_said(host: Operator, 
 
 def test_a_vm_whose_memory_has_no_room_runs_on_and_up_brings_its_links_back(host: Operator, file: Path) -> None:
     host.up(file)
-    boot = ("exec", f"{NAME}/solo", "--", "cat", "/proc/sys/kernel/random/boot_id")
-    before = host.run(*boot).out
+    before = host.boot_id(f"{NAME}/solo")
     assert host.at("h1", "mount", "-t", "tmpfs", "-o", "size=8M", "tmpfs", SAVED).code == 0
     try:
         refused = host.run("save", NAME, code=1)
@@ -93,7 +92,7 @@ def test_a_vm_whose_memory_has_no_room_runs_on_and_up_brings_its_links_back(host
     assert not host.status(NAME)["healthy"]
     host.up(file)
     assert links(host, f"{NAME}.solo") == {"up"}
-    assert host.run(*boot).out == before
+    assert host.boot_id(f"{NAME}/solo") == before
     host.run("save", NAME)
     host.up(file)
-    assert host.run(*boot).out == before
+    assert host.boot_id(f"{NAME}/solo") == before

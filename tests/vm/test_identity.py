@@ -185,10 +185,11 @@ def test_the_data_disk_is_mounted_and_is_the_one_of_its_name(people: Vapp) -> No
 def test_after_a_reboot_from_within_a_vm_is_as_it_was(people: Vapp) -> None:
     """Without vcloud's help: addresses, names, disk and services come back, run lines do not run again."""
     before = cards(people, "keeper")
-    boot = people.inside("keeper", "echo word > /srv/data/word; sync; cat /proc/sys/kernel/random/boot_id")
+    people.inside("keeper", "echo word > /srv/data/word; sync")
+    boot = people.boot_id("keeper")
     numbers = domains(people.operator, NAME)
     people.inside("keeper", "systemctl reboot", code=None)
-    wait_until("The next boot", lambda: booted(people, "keeper") not in ("", boot), 90)
+    wait_until("The next boot", lambda: people.boot_id("keeper", code=None) not in ("", boot), 90)
     wait_until("Its services", lambda: people.inside("keeper", "systemctl is-active ssh.socket mine", code=None) == "active\nactive\n", 60)
     assert domains(people.operator, NAME) == numbers
     assert cards(people, "keeper") == before
@@ -200,10 +201,6 @@ def test_after_a_reboot_from_within_a_vm_is_as_it_was(people: Vapp) -> None:
     assert reaches(people, "hub", "keeper")
     assert people.operator.run("ssh", people.vm("keeper"), "--", "hostname").out == "keeper\n"
     assert "nothing to do" in people.operator.up(people.file).out
-
-
-def booted(people: Vapp, vm: str) -> str:
-    return people.operator.run("exec", people.vm(vm), "--", "cat", "/proc/sys/kernel/random/boot_id", code=None).out
 
 
 def test_a_firewall_that_reboots_by_itself_comes_back_with_its_rules(people: Vapp) -> None:

@@ -166,14 +166,9 @@ def test_its_definition_is_that_of_a_cold_boot(woken: Vapp) -> None:
 
 def test_it_keeps_its_cards_when_it_is_reset(woken: Vapp) -> None:
     """The one that was its template's too: the machine gives it its own address from the start."""
-    boot = "cat /proc/sys/kernel/random/boot_id"
-    before = woken.inside("twin-3", boot)
+    before = woken.boot_id("twin-3")
     woken.operator.virsh("reset", woken.domain("twin-3"))
-    wait_until(
-        "twin-3 is back",
-        lambda: woken.operator.run("exec", woken.vm("twin-3"), "--", "sh", "-c", boot, code=None).out not in ("", before),
-        90,
-    )
+    wait_until("twin-3 is back", lambda: woken.boot_id("twin-3", code=None) not in ("", before), 90)
     wait_until("it is reached", lambda: woken.operator.run("ssh", woken.vm("twin-3"), "--", "hostname", code=None).out == "twin-3\n", 60)
     assert woken.probe("twin-3", Probe("tcp", woken.addresses4["store"], 22)) == ["open"]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from vcloud.apply.reporter import Reporter
 from vcloud.compile.filter import filter_uuid
 from vcloud.design.model import Role
-from vcloud.errors import UsageError
+from vcloud.errors import NoVappError
 from vcloud.hosts import machines
 from vcloud.hosts.connection import open_host
 from vcloud.hosts.inventory import choose_host
@@ -23,7 +23,7 @@ from vcloud.plan.state import DomainState
 def take_down(vapp: str, connect: str | None, reporter: Reporter) -> tuple[str, ...]:
     """Removes everything of a vApp and returns the names of what is gone.
 
-    Raises UsageError when the host has nothing of it, VcloudError when somebody has renamed a domain of it,
+    Raises NoVappError when the host has nothing of it, VcloudError when somebody has renamed a domain of it,
     HostError when something cannot be removed.
     """
     with open_host(choose_host(connect)) as host, vapp_lock(host, vapp, "down"):
@@ -35,7 +35,7 @@ def take_down(vapp: str, connect: str | None, reporter: Reporter) -> tuple[str, 
         networks = [network.name for network in state.networks if network.vapp == vapp]
         volumes = _without_those_of(state.domains, domains, store.volumes_of_vapp(vapp))
         if not (state.manifest or domains or networks or volumes):
-            raise UsageError(f"there is no vApp '{vapp}' on {host.name}", "vcloud list shows what is there.")
+            raise NoVappError(vapp, host.name)
         workloads_first = sorted(domains, key=lambda domain: domain.role != Role.WORKLOAD)
         for domain in workloads_first:
             machines.cut_links(host, domain.name)

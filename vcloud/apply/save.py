@@ -13,9 +13,9 @@ from dataclasses import replace
 
 from vcloud.apply.reporter import Reporter
 from vcloud.design.model import Role, Vm
-from vcloud.errors import GuestError, HostError, UsageError, VcloudError
+from vcloud.errors import GuestError, HostError, NoVappError, VcloudError
 from vcloud.hosts import machines
-from vcloud.hosts.connection import Host, open_host, translated
+from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import choose_host
 from vcloud.hosts.lock import vapp_lock
 from vcloud.hosts.observe import observe_vapp, write_manifest
@@ -29,27 +29,27 @@ SYNC_TIMEOUT = 60
 def save_vapp(vapp: str, connect: str | None, reporter: Reporter) -> tuple[str, ...]:
     """Saves every VM that runs and returns their names; none where all of them are saved already.
 
-    Raises UsageError when the host has no such vApp, VcloudError when a run of `up` has not ended or somebody has renamed a domain,
+    Raises NoVappError when the host has no such vApp, VcloudError when a run of `up` has not ended or somebody has renamed a domain,
     HostError when a VM cannot be saved: it then runs on, with its links cut until the next `up`.
     """
     with open_host(choose_host(connect)) as host, vapp_lock(host, vapp, "save"):
         state = observe_vapp(host, vapp)
         manifest = state.manifest
         if manifest is None:
-            raise UsageError(f"there is no vApp '{vapp}' on {host.name}", "vcloud list shows what is there.")
+            raise NoVappError(vapp, host.name)
         refuse_renamed(manifest.design, state)
         running = {domain.name for domain in state.domains if domain.running}
         vms = [vm for vm in manifest.design.vms if vm.domain in running]
         if not vms and not state.saved():
             raise VcloudError(f"no VM of '{vapp}' runs on {host.name}, so there is no memory to save", "`vcloud up` starts them.")
         if vms:
-            refuse_unfinished(manifest)
+            _refuse_unfinished(manifest)
             write_manifest(host, replace(manifest, ids=()))  # whatever happens from here on, the next `up` sees to every link
-            _save(host, vms, reporter)
+            _save(host, vapp, vms, reporter)
         return tuple(vm.name for vm in vms)
 
 
-def refuse_unfinished(manifest: Manifest) -> None:
+def _refuse_unfinished(manifest: Manifest) -> None:
     """Raises VcloudError where a run of `up` was interrupted: what it has half made would be kept as if it were whole."""
     if manifest.phase is not Phase.READY:
         raise VcloudError(
@@ -57,27 +57,24 @@ def refuse_unfinished(manifest: Manifest) -> None:
         )
 
 
-def _save(host: Host, vms: Sequence[Vm], reporter: Reporter) -> None:
+def _save(host: Host, vapp: str, vms: Sequence[Vm], reporter: Reporter) -> None:
     """As many at a time as the host has processors."""
-    with translated(f"the processors of {host.name} could not be counted"):
-        processors = host.connection.getInfo()[2]
     appliances = [vm for vm in vms if vm.role is not Role.WORKLOAD]
     workloads = [vm for vm in vms if vm.role is Role.WORKLOAD]
     for vm in workloads:
         machines.cut_links(host, vm.domain)
     for group in (workloads, appliances):
-        with ThreadPoolExecutor(processors) as pool:
-            list(pool.map(lambda vm: _save_one(host, vm, reporter), group))
+        with ThreadPoolExecutor(host.processors) as pool:
+            list(pool.map(lambda vm: _save_one(host, vapp, vm, reporter), group))
 
 
-def _save_one(host: Host, vm: Vm, reporter: Reporter) -> None:
+def _save_one(host: Host, vapp: str, vm: Vm, reporter: Reporter) -> None:
     reporter.report(vm.name, "saving")
     with contextlib.suppress(GuestError):  # where no agent may run it, its memory alone knows what it has not written
         machines.agent_of(host, vm.domain).execute(["sync"], timeout=SYNC_TIMEOUT)
     try:
         machines.save_domain(host, vm.domain)
     except HostError as error:
-        vapp = vm.domain.partition(".")[0]
         raise HostError(
             error.what, f"Mend that and run `vcloud save {vapp}` again, or go on with `vcloud up`: until then links of '{vapp}' are cut."
         ) from error

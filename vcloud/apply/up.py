@@ -43,7 +43,8 @@ def bring_up(
 ) -> Plan:
     """Makes the vApp of a file stand, ready and protected. Returns what was done; an empty plan changed nothing.
 
-    `cold` boots every VM that does not run, where one might wake from a template or be restored from its saved memory. `reload` loads the appliances' rules again, even if nothing changed.
+    `cold` boots every VM that does not run, where one might wake from a template or be restored from its saved memory. `reload` loads the
+    appliances' rules again, even if nothing changed.
     """
     design = design_of(load_file(path, parameters))
     with open_host(choose_host(connect)) as host:

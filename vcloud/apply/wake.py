@@ -16,7 +16,7 @@ from vcloud.design.model import Vm
 from vcloud.errors import GuestError, HostError
 from vcloud.hosts import machines
 from vcloud.hosts.accelerator import versions
-from vcloud.hosts.connection import Host, translated
+from vcloud.hosts.connection import Host
 from vcloud.hosts.saveimage import Clone
 from vcloud.hosts.storage import DIGITS, Store
 from vcloud.hosts.templates import NoGateError, Template, TemplateError, Templates
@@ -40,17 +40,12 @@ class Waker:
         self.templates = Templates(host, store.pool)
         self.keys: Mapping[str, str] = {}
         self.ready: dict[str, Future[Template]] = {}
-        with translated(f"the processors of {host.name} could not be counted"):
-            self._processors = threading.Semaphore(host.connection.getInfo()[2])
+        self._processors = threading.Semaphore(host.processors)
 
     def plan(self, vms: Sequence[Vm], boots: Mapping[str, BootFiles]) -> tuple[Vm, ...]:
         """One VM for each template that is to be made, and notes which are there. `vms` are those that the run makes anew."""
         accelerator, uplink, digests = self.target.wanted.accelerator, self.target.artifacts.uplink, self.target.stock.digests
-        reasons = {vm.name: why_cold(vm) for vm in vms}
-        for name, reason in reasons.items():
-            if reason:
-                self.reporter.note(f"{name} is booted cold: {reason}")
-        wakeable = [vm for vm in vms if not reasons[vm.name]]
+        wakeable = [vm for vm in vms if self._may_wake(vm.name, why_cold(vm))]
         if not wakeable:
             return ()
         try:
@@ -73,10 +68,13 @@ class Waker:
     def _with_hope(self, keys: Mapping[str, str]) -> dict[str, str]:
         """Without the VMs of which it is known that they cannot wake."""
         forgone = self.templates.forgone()
-        for name, key in keys.items():
-            if key in forgone:
-                self.reporter.note(f"{name} is booted cold: {forgone[key]}")
-        return {name: key for name, key in keys.items() if key not in forgone}
+        return {name: key for name, key in keys.items() if self._may_wake(name, forgone.get(key, ""))}
+
+    def _may_wake(self, name: str, reason: str) -> bool:
+        """Whether there is no reason why a VM must boot. One that there is, is told."""
+        if reason:
+            self.reporter.note(f"{name} is booted cold: {reason}")
+        return not reason
 
     def begin(self, pool: ThreadPoolExecutor, models: Sequence[Vm], boots: Mapping[str, BootFiles]) -> None:
         """Starts to make the templates of these VMs' kinds."""

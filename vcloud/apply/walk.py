@@ -187,10 +187,10 @@ class Walk:
             if domain.paused:
                 machines.resume_domain(self.host, vm.domain)
             return
-        if verb is Verb.RESTORE_VM and self.waker:
-            self._restore(vm)
-            return
         if verb is Verb.RESTORE_VM:
+            if self.waker:
+                self._restore(vm)
+                return
             self.reporter.note(f"{vm.name} is booted cold: what only its saved memory held is lost")
         self._make_way(vm, verb)
         if boot.seed:
@@ -208,13 +208,18 @@ class Walk:
         machines.start_domain(self.host, vm.domain, xml)
 
     def _restore(self, vm: Vm) -> None:
-        """A memory that cannot be restored is kept: only whoever runs `up` may give it up."""
+        """A memory that cannot be restored is kept: only whoever runs `up` may give it up.
+
+        An image of a user's own gets no document that would set its clock.
+        """
         self.reporter.report(vm.name, "restoring")
         try:
             machines.restore_domain(self.host, vm.domain, linked=starts_linked(vm))
         except HostError as error:
             raise HostError(error.what, "`vcloud up --cold` boots what is saved; what only its memory holds is lost then.") from error
         self.restored.add(vm.name)
+        if self.boots[vm.name].seed and not machines.set_clock(self.host, vm.domain):
+            self.reporter.note(f"the clock of {vm.name} stands where it was saved: no guest agent sets it")
 
     def _goes_on(self, vm: Vm) -> bool:
         """Whether a VM has come back with its services, because it was saved after an `up` that had brought it in."""
@@ -292,8 +297,6 @@ class Walk:
             for nic in vm.nics:
                 machines.set_link(self.host, vm.domain, render_interface(vm, nic, self.target.artifacts.uplink, up=True))
             self.reporter.report(vm.name, self._coming_in(vm))
-            if vm.name in self.restored and seeded and not machines.set_clock(self.host, vm.domain):
-                self.reporter.note(f"the clock of {vm.name} stands where it was saved: no guest agent sets it")
             if seeded:
                 wait_for_cloud_init(self.host, self.store, vm)
                 if self.waker:

@@ -43,6 +43,12 @@ class Host:
         return self.ref.name
 
     @functools.cached_property
+    def processors(self) -> int:
+        """How many it has, which bounds what is worth doing side by side. Raises HostError."""
+        with translated(f"the processors of {self.name} could not be counted"):
+            return int(self.connection.getInfo()[2])
+
+    @functools.cached_property
     def shell(self) -> Shell:
         """Runs commands on the host itself. Raises HostError when the host cannot be logged in to."""
         from vcloud.hosts.shell import open_shell  # paramiko takes 0.4 s to import, and few commands need it

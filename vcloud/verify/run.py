@@ -14,7 +14,7 @@ from typing import Any
 
 from vcloud.apply.reporter import Reporter
 from vcloud.design.model import Design
-from vcloud.errors import NONSENSE, GuestError, HostError, UsageError, VcloudError
+from vcloud.errors import NONSENSE, GuestError, HostError, NoVappError, VcloudError
 from vcloud.hosts import machines
 from vcloud.hosts.agent import Agent
 from vcloud.hosts.connection import Host, open_host
@@ -39,12 +39,12 @@ EVENTS = "20000"
 
 
 def verify_vapp(vapp: str, connect: str | None, seed: int, reporter: Reporter) -> Findings:
-    """Runs every check of a vApp that stands. Raises UsageError when there is none, VcloudError when it is saved."""
+    """Runs every check of a vApp that stands. Raises NoVappError when there is none, VcloudError when it is saved."""
     with open_host(choose_host(connect)) as host:
         state = observe_vapp(host, vapp)
         manifest = state.manifest
         if manifest is None:
-            raise UsageError(f"there is no vApp '{vapp}' on {host.name}", "vcloud list shows what is there.")
+            raise NoVappError(vapp, host.name)
         if state.saved():
             raise VcloudError(f"'{vapp}' is saved on {host.name}, so that nothing of it can be tried", "`vcloud up` restores it.")
         design, uplink = manifest.design, manifest.uplink
