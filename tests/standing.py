@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from vcloud.compile.artifacts import compile_vapp
-from vcloud.compile.network import zone_networks
+from vcloud.compile.libvirt.network import zone_networks
 from vcloud.design.model import Design, Uplink
 from vcloud.plan.diff import wanted_manifest
 from vcloud.plan.state import DomainState, Manifest, NetworkState, Phase, VappState
-from vcloud.rendering import UPLINK
+from vcloud.views.render import UPLINK
 
 
 def manifest_of(design: Design, accelerator: str = "tcg", uplink: Uplink = UPLINK, images: dict[str, str] | None = None) -> Manifest:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vcloud.data import templates_dir
 from vcloud.design.model import Design
-from vcloud.project import design_of
+from vcloud.pipeline import design_of
 from vcloud.spec.load import parse_vapp
 
 SHOP = templates_dir() / "vapps" / "shop.yaml"

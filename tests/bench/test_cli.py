@@ -10,8 +10,8 @@ import pytest
 from tests.bench.table import command, show, timed
 from tests.vm.driver import ROOT, VCLOUD
 from vcloud.compile.artifacts import compile_vapp
-from vcloud.project import design_of, load_file
-from vcloud.rendering import UPLINK
+from vcloud.pipeline import design_of, load_file
+from vcloud.views.render import UPLINK
 
 RUNS = 21
 EMPTY = """\

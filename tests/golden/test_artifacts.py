@@ -17,7 +17,7 @@ import pytest
 from lxml import etree
 
 from tests.vapps import SHOP
-from vcloud.rendering import LIST, render_to
+from vcloud.views.render import LIST, render_to
 
 FOLDER = Path(__file__).parent / "artifacts"
 CASES = {"shop": SHOP} | {name: FOLDER / name / "vapp.yaml" for name in ("homes", "segment")}

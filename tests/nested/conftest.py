@@ -15,9 +15,9 @@ import yaml
 
 from tests.vm.driver import Operator, environment
 from tests.vm.qemu import MAC, Guest, booted
-from vcloud.apply.guest import GUEST, OPEN_GATE, HostKey, new_host_key
-from vcloud.compile.identity import host_key_lines
+from vcloud.compile.guest.identity import host_key_lines
 from vcloud.data import images_dir
+from vcloud.guests.setup import GUEST, OPEN_GATE, HostKey, new_host_key
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import load_inventory
 from vcloud.images.build import build

@@ -20,11 +20,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from vcloud.compile.firewall import render_firewall
-from vcloud.compile.identity import identity_lines
+from vcloud.compile.firewall.ruleset import render_firewall
+from vcloud.compile.guest.identity import identity_lines
 from vcloud.data import images_dir
 from vcloud.design.model import Design, Nic, Uplink, Vm
-from vcloud.verify.firewall_report import FirewallReport, parse_report
+from vcloud.proof.firewall_report import FirewallReport, parse_report
 
 SCRIPTS = images_dir() / "firewall/files/usr/lib/vcloud"
 PRIVATE_ETC = 'mount --bind "$0" /etc && exec "$@"'

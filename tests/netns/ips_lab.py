@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from vcloud.compile.ips import FOLDER
+from vcloud.compile.ips.files import FOLDER
 from vcloud.data import images_dir
 from vcloud.design.model import Design, Nic
 

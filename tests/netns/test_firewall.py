@@ -16,7 +16,7 @@ import pytest
 from tests.design_builder import UPLINK, build_design, with_flows
 from tests.netns import frames
 from tests.netns.fabric import OUTSIDE4, OUTSIDE6, SCRIPTS, Fabric, Live, Namespace, datagram, greeting
-from vcloud.compile.firewall import render_firewall
+from vcloud.compile.firewall.ruleset import render_firewall
 from vcloud.design.model import Design
 
 FLOWS = """

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vcloud.compile.identity import TEMPLATE_MAC
+from vcloud.compile.guest.identity import TEMPLATE_MAC
 
 pytestmark = pytest.mark.netns
 

@@ -27,10 +27,11 @@ from tests.design_builder import build_design, with_flows
 from tests.netns.ips_lab import OUTSIDE4, OUTSIDE6, IpsLab, Machine, Seen, receive
 from tests.netns.ips_root import find_ips_root
 from tests.netns.test_guest import FLAGS, SOURCES
-from vcloud.compile.dlp import dlp_probes, rule_sids
-from vcloud.compile.ips import FOLDER, ips_digest, ips_files
-from vcloud.compile.ips_rules import CANARY, OUTSIDE, SHIPPED, VAPP, Probe, ShippedRule, http_request
-from vcloud.design.model import Action, Design, Detector, Mode, Protocol
+from vcloud.compile.ips.files import FOLDER, ips_digest, ips_files
+from vcloud.compile.ips.rules import CANARY, OUTSIDE, SHIPPED, VAPP, Probe, ShippedRule, http_request
+from vcloud.compile.leaks.rules import dlp_probes, rule_sids
+from vcloud.design.model import Design, Detector
+from vcloud.values import Action, Mode, Protocol
 
 FLOWS = """
     checkout: internet -> web tcp/80=8080

@@ -15,8 +15,8 @@ import paramiko
 import pytest
 
 from tests.vm.qemu import MAC, SPARE_PORTS, Guest, booted
-from vcloud.apply.guest import OPEN_GATE
 from vcloud.data import images_dir
+from vcloud.guests.setup import OPEN_GATE
 from vcloud.images.build import build
 from vcloud.images.cache import Image
 from vcloud.images.recipe import load_recipe

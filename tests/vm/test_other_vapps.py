@@ -12,9 +12,9 @@ from tests.vm.driver import Operator, remains
 from vcloud.hosts.connection import open_host
 from vcloud.hosts.inventory import load_inventory
 from vcloud.hosts.uplink import NETWORK
-from vcloud.rendering import UPLINK
-from vcloud.verify.checks import HOST
+from vcloud.proof.checks import HOST
 from vcloud.verify.vantage import Vantages
+from vcloud.views.render import UPLINK
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 

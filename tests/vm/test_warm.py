@@ -14,7 +14,7 @@ import yaml
 from tests.vm.conftest import Raise
 from tests.vm.driver import Operator, Probe, Vapp, domains, mark, remains, stages, standing, volumes, wait_until, write_vapp, xml_of
 from tests.vm.test_interrupted import stop_at
-from vcloud.verify.firewall_report import parse_report
+from vcloud.proof.firewall_report import parse_report
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(1500)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vcloud.apply.reporter import Reporter
-from vcloud.compile.filter import filter_uuid
+from vcloud.compile.libvirt.nwfilter import filter_uuid
 from vcloud.design.model import Role
 from vcloud.errors import NoVappError
 from vcloud.hosts import machines

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vcloud.apply.reporter import Reporter
-from vcloud.compile.domain import BootFiles
+from vcloud.compile.libvirt.domain import BootFiles
 from vcloud.design.model import Design, ImageRef, Vm
 from vcloud.hosts.connection import run_parallel
 from vcloud.images.build import build

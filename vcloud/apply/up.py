@@ -16,9 +16,9 @@ from vcloud.hosts.lock import vapp_lock
 from vcloud.hosts.observe import observe_vapp
 from vcloud.hosts.storage import Store
 from vcloud.hosts.uplink import choosing_uplink
+from vcloud.pipeline import design_of, load_file
 from vcloud.plan.diff import plan_changes
 from vcloud.plan.steps import Plan
-from vcloud.project import design_of, load_file
 
 
 def preview(path: Path, parameters: Mapping[str, str], connect: str | None, choice: str, *, reload: bool = False) -> Plan:

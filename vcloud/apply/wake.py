@@ -7,20 +7,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
-from vcloud.apply.guest import open_gate_of_own_image
 from vcloud.apply.reporter import Reporter
 from vcloud.apply.stock import cache_name
 from vcloud.apply.target import Target
-from vcloud.compile.domain import BootFiles, render_disk, render_interface, render_seed, starts_linked
+from vcloud.compile.libvirt.domain import BootFiles, render_disk, render_interface, render_seed, starts_linked
 from vcloud.design.model import Vm
 from vcloud.errors import GuestError, HostError
+from vcloud.guests.setup import open_gate_of_own_image
 from vcloud.hosts import machines
 from vcloud.hosts.accelerator import versions
 from vcloud.hosts.connection import Host
 from vcloud.hosts.saveimage import Clone
 from vcloud.hosts.storage import DIGITS, Store
 from vcloud.hosts.templates import NoGateError, Template, TemplateError, Templates
-from vcloud.plan.template import has_card, template_facts, template_key, template_vm, why_cold, worth_making
+from vcloud.plan.memory import has_card, template_facts, template_key, template_vm, why_cold, worth_making
 
 AGENT_PATIENCE = 5
 """Seconds for the agent of a VM that is up."""

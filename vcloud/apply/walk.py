@@ -8,17 +8,17 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
-from vcloud.apply.cloud import wait_for_cloud_init
-from vcloud.apply.guest import HostKey, give_identity, load_firewall, load_ips, new_host_key, open_gate, run_commands, wait_ready
 from vcloud.apply.reporter import Reporter
 from vcloud.apply.target import Target
 from vcloud.apply.wake import Waker
-from vcloud.compile.cloudinit import seed_files, seed_iso
-from vcloud.compile.domain import BootFiles, HostFacts, render_domain, render_interface, starts_linked
-from vcloud.compile.filter import filter_name, filter_uuid, render_filter
-from vcloud.compile.network import render_network, zone_networks
+from vcloud.compile.guest.cloudinit import seed_files, seed_iso
+from vcloud.compile.libvirt.domain import BootFiles, HostFacts, render_domain, render_interface, starts_linked
+from vcloud.compile.libvirt.network import render_network, zone_networks
+from vcloud.compile.libvirt.nwfilter import filter_name, filter_uuid, render_filter
 from vcloud.design.model import Role, Vm
 from vcloud.errors import GuestError, HostError, VcloudError
+from vcloud.guests.cloud_init import wait_for_cloud_init
+from vcloud.guests.setup import HostKey, give_identity, load_firewall, load_ips, new_host_key, open_gate, run_commands, wait_ready
 from vcloud.hosts import machines
 from vcloud.hosts.connection import Host
 from vcloud.hosts.observe import domain_ids, observe_domain, write_manifest

@@ -14,7 +14,7 @@ from vcloud.hosts.inventory import choose_host
 from vcloud.hosts.observe import observe_vapp
 from vcloud.hosts.storage import Store
 from vcloud.hosts.templates import Template
-from vcloud.project import design_of, load_file
+from vcloud.pipeline import design_of, load_file
 
 
 def warm(path: Path, parameters: Mapping[str, str], connect: str | None, choice: str, reporter: Reporter) -> tuple[Template, ...]:

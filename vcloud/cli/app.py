@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from vcloud import __version__
-from vcloud.cli import guests, image, lab, life, look, proof
+from vcloud.cli import access, image, lab, lifecycle, show, verify
 from vcloud.errors import Exit, VcloudError
 
 EPILOG = (
@@ -28,10 +28,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-life.register(app)
-look.register(app)
-guests.register(app)
-proof.register(app)
+lifecycle.register(app)
+show.register(app)
+access.register(app)
+verify.register(app)
 app.add_typer(image.app, name="image")
 app.add_typer(lab.app, name="lab")
 

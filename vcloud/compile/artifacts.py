@@ -6,13 +6,13 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from vcloud.compile.cloudinit import seed_files
-from vcloud.compile.domain import BootFiles, HostFacts, render_domain
-from vcloud.compile.filter import filter_name, render_filter
-from vcloud.compile.firewall import render_firewall
-from vcloud.compile.identity import identity_lines
-from vcloud.compile.ips import ips_digest, ips_files
-from vcloud.compile.network import render_network, zone_networks
+from vcloud.compile.firewall.ruleset import render_firewall
+from vcloud.compile.guest.cloudinit import seed_files
+from vcloud.compile.guest.identity import identity_lines
+from vcloud.compile.ips.files import ips_digest, ips_files
+from vcloud.compile.libvirt.domain import BootFiles, HostFacts, render_domain
+from vcloud.compile.libvirt.network import render_network, zone_networks
+from vcloud.compile.libvirt.nwfilter import filter_name, render_filter
 from vcloud.design.model import Design, Uplink
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
+from vcloud.values import Action, Mode, Service
+
 
 class Role(StrEnum):
     """What a VM is for; the order is the order in which VMs must be safe."""
@@ -17,27 +19,6 @@ class Role(StrEnum):
     FIREWALL = "firewall"
     IPS = "ips"
     WORKLOAD = "workload"
-
-
-class Protocol(StrEnum):
-    TCP = "tcp"
-    UDP = "udp"
-    ICMP = "icmp"
-    """Stands for ICMP in IPv4 and ICMPv6 in IPv6 (echo only)."""
-
-
-class Mode(StrEnum):
-    """What the IPS does with a match: `prevent` drops, `detect` only logs."""
-
-    PREVENT = "prevent"
-    DETECT = "detect"
-
-
-class Action(StrEnum):
-    """What a leak detector does with a match."""
-
-    BLOCK = "block"
-    ALERT = "alert"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,20 +152,6 @@ class Vm:
     """Names of VMs (not tiers) that must be ready first."""
     ready: Ready
     line: int
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Service:
-    """A protocol and an inclusive port range; ports are 0 for ICMP."""
-
-    protocol: Protocol
-    first: int
-    last: int
-
-    def __str__(self) -> str:
-        if self.protocol is Protocol.ICMP:
-            return "icmp"
-        return f"{self.protocol}/{self.first}" + (f"-{self.last}" if self.last != self.first else "")
 
 
 @dataclass(frozen=True, slots=True)

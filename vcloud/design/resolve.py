@@ -7,28 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vcloud.design.addressing import address_in, device_name, guest_name, mac_of, uuid_of, vm_numbers, zone_prefixes
-from vcloud.design.ends import INTERNET, meeting_zones, zone_named
-from vcloud.design.model import (
-    Action,
-    Design,
-    Detector,
-    Disk,
-    Flow,
-    FlowPath,
-    GuestFile,
-    ImageRef,
-    Inspection,
-    Mode,
-    Network,
-    Nic,
-    Protocol,
-    Ready,
-    Role,
-    Service,
-    Vm,
-    Zone,
-)
+from vcloud.design.model import Design, Detector, Disk, Flow, FlowPath, GuestFile, ImageRef, Inspection, Network, Nic, Ready, Role, Vm, Zone
 from vcloud.spec import model as spec
+from vcloud.values import INTERNET, Action, Mode, Protocol, Service, meeting_zones, zone_named
 
 MIB = 1 << 20
 MEMORY = 384 * MIB

@@ -17,6 +17,7 @@ import libvirt
 
 from vcloud.errors import HostError
 from vcloud.hosts.inventory import HostRef
+from vcloud.hosts.refusals import explain_refusal
 
 if TYPE_CHECKING:
     from vcloud.hosts.shell import Shell
@@ -172,79 +173,3 @@ def _way_out(error: libvirt.libvirtError) -> str:
     if error.get_error_code() == libvirt.VIR_ERR_HOOK_SCRIPT_FAILED:
         return "A hook on the host refused it; its reason is in the message."
     return ""
-
-
-def explain_refusal(ref: HostRef, text: str) -> HostError:
-    """Why a host could not be opened, by what libvirt or ssh said."""
-    words = " ".join(text.split())
-    login = urlsplit(ref.uri)
-    target = f"{login.username}@{login.hostname}" if login.username else str(login.hostname)
-    remote = "+ssh" in login.scheme
-    for marks, what, hint in _refusals(ref.name, target, remote):
-        if any(mark in words for mark in marks):
-            return HostError(what, hint)
-    return HostError(f"{ref.name} cannot be opened ({ref.uri}): {words}", f"Try: virsh --connect '{ref.uri}' version.")
-
-
-def _refusals(name: str, target: str, remote: bool) -> Iterator[tuple[tuple[str, ...], str, str]]:
-    """(libvirt's or ssh's words, what they mean, the way out); the first that fits counts."""
-    yield (
-        ("REMOTE HOST IDENTIFICATION HAS CHANGED", "does not match"),
-        f"the SSH host key of {name} is not the one that is known",
-        f"Somebody may be listening in. If the host was made anew, remove the old key: ssh-keygen -R {target.rpartition('@')[2]}.",
-    )
-    yield (
-        ("Host key verification failed", "not found in known_hosts"),
-        f"the SSH host key of {name} is not known, and vcloud trusts no key on first use",
-        f"Log in once by `ssh {target}` and compare the fingerprint with the one that the host's owner gives you.",
-    )
-    yield (
-        ("Permission denied (", "Authentication failed", "Too many authentication failures", "No authentication methods available"),
-        f"{name} refuses the SSH login {target}",
-        f"Make `ssh {target} true` work first: load your key (ssh-add), or add it to the host's authorized_keys.",
-    )
-    yield (
-        ("Could not resolve", "Name or service not known", "Temporary failure in name resolution"),
-        f"the name of {name} cannot be resolved",
-        "Correct the name in the URI or the inventory, or give it a HostName in the ssh_config.",
-    )
-    yield (
-        (
-            "virt-ssh-helper: not found",
-            "virt-ssh-helper: command not found",
-            "'netcat' not found",
-            "nc: command not found",
-            "nc: not found",
-        ),
-        f"libvirt is not installed on {name}",
-        "On that host: apt-get install libvirt-daemon-system qemu-system-x86.",
-    )
-    if remote:
-        yield (
-            (
-                "Connection refused",
-                "No route to host",
-                "timed out",
-                "Network is unreachable",
-                "Connection closed by",
-                "kex_exchange",
-                "Connection reset",
-            ),
-            f"{name} does not answer ssh",
-            f"See whether the host is up: ssh {target} true.",
-        )
-    yield (
-        ("Permission denied", "polkit", "authentication unavailable", "access denied"),
-        f"libvirt on {name} does not let you in",
-        "Join its group and log in again: sudo usermod -aG libvirt $USER.",
-    )
-    yield (
-        ("Failed to connect socket", "No such file or directory", "Connection refused"),
-        f"libvirt does not run on {name}",
-        "On that host: sudo apt-get install libvirt-daemon-system qemu-system-x86 && sudo systemctl enable --now libvirtd.",
-    )
-    yield (
-        ("no connection driver available", "URI scheme", "unable to parse URI", "unknown transport", "invalid argument"),
-        f"there is no libvirt behind the URI of {name}",
-        "vcloud needs qemu:///system or qemu+ssh://USER@HOST/system.",
-    )

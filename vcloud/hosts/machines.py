@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import libvirt
 
-from vcloud.compile.domain import METADATA_NAMESPACE
+from vcloud.compile.libvirt.domain import METADATA_NAMESPACE
 from vcloud.errors import GuestError, HostError
 from vcloud.hosts.agent import Agent
 from vcloud.hosts.connection import Host, found_or_none, message_of, translated

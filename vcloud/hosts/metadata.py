@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 
 import libvirt
 
-from vcloud.compile.domain import METADATA_NAMESPACE
+from vcloud.compile.libvirt.domain import METADATA_NAMESPACE
 from vcloud.hosts.connection import Host, found_or_none
 
 ElementTree.register_namespace("vcloud", METADATA_NAMESPACE)

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import libvirt
 
-from vcloud.compile.network import zone_networks
+from vcloud.compile.libvirt.network import zone_networks
 from vcloud.design.addressing import uuid_of
 from vcloud.design.model import Design
 from vcloud.hosts.connection import Host, is_absent, translated

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from xml.etree import ElementTree
 
-from vcloud.compile.domain import METADATA_NAMESPACE
+from vcloud.compile.libvirt.domain import METADATA_NAMESPACE
 from vcloud.hosts.metadata import parse, to_text
 
 HEADER = struct.Struct("<16s5I56s")

@@ -18,9 +18,9 @@ from urllib.parse import parse_qs, urlsplit
 import paramiko
 
 from vcloud.errors import HostError
-from vcloud.hosts.connection import explain_refusal
 from vcloud.hosts.executed import Executed
 from vcloud.hosts.inventory import HostRef
+from vcloud.hosts.refusals import explain_refusal
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # what it has to say comes as exceptions, and is said once
 

@@ -5,7 +5,7 @@ template-IMAGE-KEY.ID.save    its memory
 cold-IMAGE-KEY                why VMs of that kind cannot wake, and never will
 wake.VAPP.VM.save             a copy of it in the name of a VM, for the moment in which that wakes
 
-The key (vcloud.plan.template) says what a template is good for, the ID is drawn, so that a template that is made anew never touches the
+The key (vcloud.plan.memory) says what a template is good for, the ID is drawn, so that a template that is made anew never touches the
 disk of one that VMs still run on. A template is there when its save image is whole, which the image itself says. It is made by a VM that
 libvirt destroys with the connection, under a lock per key: killed in the middle, nothing of it runs on, and the next one sweeps its volumes.
 """
@@ -22,8 +22,8 @@ from dataclasses import dataclass
 
 import libvirt
 
-from vcloud.compile.domain import BootFiles, HostFacts, render_domain
-from vcloud.compile.gate import DESCRIPTION
+from vcloud.compile.guest.gate import DESCRIPTION
+from vcloud.compile.libvirt.domain import BootFiles, HostFacts, render_domain
 from vcloud.design.model import Uplink, Vm
 from vcloud.errors import GuestError, HostError
 from vcloud.hosts.agent import Agent

@@ -23,10 +23,11 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from vcloud.data import images_dir
+from vcloud.documents.document import read_document
+from vcloud.documents.field import matching
+from vcloud.documents.problems import problems_in
 from vcloud.errors import ImageError, Problem, SpecError
-from vcloud.spec.document import read_document
-from vcloud.spec.report import problems_in
-from vcloud.spec.types import matching, parse_disk_name, parse_local_path, parse_memory, parse_script
+from vcloud.spec.types import parse_disk_name, parse_local_path, parse_memory, parse_script
 
 FORMAT = 2
 """Raised when the same recipe must be built anew because the builder changed."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 
 from vcloud.compile.artifacts import Artifacts
-from vcloud.compile.network import zone_networks
+from vcloud.compile.libvirt.network import zone_networks
 from vcloud.design.model import Design, Flow, Network, Role, Vm
 from vcloud.errors import SmallerDiskError, VcloudError
 from vcloud.plan.state import DomainState, Manifest, Phase, VappState, VmDigests, digest_of, redacted

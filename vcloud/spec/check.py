@@ -13,11 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from vcloud.design.ends import INTERNET, meeting_zones, zone_named
-from vcloud.design.model import Service
+from vcloud.documents.field import CONTENT_LENGTH
 from vcloud.errors import Problem
 from vcloud.spec.model import Detector, File, Flow, Vapp, Vm
-from vcloud.spec.types import CONTENT_LENGTH
+from vcloud.values import INTERNET, Service, meeting_zones, zone_named
 
 MOST_IN_ZONE: Final = 4000
 """VMs; a zone is a /20."""

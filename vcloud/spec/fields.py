@@ -23,10 +23,9 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
-from vcloud.design.ends import INTERNET
-from vcloud.design.model import Service
+from vcloud.documents.field import CONTENT_LENGTH, PARAMETER_LENGTH, FieldError, Suggestions, kind_of, parse_content, shown
 from vcloud.spec import types
-from vcloud.spec.types import FieldError, Suggestions, shown
+from vcloud.values import INTERNET, Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,13 +150,13 @@ Permissions = Annotated[int, PlainValidator(types.parse_mode), _text(types.MODE_
 GuestPath = Annotated[str, PlainValidator(types.parse_guest_path), _text(types.GUEST_PATH_PATTERN)]
 LocalPath = Annotated[str, PlainValidator(types.parse_local_path), _text(types.LOCAL_PATH_PATTERN)]
 SourcePath = Annotated[str, PlainValidator(types.parse_source), _text(types.LOCAL_PATH_PATTERN)]
-PublicKey = Annotated[str, PlainValidator(types.parse_public_key), _free(types.CONTENT_LENGTH)]
+PublicKey = Annotated[str, PlainValidator(types.parse_public_key), _free(CONTENT_LENGTH)]
 Text = Annotated[
     str,
     PlainValidator(types.parse_text),
     WithJsonSchema({"type": "string", "pattern": r"^[^\u0000-\u001f\u007f]*$", "maxLength": types.TEXT_LENGTH}),
 ]
-Content = Annotated[str, PlainValidator(types.parse_content), _free(types.CONTENT_LENGTH)]
+Content = Annotated[str, PlainValidator(parse_content), _free(CONTENT_LENGTH)]
 Script = Annotated[str, PlainValidator(types.parse_script), _free(types.SCRIPT_LENGTH)]
 Memory = Annotated[
     int, PlainValidator(types.parse_memory), _number_or(types.SIZE_PATTERN, types.LARGEST >> 20, types.SMALLEST_MEMORY >> 20)
@@ -185,8 +184,8 @@ def parse_version(value: object) -> int:
 
 def parse_parameter(value: object) -> str | int | bool:
     if not isinstance(value, str | int):
-        raise FieldError(f"a parameter's default is text, a whole number, true or false, not {types.kind_of(value)}")
-    return types.parse_content(value, types.PARAMETER_LENGTH) if isinstance(value, str) else value
+        raise FieldError(f"a parameter's default is text, a whole number, true or false, not {kind_of(value)}")
+    return parse_content(value, PARAMETER_LENGTH) if isinstance(value, str) else value
 
 
 def parse_publish(value: object) -> tuple[tuple[int, int], ...]:
@@ -202,7 +201,7 @@ def parse_publish(value: object) -> tuple[tuple[int, int], ...]:
 
 def parse_regex(value: object) -> str:
     """Loads the parser of patterns late: only files with a detector pay for it."""
-    from vcloud.spec.pattern import parse_pattern
+    from vcloud.patterns.pattern import parse_pattern
 
     return parse_pattern(value)
 
@@ -223,5 +222,5 @@ ParameterName = Annotated[str, PlainValidator(types.parse_parameter_name), _text
 ParameterValue = Annotated[
     str | int | bool,
     PlainValidator(parse_parameter),
-    WithJsonSchema({"type": ["string", "integer", "boolean"], "maxLength": types.PARAMETER_LENGTH}),
+    WithJsonSchema({"type": ["string", "integer", "boolean"], "maxLength": PARAMETER_LENGTH}),
 ]

@@ -11,14 +11,15 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from vcloud.data import images_dir
+from vcloud.documents.document import LARGEST, Node, read_document
+from vcloud.documents.field import FieldError
+from vcloud.documents.parameters import GIVEN, fill_in
+from vcloud.documents.problems import deepest, problems_in
 from vcloud.errors import Problem, SpecError, UsageError
 from vcloud.spec.check import problems_of
-from vcloud.spec.document import LARGEST, Node, read_document
 from vcloud.spec.fields import Surroundings
 from vcloud.spec.model import Vapp, derived_id
-from vcloud.spec.parameters import GIVEN, fill_in
-from vcloud.spec.report import deepest, problems_in
-from vcloud.spec.types import FieldError, parse_name, parse_service
+from vcloud.spec.types import parse_name, parse_service
 
 APPLIANCES: Final = frozenset({"appliance", "firewall", "ips"})
 """Shipped recipes that are no workload's."""

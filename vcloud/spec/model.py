@@ -25,10 +25,9 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
-from vcloud.design.ends import INTERNET
-from vcloud.design.model import Action, Mode, Protocol, Service
+from vcloud.documents.document import Place
+from vcloud.documents.field import FieldError
 from vcloud.spec import types
-from vcloud.spec.document import Place
 from vcloud.spec.fields import (
     AtLeast,
     Content,
@@ -72,7 +71,7 @@ from vcloud.spec.fields import (
     VmRef,
     ZoneRef,
 )
-from vcloud.spec.types import FieldError
+from vcloud.values import INTERNET, Action, Mode, Protocol, Service
 
 CARD_NUMBER = "card-number"
 MOST_ZONES = 100
@@ -359,7 +358,7 @@ class Detector(Spec):
     @model_validator(mode="after")
     def _is_countable(self) -> Self:
         if self.regex and self.count > 1:
-            from vcloud.spec.pattern import most_countable
+            from vcloud.patterns.pattern import most_countable
 
             most = most_countable(self.regex)
             if self.count > most:

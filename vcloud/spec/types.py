@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Collection
 from typing import Final
 
-from vcloud.design.model import Protocol, Service
-from vcloud.errors import UsageError
+from vcloud.documents.field import FieldError, matching, parse_content, shown, text_of
+from vcloud.values import Protocol, Service
 
 RESERVED: Final = frozenset(
     {
@@ -23,11 +22,8 @@ RESERVED: Final = frozenset(
 """Words with a meaning of their own beside the VMs and zones of a file; every Debian has the last ones in /etc/hosts."""
 DISK_NAME_LENGTH: Final = 20
 """A disk's name is its virtio serial number, which has 20 bytes."""
-ID_LENGTH: Final = 63
 TEXT_LENGTH: Final = 200
-PARAMETER_LENGTH: Final = 4096
 SCRIPT_LENGTH: Final = 64 << 10
-CONTENT_LENGTH: Final = 1 << 20
 LAST_PORT: Final = 65535
 LONGEST: Final = 366 * 86400
 """Seconds."""
@@ -55,6 +51,7 @@ DURATION_PATTERN: Final = r"[1-9][0-9]{0,8}[smhd]"
 SERVICE_PATTERN: Final = r"icmp|(?:tcp|udp)/[0-9]{1,5}(?:-[0-9]{1,5})?"
 PORTS_PATTERN: Final = r"[0-9]{1,5}(?:-[0-9]{1,5})?"
 DISK_REF_PATTERN: Final = rf"{PART_PATTERN}\.{DISK_PATTERN}"
+ID_LENGTH: Final = 63
 PARAMETER_PATTERN: Final = r"[a-z][a-z0-9_]{0,39}"
 GUEST_PATH_PATTERN: Final = r"(?:/[A-Za-z0-9_.+@-]+)+"
 LOCAL_PATH_PATTERN: Final = r"/?[A-Za-z0-9_.+@-]+(?:/[A-Za-z0-9_.+@-]+)*"
@@ -73,63 +70,6 @@ _KEY_TYPES: Final = frozenset(
     }
 )
 _ADDRESS: Final = re.compile("[a-z0-9+]{1,10}://", re.IGNORECASE)
-_NO_CONTENT: Final = re.compile(r"[^\n\t\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]")
-
-
-class FieldError(UsageError, ValueError):
-    """One value is wrong; where it stands is known to whoever asked."""
-
-
-def shown(value: object) -> str:
-    """A value as messages quote it: on one line, printable and short."""
-    text = str(value).lower() if isinstance(value, bool) else "nothing" if value is None else str(value)
-    plain = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[:60])
-    return plain if len(text) <= 60 else f"{plain}..."
-
-
-def kind_of(value: object) -> str:
-    """What a value is, in the words of the file."""
-    kinds = {str: "text", bool: "true or false", int: "a number", float: "a number with a fraction", list: "a list", type(None): "nothing"}
-    return "a mapping" if isinstance(value, dict) else kinds.get(type(value), "something else")
-
-
-def nearest(word: str, known: Collection[str], called: str = "Known here") -> str:
-    """A hint that names the closest of the known words, or lists them."""
-    from difflib import get_close_matches
-
-    if close := get_close_matches(word[:ID_LENGTH], known, n=1, cutoff=0.6):
-        return f"Did you mean '{close[0]}'?"
-    listed = sorted(known)
-    return f"{called}: {', '.join(listed[:12])}{', ...' if len(listed) > 12 else ''}." if listed else "None is declared here."
-
-
-class Suggestions:
-    """`nearest` for the first wrong words of a file only: each search looks at all that are known."""
-
-    def __init__(self, most: int = 50) -> None:
-        self.left = most
-
-    def nearest(self, word: str, known: Collection[str], called: str = "Known here") -> str:
-        if self.left == 0:
-            return ""
-        self.left -= 1
-        return nearest(word, known, called)
-
-
-def text_of(value: object) -> str:
-    """The value itself when it is text."""
-    if isinstance(value, str):
-        return value
-    hint = "Put it in quotes." if isinstance(value, int | float) else ""
-    raise FieldError(f"text is wanted, not {kind_of(value)}", hint)
-
-
-def matching(value: object, pattern: str, called: str, wanted: str) -> str:
-    """Text that a pattern accepts as a whole."""
-    text = text_of(value)
-    if not re.fullmatch(pattern, text):
-        raise FieldError(f"'{shown(text)}' is not {called}", wanted)
-    return text
 
 
 def parse_name(value: object) -> str:
@@ -246,19 +186,6 @@ def parse_text(value: object) -> str:
         raise FieldError(f"this text has {len(text)} characters, at most {TEXT_LENGTH} are allowed")
     if not text.isprintable():
         raise FieldError(f"'{shown(text)}' has characters that cannot be printed", "Keep it to one line without control characters.")
-    return text
-
-
-def parse_content(value: object, limit: int = CONTENT_LENGTH) -> str:
-    """Many lines for a guest."""
-    text = text_of(value)
-    if len(text) > limit:
-        raise FieldError(f"this text has {len(text)} characters, at most {limit} are allowed")
-    if found := _NO_CONTENT.search(text):
-        raise FieldError(
-            f"the text has the control character {found[0]!r}",
-            "Only printable characters, tabs and line ends are allowed; put other data into a file and name it as source.",
-        )
     return text
 
 

@@ -15,18 +15,18 @@ from typing import Any
 from vcloud.apply.reporter import Reporter
 from vcloud.design.model import Design
 from vcloud.errors import NONSENSE, GuestError, HostError, NoVappError, VcloudError
+from vcloud.guests.appliances import FIREWALL_REPORT, IPS_REPORT, ask, in_force
 from vcloud.hosts import machines
 from vcloud.hosts.agent import Agent
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.executed import Executed
 from vcloud.hosts.inventory import choose_host
 from vcloud.hosts.observe import observe_vapp
-from vcloud.verify.appliances import FIREWALL_REPORT, IPS_REPORT, ask, in_force
-from vcloud.verify.checks import HOST, OUTSIDE, Check, Listener, Probe, left_out, network_checks
-from vcloud.verify.firewall_report import NOTHING, FirewallReport, parse_report
-from vcloud.verify.inspection import inspection_checks, not_carried
-from vcloud.verify.judge import RESULTS, UNREADABLE, Alert, Answer, Observed, judge
-from vcloud.verify.report import Findings
+from vcloud.proof.checks import HOST, OUTSIDE, Check, Listener, Probe, left_out, network_checks
+from vcloud.proof.firewall_report import NOTHING, FirewallReport, parse_report
+from vcloud.proof.inspection import inspection_checks, not_carried
+from vcloud.proof.judge import RESULTS, UNREADABLE, Alert, Answer, Observed, judge
+from vcloud.proof.report import Findings
 from vcloud.verify.vantage import Vantages, guest_program
 
 GUEST = "/usr/lib/vcloud/guest"

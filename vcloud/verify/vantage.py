@@ -20,7 +20,7 @@ from vcloud.hosts.connection import Host
 from vcloud.hosts.uplink import NETWORK
 from vcloud.lab import lab as labs
 from vcloud.lab import layout
-from vcloud.verify.checks import OUTSIDE, World
+from vcloud.proof.checks import OUTSIDE, World
 
 PROBE_SECONDS = 240
 PROGRAM = "/run/vcloud-probe"

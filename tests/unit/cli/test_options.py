@@ -39,9 +39,15 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(name)
         raise UsageError("as far as this test goes")
 
-    for place in ("apply.down.take_down", "status.status_of", "verify.run.verify_vapp", "inside.log_of", "inside.attach_console"):
+    for place in (
+        "apply.down.take_down",
+        "views.status.status_of",
+        "verify.run.verify_vapp",
+        "guests.access.log_of",
+        "guests.access.attach_console",
+    ):
         monkeypatch.setattr(f"vcloud.{place}", note)
-    for place in ("inside.ssh_into", "inside.execute_in"):
+    for place in ("guests.access.ssh_into", "guests.access.execute_in"):
         monkeypatch.setattr(f"vcloud.{place}", note)
     return names
 

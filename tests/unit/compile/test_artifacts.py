@@ -11,9 +11,9 @@ from pathlib import Path
 
 from tests.vapps import SHOP, TWO_HOMES, design_of_text, shop
 from vcloud.compile.artifacts import compile_vapp
-from vcloud.rendering import LIST, UPLINK, render_to
+from vcloud.views.render import LIST, UPLINK, render_to
 
-PROGRAM = "import sys; from pathlib import Path; from vcloud.rendering import render_to; render_to(Path(sys.argv[1]), {}, Path(sys.argv[2]), 'tcg')"
+PROGRAM = "import sys; from pathlib import Path; from vcloud.views.render import render_to; render_to(Path(sys.argv[1]), {}, Path(sys.argv[2]), 'tcg')"
 
 
 def tree(folder: Path) -> dict[str, str]:

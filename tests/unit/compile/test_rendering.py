@@ -8,7 +8,7 @@ import pytest
 
 from tests.vapps import SMALL
 from vcloud.errors import UsageError
-from vcloud.rendering import LIST, render_to
+from vcloud.views.render import LIST, render_to
 
 BIG = """\
 vcloud: 1

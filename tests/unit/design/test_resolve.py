@@ -9,10 +9,11 @@ import pytest
 
 from tests.vapps import SMALL, TWO_HOMES, design_of_text, shop
 from vcloud.data import images_dir
-from vcloud.design.model import Action, Design, FlowPath, Mode, Nic, Protocol, Role, Service, Vm
+from vcloud.design.model import Design, FlowPath, Nic, Role, Vm
 from vcloud.errors import RefusedError, SpecError
-from vcloud.project import design_of
+from vcloud.pipeline import design_of
 from vcloud.spec.load import parse_vapp
+from vcloud.values import Action, Mode, Protocol, Service
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,9 @@ import libvirt
 import pytest
 
 from vcloud.errors import HostError
-from vcloud.hosts.connection import Host, explain_refusal, open_host, run_parallel, translated
+from vcloud.hosts.connection import Host, open_host, run_parallel, translated
 from vcloud.hosts.inventory import HostRef
+from vcloud.hosts.refusals import explain_refusal
 
 TEST = HostRef("t", "test:///default")
 REMOTE = HostRef("h1", "qemu+ssh://root@h1/system")

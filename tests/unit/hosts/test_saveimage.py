@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.vapps import shop
-from vcloud.compile.domain import BootFiles, render_domain, render_interface
+from vcloud.compile.libvirt.domain import BootFiles, render_domain, render_interface
 from vcloud.hosts.metadata import own_element, parse
 from vcloud.hosts.saveimage import HEADER, WHOLE, Clone, Head, NotASaveImageError, head_for, read_head
-from vcloud.plan.template import template_facts, template_vm
-from vcloud.rendering import UPLINK
+from vcloud.plan.memory import template_facts, template_vm
+from vcloud.views.render import UPLINK
 
 ROOM = 72 << 10
 COOKIE = b"<cookie>\n  <slirpHelper/>\n</cookie>\n"

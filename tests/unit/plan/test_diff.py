@@ -15,7 +15,7 @@ from vcloud.errors import SmallerDiskError, VcloudError
 from vcloud.plan.diff import flow_changes, plan_changes
 from vcloud.plan.state import DomainState, NetworkState, Phase, VappState
 from vcloud.plan.steps import COSTS, Cost, Plan, Verb
-from vcloud.rendering import UPLINK
+from vcloud.views.render import UPLINK
 
 FILE = """\
 vcloud: 1

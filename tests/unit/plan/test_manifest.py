@@ -13,7 +13,7 @@ from tests.standing import manifest_of
 from tests.vapps import TWO_HOMES, design_of_text, shop
 from vcloud.compile.artifacts import compile_vapp
 from vcloud.plan.state import Phase, digest_of, manifest_from_json, manifest_to_json, redacted
-from vcloud.rendering import UPLINK
+from vcloud.views.render import UPLINK
 
 FILE = """\
 vcloud: 1

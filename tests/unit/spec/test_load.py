@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from vcloud.data import images_dir, templates_dir
-from vcloud.design.model import Action, Mode, Protocol, Service
 from vcloud.errors import SpecError, UsageError
 from vcloud.spec.check import notes
 from vcloud.spec.load import load_vapp, parse_vapp, read_name
 from vcloud.spec.model import Vapp
 from vcloud.spec.refuse import refusals
+from vcloud.values import Action, Mode, Protocol, Service
 
 WHOLE = """\
 vcloud: 1

@@ -8,8 +8,8 @@ import jsonschema
 import pytest
 
 from vcloud.data import templates_dir
+from vcloud.documents.document import Node, read_document
 from vcloud.errors import SpecError
-from vcloud.spec.document import Node, read_document
 from vcloud.spec.schema import json_schema
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "errors"

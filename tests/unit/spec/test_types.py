@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vcloud.design.model import Protocol, Service
+from vcloud.documents.field import FieldError, shown
+from vcloud.patterns.pattern import most_countable, parse_pattern
 from vcloud.spec import types
-from vcloud.spec.pattern import most_countable, parse_pattern
-from vcloud.spec.types import FieldError
+from vcloud.values import Protocol, Service
 
 RESTRICTED: list[Callable[[object], object]] = [
     types.parse_name,
@@ -151,8 +151,8 @@ def test_content_has_no_control_characters_but_tab_and_newline(text: str) -> Non
 
 @given(st.text())
 def test_what_messages_quote_is_short_and_printable(text: str) -> None:
-    assert types.shown(text).isprintable()
-    assert len(types.shown(text)) < 700
+    assert shown(text).isprintable()
+    assert len(shown(text)) < 700
 
 
 def test_names_are_refused_as_an_error_for_the_user() -> None:

@@ -1,0 +1,257 @@
+"""Detectors as rules, scripts and probes."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.design_builder import build_design
+from vcloud.compile.leaks.payment_cards import BRANDS, check_digit, example_numbers, is_card_number, wrong_numbers
+from vcloud.compile.leaks.rules import (
+    CARD_CANDIDATE,
+    CARD_NUMBER,
+    FIRST_RULE,
+    LAST_RULE,
+    PLACES,
+    WIDEST_GAP,
+    counted,
+    dlp_probes,
+    escaped,
+    leak_rules,
+    rule_sids,
+)
+from vcloud.design.model import Design, Detector
+from vcloud.patterns.example import NoExampleError, matching_text, near_miss
+from vcloud.spec.model import MOST_ZONES
+from vcloud.values import Action
+
+PUBLISHED = (
+    *(
+        "4111111111111111",
+        "4012888888881881",
+        "4222222222222",
+        "5555555555554444",
+        "5105105105105100",
+        "2223003122003222",
+        "378282246310005",
+    ),
+    *(
+        "371449635398431",
+        "6011111111111117",
+        "6011000990139424",
+        "30569309025904",
+        "38520000023237",
+        "3530111333300000",
+        "3566002020360505",
+    ),
+)
+"""What payment providers publish for tests."""
+
+
+def detector(name: str = CARD_NUMBER, **changes: object) -> Detector:
+    values: dict[str, object] = {
+        "id": name,
+        "kind": CARD_NUMBER,
+        "regex": "",
+        "at_least": 1,
+        "zones": ("app",),
+        "excepted": (),
+        "action": Action.BLOCK,
+        "line": 7,
+    }
+    return Detector(**(values | changes))  # type: ignore[arg-type]
+
+
+def pattern(regex: str, at_least: int = 1) -> Detector:
+    return detector("ids", kind="regex", regex=regex, at_least=at_least)
+
+
+def design_with(*detectors: Detector) -> Design:
+    design = build_design(
+        zones="dmz:inspected app:inspected cde:inspected",
+        vms={"web": "dmz x2", "api": "app", "db": "cde"},
+        flows="""
+            acquirer: api -> internet tcp/443 udp/53
+            orders: web -> api tcp/8000-8010
+            parcels: api -> internet tcp/80
+        """,
+    )
+    return replace(design, inspection=replace(design.inspection, detectors=detectors))
+
+
+@pytest.mark.parametrize("number", PUBLISHED)
+def test_published_test_numbers_are_cards_and_no_longer_with_another_check_digit(number: str) -> None:
+    assert is_card_number(number)
+    assert not is_card_number(number[:-1] + str((int(number[-1]) + 1) % 10))
+
+
+@given(st.sampled_from(BRANDS), st.data())
+def test_every_number_that_a_brand_issues_is_a_card(brand: object, data: st.DataObject) -> None:
+    first, last = data.draw(st.sampled_from(brand.prefixes))  # type: ignore[attr-defined]
+    length = data.draw(st.sampled_from(brand.lengths))  # type: ignore[attr-defined]
+    rest = data.draw(st.text("0123456789", min_size=length - 5, max_size=length - 5))
+    stem = f"{data.draw(st.integers(first, last))}{rest}"
+    assert is_card_number(stem + check_digit(stem))
+
+
+@pytest.mark.parametrize("number", ["", "4", "1732406400123", "9999999999999999", "411111111111111111111111"])
+def test_other_numbers_are_no_cards(number: str) -> None:
+    assert not is_card_number(number)
+
+
+def test_example_numbers_are_different_cards_and_wrong_ones_are_none() -> None:
+    assert len(set(example_numbers(1000))) == 1000
+    assert all(map(is_card_number, example_numbers(1000)))
+    assert not any(map(is_card_number, wrong_numbers(1000)))
+
+
+def test_each_detector_and_place_keeps_its_sid_when_others_come_and_go() -> None:
+    one, other = detector(), detector("other")
+    alone, together = rule_sids((one,)), rule_sids((one, other))
+    assert len(set(together.values())) == 2 * len(PLACES)
+    assert all(FIRST_RULE <= sid <= LAST_RULE for sid in together.values())
+    assert alone.items() <= together.items()
+
+
+def test_pattern_and_scripts_agree_on_what_stands_between_digits() -> None:
+    scripts = dict(leak_rules(design_with(detector())).scripts)
+    for place in PLACES:
+        text = scripts[f"card-number-{place.argument}{'-dotted' if '.' in place.separators else ''}.lua"]
+        assert "".join("%" + {"\t": r"\t"}.get(separator, separator) for separator in place.separators) + "]*" in text
+        assert re.search(rf"\bwidest = .*, {WIDEST_GAP}$", text, re.MULTILINE)
+        for separator in place.separators:
+            assert re.search(CARD_CANDIDATE, (separator * WIDEST_GAP).join("4111111111111"))
+            assert not re.search(CARD_CANDIDATE, (separator * (WIDEST_GAP + 1)).join("4111111111111"))
+
+
+def test_rules_leave_a_set_of_zones_and_say_which_detector_they_are() -> None:
+    lines = leak_rules(design_with(detector(zones=("app", "cde")))).lines
+    assert len(lines) == len(PLACES)
+    assert all(" [$ZONE_APP,$ZONE_CDE] any -> ![$ZONE_APP,$ZONE_CDE] any " in line for line in lines)
+    assert all("metadata:detector card-number, place " in line and ", line 7;" in line for line in lines)
+
+
+@pytest.mark.parametrize(("action", "word"), [(Action.BLOCK, "drop"), (Action.ALERT, "alert")])
+def test_the_detectors_own_action_decides(action: Action, word: str) -> None:
+    assert {line.split()[0] for line in leak_rules(design_with(detector(action=action))).lines} == {word}
+
+
+def test_an_exception_marks_exactly_its_connections_and_is_asked_for_by_every_rule() -> None:
+    lines = leak_rules(design_with(detector(excepted=("acquirer",)))).lines
+    setters = [line for line in lines if "flowbits:set," in line]
+    assert [line.split(" (")[0].split(" -> ")[1] for line in setters] == ["!$VAPP 443", "!$VAPP 53"]
+    assert all("flow:to_server;" in line and "noalert;" in line for line in setters)
+    bit = setters[0].split("flowbits:set,")[1].split(";")[0]
+    assert sum(f"flowbits:isnotset,{bit};" in line for line in lines) == len(PLACES)
+    assert "pass" not in {line.split()[0] for line in lines}
+
+
+def test_another_exception_has_another_bit_so_that_old_connections_lose_theirs() -> None:
+    bits = {
+        leak_rules(design_with(detector(excepted=(flow,)))).lines[-1].split("flowbits:isnotset,")[1].split(";")[0]
+        for flow in ("acquirer", "parcels")
+    }
+    assert len(bits) == 2
+
+
+def test_a_flow_between_vms_is_excepted_by_their_addresses_and_ports() -> None:
+    design = design_with(detector(excepted=("orders",), zones=("dmz",)))
+    setter = leak_rules(design).lines[0]
+    cards = [vm.nics[0] for vm in design.workloads]
+    assert all(str(address) in setter for card in cards[:3] for address in (card.address4, card.address6))
+    assert not any(str(address) in setter for address in (cards[3].address4, cards[3].address6))
+    assert "] 8000:8010 (" in setter
+
+
+def test_an_exception_of_many_vms_stands_in_groups_that_suricata_can_read() -> None:
+    design = build_design(
+        zones="dmz:inspected app", vms={"web": "dmz x250", "api": "app"}, flows="all: web -> web tcp/80\n up: web -> api udp/53"
+    )
+    design = replace(design, inspection=replace(design.inspection, detectors=(detector(zones=("dmz",), excepted=("all", "up")),)))
+    rules = leak_rules(design)
+    groups = dict(rules.groups)
+    setters = [line.partition(" (")[0].split() for line in rules.lines if "flowbits:set," in line]
+    assert all(len(text) < 8192 for text in (*rules.lines, *groups.values()))
+
+    def members(text: str) -> set[str]:
+        """The addresses that a list stands for."""
+        words = text.strip("[]").split(",")
+        return {address for word in words for address in (members(groups[word[1:]]) if word.startswith("$") else {word})}
+
+    webs = {str(address) for vm in design.workloads[:250] for address in (vm.nics[0].address4, vm.nics[0].address6)}
+    api = design.workloads[250].nics[0]
+    assert [(rule[1], members(rule[2]), members(rule[5]), rule[6]) for rule in setters] == [
+        ("tcp", webs, webs, "80"),
+        ("udp", webs, {str(api.address4), str(api.address6)}, "53"),
+    ]
+
+
+def test_as_many_zones_as_are_allowed_leave_a_rule_short_enough_for_suricata() -> None:
+    zones = tuple(f"a-zone-with-a-name-{number}" for number in range(MOST_ZONES))
+    longest = detector("x" * 63, kind="regex", regex="/" * 200, at_least=1000, zones=zones)
+    assert max(map(len, leak_rules(design_with(longest)).lines)) < 8192
+
+
+@pytest.mark.parametrize("character", ["/", '"', ";", "\n", "\x00", "é"])
+def test_no_character_of_a_pattern_can_end_its_rule(character: str) -> None:
+    """Alone, after a backslash, in a set and before a quantifier it stays what it is."""
+    for written in (character, "\\" + character, f"[{character}]", f"a{character}?b"):
+        if character == "é" and written != character:
+            continue
+        text = escaped(written)
+        assert not re.search(r'["/;]|[^ -~]', text)
+        for subject in (character, f"a{character}b", "ab", "x"):
+            assert bool(re.search(text.encode(), subject.encode())) == bool(re.search(written, subject))
+
+
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30))
+def test_escaping_leaves_the_meaning_of_any_text(text: str) -> None:
+    assert re.fullmatch(escaped(re.escape(text)), text)
+
+
+def test_counting_needs_so_many_matches() -> None:
+    thrice = re.compile(counted(r"A\d", 3))
+    assert thrice.search("A1 A2\n-A3")
+    assert not thrice.search("A1 A2\n-A")
+
+
+@pytest.mark.parametrize(
+    "regex",
+    [
+        r"SHOP-[0-9]{8}",
+        r"(?:AB|CD)x+[^a-z]\w\s\d",
+        r"\bSECRET\b",
+        r"DE\d{2}(?: ?\d{4}){4} ?\d{2}",
+        r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+        r"[^\d\s]{4}#.{3}",
+        r"(?i:confidential)",
+        r"a{2,}?b*c",
+    ],
+)
+@pytest.mark.parametrize("at_least", [1, 3])
+def test_probes_of_a_pattern_hold_as_many_matches_as_it_wants_and_one_too_few(regex: str, at_least: int) -> None:
+    for probe in dlp_probes(pattern(regex, at_least)):
+        counts = [len(re.findall(regex, payload.decode())) for payload in (probe.stopped, probe.passed)]
+        assert counts[0] >= at_least > counts[1]
+
+
+def test_a_pattern_without_example_has_no_probe_and_says_so() -> None:
+    with pytest.raises(NoExampleError, match="no text was found"):
+        matching_text(r"(?=b)a")
+    with pytest.raises(NoExampleError, match="just does not match"):
+        near_miss(r"(?s).", "a")
+
+
+def test_a_pattern_that_matches_every_http_message_has_no_probe() -> None:
+    with pytest.raises(NoExampleError, match="any HTTP message"):
+        dlp_probes(pattern(r"[a-z]{4}: .{3}"))
+
+
+def test_probes_of_cards_differ_in_the_last_check_digit() -> None:
+    for probe in dlp_probes(detector(at_least=3)):
+        numbers = [re.findall(r"\d{13,}", payload.decode()) for payload in (probe.stopped, probe.passed)]
+        assert [sum(map(is_card_number, found)) for found in numbers] == [3, 2]

@@ -1,0 +1,101 @@
+"""How verdicts are told: to a shell by exit code, to CI by JUnit XML, to programs as data, to people as rows."""
+
+from __future__ import annotations
+
+import json
+from ipaddress import ip_address
+
+import pytest
+from lxml import etree
+
+from vcloud.errors import Exit
+from vcloud.proof.checks import Check, Kind, Outcome, Probe
+from vcloud.proof.judge import Verdict
+from vcloud.proof.report import LONGEST, as_data, exit_code, junit_xml, rows, summary
+
+
+def verdict(outcome: Outcome, kind: Kind = Kind.FLOW, claim: str = "web reaches api", detail: str = "open") -> Verdict:
+    probe = Probe("tcp", "-", ip_address("10.0.0.2"), 80)
+    return Verdict(Check(f"{kind}/{outcome}", kind, claim, "web", probe, True), outcome, detail)
+
+
+PASS, FAIL, ERROR, NOT_RUN = (verdict(outcome) for outcome in (Outcome.PASS, Outcome.FAIL, Outcome.ERROR, Outcome.NOT_RUN))
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "code"),
+    [
+        ([PASS], Exit.DONE),
+        ([PASS, PASS], Exit.DONE),
+        ([], Exit.NOT_CHECKED),
+        ([NOT_RUN], Exit.NOT_CHECKED),
+        ([PASS, NOT_RUN], Exit.NOT_CHECKED),
+        ([PASS, ERROR], Exit.NOT_CHECKED),
+        ([FAIL], Exit.CHECK_FAILED),
+        ([PASS, FAIL, ERROR, NOT_RUN], Exit.CHECK_FAILED),
+    ],
+)
+def test_nothing_checked_is_not_a_pass_and_a_failure_outweighs_all(verdicts: list[Verdict], code: Exit) -> None:
+    assert exit_code(verdicts) is code
+    assert as_data(verdicts)["exit"] == int(code)
+
+
+def test_junit_counts_every_check_once_under_what_it_was() -> None:
+    verdicts = [PASS, FAIL, ERROR, NOT_RUN, verdict(Outcome.PASS, Kind.LEAK), verdict(Outcome.FAIL, Kind.DENIED)]
+    root = etree.fromstring(junit_xml(verdicts))
+    suites = {suite.get("name"): suite for suite in root.iterfind("testsuite")}
+    assert set(suites) == {"flow", "leak", "denied"}
+    assert {key: suites["flow"].get(key) for key in ("tests", "failures", "errors", "skipped")} == {
+        "tests": "4",
+        "failures": "1",
+        "errors": "1",
+        "skipped": "1",
+    }
+    assert [case[0].tag if len(case) else "passed" for case in suites["flow"]] == ["passed", "failure", "error", "skipped"]
+
+
+def test_junit_stays_xml_whatever_a_claim_says() -> None:
+    hostile = verdict(Outcome.FAIL, claim='"/><evil a="', detail="]]> & <b>")
+    case = etree.fromstring(junit_xml([hostile])).find("testsuite/testcase")
+    assert (case.get("name"), case[0].get("message")) == ('"/><evil a="', "]]> & <b>")
+
+
+def test_data_holds_all_checks_and_can_be_printed() -> None:
+    data = json.loads(json.dumps(as_data([PASS, FAIL])))
+    assert data["summary"] == {"pass": 1, "fail": 1, "error": 0, "not run": 0}
+    assert [check["outcome"] for check in data["checks"]] == ["pass", "fail"]
+
+
+def test_rows_fold_what_passed_and_show_each_that_did_not() -> None:
+    verdicts = [PASS, PASS, FAIL, NOT_RUN]
+    assert [row[1] for row in rows(verdicts, all_checks=False)] == ["pass", "fail", "not run"]
+    assert rows(verdicts, all_checks=False)[0][2] == "2 of 4"
+    assert len(rows(verdicts, all_checks=True)) == 4
+
+
+def test_the_summary_names_only_what_there_is() -> None:
+    assert summary([PASS, PASS, FAIL]) == "3 checks: 2 pass, 1 fail"
+
+
+def test_the_summary_says_what_was_not_tried() -> None:
+    assert summary([PASS], "4 of 6 pairs") == "1 checks: 1 pass\nnot tried: 4 of 6 pairs"
+    assert as_data([PASS], "4 of 6 pairs")["not_tried"] == "4 of 6 pairs"
+
+
+def test_rows_fold_what_was_not_run_for_one_reason() -> None:
+    silent, other = verdict(Outcome.NOT_RUN, detail="its agent is silent"), verdict(Outcome.NOT_RUN, detail="no server")
+    told = rows([PASS, silent, silent, other, FAIL], all_checks=False)
+    assert [(row[1], row[2][:6], row[3]) for row in told[1:]] == [
+        ("not run", "2 of 5", "its agent is silent"),
+        ("not run", "web re", "no server"),
+        ("fail", "web re", "open"),
+    ]
+
+
+@pytest.mark.parametrize("said", ["\x1b]0;title\x07", "a\x00b", "line\nline", "\x9b2J", "\ud800", "x" * 100_000])
+def test_what_a_vm_said_is_shown_but_not_obeyed(said: str) -> None:
+    hostile = verdict(Outcome.ERROR, detail=said)
+    case = etree.fromstring(junit_xml([hostile])).find("testsuite/testcase")
+    for shown in (case[0].get("message"), rows([hostile], all_checks=True)[0][3], as_data([hostile])["checks"][0]["detail"]):
+        assert shown.isprintable()
+        assert len(shown) <= LONGEST

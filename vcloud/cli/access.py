@@ -1,0 +1,80 @@
+"""Commands into VMs. All of them go out of band, through libvirt: no network path is opened for them."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vcloud.cli.options import Connect, Parameters, VmArgument, vapp_and_vm
+from vcloud.errors import UsageError
+
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+Argv = Annotated[list[str] | None, typer.Argument(metavar="[-- COMMAND...]", help="The command and its arguments.", show_default=False)]
+
+
+def register(app: typer.Typer) -> None:
+    app.command("exec", context_settings=PASS_ON)(execute)
+    app.command(context_settings=PASS_ON)(ssh)
+    app.command()(console)
+    app.command()(logs)
+    app.command("_channel", hidden=True)(channel)
+
+
+def execute(
+    vm: VmArgument,
+    argv: Argv = None,
+    parameters: Parameters = None,
+    connect: Connect = None,
+    timeout: Annotated[int, typer.Option("--timeout", help="Seconds.", min=1)] = 300,
+) -> None:
+    """Run a command in a VM through its guest agent; its output and exit code are passed on."""
+    from vcloud.guests.access import execute_in
+
+    if not argv:
+        raise UsageError("no command is given", "For example: vcloud exec shop/web-1 -- ip address.")
+    stdin = b"" if sys.stdin.isatty() else sys.stdin.buffer.read()
+    done = execute_in(*vapp_and_vm(vm, parameters), argv, connect, stdin, timeout)
+    sys.stdout.buffer.write(done.stdout)
+    sys.stdout.flush()
+    sys.stderr.buffer.write(done.stderr)
+    raise typer.Exit(done.code)
+
+
+def ssh(
+    vm: VmArgument,
+    argv: Argv = None,
+    parameters: Parameters = None,
+    connect: Connect = None,
+    user: Annotated[str, typer.Option("-l", "--user", help="Whom to log in as.")] = "root",
+) -> None:
+    """Open a shell in a VM, or run a command there, by ssh over a channel of the hypervisor. The VM's host key is pinned."""
+    from vcloud.guests.access import ssh_into
+
+    raise typer.Exit(ssh_into(*vapp_and_vm(vm, parameters), user, argv or [], connect))
+
+
+def console(vm: VmArgument, parameters: Parameters = None, connect: Connect = None) -> None:
+    """Attach to a VM's serial console; Ctrl-] leaves it."""
+    from vcloud.guests.access import attach_console
+
+    attach_console(*vapp_and_vm(vm, parameters), connect)
+
+
+def logs(
+    vm: VmArgument,
+    parameters: Parameters = None,
+    connect: Connect = None,
+    lines: Annotated[int, typer.Option("-n", "--lines", help="How many lines from the end.", min=1)] = 100,
+) -> None:
+    """Show the end of a VM's console; for the firewall what it denied, for the IPS what it stopped."""
+    from vcloud.guests.access import log_of
+
+    print(log_of(*vapp_and_vm(vm, parameters), connect, lines), end="")
+
+
+def channel(vapp: str, vm: str, key: Path, connect: Connect = None) -> None:
+    """The byte pipe that `vcloud ssh` gives to ssh as its proxy command; lets the public key `key` in while it is open."""
+    from vcloud.guests.access import pump
+
+    pump(vapp, vm, key, connect)

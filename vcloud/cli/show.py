@@ -1,0 +1,163 @@
+"""Commands that only look: status, list, render, graph, schema, doctor."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vcloud.cli.options import (
+    Accel,
+    AccelOption,
+    Connect,
+    FileArgument,
+    FileOption,
+    Format,
+    Output,
+    Parameters,
+    VappArgument,
+    chosen_file,
+    parameter_values,
+    vapp_name,
+)
+from vcloud.cli.output import emit, say, table
+from vcloud.errors import Exit, UsageError
+
+if TYPE_CHECKING:
+    from vcloud.views.status import Status
+
+
+class Picture(StrEnum):
+    """Languages and formats of `vcloud graph`."""
+
+    MERMAID = "mermaid"
+    DOT = "dot"
+    SVG = "svg"
+    PNG = "png"
+
+
+def register(app: typer.Typer) -> None:
+    for command in (status, render, graph, schema, doctor):
+        app.command()(command)
+    app.command("list")(list_vapps)
+
+
+def status(
+    vapp: VappArgument = None,
+    parameters: Parameters = None,
+    connect: Connect = None,
+    output: Output = Format.TABLE,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="End with 3 when something is not as it should be.")] = False,
+) -> None:
+    """Show a vApp as it stands: VMs, addresses, protection, accelerator."""
+    from vcloud.views.status import status_of
+
+    found = status_of(vapp_name(vapp, parameters), connect)
+    if output is Format.TABLE:
+        _show_status(found)
+    else:
+        emit(found.as_data(), output)
+    if exit_code and not found.healthy:
+        raise typer.Exit(Exit.DIFFERENT)
+
+
+def _show_status(found: "Status") -> None:
+    print(f"{found.vapp} on {found.host}: {found.summary}")
+    print(f"accelerator: {found.accelerator}   outside: {', '.join(found.uplink)}")
+    table("", ["VM", "role", "state", "zone", "IPv4", "IPv6"], found.rows())
+    for line in found.published:
+        print(f"published: {line}")
+    for problem in found.problems:
+        say(f"problem: {problem}")
+
+
+def list_vapps(connect: Connect = None, output: Output = Format.TABLE) -> None:
+    """List the vApps of a host by what libvirt says; `status` also asks a vApp's appliances."""
+    from vcloud.views.status import all_vapps
+
+    rows = all_vapps(connect)
+    if output is Format.TABLE:
+        table("", ["vApp", "host", "state", "VMs", "running", "owner"], [[str(value) for value in row.values()] for row in rows])
+    else:
+        emit(rows, output)
+
+
+def render(
+    argument: FileArgument = None,
+    file: FileOption = None,
+    parameters: Parameters = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write to.")] = Path("rendered"),
+    accel: AccelOption = Accel.TCG,
+) -> None:
+    """Write everything that is generated (XML, nft, Suricata, identities) to a folder. The same input gives the same bytes."""
+    from vcloud.views.render import render_to
+
+    written = render_to(chosen_file(argument, file), parameter_values(parameters), out, accel.value)
+    say(f"wrote {written} files to {out}")
+
+
+def graph(
+    argument: FileArgument = None,
+    file: FileOption = None,
+    parameters: Parameters = None,
+    picture: Annotated[
+        Picture | None, typer.Option("-F", "--format", help="Default: by the ending of --out, else mermaid.", show_default=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="File to write; without one, stdout.", show_default=False)] = None,
+) -> None:
+    """Draw the vApp: zones, VMs, flows and what is inspected."""
+    from vcloud.compile.graph import render_dot, render_mermaid
+    from vcloud.pipeline import design_of, load_file
+
+    kind = picture or _by_ending(out)
+    design = design_of(load_file(chosen_file(argument, file), parameter_values(parameters)))
+    content = render_mermaid(design).encode() if kind is Picture.MERMAID else render_dot(design).encode()
+    if kind in (Picture.SVG, Picture.PNG):
+        content = _drawn(content, kind)
+    if out is None:
+        typer.echo(content, nl=False)
+        return
+    try:
+        out.write_bytes(content)
+    except OSError as error:
+        raise UsageError(f"'{out}' cannot be written: {error.strerror}") from None
+    say(f"wrote {out}")
+
+
+def _by_ending(out: Path | None) -> Picture:
+    endings = {".dot": Picture.DOT, ".gv": Picture.DOT, ".svg": Picture.SVG, ".png": Picture.PNG}
+    return endings.get(out.suffix if out else "", Picture.MERMAID)
+
+
+def _drawn(dot: bytes, kind: Picture) -> bytes:
+    import subprocess
+
+    try:
+        return subprocess.run(["dot", f"-T{kind}"], input=dot, stdout=subprocess.PIPE, check=True).stdout
+    except FileNotFoundError:
+        raise UsageError(
+            "drawing needs Graphviz, which is not installed", "Install it: apt-get install graphviz, or take --format mermaid."
+        ) from None
+
+
+def schema() -> None:
+    """Print the JSON schema of the vApp file (for editors: yaml-language-server)."""
+    from vcloud.spec.schema import json_schema
+
+    emit(json_schema(), Format.JSON)
+
+
+def doctor(connect: Connect = None, output: Output = Format.TABLE) -> None:
+    """Check that a host can run vApps, and say how to mend what cannot."""
+    from vcloud.views.doctor import examine
+
+    findings = examine(connect)
+    if output is Format.TABLE:
+        table("", ["check", "result", "detail"], [(item.check, item.result, item.detail) for item in findings])
+        for item in findings:
+            if item.hint:
+                say(f"{item.check}: {item.hint}")
+    else:
+        emit([item.as_data() for item in findings], output)
+    if any(item.result == "fail" for item in findings):
+        raise typer.Exit(Exit.FAILED)

@@ -1,0 +1,148 @@
+"""What makes a user's own image *this* VM: the seed that cloud-init's NoCloud data source reads from a disk.
+
+It says what `vcloud.compile.guest.identity` says to an image that vcloud builds. Later boots bring the same seed without the host's private
+key and with an instance id that changes only with its content, so that cloud-init applies what is new and makes nothing anew.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Iterator, Mapping
+
+import pycdlib
+import yaml
+
+from vcloud.compile.environment import render
+from vcloud.compile.guest.identity import FIRST_TABLE, WORKLOAD_SYSCTLS, addresses_of, hosts_file
+from vcloud.design.model import Design, Disk, Nic, Vm, Zone
+
+FOLDER = "/var/lib/vcloud"
+FINISH = "/var/lib/cloud/scripts/per-boot/vcloud"
+"""cloud-init runs it last, at every boot."""
+VOLUME = "cidata"
+"""The name by which NoCloud knows its disk."""
+
+
+def seed_files(design: Design, vm: Vm, host_key: tuple[bytes, str] | None) -> dict[str, bytes]:
+    """The files of the seed. `host_key` is the private and the public half, at the first boot; None leaves the VM the key it has."""
+    network = network_config(design, vm)
+    content = hashlib.sha256((user_data(design, vm, None) + network).encode()).hexdigest()
+    texts = {"meta-data": meta_data(vm, content), "user-data": user_data(design, vm, host_key), "network-config": network}
+    return {name: text.encode() for name, text in texts.items()}
+
+
+def meta_data(vm: Vm, content: str) -> str:
+    """`content` is a digest of what cloud-init is to apply: when it changes, it is applied again."""
+    return _yaml({"instance-id": f"{vm.uuid}-{content[:12]}", "local-hostname": vm.name})
+
+
+def user_data(design: Design, vm: Vm, host_key: tuple[bytes, str] | None) -> str:
+    keys = list(design.authorized_keys)
+    config = {
+        "hostname": vm.name,
+        "prefer_fqdn_over_hostname": False,
+        "preserve_hostname": False,
+        "manage_etc_hosts": False,
+        "users": ["default"],
+        "disable_root": False,
+        "ssh_pwauth": False,
+        **({"ssh_authorized_keys": keys} if keys else {}),
+        **_host_key(host_key),
+        "bootcmd": [["sh", "-c", f"echo {value} > /proc/sys/{key}"] for key, value in WORKLOAD_SYSCTLS],
+        **_disks([disk for disk in vm.disks if disk.mount]),
+        "write_files": list(_files(design, vm)),
+    }
+    return "#cloud-config\n" + _yaml(config)
+
+
+def network_config(design: Design, vm: Vm) -> str:
+    """Version 2, that is netplan's format. Cards are known by their MAC; the firewall is the only neighbour unless the zone is open."""
+    cards = {nic.ifname: _card(design.zone(nic.zone), nic, index, alone=len(vm.nics) == 1) for index, nic in enumerate(vm.nics)}
+    return _yaml({"version": 2, "ethernets": cards})
+
+
+def seed_iso(files: Mapping[str, bytes]) -> bytes:
+    """These files as a file system for reading only (ISO 9660)."""
+    disc, image = pycdlib.PyCdlib(), io.BytesIO()
+    disc.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=VOLUME)
+    for number, (name, content) in enumerate(sorted(files.items())):
+        disc.add_fp(io.BytesIO(content), len(content), f"/FILE{number}.;1", rr_name=name, joliet_path=f"/{name}")
+    disc.write_fp(image)
+    disc.close()
+    return image.getvalue()
+
+
+def _host_key(host_key: tuple[bytes, str] | None) -> dict[str, object]:
+    """The key made by vcloud is the only one: others could not be pinned."""
+    if host_key is None:
+        return {"ssh_deletekeys": False, "ssh_genkeytypes": ["ed25519"]}
+    private, public = host_key
+    return {"ssh_deletekeys": True, "ssh_keys": {"ed25519_private": private.decode(), "ed25519_public": public}}
+
+
+def _disks(disks: list[Disk]) -> dict[str, object]:
+    """`any` makes a file system only where the disk holds nothing at all."""
+    if not disks:
+        return {}
+    return {
+        "fs_setup": [{"device": _device(disk), "filesystem": "ext4", "partition": "any", "overwrite": False} for disk in disks],
+        "mounts": [[_device(disk), disk.mount, "ext4", "defaults,nofail", "0", "2"] for disk in disks],
+    }
+
+
+def _device(disk: Disk) -> str:
+    return f"/dev/disk/by-id/virtio-{disk.name}"
+
+
+def _files(design: Design, vm: Vm) -> Iterator[dict[str, object]]:
+    """vcloud's own first: cloud-init stops at a file whose owner is not in the image."""
+    yield _file("/etc/hosts", 0o644, hosts_file(design, vm))
+    yield _file(FINISH, 0o700, render("cloudinit/finish.sh").encode())
+    yield _file(f"{FOLDER}/waits", 0o600, f"{vm.ready.tcp:04X} {vm.ready.timeout}\n".encode())
+    yield _file(f"{FOLDER}/ready", 0o600, f"{vm.ready.command}\n".encode())
+    yield _file(f"{FOLDER}/keys", 0o600, "".join(f"{key}\n" for key in design.authorized_keys).encode())
+    yield _file(f"{FOLDER}/files", 0o600, "".join(f"{file.path}\n" for file in vm.files).encode())
+    for number, line in enumerate(vm.run):
+        yield _file(f"{FOLDER}/run/{number}", 0o600, f"{line}\n".encode())
+    yield from (_file(file.path, file.mode, file.content, file.owner) for file in vm.files)
+
+
+def _file(path: str, mode: int, content: bytes, owner: str = "root:root") -> dict[str, object]:
+    encoded = base64.b64encode(content).decode()
+    return {"path": path, "permissions": f"{mode:04o}", "owner": owner, "encoding": "b64", "content": encoded}
+
+
+def _card(zone: Zone, nic: Nic, index: int, *, alone: bool) -> dict[str, object]:
+    """As `vcloud.compile.guest.identity` has it: only the first card carries the default route, each address leaves by its own card."""
+    addresses, routes, rules = [], [], []
+    table = FIRST_TABLE + index
+    for address, gateway, prefix, anywhere in addresses_of(zone, nic):
+        length = prefix.rpartition("/")[2] if zone.open else str(address.max_prefixlen)
+        addresses.append(f"{address}/{length}")
+        there: dict[str, object] = {"via": str(gateway), "on-link": True}
+        if index == 0:
+            routes.append({"to": anywhere, **there})
+        elif not zone.open:
+            routes.append({"to": prefix, **there, "from": str(address)})
+        if alone:
+            continue
+        if zone.open:
+            routes.append({"to": prefix, "scope": "link", "table": table})
+        routes.append({"to": anywhere, **there, "table": table})
+        rules.append({"from": f"{address}/{address.max_prefixlen}", "table": table})
+    return {
+        "match": {"macaddress": nic.mac},
+        "set-name": nic.ifname,
+        "dhcp4": False,
+        "dhcp6": False,
+        "accept-ra": False,
+        "addresses": addresses,
+        "routes": routes,
+        **({"routing-policy": rules} if rules else {}),
+    }
+
+
+def _yaml(value: object) -> str:
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=1000)

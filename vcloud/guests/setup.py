@@ -1,0 +1,170 @@
+"""What happens inside a VM between its first answer and its being ready, all through the guest agent."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import secrets
+import tarfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from vcloud.compile.guest.gate import wake_program, wake_values
+from vcloud.compile.guest.identity import card_lines, host_key_lines
+from vcloud.design.model import Vm
+from vcloud.errors import NONSENSE, GuestError
+from vcloud.hosts.agent import Agent
+
+GUEST = "/usr/lib/vcloud/guest"
+FIREWALL_LOAD = "/usr/lib/vcloud/firewall-load"
+IPS_LOAD = "/usr/lib/vcloud/ips-load"
+OPEN_GATE = "systemctl start multi-user.target && ln -sf /usr/lib/systemd/system/multi-user.target /etc/systemd/system/default.target"
+"""The link second: systemd does not load a unit while one of its names changes hands."""
+SEED_BYTES = 64
+IDENTITY_TIMEOUT = 120
+LOAD_TIMEOUT = 180
+SERVICES_TIMEOUT = 300
+RUN_TIMEOUT = 900
+TAIL = 2000
+"""Characters of a failed command's output that are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostKey:
+    """An SSH host key. Only the public half is ever kept outside the guest."""
+
+    private: bytes
+    public: str
+
+    def __repr__(self) -> str:
+        return f"HostKey({self.public!r}, ***)"
+
+
+def new_host_key() -> HostKey:
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    return HostKey(private, public.decode())
+
+
+def give_identity(agent: Agent, vm: Vm, lines: Sequence[str], key: HostKey | None) -> None:
+    """Addresses, names, files, clock and fresh randomness in one exchange. Raises GuestError with the line that the guest refused."""
+    document = [
+        f"seed {base64.b64encode(secrets.token_bytes(SEED_BYTES)).decode()}",
+        f"clock {time.time():.6f}",
+        *((*card_lines(vm), *host_key_lines(key.private, key.public)) if key else ()),
+        *lines,
+    ]
+    done = agent.execute([GUEST, "identity"], stdin=("\n".join(document) + "\n").encode(), timeout=IDENTITY_TIMEOUT)
+    if done.code != 0:
+        # The guest names the line by number only: the line itself may hold a secret.
+        raise GuestError(
+            f"'{vm.name}' refused its identity: {_text(done.stdout or done.stderr)}", f"See its console: vcloud logs {path_of(vm)}."
+        )
+
+
+def open_gate(agent: Agent, vm: Vm) -> None:
+    """Lets the VM's services start and waits until systemd has started them all."""
+    done = agent.execute(["/bin/sh", "-c", OPEN_GATE], timeout=SERVICES_TIMEOUT)
+    if done.code != 0:
+        raise GuestError(
+            f"the services of '{vm.name}' did not start: {_text(done.stderr)}",
+            f"Look inside: vcloud exec {path_of(vm)} -- systemctl --failed.",
+        )
+
+
+def open_gate_of_own_image(agent: Agent, vm: Vm) -> None:
+    """Makes a VM of a user's own image that has just woken one of its own and lets it go on with its boot, by cloud-init.
+
+    Raises GuestError.
+    """
+    values = wake_values(secrets.token_bytes(SEED_BYTES), vm.machine_id, time.time())
+    done = agent.execute(["python3", "-c", wake_program()], stdin=values, timeout=IDENTITY_TIMEOUT)
+    if done.code != 0:
+        raise GuestError(f"'{vm.name}' does not go on with its boot: {_text(done.stderr)}")
+
+
+def run_commands(agent: Agent, vm: Vm) -> None:
+    """The `run:` lines, in order, each by the guest's shell."""
+    for number, line in enumerate(vm.run):
+        done = agent.execute(["/bin/sh", "-c", line], timeout=RUN_TIMEOUT)
+        if done.code != 0:
+            raise GuestError(
+                f"run[{number}] of '{vm.name}' ended with {done.code}: {_text(done.stderr or done.stdout)}",
+                "Correct the line and run `vcloud up` again: the VM is then made anew.",
+            )
+
+
+def wait_ready(agent: Agent, vm: Vm) -> None:
+    """Waits for what the file calls ready. Raises GuestError when the time is up."""
+    deadline = time.monotonic() + vm.ready.timeout
+    if vm.ready.tcp:
+        done = agent.execute([GUEST, "wait-tcp", str(vm.ready.tcp), str(vm.ready.timeout)], timeout=vm.ready.timeout + 30)
+        if done.code != 0:
+            raise GuestError(
+                f"nothing listens on tcp/{vm.ready.tcp} in '{vm.name}' after {vm.ready.timeout} s",
+                f"Look inside: vcloud exec {path_of(vm)} -- ss -tln.",
+            )
+    while vm.ready.command:
+        done = agent.execute(["/bin/sh", "-c", vm.ready.command], timeout=vm.ready.timeout)
+        if done.code == 0:
+            return
+        if time.monotonic() > deadline:
+            raise GuestError(
+                f"'{vm.name}' is not ready after {vm.ready.timeout} s: its command ended with {done.code}: {_text(done.stderr)}"
+            )
+        time.sleep(0.5)
+
+
+def load_firewall(agent: Agent, ruleset: str) -> str:
+    """Checks and loads the ruleset in one transaction and returns the digest of what is now in force; a refused one leaves the old one."""
+    done = agent.execute([FIREWALL_LOAD], stdin=ruleset.encode(), timeout=LOAD_TIMEOUT)
+    if done.code != 0:
+        raise GuestError(
+            f"the firewall refused its ruleset; the old one stays in force: {_text(done.stderr or done.stdout)}",
+            "This is a bug in vcloud: please report it with `vcloud render`.",
+        )
+    return done.stdout.decode().strip()
+
+
+def load_ips(agent: Agent, files: Mapping[str, bytes]) -> None:
+    """Checks and loads the IPS's files; a refused set leaves the old one in force."""
+    done = agent.execute([IPS_LOAD], stdin=_tar(files), timeout=LOAD_TIMEOUT)
+    if done.code != 0:
+        raise GuestError(
+            f"the IPS refused its rules; the old ones stay in force: {_text(done.stdout + done.stderr)}",
+            "See vcloud logs and `vcloud render`.",
+        )
+    try:
+        answer = json.loads(done.stdout.splitlines()[-1])
+        whole = answer["rules_loaded"] and not answer["rules_failed"]
+    except NONSENSE:
+        raise GuestError(f"the IPS does not say which rules it runs with: {_text(done.stdout)}", "See vcloud logs.") from None
+    if not whole:
+        raise GuestError(f"the IPS runs without all of its rules: {answer}")
+
+
+def _tar(files: Mapping[str, bytes]) -> bytes:
+    """A tar of the files relative to the folder that all of them stand in."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for path, content in sorted(files.items()):
+            entry = tarfile.TarInfo(str(PurePosixPath(path).relative_to("/etc/vcloud/ips")))
+            entry.size, entry.mode = len(content), 0o644
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def _text(output: bytes) -> str:
+    return output.decode(errors="replace").strip()[-TAIL:]
+
+
+def path_of(vm: Vm) -> str:
+    """The VM as the command line names it: `shop/web-1`."""
+    return vm.domain.replace(".", "/", 1)

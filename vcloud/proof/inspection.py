@@ -1,0 +1,198 @@
+"""Checks of the IPS: for each of its rules a harmless payload that must be dropped and logged, and a near miss that must pass. Pure.
+
+A payload is sent on a declared flow that crosses an inspected zone, to whatever listens there: what counts is whether the other side's
+kernel acknowledges it, or over UDP, whether it is answered. What leaves a detector's zones in answers only is sent in on a flow to a service
+that gives back what it gets, as the temporary listeners do: then it is the echo that must not come out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vcloud.compile.ips.rules import ANY, SHIPPED, VAPP, ShippedRule
+from vcloud.compile.ips.rules import Probe as Payload
+from vcloud.compile.leaks.rules import PLACES, dlp_probes, rule_sids
+from vcloud.design.model import Design, Detector, Flow, FlowPath, Uplink
+from vcloud.patterns.example import NoExampleError
+from vcloud.proof.checks import OUTSIDE, Check, Echo, Kind, Listener, Probe, World, address_of, destination, owner_of, spoken
+from vcloud.values import Action, Mode, Protocol
+
+PAYLOAD_TIMEOUT_MS = 4000
+TLS_PORT = 443
+
+
+def inspection_checks(design: Design, uplink: Uplink, world: World) -> tuple[Check, ...]:
+    """Two checks per rule that a client's payload can trigger; nothing without an IPS."""
+    if design.ips is None:
+        return ()
+    return (*_ips_checks(design, uplink, world), *_leak_checks(design, uplink, world))
+
+
+def _ips_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check]:
+    """Each shipped rule that some declared flow could carry, on one such flow, in IPv4 and IPv6 by turns."""
+    routes = [route for route in _routes(design) if _crosses(design, route[1])]
+    for number, shipped in enumerate(SHIPPED):
+        rule, payload = shipped.rule, shipped.probe
+        fitting = [route for route in routes if _carries(shipped, route)]
+        possible = [route for route in fitting if _answers(route[1], world) and (payload.port or _takes_anything(route))]
+        name = f"rule {rule.sid} ({rule.message})"
+        if not fitting:
+            continue
+        if not possible:
+            yield _not_possible(Kind.IPS, str(rule.sid), name, "nothing that is known to answer stands where its flows lead")
+            continue
+        aim = _Aim(design, uplink, world, Kind.IPS, possible[number % len(possible)], design.inspection.mode is Mode.PREVENT)
+        yield from aim.pair(aim.families[number % len(aim.families)], (str(rule.sid),), name, payload)
+
+
+def not_carried(design: Design) -> str:
+    """Which of the IPS's rules are not tried because no declared flow could carry what they look for; empty where none."""
+    if design.ips is None:
+        return ""
+    routes = [route for route in _routes(design) if _crosses(design, route[1])]
+    sids = [str(shipped.rule.sid) for shipped in SHIPPED if not any(_carries(shipped, route) for route in routes)]
+    return f"{len(sids)} of {len(SHIPPED)} rules of the IPS, which no inspected flow could trigger ({', '.join(sids)})" if sids else ""
+
+
+def _carries(shipped: ShippedRule, route: Route) -> bool:
+    """Whether the rule looks at connections of this flow at all."""
+    flow, path, number = route
+    service = flow.services[number]
+    ends = ((shipped.rule.source, path.source), (shipped.rule.target, path.target))
+    fits = all(end == ANY or (end == VAPP) == (card is not None) for end, card in ends)
+    port = shipped.probe.port or service.first
+    return fits and service.protocol is shipped.probe.protocol and service.first <= port <= service.last
+
+
+def _leak_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check]:
+    """Each detector, by what a client in its zones sends out of them or, where no flow begins there, by what a server answers."""
+    sids = rule_sids(design.inspection.detectors)
+    for detector in design.inspection.detectors:
+        name = f"detector '{detector.id}'"
+        found = _leak_route(design, detector, world)
+        if found is None:
+            yield _not_possible(Kind.LEAK, detector.id, name, "no declared flow on which it could be tried crosses the border of its zones")
+            continue
+        route, echoed = found
+        try:
+            upload, _, datagram = dlp_probes(detector)
+        except NoExampleError as error:
+            yield _not_possible(Kind.LEAK, detector.id, name, error.what)
+            continue
+        plain = echoed or route[0].services[route[2]].protocol is Protocol.UDP
+        rules = tuple(str(sids[detector.id, place.name]) for place in PLACES)
+        aim = _Aim(design, uplink, world, Kind.LEAK, route, detector.action is Action.BLOCK)
+        for family in aim.families:
+            yield from aim.pair(family, rules, name, datagram if plain else upload, echoed=echoed)
+
+
+def _leak_route(design: Design, detector: Detector, world: World) -> tuple[Route, bool] | None:
+    """The flow to try a detector on, and whether the data leaves in the answer."""
+    usable = [
+        route
+        for route in _routes(design)
+        if _takes_anything(route) and _answers(route[1], world) and _crosses(design, route[1]) and not _excepted(design, detector, route)
+    ]
+    for protocol in (Protocol.TCP, Protocol.UDP):
+        for ends, echoed in (((True, False), False), ((False, True), True)):
+            for flow, path, number in usable:
+                inside = tuple(card is not None and card.zone in detector.zones for card in (path.source, path.target))
+                if inside == ends and flow.services[number].protocol is protocol:
+                    return (flow, path, number), echoed
+    return None
+
+
+Route = tuple[Flow, FlowPath, int]
+"""A flow, one of its paths, and which of its services."""
+
+
+def _routes(design: Design) -> Iterator[Route]:
+    for flow in design.flows:
+        for number, service in enumerate(flow.services):
+            if service.protocol is not Protocol.ICMP:
+                yield from ((flow, path, number) for path in flow.paths)
+
+
+def _takes_anything(route: Route) -> bool:
+    """Not port 443 of the outside, where a rule lets only TLS through."""
+    flow, path, number = route
+    return path.target is not None or flow.services[number].first != TLS_PORT
+
+
+def _crosses(design: Design, path: FlowPath) -> bool:
+    """Whether what goes that way meets the IPS. Neighbours in an open zone talk past it."""
+    zones = [card.zone for card in (path.source, path.target) if card is not None]
+    past = len(zones) > len({*zones}) and design.zone(zones[0]).open
+    return not past and any(zone in design.inspection.zones for zone in zones)
+
+
+def _excepted(design: Design, detector: Detector, route: Route) -> bool:
+    """Whether data may leave on the route: also where an excepted flow allows the same packets as the route's own."""
+    flow, path, number = route
+    service = flow.services[number]
+    return any(
+        other.protocol is service.protocol and other.first <= service.first <= other.last
+        for free in design.flows
+        if free.id in detector.excepted and any((one.source, one.target) == (path.source, path.target) for one in free.paths)
+        for other in free.services
+    )
+
+
+def _answers(path: FlowPath, world: World) -> bool:
+    return path.target is not None or (world.address4 is not None and world.address6 is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Aim:
+    """A flow that payloads are sent on."""
+
+    design: Design
+    uplink: Uplink
+    world: World
+    kind: Kind
+    route: Route
+    blocked: bool
+
+    @property
+    def families(self) -> tuple[int, ...]:
+        """The versions of IP in which the flow can be used."""
+        _, path, _ = self.route
+        return (4, 6) if path.source and path.target else spoken(self.uplink)
+
+    def pair(self, family: int, rules: tuple[str, ...], name: str, payload: Payload, *, echoed: bool = False) -> Iterator[Check]:
+        """The payload that must be stopped, and its near miss."""
+        flow, path, number = self.route
+        service = flow.services[number]
+        port = payload.port or service.first
+        target, at = destination(self.uplink, self.world, flow, number, path, port, family)
+        assert target is not None  # noqa: S101 - `_answers` was asked, and `families`
+        source = str(address_of(path.source, family)) if path.source else "-"
+        ids = {passes: f"{self.kind}/{rules[0]}/{'near-miss' if passes else 'payload'}/{family}" for passes in (False, True)}
+        for passes, content in ((False, payload.stopped), (True, payload.passed)):
+            verb = "lets the near miss pass" if passes else "drops and logs its payload" if self.blocked else "logs its payload"
+            yield Check(
+                id=ids[passes],
+                kind=self.kind,
+                claim=f"{name} {verb} {'in an answer ' if echoed else ''}on flow {flow.id} over IPv{family}",
+                vantage=owner_of(self.design, path.source).name if path.source else OUTSIDE,
+                probe=Probe(service.protocol, source, target, at, content, PAYLOAD_TIMEOUT_MS),
+                passes=passes,
+                flow=flow.id,
+                listener=self._listener(family, port),
+                rules=rules,
+                blocked=self.blocked,
+                echo=Echo(ids[True], payload.passed) if echoed else None,
+            )
+
+    def _listener(self, family: int, port: int) -> Listener | None:
+        flow, path, number = self.route
+        if path.target is None:
+            return None
+        protocol = flow.services[number].protocol
+        return Listener(owner_of(self.design, path.target).name, protocol, str(address_of(path.target, family)), port)
+
+
+def _not_possible(kind: Kind, key: str, name: str, reason: str) -> Check:
+    """A check that is reported as not run, with its reason."""
+    return Check(id=f"{kind}/{key}", kind=kind, claim=f"{name} stops its payload", vantage=OUTSIDE, probe=None, passes=False, reason=reason)

@@ -1,0 +1,76 @@
+"""`vcloud render`: everything that would be generated, as files, for reading, reviewing and checking by other tools."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+from pathlib import Path
+
+from vcloud.apply.stock import Stock
+from vcloud.compile.artifacts import compile_vapp, rendered_files
+from vcloud.compile.libvirt.domain import BootFiles, HostFacts
+from vcloud.design.model import Uplink, Vm
+from vcloud.errors import UsageError
+from vcloud.images.build import CMDLINE
+from vcloud.pipeline import design_of, load_file
+
+LIST = ".vcloud-render"
+"""Names what a run has written to a folder, for the next one."""
+_ARTEFACT = re.compile(r"(?:domains|networks|filters|identities|cloud-init|firewall|ips)(?:/(?!\.\.?(?:/|$))[A-Za-z0-9_.-]+)+")
+POOL = "/var/lib/libvirt/images/vcloud"
+UPLINK = Uplink(
+    network="uplink",
+    bridge="",
+    address4=IPv4Interface("198.18.0.2/16"),
+    gateway4=IPv4Address("198.18.0.1"),
+    address6=IPv6Interface("2001:db8:198:18::2/64"),
+    gateway6=IPv6Address("2001:db8:198:18::1"),
+)
+"""Stands for what a host gives: an address of the range reserved for tests (RFC 2544) and of the one for documentation (RFC 3849)."""
+
+
+def render_to(path: Path, parameters: Mapping[str, str], out: Path, accelerator: str) -> int:
+    """Writes all artefacts of a vApp below `out` and returns how many. Paths on the host and the uplink are examples.
+
+    What a former run wrote there and this one does not is removed; a user's own files stay.
+    Raises UsageError when the folder cannot be written.
+    """
+    design = design_of(load_file(path, parameters))
+    stock = Stock.of(design)
+    boots = {vm.name: _boot_files(vm, stock.digests[vm.name]) for vm in design.vms}
+    facts = HostFacts("tcg" if accelerator == "auto" else accelerator)
+    disks = {disk.volume: f"{POOL}/{disk.volume}" for vm in design.vms for disk in vm.disks}
+    files = list(rendered_files(compile_vapp(design, UPLINK), facts, boots, disks))
+    try:
+        _remove_others(out, {name for name, _ in files})
+        for name, content in (*files, (LIST, "".join(f"{name}\n" for name, _ in files).encode())):
+            target = out / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.touch(mode=0o600)
+            target.write_bytes(content)
+    except OSError as error:
+        raise UsageError(f"'{out}' cannot be written: {error.strerror}") from None
+    return len(files)
+
+
+def _remove_others(out: Path, kept: Collection[str]) -> None:
+    """Removes the files that a former run has put on its list, but for the `kept` ones, and the folders that are empty then."""
+    former = out / LIST
+    names = former.read_text(encoding="utf-8", errors="replace").splitlines() if former.is_file() else []
+    for name in names:
+        if name in kept or not _ARTEFACT.fullmatch(name) or not (out / name).is_file():
+            continue
+        (out / name).unlink()
+        for folder in Path(name).parents[:-1]:
+            with suppress(OSError):  # it is not empty
+                (out / folder).rmdir()
+
+
+def _boot_files(vm: Vm, digest: str) -> BootFiles:
+    disk, console = f"{POOL}/root.{vm.domain}.qcow2", f"{POOL}/console.{vm.domain}.log"
+    if not vm.image.recipe:
+        return BootFiles(disk, console, seed=f"{POOL}/seed.{vm.domain}.iso")
+    name = f"{Path(vm.image.recipe).name}-{digest[:12]}"
+    return BootFiles(disk, console, f"{POOL}/kernel-{name}", f"{POOL}/initrd-{name}.cpio", CMDLINE)

@@ -1,0 +1,193 @@
+"""What stands, put into the words of `vcloud status` and `vcloud list`. Reads libvirt only: no file of the user's is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vcloud.compile.libvirt.network import zone_networks
+from vcloud.design.model import Design, Role, Vm
+from vcloud.errors import NoVappError, UsageError
+from vcloud.guests.appliances import in_force
+from vcloud.hosts.connection import Host, open_host
+from vcloud.hosts.inventory import choose_host
+from vcloud.hosts.observe import observe_vapp, vapp_names
+from vcloud.plan.state import Manifest, Phase, VappState
+from vcloud.proof.checks import Outcome
+from vcloud.proof.report import plain
+
+SAVED = "saved"
+"""What a vApp is called of which every VM's memory is kept; libvirt's own word for such a domain."""
+
+
+@dataclass(frozen=True, slots=True)
+class VmStatus:
+    name: str
+    role: str
+    state: str
+    zones: tuple[str, ...]
+    addresses4: tuple[str, ...]
+    addresses6: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One vApp on one host."""
+
+    vapp: str
+    host: str
+    owner: str
+    phase: str
+    accelerator: str
+    uplink: tuple[str, ...]
+    vms: tuple[VmStatus, ...]
+    published: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def healthy(self) -> bool:
+        return not self.problems
+
+    @property
+    def summary(self) -> str:
+        if self.phase == SAVED:
+            return f"saved, {len(self.vms)} VMs; `vcloud up` restores them"
+        running = sum(vm.state == "running" for vm in self.vms)
+        return f"{'protected' if self.healthy else 'NOT as it should be'}, {running} of {len(self.vms)} VMs run"
+
+    def rows(self) -> list[tuple[str, ...]]:
+        return [(vm.name, vm.role, vm.state, " ".join(vm.zones), " ".join(vm.addresses4), " ".join(vm.addresses6)) for vm in self.vms]
+
+    def as_data(self) -> dict[str, Any]:
+        return {
+            "vapp": self.vapp,
+            "host": self.host,
+            "owner": self.owner,
+            "phase": self.phase,
+            "healthy": self.healthy,
+            "accelerator": self.accelerator,
+            "uplink": list(self.uplink),
+            "published": list(self.published),
+            "problems": list(self.problems),
+            "vms": [
+                {
+                    "name": vm.name,
+                    "role": vm.role,
+                    "state": vm.state,
+                    "zones": list(vm.zones),
+                    "ipv4": list(vm.addresses4),
+                    "ipv6": list(vm.addresses6),
+                }
+                for vm in self.vms
+            ],
+        }
+
+
+def status_of(vapp: str, connect: str | None) -> Status:
+    """As libvirt and the appliances themselves say. Raises UsageError when the host does not have the vApp."""
+    with open_host(choose_host(connect)) as host:
+        state = observe_vapp(host, vapp)
+        if state.manifest is None:
+            if state.domains:
+                raise UsageError(
+                    f"'{vapp}' on {host.name} is a rest without a description", f"Run `vcloud up` with its file, or `vcloud down {vapp}`."
+                )
+            raise NoVappError(vapp, host.name)
+        found = _status(state, host.name)
+        return found if found.problems or state.saved() else replace(found, problems=tuple(_not_in_force(host, state.manifest)))
+
+
+def all_vapps(connect: str | None) -> list[dict[str, Any]]:
+    """A row per vApp on the host, as libvirt says. No appliance is asked, so none is called protected: `ready` is what the last run left."""
+    with open_host(choose_host(connect)) as host:
+        rows = []
+        for name in vapp_names(host):
+            state = observe_vapp(host, name)
+            found = _status(state, host.name) if state.manifest else None
+            rows.append(
+                {
+                    "vapp": name,
+                    "host": host.name,
+                    "state": (found.phase if found.healthy else "problem") if found else "rest",
+                    "vms": len(found.vms) if found else len(state.domains),
+                    "running": sum(domain.running for domain in state.domains),
+                    "owner": found.owner if found else "",
+                }
+            )
+        return rows
+
+
+def _status(state: VappState, host: str) -> Status:
+    manifest = state.manifest
+    assert manifest is not None  # noqa: S101 - both callers look first
+    design, uplink = manifest.design, manifest.uplink
+    addresses = [str(address.ip) for address in (uplink.address4, uplink.address6) if address]
+    return Status(
+        vapp=design.vapp,
+        host=host,
+        owner=design.owner,
+        phase=SAVED if manifest.phase is Phase.READY and state.saved() else manifest.phase.value,
+        accelerator=manifest.accelerator,
+        uplink=tuple(addresses),
+        vms=tuple(_vm_status(vm, state) for vm in design.vms),
+        published=tuple(_published(design, addresses)),
+        problems=tuple(_problems(state, design, manifest.phase)),
+    )
+
+
+def _vm_status(vm: Vm, state: VappState) -> VmStatus:
+    zones = tuple(dict.fromkeys(nic.zone for nic in vm.nics))
+    shown = vm.nics if vm.role is not Role.IPS else ()
+    addresses4 = tuple(str(nic.address4) for nic in shown if nic.address4)
+    return VmStatus(
+        vm.name, vm.role.value, _vm_state(vm, state), zones, addresses4, tuple(str(nic.address6) for nic in shown if nic.address6)
+    )
+
+
+def _vm_state(vm: Vm, state: VappState) -> str:
+    domain = state.domain(vm.domain)
+    if domain is None:
+        return "missing"
+    return "paused" if domain.paused else "running" if domain.running else SAVED if domain.saved else "stopped"
+
+
+def _published(design: Design, addresses: list[str]) -> list[str]:
+    lines = []
+    for flow in design.flows:
+        for service, port in zip(flow.services, flow.publish, strict=bool(flow.publish)):
+            ports = str(port).rpartition("/")[2]
+            ends = ", ".join(f"[{address}]:{ports}" if ":" in address else f"{address}:{ports}" for address in addresses)
+            lines.append(f"{ends} -> {flow.target} {service} ({flow.id})")
+    return lines
+
+
+def _problems(state: VappState, design: Design, phase: Phase) -> list[str]:
+    problems = ["a run of `vcloud up` has not ended, or was interrupted"] if phase is Phase.APPLYING else []
+    for vm in design.vms if not state.saved() else ():
+        found = _vm_state(vm, state)
+        if found != "running":
+            stopped = (
+                " and so all traffic between zones is stopped"
+                if vm.role is Role.FIREWALL
+                else " and so the traffic it inspects is stopped"
+                if vm.role is Role.IPS
+                else ""
+            )
+            problems.append(f"{vm.role} '{vm.name}' is {found}{stopped}; `vcloud up` repairs it")
+        elif phase is Phase.READY and not state.brought_in(vm):
+            problems.append(f"{vm.role} '{vm.name}' was started by somebody else than `vcloud up`, which sees to its links and services")
+    if state.uplink_gone:
+        problems.append("the uplink's network is stopped or removed, and so nothing reaches the outside or comes from it")
+    for zone in design.zones:
+        for network in zone_networks(zone):
+            standing = state.network(network.name)
+            if standing is None or not standing.active:
+                problems.append(f"the network '{network.name}' is {'missing' if standing is None else 'not active'}")
+    return problems
+
+
+def _not_in_force(host: Host, manifest: Manifest) -> Iterator[str]:
+    for verdict in in_force(host, manifest):
+        if verdict.outcome is not Outcome.PASS:
+            yield f"it does not hold that {verdict.check.claim} ({plain(verdict.detail)}); `vcloud up --reload` with its file loads it again"
