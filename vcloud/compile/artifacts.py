@@ -13,7 +13,7 @@ from vcloud.compile.ips.files import ips_digest, ips_files
 from vcloud.compile.libvirt.domain import BootFiles, HostFacts, render_domain
 from vcloud.compile.libvirt.network import render_network, zone_networks
 from vcloud.compile.libvirt.nwfilter import filter_name, render_filter
-from vcloud.design.model import Design, Uplink
+from vcloud.design.model import Design, Uplink, Vm
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,34 @@ def compile_vapp(design: Design, uplink: Uplink) -> Artifacts:
         ips=ips_files(design) if design.ips else {},
         identities={vm.name: identity_lines(design, vm, uplink) for vm in design.vms},
     )
+
+
+def comparable_domain(vm: Vm, uplink: Uplink, host: HostFacts, cmdline: str = "") -> str:
+    """The XML of one VM's domain with neither marks nor paths of the host, so that its digest tells whether the machine itself changed.
+
+    Placeholders stand for the paths of volumes, kernel and initrd: a path changes with the host's storage pool and with the digest of
+    the image, and neither is a change of the machine. `cmdline` is the kernel command line of the VM's image.
+    """
+    own_kernel = bool(vm.image.recipe)
+    boot = BootFiles(
+        disk="ROOT",
+        console="CONSOLE",
+        kernel="KERNEL" if own_kernel else "",
+        initrd="INITRD" if own_kernel else "",
+        cmdline=cmdline,
+        seed="" if own_kernel else "SEED",
+    )
+    return render_domain(vm, uplink, host, boot, {disk.volume: disk.volume for disk in vm.disks}, {})
+
+
+def comparable_networks(design: Design) -> dict[str, str]:
+    """Name -> XML of every libvirt network of the vApp. Nothing of a host stands in it."""
+    return {network.name: render_network(design.vapp, zone, network) for zone in design.zones for network in zone_networks(zone)}
+
+
+def comparable_filter(design: Design) -> str:
+    """The XML of the vApp's libvirt network filter. Nothing of a host stands in it."""
+    return render_filter(design.vapp)
 
 
 def rendered_files(

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from tests.vapps import SHOP, TWO_HOMES, design_of_text, shop
-from vcloud.compile.artifacts import compile_vapp
+from vcloud.compile.artifacts import comparable_domain, comparable_filter, comparable_networks, compile_vapp, rendered_files
+from vcloud.compile.libvirt.domain import BootFiles, HostFacts
+from vcloud.design.model import Vm
 from vcloud.views.render import LIST, UPLINK, render_to
 
 PROGRAM = "import sys; from pathlib import Path; from vcloud.views.render import render_to; render_to(Path(sys.argv[1]), {}, Path(sys.argv[2]), 'tcg')"
@@ -70,3 +75,43 @@ def test_digests_follow_the_rules_and_nothing_else() -> None:
 def test_without_an_ips_there_are_no_files_for_it() -> None:
     plain = compile_vapp(design_of_text(TWO_HOMES.partition("protection:")[0]), UPLINK)
     assert (plain.ips, plain.ips_digest) == ({}, "")
+
+
+FACTS = HostFacts("tcg")
+DATABASE = next(vm for vm in shop().workloads if vm.disks)
+OWN = replace(DATABASE, image=replace(DATABASE.image, recipe="", source="/srv/own.qcow2"))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        comparable_domain(replace(DATABASE, memory=DATABASE.memory + (1 << 20)), UPLINK, FACTS),
+        comparable_domain(replace(DATABASE, disks=()), UPLINK, FACTS),
+        comparable_domain(replace(DATABASE, nics=(replace(DATABASE.nics[0], mac="52:54:00:00:00:09"),)), UPLINK, FACTS),
+        comparable_domain(DATABASE, UPLINK, HostFacts("kvm")),
+        comparable_domain(DATABASE, UPLINK, FACTS, "loud"),
+        comparable_domain(OWN, UPLINK, FACTS),
+    ],
+    ids=["memory", "disks", "NICs", "accelerator", "kernel command line", "an image that boots by its own loader"],
+)
+def test_what_changes_a_machine_shows_in_its_comparable_text(other: str) -> None:
+    assert other != comparable_domain(DATABASE, UPLINK, FACTS)
+
+
+@pytest.mark.parametrize("vm", [DATABASE, OWN], ids=["recipe", "own image"])
+def test_comparable_text_is_the_domain_without_marks_and_paths(vm: Vm) -> None:
+    """Files, run commands and the digest of the image are compared by other means."""
+    text = comparable_domain(vm, UPLINK, FACTS)
+    assert comparable_domain(replace(vm, files=(), run=("other",)), UPLINK, FACTS) == text
+    assert "/" not in "".join(re.findall(r'file="([^"]*)"', text))
+    assert ("<kernel>KERNEL</kernel>" in text, "SEED" in text) == ((True, False) if vm.image.recipe else (False, True))
+
+
+def test_comparable_networks_and_filter_are_what_is_defined() -> None:
+    design = shop()
+    boots = {vm.name: BootFiles("root", "console", "kernel", "initrd") for vm in design.vms}
+    disks = {disk.volume: "disk" for vm in design.vms for disk in vm.disks}
+    files = dict(rendered_files(compile_vapp(design, UPLINK), FACTS, boots, disks))
+    assert files[f"filters/vcloud-{design.vapp}.xml"].decode() == comparable_filter(design)
+    networks = {name.removeprefix("networks/").removesuffix(".xml"): text.decode() for name, text in files.items() if "networks/" in name}
+    assert networks == comparable_networks(design)
