@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vcloud.apply.reporter import Reporter
 from vcloud.compile.libvirt.nwfilter import filter_uuid
 from vcloud.design.model import Role
 from vcloud.errors import NoVappError
@@ -18,6 +17,7 @@ from vcloud.hosts.templates import Templates
 from vcloud.hosts.uplink import forget_vapp
 from vcloud.plan.diff import refuse_renamed
 from vcloud.plan.state import DomainState
+from vcloud.reporter import Reporter
 
 
 def take_down(vapp: str, connect: str | None, reporter: Reporter) -> tuple[str, ...]:

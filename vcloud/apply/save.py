@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from vcloud.apply.reporter import Reporter
 from vcloud.design.model import Role, Vm
 from vcloud.errors import GuestError, HostError, NoVappError, VcloudError
 from vcloud.hosts import machines
@@ -21,6 +20,7 @@ from vcloud.hosts.lock import vapp_lock
 from vcloud.hosts.observe import observe_vapp, write_manifest
 from vcloud.plan.diff import refuse_renamed
 from vcloud.plan.state import Manifest, Phase
+from vcloud.reporter import Reporter
 
 SYNC_TIMEOUT = 60
 """Seconds for a guest to write out what it has not written yet."""

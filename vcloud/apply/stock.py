@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vcloud.apply.reporter import Reporter
 from vcloud.compile.libvirt.domain import BootFiles
 from vcloud.design.model import Design, ImageRef, Vm
 from vcloud.hosts.connection import run_parallel
@@ -16,6 +15,7 @@ from vcloud.images.build import build
 from vcloud.images.cache import Image, default_cache
 from vcloud.images.recipe import digest, load_recipe
 from vcloud.images.user import fetch, image_name, source_digest
+from vcloud.reporter import Reporter
 
 if TYPE_CHECKING:
     from vcloud.hosts.storage import Store

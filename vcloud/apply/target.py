@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from vcloud import __version__
-from vcloud.apply.reporter import Reporter
 from vcloud.apply.stock import Stock
 from vcloud.compile.artifacts import Artifacts, compile_vapp
 from vcloud.design.model import Design
@@ -17,6 +16,7 @@ from vcloud.hosts.storage import Store
 from vcloud.hosts.uplink import uplink_for
 from vcloud.plan.diff import wanted_manifest
 from vcloud.plan.state import Manifest, VappState
+from vcloud.reporter import Reporter
 
 
 @dataclass(frozen=True, slots=True)

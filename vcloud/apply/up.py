@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from vcloud.apply.reporter import Reporter
 from vcloud.apply.target import Target, expected_accelerator, proven_accelerator, target_of
 from vcloud.apply.wake import Waker
 from vcloud.apply.walk import Walk
@@ -19,6 +18,7 @@ from vcloud.hosts.uplink import choosing_uplink
 from vcloud.pipeline import design_of, load_file
 from vcloud.plan.diff import plan_changes
 from vcloud.plan.steps import Plan
+from vcloud.reporter import Reporter
 
 
 def preview(path: Path, parameters: Mapping[str, str], connect: str | None, choice: str, *, reload: bool = False) -> Plan:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
-from vcloud.apply.reporter import Reporter
 from vcloud.apply.stock import cache_name
 from vcloud.apply.target import Target
 from vcloud.compile.libvirt.domain import BootFiles, render_disk, render_interface, render_seed, starts_linked
@@ -21,6 +20,7 @@ from vcloud.hosts.saveimage import Clone
 from vcloud.hosts.storage import DIGITS, Store
 from vcloud.hosts.templates import NoGateError, Template, TemplateError, Templates
 from vcloud.plan.memory import has_card, template_facts, template_key, template_vm, why_cold, worth_making
+from vcloud.reporter import Reporter
 
 AGENT_PATIENCE = 5
 """Seconds for the agent of a VM that is up."""

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
-from vcloud.apply.reporter import Reporter
 from vcloud.apply.target import Target
 from vcloud.apply.wake import Waker
 from vcloud.compile.guest.cloudinit import seed_files, seed_iso
@@ -27,6 +26,7 @@ from vcloud.hosts.uplink import make_uplink
 from vcloud.plan.diff import flow_changes
 from vcloud.plan.state import DomainState, Phase, VappState
 from vcloud.plan.steps import Plan, Verb
+from vcloud.reporter import Reporter
 
 AGENT_TIMEOUT = 180
 """Seconds from power-on to the guest agent's first answer; a distribution's stock image takes a minute without KVM."""

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from vcloud.apply.reporter import Reporter
 from vcloud.apply.target import proven_accelerator, target_of
 from vcloud.apply.wake import Waker
 from vcloud.hosts.connection import open_host
@@ -15,6 +14,7 @@ from vcloud.hosts.observe import observe_vapp
 from vcloud.hosts.storage import Store
 from vcloud.hosts.templates import Template
 from vcloud.pipeline import design_of, load_file
+from vcloud.reporter import Reporter
 
 
 def warm(path: Path, parameters: Mapping[str, str], connect: str | None, choice: str, reporter: Reporter) -> tuple[Template, ...]:

@@ -12,7 +12,6 @@ from ipaddress import ip_address
 from itertools import groupby
 from typing import Any
 
-from vcloud.apply.reporter import Reporter
 from vcloud.design.model import Design
 from vcloud.errors import NONSENSE, GuestError, HostError, NoVappError, VcloudError
 from vcloud.guests.appliances import FIREWALL_REPORT, IPS_REPORT, ask, in_force
@@ -27,6 +26,7 @@ from vcloud.proof.firewall_report import NOTHING, FirewallReport, parse_report
 from vcloud.proof.inspection import inspection_checks, not_carried
 from vcloud.proof.judge import RESULTS, UNREADABLE, Alert, Answer, Observed, judge
 from vcloud.proof.report import Findings
+from vcloud.reporter import Reporter
 from vcloud.verify.vantage import Vantages, guest_program
 
 GUEST = "/usr/lib/vcloud/guest"
