@@ -23,7 +23,7 @@ import paramiko
 import pytest
 
 from tests.design_builder import UPLINK, build_design
-from vcloud.compile.libvirt.domain import BootFiles
+from vcloud.compile.libvirt.host import BootFiles
 from vcloud.data import images_dir
 from vcloud.errors import GuestError, HostError, UsageError
 from vcloud.hosts import accelerator, machines

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 from vcloud.apply.stock import cache_name
 from vcloud.apply.target import Target
-from vcloud.compile.libvirt.domain import BootFiles, render_disk, render_interface, render_seed, starts_linked
+from vcloud.compile.libvirt.devices import devices_of, plugged_when_woken, woken_nic
+from vcloud.compile.libvirt.host import BootFiles
 from vcloud.design.model import Vm
 from vcloud.errors import GuestError, HostError
 from vcloud.guests.setup import open_gate_of_own_image
@@ -19,7 +20,7 @@ from vcloud.hosts.connection import Host
 from vcloud.hosts.saveimage import Clone
 from vcloud.hosts.storage import DIGITS, Store
 from vcloud.hosts.templates import NoGateError, Template, TemplateError, Templates
-from vcloud.plan.memory import has_card, template_facts, template_key, template_vm, why_cold, worth_making
+from vcloud.plan.memory import template_facts, template_key, template_vm, why_cold, worth_making
 from vcloud.reporter import Reporter
 
 AGENT_PATIENCE = 5
@@ -45,7 +46,7 @@ class Waker:
     def plan(self, vms: Sequence[Vm], boots: Mapping[str, BootFiles]) -> tuple[Vm, ...]:
         """One VM for each template that is to be made, and notes which are there. `vms` are those that the run makes anew."""
         accelerator, uplink, digests = self.target.wanted.accelerator, self.target.artifacts.uplink, self.target.stock.digests
-        wakeable = [vm for vm in vms if self._may_wake(vm.name, why_cold(vm))]
+        wakeable = [vm for vm in vms if self._may_wake(vm.name, why_cold(vm, uplink))]
         if not wakeable:
             return ()
         try:
@@ -127,14 +128,9 @@ class Waker:
         self.reporter.report(vm.name, "waking")
         root = self.store.make_root(vm, boot, self.store.pool.path(template.disk))
         machines.define_domain(self.host, vm.domain, xml)
-        uplink = self.target.artifacts.uplink
-        cards = [render_interface(vm, nic, uplink, up=starts_linked(vm)) for nic in vm.nics]
-        card = cards.pop(0) if has_card(vm) else ""
-        self.templates.wake(template, Clone(vm.domain, vm.uuid, marks, root, boot.console, card))
-        devices = [*(render_disk(disk, disks[disk.volume]) for disk in vm.disks), *cards]
-        if boot.seed:
-            devices.append(render_seed(boot.seed))
-        machines.plug(self.host, vm.domain, devices)
+        devices = devices_of(vm, self.target.artifacts.uplink, boot, disks)
+        self.templates.wake(template, Clone(vm.domain, vm.uuid, marks, root, boot.console, woken_nic(devices)))
+        machines.plug(self.host, vm.domain, [device.xml() for device in plugged_when_woken(devices)])
         agent = machines.agent_of(self.host, vm.domain)
         agent.wait(AGENT_TIMEOUT)
         if boot.seed:

@@ -11,7 +11,9 @@ from typing import Any
 from vcloud.apply.target import Target
 from vcloud.apply.wake import Waker
 from vcloud.compile.guest.cloudinit import seed_files, seed_iso
-from vcloud.compile.libvirt.domain import BootFiles, HostFacts, render_domain, render_interface, starts_linked
+from vcloud.compile.libvirt.devices import starts_linked
+from vcloud.compile.libvirt.domain import render_domain, render_interface
+from vcloud.compile.libvirt.host import BootFiles, HostFacts
 from vcloud.compile.libvirt.network import render_network, zone_networks
 from vcloud.compile.libvirt.nwfilter import filter_name, filter_uuid, render_filter
 from vcloud.design.model import Role, Vm

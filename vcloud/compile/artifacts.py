@@ -10,7 +10,8 @@ from vcloud.compile.firewall.ruleset import render_firewall
 from vcloud.compile.guest.cloudinit import seed_files
 from vcloud.compile.guest.identity import identity_lines
 from vcloud.compile.ips.files import ips_digest, ips_files
-from vcloud.compile.libvirt.domain import BootFiles, HostFacts, render_domain
+from vcloud.compile.libvirt.domain import render_domain
+from vcloud.compile.libvirt.host import BootFiles, HostFacts, placeholder_files
 from vcloud.compile.libvirt.network import render_network, zone_networks
 from vcloud.compile.libvirt.nwfilter import filter_name, render_filter
 from vcloud.design.model import Design, Uplink, Vm
@@ -55,15 +56,7 @@ def comparable_domain(vm: Vm, uplink: Uplink, host: HostFacts, cmdline: str = ""
     Placeholders stand for the paths of volumes, kernel and initrd: a path changes with the host's storage pool and with the digest of
     the image, and neither is a change of the machine. `cmdline` is the kernel command line of the VM's image.
     """
-    own_kernel = bool(vm.image.recipe)
-    boot = BootFiles(
-        disk="ROOT",
-        console="CONSOLE",
-        kernel="KERNEL" if own_kernel else "",
-        initrd="INITRD" if own_kernel else "",
-        cmdline=cmdline,
-        seed="" if own_kernel else "SEED",
-    )
+    boot = placeholder_files(own_kernel=bool(vm.image.recipe), cmdline=cmdline)
     return render_domain(vm, uplink, host, boot, {disk.volume: disk.volume for disk in vm.disks}, {})
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import libvirt
 from pydantic import TypeAdapter
 
-from vcloud.compile.libvirt.domain import HostFacts
+from vcloud.compile.libvirt.host import HostFacts
 from vcloud.errors import HostError
 from vcloud.hosts.connection import Host, interruptible, message_of, translated
 from vcloud.hosts.metadata import parse

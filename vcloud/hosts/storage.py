@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vcloud.compile.libvirt.domain import BootFiles
+from vcloud.compile.libvirt.host import BootFiles
 from vcloud.hosts.connection import Host
 from vcloud.hosts.pool import COMPLETE, Pool
 

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 import libvirt
 
 from vcloud.compile.guest.gate import DESCRIPTION
-from vcloud.compile.libvirt.domain import BootFiles, HostFacts, render_domain
+from vcloud.compile.libvirt.domain import render_domain
+from vcloud.compile.libvirt.host import BootFiles, HostFacts
 from vcloud.design.model import Uplink, Vm
 from vcloud.errors import GuestError, HostError
 from vcloud.hosts.agent import Agent

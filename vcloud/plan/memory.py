@@ -16,13 +16,15 @@ from dataclasses import replace
 
 from vcloud.compile.guest.gate import gate_credentials
 from vcloud.compile.guest.identity import TEMPLATE_MAC
-from vcloud.compile.libvirt.domain import BootFiles, HostFacts, render_domain
+from vcloud.compile.libvirt.devices import devices_of, nics_in_memory_image, plugged_when_woken, ports_of
+from vcloud.compile.libvirt.domain import render_domain
+from vcloud.compile.libvirt.host import BootFiles, HostFacts, placeholder_files
 from vcloud.design.addressing import uuid_of
-from vcloud.design.model import Nic, Role, Uplink, Vm
+from vcloud.design.model import Nic, Uplink, Vm
 from vcloud.plan.state import digest_of
 
 PORTS = 14
-"""PCIe ports that cards and data disks are plugged into."""
+"""Free PCIe ports of a memory image: so many devices can be plugged into a VM that has woken from it."""
 TEMPLATE_CARD = Nic("", "", TEMPLATE_MAC, "", "", None, None, isolated=False, plain_offloads=False)
 """Plugged in nowhere."""
 SHARING = 3
@@ -32,13 +34,8 @@ SHARING = 3
 def template_vm(vm: Vm, key: str) -> Vm:
     """The VM that is saved for VMs like this one."""
     name = f"vcloud-template-{key}"
-    nics = tuple(replace(TEMPLATE_CARD, plain_offloads=nic.plain_offloads) for nic in vm.nics[:1]) if has_card(vm) else ()
+    nics = tuple(replace(TEMPLATE_CARD, plain_offloads=nic.plain_offloads) for nic in nics_in_memory_image(vm))
     return replace(vm, name=name, domain=name, uuid=uuid_of("template", key), nics=nics, disks=())
-
-
-def has_card(vm: Vm) -> bool:
-    """Whether the template of a VM has the first of its cards."""
-    return vm.role is Role.WORKLOAD and bool(vm.image.recipe and vm.nics)
 
 
 def template_facts(vm: Vm, accelerator: str) -> HostFacts:
@@ -53,10 +50,11 @@ def template_key(vm: Vm, image: str, accelerator: str, cmdline: str, versions: s
     return digest_of(image, xml, versions)[:16]
 
 
-def why_cold(vm: Vm) -> str:
+def why_cold(vm: Vm, uplink: Uplink) -> str:
     """Why a VM cannot wake from any template; empty where it can."""
-    free = PORTS if vm.image.recipe else PORTS - 1  # the disk that cloud-init reads takes one
-    return f"it has more than {free} cards and disks" if len(vm.nics) + len(vm.disks) > free else ""
+    files = placeholder_files(own_kernel=bool(vm.image.recipe))
+    needed = ports_of(plugged_when_woken(devices_of(vm, uplink, files, {disk.volume: "" for disk in vm.disks})))
+    return f"{needed} devices would have to be plugged into it, and a woken VM has {PORTS} free PCIe ports" if needed > PORTS else ""
 
 
 def worth_making(

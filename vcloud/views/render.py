@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vcloud.apply.stock import Stock
 from vcloud.compile.artifacts import compile_vapp, rendered_files
-from vcloud.compile.libvirt.domain import BootFiles, HostFacts
+from vcloud.compile.libvirt.host import BootFiles, HostFacts
 from vcloud.design.model import Uplink, Vm
 from vcloud.errors import UsageError
 from vcloud.images.build import CMDLINE

@@ -14,7 +14,7 @@ import pytest
 
 from tests.vapps import SHOP, TWO_HOMES, design_of_text, shop
 from vcloud.compile.artifacts import comparable_domain, comparable_filter, comparable_networks, compile_vapp, rendered_files
-from vcloud.compile.libvirt.domain import BootFiles, HostFacts
+from vcloud.compile.libvirt.host import BootFiles, HostFacts
 from vcloud.design.model import Vm
 from vcloud.views.render import LIST, UPLINK, render_to
 

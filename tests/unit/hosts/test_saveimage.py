@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.vapps import shop
-from vcloud.compile.libvirt.domain import BootFiles, render_domain, render_interface
+from vcloud.compile.libvirt.domain import render_domain, render_interface
+from vcloud.compile.libvirt.host import BootFiles
 from vcloud.hosts.metadata import own_element, parse
 from vcloud.hosts.saveimage import HEADER, WHOLE, Clone, Head, NotASaveImageError, head_for, read_head
 from vcloud.plan.memory import template_facts, template_vm

@@ -9,8 +9,9 @@ import pytest
 
 from tests.vapps import shop
 from vcloud.compile.guest.identity import TEMPLATE_MAC
-from vcloud.compile.libvirt.domain import BootFiles, render_domain
-from vcloud.design.model import Vm
+from vcloud.compile.libvirt.domain import render_domain
+from vcloud.compile.libvirt.host import BootFiles
+from vcloud.design.model import Nic, Vm
 from vcloud.hosts.metadata import parse
 from vcloud.plan.memory import PORTS, SHARING, template_facts, template_key, template_vm, why_cold, worth_making
 from vcloud.views.render import UPLINK
@@ -79,14 +80,24 @@ def test_an_image_of_a_users_own_is_made_to_wait_by_its_host() -> None:
 
 
 def test_what_cannot_wake_says_why() -> None:
-    assert why_cold(replace(WEB, nics=WEB.nics * PORTS)) == ""
-    assert "cards" in why_cold(replace(WEB, nics=WEB.nics * (PORTS + 1)))
+    """The memory image has a workload's first NIC; the others, and data disks, need a free PCIe port each."""
+    most = other_nics(PORTS)
+    assert why_cold(replace(WEB, nics=(*WEB.nics, *most)), UPLINK) == ""
+    assert f"{PORTS + 1} devices" in why_cold(replace(WEB, nics=(*WEB.nics, *other_nics(PORTS + 1))), UPLINK)
+    database = next(vm for vm in DESIGN.workloads if vm.disks)
+    assert f"{PORTS + 1} devices" in why_cold(replace(database, nics=(*database.nics, *most)), UPLINK)
+    assert why_cold(replace(DESIGN.firewall, nics=most), UPLINK) == ""
+    assert f"{PORTS + 1} devices" in why_cold(replace(DESIGN.firewall, nics=other_nics(PORTS + 1)), UPLINK)
 
 
-def test_the_seed_of_an_own_image_takes_a_place() -> None:
+def other_nics(count: int) -> tuple[Nic, ...]:
+    return tuple(replace(WEB.nics[0], mac=f"52:54:00:00:01:{number:02x}") for number in range(count))
+
+
+def test_the_seed_disk_of_an_own_image_takes_a_port() -> None:
     own = replace(WEB, image=replace(WEB.image, recipe="", source="/disk.qcow2"))
-    assert why_cold(replace(own, nics=WEB.nics * (PORTS - 1))) == ""
-    assert f"more than {PORTS - 1} " in why_cold(replace(own, nics=WEB.nics * PORTS))
+    assert why_cold(replace(own, nics=other_nics(PORTS - 1)), UPLINK) == ""
+    assert f"{PORTS + 1} devices" in why_cold(replace(own, nics=other_nics(PORTS)), UPLINK)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from tests.vapps import TWO_HOMES, design_of_text, shop
-from vcloud.compile.libvirt.domain import METADATA_NAMESPACE, BootFiles, HostFacts, render_domain, render_interface
+from vcloud.compile.libvirt.domain import METADATA_NAMESPACE, render_domain, render_interface
+from vcloud.compile.libvirt.host import BootFiles, HostFacts
 from vcloud.compile.libvirt.network import render_network, zone_networks
 from vcloud.compile.libvirt.nwfilter import render_filter
 from vcloud.design.model import Design, Network, Role, Uplink, Vm, Zone
