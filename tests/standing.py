@@ -8,8 +8,10 @@ from dataclasses import replace
 from vcloud.compile.artifacts import compile_vapp
 from vcloud.compile.libvirt.network import zone_networks
 from vcloud.design.model import Design, Uplink
-from vcloud.plan.diff import wanted_manifest
-from vcloud.plan.state import DomainState, Manifest, NetworkState, Phase, VappState
+from vcloud.marks import NetworkMarks, VmMarks
+from vcloud.plan.manifest import Manifest, Phase
+from vcloud.plan.state import DomainState, NetworkState, VappState
+from vcloud.plan.wanted import wanted_manifest
 from vcloud.views.render import UPLINK
 
 
@@ -28,14 +30,15 @@ def standing(design: Design) -> VappState:
             vm.uuid,
             running=True,
             id=number,
-            vapp=design.vapp,
-            vm=vm.name,
-            role=vm.role.value,
-            digests=manifest.digests_of(vm.name),
+            marks=VmMarks(design.vapp, vm.name, vm.role.value, digests=manifest.digests_of(vm.name)),
         )
         for number, vm in enumerate(design.vms, 1)
     )
-    networks = tuple(NetworkState(net.name, net.uuid, True, design.vapp) for zone in design.zones for net in zone_networks(zone))
+    networks = tuple(
+        NetworkState(net.name, net.uuid, True, NetworkMarks(design.vapp, zone.name, manifest.network_digest(net.name)))
+        for zone in design.zones
+        for net in zone_networks(zone)
+    )
     return VappState(manifest, domains, networks)
 
 

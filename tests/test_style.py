@@ -21,8 +21,8 @@ from vcloud.cli.app import app
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "vcloud"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-PURE_PACKAGES = ("documents", "spec", "patterns", "design", "compile", "plan", "proof")
-PURE = (*(f"vcloud.{name}" for name in PURE_PACKAGES), "vcloud.values", "vcloud.errors", "vcloud.data")
+PURE_PACKAGES = ("documents", "spec", "patterns", "design", "compile", "placement", "plan", "proof")
+PURE = (*(f"vcloud.{name}" for name in PURE_PACKAGES), "vcloud.values", "vcloud.marks", "vcloud.errors", "vcloud.data")
 IMPURE = frozenset({"libvirt", "libvirt_qemu", "paramiko", "rich", "typer", "subprocess", "socket", "urllib.request", "http"})
 HYPERVISOR = frozenset({"libvirt", "libvirt_qemu", "paramiko"})
 LONGEST_MODULE = 500

@@ -34,7 +34,8 @@ from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.console import attach
 from vcloud.hosts.inventory import HostRef, load_inventory
 from vcloud.hosts.lock import vapp_lock
-from vcloud.hosts.observe import delete_manifest, observe_vapp, vapp_names, write_manifest
+from vcloud.hosts.manifests import delete_manifest, vapp_names, write_manifest
+from vcloud.hosts.observe import observe_vapp
 from vcloud.hosts.pool import COMPLETE, FOLDER, Pool
 from vcloud.hosts.storage import Base, Store
 from vcloud.hosts.uplink import BRIDGE, NETWORK, forget_vapp, make_uplink, uplink_for
@@ -43,7 +44,8 @@ from vcloud.images.cache import Image
 from vcloud.images.recipe import load_recipe
 from vcloud.lab import lab as labs
 from vcloud.lab import layout
-from vcloud.plan.state import Manifest, Phase, VmDigests
+from vcloud.marks import VmDigests
+from vcloud.plan.manifest import Manifest, Phase
 
 pytestmark = pytest.mark.vm
 
@@ -236,7 +238,7 @@ def test_a_settled_vapp_is_read_in_five_calls(host: Host, ref: HostRef, tmp_path
     """Counted by libvirt's own log of what it sends, and the same for two networks as for none."""
     design = build_design(zones="dmz app", vms={"web": "dmz x2", "api": "app"}, vapp="many")
     digests = tuple((vm.name, VmDigests("r", "h", "i")) for vm in design.vms)
-    manifest = Manifest(Phase.READY, design, UPLINK, "tcg", (), digests, "f", "", "2030-01-01T00:00:00+00:00", "0")
+    manifest = Manifest(Phase.READY, design, UPLINK, "tcg", (), digests, (), "", "f", "", "2030-01-01T00:00:00+00:00", "0")
     networks = [zone.network for zone in design.zones]
     try:
         write_manifest(host, manifest)
@@ -402,7 +404,7 @@ def test_the_nat_network_stands_as_long_as_a_vapp_needs_it(host: Host) -> None:
         assert f"{uplink.gateway6}/64" in addresses
         assert host.shell.run(["pgrep", "dnsmasq"]).code == 1, "it answers neither DHCP nor DNS"
         for design, own in zip(designs, uplinks, strict=True):
-            write_manifest(host, Manifest(Phase.READY, design, own, "tcg", (), (), "", "", "", "0"))
+            write_manifest(host, Manifest(Phase.READY, design, own, "tcg", (), (), (), "", "", "", "", "0"))
         forget_vapp(plain, "shop")
         assert BRIDGE in host.shell.run(["ip", "-brief", "link"]).stdout.decode()
         forget_vapp(plain, "other")

@@ -7,11 +7,8 @@ from collections.abc import Sequence
 from vcloud.compile.libvirt.nwfilter import filter_uuid
 from vcloud.design.model import Role
 from vcloud.errors import NoVappError
+from vcloud.fleet.fleet import open_fleet
 from vcloud.hosts import machines
-from vcloud.hosts.connection import open_host
-from vcloud.hosts.inventory import choose_host
-from vcloud.hosts.lock import vapp_lock
-from vcloud.hosts.observe import observe_vapp
 from vcloud.hosts.storage import Store
 from vcloud.hosts.templates import Templates
 from vcloud.hosts.uplink import forget_vapp
@@ -23,24 +20,24 @@ from vcloud.reporter import Reporter
 def take_down(vapp: str, connect: str | None, reporter: Reporter) -> tuple[str, ...]:
     """Removes everything of a vApp and returns the names of what is gone.
 
-    Raises NoVappError when the host has nothing of it, VcloudError when somebody has renamed a domain of it,
-    HostError when something cannot be removed.
+    Raises NoVappError where the host has nothing of it, VcloudError where somebody has renamed a domain of it, HostError where a newer
+    release of vcloud made it, or where something cannot be removed.
     """
-    with open_host(choose_host(connect)) as host, vapp_lock(host, vapp, "down"):
+    with open_fleet(connect) as fleet, fleet.locked(vapp, "down"):
+        host, state = fleet.home, fleet.state_of(vapp)
         store = Store(host)
-        state = observe_vapp(host, vapp)
         if state.manifest:
             refuse_renamed(state.manifest.design, state)
         domains = [domain for domain in state.domains if domain.is_of(vapp)]
-        networks = [network.name for network in state.networks if network.vapp == vapp]
+        networks = [network.name for network in state.networks if network.marks.vapp == vapp]
         volumes = _without_those_of(state.domains, domains, store.volumes_of_vapp(vapp))
-        if not (state.manifest or domains or networks or volumes):
+        if not (state.manifest or state.unreadable or domains or networks or volumes):
             raise NoVappError(vapp, host.name)
-        workloads_first = sorted(domains, key=lambda domain: domain.role != Role.WORKLOAD)
+        workloads_first = sorted(domains, key=lambda domain: domain.marks.role != Role.WORKLOAD)
         for domain in workloads_first:
             machines.cut_links(host, domain.name)
         for domain in workloads_first:
-            reporter.report(domain.vm, "removed")
+            reporter.report(domain.marks.vm, "removed")
             machines.remove_domain(host, domain.name)
         for network in networks:
             machines.remove_network(host, network)

@@ -12,14 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from vcloud.design.model import Role, Vm
-from vcloud.errors import GuestError, HostError, NoVappError, VcloudError
+from vcloud.errors import GuestError, HostError, VcloudError
+from vcloud.fleet.fleet import open_fleet
 from vcloud.hosts import machines
-from vcloud.hosts.connection import Host, open_host
-from vcloud.hosts.inventory import choose_host
-from vcloud.hosts.lock import vapp_lock
-from vcloud.hosts.observe import observe_vapp, write_manifest
+from vcloud.hosts.connection import Host
+from vcloud.hosts.manifests import write_manifest
 from vcloud.plan.diff import refuse_renamed
-from vcloud.plan.state import Manifest, Phase
+from vcloud.plan.manifest import Manifest, Phase
 from vcloud.reporter import Reporter
 
 SYNC_TIMEOUT = 60
@@ -32,11 +31,8 @@ def save_vapp(vapp: str, connect: str | None, reporter: Reporter) -> tuple[str, 
     Raises NoVappError when the host has no such vApp, VcloudError when a run of `up` has not ended or somebody has renamed a domain,
     HostError when a VM cannot be saved: it then runs on, with its links cut until the next `up`.
     """
-    with open_host(choose_host(connect)) as host, vapp_lock(host, vapp, "save"):
-        state = observe_vapp(host, vapp)
-        manifest = state.manifest
-        if manifest is None:
-            raise NoVappError(vapp, host.name)
+    with open_fleet(connect) as fleet, fleet.locked(vapp, "save"):
+        host, (state, manifest) = fleet.home, fleet.standing(vapp)
         refuse_renamed(manifest.design, state)
         running = {domain.name for domain in state.domains if domain.running}
         vms = [vm for vm in manifest.design.vms if vm.domain in running]

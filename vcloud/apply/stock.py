@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vcloud.apply.reporter import Reporter
-from vcloud.compile.libvirt.domain import BootFiles
 from vcloud.compile.libvirt.host import BootFiles
 from vcloud.design.model import Design, ImageRef, Vm
 from vcloud.hosts.connection import run_parallel

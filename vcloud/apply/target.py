@@ -14,8 +14,10 @@ from vcloud.hosts.accelerator import probe, remembered
 from vcloud.hosts.connection import Host
 from vcloud.hosts.storage import Store
 from vcloud.hosts.uplink import uplink_for
-from vcloud.plan.diff import wanted_manifest
-from vcloud.plan.state import Manifest, VappState
+from vcloud.placement.place import Placement
+from vcloud.plan.manifest import Manifest
+from vcloud.plan.state import VappState
+from vcloud.plan.wanted import wanted_manifest
 from vcloud.reporter import Reporter
 
 
@@ -24,17 +26,18 @@ class Target:
     """A compiled vApp on its host, with the manifest that will say so."""
 
     design: Design
+    placement: Placement
     artifacts: Artifacts
     wanted: Manifest
     stock: Stock
 
 
-def target_of(host: Host, design: Design, state: VappState, accelerator: str) -> Target:
+def target_of(host: Host, design: Design, placement: Placement, state: VappState, accelerator: str) -> Target:
     uplink = uplink_for(host, design.vapp, state.manifest.uplink if state.manifest else None)
     artifacts = compile_vapp(design, uplink)
     stock = Stock.of(design)
     wanted = wanted_manifest(artifacts, accelerator, stock.digests, datetime.now(UTC).isoformat(timespec="seconds"), __version__)
-    return Target(design, artifacts, wanted, stock)
+    return Target(design, placement, artifacts, wanted, stock)
 
 
 def expected_accelerator(host: Host, state: VappState, choice: str) -> str:

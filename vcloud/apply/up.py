@@ -2,87 +2,166 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vcloud.apply.actions import act, left
+from vcloud.apply.run import Run
+from vcloud.apply.schedule import run_steps
+from vcloud.apply.stock import Stock
 from vcloud.apply.target import Target, expected_accelerator, proven_accelerator, target_of
 from vcloud.apply.wake import Waker
-from vcloud.apply.walk import Walk
+from vcloud.design.model import Design, Vm
 from vcloud.errors import VcloudError
-from vcloud.hosts.connection import Host, open_host
-from vcloud.hosts.inventory import choose_host
-from vcloud.hosts.lock import vapp_lock
-from vcloud.hosts.observe import observe_vapp
+from vcloud.fleet.fleet import Fleet, open_fleet
+from vcloud.hosts.connection import Host
+from vcloud.hosts.manifests import write_manifest
+from vcloud.hosts.observe import observe_domain
 from vcloud.hosts.storage import Store
 from vcloud.hosts.uplink import choosing_uplink
+from vcloud.marks import VmMarks
 from vcloud.pipeline import design_of, load_file
+from vcloud.placement.place import on_one, place
 from vcloud.plan.diff import plan_changes
-from vcloud.plan.steps import Plan
+from vcloud.plan.manifest import Phase
+from vcloud.plan.order import ordered, with_memory_images
+from vcloud.plan.reasons import flow_changes
+from vcloud.plan.state import VappState
+from vcloud.plan.steps import FRESH, Plan
 from vcloud.reporter import Reporter
 
 
-def preview(path: Path, parameters: Mapping[str, str], connect: str | None, choice: str, *, reload: bool = False) -> Plan:
-    """The plan of `up`, without changing anything anywhere. `choice` of the accelerator is auto, kvm or tcg."""
-    design = design_of(load_file(path, parameters))
-    with open_host(choose_host(connect)) as host:
-        state = observe_vapp(host, design.vapp)
-        target = target_of(host, design, state, expected_accelerator(host, state, choice))
-        return plan_changes(target.wanted, state, host.name, reload=reload)
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asks of `up`."""
+
+    design: Design
+    accelerator: str = "auto"
+    """`auto`, `kvm` or `tcg`."""
+    cold: bool = False
+    """Boot every VM that does not run, where it might wake from a memory image or be restored from its saved memory."""
+    reload: bool = False
+    """Load the appliances' rules again, even if nothing changed."""
 
 
-def bring_up(
-    path: Path,
-    parameters: Mapping[str, str],
-    connect: str | None,
-    choice: str,
-    agreed: Callable[[Plan], bool],
-    reporter: Reporter,
-    *,
-    cold: bool = False,
-    reload: bool = False,
-) -> Plan:
-    """Makes the vApp of a file stand, ready and protected. Returns what was done; an empty plan changed nothing.
+def request_of(
+    path: Path, parameters: Mapping[str, str], accelerator: str = "auto", *, cold: bool = False, reload: bool = False
+) -> Request:
+    """The request for the vApp of a file. Raises SpecError, RefusedError, ImageError."""
+    return Request(design_of(load_file(path, parameters)), accelerator, cold=cold, reload=reload)
 
-    `cold` boots every VM that does not run, where one might wake from a template or be restored from its saved memory. `reload` loads the
-    appliances' rules again, even if nothing changed.
+
+def preview(request: Request, connect: str | None) -> Plan:
+    """The plan of `up`. Nothing is changed anywhere."""
+    with open_fleet(connect) as fleet:
+        return _planned(fleet, request)[1]
+
+
+def bring_up(request: Request, connect: str | None, agreed: Callable[[Plan], bool], reporter: Reporter) -> Plan:
+    """Makes the vApp stand, ready and protected. Returns the plan that was carried out; an empty plan changed nothing.
+
+    `agreed` is asked before the first change. Raises VcloudError at the first step that fails.
     """
-    design = design_of(load_file(path, parameters))
-    with open_host(choose_host(connect)) as host:
-        state = observe_vapp(host, design.vapp)
-        target = target_of(host, design, state, expected_accelerator(host, state, choice))
-        plan = plan_changes(target.wanted, state, host.name, reload=reload)
+    with open_fleet(connect) as fleet:
+        target, plan = _planned(fleet, request)
         if not plan.steps:
             return plan
         if not agreed(plan):
             raise VcloudError("stopped before the first change")
         reporter.part("images")
         target.stock.build(reporter)
-        with vapp_lock(host, design.vapp, "up"):
-            return _apply(host, target, plan, choice, cold, reload, reporter)
+        with fleet.locked(request.design.vapp, "up"):
+            return _Up(fleet, request, target.stock, reporter).carry_out(plan)
 
 
-def _apply(host: Host, target: Target, agreed: Plan, choice: str, cold: bool, reload: bool, reporter: Reporter) -> Plan:
-    """The run itself, under the vApp's lock: looks again, because somebody may have been at work meanwhile."""
-    state = observe_vapp(host, target.design.vapp)
-    store = Store(host)
-    known = store.image_digests()
-    reporter.part("accelerator")
-    accelerator = proven_accelerator(host, store, target.stock, state, choice, reporter)
-    with choosing_uplink(host):
-        target = target_of(host, target.design, state, accelerator)
-        plan = plan_changes(target.wanted, state, host.name, reload=reload)
-        refuse_unasked(plan, agreed)
-        if not plan.steps:
-            return plan
-        waker = None if cold else Waker(host, store, target, reporter, known)
-        walk = Walk(host, store, target, state, plan, reporter, waker)
-        walk.claim()
-    walk.go()
-    return plan
+def _planned(fleet: Fleet, request: Request) -> tuple[Target, Plan]:
+    """What is wanted on the host, and the steps to it, by what stands now. Raises RefusedError for what the host cannot enforce."""
+    state, host = fleet.state_of(request.design.vapp), fleet.home
+    placement = on_one(request.design, host.name) if state.domains or state.manifest else place(request.design, fleet.capabilities())
+    target = target_of(host, request.design, placement, state, expected_accelerator(host, state, request.accelerator))
+    return target, plan_changes(target.wanted, state, placement.home, reload=request.reload)
+
+
+class _Up:
+    """One run of `up` under the vApp's lock."""
+
+    def __init__(self, fleet: Fleet, request: Request, stock: Stock, reporter: Reporter) -> None:
+        self.fleet = fleet
+        self.host: Host = fleet.home
+        self.request = request
+        self.stock = stock
+        self.reporter = reporter
+        self.volumes = Store(self.host)
+
+    def carry_out(self, agreed: Plan) -> Plan:
+        """Looks again, because somebody may have been at work since the plan was agreed to, and does what is to be done."""
+        state = self.fleet.state_of(self.request.design.vapp)
+        known = self.volumes.image_digests()
+        self.reporter.part("accelerator")
+        accelerator = proven_accelerator(self.host, self.volumes, self.stock, state, self.request.accelerator, self.reporter)
+        with choosing_uplink(self.host):
+            placement = on_one(self.request.design, self.host.name)
+            target = target_of(self.host, self.request.design, placement, state, accelerator)
+            plan = plan_changes(target.wanted, state, self.host.name, reload=self.request.reload)
+            refuse_unasked(plan, agreed)
+            if not plan.steps:
+                return plan
+            self._claim(target, state)
+        self._run(target, state, plan, known)
+        return plan
+
+    def _claim(self, target: Target, state: VappState) -> None:
+        """From now on the manifest says that a run goes on, and which addresses outside the vApp uses.
+
+        Until the end only those VMs count as connected that were before, so that the next run looks after those of a killed one.
+        """
+        before = state.manifest.ids if state.manifest else ()
+        write_manifest(self.host, replace(target.wanted, phase=Phase.APPLYING, ids=before))
+
+    def _run(self, target: Target, state: VappState, plan: Plan, known: frozenset[str]) -> None:
+        design, reporter = target.design, self.reporter
+        touched = tuple(vm for vm in design.vms if plan.verb_of(vm.name))
+        reporter.part("uploads")
+        boots = target.stock.upload(self.volumes, touched, reporter)
+        appliances = {vm.domain for vm in design.appliances}
+        steps = ordered(
+            plan,
+            design,
+            firewall_first=flow_changes(design, state.manifest).only_revokes,
+            linked=any(domain.running for domain in state.domains if domain.name not in appliances),
+        )
+        waker = None if self.request.cold else Waker(self.host, self.volumes, target, reporter, known)
+        fresh = tuple(vm for vm in touched if plan.verb_of(vm.name) in FRESH)
+        chosen = waker.choose(fresh, boots) if waker else ()
+        run = Run(
+            host=self.host,
+            volumes=self.volumes,
+            target=target,
+            state=state,
+            plan=with_memory_images(steps, chosen),
+            reporter=reporter,
+            boots=boots,
+            waker=waker,
+            marked=self._marked({*touched, *design.appliances} - {*fresh}),
+        )
+        reporter.part("VMs and rules")
+        run_steps(
+            run.plan.steps,
+            lambda step: act(run, step),
+            slots=self.host.processors,
+            takes_slot=lambda step: waker is not None and step.verb in FRESH and waker.wakes(step.subject),
+            left=lambda step: left(run, step),
+        )
+
+    def _marked(self, vms: Collection[Vm]) -> dict[str, VmMarks]:
+        """VM -> the mark that its own domain bears."""
+        found = {vm.name: observe_domain(self.host, vm.domain) for vm in vms}
+        return {name: domain.marks for name, domain in found.items() if domain is not None}
 
 
 def refuse_unasked(plan: Plan, agreed: Plan) -> None:
-    """Raises VcloudError when more would be lost than was agreed to, because somebody has been at work since."""
+    """Raises VcloudError where more would be lost than was agreed to, because somebody has been at work since."""
     if unasked := plan.losses() - agreed.losses():
         raise VcloudError(
             f"somebody has changed '{plan.vapp}' meanwhile: now also {', '.join(sorted(unasked))} would be made anew or removed",

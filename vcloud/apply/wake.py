@@ -1,11 +1,8 @@
-"""Which VMs of a run wake from a template, and how. Whatever stands in the way, the VM is booted cold instead, and it is said so."""
+"""Which VMs of a run wake from a memory image, and how. Where anything stands in the way, the VM is booted instead, and a note says why."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 from vcloud.apply.stock import cache_name
 from vcloud.apply.target import Target
@@ -30,124 +27,127 @@ AGENT_TIMEOUT = 30
 
 
 class Waker:
-    """Templates for the VMs that a run makes anew. `begin` decides and starts what takes time, `wake` is called for each VM."""
+    """The memory images for the VMs that a run makes anew. `choose` decides, `make` makes those that are missing, `wake` uses them."""
 
     def __init__(self, host: Host, store: Store, target: Target, reporter: Reporter, known: frozenset[str]) -> None:
+        """`known` are the first digits of the digests of the images that the host had before this run."""
         self.host = host
         self.store = store
         self.target = target
         self.reporter = reporter
         self.known = known
-        self.templates = Templates(host, store.pool)
+        self.images = Templates(host, store.pool)
         self.keys: Mapping[str, str] = {}
-        self.ready: dict[str, Future[Template]] = {}
-        self._processors = threading.Semaphore(host.processors)
+        """VM -> key of the memory image that it would wake from."""
+        self.models: dict[str, tuple[Vm, BootFiles]] = {}
+        """Key -> one of the VMs of that kind, for the memory images that this run makes."""
+        self.ready: dict[str, Template] = {}
+        self.failed: dict[str, HostError | GuestError] = {}
 
-    def plan(self, vms: Sequence[Vm], boots: Mapping[str, BootFiles]) -> tuple[Vm, ...]:
-        """One VM for each template that is to be made, and notes which are there. `vms` are those that the run makes anew."""
-        accelerator, uplink, digests = self.target.wanted.accelerator, self.target.artifacts.uplink, self.target.stock.digests
+    def choose(self, vms: Sequence[Vm], boots: Mapping[str, BootFiles]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """The memory images that this run makes: pairs of a key and the VMs that wake from it. `vms` are those that are made anew."""
+        uplink = self.target.artifacts.uplink
         wakeable = [vm for vm in vms if self._may_wake(vm.name, why_cold(vm, uplink))]
         if not wakeable:
             return ()
         try:
             at = versions(self.host)
         except HostError as error:
-            self.reporter.note(f"nothing wakes from a template: {error.what}")
+            self.reporter.note(f"nothing wakes from a memory image: {error.what}")
             return ()
-        keys = {vm.name: template_key(vm, digests[vm.name], accelerator, boots[vm.name].cmdline, at, uplink) for vm in wakeable}
         own = {vm.name for vm in wakeable if not vm.image.recipe}
-        self.keys = self._with_hope(keys) if own else keys
-        there = {template.key: template for template in self.templates.list()}
-        images = {name: digests[name][:DIGITS] for name in self.keys}
-        made = worth_making(self.keys, there.keys(), images, self.known, own)
-        for key in {*self.keys.values()} & there.keys():
-            self.ready[key] = Future()
-            self.ready[key].set_result(there[key])
-        first = {self.keys[vm.name]: vm for vm in reversed(wakeable) if vm.name in self.keys}
-        return tuple(first[key] for key in sorted(made))
+        keys = {vm.name: self._key(vm, boots[vm.name], at) for vm in wakeable}
+        self.keys = self._without_hopeless(keys) if own else keys
+        there = {image.key: image for image in self.images.list()}
+        self.ready = {key: there[key] for key in {*self.keys.values()} & there.keys()}
+        digests = {name: self.target.stock.digests[name][:DIGITS] for name in self.keys}
+        made = worth_making(self.keys, there.keys(), digests, self.known, own)
+        self.models = {self.keys[vm.name]: (vm, boots[vm.name]) for vm in reversed(wakeable) if self.keys.get(vm.name) in made}
+        return tuple((key, tuple(name for name, other in self.keys.items() if other == key)) for key in sorted(made))
 
-    def _with_hope(self, keys: Mapping[str, str]) -> dict[str, str]:
-        """Without the VMs of which it is known that they cannot wake."""
-        forgone = self.templates.forgone()
-        return {name: key for name, key in keys.items() if self._may_wake(name, forgone.get(key, ""))}
+    def _key(self, vm: Vm, boot: BootFiles, at: str) -> str:
+        wanted = self.target.wanted
+        return template_key(vm, self.target.stock.digests[vm.name], wanted.accelerator, boot.cmdline, at, self.target.artifacts.uplink)
+
+    def _without_hopeless(self, keys: Mapping[str, str]) -> dict[str, str]:
+        """Without the VMs of which an earlier run has found out that they cannot wake."""
+        hopeless = self.images.forgone()
+        return {name: key for name, key in keys.items() if self._may_wake(name, hopeless.get(key, ""))}
 
     def _may_wake(self, name: str, reason: str) -> bool:
-        """Whether there is no reason why a VM must boot. One that there is, is told."""
+        """Whether there is no reason why a VM must boot. A reason is told."""
         if reason:
             self.reporter.note(f"{name} is booted cold: {reason}")
         return not reason
 
-    def begin(self, pool: ThreadPoolExecutor, models: Sequence[Vm], boots: Mapping[str, BootFiles]) -> None:
-        """Starts to make the templates of these VMs' kinds."""
-        for vm in models:
-            self.ready[self.keys[vm.name]] = pool.submit(self._make, vm, boots[vm.name])
+    def wakes(self, vm: str) -> bool:
+        """Whether the VM is to wake from a memory image, and so keeps a processor of the host busy until it has its identity."""
+        key = self.keys.get(vm, "")
+        return key in self.ready or key in self.models
 
-    def made(self) -> Iterator[Template]:
-        """Each template of the run, when it is there. Raises HostError, GuestError where one cannot be made, though it could be."""
-        for future in self.ready.values():
-            try:
-                yield future.result()
-            except NoGateError as error:
-                self.reporter.note(f"no template: {error.what}")
-
-    def _make(self, vm: Vm, boot: BootFiles) -> Template:
-        key, image = self.keys[vm.name], cache_name(vm.image)
-        self.reporter.report(f"template {image}", "booting")
+    def make(self, key: str) -> None:
+        """Makes the memory image of that key. Where that fails, its VMs are booted."""
+        vm, boot = self.models[key]
+        name = cache_name(vm.image)
+        self.reporter.report(f"memory image {name}", "booting")
         facts = template_facts(vm, self.target.wanted.accelerator)
         base, uplink = self.store.base_of(vm), self.target.artifacts.uplink
-        template = self.templates.make(template_vm(vm, key), image, key, base, boot.cmdline, facts, uplink)
-        self.templates.trim(keep={*self.keys.values()})
-        self.reporter.report(f"template {image}", "saved")
-        return template
+        try:
+            self.ready[key] = self.images.make(template_vm(vm, key), name, key, base, boot.cmdline, facts, uplink)
+            self.images.trim(keep={*self.keys.values()})
+        except (HostError, GuestError) as error:
+            self.failed[key] = error
+            self.reporter.report(f"memory image {name}", "failed")
+        else:
+            self.reporter.report(f"memory image {name}", "saved")
 
-    @contextmanager
-    def turn(self, vm: Vm) -> Iterator[None]:
-        """Holds one of the host's processors, once the VM's template is there; for a VM that wakes from none, nothing."""
-        future = self.ready.get(self.keys.get(vm.name, ""))
-        if future is None:
-            yield
-            return
-        wait([future])
-        with self._processors:
-            yield
+    def made(self) -> tuple[Template, ...]:
+        """The memory images of the chosen VMs. Raises HostError, GuestError where one could not be made, though such an image can be."""
+        for error in self.failed.values():
+            if not isinstance(error, NoGateError):
+                raise error
+            self.reporter.note(f"no memory image: {error.what}")
+        return tuple(self.ready.values())
 
     def wake(self, vm: Vm, boot: BootFiles, xml: str, marks: Mapping[str, str], disks: Mapping[str, str]) -> bool:
-        """Whether the VM runs now, with its cards and disks, and its agent answers. Otherwise nothing of the attempt is left."""
-        future = self.ready.get(self.keys.get(vm.name, ""))
-        if future is None:
+        """Whether the VM runs now, with its NICs and disks, and its agent answers. Otherwise nothing of the attempt is left."""
+        key = self.keys.get(vm.name, "")
+        if not self.wakes(vm.name):
             return False
         try:
-            self._wake(future.result(), vm, boot, xml, marks, disks)
+            if key in self.failed:
+                raise self.failed[key]
+            self._wake(self.ready[key], vm, boot, xml, marks, disks)
         except (HostError, GuestError) as error:
             self.reporter.note(f"{vm.name} is booted cold: {error.what}")
-            self._clear(vm, future, damaged=isinstance(error, TemplateError))
+            self._clear(vm)
+            if isinstance(error, TemplateError):
+                self.images.remove([self.ready[key]])
             return False
         return True
 
-    def _wake(self, template: Template, vm: Vm, boot: BootFiles, xml: str, marks: Mapping[str, str], disks: Mapping[str, str]) -> None:
+    def _wake(self, image: Template, vm: Vm, boot: BootFiles, xml: str, marks: Mapping[str, str], disks: Mapping[str, str]) -> None:
         self.reporter.report(vm.name, "waking")
-        root = self.store.make_root(vm, boot, self.store.pool.path(template.disk))
+        root = self.store.make_root(vm, boot, self.store.pool.path(image.disk))
         machines.define_domain(self.host, vm.domain, xml)
         devices = devices_of(vm, self.target.artifacts.uplink, boot, disks)
-        self.templates.wake(template, Clone(vm.domain, vm.uuid, marks, root, boot.console, woken_nic(devices)))
+        self.images.wake(image, Clone(vm.domain, vm.uuid, marks, root, boot.console, woken_nic(devices)))
         machines.plug(self.host, vm.domain, [device.xml() for device in plugged_when_woken(devices)])
         agent = machines.agent_of(self.host, vm.domain)
         agent.wait(AGENT_TIMEOUT)
         if boot.seed:
             open_gate_of_own_image(agent, vm)
 
-    def learn(self, vm: Vm) -> None:
-        """A VM of a user's own image is up: where nothing in it answers now, nothing ever will, and no template need be tried."""
+    def note_agent(self, vm: Vm) -> None:
+        """Notes on the host that VMs of this kind cannot wake, where no guest agent answers in a VM of a user's own image that is up."""
         key = self.keys.get(vm.name)
-        if key is None or key in self.ready:
+        if key is None or self.wakes(vm.name):
             return
         try:
             machines.agent_of(self.host, vm.domain).wait(AGENT_PATIENCE)
         except GuestError:
-            self.templates.forgo(cache_name(vm.image), key, "its image has no guest agent")
+            self.images.forgo(cache_name(vm.image), key, "its image has no guest agent")
 
-    def _clear(self, vm: Vm, future: Future[Template], *, damaged: bool) -> None:
+    def _clear(self, vm: Vm) -> None:
         machines.remove_domain(self.host, vm.domain)
         self.store.delete_root(vm.domain)
-        if damaged:
-            self.templates.remove([future.result()])

@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
+from vcloud.apply.stock import Stock
 from vcloud.apply.target import proven_accelerator, target_of
+from vcloud.apply.up import Request
 from vcloud.apply.wake import Waker
-from vcloud.hosts.connection import open_host
-from vcloud.hosts.inventory import choose_host
-from vcloud.hosts.observe import observe_vapp
+from vcloud.fleet.fleet import open_fleet
 from vcloud.hosts.storage import Store
 from vcloud.hosts.templates import Template
-from vcloud.pipeline import design_of, load_file
+from vcloud.placement.place import on_one
 from vcloud.reporter import Reporter
 
 
-def warm(path: Path, parameters: Mapping[str, str], connect: str | None, choice: str, reporter: Reporter) -> tuple[Template, ...]:
-    """The templates for all VMs of a file; what is there already is not made again. `choice` of the accelerator is auto, kvm or tcg.
+def warm(request: Request, connect: str | None, reporter: Reporter) -> tuple[Template, ...]:
+    """Makes the memory images for all VMs of a vApp, but for those that the host has. Returns all of them.
 
     Raises VcloudError where one cannot be made.
     """
-    design = design_of(load_file(path, parameters))
-    with open_host(choose_host(connect)) as host:
-        state, store = observe_vapp(host, design.vapp), Store(host)
-        target = target_of(host, design, state, "tcg")
-        target.stock.build(reporter)
-        target = target_of(host, design, state, proven_accelerator(host, store, target.stock, state, choice, reporter))
-        boots = target.stock.upload(store, design.vms, reporter)
+    design = request.design
+    with open_fleet(connect) as fleet:
+        host, state = fleet.home, fleet.state_of(design.vapp)
+        store, placement = Store(host), on_one(design, host.name)
+        stock = Stock.of(design)
+        stock.build(reporter)
+        accelerator = proven_accelerator(host, store, stock, state, request.accelerator, reporter)
+        target = target_of(host, design, placement, state, accelerator)
         waker = Waker(host, store, target, reporter, store.image_digests())
-        models = waker.plan(design.vms, boots)
-        with ThreadPoolExecutor(max(1, len(models))) as pool:
-            waker.begin(pool, models, boots)
-            return tuple(waker.made())
+        chosen = waker.choose(design.vms, stock.upload(store, design.vms, reporter))
+        with ThreadPoolExecutor(max(1, len(chosen))) as pool:
+            list(pool.map(waker.make, [key for key, _ in chosen]))
+        return waker.made()

@@ -101,9 +101,9 @@ def plan(
     exit_code: Annotated[bool, typer.Option("--exit-code", help="End with 3 when there is something to do.")] = False,
 ) -> None:
     """Show what `up` would make or change, why, and what each change costs. Changes nothing."""
-    from vcloud.apply.up import preview
+    from vcloud.apply.up import preview, request_of
 
-    found = preview(chosen_file(argument, file), parameter_values(parameters), connect, accel.value)
+    found = preview(request_of(chosen_file(argument, file), parameter_values(parameters), accel.value), connect)
     show_plan(found, output)
     if exit_code and found.steps:
         raise typer.Exit(Exit.DIFFERENT)
@@ -111,7 +111,17 @@ def plan(
 
 def show_plan(found: "Plan", output: Format) -> None:
     if output is not Format.TABLE:
-        steps = [{"verb": step.verb.value, "subject": step.subject, "cost": step.cost.value, "why": step.why} for step in found.steps]
+        steps = [
+            {
+                "verb": step.verb.value,
+                "subject": step.subject,
+                "host": step.host,
+                "cost": step.cost.value,
+                "why": step.why,
+                "undo": step.undo,
+            }
+            for step in found.shown
+        ]
         emit({"vapp": found.vapp, "host": found.host, "steps": steps}, output)
     elif not found.steps:
         print(f"{found.vapp} on {found.host}: nothing to do")
@@ -119,7 +129,7 @@ def show_plan(found: "Plan", output: Format) -> None:
         table(
             f"{found.vapp} on {found.host}",
             ["what", "name", "cost", "why"],
-            [(step.verb, step.subject, step.cost, step.why) for step in found.steps],
+            [(step.verb, step.subject, step.cost, step.why) for step in found.shown],
         )
 
 
@@ -143,11 +153,11 @@ def up(
     output: Output = Format.TABLE,
 ) -> None:
     """Make it so: networks, protection, VMs. Run again, it changes only what differs."""
-    from vcloud.apply.up import bring_up, preview
+    from vcloud.apply.up import bring_up, preview, request_of
 
-    path, values = chosen_file(argument, file), parameter_values(parameters)
+    request = request_of(chosen_file(argument, file), parameter_values(parameters), accel.value, cold=cold, reload=reload)
     if dry_run:
-        show_plan(preview(path, values, connect, accel.value, reload=reload), output)
+        show_plan(preview(request, connect), output)
         return
 
     def agreed(found: "Plan") -> bool:
@@ -157,7 +167,7 @@ def up(
         return typer.confirm("Some VMs are made anew (their data disks stay) or removed with all of their disks. Go on?", err=True)
 
     with Progress(quiet=output is not Format.TABLE) as progress:
-        done = bring_up(path, values, connect, accel.value, agreed, progress, cold=cold, reload=reload)
+        done = bring_up(request, connect, agreed, progress)
     if output is not Format.TABLE:
         parts = {part: round(seconds, 2) for part, seconds in progress.parts.items()}
         emit(

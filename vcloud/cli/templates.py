@@ -53,10 +53,11 @@ def warm(
     accel: AccelOption = Accel.AUTO,
 ) -> None:
     """Make the templates for all VMs of a vApp file, so that its first `up` wakes them."""
+    from vcloud.apply.up import request_of
     from vcloud.apply.warm import warm as warm_up
 
     with Progress() as progress:
-        found = warm_up(chosen_file(argument, file), parameter_values(parameters), connect, accel.value, progress)
+        found = warm_up(request_of(chosen_file(argument, file), parameter_values(parameters), accel.value), connect, progress)
     print(f"{len(found)} templates are ready ({progress.seconds:.1f} s)")
 
 

@@ -15,6 +15,7 @@ from vcloud.compile.libvirt.host import BootFiles, HostFacts, placeholder_files
 from vcloud.compile.libvirt.network import render_network, zone_networks
 from vcloud.compile.libvirt.nwfilter import filter_name, render_filter
 from vcloud.design.model import Design, Uplink, Vm
+from vcloud.marks import NetworkMarks, VmMarks
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def comparable_domain(vm: Vm, uplink: Uplink, host: HostFacts, cmdline: str = ""
 
 def comparable_networks(design: Design) -> dict[str, str]:
     """Name -> XML of every libvirt network of the vApp. Nothing of a host stands in it."""
-    return {network.name: render_network(design.vapp, zone, network) for zone in design.zones for network in zone_networks(zone)}
+    return {network.name: render_network(network, {}) for zone in design.zones for network in zone_networks(zone)}
 
 
 def comparable_filter(design: Design) -> str:
@@ -78,12 +79,12 @@ def rendered_files(
     yield f"filters/{filter_name(design.vapp)}.xml", render_filter(design.vapp).encode()
     for zone in design.zones:
         for network in zone_networks(zone):
-            yield f"networks/{network.name}.xml", render_network(design.vapp, zone, network).encode()
+            yield f"networks/{network.name}.xml", render_network(network, NetworkMarks(design.vapp, zone.name).attributes()).encode()
     for vm in design.vms:
         yield (
             f"domains/{vm.domain}.xml",
             render_domain(
-                vm, artifacts.uplink, host, boots[vm.name], disk_paths, {"vapp": design.vapp, "name": vm.name, "role": vm.role.value}
+                vm, artifacts.uplink, host, boots[vm.name], disk_paths, VmMarks(design.vapp, vm.name, vm.role.value).attributes()
             ).encode(),
         )
         if boots[vm.name].seed:

@@ -33,8 +33,8 @@ def _running(vapp: str, vm: str, connect: str | None) -> Iterator[tuple[Host, Do
     """The host and the domain of a running VM. Raises UsageError that names the VMs there are."""
     with open_host(choose_host(connect)) as host:
         domain = observe_domain(host, f"{vapp}.{vm}")
-        if domain is None or domain.vapp != vapp:
-            names = [found.vm for found in observe_vapp(host, vapp).domains]
+        if domain is None or domain.marks.vapp != vapp:
+            names = [found.marks.vm for found in observe_vapp(host, vapp).domains]
             hint = f"There are: {', '.join(sorted(names))}." if names else "vcloud list shows the vApps."
             raise UsageError(f"there is no VM '{vapp}/{vm}' on {host.name}", hint)
         if not domain.running:
@@ -54,13 +54,13 @@ def ssh_into(vapp: str, vm: str, user: str, argv: Sequence[str], connect: str | 
     Returns ssh's exit code. Raises UsageError where the VM has no sshd or no pinned key.
     """
     with _running(vapp, vm, connect) as (_, domain):
-        if domain.role != Role.WORKLOAD:
+        if domain.marks.role != Role.WORKLOAD:
             raise UsageError(
                 f"'{vapp}/{vm}' is an appliance without sshd", f"Take: vcloud exec {vapp}/{vm} -- COMMAND, or vcloud console {vapp}/{vm}."
             )
-        if not domain.host_key:
+        if not domain.marks.host_key:
             raise UsageError(f"no host key is pinned for '{vapp}/{vm}'", "`vcloud up` finishes it.")
-        pinned = domain.host_key
+        pinned = domain.marks.host_key
     with tempfile.TemporaryDirectory(prefix="vcloud-ssh-") as folder:
         return subprocess.call(_ssh_argv(Path(folder), vapp, vm, user, argv, connect, pinned))
 
@@ -114,9 +114,9 @@ def log_of(vapp: str, vm: str, connect: str | None, lines: int) -> str:
         if domain is None:
             raise UsageError(f"there is no VM '{vapp}/{vm}'", f"vcloud status {vapp} shows what there is.")
         text = "".join(f"{line}\n" for line in Store(host).console_tail(domain.name, lines))
-        if domain.running and domain.role == Role.FIREWALL:
+        if domain.running and domain.marks.role == Role.FIREWALL:
             text += "".join(f"{line}\n" for line in _denied(host, domain.name)[-lines:])
-        if domain.running and domain.role == Role.IPS:
+        if domain.running and domain.marks.role == Role.IPS:
             text += "".join(f"{line}\n" for line in _events(host, domain.name)[-lines:])
         return text
 

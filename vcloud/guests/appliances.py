@@ -15,7 +15,7 @@ from vcloud.hosts import machines
 from vcloud.hosts.connection import Host
 from vcloud.hosts.executed import Executed
 from vcloud.hosts.observe import observe_domain
-from vcloud.plan.state import Manifest
+from vcloud.plan.manifest import Manifest
 from vcloud.proof.config import config_verdicts
 from vcloud.proof.firewall_report import NOTHING, FirewallReport, parse_report
 from vcloud.proof.judge import Verdict
@@ -33,7 +33,7 @@ def in_force(host: Host, manifest: Manifest) -> tuple[Verdict, ...]:
     with ThreadPoolExecutor(2) as pool:
         firewall = pool.submit(_report, host, design.firewall, FIREWALL_REPORT)
         ips = pool.submit(_report, host, design.ips, IPS_REPORT)
-    return tuple(config_verdicts(manifest, domain.rules if domain else "", _counted(firewall.result()), ips.result()))
+    return tuple(config_verdicts(manifest, domain.marks.rules if domain else "", _counted(firewall.result()), ips.result()))
 
 
 def _counted(output: bytes) -> FirewallReport:

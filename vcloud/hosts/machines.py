@@ -13,10 +13,10 @@ from xml.etree import ElementTree
 
 import libvirt
 
-from vcloud.compile.libvirt.domain import METADATA_NAMESPACE
 from vcloud.errors import GuestError, HostError
 from vcloud.hosts.agent import Agent
 from vcloud.hosts.connection import Host, found_or_none, message_of, translated
+from vcloud.marks import NAMESPACE, VmMarks
 
 METADATA_KEY = "vcloud"
 SHUTDOWN_TIMEOUT = 30
@@ -49,11 +49,10 @@ def remove_network(host: Host, name: str) -> None:
         found_or_none(network.undefine)  # one that was not kept went when it ended
 
 
-def make_filter(host: Host, name: str, uuid: str, xml: str) -> None:
-    """Defines a network filter, unless it is there: to define it again would take it off every card for a moment."""
-    with translated(f"the network filter '{name}' could not be made on {host.name}"):
-        if found_or_none(host.connection.nwfilterLookupByUUIDString, uuid) is None:
-            host.connection.nwfilterDefineXML(xml)
+def define_filter(host: Host, name: str, xml: str) -> None:
+    """Defines a network filter, in place of one of the same UUID. libvirt takes the old one off every NIC for a moment while it does."""
+    with translated(f"the network filter '{name}' could not be defined on {host.name}"):
+        host.connection.nwfilterDefineXML(xml)
 
 
 def why_no_filters(host: Host) -> str:
@@ -219,15 +218,15 @@ def cut_links(host: Host, name: str) -> None:
             domain.updateDeviceFlags(ElementTree.tostring(card, encoding="unicode"), libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
 
-def mark_domain(host: Host, name: str, attributes: dict[str, str]) -> None:
-    """Writes vcloud's own element into the domain's metadata, in the definition, if it has one, and in the running domain."""
-    element = ElementTree.Element("vm", attributes)
+def mark_domain(host: Host, name: str, marks: VmMarks) -> None:
+    """Writes vcloud's mark into the domain's metadata: into the definition, if the domain has one, and into the running domain."""
+    element = ElementTree.Element("vm", marks.attributes())
     with translated(f"'{name}' could not be marked on {host.name}"):
         domain = _present(host, name)
         flags = libvirt.VIR_DOMAIN_AFFECT_LIVE if domain.isActive() else 0
         flags |= libvirt.VIR_DOMAIN_AFFECT_CONFIG if domain.isPersistent() else 0
         text = ElementTree.tostring(element, encoding="unicode")
-        domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, text, METADATA_KEY, METADATA_NAMESPACE, flags)
+        domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, text, METADATA_KEY, NAMESPACE, flags)
 
 
 def agent_of(host: Host, name: str) -> Agent:

@@ -9,10 +9,10 @@ from xml.etree.ElementTree import Element
 
 import libvirt
 
-from vcloud.compile.libvirt.domain import METADATA_NAMESPACE
 from vcloud.hosts.connection import Host, found_or_none
+from vcloud.marks import NAMESPACE
 
-ElementTree.register_namespace("vcloud", METADATA_NAMESPACE)
+ElementTree.register_namespace("vcloud", NAMESPACE)
 
 
 def parse(xml: str) -> Element:
@@ -26,7 +26,7 @@ def to_text(element: Element) -> str:
 
 def own_element(xml: str, tag: str) -> Element | None:
     """The child `vcloud:tag` of an object's metadata."""
-    return parse(xml).find(f"metadata/{{{METADATA_NAMESPACE}}}{tag}")
+    return parse(xml).find(f"metadata/{{{NAMESPACE}}}{tag}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def write_record(host: Host, record: Record) -> None:
     ElementTree.SubElement(network, "name").text = record.name
     ElementTree.SubElement(network, "uuid").text = record.uuid
     place = ElementTree.SubElement(network, "metadata")
-    ElementTree.SubElement(place, f"{{{METADATA_NAMESPACE}}}record", dict(record.attributes)).text = record.text
+    ElementTree.SubElement(place, f"{{{NAMESPACE}}}record", dict(record.attributes)).text = record.text
     ElementTree.SubElement(network, "forward", {"mode": "bridge"})  # libvirt would give a network of any other mode a bridge and a MAC
     host.connection.networkDefineXML(to_text(network))
 

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from xml.etree import ElementTree
 
-from vcloud.compile.libvirt.domain import METADATA_NAMESPACE
 from vcloud.hosts.metadata import parse, to_text
+from vcloud.marks import NAMESPACE
 
 HEADER = struct.Struct("<16s5I56s")
 WHOLE = b"LibvirtQemudSave"
@@ -90,7 +90,7 @@ def head_for(head: Head, clone: Clone) -> Head:
     """The same saved memory with another domain's name. Raises NotASaveImageError where the XML is not what `domain.xml.j2` makes."""
     try:
         domain = parse(head.xml)
-        disk, mark = domain.find("devices/disk[@device='disk']/source"), domain.find(f"metadata/{{{METADATA_NAMESPACE}}}vm")
+        disk, mark = domain.find("devices/disk[@device='disk']/source"), domain.find(f"metadata/{{{NAMESPACE}}}vm")
         name, uuid, logs = domain.find("name"), domain.find("uuid"), domain.findall("devices/*/log")
     except ElementTree.ParseError as error:
         raise NotASaveImageError("its description is not XML") from error

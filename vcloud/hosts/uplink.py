@@ -26,8 +26,9 @@ from vcloud.errors import HostError
 from vcloud.hosts.connection import Host, found_or_none, translated
 from vcloud.hosts.inventory import UplinkConfig
 from vcloud.hosts.lock import named_lock
+from vcloud.hosts.manifests import addresses_outside, delete_manifest, read_manifest, vapp_names
 from vcloud.hosts.metadata import parse, to_text
-from vcloud.hosts.observe import delete_manifest, read_manifest, vapp_names
+from vcloud.plan.manifest import Manifest
 
 NETWORK = "vcloud-uplink"
 BRIDGE = "vcloud-up"
@@ -51,12 +52,11 @@ def uplink_for(host: Host, vapp: str, standing: Uplink | None = None) -> Uplink:
         standing: the one that its manifest names; it is kept if it still fits the host.
 
     Raises:
-        HostError: no address is free.
+        HostError: no address is free, or it is not known which addresses are.
     """
     if standing is not None and (fits(standing, host.ref.uplink) if host.ref.uplink else standing.network == NETWORK):
         return standing
-    uplinks = [manifest.uplink for name in vapp_names(host) if name != vapp and (manifest := read_manifest(host, name))]
-    used = {uplink.address4.ip for uplink in uplinks}
+    used = addresses_outside(host, but=vapp)
     if host.ref.uplink is not None:
         return _uplink(host.ref.uplink, vapp, used, host.ref.uplink.prefix4.num_addresses // 2)
     return _uplink(_standing_network(host) or _new_network(host), vapp, used, 2)
@@ -132,7 +132,7 @@ def forget_vapp(host: Host, vapp: str) -> None:
 
 def _may_use(host: Host, vapp: str) -> bool:
     manifest = read_manifest(host, vapp)
-    return manifest is None or manifest.uplink.network == NETWORK
+    return not isinstance(manifest, Manifest) or manifest.uplink.network == NETWORK
 
 
 def _remove_network(host: Host) -> None:

@@ -2,59 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from dataclasses import replace
 
-from vcloud.compile.artifacts import Artifacts
 from vcloud.compile.libvirt.network import zone_networks
-from vcloud.design.model import Design, Flow, Network, Role, Vm
+from vcloud.compile.libvirt.nwfilter import filter_name
+from vcloud.design.model import Design, Network, Role, Vm
 from vcloud.errors import SmallerDiskError, VcloudError
-from vcloud.plan.state import DomainState, Manifest, Phase, VappState, VmDigests, digest_of, redacted
-from vcloud.plan.steps import Plan, Step, Verb
-
-
-def wanted_manifest(artifacts: Artifacts, accelerator: str, images: Mapping[str, str], written: str, version: str) -> Manifest:
-    """The manifest that a host will carry when the vApp stands. `images` maps VM names to image digests."""
-    design = redacted(artifacts.design)
-    return Manifest(
-        phase=Phase.APPLYING,
-        design=design,
-        uplink=artifacts.uplink,
-        accelerator=accelerator,
-        images=tuple(sorted(images.items())),
-        vms=tuple((vm.name, vm_digests(vm, artifacts, accelerator, images[vm.name])) for vm in design.vms),
-        firewall=artifacts.firewall_digest,
-        ips=artifacts.ips_digest,
-        written=written,
-        vcloud=version,
-    )
-
-
-def vm_digests(vm: Vm, artifacts: Artifacts, accelerator: str, image: str) -> VmDigests:
-    """`vm` is the redacted one, so that `root` holds run commands as digests of their digests. `identity` covers what is delivered: the
-    contents of the files themselves."""
-    uplink = (artifacts.uplink.network, artifacts.uplink.bridge) if vm.role is Role.FIREWALL else ()
-    return VmDigests(
-        root=digest_of(image, vm.run),
-        hardware=digest_of(vm.memory, vm.cpus, vm.nics, vm.disks, vm.domain, accelerator, uplink),
-        identity=digest_of(artifacts.identities[vm.name]),
-    )
+from vcloud.marks import VmDigests
+from vcloud.plan import reasons
+from vcloud.plan.manifest import Manifest, Phase
+from vcloud.plan.state import DomainState, NetworkState, VappState
+from vcloud.plan.steps import Plan, Step, Verb, in_order
 
 
 def plan_changes(wanted: Manifest, state: VappState, host: str, *, reload: bool = False) -> Plan:
-    """The steps from `state` to `wanted`; with `reload` the appliances get their rules again, whatever they should hold already.
+    """The steps from `state` to `wanted`. With `reload` the appliances get their rules again, whatever rules they should hold already.
 
-    Raises VcloudError when a name that the vApp needs belongs to somebody else, SmallerDiskError.
+    Raises HostError where a newer release made what stands, VcloudError where a name that the vApp needs belongs to somebody else,
+    SmallerDiskError.
     """
+    state.refuse_newer(wanted.design.vapp, host)
     refuse_renamed(wanted.design, state)
     refuse_foreign_names(wanted.design, state)
     refuse_smaller_disks(wanted.design, state.manifest)
-    steps = [*_vm_removals(wanted, state), *_network_steps(wanted.design, state), *_vm_steps(wanted, state)]
+    steps = [*_vm_removals(wanted, state), *_filter_step(wanted, state), *_network_steps(wanted, state), *_vm_steps(wanted, state)]
     steps += [*_protection_steps(wanted, state, steps, reload)]
     if not steps and not _settled(wanted, state):
         steps.append(Step(Verb.RECORD, wanted.design.vapp, "the description changed, nothing that runs does"))
-    order = list(Verb)
-    return Plan(wanted.design.vapp, host, tuple(sorted(steps, key=lambda step: order.index(step.verb))))
+    return Plan(wanted.design.vapp, host, in_order(replace(step, host=host) for step in steps))
 
 
 def refuse_renamed(design: Design, state: VappState) -> None:
@@ -88,7 +64,7 @@ def refuse_foreign_names(design: Design, state: VappState) -> None:
 def refuse_smaller_disks(design: Design, manifest: Manifest | None) -> None:
     """Whoever cuts a disk loses what lies behind the cut."""
     for vm in design.vms:
-        old = _old_vm(vm, manifest)
+        old = manifest.vm(vm.name) if manifest else None
         sizes = {disk.name: disk.size for disk in old.disks} if old else {}
         for disk in vm.disks:
             if disk.size < sizes.get(disk.name, 0):
@@ -114,10 +90,20 @@ def _vm_removals(wanted: Manifest, state: VappState) -> Iterator[Step]:
             yield Step(Verb.REMOVE_VM, domain.name, "no longer in the file")
 
 
-def _network_steps(design: Design, state: VappState) -> Iterator[Step]:
+def _filter_step(wanted: Manifest, state: VappState) -> Iterator[Step]:
+    """A standing filter is defined again only where its text changed: libvirt takes a filter off every NIC for a moment while it does."""
+    name, have = filter_name(wanted.design.vapp), state.manifest
+    if state.filter_gone:
+        yield Step(Verb.DEFINE_FILTER, name, "it was removed" if have else "each workload sends with its own MAC address only")
+    elif have is not None and have.filter != wanted.filter:
+        yield Step(Verb.DEFINE_FILTER, name, reasons.RELEASE)
+
+
+def _network_steps(wanted: Manifest, state: VappState) -> Iterator[Step]:
+    design = wanted.design
     names = {network.name for network in networks_of(design)}
     for standing in state.networks:
-        if standing.vapp == design.vapp and standing.name not in names:
+        if standing.marks.vapp == design.vapp and standing.name not in names:
             yield Step(Verb.REMOVE_NETWORK, standing.name, "no longer needed")
     for zone in design.zones:
         for network in zone_networks(zone):
@@ -125,8 +111,15 @@ def _network_steps(design: Design, state: VappState) -> Iterator[Step]:
             if found is None:
                 side = "between the IPS and the firewall in" if network is zone.inner and zone.inspected else "of"
                 yield Step(Verb.MAKE_NETWORK, network.name, f"network {side} zone '{zone.name}'")
+            elif _differs(found, wanted):
+                yield Step(Verb.REMAKE_NETWORK, network.name, reasons.RELEASE)
             elif not found.active:
                 yield Step(Verb.MAKE_NETWORK, network.name, "it is not active")
+
+
+def _differs(standing: NetworkState, wanted: Manifest) -> bool:
+    """Whether a network was made from another text. Of one that a release of format 1 marked, the mark does not tell."""
+    return standing.marks.digest not in ("", wanted.network_digest(standing.name))
 
 
 def _vm_steps(wanted: Manifest, state: VappState) -> Iterator[Step]:
@@ -135,33 +128,32 @@ def _vm_steps(wanted: Manifest, state: VappState) -> Iterator[Step]:
         assert digests is not None  # noqa: S101 - wanted_manifest made one per VM
         domain = state.domain(vm.domain)
         if domain is None:
-            yield Step(Verb.MAKE_VM, vm.name, _first_why(vm))
+            yield Step(Verb.MAKE_VM, vm.name, reasons.first(vm))
             continue
         have = standing_digests(vm, domain, state.manifest)
-        old = _old_vm(vm, state.manifest)
+        old = state.manifest.vm(vm.name) if state.manifest else None
         if have is None:
-            lost = "; its data disks, never finished, begin anew" if vm.disks and not domain.keeps_data else ""
+            lost = "; its data disks, never finished, begin anew" if vm.disks and not domain.marks.keeps_data else ""
             yield Step(Verb.REMAKE_VM, vm.name, f"an earlier run was interrupted while making it{lost}")
         elif have.root != digests.root:
-            yield Step(Verb.REMAKE_VM, vm.name, _root_why(vm, old))
+            yield Step(Verb.REMAKE_VM, vm.name, reasons.root(vm, old))
         elif have.hardware != digests.hardware:
-            yield Step(Verb.RESTART_VM, vm.name, _hardware_why(vm, old))
+            yield Step(Verb.RESTART_VM, vm.name, reasons.hardware(vm, wanted, state.manifest))
         elif have.identity != digests.identity and not vm.image.recipe:
-            yield Step(Verb.RESTART_VM, vm.name, f"{_identity_why(vm, old, moved=False)}; cloud-init learns of it at boot")
-        elif domain.running and (cut := _cut_off(vm, state)):
+            yield Step(Verb.RESTART_VM, vm.name, f"{reasons.identity(vm, wanted, state.manifest)}; cloud-init learns of it at boot")
+        elif domain.running and (cut := _cut_off(vm, state, wanted)):
             yield Step(Verb.RESTART_VM, vm.name, f"it is cut off: {cut} and its cards come back only when it starts")
         elif domain.saved:
             yield Step(Verb.RESTORE_VM, vm.name, "its memory was saved")
         elif not domain.running or domain.paused:
             yield Step(Verb.START_VM, vm.name, "it is paused" if domain.paused else "it is not running")
-        elif not state.brought_in(vm):
+        elif not state.connected(vm):
             yield Step(Verb.START_VM, vm.name, "it was started, and nobody has seen to its links and services since")
         elif have.identity != digests.identity:
-            moved = vm.role is Role.FIREWALL and state.manifest is not None and state.manifest.uplink != wanted.uplink
-            yield Step(Verb.CONFIGURE_VM, vm.name, _identity_why(vm, old, moved=moved))
+            yield Step(Verb.CONFIGURE_VM, vm.name, reasons.identity(vm, wanted, state.manifest))
 
 
-def _cut_off(vm: Vm, state: VappState) -> str:
+def _cut_off(vm: Vm, state: VappState, wanted: Manifest) -> str:
     """Why no packet reaches some card of a VM that runs: when a network ends its bridge goes, and a new one of that name has no ports."""
     if vm.role is Role.FIREWALL and state.uplink_gone:
         return "the uplink's network was stopped or removed,"
@@ -169,93 +161,25 @@ def _cut_off(vm: Vm, state: VappState) -> str:
         standing = state.network(name)
         if standing is None or not standing.active:
             return f"the network '{name}' was {'removed' if standing is None else 'stopped'},"
+        if _differs(standing, wanted):
+            return f"the network '{name}' is made anew,"
     return ""
 
 
 def standing_digests(vm: Vm, domain: DomainState, manifest: Manifest | None) -> VmDigests | None:
-    """The manifest's word while it is settled, else the domain's own."""
+    """What the VM was made from: by the manifest where the last run ended, by the domain's own mark where it did not."""
     if manifest is not None and manifest.phase is Phase.READY:
         return manifest.digests_of(vm.name)
-    return domain.digests
-
-
-def _first_why(vm: Vm) -> str:
-    if vm.role is Role.FIREWALL:
-        return "between all zones and the outside"
-    if vm.role is Role.IPS:
-        return "inspects " + ", ".join(dict.fromkeys(nic.zone for nic in vm.nics))
-    return f"image {vm.image.name}, {vm.memory >> 20} MiB, in " + ", ".join(nic.zone for nic in vm.nics)
-
-
-def _old_vm(vm: Vm, manifest: Manifest | None) -> Vm | None:
-    return next((old for old in manifest.design.vms if old.name == vm.name), None) if manifest else None
-
-
-def _root_why(vm: Vm, old: Vm | None) -> str:
-    return "its run commands changed" if old is not None and old.run != vm.run else "its image changed"
-
-
-def _hardware_why(vm: Vm, old: Vm | None) -> str:
-    if old is None:
-        return "its hardware changed"
-    words = {"memory": "memory", "cpus": "CPUs", "nics": "network cards", "disks": "disks"}
-    changed = [word for name, word in words.items() if getattr(old, name) != getattr(vm, name)]
-    if "memory" in changed:
-        changed[changed.index("memory")] = f"memory {old.memory >> 20} -> {vm.memory >> 20} MiB"
-    return ", ".join(changed) + " changed" if changed else "the host's accelerator or uplink changed"
-
-
-def _identity_why(vm: Vm, old: Vm | None, *, moved: bool) -> str:
-    """`moved`: it is a firewall whose place in the outside is another one."""
-    if moved:
-        return "the host's uplink changed"
-    if old is not None and old.files != vm.files:
-        return "files changed: " + ", ".join(sorted({file.path for file in {*old.files} ^ {*vm.files}}))
-    return "names or neighbours changed"
+    return domain.marks.digests
 
 
 def _protection_steps(wanted: Manifest, state: VappState, steps: list[Step], reload: bool) -> Iterator[Step]:
     """Appliances are loaded when their rules differ, and whenever they were (re)started or may not have been loaded."""
     have = state.manifest
-    settled = have is not None and have.phase is Phase.READY and not reload
     touched = {step.subject for step in steps}
     firewall, ips = wanted.design.firewall, wanted.design.ips
-    if not settled or have is None or have.firewall != wanted.firewall or firewall.name in touched:
-        yield Step(Verb.LOAD_FIREWALL, firewall.name, _flows_why(flow_changes(wanted.design, have)))
-    if ips is not None and (not settled or have is None or have.ips != wanted.ips or ips.name in touched):
-        yield Step(Verb.LOAD_IPS, ips.name, "rules for " + ", ".join(wanted.design.inspection.zones))
-
-
-@dataclass(frozen=True, slots=True)
-class FlowChanges:
-    """Ids of flows, in the order of the file."""
-
-    allowed: tuple[str, ...]
-    revoked: tuple[str, ...]
-    changed: tuple[str, ...]
-
-    @property
-    def only_revokes(self) -> bool:
-        return bool(self.revoked) and not (self.allowed or self.changed)
-
-
-def flow_changes(design: Design, have: Manifest | None) -> FlowChanges:
-    old = {flow.id: flow for flow in have.design.flows} if have else {}
-    new = {flow.id: flow for flow in design.flows}
-    return FlowChanges(
-        allowed=tuple(name for name in new if name not in old),
-        revoked=tuple(name for name in old if name not in new),
-        changed=tuple(name for name in new if name in old and not same_flow(new[name], old[name])),
-    )
-
-
-def _flows_why(changes: FlowChanges) -> str:
-    """Names what changes in the flows, which is what a reviewer wants to see."""
-    words = (("allows", changes.allowed), ("revokes", changes.revoked), ("changes", changes.changed))
-    return "; ".join(f"{word} {', '.join(names)}" for word, names in words if names) or "its rules are to be loaded again"
-
-
-def same_flow(one: Flow, other: Flow) -> bool:
-    """Equal but for the line it stands on and its reason."""
-    ignored = {"line", "why"}
-    return all(getattr(one, item.name) == getattr(other, item.name) for item in fields(Flow) if item.name not in ignored)
+    why = reasons.loading(state, reload=reload)
+    if have is None or why or have.firewall != wanted.firewall or firewall.name in touched:
+        yield Step(Verb.LOAD_FIREWALL, firewall.name, reasons.firewall(wanted, have, why))
+    if ips is not None and (have is None or why or have.ips != wanted.ips or ips.name in touched):
+        yield Step(Verb.LOAD_IPS, ips.name, reasons.ips(wanted, have, why))

@@ -21,7 +21,7 @@ from vcloud.compile.libvirt.domain import render_domain
 from vcloud.compile.libvirt.host import BootFiles, HostFacts, placeholder_files
 from vcloud.design.addressing import uuid_of
 from vcloud.design.model import Nic, Uplink, Vm
-from vcloud.plan.state import digest_of
+from vcloud.plan.manifest import digest_of
 
 PORTS = 14
 """Free PCIe ports of a memory image: so many devices can be plugged into a VM that has woken from it."""

@@ -1,132 +1,81 @@
-"""What stands on a host, as values: the input of `vcloud.plan.diff`, filled by `vcloud.hosts.observe`."""
+"""What stands of one vApp on one host, as values: the input of `vcloud.plan.diff`, filled by `vcloud.hosts.observe`."""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any
 
-from vcloud.design.model import Design, GuestFile, Uplink, Vm
-
-
-class Phase(StrEnum):
-    """`applying`: a run began and has not ended; what stands must be looked at piece by piece. `ready`: the manifest is the truth."""
-
-    APPLYING = "applying"
-    READY = "ready"
-
-
-@dataclass(frozen=True, slots=True)
-class VmDigests:
-    """What a VM was made from, by the cost of a change."""
-
-    root: str
-    """Image, added packages and run commands: a change makes the VM anew."""
-    hardware: str
-    """CPUs, memory, cards, disks, accelerator: a change restarts it."""
-    identity: str
-    """Addresses, names, files, keys: a change is applied live."""
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """One vApp on one host, kept in libvirt, so that no local file is needed to know it again.
-
-    File contents and run commands are kept as digests only: libvirt's readers are more than those who may read secrets.
-    """
-
-    phase: Phase
-    design: Design
-    uplink: Uplink
-    accelerator: str
-    images: tuple[tuple[str, str], ...]
-    """(VM, image digest)."""
-    vms: tuple[tuple[str, VmDigests], ...]
-    firewall: str
-    """Digest of the ruleset."""
-    ips: str
-    """Digest of the IPS's files; empty without an IPS."""
-    written: str
-    """When, in UTC (ISO 8601)."""
-    vcloud: str
-    """Version that wrote it."""
-    ids: tuple[tuple[str, int], ...] = ()
-    """(VM, libvirt's id of its domain) when `up` brought it in. Every start gives a new id: with another one, nobody has raised its links."""
-
-    def image_of(self, vm: str) -> str:
-        return dict(self.images).get(vm, "")
-
-    def digests_of(self, vm: str) -> VmDigests | None:
-        return dict(self.vms).get(vm)
-
-    def id_of(self, vm: str) -> int | None:
-        return dict(self.ids).get(vm)
-
-    def agrees_with(self, other: Manifest) -> bool:
-        """Equal in everything but phase, time, writer and ids."""
-        return dataclasses.replace(self, phase=other.phase, written=other.written, vcloud=other.vcloud, ids=other.ids) == other
+from vcloud.design.model import Vm
+from vcloud.errors import HostError
+from vcloud.marks import NO_NETWORK, NO_VM, NetworkMarks, VmMarks
+from vcloud.plan.formats import Unreadable
+from vcloud.plan.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)
 class DomainState:
-    """A libvirt domain with a name as this vApp's VMs have."""
+    """A libvirt domain whose name is one that a VM of the vApp could have."""
 
     name: str
     uuid: str
     running: bool
     paused: bool = False
     id: int = -1
-    """libvirt's id, which every start changes; -1 while it is stopped."""
+    """libvirt's id, which every start changes; -1 while the domain is stopped."""
     saved: bool = False
-    """It is stopped, and libvirt keeps its memory: it can go on where it was."""
-    vapp: str = ""
-    """Empty: somebody else's domain."""
-    vm: str = ""
-    role: str = ""
-    digests: VmDigests | None = None
-    """None until the VM is wholly made."""
-    host_key: str = ""
-    rules: str = ""
-    """Of the firewall: the digest of the ruleset in force, as the firewall itself told it when it was loaded."""
-    keeps_data: bool = False
-    """Of a VM that is not wholly made: its data disks are older than this making of it."""
+    """The domain is stopped and libvirt keeps its memory, so that it can be restored."""
+    marks: VmMarks = NO_VM
 
     def is_of(self, vapp: str) -> bool:
-        """Whether it is a VM of the vApp: somebody's clone of one has its mark, and another name."""
-        return self.vapp == vapp and self.name == f"{vapp}.{self.vm}"
+        """Whether it is a VM of the vApp. A clone that somebody made of a VM has the VM's mark, and a name that does not fit the mark."""
+        return self.marks.vapp == vapp and self.name == f"{vapp}.{self.marks.vm}"
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkState:
+    """A libvirt network whose name is one that a network of the vApp could have."""
+
     name: str
     uuid: str
     active: bool
-    vapp: str = ""
+    marks: NetworkMarks = NO_NETWORK
 
 
 @dataclass(frozen=True, slots=True)
 class VappState:
-    """Everything of one vApp on one host. `domains` and `networks` may be marked only by name when the manifest is `ready`."""
+    """Everything of one vApp on one host.
+
+    While the manifest is `ready`, the marks of what it names are the manifest's, and those of the domains themselves were not read.
+    """
 
     manifest: Manifest | None
     domains: tuple[DomainState, ...]
     networks: tuple[NetworkState, ...]
     others: Mapping[str, str] = field(default_factory=dict)
-    """UUID -> name of every domain of the host with a name that is none of this vApp's."""
+    """UUID -> name of every domain of the host whose name is none of this vApp's."""
     uplink_gone: bool = False
-    """The libvirt network on which the firewall meets the outside is stopped or removed."""
+    """The libvirt network that connects the firewall to the outside is stopped or removed."""
+    filter_gone: bool = False
+    """The vApp's network filter is not defined."""
+    unreadable: Unreadable | None = None
+    """The manifest that is there and cannot be read."""
+
+    def refuse_newer(self, vapp: str, host: str) -> None:
+        """Raises HostError where a newer release of vcloud made any part of what stands: nothing may be built upon that."""
+        newer = [f"the domain '{domain.name}'" for domain in self.domains if domain.marks.is_newer and domain.marks.vapp == vapp]
+        newer += [f"the network '{network.name}'" for network in self.networks if network.marks.is_newer and network.marks.vapp == vapp]
+        if self.unreadable is not None and self.unreadable.is_newer:
+            raise HostError(f"'{vapp}' on {host} cannot be read: {self.unreadable.reason}", WAY_OUT)
+        if newer:
+            raise HostError(f"'{vapp}' on {host} cannot be read: a newer release of vcloud made {newer[0]}", WAY_OUT)
 
     def renamed(self, vm: Vm) -> str:
-        """The name that somebody gave a VM's domain; empty where it has its own, or none."""
+        """The name that somebody gave a VM's domain; empty where it has its own name, or where there is no such domain."""
         found = next((domain.name for domain in self.domains if domain.uuid == vm.uuid), "") or self.others.get(vm.uuid, "")
         return found if found != vm.domain else ""
 
-    def brought_in(self, vm: Vm) -> bool:
-        """Whether this VM runs since `vcloud up` looked after its links, its services and its rules."""
+    def connected(self, vm: Vm) -> bool:
+        """Whether `vcloud up` has connected this VM since the VM was started: its links, its services and its rules."""
         domain = self.domain(vm.domain)
         return domain is not None and self.manifest is not None and domain.running and self.manifest.id_of(vm.name) == domain.id
 
@@ -142,41 +91,4 @@ class VappState:
         return next((network for network in self.networks if network.name == name), None)
 
 
-def digest_of(*parts: object) -> str:
-    """A short, stable digest of printable values."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
-
-
-def redacted(design: Design) -> Design:
-    """The design with file contents and run commands replaced by their digests."""
-    return dataclasses.replace(design, workloads=tuple(map(_redacted_vm, design.workloads)))
-
-
-def _redacted_vm(vm: Vm) -> Vm:
-    files = tuple(GuestFile(file.path, _mark(file.content), file.mode, file.owner) for file in vm.files)
-    return dataclasses.replace(vm, files=files, run=tuple(_mark(line.encode()).decode() for line in vm.run))
-
-
-def _mark(content: bytes) -> bytes:
-    return b"sha256:" + hashlib.sha256(content).hexdigest().encode()
-
-
-def manifest_to_json(manifest: Manifest) -> bytes:
-    text: bytes = _adapter().dump_json(manifest)
-    return text
-
-
-def manifest_from_json(text: bytes) -> Manifest | None:
-    """None where the text is not a manifest of this release's format; the vApp is then looked at piece by piece."""
-    try:
-        manifest: Manifest = _adapter().validate_json(text)
-    except ValueError:
-        return None
-    return manifest
-
-
-@functools.cache
-def _adapter() -> Any:
-    from pydantic import TypeAdapter  # 0.1 s of import that most commands can do without
-
-    return TypeAdapter(Manifest)
+WAY_OUT = "Nothing was changed. Use the release of vcloud that made it, or a later one."

@@ -1,16 +1,21 @@
-"""What a plan is made of."""
+"""What a plan is made of: steps, each with its host, its cost, what must be done before it and what undoes it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Final
 
 
 class Verb(StrEnum):
-    """One kind of change; the order is the order in which `vcloud.apply` makes them."""
+    """One kind of change. A plan lists its steps in this order; what runs before what is said by `Step.needs`."""
 
     REMOVE_VM = "remove VM"
+    DEFINE_FILTER = "define filter"
     MAKE_NETWORK = "make network"
+    REMAKE_NETWORK = "make network anew"
+    MAKE_MEMORY_IMAGE = "make memory image"
     MAKE_VM = "make VM"
     REMAKE_VM = "make VM anew"
     RESTART_VM = "restart VM"
@@ -19,8 +24,11 @@ class Verb(StrEnum):
     CONFIGURE_VM = "configure VM"
     LOAD_IPS = "load IPS"
     LOAD_FIREWALL = "load firewall"
+    CONNECT_VM = "connect VM"
+    """Raise a workload's links, start its services and wait until it is ready. Part of the step that starts the VM."""
     REMOVE_NETWORK = "remove network"
     RECORD = "record"
+    """Write the manifest that says that the vApp is ready. Every run ends with it."""
 
 
 class Cost(StrEnum):
@@ -33,10 +41,22 @@ class Cost(StrEnum):
     REMOVE = "remove"
 
 
-COSTS = {
+FRESH: Final = frozenset({Verb.MAKE_VM, Verb.REMAKE_VM})
+"""The VM gets a new root disk."""
+STARTED: Final = FRESH | {Verb.RESTART_VM, Verb.START_VM, Verb.RESTORE_VM}
+"""The VM is off, or its links are, and comes back."""
+TOUCHED: Final = STARTED | {Verb.CONFIGURE_VM}
+"""The VM gets its identity."""
+LOADED: Final = frozenset({Verb.LOAD_IPS, Verb.LOAD_FIREWALL})
+HIDDEN: Final = frozenset({Verb.CONNECT_VM, Verb.MAKE_MEMORY_IMAGE})
+"""Parts of other steps. A plan does not show them to people, who have agreed to the whole."""
+
+COSTS: Final = {
     Verb.REMOVE_VM: Cost.REMOVE,
-    Verb.REMOVE_NETWORK: Cost.REMOVE,
+    Verb.DEFINE_FILTER: Cost.LIVE,
     Verb.MAKE_NETWORK: Cost.NEW,
+    Verb.REMAKE_NETWORK: Cost.RESTART,
+    Verb.MAKE_MEMORY_IMAGE: Cost.NEW,
     Verb.MAKE_VM: Cost.NEW,
     Verb.REMAKE_VM: Cost.RECREATE,
     Verb.RESTART_VM: Cost.RESTART,
@@ -45,22 +65,58 @@ COSTS = {
     Verb.CONFIGURE_VM: Cost.LIVE,
     Verb.LOAD_IPS: Cost.LIVE,
     Verb.LOAD_FIREWALL: Cost.LIVE,
+    Verb.CONNECT_VM: Cost.NEW,
+    Verb.REMOVE_NETWORK: Cost.REMOVE,
     Verb.RECORD: Cost.LIVE,
 }
+REMOVED_BY_DOWN: Final = "`vcloud down` removes it"
+BY_THE_FILE: Final = "`vcloud up` with the file as it was before"
+UNDO: Final = {
+    Verb.REMOVE_VM: "",
+    Verb.DEFINE_FILTER: REMOVED_BY_DOWN,
+    Verb.MAKE_NETWORK: REMOVED_BY_DOWN,
+    Verb.REMAKE_NETWORK: BY_THE_FILE,
+    Verb.MAKE_MEMORY_IMAGE: "`vcloud image memory rm` removes it",
+    Verb.MAKE_VM: REMOVED_BY_DOWN,
+    Verb.REMAKE_VM: "",
+    Verb.RESTART_VM: BY_THE_FILE,
+    Verb.START_VM: "`virsh shutdown` stops it",
+    Verb.RESTORE_VM: "`vcloud save` saves it again",
+    Verb.CONFIGURE_VM: BY_THE_FILE,
+    Verb.LOAD_IPS: BY_THE_FILE,
+    Verb.LOAD_FIREWALL: BY_THE_FILE,
+    Verb.CONNECT_VM: "`virsh domif-setlink` cuts its links",
+    Verb.REMOVE_NETWORK: BY_THE_FILE,
+    Verb.RECORD: BY_THE_FILE,
+}
+"""What undoes each kind of change. Empty: nothing does, and what only that VM's root disk holds is lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One change to one thing, and why."""
+    """One change to one thing on one host, and why."""
 
     verb: Verb
     subject: str
-    """Name of the VM; for what is removed and for networks, libvirt's name."""
+    """Name of the VM; for what is removed and for networks, libvirt's name; for a memory image, its key."""
     why: str
+    host: str = ""
+    needs: frozenset[str] = field(default=frozenset(), compare=False)
+    """Ids of the steps that must have ended before this one begins."""
+    rank: int = field(default=0, compare=False)
+    """Of several steps that may begin, the one with the lowest rank begins first."""
+
+    @property
+    def id(self) -> str:
+        return f"{self.verb} {self.subject}"
 
     @property
     def cost(self) -> Cost:
         return COSTS[self.verb]
+
+    @property
+    def undo(self) -> str:
+        return UNDO[self.verb]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +127,32 @@ class Plan:
     host: str
     steps: tuple[Step, ...]
 
+    @property
+    def shown(self) -> tuple[Step, ...]:
+        """The steps that people are shown and agree to: all but parts of others. `record` is shown only where nothing else is done."""
+        own = tuple(step for step in self.steps if step.verb not in HIDDEN)
+        return tuple(step for step in own if step.verb is not Verb.RECORD) or own
+
     def subjects(self, *verbs: Verb) -> tuple[str, ...]:
         return tuple(step.subject for step in self.steps if step.verb in verbs)
 
     def has(self, *verbs: Verb) -> bool:
         return any(step.verb in verbs for step in self.steps)
 
+    def verb_of(self, vm: str) -> Verb | None:
+        """How this plan makes, starts or configures a VM; None where it does not touch the VM."""
+        return next((step.verb for step in self.steps if step.subject == vm and step.verb in TOUCHED), None)
+
     def losses(self) -> frozenset[str]:
         """What would be made anew or removed, and so loses what only it holds."""
         return frozenset(step.subject for step in self.steps if step.cost in (Cost.RECREATE, Cost.REMOVE))
+
+    def with_steps(self, more: Iterable[Step]) -> Plan:
+        """The plan with further steps, in the order of `Verb`."""
+        return replace(self, steps=in_order((*self.steps, *more)))
+
+
+def in_order(steps: Iterable[Step]) -> tuple[Step, ...]:
+    """The steps in the order of `Verb`; those of one verb stay as they stand."""
+    order = list(Verb)
+    return tuple(sorted(steps, key=lambda step: order.index(step.verb)))

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 
 from vcloud.errors import NONSENSE
-from vcloud.plan.state import Manifest
+from vcloud.plan.manifest import Manifest
 from vcloud.proof.checks import Check, Kind, Outcome
 from vcloud.proof.firewall_report import TABLE, FirewallReport
 from vcloud.proof.judge import Verdict

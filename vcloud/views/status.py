@@ -12,8 +12,10 @@ from vcloud.errors import NoVappError, UsageError
 from vcloud.guests.appliances import in_force
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import choose_host
-from vcloud.hosts.observe import observe_vapp, vapp_names
-from vcloud.plan.state import Manifest, Phase, VappState
+from vcloud.hosts.manifests import vapp_names
+from vcloud.hosts.observe import observe_vapp
+from vcloud.plan.manifest import Manifest, Phase
+from vcloud.plan.state import VappState
 from vcloud.proof.checks import Outcome
 from vcloud.proof.report import plain
 
@@ -88,6 +90,13 @@ def status_of(vapp: str, connect: str | None) -> Status:
     """As libvirt and the appliances themselves say. Raises UsageError when the host does not have the vApp."""
     with open_host(choose_host(connect)) as host:
         state = observe_vapp(host, vapp)
+        if state.unreadable is not None:
+            raise UsageError(
+                f"'{vapp}' on {host.name} is unreadable: {state.unreadable.reason}",
+                "Use the release of vcloud that made it, or a later one."
+                if state.unreadable.is_newer
+                else f"`vcloud up` with its file writes its description again; `vcloud down {vapp}` removes it.",
+            )
         if state.manifest is None:
             if state.domains:
                 raise UsageError(
@@ -109,7 +118,7 @@ def all_vapps(connect: str | None) -> list[dict[str, Any]]:
                 {
                     "vapp": name,
                     "host": host.name,
-                    "state": (found.phase if found.healthy else "problem") if found else "rest",
+                    "state": "unreadable" if state.unreadable else (found.phase if found.healthy else "problem") if found else "rest",
                     "vms": len(found.vms) if found else len(state.domains),
                     "running": sum(domain.running for domain in state.domains),
                     "owner": found.owner if found else "",
@@ -175,7 +184,7 @@ def _problems(state: VappState, design: Design, phase: Phase) -> list[str]:
                 else ""
             )
             problems.append(f"{vm.role} '{vm.name}' is {found}{stopped}; `vcloud up` repairs it")
-        elif phase is Phase.READY and not state.brought_in(vm):
+        elif phase is Phase.READY and not state.connected(vm):
             problems.append(f"{vm.role} '{vm.name}' was started by somebody else than `vcloud up`, which sees to its links and services")
     if state.uplink_gone:
         problems.append("the uplink's network is stopped or removed, and so nothing reaches the outside or comes from it")

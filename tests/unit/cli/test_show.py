@@ -12,8 +12,9 @@ from tests.standing import manifest_of
 from vcloud.compile.libvirt.network import zone_networks
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import HostRef
-from vcloud.hosts.observe import delete_manifest, domain_ids, write_manifest
-from vcloud.plan.state import Phase
+from vcloud.hosts.manifests import delete_manifest, write_manifest
+from vcloud.hosts.observe import domain_ids
+from vcloud.plan.manifest import Phase
 from vcloud.views.render import UPLINK
 from vcloud.views.status import all_vapps
 

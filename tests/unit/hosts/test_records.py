@@ -19,10 +19,14 @@ from vcloud.errors import HostError
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import HostRef, UplinkConfig
 from vcloud.hosts.lock import PREFIX, LockedError, named_lock, vapp_lock
+from vcloud.hosts.manifests import PREFIX as MANIFEST
+from vcloud.hosts.manifests import delete_manifest, read_manifest, vapp_names, write_manifest
 from vcloud.hosts.metadata import Record, read_record, remove_record, write_record
-from vcloud.hosts.observe import delete_manifest, observe, observe_domain, observe_vapp, read_manifest, vapp_names, write_manifest
+from vcloud.hosts.observe import observe_domain, observe_vapp
 from vcloud.hosts.uplink import choosing_uplink, fits, uplink_for
-from vcloud.plan.state import Manifest, Phase, VmDigests
+from vcloud.marks import VmDigests
+from vcloud.plan.formats import FORMAT, Unreadable, encoded
+from vcloud.plan.manifest import Manifest, Phase
 
 DIGESTS = VmDigests("r", "h", "i")
 CONFIG = UplinkConfig(network="uplink", prefix4=IPv4Network("198.18.0.0/16"), gateway4=IPv4Address("198.18.0.1"))
@@ -38,7 +42,7 @@ def manifest(vapp: str, phase: Phase = Phase.READY, address: str = "198.18.200.1
     design = build_design(zones="dmz", vms={"web": "dmz x2"}, vapp=vapp)
     uplink = dataclasses.replace(UPLINK, address4=type(UPLINK.address4)(address))
     vms = tuple((vm.name, DIGESTS) for vm in design.vms)
-    return Manifest(phase, design, uplink, "tcg", (), vms, "f", "", "2030-01-01T00:00:00+00:00", "0")
+    return Manifest(phase, design, uplink, "tcg", (), vms, (), "", "f", "", "2030-01-01T00:00:00+00:00", "0")
 
 
 def network_names(host: Host) -> set[str]:
@@ -132,7 +136,7 @@ def test_a_manifest_comes_back_as_it_was(host: Host) -> None:
     assert read_manifest(host, "shop") == written
     write_manifest(host, dataclasses.replace(written, firewall="another"))
     again = read_manifest(host, "shop")
-    assert again is not None
+    assert isinstance(again, Manifest)
     assert again.firewall == "another"
     assert vapp_names(host) == ("shop",)
     delete_manifest(host, "shop")
@@ -141,12 +145,33 @@ def test_a_manifest_comes_back_as_it_was(host: Host) -> None:
     assert vapp_names(host) == ()
 
 
-def test_a_manifest_of_another_release_is_none(host: Host) -> None:
-    write_record(host, Record("vcloud-manifest-shop", uuid_of("manifest", "shop"), text="bm90IG91cnM="))
-    assert read_manifest(host, "shop") is None
-    assert observe_vapp(host, "shop").manifest is None
+def write_newer(host: Host, vapp: str, *, address: str = "198.18.200.1/16") -> None:
+    """What a newer release would keep: an envelope as ours, and a body that nobody here can read."""
+    envelope, _ = encoded(manifest(vapp, address=address))
+    write_record(host, Record(MANIFEST + vapp, uuid_of("manifest", vapp), envelope | {"format": str(FORMAT + 1), "vcloud": "9.1"}, "body"))
+
+
+def test_a_manifest_of_a_newer_release_is_a_state_of_its_own(host: Host) -> None:
+    write_newer(host, "shop")
+    found = read_manifest(host, "shop")
+    assert isinstance(found, Unreadable)
+    state = observe_vapp(host, "shop")
+    assert (state.manifest, state.unreadable) == (None, found)
+    with pytest.raises(HostError, match=r"made by vcloud 9\.1"):
+        state.refuse_newer("shop", "h1")
     write_manifest(host, manifest("shop"))
-    assert read_manifest(host, "shop") is not None
+    assert observe_vapp(host, "shop").unreadable is None
+
+
+def test_a_damaged_manifest_can_be_written_again(host: Host) -> None:
+    write_record(host, Record(MANIFEST + "shop", uuid_of("manifest", "shop"), text="bm90IG91cnM="))
+    state = observe_vapp(host, "shop")
+    assert state.manifest is None
+    assert state.unreadable
+    assert not state.unreadable.is_newer
+    state.refuse_newer("shop", "h1")
+    write_manifest(host, manifest("shop"))
+    assert isinstance(read_manifest(host, "shop"), Manifest)
 
 
 DOMAIN = "<domain type='test'><name>{name}</name><uuid>{uuid}</uuid>{mark}<memory>1024</memory><os><type>hvm</type></os></domain>"
@@ -166,14 +191,18 @@ def test_without_a_settled_manifest_the_domains_speak_for_themselves(host: Host)
     marked, foreign = state.domain(vm.domain), state.domain("shop.other")
     assert marked is not None
     assert foreign is not None
-    assert (marked.vapp, marked.vm, marked.role, marked.host_key) == ("shop", "web-1", "workload", "ssh-ed25519 AAAA")
-    assert marked.digests == VmDigests("R", "H", "I")
+    assert (marked.marks.vapp, marked.marks.vm, marked.marks.role, marked.marks.host_key) == (
+        "shop",
+        "web-1",
+        "workload",
+        "ssh-ed25519 AAAA",
+    )
+    assert marked.marks.digests == VmDigests("R", "H", "I")
     assert (marked.running, marked.paused) == (True, True)
-    assert (foreign.vapp, foreign.running, foreign.digests) == ("", False, None)
+    assert (foreign.marks.vapp, foreign.running, foreign.marks.digests) == ("", False, None)
     assert observe_domain(host, vm.domain) == marked
     assert observe_domain(host, "shop.none") is None
     assert state.domain("test") is None, "the test driver's own domain is not of this vApp"
-    assert "test" in [domain.name for domain in observe(host).domains]
 
 
 def test_a_settled_manifest_vouches_only_for_what_has_its_uuids(host: Host) -> None:
@@ -189,12 +218,12 @@ def test_a_settled_manifest_vouches_only_for_what_has_its_uuids(host: Host) -> N
     host.connection.networkDefineXML("<network><name>shop.stranger</name><bridge name='stranger'/></network>")
     write_manifest(host, manifest("shop"))
     state = observe_vapp(host, "shop")
-    assert {domain.name: domain.vapp for domain in state.domains} == {ours.domain: "shop", stolen.domain: ""}
-    assert {network.name: network.vapp for network in state.networks} == {zone.network.name: "shop", "shop.stranger": ""}
+    assert {domain.name: domain.marks.vapp for domain in state.domains} == {ours.domain: "shop", stolen.domain: ""}
+    assert {network.name: network.marks.vapp for network in state.networks} == {zone.network.name: "shop", "shop.stranger": ""}
     standing = state.domain(ours.domain)
     assert standing is not None
     assert standing.running
-    assert standing.digests == DIGESTS
+    assert standing.marks.digests == DIGESTS
 
 
 def test_an_uplink_of_the_inventory_is_used_as_it_is(host: Host) -> None:
@@ -212,6 +241,24 @@ def test_two_vapps_never_have_one_address(host: Host) -> None:
     write_manifest(host, manifest("blog", address=str(first.address4)))
     delete_manifest(host, "shop")
     assert uplink_for(host, "shop").address4.ip == first.address4.ip + 1
+
+
+def test_the_address_of_a_vapp_that_a_newer_release_made_is_taken_too(host: Host) -> None:
+    free = uplink_for(host, "shop").address4
+    write_newer(host, "other", address=str(free))
+    assert uplink_for(host, "shop").address4 != free
+    write_newer(host, "other", address="198.18.200.1/16")
+    assert uplink_for(host, "shop").address4 == free
+
+
+def test_where_a_damaged_manifest_does_not_tell_its_address_none_is_chosen(host: Host) -> None:
+    """A second vApp would be given the first one's address."""
+    write_record(host, Record(MANIFEST + "other", uuid_of("manifest", "other"), text="bm90IG91cnM="))
+    with pytest.raises(HostError, match="it is not known which address the vApp 'other' uses") as refused:
+        uplink_for(host, "shop")
+    assert "vcloud down other" in refused.value.hint
+    delete_manifest(host, "other")
+    assert uplink_for(host, "shop").address4
 
 
 def test_a_full_uplink_is_said(host: Host) -> None:

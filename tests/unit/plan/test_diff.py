@@ -11,10 +11,14 @@ import pytest
 from tests.standing import manifest_of, standing, with_domain, without_domain
 from tests.vapps import design_of_text
 from vcloud.design.model import Design
-from vcloud.errors import SmallerDiskError, VcloudError
-from vcloud.plan.diff import flow_changes, plan_changes
-from vcloud.plan.state import DomainState, NetworkState, Phase, VappState
-from vcloud.plan.steps import COSTS, Cost, Plan, Verb
+from vcloud.errors import HostError, SmallerDiskError, VcloudError
+from vcloud.marks import NO_VM, NetworkMarks
+from vcloud.plan.diff import plan_changes
+from vcloud.plan.formats import FORMAT, Unreadable
+from vcloud.plan.manifest import Phase
+from vcloud.plan.reasons import RELEASE, flow_changes
+from vcloud.plan.state import DomainState, NetworkState, VappState
+from vcloud.plan.steps import COSTS, UNDO, Cost, Plan, Verb
 from vcloud.views.render import UPLINK
 
 FILE = """\
@@ -28,8 +32,9 @@ flows:
   - {id: visits, from: internet, to: web, service: tcp/80, publish: 8080}
   - {id: orders, from: web, to: api, service: tcp/8000, why: the API}
 """
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA me@desk"
 INSPECTED = "protection: {ips: {inspect: dmz}}\n"
-EMPTY = VappState(None, (), ())
+EMPTY = VappState(None, (), (), filter_gone=True)
 
 
 def design(old: str = "", new: str = "", text: str = FILE) -> Design:
@@ -66,6 +71,7 @@ def test_where_nothing_differs_nothing_is_done() -> None:
 def test_on_an_empty_host_everything_is_new_and_the_protection_comes_last() -> None:
     """The order is that of making; links are raised by `vcloud.apply` after the last step."""
     assert told(plan(design("", "", FILE + INSPECTED), EMPTY)) == [
+        ("define filter", "vcloud-shop", "live"),
         ("make network", "shop.dmz", "new"),
         ("make network", "shop.dmz.inner", "new"),
         ("make network", "shop.app", "new"),
@@ -128,7 +134,7 @@ def test_somebodys_clone_of_a_vm_is_not_the_vapps() -> None:
     """virt-clone copies the mark. The twin has the name that its mark says, and goes."""
     clone = replace(STANDING.domains[-1], name="shop.api-clone", uuid="11111111-2222-4333-8444-555555555555")
     assert plan(design(), replace(STANDING, domains=(*STANDING.domains, clone))).steps == ()
-    former = replace(clone, vm="api-clone")
+    former = replace(clone, marks=replace(clone.marks, vm="api-clone"))
     assert told(plan(design(), replace(STANDING, domains=(*STANDING.domains, former)))) == [("remove VM", "shop.api-clone", "remove")]
 
 
@@ -155,7 +161,7 @@ def test_a_users_own_image_learns_of_changes_at_boot() -> None:
     own = FILE.replace("image: nginx, zone: app", "image: {url: 'https://images.example/a.qcow2', sha256: '" + "0" * 64 + "'}, zone: app")
     changes = plan(design("first", "second", own), standing(design("", "", own)))
     assert told(changes) == [("restart VM", "api", "restart")]
-    assert why(changes, "api") == "files changed: /etc/key; cloud-init learns of it at boot"
+    assert why(changes, "api") == "files: /etc/key; cloud-init learns of it at boot"
 
 
 def test_a_zone_that_becomes_inspected_restarts_who_is_on_its_path() -> None:
@@ -167,7 +173,7 @@ def test_a_zone_that_becomes_inspected_restarts_who_is_on_its_path() -> None:
         ("load IPS", "ips", "live"),
         LOAD_FIREWALL,
     ]
-    assert why(changes, "web-1") == "network cards changed"
+    assert why(changes, "web-1") == "NICs in dmz changed"
     assert why(changes, "shop.dmz.inner") == "network between the IPS and the firewall in zone 'dmz'"
     assert why(changes, "ips") == "inspects dmz"
 
@@ -185,7 +191,7 @@ def test_a_zone_that_is_no_longer_inspected_loses_its_ips_first_and_its_inner_ne
 def test_another_accelerator_restarts_every_vm() -> None:
     changes = plan_changes(manifest_of(design(), accelerator="kvm"), STANDING, "h1")
     assert told(changes) == [*(("restart VM", vm.name, "restart") for vm in design().vms), LOAD_FIREWALL]
-    assert why(changes, "api") == "the host's accelerator or uplink changed"
+    assert why(changes, "api") == "accelerator: tcg -> kvm"
 
 
 def test_a_plan_says_which_flows_come_and_go() -> None:
@@ -194,10 +200,10 @@ def test_a_plan_says_which_flows_come_and_go() -> None:
 
 
 def test_a_plan_says_what_changes_in_a_vm() -> None:
-    assert why(plan(design("memory: 256M", "memory: 320M"), STANDING), "web-1") == "memory 256 -> 320 MiB changed"
+    assert why(plan(design("memory: 256M", "memory: 320M"), STANDING), "web-1") == "memory: 256 -> 320 MiB"
     assert why(plan(design("[echo one]", "[echo two]"), STANDING), "api") == "its run commands changed"
-    assert why(plan(design("/etc/key: first", "/etc/key: second"), STANDING), "api") == "files changed: /etc/key"
-    assert why(plan(design("/etc/key: first", "/etc/other: first"), STANDING), "api") == "files changed: /etc/key, /etc/other"
+    assert why(plan(design("/etc/key: first", "/etc/key: second"), STANDING), "api") == "files: /etc/key"
+    assert why(plan(design("/etc/key: first", "/etc/other: first"), STANDING), "api") == "files: /etc/key, /etc/other"
 
 
 def without_network(state: VappState, name: str, *, defined: bool) -> VappState:
@@ -238,7 +244,7 @@ def test_another_address_outside_is_given_to_the_firewall_live() -> None:
     elsewhere = replace(UPLINK, address4=IPv4Interface("198.19.0.2/16"), gateway4=IPv4Address("198.19.0.1"))
     changes = plan_changes(manifest_of(design(), uplink=elsewhere), STANDING, "h1")
     assert told(changes) == [("configure VM", "firewall", "live"), LOAD_FIREWALL]
-    assert why(changes, "firewall") == "the host's uplink changed"
+    assert why(changes, "firewall") == "addresses outside: + 198.19.0.2, - 198.18.0.2"
 
 
 def test_another_network_outside_restarts_the_firewall() -> None:
@@ -311,7 +317,7 @@ def test_after_an_interrupted_run_the_protection_is_loaded_whatever_it_got_to() 
 
 
 def test_a_vm_that_an_interrupted_run_left_half_made_is_made_anew() -> None:
-    half = with_domain(interrupted(STANDING), "shop.web-2", lambda domain: replace(domain, digests=None))
+    half = with_domain(interrupted(STANDING), "shop.web-2", lambda domain: replace(domain, marks=replace(domain.marks, digests=None)))
     changes = plan(design(), half)
     assert told(changes) == [("make VM anew", "web-2", "recreate"), LOAD_FIREWALL]
     assert why(changes, "web-2") == "an earlier run was interrupted while making it"
@@ -343,7 +349,7 @@ def test_a_vm_that_somebody_else_started_is_looked_after(vm: str, more: list[tup
 
 
 def test_the_domain_of_somebody_else_is_an_error_that_names_the_way_out() -> None:
-    foreign = with_domain(STANDING, "shop.api", lambda domain: replace(domain, uuid="f" * 32, vapp=""))
+    foreign = with_domain(STANDING, "shop.api", lambda domain: replace(domain, uuid="f" * 32, marks=NO_VM))
     with pytest.raises(VcloudError, match=r"domain 'shop\.api' exists already and is not vcloud's\n.*domrename"):
         plan(design(), foreign)
 
@@ -354,8 +360,8 @@ def test_the_network_of_somebody_else_is_an_error_that_names_the_way_out() -> No
 
 
 def test_things_of_other_vapps_are_left_alone() -> None:
-    stranger = replace(STANDING.domains[0], name="shop.old", vapp="shop.old")
-    segment = NetworkState("shop.old-net", "f" * 32, True, "other")
+    stranger = replace(STANDING.domains[0], name="shop.old", marks=replace(STANDING.domains[0].marks, vapp="shop.old"))
+    segment = NetworkState("shop.old-net", "f" * 32, True, NetworkMarks("other", "net"))
     state = replace(STANDING, domains=(*STANDING.domains, stranger), networks=(*STANDING.networks, segment))
     assert plan(design(), state).steps == ()
 
@@ -409,3 +415,110 @@ def test_losses_are_what_is_made_anew_or_removed() -> None:
     assert plan(design("count: 2, memory: 256M", "count: 1, memory: 512M"), STANDING).losses() == {"shop.web-2"}
     assert plan(design("echo one", "echo two"), STANDING).losses() == {"api"}
     assert plan(design("memory: 256M", "memory: 512M"), STANDING).losses() == set()
+
+
+# What is compared is what is rendered
+
+
+def test_a_vm_that_this_release_renders_differently_is_restarted() -> None:
+    """A device more in the template, for example: nothing of the file differs, and the digest of the rendered domain does."""
+    old = with_marks(STANDING, "shop.api", hardware="digest of another text")
+    changes = plan(design(), old)
+    assert told(changes) == [("restart VM", "api", "restart")]
+    assert why(changes, "api") == RELEASE
+
+
+def with_marks(state: VappState, name: str, **digests: str) -> VappState:
+    """The same where an earlier release rendered other texts for one VM, as its mark and the manifest say."""
+    assert state.manifest
+    vm = name.partition(".")[2]
+    vms = tuple((other, replace(found, **digests) if other == vm else found) for other, found in state.manifest.vms)
+    manifest = replace(state.manifest, vms=vms)
+    marks = dict(vms)
+    changed = with_domain(state, name, lambda domain: replace(domain, marks=replace(domain.marks, digests=marks[vm])))
+    return replace(changed, manifest=manifest)
+
+
+def test_a_network_that_this_release_renders_differently_is_made_anew_and_its_vms_restart() -> None:
+    def other(network: NetworkState) -> NetworkState:
+        return replace(network, marks=replace(network.marks, digest="another")) if network.name == "shop.app" else network
+
+    changes = plan(design(), replace(STANDING, networks=tuple(map(other, STANDING.networks))))
+    assert told(changes) == [
+        ("make network anew", "shop.app", "restart"),
+        ("restart VM", "firewall", "restart"),
+        ("restart VM", "api", "restart"),
+        LOAD_FIREWALL,
+    ]
+    assert why(changes, "shop.app") == RELEASE
+    assert "is made anew" in why(changes, "api")
+
+
+def test_a_filter_that_this_release_renders_differently_is_defined_again_live() -> None:
+    assert STANDING.manifest
+    changes = plan(design(), replace(STANDING, manifest=replace(STANDING.manifest, filter="another")))
+    assert told(changes) == [("define filter", "vcloud-shop", "live")]
+    assert why(changes, "vcloud-shop") == RELEASE
+
+
+def test_a_filter_that_somebody_removed_is_defined_again() -> None:
+    changes = plan(design(), replace(STANDING, filter_gone=True))
+    assert told(changes) == [("define filter", "vcloud-shop", "live")]
+    assert why(changes, "vcloud-shop") == "it was removed"
+
+
+def test_rules_that_this_release_renders_differently_are_loaded_again() -> None:
+    assert STANDING.manifest
+    changes = plan(design(), replace(STANDING, manifest=replace(STANDING.manifest, firewall="another")))
+    assert told(changes) == [LOAD_FIREWALL]
+    assert why(changes, "firewall") == f"rules are loaded again: {RELEASE}"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        pytest.param({"old": "count: 2", "new": "count: 3"}, "/etc/hosts: + web-3", id="a VM more"),
+        pytest.param({"old": "count: 2", "new": "count: 1"}, "/etc/hosts: - web-2", id="a VM less"),
+        pytest.param({"old": "zones:", "new": f"authorized_keys: ['{KEY}']\nzones:"}, "authorized keys changed", id="a key"),
+    ],
+)
+def test_a_plan_names_what_a_guest_is_told_anew(change: dict[str, str], words: str) -> None:
+    assert why(plan(design(**change), STANDING), "api") == words
+
+
+def test_a_reload_that_is_asked_for_says_so() -> None:
+    changes = plan_changes(manifest_of(design()), STANDING, "h1", reload=True)
+    assert told(changes) == [LOAD_FIREWALL]
+    assert why(changes, "firewall") == "rules are loaded again: --reload asks for it"
+
+
+# Made by a newer release
+
+
+def test_nothing_is_planned_upon_a_manifest_that_a_newer_release_made() -> None:
+    newer = replace(STANDING, manifest=None, unreadable=Unreadable(FORMAT + 1, "9.1", None))
+    with pytest.raises(HostError, match=rf"vcloud 9\.1 \(format {FORMAT + 1}; this release reads up to {FORMAT}\)") as refused:
+        plan(design(), newer)
+    assert "Nothing was changed" in refused.value.hint
+
+
+def test_nothing_is_planned_upon_a_domain_or_network_that_a_newer_release_marked() -> None:
+    """The manifest may be lost, so that only the marks tell."""
+    domain = with_domain(STANDING, "shop.api", lambda domain: replace(domain, marks=replace(domain.marks, format=99)))
+    networks = tuple(replace(network, marks=replace(network.marks, format=99)) for network in STANDING.networks)
+    for state in (domain, replace(STANDING, networks=networks)):
+        with pytest.raises(HostError, match=r"a newer release of vcloud made the (domain|network)"):
+            plan(design(), replace(state, manifest=None))
+
+
+def test_a_damaged_manifest_is_written_again_from_what_the_domains_say() -> None:
+    damaged = replace(STANDING, manifest=None, unreadable=Unreadable(0, "", None))
+    assert told(plan(design(), damaged)) == [*(("start VM", vm.name, "new") for vm in design().vms), LOAD_FIREWALL]
+
+
+def test_every_step_tells_its_host_and_what_undoes_it() -> None:
+    changes = plan(design("", "", FILE + INSPECTED), STANDING)
+    assert {step.host for step in changes.steps} == {"h1"}
+    assert set(UNDO) == set(Verb)
+    lost = [verb for verb in Verb if COSTS[verb] in (Cost.RECREATE, Cost.REMOVE) and verb is not Verb.REMOVE_NETWORK]
+    assert [verb for verb in Verb if not UNDO[verb]] == lost

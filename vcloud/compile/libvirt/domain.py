@@ -14,8 +14,7 @@ from vcloud.compile.environment import render
 from vcloud.compile.libvirt.devices import devices_of, nic_device, ports_of
 from vcloud.compile.libvirt.host import BootFiles, HostFacts
 from vcloud.design.model import Nic, Uplink, Vm
-
-METADATA_NAMESPACE = "https://vcloud.dev/ns/1"
+from vcloud.marks import NAMESPACE
 
 
 def render_domain(vm: Vm, uplink: Uplink, host: HostFacts, boot: BootFiles, disk_paths: Mapping[str, str], marks: Mapping[str, str]) -> str:
@@ -23,7 +22,7 @@ def render_domain(vm: Vm, uplink: Uplink, host: HostFacts, boot: BootFiles, disk
     devices = devices_of(vm, uplink, boot, disk_paths)
     return render(
         "libvirt/domain.xml.j2",
-        namespace=METADATA_NAMESPACE,
+        namespace=NAMESPACE,
         vm=vm,
         host=host,
         boot=boot,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from vcloud.compile.environment import render
-from vcloud.compile.libvirt.domain import METADATA_NAMESPACE
 from vcloud.design.model import Network, Zone
+from vcloud.marks import NAMESPACE
 
 
 def zone_networks(zone: Zone) -> tuple[Network, ...]:
@@ -12,5 +14,6 @@ def zone_networks(zone: Zone) -> tuple[Network, ...]:
     return (zone.network, zone.inner) if zone.inspected else (zone.network,)
 
 
-def render_network(vapp: str, zone: Zone, network: Network) -> str:
-    return render("libvirt/network.xml.j2", namespace=METADATA_NAMESPACE, vapp=vapp, zone=zone.name, network=network)
+def render_network(network: Network, marks: Mapping[str, str]) -> str:
+    """The network's XML. `marks` are the attributes of vcloud's element in the metadata; none for a text that is compared."""
+    return render("libvirt/network.xml.j2", namespace=NAMESPACE, network=network, marks=marks)

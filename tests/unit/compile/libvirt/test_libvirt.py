@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from tests.vapps import TWO_HOMES, design_of_text, shop
-from vcloud.compile.libvirt.domain import METADATA_NAMESPACE, render_domain, render_interface
+from vcloud.compile.libvirt.domain import render_domain, render_interface
 from vcloud.compile.libvirt.host import BootFiles, HostFacts
 from vcloud.compile.libvirt.network import render_network, zone_networks
 from vcloud.compile.libvirt.nwfilter import render_filter
 from vcloud.design.model import Design, Network, Role, Uplink, Vm, Zone
+from vcloud.marks import NAMESPACE, NetworkMarks
 from vcloud.views.render import UPLINK
 
 SCHEMAS = Path("/usr/share/libvirt/schemas")
@@ -59,7 +60,7 @@ def test_libvirts_schema_accepts_every_domain(design: Design, vm: Vm, boot: Boot
 
 @pytest.mark.parametrize(("design", "zone", "network"), NETWORKS, ids=[network.name for *_, network in NETWORKS])
 def test_libvirts_schema_accepts_every_network(design: Design, zone: Zone, network: Network) -> None:
-    document = etree.fromstring(render_network(design.vapp, zone, network).encode())
+    document = etree.fromstring(render_network(network, NetworkMarks(design.vapp, zone.name, "digest").attributes()).encode())
     assert schema("network").validate(document), schema("network").error_log
 
 
@@ -82,10 +83,15 @@ def test_the_schema_refuses_what_is_wrong() -> None:
 @pytest.mark.parametrize(("design", "zone", "network"), NETWORKS, ids=[network.name for *_, network in NETWORKS])
 def test_the_host_is_no_part_of_a_zone(design: Design, zone: Zone, network: Network) -> None:
     """No address, no forwarding, no DHCP, no DNS: a bridge and nothing more."""
-    root = etree.fromstring(render_network(design.vapp, zone, network).encode())
+    root = etree.fromstring(render_network(network, NetworkMarks(design.vapp, zone.name, "digest").attributes()).encode())
     assert [child.tag for child in root] == ["name", "uuid", "metadata", "bridge"]
     assert root.find("bridge").get("name") == network.bridge
-    assert root.find(f"metadata/{{{METADATA_NAMESPACE}}}network").attrib == {"vapp": design.vapp, "zone": zone.name}
+    assert root.find(f"metadata/{{{NAMESPACE}}}network").attrib == {
+        "format": "2",
+        "vapp": design.vapp,
+        "zone": zone.name,
+        "digest": "digest",
+    }
 
 
 @pytest.mark.parametrize(("design", "vm"), MACHINES, ids=[vm.domain for _, vm in MACHINES])
@@ -167,12 +173,12 @@ def test_no_text_breaks_out_of_a_domain(name: str, path: str, mark: str) -> None
     root = etree.fromstring(text.encode())
     assert root.findtext("name") == name
     assert root.find("devices/disk/source").get("file") == path
-    assert root.find(f"metadata/{{{METADATA_NAMESPACE}}}vm").get("vapp") == mark
+    assert root.find(f"metadata/{{{NAMESPACE}}}vm").get("vapp") == mark
 
 
 @given(HOSTILE, HOSTILE)
 def test_no_text_breaks_out_of_a_network(name: str, vapp: str) -> None:
     zone = DESIGNS[0].zones[0]
-    text = render_network(vapp, replace(zone, name=name), replace(zone.network, name=name, bridge=name))
-    assert elements(text) == elements(render_network("shop", zone, zone.network))
+    text = render_network(replace(zone.network, name=name, bridge=name), NetworkMarks(vapp, name).attributes())
+    assert elements(text) == elements(render_network(zone.network, NetworkMarks("shop", zone.name).attributes()))
     assert etree.fromstring(text.encode()).findtext("name") == name

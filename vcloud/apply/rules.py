@@ -1,0 +1,18 @@
+"""Loads the rules of an appliance. The appliance checks them first; refused rules leave the old ones in force."""
+
+from __future__ import annotations
+
+from vcloud.apply.run import Run
+from vcloud.design.model import Role, Vm
+from vcloud.guests.setup import load_firewall, load_ips
+
+
+def load(run: Run, vm: Vm) -> None:
+    artifacts = run.target.artifacts
+    with run.explained(vm):
+        if vm.role is Role.FIREWALL:
+            run.learnt.rules = load_firewall(run.agent(vm), artifacts.firewall)
+            run.mark(vm)
+        else:
+            load_ips(run.agent(vm), artifacts.ips)
+        run.reporter.report(vm.name, "rules loaded and checked")

@@ -1,0 +1,71 @@
+"""The manifests that a host keeps: one record for each vApp on it, with a fixed UUID, so that a new manifest replaces the one before."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+
+import libvirt
+
+from vcloud.design.addressing import uuid_of
+from vcloud.errors import HostError
+from vcloud.hosts.connection import Host, translated
+from vcloud.hosts.metadata import Record, read_record, remove_record, write_record
+from vcloud.plan.formats import Unreadable, decoded, encoded
+from vcloud.plan.manifest import Manifest
+
+PREFIX = "vcloud-manifest-"
+
+
+def vapp_names(host: Host) -> tuple[str, ...]:
+    """The vApps that have a manifest, in alphabetical order. One call of libvirt."""
+    with translated(f"the vApps of {host.name} could not be listed"):
+        names = [network.name() for network in host.connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_INACTIVE)]
+    return tuple(sorted(name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)))
+
+
+def read_manifest(host: Host, vapp: str) -> Manifest | Unreadable | None:
+    """The manifest of a vApp; None where the host has none."""
+    with translated(f"the manifest of '{vapp}' could not be read on {host.name}"):
+        record = read_record(host, PREFIX + vapp)
+    return None if record is None else manifest_in(record)
+
+
+def manifest_in(record: Record) -> Manifest | Unreadable:
+    return decoded(record.attributes, record.text)
+
+
+def write_manifest(host: Host, manifest: Manifest) -> None:
+    """Keeps the manifest of a vApp on the host, in place of the one before. Hold the vApp's lock.
+
+    Raises HostError where libvirt refuses it.
+    """
+    vapp = manifest.design.vapp
+    envelope, body = encoded(manifest)
+    with translated(f"the manifest of '{vapp}' could not be written on {host.name}"):
+        write_record(host, Record(PREFIX + vapp, uuid_of("manifest", vapp), envelope, body))
+
+
+def delete_manifest(host: Host, vapp: str) -> None:
+    with translated(f"the manifest of '{vapp}' could not be removed from {host.name}"):
+        remove_record(host, uuid_of("manifest", vapp))
+
+
+def addresses_outside(host: Host, *, but: str) -> set[IPv4Address]:
+    """The addresses outside that the vApps of a host use, but for the vApp `but`.
+
+    Raises HostError where a manifest does not tell its address: any address that is chosen then might be in use.
+    """
+    taken = set()
+    for name in vapp_names(host):
+        if name == but or (manifest := read_manifest(host, name)) is None:
+            continue
+        if isinstance(manifest, Manifest):
+            taken.add(manifest.uplink.address4.ip)
+        elif manifest.address4 is not None:
+            taken.add(manifest.address4)
+        else:
+            raise HostError(
+                f"it is not known which address the vApp '{name}' uses on {host.name}: {manifest.reason}",
+                f"Nothing was changed. Run `vcloud up` with the file of '{name}', or `vcloud down {name}`, then run this command again.",
+            )
+    return taken

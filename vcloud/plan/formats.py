@@ -1,0 +1,131 @@
+"""How a manifest is written down, and how this release reads what other releases wrote.
+
+A manifest is kept in two parts. The *envelope* is a handful of plain attributes that keep their meaning in every format: the format's number,
+the release that wrote it, and the addresses that the vApp's firewall uses outside. So every release can see which addresses are taken, even
+where it cannot read the rest. The *body* is JSON, compressed.
+
+To change the format: raise `FORMAT`, write the step from the format before into `UPGRADES`, and add a golden file of the new format to
+tests/golden/formats. A field that gets a default needs no new format.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import functools
+import json
+import re
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv4Interface
+from typing import Any, Final
+
+from vcloud.plan.manifest import Manifest
+from vcloud.plan.upgrade import from_1
+from vcloud.plan.wanted import filter_digest, hardware_digest, network_digests
+
+FORMAT: Final = 2
+"""The newest format that this release reads, and the one that it writes. Format 1 had no envelope."""
+UPGRADES: Final[Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {1: from_1}
+"""Format -> what turns a body of that format into one of the next format."""
+MOST: Final = 32 << 20
+"""Bytes that a body may have when it is unpacked. A manifest of a thousand VMs has about 4 MiB."""
+_NUMBER: Final = re.compile(r"[1-9][0-9]{0,5}")
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A manifest that is there and cannot be read. Nothing may be built upon it."""
+
+    format: int
+    """0: it is damaged, so that its format is not known."""
+    vcloud: str
+    """Version that wrote it, where the envelope says so."""
+    address4: IPv4Address | None
+    """The address outside that the vApp's firewall uses; None where the envelope does not say."""
+
+    @property
+    def is_newer(self) -> bool:
+        """Whether a newer release wrote it. Otherwise it is damaged."""
+        return self.format > FORMAT
+
+    @property
+    def reason(self) -> str:
+        if not self.is_newer:
+            return "its description is damaged"
+        by = f"vcloud {self.vcloud}" if self.vcloud else "a newer release of vcloud"
+        return f"its description was made by {by} (format {self.format}; this release reads up to {FORMAT})"
+
+
+def encoded(manifest: Manifest) -> tuple[dict[str, str], str]:
+    """The envelope and the body of a manifest."""
+    uplink = manifest.uplink
+    envelope = {"format": str(FORMAT), "vcloud": manifest.vcloud, "phase": manifest.phase.value, "address4": str(uplink.address4)}
+    if uplink.address6 is not None:
+        envelope["address6"] = str(uplink.address6)
+    return envelope, base64.b64encode(zlib.compress(_adapter().dump_json(manifest))).decode()
+
+
+def decoded(envelope: Mapping[str, str], body: str) -> Manifest | Unreadable:
+    """The manifest of any format up to this release's. Whoever may write to the host's libvirt may have written it."""
+    form = _format(envelope)
+    unreadable = Unreadable(form if form > FORMAT else 0, _printable(envelope.get("vcloud", "")), _address(envelope))
+    if form > FORMAT:
+        return unreadable
+    try:
+        document = json.loads(_unpacked(body))
+        for earlier in range(form, FORMAT):
+            document = UPGRADES[earlier](document)
+        manifest: Manifest = _adapter().validate_json(json.dumps(document))
+    except (ValueError, RecursionError):
+        return unreadable
+    return _with_digests(manifest) if form == 1 else manifest
+
+
+def _with_digests(manifest: Manifest) -> Manifest:
+    """The manifest of a vApp that a release of format 1 made, with the digests of what that release rendered."""
+    design = manifest.design
+    hardware = {vm.name: hardware_digest(vm, manifest.uplink, manifest.accelerator) for vm in design.vms}
+    return replace(
+        manifest,
+        vms=tuple((name, replace(digests, hardware=hardware.get(name, ""))) for name, digests in manifest.vms),
+        networks=network_digests(design),
+        filter=filter_digest(design),
+    )
+
+
+def _unpacked(body: str) -> bytes:
+    """Raises ValueError."""
+    try:
+        unpacker = zlib.decompressobj()
+        text = unpacker.decompress(base64.b64decode(body, validate=True), MOST)
+    except (binascii.Error, zlib.error) as error:
+        raise ValueError(str(error)) from None
+    if not unpacker.eof:
+        raise ValueError("it is cut short, or unreasonably large")
+    return text
+
+
+def _format(envelope: Mapping[str, str]) -> int:
+    """A body without an envelope is of format 1. A format that is no number is taken for a newer release's."""
+    written = envelope.get("format", "1")
+    return int(written) if _NUMBER.fullmatch(written) else FORMAT + 1
+
+
+def _address(envelope: Mapping[str, str]) -> IPv4Address | None:
+    try:
+        return IPv4Interface(envelope.get("address4", "")).ip
+    except ValueError:
+        return None
+
+
+def _printable(text: str) -> str:
+    return text if len(text) <= 40 and text.isprintable() else ""
+
+
+@functools.cache
+def _adapter() -> Any:
+    from pydantic import TypeAdapter  # 0.1 s of import that most commands can do without
+
+    return TypeAdapter(Manifest)

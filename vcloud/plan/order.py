@@ -1,0 +1,121 @@
+"""In which order the steps of a plan may run. The order is what keeps a vApp closed while it changes.
+
+Networks and the filter come first, then the appliances, whose rules are loaded and checked. Only then is any workload connected. Workloads
+start beside the appliances to save time, but with their links down. `Step.needs` says all of this as data, so that it can be tested
+without a host, and so that whoever runs a plan needs no order of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from vcloud.design.model import Design, Role, Vm
+from vcloud.plan.steps import FRESH, LOADED, STARTED, TOUCHED, Plan, Step, Verb
+
+PREPARING = frozenset({Verb.REMOVE_VM, Verb.DEFINE_FILTER, Verb.MAKE_NETWORK, Verb.REMAKE_NETWORK})
+LAST = (Verb.REMOVE_NETWORK, Verb.RECORD)
+
+
+def ordered(plan: Plan, design: Design, *, firewall_first: bool, linked: bool) -> Plan:
+    """The plan with every part of its steps, with what each step needs, and with the ranks of those that wait for a processor.
+
+    Args:
+        plan: the steps that people were shown, of a vApp of which at least one thing is to be done.
+        design: what is wanted.
+        firewall_first: the firewall is loaded before the IPS, because the new rules only revoke flows. Otherwise the IPS is loaded first,
+            so that what a new flow carries is inspected before the flow is allowed.
+        linked: some workload runs with its links up, so that the order of loading matters.
+    """
+    complete = plan.with_steps(_connections(plan, design))
+    if not complete.has(Verb.RECORD):
+        complete = complete.with_steps([Step(Verb.RECORD, plan.vapp, "every run ends with it", plan.host)])
+    needs = _Needs(complete, design, firewall_first=firewall_first, linked=linked)
+    ranks = {vm.name: rank for rank, vm in enumerate(by_urgency(complete, design))}
+    return replace(
+        complete, steps=tuple(replace(step, needs=frozenset(needs.of(step)), rank=ranks.get(step.subject, 0)) for step in complete.steps)
+    )
+
+
+def with_memory_images(plan: Plan, keys: Iterable[tuple[str, Sequence[str]]]) -> Plan:
+    """The ordered plan with a step for each memory image that this run makes. `keys` are pairs of a key and the VMs that wake from it."""
+    steps = plan.steps
+    for key, vms in keys:
+        image = Step(Verb.MAKE_MEMORY_IMAGE, key, f"for {', '.join(vms)}", plan.host)
+        steps = tuple(
+            replace(step, needs=step.needs | {image.id}) if step.verb in FRESH and step.subject in vms else step for step in steps
+        )
+        steps = (image, *steps)
+    record = next(step for step in steps if step.verb is Verb.RECORD)
+    others = frozenset(step.id for step in steps) - {record.id}
+    return replace(plan, steps=tuple(replace(step, needs=others) if step is record else step for step in steps))
+
+
+def starts_connected(vm: Vm) -> bool:
+    """Whether a VM is not even started before its turn: an image of a user's own cannot make its services wait for the links."""
+    return vm.role is Role.WORKLOAD and not vm.image.recipe
+
+
+def by_urgency(plan: Plan, design: Design) -> tuple[Vm, ...]:
+    """The VMs that the plan touches. Those that others wait for longest come first: the IPS, the firewall, then the start order."""
+    touched = {step.subject for step in plan.steps if step.verb in TOUCHED}
+    starting = {step.subject for step in plan.steps if step.verb in STARTED}
+    order = [*reversed(design.appliances), *in_start_order([vm for vm in design.workloads if vm.name in starting])]
+    rest = [vm for vm in design.workloads if vm not in order]
+    return tuple(vm for vm in (*order, *rest) if vm.name in touched)
+
+
+def in_start_order(vms: Iterable[Vm]) -> Iterator[Vm]:
+    """The VMs, each after those of them that its `after` names."""
+    waiting = list(vms)
+    names = {vm.name for vm in waiting}
+    while waiting:
+        free = [vm for vm in waiting if not names & set(vm.after)]
+        yield from free
+        names -= {vm.name for vm in free}
+        waiting = [vm for vm in waiting if vm.name in names]
+
+
+def _connections(plan: Plan, design: Design) -> Iterator[Step]:
+    for vm in design.workloads:
+        if plan.verb_of(vm.name) in STARTED:
+            yield Step(Verb.CONNECT_VM, vm.name, "part of starting it", plan.host)
+
+
+class _Needs:
+    """Ids of the steps that each step of one plan must wait for."""
+
+    def __init__(self, plan: Plan, design: Design, *, firewall_first: bool, linked: bool) -> None:
+        self.plan = plan
+        self.vms = {vm.name: vm for vm in design.vms}
+        self.preparing = self._ids(PREPARING)
+        self.loading = self._ids(LOADED)
+        self.first = Verb.LOAD_FIREWALL if firewall_first else Verb.LOAD_IPS
+        self.linked = linked
+
+    def of(self, step: Step) -> Iterator[str]:
+        if step.verb in (Verb.MAKE_NETWORK, Verb.REMAKE_NETWORK):
+            yield from self._ids({Verb.REMOVE_VM})
+        elif step.verb in TOUCHED:
+            yield from self.preparing
+            if starts_connected(self.vms[step.subject]) and step.verb in STARTED:
+                yield from self._before_links(self.vms[step.subject])
+        elif step.verb in LOADED:
+            yield from (*self.preparing, *self._touching(step.subject))
+            if self.linked and step.verb is not self.first:
+                yield from self._ids({self.first})
+        elif step.verb is Verb.CONNECT_VM:
+            yield from (*self._touching(step.subject), *self._before_links(self.vms[step.subject]))
+        elif step.verb in LAST:
+            yield from (other.id for other in self.plan.steps if other.verb not in LAST[LAST.index(step.verb) :])
+
+    def _before_links(self, vm: Vm) -> Iterator[str]:
+        """Both appliances hold their rules, and the VMs that this one comes after are ready."""
+        yield from self.loading
+        yield from (step.id for name in vm.after for step in self.plan.steps if step.verb is Verb.CONNECT_VM and step.subject == name)
+
+    def _touching(self, vm: str) -> Iterator[str]:
+        return (step.id for step in self.plan.steps if step.subject == vm and step.verb in TOUCHED)
+
+    def _ids(self, verbs: Iterable[Verb]) -> frozenset[str]:
+        return frozenset(step.id for step in self.plan.steps if step.verb in verbs)

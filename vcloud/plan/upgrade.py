@@ -1,0 +1,31 @@
+"""How this release reads the manifests of earlier releases: each function turns a body of one format into a body of the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PurePath
+from typing import Any
+
+
+def from_1(body: dict[str, Any]) -> dict[str, Any]:
+    """Format 2 compares digests of rendered texts, keeps no path of the operator's machine, and has digests of networks and of the filter.
+
+    The digests are left empty here. `vcloud.plan.formats` fills them in from the design: every release that wrote format 1 rendered the
+    same domains, networks and filters as this one, which tests/unit/plan/test_formats.py holds.
+    Raises ValueError where the body is not of format 1.
+    """
+    try:
+        for vm in _vms(body["design"]):
+            for key in ("name", "recipe", "source"):
+                vm["image"][key] = PurePath(vm["image"][key]).name
+        vms = [[name, {**digests, "hardware": ""}] for name, digests in body["vms"]]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"it is no manifest of format 1: {error!r}") from None
+    return {**body, "vms": vms, "networks": [], "filter": ""}
+
+
+def _vms(design: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield from design["workloads"]
+    yield design["firewall"]
+    if design["ips"] is not None:
+        yield design["ips"]
