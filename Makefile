@@ -4,6 +4,7 @@ VENV := .venv
 VCLOUD := $(VENV)/bin/vcloud
 READY := $(VENV)/.ready
 PYTEST := $(VENV)/bin/python -m pytest
+SIDE_BY_SIDE := $(PYTEST) -n auto --max-worker-restart 0
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-unit test-netns test-vm test-nested bench setup clean
@@ -28,16 +29,16 @@ demo: $(READY)
 	bash .ci/demo
 
 test: $(READY)
-	$(PYTEST) tests --ignore=tests/bench -m "not nested"
+	$(SIDE_BY_SIDE) tests --ignore=tests/bench -m "not nested" --durations=30
 
 test-unit: $(READY)
-	$(PYTEST) tests/unit tests/golden tests/test_style.py
+	$(SIDE_BY_SIDE) tests/unit tests/golden tests/test_style.py
 
 test-netns: $(READY)
-	$(PYTEST) tests/netns
+	$(SIDE_BY_SIDE) tests/netns
 
 test-vm: $(READY)
-	$(PYTEST) tests/lab tests/vm
+	$(SIDE_BY_SIDE) tests/lab tests/vm
 
 test-nested: $(READY)
 	$(PYTEST) tests/nested -m nested

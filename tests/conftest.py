@@ -1,17 +1,39 @@
 """Options of the test run."""
 
+from __future__ import annotations
+
 import signal
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from tests import sidebyside
+
 signal.signal(signal.SIGINT, signal.default_int_handler)
-"""Who starts the run in the background of a script makes it deaf to Ctrl-C, and with it all programs that it starts."""
+"""A shell script that runs something in the background makes it ignore Ctrl-C, and with it all programs that it starts."""
 
 settings.register_profile("vcloud", deadline=None)
 settings.load_profile("vcloud")
-"""A shared machine may be slow for a moment; the tests that promise a time measure it themselves."""
+"""A shared machine may be slow for a moment. The tests that promise a time measure it themselves."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the expected outputs; read the difference before you commit it")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` means."""
+    return sidebyside.worker_count()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> sidebyside.Groups:
+    return sidebyside.Groups(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        items[:] = sidebyside.longest_first(items)

@@ -1,9 +1,10 @@
-"""What the tests on real VMs share: one lab with one host, and the shop in it."""
+"""What the tests on real VMs share: one lab with one host."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import subprocess
 from collections.abc import Callable, Generator, Iterator
@@ -13,7 +14,8 @@ import pytest
 
 from tests.vm.driver import ROOT, Operator, Vapp, lab, remains, standing, volumes
 
-LAB = "t-vm"
+LAB = "t-vm" + os.environ.get("PYTEST_XDIST_WORKER", "")
+"""Workers that run side by side have a lab each."""
 LOGS = ROOT / "build/test-logs"
 SHOP = ROOT / "templates/vapps/shop.yaml"
 
@@ -31,9 +33,15 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
         assert not volumes(operator, "root.", "vm.", "console.", "seed.")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def raised(operator: Operator) -> Iterator[Raise]:
-    """Brings vApps up, and takes each down in the end, from whatever state it is in."""
+    """Brings vApps up. Takes each of them down after the module's last test, whatever state it is in then."""
+    with taken_down_in_the_end(operator) as bring:
+        yield bring
+
+
+@contextlib.contextmanager
+def taken_down_in_the_end(operator: Operator) -> Iterator[Raise]:
     names: list[str] = []
 
     def bring(name: str, file: Path) -> Vapp:
@@ -46,12 +54,6 @@ def raised(operator: Operator) -> Iterator[Raise]:
         if remains(operator, name):
             operator.run("down", "--yes", name)
         assert remains(operator, name) == []
-
-
-@pytest.fixture(scope="session")
-def shop(raised: Raise) -> Vapp:
-    """The shipped shop: five VMs, two of them appliances."""
-    return raised("shop", SHOP)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.vm.conftest import SHOP, Raise
+from tests.vm.conftest import Raise
 from tests.vm.driver import LABS, Operator, Probe, Vapp, domains, links, parse, remains, stages, wait_until, write_vapp
 from tests.vm.test_interrupted import stop_at
 
@@ -63,38 +62,6 @@ def changed(folder: Path, **parts: Any) -> Path:
 def save_file(vapp: Vapp, vm: str) -> Path:
     """Where libvirt keeps a VM's memory."""
     return LABS / vapp.operator.env["VCLOUD_LAB"] / f"h1/var/lib/libvirt/qemu/save/{vapp.domain(vm)}.save"
-
-
-def test_the_shop_goes_on_where_it_was(shop: Vapp) -> None:
-    operator = shop.operator
-    for vm in WORKLOADS:
-        shop.inside(vm, "echo here > /run/only-in-memory")
-    before, keys = boots(shop, *WORKLOADS), shop.inside("web-1", "cat /etc/ssh/ssh_host_*_key.pub /etc/machine-id")
-    assert operator.run("save", "shop", "-o", "json").data["saved"] == ["firewall", "ips", *WORKLOADS]
-    stood = time.time()
-    assert set(domains(operator, "shop").values()) == {"-"}
-    assert shop.curl("/", patience=3).code != 0
-    found = operator.status("shop")
-    assert (found["phase"], found["healthy"], {vm["state"] for vm in found["vms"]}) == ("saved", True, {"saved"})
-    assert next(row["state"] for row in operator.run("list", "-o", "json").data if row["vapp"] == "shop") == "saved"
-    assert "saved already" in operator.run("save", "shop").out
-    assert "vcloud up" in operator.run("exec", "shop/db", "--", "true", code=None).err
-    assert "`vcloud up` restores it" in operator.run("verify", "shop", code=1).err
-    steps = operator.run("plan", str(SHOP), "-o", "json").data["steps"]
-    assert [step["subject"] for step in steps if step["verb"] == "restore VM"] == ["firewall", "ips", *WORKLOADS]
-    time.sleep(max(0.0, stood + 5 - time.time()))  # long enough for a clock that stood still to show
-    done = operator.up(SHOP)
-    assert all("restoring" in stages(done, vm) for vm in ("firewall", "ips", *WORKLOADS))
-    assert boots(shop, *WORKLOADS) == before
-    assert shop.inside("web-1", "cat /etc/ssh/ssh_host_*_key.pub /etc/machine-id") == keys
-    for vm in WORKLOADS:
-        assert shop.inside(vm, "cat /run/only-in-memory; rm /run/only-in-memory") == "here\n"
-    assert shop.clock_error("db") < 4
-    assert shop.curl("/").code == 0
-    assert operator.run("ssh", "shop/web-1", "hostname").out == "web-1\n"
-    assert "nothing to do" in operator.up(SHOP).out
-    verdict = operator.run("verify", "shop", "-o", "json", timeout=300).data["summary"]
-    assert verdict["pass"] > 300
 
 
 def test_links_are_cut_in_what_is_saved_and_come_back_after_the_rules(kept: Vapp) -> None:

@@ -1,0 +1,1 @@
+"""Tests of one running shop. pytest takes it down after the last test of this folder."""
