@@ -16,11 +16,13 @@ import pytest
 from typer.core import TyperOption
 from typer.main import get_command
 
+from tests import claims
 from vcloud.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "vcloud"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 PURE_PACKAGES = ("documents", "spec", "patterns", "design", "compile", "placement", "plan", "proof")
 PURE = (*(f"vcloud.{name}" for name in PURE_PACKAGES), "vcloud.values", "vcloud.marks", "vcloud.errors", "vcloud.data")
 IMPURE = frozenset({"libvirt", "libvirt_qemu", "paramiko", "rich", "typer", "subprocess", "socket", "urllib.request", "http"})
@@ -193,3 +195,55 @@ def test_an_installed_vcloud_brings_its_templates_and_images(tmp_path: Path) -> 
     found = [Path(name) for name in run(sys.executable, "-I", "-c", program).split()]
     assert len(found) > 5
     assert all(path.exists() and path.is_relative_to(tmp_path / "vcloud") for path in found)
+
+
+def replaces_our_own_code(path: Path) -> Iterator[str]:
+    """Calls in a test that put something else in the place of an attribute of vcloud."""
+    tree = ast.parse(path.read_text())
+    ours = {
+        alias.asname or alias.name.partition(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+        if (getattr(node, "module", None) or alias.name).partition(".")[0] == "vcloud"
+    }
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args):
+        named = ast.unparse(call.func).rpartition(".")[2]
+        target = re.match(r"""f?['"]?(\w+)""", ast.unparse(call.args[0]))
+        if named in ("setattr", "delattr", "patch", "object") and target and target[1] in {*ours, "vcloud"}:
+            yield f"{path}:{call.lineno}"
+
+
+def test_no_test_replaces_our_own_code() -> None:
+    """A test that does proves only that the replacement works."""
+    assert [place for path in TESTS for place in replaces_our_own_code(path)] == []
+    assert not [names(path) for path in TESTS if any(within(name, ("unittest.mock", "mock")) for name in imports(path))]
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("monkeypatch.setattr('vcloud.hosts.pool.FOLDER', 1)", 1),
+        ("monkeypatch.setattr(f'vcloud.{place}', 1)", 1),
+        ("monkeypatch.setattr(pool, 'FOLDER', 1)", 1),
+        ("monkeypatch.delattr(pool.Pool, 'path')", 1),
+        ("mock.patch('vcloud.hosts.pool.FOLDER')", 1),
+        ("monkeypatch.setattr(sys, 'argv', [])", 0),
+        ("monkeypatch.setenv('VCLOUD_FILE', 'x')", 0),
+    ],
+)
+def test_a_replacement_of_our_own_code_is_found(tmp_path: Path, line: str, found: int) -> None:
+    path = tmp_path / "test_some.py"
+    path.write_text(f"import sys\nfrom vcloud.hosts import pool\n{line}\n")
+    assert len(list(replaces_our_own_code(path))) == found
+
+
+def test_every_claim_of_the_last_release_is_still_held_by_a_test() -> None:
+    """Whoever moves or merges tests writes a row into tests/claims.tsv."""
+    moved, tests = claims.moves(), set(claims.present())
+    assert [claim for claim in claims.claims() if claims.successor(claim, moved) not in tests] == []
+
+
+def test_every_row_of_the_table_of_claims_is_about_a_test_or_file_of_the_last_release() -> None:
+    known = {place for claim in claims.claims() for place in (claim, claim.partition("::")[0])}
+    assert sorted(set(claims.moves()) - known) == []

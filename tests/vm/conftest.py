@@ -19,13 +19,14 @@ LAB = "t-vm" + os.environ.get("PYTEST_XDIST_WORKER", "")
 LOGS = ROOT / "build/test-logs"
 SHOP = ROOT / "templates/vapps/shop.yaml"
 
-Raise = Callable[[str, Path], Vapp]
+Raise = Callable[..., Vapp]
+"""Takes the name of a vApp, its file, and options of `vcloud up`."""
 
 
 @pytest.fixture(scope="session")
 def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     """Somebody at the command line whose lab has one host. In the end nothing but the lab's own things may be there."""
-    with lab(LAB, tmp_path_factory.mktemp("home")) as operator:
+    with lab(LAB, tmp_path_factory.mktemp("home"), stocked=True) as operator:
         yield operator
         assert operator.run("list", "-o", "json").data == []
         assert operator.virsh("list", "--all", "--name").split() == []
@@ -44,9 +45,9 @@ def raised(operator: Operator) -> Iterator[Raise]:
 def taken_down_in_the_end(operator: Operator) -> Iterator[Raise]:
     names: list[str] = []
 
-    def bring(name: str, file: Path) -> Vapp:
+    def bring(name: str, file: Path, *options: str) -> Vapp:
         names.append(name)
-        operator.up(file)
+        operator.up(file, *options)
         return standing(operator, name, file)
 
     yield bring

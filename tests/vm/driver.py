@@ -18,6 +18,8 @@ from xml.etree.ElementTree import Element
 
 import yaml
 
+from tests.vm import stock
+
 ROOT = Path(__file__).resolve().parents[2]
 LABS = Path("/var/lib/vcloud/test-labs")
 """Beside the user's own labs: theirs stay the only ones that commands find by themselves."""
@@ -132,12 +134,17 @@ class Operator:
 
 
 @contextmanager
-def lab(name: str, home: Path) -> Iterator[Operator]:
-    """Somebody at the command line with a lab of one host, which is new, and gone in the end."""
+def lab(name: str, home: Path, *, stocked: bool = False) -> Iterator[Operator]:
+    """Somebody at the command line with a lab of one host, which is new, and gone in the end.
+
+    A stocked host has images and memory images from the start (`tests.vm.stock`).
+    """
     operator = Operator(environment(name, home))
     operator.run("lab", "down")
     operator.run("lab", "up")
     try:
+        if stocked:
+            stock.give(LABS / name)
         yield operator
     finally:
         operator.run("lab", "down", timeout=600)

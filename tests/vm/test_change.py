@@ -32,8 +32,8 @@ BASE: dict[str, Any] = {
         {"id": "inner", "from": "web", "to": "store", "service": ["tcp/22", "icmp"]},
     ],
     "vms": {
-        "web": {"image": "base", "zone": "front", "count": 1, "ready": {"tcp": 22}, "files": {"/etc/note": "one\n"}},
-        "store": {"image": "base", "zone": "back", "disks": {"data": {"size": "64M", "mount": "/srv/data"}}},
+        "web": {"image": "base", "zone": "front", "memory": "256M", "count": 1, "ready": {"tcp": 22}, "files": {"/etc/note": "one\n"}},
+        "store": {"image": "base", "zone": "back", "memory": "256M", "disks": {"data": {"size": "64M", "mount": "/srv/data"}}},
     },
 }
 
@@ -212,7 +212,7 @@ def test_vms_join_and_leave_while_the_others_go_on(park: Park) -> None:
 
     def grow(file: dict[str, Any]) -> None:
         file["vms"]["web"]["count"] = 2
-        file["vms"]["extra"] = {"image": "base", "zone": "back"}
+        file["vms"]["extra"] = {"image": "base", "zone": "back", "memory": "256M"}
         file["flows"].append({"id": "help", "from": "extra", "to": "web", "service": "tcp/22"})
 
     numbers = domains(park.operator, NAME)

@@ -35,7 +35,7 @@ def own(raised: Raise, tmp_path_factory: pytest.TempPathFactory) -> Vapp:
         "name": "own",
         "zones": {"app": {}, "lab": {"open": True}},
         "vms": {
-            "near": {"image": "base", "zone": ["app", "lab"]},
+            "near": {"image": "base", "memory": "256M", "zone": ["app", "lab"]},
             "guest": guest(cloud_image()),
             "silent": guest(cloud_image_without_agent()),
         },
@@ -45,7 +45,7 @@ def own(raised: Raise, tmp_path_factory: pytest.TempPathFactory) -> Vapp:
             {"from": "guest", "to": "near", "service": "icmp"},
         ],
     }
-    return raised("own", write_vapp(tmp_path_factory.mktemp("own") / "own.yaml", document))
+    return raised("own", write_vapp(tmp_path_factory.mktemp("own") / "own.yaml", document), "--cold")
 
 
 def addresses(own: Vapp, vm: str) -> tuple[str, str]:

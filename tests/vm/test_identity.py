@@ -36,10 +36,11 @@ def people(raised: Raise, key: Path, tmp_path_factory: pytest.TempPathFactory) -
         "authorized_keys": [key.with_suffix(".pub").read_text().strip()],
         "zones": {"north": {}, "south": {}, "square": {"open": True}},
         "vms": {
-            "hub": {"image": "base", "zone": ["north", "south"], "ready": {"tcp": 22}},
-            "guest": {"image": "base", "zone": "square", "count": 2},
+            "hub": {"image": "base", "memory": "256M", "zone": ["north", "south"], "ready": {"tcp": 22}},
+            "guest": {"image": "base", "memory": "256M", "zone": "square", "count": 2},
             "keeper": {
                 "image": "base",
+                "memory": "256M",
                 "zone": "south",
                 "disks": {"data": {"size": "64M", "mount": "/srv/data"}},
                 "files": {"/etc/systemd/system/mine.service": "[Service]\nExecStart=sleep inf\n[Install]\nWantedBy=multi-user.target\n"},

@@ -22,7 +22,7 @@ def document() -> dict[str, Any]:
         "name": "fat",
         "zones": {"app": {}},
         "vms": {
-            "near": {"image": "base", "zone": "app"},
+            "near": {"image": "base", "memory": "256M", "zone": "app"},
             "twin": {
                 "image": {"file": str(cloud_image())},
                 "zone": "app",

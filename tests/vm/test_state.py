@@ -18,7 +18,7 @@ TINY: dict[str, Any] = {
     "vcloud": 1,
     "name": NAME,
     "zones": {"one": {}},
-    "vms": {"solo": {"image": "base", "zone": "one", "ready": {"tcp": 22}}},
+    "vms": {"solo": {"image": "base", "memory": "256M", "zone": "one", "ready": {"tcp": 22}}},
     "flows": [{"id": "login", "from": "internet", "to": "solo", "service": "tcp/22", "publish": 2222}],
 }
 FOREIGN_DOMAIN = """\

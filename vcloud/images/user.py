@@ -49,8 +49,10 @@ def image_name(source: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", Path(source).name.removesuffix(".qcow2"))
 
 
-def fetch(source: str, sha256: str, progress: Callable[[str], None] = lambda _: None, *, cache: Cache | None = None) -> Image:
-    """The image of a file or an https address, from the cache or brought there now.
+def fetch(
+    source: str, sha256: str, progress: Callable[[str], None] = lambda _: None, *, cache: Cache | None = None, largest: int = LARGEST
+) -> Image:
+    """The image of a file or an https address, from the cache or brought there now. `largest` is in bytes.
 
     Raises ImageError, and keeps nothing, for what cannot be read, has another checksum, or is not a qcow2 of one file.
     """
@@ -60,7 +62,7 @@ def fetch(source: str, sha256: str, progress: Callable[[str], None] = lambda _: 
 
     def make(folder: Path) -> Description:
         disk = folder / "disk.qcow2"
-        found = _copy(source, disk, progress)
+        found = _copy(source, disk, progress, largest)
         if found != key:
             hint = f"Expected is {key}, found {found}. Ask the publisher, or correct sha256."
             raise ImageError(f"the image {source} has the wrong checksum and was thrown away", hint)
@@ -70,15 +72,15 @@ def fetch(source: str, sha256: str, progress: Callable[[str], None] = lambda _: 
     return cache.fill(name, key, make, progress)
 
 
-def _copy(source: str, target: Path, progress: Callable[[str], None]) -> str:
+def _copy(source: str, target: Path, progress: Callable[[str], None], largest: int) -> str:
     """Copies and returns the SHA-256 of what was copied."""
     checksum, done, said = hashlib.sha256(), 0, -1
     try:
         with _open(source) as content, target.open("wb") as copy:
             while block := content.read(BLOCK):
                 done += len(block)
-                if done > LARGEST:
-                    raise ImageError(f"the image {source} has more than {LARGEST >> 30} GiB", "Use a smaller one.")
+                if done > largest:
+                    raise ImageError(f"the image {source} has more than {largest >> 30} GiB", "Use a smaller one.")
                 checksum.update(block)
                 copy.write(block)
                 if done >> 25 != said:

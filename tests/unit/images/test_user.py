@@ -20,7 +20,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from vcloud.errors import ImageError
-from vcloud.images import user
 from vcloud.images.cache import Cache
 from vcloud.images.user import fetch, image_name, source_digest
 
@@ -173,13 +172,12 @@ def test_a_redirection_is_followed_only_to_where_nobody_can_listen_in(cache: Cac
     assert fetch(f"{address}/to/{address}/{disk.name}", sha256(disk), cache=cache).digest == sha256(disk)
 
 
-def test_an_image_that_is_too_large_is_not_kept(cache: Cache, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(user, "LARGEST", disk.stat().st_size - 1)
+def test_an_image_that_is_too_large_is_not_kept(cache: Cache, disk: Path) -> None:
+    size = disk.stat().st_size
     with pytest.raises(ImageError, match="more than"):
-        fetch(str(disk), sha256(disk), cache=cache)
+        fetch(str(disk), sha256(disk), cache=cache, largest=size - 1)
     assert not [path for path in cache.folder.iterdir() if path.is_dir()]
-    monkeypatch.setattr(user, "LARGEST", disk.stat().st_size)
-    assert fetch(str(disk), sha256(disk), cache=cache).digest == sha256(disk)
+    assert fetch(str(disk), sha256(disk), cache=cache, largest=size).digest == sha256(disk)
 
 
 def test_two_who_fetch_the_same_image_at_once_get_one(cache: Cache, disk: Path) -> None:
