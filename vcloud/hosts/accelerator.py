@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import libvirt
 from pydantic import TypeAdapter
 
+from vcloud.compile.libvirt.domain import render_test_boot
 from vcloud.compile.libvirt.host import HostFacts
 from vcloud.errors import HostError
 from vcloud.hosts.connection import Host, interruptible, message_of, translated
@@ -220,29 +221,5 @@ def _running(host: Host, xml: str) -> Iterator[socket.socket]:
 
 
 def trial_xml(kernel: str, initrd: str, accelerator: str) -> str:
-    """The least that a kernel needs, with the CPU that vcloud's VMs have."""
-    facts = HostFacts(accelerator)
-    return f"""\
-<domain type='{facts.domain_type}'>
-  <name>vcloud-probe-{secrets.token_hex(4)}</name>
-  <memory unit='MiB'>256</memory>
-  <vcpu>1</vcpu>
-  <os>
-    <type arch='x86_64' machine='q35'>hvm</type>
-    <kernel>{kernel}</kernel>
-    <initrd>{initrd}</initrd>
-    <cmdline>console=ttyS0 quiet panic=-1 vcloud.probe</cmdline>
-  </os>
-  <features><acpi/><apic/></features>
-  <cpu mode='{facts.cpu_mode}'/>
-  <on_reboot>destroy</on_reboot>
-  <on_crash>destroy</on_crash>
-  <devices>
-    <controller type='usb' model='none'/>
-    <serial type='pty'><target port='0'/></serial>
-    <console type='pty'><target type='serial' port='0'/></console>
-    <video><model type='none'/></video>
-    <memballoon model='none'/>
-  </devices>
-</domain>
-"""
+    """The domain of a KVM test boot, under a name of its own."""
+    return render_test_boot(f"vcloud-probe-{secrets.token_hex(4)}", kernel, initrd, HostFacts(accelerator))

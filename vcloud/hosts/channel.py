@@ -12,11 +12,10 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from xml.etree import ElementTree
-from xml.etree.ElementTree import Element
 
 import libvirt
 
+from vcloud.compile.libvirt.domain import render_guest_port
 from vcloud.errors import GuestError
 from vcloud.hosts.agent import Agent
 from vcloud.hosts.connection import Host, translated
@@ -115,7 +114,7 @@ def _port(host: Host, name: str) -> Iterator[tuple[libvirt.virDomain, str]]:
     port = PREFIX + secrets.token_hex(4)
     with translated(f"the channel into '{name}' could not be made on {host.name}"):
         domain = host.connection.lookupByName(name)
-        domain.attachDeviceFlags(_port_xml(port), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        domain.attachDeviceFlags(render_guest_port(port), libvirt.VIR_DOMAIN_AFFECT_LIVE)
     try:
         yield domain, port
     finally:
@@ -129,10 +128,3 @@ def _unplug(domain: libvirt.virDomain, port: str) -> None:
         target = channel.find("target")
         if target is not None and target.get("name") == port:
             domain.detachDeviceFlags(to_text(channel), libvirt.VIR_DOMAIN_AFFECT_LIVE)
-
-
-def _port_xml(port: str) -> str:
-    channel = Element("channel", {"type": "unix"})
-    ElementTree.SubElement(channel, "source", {"mode": "bind"})
-    ElementTree.SubElement(channel, "target", {"type": "virtio", "name": port})
-    return to_text(channel)

@@ -1,4 +1,4 @@
-"""vcloud's own elements in libvirt's metadata, and records: values that a host keeps as inactive networks."""
+"""vcloud's own elements in libvirt's metadata, and records: values that a host keeps for vcloud in networks that are never started."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from xml.etree.ElementTree import Element
 
 import libvirt
 
+from vcloud.compile.libvirt.record import render_record
 from vcloud.hosts.connection import Host, found_or_none
 from vcloud.marks import NAMESPACE
 
@@ -16,7 +17,7 @@ ElementTree.register_namespace("vcloud", NAMESPACE)
 
 
 def parse(xml: str) -> Element:
-    """XML that libvirt made, which therefore holds no entities."""
+    """The tree of XML that libvirt wrote. libvirt writes no entities, so a standard parser is safe."""
     return ElementTree.fromstring(xml)  # noqa: S314
 
 
@@ -31,7 +32,7 @@ def own_element(xml: str, tag: str) -> Element | None:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Attributes and a text under a name on a host. Two records of one name cannot be, whoever writes them."""
+    """Attributes and a text under a name on a host. libvirt refuses a second record of the same name, whoever writes it."""
 
     name: str
     uuid: str
@@ -40,18 +41,12 @@ class Record:
 
 
 def write_record(host: Host, record: Record) -> None:
-    """Keeps a record, in one step. It replaces one of the same name and UUID.
+    """Writes a record in one step. A record of the same name and UUID is replaced.
 
     Raises:
-        libvirt.libvirtError: there is one of that name with another UUID.
+        libvirt.libvirtError: another record has that name and another UUID.
     """
-    network = Element("network")
-    ElementTree.SubElement(network, "name").text = record.name
-    ElementTree.SubElement(network, "uuid").text = record.uuid
-    place = ElementTree.SubElement(network, "metadata")
-    ElementTree.SubElement(place, f"{{{NAMESPACE}}}record", dict(record.attributes)).text = record.text
-    ElementTree.SubElement(network, "forward", {"mode": "bridge"})  # libvirt would give a network of any other mode a bridge and a MAC
-    host.connection.networkDefineXML(to_text(network))
+    host.connection.networkDefineXML(render_record(record.name, record.uuid, record.attributes, record.text))
 
 
 def read_record(host: Host, name: str) -> Record | None:
@@ -60,19 +55,19 @@ def read_record(host: Host, name: str) -> Record | None:
         return None if network is None else record_of(network)
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_NETWORK:
-            return None  # it went between two calls
+            return None  # somebody removed it between the two calls
         raise
 
 
 def record_of(network: libvirt.virNetwork) -> Record:
-    """The record that a network is. One that somebody else made of that name is an empty record."""
+    """The record in a network. A network that is not a record of vcloud's gives an empty one."""
     element = own_element(network.XMLDesc(), "record")
     attributes = {} if element is None else dict(element.attrib)
     return Record(network.name(), network.UUIDString(), attributes, (element.text or "") if element is not None else "")
 
 
 def remove_record(host: Host, uuid: str) -> None:
-    """Removes exactly the record that was seen, or nothing."""
+    """Removes the record of that UUID, and never a newer one of the same name."""
     network = found_or_none(host.connection.networkLookupByUUIDString, uuid)
     if network is not None:
         found_or_none(network.undefine)

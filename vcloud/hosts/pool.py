@@ -16,15 +16,14 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
-from xml.etree import ElementTree
-from xml.etree.ElementTree import Element
 
 import libvirt
 
+from vcloud.compile.libvirt.storage import PoolView, VolumeView, render_pool, render_volume
 from vcloud.design.addressing import uuid_of
 from vcloud.errors import HostError
 from vcloud.hosts.connection import Host, found_or_none, is_absent, translated
-from vcloud.hosts.metadata import parse, to_text
+from vcloud.hosts.metadata import parse
 from vcloud.hosts.stream import receive
 
 POOL = "vcloud"
@@ -67,7 +66,7 @@ class Pool:
 
     def make_disk(self, name: str, size: int) -> str:
         """An empty qcow2 of `size` bytes, unless there is a volume of that name already, which is kept. Returns its path."""
-        return self._make(_volume_xml(name, size, "qcow2"))
+        return self._make(VolumeView(name, size, "qcow2"))
 
     def grow(self, name: str, size: int) -> None:
         """Lets a volume that no running VM has be `size` bytes large.
@@ -91,24 +90,20 @@ class Pool:
         if not size:
             with translated(f"'{backing}' could not be looked at on {self.host.name}"):
                 size = self.host.connection.storageVolLookupByPath(backing).info()[1]
-        volume = _volume_xml(name, size, "qcow2")
-        store = ElementTree.SubElement(volume, "backingStore")
-        ElementTree.SubElement(store, "path").text = backing
-        ElementTree.SubElement(store, "format", {"type": "qcow2"})
-        return self._make(volume)
+        return self._make(VolumeView(name, size, "qcow2", backing))
 
     def put(self, name: str, content: bytes) -> None:
         """A volume with that content, in place of one of that name. Its owner may read it and nobody else."""
         self.delete([name])
         with translated(f"the volume '{name}' could not be written on {self.host.name}"):
-            volume = self._pool.createXML(to_text(_volume_xml(name, len(content), "raw")))
+            volume = self._pool.createXML(render_volume(VolumeView(name, len(content), "raw")))
             self._send(volume, io.BytesIO(content), len(content))
 
     def copy(self, source: str, name: str, beginning: bytes) -> None:
         """A volume with the content of another but for its beginning. The host copies; what was there of that name is gone."""
         self.delete([name])
         with translated(f"the volume '{source}' could not be copied on {self.host.name}"):
-            volume = self._pool.createXMLFrom(to_text(_volume_xml(name, 0, "raw")), self._pool.storageVolLookupByName(source), 0)
+            volume = self._pool.createXMLFrom(render_volume(VolumeView(name, 0, "raw")), self._pool.storageVolLookupByName(source), 0)
             self._send(volume, io.BytesIO(beginning), len(beginning))
 
     def overwrite(self, name: str, beginning: bytes) -> None:
@@ -202,12 +197,12 @@ class Pool:
         self.require_space(size, f"the upload of {source.name}")
         name = f"{stem}.{secrets.token_hex(4)}{suffix}"
         with translated(f"{source.name} could not be brought to {self.host.name}"):
-            volume = self._pool.createXML(to_text(_volume_xml(name, size, "raw")))
+            volume = self._pool.createXML(render_volume(VolumeView(name, size, "raw")))
             try:
                 self._sweep(stem, suffix, _modified(volume))
                 with source.open("rb") as file:
                     self._send(volume, file, size, progress)
-                self._pool.createXML(to_text(_volume_xml(name + COMPLETE, 0, "raw")))
+                self._pool.createXML(render_volume(VolumeView(name + COMPLETE, 0, "raw")))
             except BaseException:
                 with suppress(libvirt.libvirtError):
                     volume.delete()
@@ -246,15 +241,14 @@ class Pool:
         length = min(size, limit)
         return _read(self.host, volume, size - length, length)
 
-    def _make(self, volume: Element) -> str:
-        name = volume.findtext("name", "")
-        with translated(f"the volume '{name}' could not be made on {self.host.name}"):
+    def _make(self, volume: VolumeView) -> str:
+        with translated(f"the volume '{volume.name}' could not be made on {self.host.name}"):
             try:
-                self._pool.createXML(to_text(volume))
+                self._pool.createXML(render_volume(volume))
             except libvirt.libvirtError as error:
                 if error.get_error_code() != libvirt.VIR_ERR_STORAGE_VOL_EXIST:
                     raise
-        return self.path(name)
+        return self.path(volume.name)
 
     def _find(self, name: str) -> Any:
         return found_or_none(self._pool.storageVolLookupByName, name)
@@ -290,7 +284,7 @@ def _read(host: Host, volume: libvirt.virStorageVol, start: int, length: int) ->
 def _ensure_pool(connection: libvirt.virConnect) -> libvirt.virStoragePool:
     pool = found_or_none(connection.storagePoolLookupByName, POOL)
     if pool is None:
-        pool = connection.storagePoolDefineXML(_pool_xml())
+        pool = connection.storagePoolDefineXML(render_pool(PoolView(POOL, FOLDER, "0711", uuid_of("pool", POOL))))
         pool.setAutostart(1)
     if not pool.isActive():
         try:
@@ -299,33 +293,6 @@ def _ensure_pool(connection: libvirt.virConnect) -> libvirt.virStoragePool:
             if not pool.isActive():  # somebody else may have been faster
                 raise
     return pool
-
-
-def _pool_xml() -> str:
-    pool = Element("pool", {"type": "dir"})
-    ElementTree.SubElement(pool, "name").text = POOL
-    ElementTree.SubElement(pool, "uuid").text = uuid_of("pool", POOL)
-    target = ElementTree.SubElement(pool, "target")
-    ElementTree.SubElement(target, "path").text = FOLDER
-    _add_permissions(target, "0711")
-    return to_text(pool)
-
-
-def _volume_xml(name: str, size: int, form: str) -> Element:
-    """A volume that takes no space yet and that only its owner may read."""
-    volume = Element("volume")
-    ElementTree.SubElement(volume, "name").text = name
-    ElementTree.SubElement(volume, "capacity").text = str(size)
-    ElementTree.SubElement(volume, "allocation").text = "0"
-    target = ElementTree.SubElement(volume, "target")
-    ElementTree.SubElement(target, "format", {"type": form})
-    _add_permissions(target, "0600")
-    return volume
-
-
-def _add_permissions(target: Element, mode: str) -> None:
-    permissions = ElementTree.SubElement(target, "permissions")
-    ElementTree.SubElement(permissions, "mode").text = mode
 
 
 def _is_upload(name: str, stem: str, suffix: str) -> bool:

@@ -1,10 +1,11 @@
-"""libvirt's save images: what virDomainSave has written of one domain, made into the saved memory of another. Pure.
+"""libvirt's save images: turns the file that virDomainSave wrote for one domain into the saved memory of another domain. Pure.
 
-A save image begins with a header of 92 bytes: 16 of magic, then little-endian numbers (version, length of what follows, whether it ran,
-compression, offset of the cookie), the rest unused. Then come the domain's XML, a NUL, the cookie (libvirt's own XML, which stays as it
-is), a NUL, and zeros up to the length, of which libvirt leaves 64 KiB for changes. QEMU's stream is behind it and is not looked at.
+A save image begins with a header of 92 bytes: 16 bytes of magic, then little-endian numbers (format version, length of the data that
+follows, whether the domain ran, compression, offset of the cookie); the rest is unused. The data are the domain's XML, a NUL, the cookie
+(XML of libvirt's own, which is not changed), a NUL, and zeros up to the length. libvirt leaves 64 KiB of zeros for changes. QEMU's
+migration stream follows and is not read here.
 
-libvirt compares the XML inside a save image with nothing, so a name, a UUID and paths can be written over. Source: libvirt,
+libvirt does not compare the XML in a save image with any other XML. So its name, UUID and paths can be replaced. Source: libvirt,
 src/qemu/qemu_saveimage.h; https://libvirt.org/html/libvirt-libvirt-domain.html#virDomainSave.
 """
 
@@ -20,10 +21,10 @@ from vcloud.marks import NAMESPACE
 
 HEADER = struct.Struct("<16s5I56s")
 WHOLE = b"LibvirtQemudSave"
-"""The magic of an image that was written to its end; it is another one until then."""
+"""The magic of an image that was written to its end. libvirt writes another magic first and this one last."""
 VERSION = 2
 MOST = 512 << 10
-"""Bytes at its beginning that hold all that is changed; libvirt's are 72 KiB."""
+"""Bytes at the beginning of an image that hold the header, the XML and the cookie. In libvirt's own images these take 72 KiB."""
 
 
 class NotASaveImageError(ValueError):
@@ -32,7 +33,7 @@ class NotASaveImageError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The beginning of a save image, up to QEMU's stream."""
+    """The beginning of a save image, before QEMU's stream."""
 
     xml: str
     cookie: bytes
@@ -43,7 +44,7 @@ class Head:
     unused: bytes
 
     def to_bytes(self) -> bytes:
-        """As it stands in the file, of the same size as the one it was read from. Raises NotASaveImageError when there is no room."""
+        """The head as bytes, of the same size as the head that was read. Raises NotASaveImageError when a longer XML does not fit."""
         xml = self.xml.encode() + b"\0"
         body = xml + self.cookie + (b"\0" if self.cookie else b"")
         if len(body) > self.length:
@@ -72,22 +73,22 @@ def read_head(content: bytes) -> Head:
 
 @dataclass(frozen=True, slots=True)
 class Clone:
-    """What a domain that is woken from a save image has of its own."""
+    """What a domain that wakes from a save image has instead of what the saved domain had."""
 
     name: str
     uuid: str
     marks: Mapping[str, str]
     """Attributes of vcloud's element in its metadata."""
     disk: str
-    """Path of its root disk, an overlay over that of the domain that was saved."""
+    """Path of its root disk, an overlay over the root disk of the saved domain."""
     console: str
     """Path of the log of its serial console."""
-    card: str = ""
-    """XML of its first card, where the domain that was saved has one."""
+    nic: str = ""
+    """XML of its first NIC; empty where the saved domain has none."""
 
 
 def head_for(head: Head, clone: Clone) -> Head:
-    """The same saved memory with another domain's name. Raises NotASaveImageError where the XML is not what `domain.xml.j2` makes."""
+    """The head of the same saved memory for another domain. Raises NotASaveImageError where the XML is not one of `domain.xml.j2`."""
     try:
         domain = parse(head.xml)
         disk, mark = domain.find("devices/disk[@device='disk']/source"), domain.find(f"metadata/{{{NAMESPACE}}}vm")
@@ -95,25 +96,25 @@ def head_for(head: Head, clone: Clone) -> Head:
     except ElementTree.ParseError as error:
         raise NotASaveImageError("its description is not XML") from error
     if disk is None or mark is None or name is None or uuid is None or not logs:
-        raise NotASaveImageError("its description is not of a template")
+        raise NotASaveImageError("its description is not that of a memory image")
     name.text, uuid.text = clone.name, clone.uuid
     mark.attrib.clear()
     mark.attrib.update(clone.marks)
     disk.set("file", clone.disk)
     for log in logs:
         log.set("file", clone.console)
-    _exchange_card(domain, clone.card)
+    _exchange_nic(domain, clone.nic)
     return replace(head, xml=to_text(domain))
 
 
-def _exchange_card(domain: ElementTree.Element, xml: str) -> None:
-    """Puts another card in the slot of the one that the domain has. Raises NotASaveImageError where only one of the two is there."""
-    devices, card = domain.find("devices"), domain.find("devices/interface")
-    if devices is None or (card is None) != (not xml):
-        raise NotASaveImageError("its description has another number of cards")
-    if card is None:
+def _exchange_nic(domain: ElementTree.Element, xml: str) -> None:
+    """Puts another NIC on the PCIe port of the NIC that the domain has. Raises NotASaveImageError where only one of the two exists."""
+    devices, nic = domain.find("devices"), domain.find("devices/interface")
+    if devices is None or (nic is None) != (not xml):
+        raise NotASaveImageError("its description has another number of NICs")
+    if nic is None:
         return
-    place, another = list(devices).index(card), parse(xml)
-    another.extend(card.findall("alias") + card.findall("address"))
-    devices.remove(card)
-    devices.insert(place, another)
+    index, another = list(devices).index(nic), parse(xml)
+    another.extend(nic.findall("alias") + nic.findall("address"))
+    devices.remove(nic)
+    devices.insert(index, another)

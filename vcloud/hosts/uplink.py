@@ -15,19 +15,20 @@ import json
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
-from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 import libvirt
 
-from vcloud.design.addressing import hash_number, uuid_of
+from vcloud.compile.libvirt.network import render_nat_network
+from vcloud.compile.libvirt.storage import PoolView, render_pool
+from vcloud.design.addressing import hash_number
 from vcloud.design.model import Uplink
 from vcloud.errors import HostError
 from vcloud.hosts.connection import Host, found_or_none, translated
 from vcloud.hosts.inventory import UplinkConfig
 from vcloud.hosts.lock import named_lock
 from vcloud.hosts.manifests import addresses_outside, delete_manifest, read_manifest, vapp_names
-from vcloud.hosts.metadata import parse, to_text
+from vcloud.hosts.metadata import parse
 from vcloud.plan.manifest import Manifest
 
 NETWORK = "vcloud-uplink"
@@ -99,7 +100,7 @@ def make_uplink(host: Host, uplink: Uplink) -> None:
     with _only_me(host), translated(f"the network '{NETWORK}' could not be made on {host.name}"):
         network = found_or_none(host.connection.networkLookupByName, NETWORK)
         if network is None:
-            network = host.connection.networkDefineXML(_network_xml(uplink))
+            network = host.connection.networkDefineXML(render_nat_network(NETWORK, BRIDGE, uplink))
             _make_cards_folder(host.connection)
         network.setAutostart(1)
         if not network.isActive():
@@ -239,25 +240,5 @@ def _routes(host: Host) -> Iterator[IPv4Network]:
 
 def _make_cards_folder(connection: libvirt.virConnect) -> None:
     """As a pool that is there for a moment: so libvirt makes the folder itself, wherever it runs."""
-    pool = Element("pool", {"type": "dir"})
-    ElementTree.SubElement(pool, "name").text = f"{NETWORK}-cards"
-    target = ElementTree.SubElement(pool, "target")
-    ElementTree.SubElement(target, "path").text = CARDS_FOLDER
-    ElementTree.SubElement(ElementTree.SubElement(target, "permissions"), "mode").text = "0755"
-    connection.storagePoolCreateXML(to_text(pool), libvirt.VIR_STORAGE_POOL_CREATE_WITH_BUILD).destroy()
-
-
-def _network_xml(uplink: Uplink) -> str:
-    """A network whose host end answers no DHCP and no DNS: it only routes and translates."""
-    network = Element("network")
-    ElementTree.SubElement(network, "name").text = NETWORK
-    ElementTree.SubElement(network, "uuid").text = uuid_of("network", NETWORK)
-    forward = ElementTree.SubElement(network, "forward", {"mode": "nat"})
-    ElementTree.SubElement(forward, "nat", {"ipv6": "yes"})
-    ElementTree.SubElement(network, "bridge", {"name": BRIDGE, "stp": "off", "delay": "0"})
-    ElementTree.SubElement(network, "dns", {"enable": "no"})
-    ElementTree.SubElement(network, "ip", {"address": str(uplink.gateway4), "prefix": str(uplink.address4.network.prefixlen)})
-    if uplink.address6 is not None and uplink.gateway6 is not None:
-        ip6 = {"family": "ipv6", "address": str(uplink.gateway6), "prefix": str(uplink.address6.network.prefixlen)}
-        ElementTree.SubElement(network, "ip", ip6)
-    return to_text(network)
+    pool = render_pool(PoolView(f"{NETWORK}-cards", CARDS_FOLDER, "0755"))
+    connection.storagePoolCreateXML(pool, libvirt.VIR_STORAGE_POOL_CREATE_WITH_BUILD).destroy()

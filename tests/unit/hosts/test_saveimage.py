@@ -21,7 +21,7 @@ ROOM = 72 << 10
 COOKIE = b"<cookie>\n  <slirpHelper/>\n</cookie>\n"
 WEB = next(vm for vm in shop().workloads if vm.name == "web-1")
 FIREWALL = shop().firewall
-XML, NO_CARD = (
+XML, WITHOUT_NIC = (
     render_domain(
         template_vm(vm, "abc"),
         UPLINK,
@@ -33,9 +33,9 @@ XML, NO_CARD = (
     for vm in (WEB, FIREWALL)
 )
 SLOT = '<alias name="net0"/><address type="pci" bus="0x01"/></interface>'
-CARD = render_interface(WEB, WEB.nics[0], UPLINK, up=False)
+NIC = render_interface(WEB, WEB.nics[0], UPLINK, up=False)
 MARKS = {"vapp": "shop", "name": "web-1", "host-key": "<&\">'"}
-CLONE = Clone(WEB.domain, WEB.uuid, MARKS, "/pool/root.shop.web-1.qcow2", "/pool/web.log", CARD)
+CLONE = Clone(WEB.domain, WEB.uuid, MARKS, "/pool/root.shop.web-1.qcow2", "/pool/web.log", NIC)
 
 
 def image(xml: str = XML, cookie: bytes = COOKIE, magic: bytes = WHOLE, version: int = 2) -> bytes:
@@ -80,23 +80,23 @@ def test_a_clone_has_its_own_name_marks_and_paths_and_else_the_same_hardware() -
     assert len(head.to_bytes()) == HEADER.size + ROOM
 
 
-def test_a_clone_has_its_own_card_in_the_slot_of_the_one_before() -> None:
+def test_a_clone_has_its_own_nic_on_the_port_of_the_one_before() -> None:
     domain = parse(head_for(read_head(image(XML.replace("</interface>", SLOT))), CLONE).xml)
-    (card,) = domain.findall("devices/interface")
-    ours = parse(CARD)
-    assert [child.tag for child in card] == [*(child.tag for child in ours), "alias", "address"]
-    assert (card.find("mac").attrib, card.find("link").attrib) == ({"address": WEB.nics[0].mac}, {"state": "down"})  # type: ignore[union-attr]
-    assert card.find("address").get("bus") == "0x01"  # type: ignore[union-attr]
+    (nic,) = domain.findall("devices/interface")
+    ours = parse(NIC)
+    assert [child.tag for child in nic] == [*(child.tag for child in ours), "alias", "address"]
+    assert (nic.find("mac").attrib, nic.find("link").attrib) == ({"address": WEB.nics[0].mac}, {"state": "down"})  # type: ignore[union-attr]
+    assert nic.find("address").get("bus") == "0x01"  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(("xml", "card"), [(XML, ""), (NO_CARD, CARD)], ids=["one too few", "one too many"])
-def test_another_number_of_cards_is_refused(xml: str, card: str) -> None:
-    with pytest.raises(NotASaveImageError, match="cards"):
-        head_for(read_head(image(xml)), replace(CLONE, card=card))
+@pytest.mark.parametrize(("xml", "nic"), [(XML, ""), (WITHOUT_NIC, NIC)], ids=["one too few", "one too many"])
+def test_another_number_of_nics_is_refused(xml: str, nic: str) -> None:
+    with pytest.raises(NotASaveImageError, match="NICs"):
+        head_for(read_head(image(xml)), replace(CLONE, nic=nic))
 
 
-def test_an_appliance_wakes_without_a_card() -> None:
-    assert "<interface" not in head_for(read_head(image(NO_CARD)), replace(CLONE, card="")).xml
+def test_an_appliance_wakes_without_a_nic() -> None:
+    assert "<interface" not in head_for(read_head(image(WITHOUT_NIC)), replace(CLONE, nic="")).xml
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_what_is_not_whole_is_refused(content: bytes) -> None:
 
 
 @pytest.mark.parametrize("xml", ["", "<domain>", "<domain/>", "<domain><name>a</name><uuid>b</uuid></domain>"])
-def test_what_is_not_a_template_is_refused(xml: str) -> None:
+def test_what_is_not_a_memory_image_is_refused(xml: str) -> None:
     with pytest.raises(NotASaveImageError):
         head_for(replace(read_head(image()), xml=xml), CLONE)
 

@@ -35,3 +35,13 @@ def render_domain(vm: Vm, uplink: Uplink, host: HostFacts, boot: BootFiles, disk
 def render_interface(vm: Vm, nic: Nic, uplink: Uplink, *, up: bool) -> str:
     """The XML of one NIC of a VM, to raise or cut its link in the running domain."""
     return nic_device(vm, nic, uplink, up=up).xml()
+
+
+def render_test_boot(name: str, kernel: str, initrd: str, host: HostFacts) -> str:
+    """The smallest domain in which a kernel boots to user space, with the CPU that vcloud's VMs have: it shows whether KVM works."""
+    return render("libvirt/test-boot.xml.j2", name=name, kernel=kernel, initrd=initrd, host=host)
+
+
+def render_guest_port(port: str) -> str:
+    """A virtio-serial port, to plug it into a running domain for as long as one connection lasts."""
+    return render("libvirt/guest-port.xml.j2", port=port)

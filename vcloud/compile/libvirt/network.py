@@ -1,12 +1,32 @@
-"""A zone's libvirt network XML: a bridge with neither address nor forwarding, so the host is no part of the zone."""
+"""libvirt's XML of networks: those of a zone, and the NAT network on which firewalls meet the outside.
+
+A zone's network is a bridge with neither address nor forwarding, so the host is no part of the zone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address
 
 from vcloud.compile.environment import render
-from vcloud.design.model import Network, Zone
+from vcloud.design.addressing import uuid_of
+from vcloud.design.model import Network, Uplink, Zone
 from vcloud.marks import NAMESPACE
+
+
+@dataclass(frozen=True, slots=True)
+class NatView:
+    """A NAT network as its template prints it."""
+
+    name: str
+    uuid: str
+    bridge: str
+    gateway4: IPv4Address
+    length4: int
+    gateway6: str
+    """Empty where the network has no IPv6."""
+    length6: int
 
 
 def zone_networks(zone: Zone) -> tuple[Network, ...]:
@@ -17,3 +37,17 @@ def zone_networks(zone: Zone) -> tuple[Network, ...]:
 def render_network(network: Network, marks: Mapping[str, str]) -> str:
     """The network's XML. `marks` are the attributes of vcloud's element in the metadata; none for a text that is compared."""
     return render("libvirt/network.xml.j2", namespace=NAMESPACE, network=network, marks=marks)
+
+
+def render_nat_network(name: str, bridge: str, uplink: Uplink) -> str:
+    """A network whose host end routes and translates, and answers neither DHCP nor DNS. The host has the uplink's gateway addresses."""
+    view = NatView(
+        name=name,
+        uuid=uuid_of("network", name),
+        bridge=bridge,
+        gateway4=uplink.gateway4,
+        length4=uplink.address4.network.prefixlen,
+        gateway6=str(uplink.gateway6) if uplink.address6 and uplink.gateway6 else "",
+        length6=uplink.address6.network.prefixlen if uplink.address6 else 0,
+    )
+    return render("libvirt/nat-network.xml.j2", view=view)
