@@ -22,9 +22,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
-from vcloud.design.addressing import address_in, device_name, guest_name, mac_of, uuid_of, vm_numbers, zone_prefixes
+from vcloud.design.addressing import address_in, device_name, mac_of, uuid_of, vm_numbers, zone_prefixes
 from vcloud.design.model import Design, Flow, FlowPath, ImageRef, Inspection, Network, Nic, Ready, Role, Uplink, Vm, Zone
-from vcloud.values import Mode, Protocol, Service
+from vcloud.values import Mode, Protocol, Service, guest_name
 
 UPLINK = Uplink(
     network="",

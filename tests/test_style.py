@@ -26,6 +26,9 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 PURE_PACKAGES = ("documents", "spec", "patterns", "design", "compile", "placement", "plan", "proof")
 PURE = (*(f"vcloud.{name}" for name in PURE_PACKAGES), "vcloud.values", "vcloud.marks", "vcloud.errors", "vcloud.data")
 IMPURE = frozenset({"libvirt", "libvirt_qemu", "paramiko", "rich", "typer", "subprocess", "socket", "urllib.request", "http"})
+AROUND = frozenset({"os", "time", "random", "secrets", "stat", "sys", "pathlib.Path", "datetime.datetime", "uuid.uuid4"})
+STILL_AROUND = frozenset({("vcloud.proof.checks", "random")})
+"""Imports of the core that remain to be removed."""
 HYPERVISOR = frozenset({"libvirt", "libvirt_qemu", "paramiko"})
 LONGEST_MODULE = 500
 PACKAGE_SOURCES = re.compile(r"\b(?:[\w-]+\.)*(?:debian|ubuntu|kernel|pypi|pythonhosted|npmjs|python)\.(?:org|com|net)\b", re.IGNORECASE)
@@ -102,6 +105,27 @@ def test_the_core_is_pure(path: Path) -> None:
     for name in imports(path):
         assert not name.startswith("vcloud.") or within(name, PURE), f"{names(path)} imports {name}"
         assert not within(name, IMPURE), f"{names(path)} imports {name}"
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if within(module_name(path), PURE) and path.stem != "data"], ids=module_name)
+def test_the_core_depends_on_nothing_around_it(path: Path) -> None:
+    """Same input, same bytes: it asks neither the clock, nor chance, nor the files and the environment of this machine."""
+    found = {(module_name(path), name) for name in imports(path) if within(name, AROUND)}
+    known = {entry for entry in STILL_AROUND if entry[0] == module_name(path)}
+    assert not found - known, f"{names(path)} imports {found - known}"
+    assert not known - found, f"remove {known - found} from STILL_AROUND: it is no longer needed"
+
+
+def test_documents_and_patterns_know_none_of_those_who_use_them() -> None:
+    for package, known in {
+        "documents": (),
+        "patterns": ("vcloud.documents",),
+        "spec": ("vcloud.documents", "vcloud.patterns", "vcloud.values"),
+    }.items():
+        for path in (PACKAGE / package).glob("*.py"):
+            ours = [name for name in imports(path) if within(name, ("vcloud",))]
+            others = [name for name in ours if not within(name, (f"vcloud.{package}", "vcloud.errors", *known))]
+            assert not others, f"{names(path)} imports {others}"
 
 
 def test_only_hosts_speaks_to_the_hypervisor() -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from vcloud.data import templates_dir
 from vcloud.design.model import Design
+from vcloud.files import Folder
 from vcloud.pipeline import design_of
 from vcloud.spec.load import parse_vapp
+from vcloud.spec.model import Vapp
 
 SHOP = templates_dir() / "vapps" / "shop.yaml"
 
@@ -37,8 +39,13 @@ protection:
 """
 
 
+def vapp_of(text: str, folder: Path = Path(), **parameters: str) -> Vapp:
+    """The vApp of a text, as if it were a file in the folder. Raises SpecError."""
+    return parse_vapp(text.encode(errors="surrogatepass"), Folder(folder), "vapp.yaml", parameters)
+
+
 def design_of_text(text: str, **parameters: str) -> Design:
-    return design_of(parse_vapp(text, "vapp.yaml", Path(), parameters))
+    return design_of(vapp_of(text, **parameters))
 
 
 def shop(**parameters: str) -> Design:

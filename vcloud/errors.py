@@ -27,7 +27,7 @@ class Exit(IntEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """One thing that is wrong: where it stands, what it is and what to do about it."""
+    """One thing that is wrong in a document: where it is, what it is and what to do about it."""
 
     file: str
     line: int
@@ -69,7 +69,7 @@ class NoVappError(UsageError):
 
 
 class SpecError(VcloudError):
-    """The vApp file is invalid; `problems` holds all of it, in file order."""
+    """A document that the user wrote (a vApp file, an image recipe, an inventory) is invalid. `problems` has all problems, in file order."""
 
     exit = Exit.INVALID
 

@@ -1,4 +1,7 @@
-"""From a file on disk to a design: the loader, the recipes that the file names, and the refusals, put together."""
+"""From a vApp file on disk to its design, step by step: load the file, refuse what cannot be enforced, load the recipes, resolve.
+
+The steps themselves are pure. This module reads the files that they need. It imports late, because most commands need a part only.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,34 @@ from vcloud.spec.model import Vapp
 
 
 def load_file(path: Path, parameters: Mapping[str, str]) -> Vapp:
-    """The vApp of a file. Raises SpecError with all of its problems."""
-    from vcloud.spec.load import load_vapp
+    """The vApp of a file (`-` is stdin). `parameters` override its defaults.
 
-    return load_vapp(path, parameters)
+    Raises:
+        SpecError: the file has problems; it has all of them.
+        UsageError: the file cannot be read.
+    """
+    from vcloud.files import STDIN, Folder, read_vapp_file
+    from vcloud.spec.load import parse_vapp
+
+    name = "stdin" if str(path) == STDIN else str(path)
+    return parse_vapp(read_vapp_file(path), Folder(path.parent), name, parameters)
+
+
+def read_name(path: Path, parameters: Mapping[str, str] | None = None) -> str:
+    """The name of the vApp in a file, which may be wrong elsewhere. Raises SpecError, UsageError."""
+    from vcloud.files import read_vapp_file
+    from vcloud.spec.load import parse_only_name
+
+    return parse_only_name(read_vapp_file(path), str(path), parameters)
 
 
 def design_of(vapp: Vapp) -> Design:
-    """The design of a vApp that can be enforced.
+    """The design of a vApp.
 
-    Raises RefusedError for what this release cannot enforce, ImageError for a recipe that cannot be read, SpecError for one that is
-    wrong or does not go with the file.
+    Raises:
+        RefusedError: this release cannot enforce something in the file.
+        ImageError: an image recipe cannot be read.
+        SpecError: an image recipe has problems, or its disks do not fit those of the file.
     """
     from vcloud.data import images_dir
     from vcloud.design.resolve import RecipeFacts, resolve

@@ -61,7 +61,7 @@ def init(
 def validate(argument: FileArgument = None, file: FileOption = None, parameters: Parameters = None, output: Output = Format.TABLE) -> None:
     """Check a file, without looking at any host."""
     from vcloud.pipeline import load_file
-    from vcloud.spec.check import notes as remarks
+    from vcloud.spec.notes import notes as remarks
     from vcloud.spec.refuse import refusals
 
     path, values = chosen_file(argument, file), parameter_values(parameters)
@@ -83,7 +83,7 @@ def validate(argument: FileArgument = None, file: FileOption = None, parameters:
 
 def _name_in(path: Path, values: dict[str, str]) -> str | None:
     """The name that an invalid file gives its vApp, if it can be told."""
-    from vcloud.spec.load import read_name
+    from vcloud.pipeline import read_name
 
     try:
         return read_name(path, values)

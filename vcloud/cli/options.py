@@ -122,7 +122,7 @@ def vapp_name(text: str | None, pairs: list[str] | None = None) -> str:
     if path is None:
         raise UsageError("no vApp is named and no vApp file is here", "Name one: vcloud list shows them.")
     if not text or path.suffix in (".yaml", ".yml") or path.is_file():
-        from vcloud.spec.load import read_name
+        from vcloud.pipeline import read_name
 
         return read_name(path, values)
     from vcloud.spec.types import parse_name

@@ -40,12 +40,6 @@ def device_name(prefix: str, *path: str) -> str:
     return f"{prefix}{hash_number(40, *path):010x}"
 
 
-def guest_name(prefix: str, zone: str) -> str:
-    """A readable interface name in an appliance: `z-dmz`, shortened with a hash where it would pass 15 characters."""
-    name = prefix + zone
-    return name if len(name) <= 15 else f"{name[:10]}-{hash_number(16, zone):04x}"
-
-
 def spread(names: Iterable[str], bits: int, first: int, last: int, *path: str) -> dict[str, int]:
     """A number between `first` and `last` (inclusive) for each name, all different. Raises ValueError when there are too few."""
     ordered = sorted(names)

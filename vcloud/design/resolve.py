@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 
-from vcloud.design.addressing import address_in, device_name, guest_name, mac_of, uuid_of, vm_numbers, zone_prefixes
+from vcloud.design.addressing import address_in, device_name, mac_of, uuid_of, vm_numbers, zone_prefixes
 from vcloud.design.model import Design, Detector, Disk, Flow, FlowPath, GuestFile, ImageRef, Inspection, Network, Nic, Ready, Role, Vm, Zone
 from vcloud.spec import model as spec
-from vcloud.values import INTERNET, Action, Mode, Protocol, Service, meeting_zones, zone_named
+from vcloud.values import INTERNET, Action, Mode, Protocol, Service, guest_name, meeting_zones, tiers_at, zone_named
 
 MIB = 1 << 20
 MEMORY = 384 * MIB
@@ -57,7 +57,7 @@ class _Resolver:
             vapp=vapp.name,
             owner=vapp.owner or "",
             labels=tuple(sorted(vapp.labels.items())),
-            file=_on_one_line(Path(vapp.file).name),
+            file=_on_one_line(PurePath(vapp.file).name),
             authorized_keys=tuple(vapp.authorized_keys),
             zones=zones,
             workloads=workloads,
@@ -292,10 +292,8 @@ class _Flows:
 
     def _end(self, name: str) -> tuple[Vm, ...]:
         """The VMs that a flow's end stands for."""
-        if zone := zone_named(name, self.vapp.vms):
-            return tuple(vm for vm in self.workloads if any(nic.zone == zone for nic in vm.nics))
-        tier = name.rpartition(":")[2]
-        return tuple(vm for vm in self.workloads if vm.tier == tier)
+        tiers = tiers_at(name, {tier: vm.zones for tier, vm in self.vapp.vms.items()})
+        return tuple(vm for vm in self.workloads if vm.tier in tiers)
 
     def _path(self, one: Vm, other: Vm, target: str) -> FlowPath:
         """The pair of cards over which `one` really reaches `other`."""

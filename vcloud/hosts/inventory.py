@@ -1,4 +1,4 @@
-"""Which hosts there are, from the command line, the environment, a running lab or an inventory file.
+"""Which hosts vcloud uses: from the command line, the environment, a running lab or an inventory file (hosts.yaml).
 
 hosts:
   h1:
@@ -11,44 +11,74 @@ hosts:
       gateway4: 198.18.0.1
       prefix6: "2001:db8:198:18::/64"             # optional, with gateway6
       gateway6: "2001:db8:198:18::1"
-    templates: 4G                                 # optional; how much room the memory that VMs wake from may take
+    templates: 4G                                 # optional; disk space for memory images, which other VMs wake from
 """
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Final, TypeVar
 from urllib.parse import urlsplit
 
-import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
+from vcloud.documents.field import FieldError, Shape, shown, text_of
+from vcloud.documents.model import Kind, read_model
 from vcloud.errors import UsageError
-from vcloud.spec.types import parse_size
+from vcloud.spec.types import parse_size, parse_text
 
 LOCAL_URI = "qemu:///system"
 LABS = Path("/var/lib/vcloud/labs")
 TEMPLATES = 4 << 30
-"""Bytes that the templates of a host may take, where its inventory does not say."""
+"""Bytes that the memory images of a host may take if its inventory does not say it."""
+SMALLEST_UPLINK: Final = 28
+"""The longest prefix of an uplink: a /28 has 14 addresses."""
 EXAMPLE = "hosts: {h1: {uri: qemu+ssh://root@h1/system}}"
+_URI_WANTED: Final = "Write a libvirt URI, such as qemu+ssh://root@h1/system."
+
+V = TypeVar("V", IPv4Address, IPv4Network, IPv6Address, IPv6Network)
 
 
-def _uri(text: str) -> str:
+def _uri(value: object) -> str:
+    text = text_of(value)
     if not urlsplit(text).scheme or any(char.isspace() or not char.isprintable() for char in text):
-        raise ValueError(f"'{text}' is no libvirt URI, such as qemu+ssh://root@h1/system")
+        raise FieldError(f"'{shown(text)}' is not a libvirt URI", _URI_WANTED)
     return text
 
 
-HostName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
-LibvirtName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,80}$")]
-BridgeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,15}$")]
-Uri = Annotated[str, AfterValidator(_uri)]
-Size = Annotated[int, BeforeValidator(parse_size)]
+def _ip(kind: type[V], wanted: str) -> PlainValidator:
+    """An address or a prefix of this kind; `wanted` names and shows it."""
+
+    def parse(value: object) -> V:
+        if isinstance(value, kind):
+            return value
+        text = text_of(value)
+        try:
+            return kind(text)
+        except ValueError:
+            raise FieldError(f"'{shown(text)}' is not {wanted}") from None
+
+    return PlainValidator(parse)
+
+
+HostName = Annotated[
+    str,
+    Shape(
+        r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}",
+        "is not a valid name of a host",
+        "Use 1 to 63 letters, digits and . _ -, beginning with a letter or a digit.",
+    ),
+]
+LibvirtName = Annotated[
+    str,
+    Shape(r"[A-Za-z0-9_.:-]{1,80}", "is not a valid name of a libvirt network", "Use 1 to 80 letters, digits and _ . : -."),
+]
+BridgeName = Annotated[str, Shape(r"[A-Za-z0-9_.-]{1,15}", "is not a valid name of a bridge", "Use 1 to 15 letters, digits and _ . -.")]
+Uri = Annotated[str, PlainValidator(_uri)]
 
 
 class _Strict(BaseModel):
@@ -56,122 +86,116 @@ class _Strict(BaseModel):
 
 
 class UplinkConfig(_Strict):
-    """The segment on which the firewalls of a host meet the outside. vcloud takes addresses from its prefixes, and makes nothing there."""
+    """The network that connects the firewalls of a host with the internet.
+
+    vcloud takes addresses from its prefixes. It creates nothing there.
+    """
 
     network: LibvirtName | None = None
-    """A libvirt network ..."""
+    """A libvirt network, or ..."""
     bridge: BridgeName | None = None
-    """... or a bridge of the host."""
-    prefix4: IPv4Network
-    gateway4: IPv4Address
-    prefix6: IPv6Network | None = None
-    gateway6: IPv6Address | None = None
+    """... a bridge of the host."""
+    prefix4: Annotated[IPv4Network, _ip(IPv4Network, "an IPv4 prefix such as 198.18.0.0/16")] = Field(examples=["198.18.0.0/16"])
+    gateway4: Annotated[IPv4Address, _ip(IPv4Address, "an IPv4 address such as 198.18.0.1")] = Field(examples=["198.18.0.1"])
+    prefix6: Annotated[IPv6Network, _ip(IPv6Network, "an IPv6 prefix such as 2001:db8::/64")] | None = None
+    gateway6: Annotated[IPv6Address, _ip(IPv6Address, "an IPv6 address such as 2001:db8::1")] | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> UplinkConfig:
         if (self.network is None) == (self.bridge is None):
-            raise ValueError("name a network or a bridge, and not both")
-        if (self.prefix6 is None) != (self.gateway6 is None):
-            raise ValueError("prefix6 and gateway6 go together")
+            raise FieldError("an uplink needs exactly one of network and bridge", "Write one of them.")
         if self.gateway4 not in self.prefix4:
-            raise ValueError(f"gateway4 {self.gateway4} is not in prefix4 {self.prefix4}")
-        if self.prefix6 is not None and self.gateway6 is not None and not (self.gateway6 in self.prefix6 or self.gateway6.is_link_local):
-            raise ValueError(f"gateway6 {self.gateway6} is not in prefix6 {self.prefix6}")
-        if self.prefix4.prefixlen > 28:
-            raise ValueError(f"prefix4 {self.prefix4} is too small: /28 is the smallest")
+            raise FieldError(f"gateway4 {self.gateway4} is not in prefix4 {self.prefix4}", "Correct one of them.")
+        if self.prefix4.prefixlen > SMALLEST_UPLINK:
+            raise FieldError(f"prefix4 {self.prefix4} is too small", f"The smallest possible prefix is a /{SMALLEST_UPLINK}.")
+        self._check_ipv6()
         return self
+
+    def _check_ipv6(self) -> None:
+        if (self.prefix6 is None) != (self.gateway6 is None):
+            raise FieldError("prefix6 and gateway6 must be written together", "Add the other one, or remove this one.")
+        if self.prefix6 is None or self.gateway6 is None or self.gateway6.is_link_local:
+            return
+        if self.gateway6 not in self.prefix6:
+            raise FieldError(f"gateway6 {self.gateway6} is not in prefix6 {self.prefix6}", "Correct one of them.")
 
 
 class _Entry(_Strict):
-    uri: Uri
+    uri: Uri = Field(examples=["qemu+ssh://root@h1/system"])
     local_uri: Uri | None = None
-    ssh_config: Path | None = None
+    ssh_config: Annotated[str, PlainValidator(parse_text)] | None = None
     uplink: UplinkConfig | None = None
-    templates: Size = TEMPLATES
+    templates: Annotated[int, PlainValidator(parse_size)] = TEMPLATES
 
 
 class _File(_Strict):
-    hosts: Annotated[dict[HostName, _Entry], Field(min_length=1)]
+    hosts: dict[HostName, _Entry] = Field(min_length=1, examples=[{"h1": {"uri": "qemu+ssh://root@h1/system"}}])
+
+
+_KIND: Final = Kind(_File, EXAMPLE)
 
 
 @dataclass(frozen=True, slots=True)
 class HostRef:
-    """How to reach a host, and where its outside is. Nothing has been opened."""
+    """How to reach a host, and what its inventory says about it. No connection is open."""
 
     name: str
     uri: str
     ssh_config: Path | None = None
-    """Read instead of ~/.ssh/config."""
+    """Used in place of ~/.ssh/config."""
     uplink: UplinkConfig | None = None
-    """None: vcloud's own NAT network."""
+    """None means the NAT network that vcloud makes."""
     local_uri: str = ""
-    """The same host's socket on this machine, for a lab's tests; empty elsewhere."""
+    """The URI of the host's socket on this machine, which only the hosts of a lab have; empty for others."""
     templates: int = TEMPLATES
-    """Bytes that its templates may take."""
+    """Bytes that its memory images may take."""
 
 
 def load_inventory(path: Path) -> tuple[HostRef, ...]:
     """The hosts of an inventory file, in the order of the file.
 
     Raises:
-        UsageError: the file cannot be read, or is not an inventory; names every fault.
+        SpecError: the file has problems; it has all of them.
+        UsageError: the file cannot be read.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"the inventory {path} cannot be read: {error.strerror}", "VCLOUD_INVENTORY names another one.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"the inventory {path} is not YAML: {error}", f"For example: {EXAMPLE}") from None
-    if not isinstance(data, dict):
-        raise UsageError(f"{path} is no inventory: it holds no keys", f"For example: {EXAMPLE}")
-    try:
-        entries = _File.model_validate(data).hosts
-    except ValidationError as error:
-        faults = "\n".join(f"{path}: {fault}" for fault in _faults(error))
-        raise UsageError(faults, f"For example: {EXAMPLE}") from None
+        what = f"the inventory {path} cannot be read: {error.strerror}"
+        raise UsageError(what, "Name another inventory with VCLOUD_INVENTORY.") from None
+    entries = read_model(data, str(path), _KIND).sound().hosts
     return tuple(_ref(name, entry, path.parent) for name, entry in entries.items())
 
 
 def _ref(name: str, entry: _Entry, folder: Path) -> HostRef:
-    config = folder / entry.ssh_config.expanduser() if entry.ssh_config else None
+    config = folder / Path(entry.ssh_config).expanduser() if entry.ssh_config else None
     return HostRef(name, entry.uri, config, entry.uplink, entry.local_uri or "", entry.templates)
 
 
-def _faults(error: ValidationError) -> Iterator[str]:
-    for fault in error.errors():
-        where = ".".join(str(part) for part in fault["loc"] if part != "[key]")
-        if fault["type"] == "extra_forbidden":
-            yield f"{where}: unknown key{_nearest(str(fault['loc'][-1]), len(fault['loc']), fault['loc'])}"
-        elif fault["type"] == "missing":
-            yield f"{where}: is missing"
-        else:
-            yield f"{where + ': ' if where else ''}{fault['msg'].removeprefix('Value error, ')}"
-
-
-def _nearest(key: str, depth: int, place: tuple[Any, ...]) -> str:
-    model = _File if depth == 1 else UplinkConfig if "uplink" in place[2:-1] else _Entry
-    found = difflib.get_close_matches(key, model.model_fields, 1, 0.5)
-    return f"; did you mean '{found[0]}'?" if found else f"; known are {', '.join(model.model_fields)}"
-
-
 def choose_host(connect: str | None, environment: Mapping[str, str] = os.environ) -> HostRef:
-    """The one host that is meant.
+    """The one host that a command works on.
 
     Raises:
-        UsageError: as `choose_hosts`, or several hosts are there and none is named.
+        UsageError: as `choose_hosts`, or there are several hosts and none is named.
     """
     hosts = choose_hosts(connect, environment)
     if len(hosts) > 1:
-        raise UsageError(f"there are {len(hosts)} hosts and none is named", f"Name one: --connect {'|'.join(host.name for host in hosts)}.")
+        raise UsageError(
+            f"there are {len(hosts)} hosts, and the command needs one", f"Name it: --connect {'|'.join(host.name for host in hosts)}."
+        )
     return hosts[0]
 
 
 def choose_hosts(connect: str | None, environment: Mapping[str, str] = os.environ) -> tuple[HostRef, ...]:
-    """The hosts that are meant: `connect` (a URI or a name of the inventory), then VCLOUD_CONNECT, LIBVIRT_DEFAULT_URI, the inventory of
-    VCLOUD_INVENTORY, of the lab that is up, or the user's own; without any of them this machine.
+    """The hosts that a command works on.
+
+    The first of these that is given decides: `connect` (a URI, or a name in the inventory), VCLOUD_CONNECT,
+    LIBVIRT_DEFAULT_URI, all hosts of the inventory. The inventory is the file that VCLOUD_INVENTORY names, or that of the
+    lab that is up, or the user's own. Without any of them it is this machine.
 
     Raises:
-        UsageError: a name that no inventory has, an inventory that is wrong, or several labs that are up.
+        UsageError: no inventory has the name, the inventory cannot be read, or several labs are up.
+        SpecError: the inventory has problems.
     """
     wanted = connect or environment.get("VCLOUD_CONNECT") or environment.get("LIBVIRT_DEFAULT_URI")
     if not wanted:
@@ -183,15 +207,16 @@ def choose_hosts(connect: str | None, environment: Mapping[str, str] = os.enviro
 
 
 def ref_of_uri(uri: str) -> HostRef:
-    """A host that only its URI describes.
+    """A host of which only the URI is known.
 
     Raises:
-        UsageError: the text is no URI.
+        UsageError: the text is not a URI.
     """
     try:
         return HostRef(urlsplit(_uri(uri)).hostname or "localhost", uri)
-    except ValueError as error:
-        raise UsageError(str(error), "Give a libvirt URI or the name of a host in the inventory.") from None
+    except ValueError:
+        what = f"'{shown(uri)}' is not a libvirt URI"
+        raise UsageError(what, "Write a libvirt URI, such as qemu+ssh://root@h1/system, or a host's name.") from None
 
 
 def _named(name: str, hosts: tuple[HostRef, ...]) -> HostRef:
@@ -200,19 +225,19 @@ def _named(name: str, hosts: tuple[HostRef, ...]) -> HostRef:
             return host
     known = ", ".join(host.name for host in hosts)
     raise UsageError(
-        f"there is no host '{name}'" + (f" in the inventory; it has {known}" if known else ", and no inventory"),
-        "Give one of its names or a libvirt URI, such as qemu+ssh://root@h1/system.",
+        f"there is no host '{name}'" + (f" in the inventory, which has {known}" if known else ", because there is no inventory"),
+        "Write one of its names, or a libvirt URI, such as qemu+ssh://root@h1/system.",
     )
 
 
 def _inventory(environment: Mapping[str, str], *, tolerant: bool = False) -> tuple[HostRef, ...]:
-    """The hosts of the inventory that counts; none without one. A `tolerant` look takes an unclear choice for none."""
+    """The hosts of the inventory that decides; none if there is no inventory. With `tolerant`, none if several labs are up."""
     if named := environment.get("VCLOUD_INVENTORY"):
         return load_inventory(Path(named))
     labs = sorted(Path(environment.get("VCLOUD_LAB_DIR") or LABS).glob("*/hosts.yaml"))
     if len(labs) > 1 and not tolerant:
         names = ", ".join(path.parent.name for path in labs)
-        raise UsageError(f"several labs are up: {names}", f"Name one lab's inventory: export VCLOUD_INVENTORY={labs[0]}.")
+        raise UsageError(f"several labs are up: {names}", f"Choose the inventory of one lab: export VCLOUD_INVENTORY={labs[0]}.")
     if len(labs) == 1:
         return load_inventory(labs[0])
     configs = Path(environment.get("XDG_CONFIG_HOME") or Path(environment.get("HOME", "/")) / ".config")

@@ -1,12 +1,12 @@
-"""An image recipe: the folder `images/NAME` with `image.yaml` and a tree `files/` that is copied to the image's root.
+"""An image recipe: the folder `images/NAME` with `image.yaml` and a tree `files/`, which is copied to the image's root.
 
-base: base                       # a shipped recipe's name, or a folder (./other); what the recipe starts from
-packages: [nginx]                # Debian packages
-commands: [nginx -t]             # run by a shell in the image, after packages and files
-modules: [nf_tables]             # kernel modules that are loaded before anything runs
-disks: {data: /var/lib/app}      # where a data disk of that name is mounted; a blank one begins with what the image has there
-memory: 512M                     # what a VM gets that does not say it
-check: nginx -t                  # must succeed in the finished image, or the build fails
+base: base                       # the recipe to start from: a shipped one's name, or a folder (./other)
+packages: [nginx]                # Debian packages to install
+commands: [nginx -t]             # shell commands that run in the image, after packages and files
+modules: [nf_tables]             # kernel modules that are loaded before the services start
+disks: {data: /var/lib/app}      # mount points of data disks; an empty disk gets what the image has there
+memory: 512M                     # the memory of a VM whose vApp file does not say it
+check: nginx -t                  # a shell command that must succeed in the finished image, or the build fails
 """
 
 from __future__ import annotations
@@ -18,29 +18,28 @@ import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 
 from vcloud.data import images_dir
-from vcloud.documents.document import read_document
-from vcloud.documents.field import matching
-from vcloud.documents.problems import problems_in
+from vcloud.documents.field import Shape
+from vcloud.documents.model import Kind, read_model
 from vcloud.errors import ImageError, Problem, SpecError
-from vcloud.spec.types import parse_disk_name, parse_local_path, parse_memory, parse_script
+from vcloud.spec.types import DISK_NAME, parse_local_path, parse_memory, parse_script
 
 FORMAT = 2
-"""Raised when the same recipe must be built anew because the builder changed."""
+"""Part of each digest. Whoever changes the builder increases it, so that all images are built again."""
 ROOT_RECIPE = "base"
 SAFE_MODE = 0o755
-"""Group and others never get write permission: the digest must not depend on the umask of a checkout."""
+"""Group and others never get write permission, because the digest must not depend on the umask of a checkout."""
 SOURCES = ("guest", "initramfs", "power")
-"""Folders of C sources beside the root recipe's image.yaml."""
+"""Folders of C sources in the root recipe's folder. They are part of every image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A recipe with its base; `disks`, `memory` and `modules` hold what the base gives, too."""
+    """A recipe with its base. `disks`, `memory` and `modules` include those of the base."""
 
     name: str
     folder: Path
@@ -54,9 +53,10 @@ class Recipe:
     check: str
 
     def files(self) -> Iterator[tuple[str, Path]]:
-        """Every file and link of the tree, as (path without leading slash, where it lies), in a stable order.
+        """Every file and link of the tree `files/`, in a stable order: its path without leading slash, and its path here.
 
-        Raises ImageError for what is neither: to read a pipe or a device may take for ever.
+        Raises:
+            ImageError: the tree has something else, such as a pipe, which could block the reader for ever.
         """
         tree = self.folder / "files"
         for path in sorted(tree.rglob("*")):
@@ -64,19 +64,21 @@ class Recipe:
             if stat.S_ISLNK(kind) or stat.S_ISREG(kind):
                 yield path.relative_to(tree).as_posix(), path
             elif not stat.S_ISDIR(kind):
-                raise ImageError(f"{path} is neither a file nor a folder nor a link", "Remove it, or make it by a line in `commands`.")
+                raise ImageError(f"{path} is neither a file nor a folder nor a link", "Remove it, or create it with a line in `commands`.")
 
 
 def load_recipe(folder: Path) -> Recipe:
     """The recipe in a folder, with its base.
 
-    Raises SpecError with all problems of image.yaml, ImageError where there is no recipe.
+    Raises:
+        SpecError: image.yaml has problems; it has all of them.
+        ImageError: the folder has no recipe, or it cannot be read.
     """
     return _load(Path(os.path.realpath(folder)), ())
 
 
 def digest(recipe: Recipe, packages: tuple[str, ...] = ()) -> str:
-    """SHA-256 of all that goes into the image, in hex; `packages` are those that a VM adds."""
+    """SHA-256, in hex, of everything that goes into the image. `packages` are those that a VM adds."""
     parts = {
         "format": FORMAT,
         "base": digest(recipe.base) if recipe.base else {name: _content(path) for name, path in _sources(recipe)},
@@ -110,31 +112,25 @@ def _content(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-PACKAGE_PATTERN = r"[a-z0-9][a-z0-9+.-]*[a-z0-9+](?::[a-z0-9]+)?(?:=[0-9A-Za-z.+:~-]+)?"
-MODULE_PATTERN = r"[a-zA-Z0-9_-]+"
-MOUNT_PATTERN = r"(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)+"
-SIZE_PATTERN = r"[1-9][0-9]{0,7}[MG]"
-
-
 def _memory(value: object) -> int:
-    return parse_memory(matching(value, SIZE_PATTERN, "a size", "Write it like 384M or 1G."))
+    return parse_memory(SIZE.parse(value))
 
 
-def _restricted(pattern: str, called: str, wanted: str) -> PlainValidator:
-    return PlainValidator(lambda value: matching(value, pattern, called, wanted))
-
-
-Folder = Annotated[str, PlainValidator(parse_local_path)]
-Package = Annotated[
-    str, _restricted(PACKAGE_PATTERN, "a Debian package", "Write it like nginx, libc6:amd64 or nginx=1.26.3-3, in small letters.")
-]
+PACKAGE: Final = Shape(
+    r"[a-z0-9][a-z0-9+.-]*[a-z0-9+](?::[a-z0-9]+)?(?:=[0-9A-Za-z.+:~-]+)?",
+    "is not a valid Debian package",
+    "Write it like nginx, libc6:amd64 or nginx=1.26.3-3, in lower-case letters.",
+)
+MODULE: Final = Shape(
+    r"[a-zA-Z0-9_-]+", "is not a valid name of a kernel module", "Use letters, digits, '-' and '_', for example nf_tables."
+)
+MOUNT: Final = Shape(
+    r"(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)+",
+    "is not a valid path in a guest",
+    "Write an absolute path of letters, digits and _ . - without '.' or '..' between slashes.",
+)
+SIZE: Final = Shape(r"[1-9][0-9]{0,7}[MG]", "is not a size", "Write it like 384M or 1G.")
 Line = Annotated[str, PlainValidator(parse_script)]
-Module = Annotated[str, _restricted(MODULE_PATTERN, "the name of a kernel module", "Letters, digits, '-' and '_', for example nf_tables.")]
-DiskName = Annotated[str, PlainValidator(parse_disk_name)]
-MountPoint = Annotated[
-    str,
-    _restricted(MOUNT_PATTERN, "a path for a guest", "Write an absolute path of letters, digits and _ . - without '.' or '..' as a part."),
-]
 
 
 class _File(BaseModel):
@@ -142,30 +138,26 @@ class _File(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    base: Folder = ROOT_RECIPE
-    packages: list[Package] = Field(default_factory=list)
+    base: Annotated[str, PlainValidator(parse_local_path)] = ROOT_RECIPE
+    packages: list[Annotated[str, PACKAGE]] = Field(default_factory=list)
     commands: list[Line] = Field(default_factory=list)
-    modules: list[Module] = Field(default_factory=list)
-    disks: dict[DiskName, MountPoint] = Field(default_factory=dict)
+    modules: list[Annotated[str, MODULE]] = Field(default_factory=list)
+    disks: dict[Annotated[str, DISK_NAME], Annotated[str, MOUNT]] = Field(default_factory=dict)
     memory: Annotated[int, PlainValidator(_memory)] = 0
-    """Bytes; 0: what the base says."""
+    """Bytes; 0 means the memory of the base."""
     check: Line = "true"
 
 
+_KIND: Final = Kind(_File, "base: base", may_be_empty=True)
+
+
 def _load(folder: Path, seen: tuple[Path, ...]) -> Recipe:
+    """`seen` are the recipes whose base, directly or not, this one is."""
     path = folder / "image.yaml"
     if not path.is_file():
         raise ImageError(f"there is no image recipe in {folder}", _recipe_hint())
-    written, line = _parse(path)
-    base = None
-    if folder != images_dir() / ROOT_RECIPE:
-        there = _base_folder(folder, written.base)
-        if there in (*seen, folder):
-            what = f"the image recipe {there} is its own base"
-            raise SpecError((Problem(str(path), line, "base", what, "Let it name another recipe."),))
-        if not (there / "image.yaml").is_file():
-            raise SpecError((Problem(str(path), line, "base", f"there is no image recipe in {there}", _recipe_hint()),))
-        base = _load(there, (*seen, folder))
+    written, line = _read(path)
+    base = None if folder == images_dir() / ROOT_RECIPE else _base(folder, written.base, line, seen)
     return Recipe(
         name=folder.name,
         folder=folder,
@@ -179,26 +171,30 @@ def _load(folder: Path, seen: tuple[Path, ...]) -> Recipe:
     )
 
 
+def _base(folder: Path, name: str, line: int, seen: tuple[Path, ...]) -> Recipe:
+    """The base that a recipe names in a line of its image.yaml."""
+    there = Path(os.path.realpath(folder / name)) if "/" in name else images_dir() / name
+    if there in (*seen, folder):
+        raise _base_problem(folder, line, f"the image recipe {there} is its own base", "Write another recipe.")
+    if not (there / "image.yaml").is_file():
+        raise _base_problem(folder, line, f"there is no image recipe in {there}", _recipe_hint())
+    return _load(there, (*seen, folder))
+
+
+def _base_problem(folder: Path, line: int, what: str, hint: str) -> SpecError:
+    return SpecError((Problem(str(folder / "image.yaml"), line, "base", what, hint),))
+
+
 def _recipe_hint() -> str:
     shipped = sorted(path.parent.name for path in images_dir().glob("*/image.yaml"))
-    return f"A recipe is a folder with an image.yaml; shipped ones: {', '.join(shipped)}."
+    return f"A recipe is a folder with an image.yaml. Shipped recipes: {', '.join(shipped)}."
 
 
-def _base_folder(folder: Path, base: str) -> Path:
-    return Path(os.path.realpath(folder / base)) if "/" in base else images_dir() / base
-
-
-def _parse(path: Path) -> tuple[_File, int]:
-    """What is written, and the line of its base. Raises SpecError, ImageError."""
+def _read(path: Path) -> tuple[_File, int]:
+    """What is written, and the line of the base's name. Raises SpecError, ImageError."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ImageError(f"the image recipe {path} cannot be read: {error.strerror}", "Correct its permissions.") from error
-    document = read_document(data, str(path), begins="base: base", may_be_empty=True)
-    try:
-        written = _File.model_validate(document.tree)
-    except ValidationError as error:
-        raise SpecError((*document.problems, *problems_in(error.errors(include_url=False), document, _File))) from error
-    if document.problems:
-        raise SpecError(tuple(document.problems))
-    return written, document.lines.get("base", 0)
+    reading = read_model(data, str(path), _KIND)
+    return reading.sound(), reading.document.lines.get("base", 0)

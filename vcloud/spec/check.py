@@ -1,39 +1,38 @@
-"""What is wrong although each value is right in itself: circles, clashes, ports published twice, files that are not there.
+"""Checks across a vApp file: circles, clashes, ports published twice, files that are missing.
 
-Judges what the models accepted, also when that is only a part of the file.
+Each value is right in itself here: the model has accepted it. If the file has other problems, only its sound parts are
+checked.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Final
 
-from vcloud.documents.field import CONTENT_LENGTH
+from vcloud.documents.field import FieldError
 from vcloud.errors import Problem
 from vcloud.spec.model import Detector, File, Flow, Vapp, Vm
-from vcloud.values import INTERNET, Service, meeting_zones, zone_named
+from vcloud.spec.surroundings import Beside
+from vcloud.values import INTERNET, Service, guest_name, tiers_at, zone_named
 
 MOST_IN_ZONE: Final = 4000
-"""VMs; a zone is a /20."""
-PLAIN_ZONE: Final = 13
-"""Letters of a zone's name that a card's name can hold as they are."""
+"""VMs. A zone is a /20 network."""
 MOST_PAIRS: Final = 250_000
-"""Of VMs that may talk by some service: each is an entry of the firewall's tables, in both versions of IP."""
+"""Pairs of VMs that a service connects. Each is an entry of the firewall's tables, in IPv4 and in IPv6."""
 MOST_EXCEPTIONS: Final = 2000
-"""Services of flows on which the data of a detector may leave, of all detectors; each is a rule of the IPS or a few."""
+"""Services that the exceptions of all detectors name. Each becomes one or a few rules of the IPS."""
 
 _STEP: Final = re.compile(r"[.\[]")
+"""Before each further key of a dotted path."""
 
 
-def problems_of(vapp: Vapp, folder: Path, wrong: Iterable[str] = ()) -> Iterator[Problem]:
-    """Everything wrong with the vApp as a whole. Reads the files that it names as sources, relative to `folder`.
+def problems_of(vapp: Vapp, beside: Beside, wrong: Iterable[str] = ()) -> Iterator[Problem]:
+    """Everything that is wrong with the vApp as a whole. Keeps the content of the files that it names as sources.
 
-    At the paths `wrong` something was refused and left out: nothing is judged by what stands there instead.
+    At the dotted paths `wrong`, a value was refused and removed. Nothing is concluded from what is missing there.
     """
     at = _Pointer(vapp, wrong)
     yield from _clashing_names(vapp, at)
@@ -42,10 +41,10 @@ def problems_of(vapp: Vapp, folder: Path, wrong: Iterable[str] = ()) -> Iterator
     yield from _full_zones(vapp, at)
     for tier, vm in vapp.vms.items():
         yield from _vm_problems(f"vms.{tier}", vm, at)
-        yield from _image_problems(f"vms.{tier}.image", vm, at)
+        yield from _image_problems(f"vms.{tier}.image", vm, beside, at)
         yield from _file_problems(f"vms.{tier}.files", vm, at)
         for path, file in vm.files.items():
-            yield from _source_problems(f'vms.{tier}.files["{path}"].source', file, folder, at)
+            yield from _source_problems(f'vms.{tier}.files["{path}"].source', file, beside, at)
     yield from mount_problems(vapp, {})
     yield from _repeated_ids(vapp.flows, "flow", at)
     yield from _repeated_ids(vapp.protection.dlp, "detector", at)
@@ -57,33 +56,27 @@ def problems_of(vapp: Vapp, folder: Path, wrong: Iterable[str] = ()) -> Iterator
 
 
 def mount_problems(vapp: Vapp, recipes: Mapping[str, Mapping[str, str]]) -> Iterator[Problem]:
-    """Disks that are mounted at the same place. `recipes` maps folders of recipes to where they mount disks, as far as that is known."""
+    """Disks with the same mount point. `recipes` has for each recipe's folder the mount point of each disk, if known."""
     at = _Pointer(vapp)
     for tier, vm in vapp.vms.items():
         by_image = recipes.get(vm.image_folder, {})
         mounts: dict[str, str] = {}
         for name, disk in vm.disks.items():
-            place = disk.mount or by_image.get(name, "")
-            if place in mounts:
-                yield at(f"vms.{tier}.disks.{name}.mount", f"disk '{mounts[place]}' is mounted at {place} already", "Choose another place.")
-            if place:
-                mounts[place] = name
-
-
-def notes(vapp: Vapp) -> tuple[Problem, ...]:
-    """What is allowed but probably not meant."""
-    at = _Pointer(vapp)
-    used = {zone for vm in vapp.vms.values() for zone in vm.zones}
-    empty = (at(f"zones.{zone}", "no VM is in this zone") for zone in vapp.zones if zone not in used)
-    return (*empty, *_unwatched_cards(vapp, at), *_odd_exceptions(vapp, at))
+            path = disk.mount or by_image.get(name, "")
+            if path in mounts:
+                what = f"the disk '{mounts[path]}' is already mounted at {path}"
+                yield at(f"vms.{tier}.disks.{name}.mount", what, "Choose another mount point.")
+            if path:
+                mounts[path] = name
 
 
 class _Pointer:
-    """Makes problems of one vApp, each with its line, and knows where there are others."""
+    """Makes the problems of one vApp, each with its line. Knows at which paths there already are others."""
 
     def __init__(self, vapp: Vapp, wrong: Iterable[str] = ()) -> None:
         self.vapp = vapp
-        self.wrong = {path[:end] for path in wrong for end in (*(found.start() for found in _STEP.finditer(path)), len(path))}
+        self.wrong = {path[:end] for path in wrong for end in _ends(path)}
+        self.zones = {tier: vm.zones for tier, vm in vapp.vms.items()}
 
     def __call__(self, path: str, what: str, hint: str = "") -> Problem:
         return Problem(self.vapp.file, self.vapp.line_of(path), path, what, hint)
@@ -93,34 +86,36 @@ class _Pointer:
         return self.wrong.isdisjoint(paths)
 
 
+def _ends(path: str) -> Iterator[int]:
+    """How long the dotted path is up to each of its keys."""
+    yield from (found.start() for found in _STEP.finditer(path))
+    yield len(path)
+
+
 def _clashing_names(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
-    """`web` with a count makes `web-1`, which may be the name of another VM."""
+    """`web` with a count makes `web-1`, which may also be the name of another VM."""
     owners: dict[str, str] = {}
     for tier, vm in vapp.vms.items():
         for name in vm.names(tier) if at.is_sound(f"vms.{tier}.count") else ():
             if name in owners:
-                yield at(f"vms.{tier}", f"a VM called '{name}' also comes from vms.{owners[name]}", "Rename one of them.")
+                yield at(f"vms.{tier}", f"vms.{owners[name]} also makes a VM called '{name}'", "Rename one of them.")
                 break
             owners[name] = tier
 
 
 def _clashing_zones(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
-    """Names of cards are short, so that a long zone's ends in a hash, which may be how another one is called."""
-    if max(map(len, vapp.zones)) <= PLAIN_ZONE:
-        return
-    from vcloud.design.addressing import guest_name
-
+    """Interface names are short. The name for a long zone ends in a hash, and a short zone may have just that name."""
     owners: dict[str, str] = {}
     for zone in vapp.zones:
-        card = guest_name("z-", zone)
-        if card in owners:
-            what = f"the firewall's card for this zone would be called '{card}', as the one for zone '{owners[card]}' is"
-            yield at(f"zones.{zone}", what, "Rename one of them.")
-        owners.setdefault(card, zone)
+        nic = guest_name("z-", zone)
+        if nic in owners:
+            what = f"the firewall's interface for this zone would have the name '{nic}', like that for zone '{owners[nic]}'"
+            yield at(f"zones.{zone}", what, "Rename one of the zones.")
+        owners.setdefault(nic, zone)
 
 
 def _circles(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
-    """Each circle of `after` once, at the VM that closes it."""
+    """Each circle of `after` is reported once, at the VM that closes it. A stack replaces recursion: chains may be long."""
     done: set[str] = set()
     for start in vapp.vms:
         trail = [start]
@@ -132,7 +127,9 @@ def _circles(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
                 done.add(trail.pop())
             elif other in trail:
                 circle = " -> ".join([*trail[trail.index(other) :], other])
-                yield at(f"vms.{trail[-1]}.after", f"VMs wait for each other in a circle: {circle}", "Remove one of these.")
+                yield at(
+                    f"vms.{trail[-1]}.after", f"these VMs wait for each other in a circle: {circle}", "Remove one of the dependencies."
+                )
             elif other in vapp.vms and other not in done:
                 trail.append(other)
                 branches.append(iter(vapp.vms[other].after))
@@ -142,7 +139,7 @@ def _full_zones(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
     placed = (vm for tier, vm in vapp.vms.items() if at.is_sound(f"vms.{tier}.zone"))
     sizes = Counter(zone for vm in placed for zone in vm.zones for _ in range(vm.count or 1))
     yield from (
-        at(f"zones.{zone}", f"{size} VMs are in this zone, at most {MOST_IN_ZONE} have room")
+        at(f"zones.{zone}", f"this zone has {size} VMs; the maximum is {MOST_IN_ZONE}")
         for zone, size in sizes.items()
         if size > MOST_IN_ZONE
     )
@@ -152,69 +149,36 @@ def _vm_problems(path: str, vm: Vm, at: _Pointer) -> Iterator[Problem]:
     if vm.packages and not vm.image.recipe:
         yield at(
             f"{path}.packages",
-            "packages can only be added to an image that vcloud builds",
-            "Put them into the qcow2 image, or use a recipe.",
+            "vcloud can add packages only to images that it builds",
+            "Install them in the qcow2 image, or use a recipe.",
         )
 
 
 def _file_problems(path: str, vm: Vm, at: _Pointer) -> Iterator[Problem]:
-    """A path below another file's can never be made."""
+    """A file cannot be in another file."""
     for name in vm.files:
         if above := next((parent for parent in map(str, PurePosixPath(name).parents) if parent in vm.files), None):
-            yield at(f'{path}["{name}"]', f"'{above}' is a file, so no other can be in it", "Choose another path for one of them.")
+            yield at(f'{path}["{name}"]', f"'{above}' is a file, so it cannot contain another", "Choose another path for one of them.")
 
 
-def _image_problems(path: str, vm: Vm, at: _Pointer) -> Iterator[Problem]:
-    """A shipped name was looked up with the other references; folders and files are looked at here."""
-    location = vm.image.location
-    if vm.image.recipe and "/" in vm.image.recipe and not _is_file(location / "image.yaml" if location else None):
-        yield at(
-            path,
-            f"'{vm.image.recipe}' is not the folder of an image: it has no image.yaml",
-            "Name a folder beside this file, like ./images/api.",
-        )
-    if vm.image.file and not _is_file(location):
-        yield at(path, f"no image file is at '{vm.image.file}'", "Paths are relative to this file.")
+def _image_problems(path: str, vm: Vm, beside: Beside, at: _Pointer) -> Iterator[Problem]:
+    """Checks folders and files. Names of shipped images were looked up when the model was validated."""
+    image = vm.image
+    if "/" in image.recipe and not beside.is_file(f"{image.location}/image.yaml"):
+        what = f"'{image.recipe}' is not an image's folder: it has no image.yaml"
+        yield at(path, what, "Write the path of a folder relative to this file, like ./images/api.")
+    if image.file and not beside.is_file(image.location):
+        yield at(path, f"there is no image file '{image.file}'", "Paths are relative to this file.")
 
 
-def _is_file(path: Path | None) -> bool:
-    try:
-        return path is not None and stat.S_ISREG(path.stat().st_mode)
-    except OSError:
-        return False
-
-
-def _source_problems(path: str, file: File, folder: Path, at: _Pointer) -> Iterator[Problem]:
+def _source_problems(path: str, file: File, beside: Beside, at: _Pointer) -> Iterator[Problem]:
+    """Also keeps the content of a source that is right."""
     if not file.source:
         return
     try:
-        file.keep(_read_source(folder, file.source))
-    except OSError as error:
-        yield at(path, f"'{file.source}' cannot be read: {error.strerror}", "Paths are relative to this file.")
-    except _UnfitError as error:
-        yield at(path, f"'{file.source}' {error}", "Name a file beside this one.")
-
-
-class _UnfitError(Exception):
-    """A source that must not be taken, and why."""
-
-
-def _read_source(folder: Path, source: str) -> bytes:
-    """The content of a regular file inside the folder. Raises OSError, _UnfitError.
-
-    What is opened is what is judged, so that a file cannot be exchanged between check and use.
-    """
-    path = Path(os.path.realpath(folder / source, strict=True))
-    if not path.is_relative_to(folder.resolve()):
-        raise _UnfitError("leads to a place outside the folder of the vApp file")
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-    with os.fdopen(descriptor, "rb") as opened:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise _UnfitError("is not a regular file")
-        content = opened.read(CONTENT_LENGTH + 1)
-    if len(content) > CONTENT_LENGTH:
-        raise _UnfitError(f"has more than {CONTENT_LENGTH >> 20} MiB")
-    return content
+        file.keep(beside.content(file.source))
+    except FieldError as error:
+        yield at(path, error.what, error.hint)
 
 
 def _repeated_ids(entries: tuple[Flow | Detector, ...], kind: str, at: _Pointer) -> Iterator[Problem]:
@@ -223,25 +187,35 @@ def _repeated_ids(entries: tuple[Flow | Detector, ...], kind: str, at: _Pointer)
         if not at.is_sound(f"{entry.path}.id") or not ("id" in entry.model_fields_set or _has_sound_id(entry, at)):
             continue
         if entry.id in first:
-            yield at(f"{entry.path}.id", f"the {kind} in line {first[entry.id].line} has the id '{entry.id}', too", "Give each its own id.")
+            yield at(
+                f"{entry.path}.id",
+                f"the {kind} in line {first[entry.id].line} also has the id '{entry.id}'",
+                "Write another id for one of them.",
+            )
         first.setdefault(entry.id, entry)
 
 
 def _has_sound_id(entry: Flow | Detector, at: _Pointer) -> bool:
-    """Whether nothing is missing of what the id is made of."""
+    """Whether no part of a made id was refused."""
     parts = ("from", "to", "service") if isinstance(entry, Flow) else ("detect", "leaving")
     return at.is_sound(*(f"{entry.path}.{part}" for part in parts))
 
 
 def _flow_problems(vapp: Vapp, flow: Flow, at: _Pointer) -> Iterator[Problem]:
     if flow.source == flow.target == INTERNET:
-        yield at(f"{flow.path}.to", "a flow from the internet to the internet does not concern the vApp", "Name a VM or a zone at one end.")
+        yield at(
+            f"{flow.path}.to",
+            "a flow from the internet to the internet is not part of the vApp",
+            "Write a VM or a zone in one of from and to.",
+        )
     elif flow.source == flow.target and _is_one_vm(vapp, flow.source, at):
-        yield at(f"{flow.path}.to", f"'{flow.target}' is one VM, which needs no flow to itself", "Remove the flow, or give the VM a count.")
+        yield at(
+            f"{flow.path}.to", f"'{flow.target}' is a single VM, and needs no flow to itself", "Remove the flow, or give the VM a count."
+        )
     if flow.source == INTERNET:
         yield from _publish_problems(flow, at)
     elif "publish" in flow.model_fields_set:
-        yield at(f"{flow.path}.publish", "only a flow from the internet is published", "Remove publish, or write from: internet.")
+        yield at(f"{flow.path}.publish", "only a flow from the internet can be published", "Remove publish, or write from: internet.")
 
 
 def _is_one_vm(vapp: Vapp, end: str, at: _Pointer) -> bool:
@@ -259,8 +233,8 @@ def _publish_problems(flow: Flow, at: _Pointer) -> Iterator[Problem]:
     elif not _has_sound_ports(flow, at):
         return
     elif len(flow.publish) not in (0, 1, len(flow.services)):
-        what = f"{len(flow.publish)} ports are published for {len(flow.services)} services"
-        yield at(f"{flow.path}.publish", what, "Give one for each, in the same order, or true for the same ports.")
+        what = f"publish has {len(flow.publish)} ports for {len(flow.services)} services"
+        yield at(f"{flow.path}.publish", what, "Write one for each service, in the same order, or true for the services' own ports.")
     else:
         for service, published in zip(flow.services, flow.published, strict=True):
             if service.last - service.first != published.last - published.first:
@@ -269,32 +243,32 @@ def _publish_problems(flow: Flow, at: _Pointer) -> Iterator[Problem]:
 
 
 def _too_many_pairs(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
-    """Reported at the flow that passes the limit."""
+    """Reported at the flow with which the number passes the limit."""
     total = 0
     for flow in vapp.flows:
         before = total
         total += _end_size(vapp, flow.source, at) * _end_size(vapp, flow.target, at) * len(flow.services)
         if before <= MOST_PAIRS < total:
-            what = f"with this flow {total} pairs of VMs may talk by some service, at most {MOST_PAIRS} are allowed"
-            yield at(flow.path, what, "Name fewer VMs, or ranges of ports instead of single ones.")
+            what = f"up to this flow, {total} pairs of VMs have a service; the maximum is {MOST_PAIRS}"
+            yield at(flow.path, what, "Use fewer VMs, or write ranges of ports instead of single ports.")
 
 
 def _too_many_exceptions(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
     services = {flow.id: len(flow.services) for flow in vapp.flows}
     total = sum(services.get(name, 0) for detector in vapp.protection.dlp for name in detector.excepted)
     if total > MOST_EXCEPTIONS:
-        what = f"the exceptions of all detectors name {total} services, at most {MOST_EXCEPTIONS} are allowed"
+        what = f"the exceptions of all detectors name {total} services; the maximum is {MOST_EXCEPTIONS}"
         yield at("protection.dlp", what, "Except fewer flows, or flows with ranges of ports.")
 
 
 def _end_size(vapp: Vapp, end: str, at: _Pointer) -> int:
-    """How many VMs a flow's end stands for; the internet counts as one."""
-    kind, _, name = end.rpartition(":")
-    if kind != "zone" and name in vapp.vms:
-        return vapp.vms[name].count or 1
+    """How many VMs an end means. The internet counts as one."""
     if end == INTERNET:
         return 1
-    return sum(vm.count or 1 for tier, vm in vapp.vms.items() if name in vm.zones and at.is_sound(f"vms.{tier}.zone"))
+    tiers = tiers_at(end, at.zones)
+    if zone_named(end, at.zones):
+        tiers = tuple(tier for tier in tiers if at.is_sound(f"vms.{tier}.zone"))
+    return sum(vapp.vms[tier].count or 1 for tier in tiers)
 
 
 def _ports(service: Service) -> str:
@@ -303,13 +277,13 @@ def _ports(service: Service) -> str:
 
 
 def _published_twice(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
-    """Sorted by first port, a range overlaps an earlier one exactly when it begins before the furthest end so far."""
+    """In the order of first ports, a range overlaps an earlier one if it begins before the furthest end so far."""
     ranges = sorted((item, index) for index, flow in enumerate(vapp.flows) if _can_be_published(flow, at) for item in flow.published)
     furthest: tuple[Service, int] | None = None
     for item, index in ranges:
         if furthest and item.protocol == furthest[0].protocol and item.first <= furthest[0].last:
             later, other = max(index, furthest[1]), min(index, furthest[1])
-            what = f"{item} is published by flow '{vapp.flows[other].id}' in line {vapp.flows[other].line} already"
+            what = f"the flow '{vapp.flows[other].id}' in line {vapp.flows[other].line} already publishes {item}"
             yield at(f"{vapp.flows[later].path}.publish", what, "Publish another port.")
         if furthest is None or item.protocol != furthest[0].protocol or item.last > furthest[0].last:
             furthest = item, index
@@ -322,73 +296,3 @@ def _can_be_published(flow: Flow, at: _Pointer) -> bool:
 
 def _has_sound_ports(flow: Flow, at: _Pointer) -> bool:
     return at.is_sound(f"{flow.path}.service", f"{flow.path}.publish")
-
-
-def _unwatched_cards(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
-    """VMs that a detector watches at some of their cards only."""
-    for detector in vapp.protection.dlp:
-        for tier, vm in vapp.vms.items():
-            others = [zone for zone in vm.zones if zone not in detector.leaving]
-            if 0 < len(others) < len(vm.zones):
-                listed = ", ".join(others)
-                what = f"VM '{tier}' also has a card in {listed}, by which the data may leave without being searched"
-                yield at(f"{detector.path}.leaving", what, f"Add {listed} to leaving.")
-
-
-def _odd_exceptions(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
-    """Exceptions of detectors that do nothing, or more than they say."""
-    flows = {flow.id: flow for flow in vapp.flows}
-    by_path: dict[_Path, list[Flow]] = {}
-    if any(detector.excepted for detector in vapp.protection.dlp):
-        for flow in vapp.flows:
-            for path in _paths(vapp, flow):
-                by_path.setdefault(path, []).append(flow)
-    for detector in vapp.protection.dlp:
-        for flow in (flows[name] for name in detector.excepted):
-            leaving = [path for path in _paths(vapp, flow) if (path[0][1] in detector.leaving) != (path[1][1] in detector.leaving)]
-            alike = {other.id: other for path in leaving for other in by_path[path] if _share_a_service(flow, other)}
-            also = [other for name, other in alike.items() if name not in detector.excepted]
-            if not leaving:
-                what = f"flow '{flow.id}' never leaves the zones of this detector, so this exception has no effect"
-                yield at(f"{detector.path}.except", what, "Remove it.")
-            elif also:
-                more = f" and {len(also) - 1} more" if also[1:] else ""
-                what = f"the exception for flow '{flow.id}' also holds for flow '{also[0].id}' in line {also[0].line}{more}"
-                yield at(f"{detector.path}.except", f"{what}: both have the same source, target and service", "Except both, or neither.")
-
-
-_Card = tuple[str, str]
-"""The VM of the file, and the zone; of the internet, nothing."""
-_Path = tuple[_Card, _Card]
-
-
-def _paths(vapp: Vapp, flow: Flow) -> frozenset[_Path]:
-    """From which cards to which a flow goes."""
-    wanted = zone_named(flow.target, vapp.vms)
-    return frozenset(
-        _path(vapp, one, other, wanted)
-        for one in _tiers(vapp, flow.source)
-        for other in _tiers(vapp, flow.target)
-        if one != other or vapp.vms[one].count not in (None, 1)
-    )
-
-
-def _path(vapp: Vapp, one: str, other: str, wanted: str) -> _Path:
-    here, there = (vapp.vms[tier].zones if tier else () for tier in (one, other))
-    if not there:
-        return (one, here[0]), ("", "")
-    ours, theirs = meeting_zones(here, there, wanted)
-    return (one, ours), (other, theirs)
-
-
-def _tiers(vapp: Vapp, end: str) -> tuple[str, ...]:
-    """The VMs that a flow's end stands for, replicas as one; the internet is nothing."""
-    if end == INTERNET:
-        return ("",)
-    if zone := zone_named(end, vapp.vms):
-        return tuple(tier for tier, vm in vapp.vms.items() if zone in vm.zones)
-    return (end.removeprefix("vm:"),)
-
-
-def _share_a_service(one: Flow, other: Flow) -> bool:
-    return any(a.protocol is b.protocol and a.first <= b.last and b.first <= a.last for a in one.services for b in other.services)

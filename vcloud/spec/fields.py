@@ -1,97 +1,37 @@
-"""The types of the fields: what `types` parses, with the JSON schema that says the same to an editor.
+"""The types of the model's fields: each joins a check of `types` with the JSON schema that tells an editor the same.
 
-A reference (`ZoneRef`, `VmRef`, `EndRef`, ...) is also looked up among the names of the file, so that a misspelt one is reported together
-with everything else.
+A reference (`ZoneRef`, `VmRef`, `EndRef`, ...) is also looked up among the names that the file declares, so that a wrong
+one is reported together with all other problems.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any, cast
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import (
-    Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
-    PlainValidator,
-    Strict,
-    ValidationInfo,
-    WithJsonSchema,
-)
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, PlainValidator, Strict, ValidationInfo, WithJsonSchema
 from pydantic_core import CoreSchema, core_schema
 
-from vcloud.documents.field import CONTENT_LENGTH, PARAMETER_LENGTH, FieldError, Suggestions, kind_of, parse_content, shown
+from vcloud.documents.field import CONTENT_LENGTH, PARAMETER_LENGTH, FieldError, Shape, kind_of, parse_content, shown
 from vcloud.spec import types
+from vcloud.spec.surroundings import Surroundings
 from vcloud.values import INTERNET, Service
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a value is judged against: the names in its file, and where the file and the shipped recipes lie."""
+class Unenforced:
+    """Marks a field that this release accepts and cannot enforce. `refuse` then stops `plan` and `up` with the sentence.
 
-    zones: frozenset[str]
-    vms: frozenset[str]
-    flows: frozenset[str]
-    disks: frozenset[str]
-    """As `db.data`."""
-    recipes: frozenset[str]
-    folder: Path
-    recipes_folder: Path
-    suggestions: Suggestions = field(default_factory=Suggestions, compare=False)
+    In the sentence, `{value}` is the field's value (of a list, each item's), and `{owner}` the mapping that has the field.
+    """
 
-
-def reference(parse: Callable[[object], str], kind: str, names: Callable[[Surroundings], frozenset[str]]) -> PlainValidator:
-    """Finds a name among those of the file. One that is declared with a bad name is reported there, not here."""
-
-    def find(value: object, info: ValidationInfo) -> str:
-        there = frozenset[str]() if info.context is None else names(info.context)
-        if isinstance(value, str) and value in there:
-            return value
-        name = parse(value)
-        if info.context is not None:
-            raise FieldError(f"no {kind} is called '{name}'", info.context.suggestions.nearest(name, there))
-        return name
-
-    return PlainValidator(find)
-
-
-def parse_end(value: object, info: ValidationInfo) -> str:
-    """A flow's end must mean exactly one thing."""
-    around: Surroundings | None = info.context
-    if around is None or value == INTERNET:
-        return types.parse_end(value)
-    if not isinstance(value, str) or value not in around.vms | around.zones:
-        return _qualified_end(types.parse_end(value), around)
-    if value in around.vms & around.zones:
-        raise FieldError(f"'{value}' is a VM and a zone", f"Write vm:{value} or zone:{value}.")
-    return value
-
-
-def _qualified_end(text: str, around: Surroundings) -> str:
-    kind, _, name = text.rpartition(":")
-    called, there = {"vm": ("VM", around.vms), "zone": ("zone", around.zones)}.get(
-        kind, ("VM or zone", around.vms | around.zones | {INTERNET})
-    )
-    if not kind or name not in there:
-        raise FieldError(f"no {called} is called '{name}'", around.suggestions.nearest(name, there))
-    return text
-
-
-def parse_recipe(value: object, info: ValidationInfo) -> str:
-    """A name must be a shipped recipe's; folders are looked at later."""
-    around: Surroundings | None = info.context
-    text = types.parse_local_path(value)
-    if around is not None and "/" not in text and text not in around.recipes:
-        hint = around.suggestions.nearest(text, around.recipes, "Shipped are")
-        raise FieldError(f"no image is called '{text}'", f"{hint} A folder is written with a slash: ./{text}.")
-    return text
+    sentence: str
 
 
 class Given:
-    """What may be left out, but not be written as nothing."""
+    """For a field that may be left out (its default is None), but not be written as nothing."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         schema: Any = handler(source)
@@ -100,7 +40,7 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class OneOrMany:
-    """A list that may be written as its only item, and names nothing twice."""
+    """A list that may be written as its only item. Unless it `repeats`, no item may come twice."""
 
     repeats: bool = False
 
@@ -113,112 +53,185 @@ class OneOrMany:
             counts = Counter(texts)
             if twice := next((text for text in texts if counts[text] > 1), None):
                 raise FieldError(f"'{shown(twice)}' is listed twice", "Remove one of them.")
-        return [value] if isinstance(value, str) else value
+        is_one = isinstance(value, str | int) and not isinstance(value, bool)
+        return [value] if is_one else value
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         array = handler(schema)
         return {"anyOf": [array["items"], array]}
 
 
-def _text(pattern: str) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", "pattern": f"^(?:{pattern})$"})
+T = TypeVar("T")
+ListOf = Annotated[tuple[T, ...], OneOrMany()]
+Optional = Annotated[T | None, Given()]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A name that the file must declare elsewhere, under `kind`."""
+
+    shape: Shape
+    kind: str
+    names: Callable[[Surroundings], frozenset[str]]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_info_plain_validator_function(self._find)
+
+    def _find(self, value: object, info: core_schema.ValidationInfo) -> str:
+        """A name that is declared with a wrong spelling is reported there, and accepted here."""
+        around: Surroundings | None = info.context
+        if around is None:
+            return self.shape.parse(value)
+        known = self.names(around)
+        if isinstance(value, str) and value in known:
+            return value
+        name = self.shape.parse(value)
+        raise FieldError(f"no {self.kind} is called '{name}'", around.suggestions.nearest(name, known, self.kind))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return self.shape.json_schema()
+
+
+def _like(shape: Shape) -> WithJsonSchema:
+    """The schema of a text of this shape, for a field whose check does more."""
+    return WithJsonSchema(shape.json_schema())
 
 
 def _free(length: int) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "maxLength": length})
 
 
-def _number_or(pattern: str, last: int, first: int = 1) -> WithJsonSchema:
-    return WithJsonSchema(
-        {"anyOf": [{"type": "integer", "minimum": first, "maximum": last}, {"type": "string", "pattern": f"^(?:{pattern})$"}]}
-    )
+def _number_or(shape: Shape, last: int, first: int = 1) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": [{"type": "integer", "minimum": first, "maximum": last}, shape.json_schema()]})
 
 
-VappName = Annotated[str, PlainValidator(types.parse_name), _text(types.NAME_PATTERN)]
-Part = Annotated[str, PlainValidator(types.parse_part), _text(types.PART_PATTERN)]
-DiskName = Annotated[str, PlainValidator(types.parse_disk_name), _text(types.DISK_PATTERN)]
-Id = Annotated[str, PlainValidator(types.parse_id), _text(types.ID_PATTERN)]
-DataClass = Annotated[str, PlainValidator(types.parse_class), _text(types.ID_PATTERN)]
-Label = Annotated[str, PlainValidator(types.parse_label), _text(types.LABEL_PATTERN)]
-Profile = Annotated[str, PlainValidator(types.parse_profile), _text(types.PROFILE_PATTERN)]
-Package = Annotated[str, PlainValidator(types.parse_package), _text(types.PACKAGE_PATTERN)]
-Sni = Annotated[str, PlainValidator(types.parse_sni), _text(types.SNI_PATTERN)]
-Url = Annotated[str, PlainValidator(types.parse_url), _text(types.URL_PATTERN)]
-Sha256 = Annotated[str, PlainValidator(types.parse_sha256), _text(types.SHA256_PATTERN)]
-Owner = Annotated[str, PlainValidator(types.parse_owner), _text(types.OWNER_PATTERN)]
-Permissions = Annotated[int, PlainValidator(types.parse_mode), _text(types.MODE_PATTERN)]
-GuestPath = Annotated[str, PlainValidator(types.parse_guest_path), _text(types.GUEST_PATH_PATTERN)]
-LocalPath = Annotated[str, PlainValidator(types.parse_local_path), _text(types.LOCAL_PATH_PATTERN)]
-SourcePath = Annotated[str, PlainValidator(types.parse_source), _text(types.LOCAL_PATH_PATTERN)]
-PublicKey = Annotated[str, PlainValidator(types.parse_public_key), _free(CONTENT_LENGTH)]
-Text = Annotated[
-    str,
-    PlainValidator(types.parse_text),
-    WithJsonSchema({"type": "string", "pattern": r"^[^\u0000-\u001f\u007f]*$", "maxLength": types.TEXT_LENGTH}),
-]
-Content = Annotated[str, PlainValidator(parse_content), _free(CONTENT_LENGTH)]
-Script = Annotated[str, PlainValidator(types.parse_script), _free(types.SCRIPT_LENGTH)]
-Memory = Annotated[
-    int, PlainValidator(types.parse_memory), _number_or(types.SIZE_PATTERN, types.LARGEST >> 20, types.SMALLEST_MEMORY >> 20)
-]
-DiskSize = Annotated[
-    int, PlainValidator(types.parse_disk_size), _number_or(types.SIZE_PATTERN, types.LARGEST >> 20, types.SMALLEST_DISK >> 20)
-]
-Duration = Annotated[int, PlainValidator(types.parse_duration), _number_or(types.DURATION_PATTERN, types.LONGEST)]
-ServiceField = Annotated[Service, PlainValidator(types.parse_service), _text(types.SERVICE_PATTERN)]
-Port = Annotated[int, Strict(), Field(ge=1, le=types.LAST_PORT)]
+def parse_end(value: object, info: ValidationInfo) -> str:
+    """A flow's end, which must mean exactly one thing."""
+    around: Surroundings | None = info.context
+    if around is None or value == INTERNET:
+        return types.END.parse(value)
+    if not isinstance(value, str) or value not in around.vms | around.zones:
+        return _qualified_end(types.END.parse(value), around)
+    if value in around.vms & around.zones:
+        raise FieldError(f"'{value}' is the name of a VM and of a zone", f"Write vm:{value} or zone:{value}.")
+    return value
 
-ZoneRef = Annotated[str, reference(types.parse_part, "zone", lambda around: around.zones), _text(types.PART_PATTERN)]
-VmRef = Annotated[str, reference(types.parse_part, "VM", lambda around: around.vms), _text(types.PART_PATTERN)]
-FlowRef = Annotated[str, reference(types.parse_id, "flow", lambda around: around.flows), _text(types.ID_PATTERN)]
-DiskRef = Annotated[str, reference(types.parse_disk_ref, "disk", lambda around: around.disks), _text(types.DISK_REF_PATTERN)]
-EndRef = Annotated[str, PlainValidator(parse_end), _text(types.END_PATTERN)]
-RecipeRef = Annotated[str, PlainValidator(parse_recipe), _text(types.LOCAL_PATH_PATTERN)]
+
+def _qualified_end(text: str, around: Surroundings) -> str:
+    """An end with its kind before it, `vm:db`."""
+    kind, _, name = text.rpartition(":")
+    ends = {"vm": ("VM", around.vms), "zone": ("zone", around.zones)}
+    called, known = ends.get(kind, ("VM or zone", around.vms | around.zones | {INTERNET}))
+    if not kind or name not in known:
+        what = called if kind else "end"
+        raise FieldError(f"no {called} is called '{name}'", around.suggestions.nearest(name, known, what))
+    return text
+
+
+def parse_recipe(value: object, info: ValidationInfo) -> str:
+    """A shipped recipe's name, or the path of a recipe's folder. Whether the folder exists is checked later."""
+    around: Surroundings | None = info.context
+    text = types.parse_local_path(value)
+    if around is not None and "/" not in text and text not in around.recipes:
+        hint = around.suggestions.nearest(text, around.recipes, "image")
+        raise FieldError(f"no image is called '{text}'", f"{hint} For a folder, write ./{text}.")
+    return text
 
 
 def parse_version(value: object) -> int:
+    """The version of the file format."""
+    if value == "1":
+        raise FieldError("the version must be a number, not text", "Remove the quotes.")
     if value is True or value != 1:
-        raise FieldError(f"version {shown(value)} of the format is not known", "This release reads vcloud: 1.")
+        raise FieldError(f"this release cannot read version {shown(value)} of the file format", "Write vcloud: 1.")
     return 1
 
 
 def parse_parameter(value: object) -> str | int | bool:
+    """The default of a parameter."""
     if not isinstance(value, str | int):
-        raise FieldError(f"a parameter's default is text, a whole number, true or false, not {kind_of(value)}")
+        raise FieldError(f"a parameter's default must be text, a whole number, true or false; this is {kind_of(value)}")
     return parse_content(value, PARAMETER_LENGTH) if isinstance(value, str) else value
 
 
 def parse_publish(value: object) -> tuple[tuple[int, int], ...]:
-    """Ranges of ports on the uplink; none stands for the service's own."""
+    """Ranges of ports on the uplink. An empty tuple means the service's own ports."""
     if value is True:
         return ()
     if value is False:
-        raise FieldError("a flow from the internet is always published", "Remove the flow, or name the port.")
+        raise FieldError("a flow from the internet is always published", "Remove the flow, or write the port.")
     if value == []:
-        raise FieldError("this is empty, at least one entry is wanted")
+        raise FieldError("this is empty; at least one entry is required")
     return tuple(types.parse_ports(item) for item in (value if isinstance(value, list) else [value]))
 
 
 def parse_regex(value: object) -> str:
-    """Loads the parser of patterns late: only files with a detector pay for it."""
+    """A detector's pattern. Its parser is imported late, so that only files with a detector pay for it."""
     from vcloud.patterns.pattern import parse_pattern
 
     return parse_pattern(value)
 
 
-_PORTS = {
-    "anyOf": [{"type": "integer", "minimum": 1, "maximum": types.LAST_PORT}, {"type": "string", "pattern": f"^(?:{types.PORTS_PATTERN})$"}]
-}
+VappName = Annotated[str, types.VAPP_NAME]
+Part = Annotated[str, types.PART_NAME]
+DiskName = Annotated[str, types.DISK_NAME]
+ParameterName = Annotated[str, types.PARAMETER_NAME]
+Id = Annotated[str, types.ID]
+DataClass = Annotated[str, types.CLASS_NAME]
+Label = Annotated[str, types.LABEL]
+Profile = Annotated[str, types.PROFILE]
+Package = Annotated[str, types.PACKAGE]
+Sni = Annotated[str, types.SNI]
+Url = Annotated[str, types.URL]
+Sha256 = Annotated[str, types.SHA256]
+Owner = Annotated[str, PlainValidator(types.parse_owner), _like(types.OWNER)]
+Permissions = Annotated[int, PlainValidator(types.parse_mode), _like(types.MODE)]
+GuestPath = Annotated[str, PlainValidator(types.parse_guest_path), _like(types.GUEST_PATH)]
+LocalPath = Annotated[str, PlainValidator(types.parse_local_path), _like(types.LOCAL_PATH)]
+SourcePath = Annotated[str, PlainValidator(types.parse_source), _like(types.LOCAL_PATH)]
+ServiceField = Annotated[Service, PlainValidator(types.parse_service), _like(types.SERVICE)]
+PublicKey = Annotated[str, PlainValidator(types.parse_public_key), _free(CONTENT_LENGTH)]
+Content = Annotated[str, PlainValidator(parse_content), _free(CONTENT_LENGTH)]
+Script = Annotated[str, PlainValidator(types.parse_script), _free(types.SCRIPT_LENGTH)]
+Text = Annotated[
+    str,
+    PlainValidator(types.parse_text),
+    WithJsonSchema({"type": "string", "pattern": r"^[^\u0000-\u001f\u007f]*$", "maxLength": types.TEXT_LENGTH}),
+]
+Memory = Annotated[
+    int,
+    PlainValidator(types.parse_memory),
+    _number_or(types.SIZE, types.LARGEST >> 20, types.SMALLEST_MEMORY >> 20),
+]
+DiskSize = Annotated[
+    int,
+    PlainValidator(types.parse_disk_size),
+    _number_or(types.SIZE, types.LARGEST >> 20, types.SMALLEST_DISK >> 20),
+]
+Duration = Annotated[int, PlainValidator(types.parse_duration), _number_or(types.DURATION, types.LONGEST)]
+Port = Annotated[int, Strict(), Field(ge=1, le=types.LAST_PORT)]
+Count = Annotated[int, Strict(), Field(ge=1, le=250)]
+AtLeast = Annotated[int, Strict(), Field(ge=1, le=1000)]
+
+ZoneRef = Annotated[str, Reference(types.PART_NAME, "zone", lambda around: around.zones)]
+VmRef = Annotated[str, Reference(types.PART_NAME, "VM", lambda around: around.vms)]
+FlowRef = Annotated[str, Reference(types.ID, "flow", lambda around: around.flows)]
+DiskRef = Annotated[str, Reference(types.DISK_REFERENCE, "disk", lambda around: around.disks)]
+EndRef = Annotated[str, PlainValidator(parse_end), _like(types.END)]
+RecipeRef = Annotated[str, PlainValidator(parse_recipe), _like(types.LOCAL_PATH)]
+
+_PORTS = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": types.LAST_PORT}, types.PORTS.json_schema()]}
 Publish = Annotated[
     tuple[tuple[int, int], ...],
     PlainValidator(parse_publish),
     WithJsonSchema({"anyOf": [{"const": True}, _PORTS, {"type": "array", "items": _PORTS, "minItems": 1}]}),
 ]
-Regex = Annotated[str, PlainValidator(parse_regex), WithJsonSchema({"type": "string", "minLength": 1, "maxLength": types.TEXT_LENGTH})]
-Count = Annotated[int, Strict(), Field(ge=1, le=250)]
-AtLeast = Annotated[int, Strict(), Field(ge=1, le=1000)]
+Regex = Annotated[
+    str,
+    PlainValidator(parse_regex),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": types.TEXT_LENGTH}),
+]
 Version = Annotated[int, PlainValidator(parse_version), WithJsonSchema({"const": 1})]
-ParameterName = Annotated[str, PlainValidator(types.parse_parameter_name), _text(types.PARAMETER_PATTERN)]
 ParameterValue = Annotated[
     str | int | bool,
     PlainValidator(parse_parameter),

@@ -1,29 +1,44 @@
-"""What a file may say but this release cannot enforce. Nothing of it is accepted and ignored: `plan` and `up` refuse it by name."""
+"""What a file may say but this release cannot enforce. `plan` and `up` refuse each such thing by name.
+
+The fields themselves carry the sentence: they are marked with `Unenforced` in the model.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from vcloud.documents.document import dotted
 from vcloud.errors import Problem
-from vcloud.spec.model import Vapp
+from vcloud.spec.fields import Unenforced
+from vcloud.spec.model import Spec, Vapp
 
-_WAY_OUT = "Remove it to go on without; a later release will enforce it."
+_WAY_OUT = "Remove it to go on without. A later release will enforce it."
 
 
 def refusals(vapp: Vapp) -> tuple[Problem, ...]:
     """One problem for each thing that is valid and cannot be enforced yet, in file order."""
-    return tuple(sorted(Problem(vapp.file, vapp.line_of(path), path, what, _WAY_OUT) for path, what in _unenforced(vapp)))
+    found = _unenforced(vapp)
+    return tuple(sorted(Problem(vapp.file, vapp.line_of(path), path, what, _WAY_OUT) for path, what in found))
 
 
-def _unenforced(vapp: Vapp) -> Iterator[tuple[str, str]]:
-    for index, profile in enumerate(vapp.protection.profiles):
-        yield f"protection.profiles[{index}]", f"this release has no profiles, so it cannot enforce '{profile}'"
-    if vapp.tenancy:
-        yield "tenancy", "this release cannot keep other vApps away from the hosts of this one"
-    if vapp.placement:
-        yield "placement", "this release runs a vApp on the host it is given, and cannot choose one"
-    if vapp.dr:
-        yield "dr", "this release cannot replicate a vApp to another site"
-    for flow in vapp.flows:
-        if flow.tls:
-            yield f"{flow.path}.tls", f"this release cannot check the TLS server name of flow '{flow.id}'"
+def _unenforced(owner: Spec) -> Iterator[tuple[str, str]]:
+    """Path and sentence of each marked field that is written in a mapping of the file or below it."""
+    for name, field in type(owner).model_fields.items():
+        value = getattr(owner, name)
+        path = dotted(owner.path, field.alias or name)
+        for mark in (mark for mark in field.metadata if isinstance(mark, Unenforced)):
+            yield from ((at, mark.sentence.format(value=item, owner=owner)) for at, item in _items(path, value))
+        for part in _mappings(value):
+            yield from _unenforced(part)
+
+
+def _items(path: str, value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, tuple):
+        yield from ((dotted(path, index), item) for index, item in enumerate(value))
+    elif value:
+        yield path, value
+
+
+def _mappings(value: object) -> Iterator[Spec]:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else (value,)
+    yield from (part for part in parts if isinstance(part, Spec))

@@ -113,7 +113,7 @@ def test_an_invalid_file_is_data_for_programs(output: str, read: Any) -> None:
     assert (found["file"], found["vapp"], found["valid"]) == ("b.yaml", "small", False)
     zone, cpus = sorted(found["problems"], key=lambda problem: str(problem["field"]), reverse=True)
     assert zone["field"].startswith("vms.web.zone")
-    assert cpus == {"file": "b.yaml", "line": 5, "field": "vms.web.cpus", "what": "0 is too small, at least 1 is wanted", "hint": ""}
+    assert cpus == {"file": "b.yaml", "line": 5, "field": "vms.web.cpus", "what": "0 is too small; the minimum is 1", "hint": ""}
     assert zone["hint"] == "Did you mean 'dmz'?"
 
 

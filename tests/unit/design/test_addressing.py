@@ -18,7 +18,6 @@ from vcloud.design.addressing import (
     ZONE_BITS,
     address_in,
     device_name,
-    guest_name,
     hash_number,
     mac_of,
     spread,
@@ -26,6 +25,7 @@ from vcloud.design.addressing import (
     vm_numbers,
     zone_prefixes,
 )
+from vcloud.values import guest_name
 
 NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,20}[a-z0-9]", fullmatch=True)
 SETS = st.sets(NAMES, min_size=1, max_size=40)

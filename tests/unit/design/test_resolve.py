@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.vapps import SMALL, TWO_HOMES, design_of_text, shop
+from tests.vapps import SMALL, TWO_HOMES, design_of_text, shop, vapp_of
 from vcloud.data import images_dir
 from vcloud.design.model import Design, FlowPath, Nic, Role, Vm
 from vcloud.errors import RefusedError, SpecError
+from vcloud.files import Folder
 from vcloud.pipeline import design_of
 from vcloud.spec.load import parse_vapp
 from vcloud.values import Action, Mode, Protocol, Service
@@ -154,14 +155,14 @@ def test_a_disk_is_not_mounted_where_the_image_mounts_another() -> None:
         design_of_text(SMALL.replace("nginx, zone: dmz}", f"postgres, zone: dmz, disks: {{{disks}}}}}"))
     (problem,) = raised.value.problems
     assert (problem.line, problem.field) == (5, "vms.web.disks.extra.mount")
-    assert problem.what == "disk 'data' is mounted at /var/lib/postgresql already"
+    assert problem.what == "the disk 'data' is already mounted at /var/lib/postgresql"
 
 
 @pytest.mark.parametrize("name", ["base", "firewall", "ips"])
 def test_a_file_that_is_called_like_a_recipe_is_still_the_users_file(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
     others = f"  web: {{image: {{file: {name}}}, zone: dmz}}\n  plain: {{image: base, zone: dmz}}\n"
-    design = design_of(parse_vapp(SMALL.partition("  web:")[0] + others, folder=tmp_path))
+    design = design_of(vapp_of(SMALL.partition("  web:")[0] + others, tmp_path))
     web, plain = design.workloads
     assert (web.image.recipe, web.image.source) == ("", str(tmp_path / name))
     assert plain.image.recipe == str(images_dir() / "base")
@@ -177,7 +178,7 @@ def test_a_vm_has_the_memory_that_it_says_or_else_its_image(tmp_path: Path, imag
     (tmp_path / "own" / "image.yaml").write_text("memory: 640M\n")
     (tmp_path / "own.qcow2").touch()
     text = SMALL.replace("{image: nginx, zone: dmz}", f"{{image: {image}, zone: dmz{said}}}")
-    assert vm(design_of(parse_vapp(text, folder=tmp_path)), "web").memory == mebibytes << 20
+    assert vm(design_of(vapp_of(text, tmp_path)), "web").memory == mebibytes << 20
 
 
 def test_the_shop_is_what_its_file_says() -> None:
@@ -198,7 +199,7 @@ def test_the_shop_is_what_its_file_says() -> None:
 
 
 def test_the_name_of_the_file_is_text_on_one_line() -> None:
-    design = design_of(parse_vapp(SMALL, "/etc/a\nb\udcff é.yaml"))
+    design = design_of(parse_vapp(SMALL.encode(), Folder(Path()), "/etc/a\nb\udcff é.yaml"))
     assert design.file == "a_b_ é.yaml"
 
 

@@ -10,12 +10,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vcloud.documents.document import DEEPEST, LARGEST, Document, read_document
+from vcloud.documents.document import Document
+from vcloud.documents.reader import DEEPEST, LARGEST, read_document
 from vcloud.errors import SpecError
 
 
 def read(text: str | bytes) -> Document:
-    return read_document(text if isinstance(text, bytes) else text.encode(), "f")
+    return read_document(text if isinstance(text, bytes) else text.encode(), "f", example="a: 1")
 
 
 def value_of(text: str) -> Any:
@@ -76,18 +77,18 @@ def test_what_is_taken_is_what_the_common_reader_takes(text: str) -> None:
 def test_lines_and_paths() -> None:
     document = read("# a comment\na:\n  b: 1\n  c:\n    - x\n    - d: 2\n/etc/motd: {m: 1}\n")
     assert document.lines == {"a": 2, "a.b": 3, "a.c": 4, "a.c[0]": 5, "a.c[1]": 6, "a.c[1].d": 6, '["/etc/motd"]': 7, '["/etc/motd"].m': 7}
-    assert document.tree["a"]["c"][1].place == ("a.c[1]", 6)
+    assert document.tree["a"]["c"][1].position == ("a.c[1]", 6)
 
 
 def test_aliases_and_merges() -> None:
     document = read("x: &x {a: 1, b: 2}\ny:\n  <<: *x\n  b: 3\nz: *x\nl: {<<: [{a: 5}, *x]}\n")
     assert document.tree["y"] == {"a": 1, "b": 3}
-    assert document.tree["z"].place == ("z", 5)
+    assert document.tree["z"].position == ("z", 5)
     assert document.tree["l"] == {"a": 5, "b": 2}
 
 
 def test_an_alias_to_what_contains_it_is_refused() -> None:
-    assert "no anchor before it" in read("a: &a [*a]\n").problems[0].what
+    assert "has no anchor &a before it" in read("a: &a [*a]\n").problems[0].what
 
 
 @pytest.mark.parametrize("text", ["!!str 5", "!mine {a: 1}", "! x", "!!binary aGk=", "!!python/name:os.system x", "!<tag:x> [1]"])
@@ -141,14 +142,14 @@ def test_a_byte_order_mark_and_windows_line_ends_are_taken() -> None:
 
 
 def test_a_huge_file_is_refused() -> None:
-    with pytest.raises(SpecError, match="more than 8 MiB"):
+    with pytest.raises(SpecError, match="larger than 8 MiB"):
         read(b"a: 1\n" * (LARGEST // 5 + 1))
 
 
 @given(st.one_of(st.binary(max_size=200), st.text(alphabet="ab:-[]{},&*!|>'\"%@`#?\n\t 01<~$", max_size=80).map(str.encode)))
 def test_any_bytes_are_a_document_or_a_spec_error(data: bytes) -> None:
     try:
-        tree = read_document(data, "f").tree
+        tree = read_document(data, "f", example="a: 1").tree
     except SpecError:
         return
     assert isinstance(tree, dict)

@@ -110,19 +110,19 @@ def test_what_is_not_a_recipe_is_refused(folder: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("line", "field", "what"),
     [
-        ('base: "./a\\0b"', "base", "'./a\\x00b' is not a path that vcloud takes"),
-        ("check: !!int abc", "check", "the tag tag:yaml.org,2002:int is not allowed"),
-        ("? 2001-99-99", "2001-99-99", "this key is not known"),
-        ("check: [a]", "check", "text is wanted, not a list"),
-        ("disks: {A: /a}", "disks.A", "'A' is not a name for a disk"),
-        ("disks: {a: {}}", "disks.a", "text is wanted, not a mapping"),
-        ("commands: run", "commands", "a list is wanted, not 'run'"),
-        ("commands: [null]", "commands[0]", "text is wanted, not nothing"),
-        ("commands: ['']", "commands[0]", "there is nothing to run"),
+        ('base: "./a\\0b"', "base", "'./a\\x00b' is not a path that vcloud supports"),
+        ("check: !!int abc", "check", "the YAML tag tag:yaml.org,2002:int is not allowed"),
+        ("? 2001-99-99", "2001-99-99", "unknown key"),
+        ("check: [a]", "check", "expected text, but this is a list"),
+        ("disks: {A: /a}", "disks.A", "'A' is not a valid disk name"),
+        ("disks: {a: {}}", "disks.a", "expected text, but this is a mapping"),
+        ("commands: run", "commands", "expected a list, but this is 'run'"),
+        ("commands: [null]", "commands[0]", "expected text, but this is empty"),
+        ("commands: ['']", "commands[0]", "the command is empty"),
         ("memory: 1M", "memory", "'1M' is not between 64M and 64T"),
-        ("check: yes", "check", "yes without quotes is true to some who read YAML, and text to others"),
-        ("check: a\0b", "", "the file has the unprintable character '\\x00'"),
-        ("packages: [a, nginx]\ncheck: x\ncheck: y", "packages[0]", "'a' is not a Debian package"),
+        ("check: yes", "check", "some YAML readers take yes without quotes as true, others as text"),
+        ("check: a\0b", "", "the file contains the control character '\\x00'"),
+        ("packages: [a, nginx]\ncheck: x\ncheck: y", "packages[0]", "'a' is not a valid Debian package"),
     ],
 )
 def test_a_wrong_recipe_is_described_as_a_vapp_file_is(folder: Path, line: str, field: str, what: str) -> None:
@@ -135,9 +135,9 @@ def test_a_wrong_recipe_is_described_as_a_vapp_file_is(folder: Path, line: str, 
 
 @pytest.mark.parametrize("text", ["- a list\n", "just text\n"])
 def test_a_recipe_is_a_mapping(folder: Path, text: str) -> None:
-    with pytest.raises(SpecError, match="is not a mapping") as failure:
+    with pytest.raises(SpecError, match="must be a mapping") as failure:
         load_recipe(write(folder, text))
-    assert failure.value.problems[0].hint == "It begins with: base: base."
+    assert failure.value.problems[0].hint == "For example: base: base"
 
 
 @pytest.mark.parametrize("folder", sorted(path.parent for path in images_dir().glob("*/image.yaml")), ids=lambda folder: folder.name)

@@ -13,11 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from tests.vapps import vapp_of
 from vcloud.data import images_dir, templates_dir
 from vcloud.errors import SpecError, UsageError
-from vcloud.spec.check import notes
-from vcloud.spec.load import load_vapp, parse_vapp, read_name
+from vcloud.pipeline import load_file, read_name
 from vcloud.spec.model import Vapp
+from vcloud.spec.notes import notes
 from vcloud.spec.refuse import refusals
 from vcloud.values import Action, Mode, Protocol, Service
 
@@ -88,7 +89,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def shop(folder: Path) -> Vapp:
-    return load_vapp(folder / "shop.yaml")
+    return load_file(folder / "shop.yaml", {})
 
 
 def small(extra: str = "", vm: str = "") -> str:
@@ -97,7 +98,7 @@ def small(extra: str = "", vm: str = "") -> str:
 
 def problems(text: str, folder: Path = Path(), **parameters: str) -> list[str]:
     with pytest.raises(SpecError) as raised:
-        parse_vapp(text, folder=folder, parameters=parameters)
+        vapp_of(text, folder, **parameters)
     return [f"{problem.field}: {problem.what}" for problem in raised.value.problems]
 
 
@@ -115,7 +116,7 @@ def test_vms_are_what_is_written(shop: Vapp, folder: Path) -> None:
 
 def test_a_count_of_one_still_numbers() -> None:
     """So that counting up renames nobody."""
-    assert parse_vapp(small(vm=", count: 1")).vms["web"].names("web") == ("web-1",)
+    assert vapp_of(small(vm=", count: 1")).vms["web"].names("web") == ("web-1",)
 
 
 def test_files_hold_what_the_guest_gets(shop: Vapp) -> None:
@@ -175,7 +176,7 @@ def test_everything_knows_its_line(shop: Vapp) -> None:
 
 
 def test_the_defaults_are_the_small_ones() -> None:
-    vapp = parse_vapp(small())
+    vapp = vapp_of(small())
     assert (vapp.owner, vapp.labels, vapp.flows, vapp.protection.dlp, vapp.protection.ips, vapp.tenancy) == ("", {}, (), (), None, None)
     assert (vapp.vms["web"].memory, vapp.vms["web"].count, vapp.vms["web"].ready.timeout) == (None, None, 120)
 
@@ -186,24 +187,24 @@ def test_nothing_can_be_changed(shop: Vapp) -> None:
 
 
 def test_parameters_given_take_the_type_of_their_default(folder: Path) -> None:
-    vapp = load_vapp(folder / "shop.yaml", {"web_count": "3", "greeting": "no", "ready": "false"})
+    vapp = load_file(folder / "shop.yaml", {"web_count": "3", "greeting": "no", "ready": "false"})
     assert vapp.vms["web"].count == 3
     assert vapp.vms["web"].files["/etc/motd"].content == "no, ${USER}: false\n"
 
 
 def test_a_parameters_value_is_never_read_as_yaml_or_as_a_reference(folder: Path) -> None:
     value = "x\n    evil: ${web_count} }"
-    assert load_vapp(folder / "shop.yaml", {"greeting": value}).vms["web"].files["/etc/motd"].content == f"{value}, ${{USER}}: true\n"
+    assert load_file(folder / "shop.yaml", {"greeting": value}).vms["web"].files["/etc/motd"].content == f"{value}, ${{USER}}: true\n"
 
 
 @pytest.mark.parametrize(
     ("parameters", "said"),
     [
         ({"web_count": "three"}, "-P web_count: 'three' is not a number"),
-        ({"web_count": "999"}, "vms.web.count: 999 is too large, at most 250 is allowed"),
+        ({"web_count": "999"}, "vms.web.count: 999 is too large; the maximum is 250"),
         ({"ready": "yes"}, "-P ready: 'yes' is not true or false"),
         ({"web_cuont": "3"}, "-P web_cuont: the file has no such parameter"),
-        ({"greeting": "\x07"}, "-P greeting: the text has the control character '\\x07'"),
+        ({"greeting": "\x07"}, "-P greeting: the text contains the control character '\\x07'"),
     ],
 )
 def test_bad_parameters_are_named(folder: Path, parameters: dict[str, str], said: str) -> None:
@@ -232,7 +233,7 @@ def test_a_source_is_a_readable_regular_file_beside_the_vapp_file(tmp_path: Path
 def test_a_link_within_the_folder_is_a_source(tmp_path: Path) -> None:
     (tmp_path / "real").write_text("text")
     (tmp_path / "link").symlink_to("real")
-    vapp = parse_vapp(small(vm=", files: {/etc/a: {source: link}}"), folder=tmp_path)
+    vapp = vapp_of(small(vm=", files: {/etc/a: {source: link}}"), tmp_path)
     assert vapp.vms["web"].files["/etc/a"].content_bytes == b"text"
 
 
@@ -243,13 +244,13 @@ def test_what_cannot_be_enforced_is_refused_by_name(shop: Vapp) -> None:
 
 
 def test_what_can_be_enforced_is_not_refused() -> None:
-    assert refusals(parse_vapp(small("flows: [{from: internet, to: web, service: tcp/80}]\nprotection: {ips: {inspect: dmz}}\n"))) == ()
+    assert refusals(vapp_of(small("flows: [{from: internet, to: web, service: tcp/80}]\nprotection: {ips: {inspect: dmz}}\n"))) == ()
 
 
 def test_a_zone_without_vms_is_noted_and_no_error() -> None:
-    (note,) = notes(parse_vapp(small().replace("{dmz: {}}", "{dmz: {}, spare: {}}")))
+    (note,) = notes(vapp_of(small().replace("{dmz: {}}", "{dmz: {}, spare: {}}")))
     assert note.field == "zones.spare"
-    assert notes(parse_vapp(small())) == ()
+    assert notes(vapp_of(small())) == ()
 
 
 def test_the_name_can_be_read_from_a_file_that_is_wrong_elsewhere(tmp_path: Path) -> None:
@@ -264,33 +265,33 @@ def test_the_name_can_be_read_from_a_file_that_is_wrong_elsewhere(tmp_path: Path
 @pytest.mark.parametrize("path", ["missing.yaml", "."])
 def test_a_file_that_cannot_be_read_is_a_usage_error(path: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
-        load_vapp(tmp_path / path)
+        load_file(tmp_path / path, {})
 
 
 @pytest.mark.parametrize("template", sorted((templates_dir() / "vapps").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_template_is_valid_and_can_be_enforced(template: Path) -> None:
-    vapp = load_vapp(template)
+    vapp = load_file(template, {})
     assert refusals(vapp) == ()
     assert notes(vapp) == ()
 
 
 def test_ten_thousand_flows_load_in_seconds() -> None:
     flows = "".join(f"  - {{from: web, to: internet, service: tcp/{port}}}\n" for port in range(1, 10_001))
-    assert len(parse_vapp(small(f"flows:\n{flows}")).flows) == 10_000
+    assert len(vapp_of(small(f"flows:\n{flows}")).flows) == 10_000
 
 
 def test_more_zones_than_a_host_has_room_for_are_refused() -> None:
     zones = ", ".join(f"z{number}: {{}}" for number in range(4097))
-    assert problems(small().replace("{dmz: {}}", f"{{dmz: {{}}, {zones}}}")) == ["zones: there are 4098 entries, at most 100 are allowed"]
+    assert problems(small().replace("{dmz: {}}", f"{{dmz: {{}}, {zones}}}")) == ["zones: this has 4098 entries; the maximum is 100"]
 
 
 def test_many_misspelt_ends_take_no_time_and_the_first_get_a_suggestion() -> None:
     vms = "".join(f"  vm-{number}: {{image: base, zone: dmz}}\n" for number in range(2000))
     flows = "".join(f"  - {{from: vm_{number}, to: wep-{number}, service: tcp/80}}\n".replace("_", "n-") for number in range(2000))
     with pytest.raises(SpecError) as raised:
-        parse_vapp(small(f"{vms}flows:\n{flows}"))
+        vapp_of(small(f"{vms}flows:\n{flows}"))
     assert len(raised.value.problems) == 4000
-    assert sum("Did you mean" in problem.hint or "Known here" in problem.hint for problem in raised.value.problems) == 50
+    assert sum("Did you mean" in problem.hint or "Known ends" in problem.hint for problem in raised.value.problems) == 50
 
 
 def test_a_long_list_is_read_in_time() -> None:
@@ -302,7 +303,7 @@ def test_a_long_list_is_read_in_time() -> None:
 def test_a_flow_between_too_many_vms_is_refused() -> None:
     tiers = "".join(f"  t{number}: {{image: base, zone: dmz, count: 250}}\n" for number in range(4))
     assert problems(small(f"{tiers}flows: [{{from: t0, to: t0, service: tcp/80}}, {{from: dmz, to: dmz, service: tcp/80}}]\n")) == [
-        "flows[1]: with this flow 1064501 pairs of VMs may talk by some service, at most 250000 are allowed"
+        "flows[1]: up to this flow, 1064501 pairs of VMs have a service; the maximum is 250000"
     ]
 
 
@@ -310,7 +311,7 @@ def test_more_exceptions_than_the_ips_has_rules_for_are_refused() -> None:
     services = ", ".join(f"tcp/{port}" for port in range(1, 2002))
     flows = f"flows: [{{id: much, from: web, to: internet, service: [{services}]}}]\n"
     dlp = "protection: {dlp: [{detect: card-number, leaving: dmz, except: much}]}\n"
-    assert problems(small(flows + dlp)) == ["protection.dlp: the exceptions of all detectors name 2001 services, at most 2000 are allowed"]
+    assert problems(small(flows + dlp)) == ["protection.dlp: the exceptions of all detectors name 2001 services; the maximum is 2000"]
 
 
 SCALARS = st.one_of(
@@ -345,7 +346,7 @@ PLACES = [place for place in places(TREE) if place]
 
 def outcome(text: str) -> Vapp | SpecError:
     try:
-        return parse_vapp(text)
+        return vapp_of(text)
     except SpecError as error:
         return error
 
@@ -375,4 +376,4 @@ def test_a_damaged_file_is_a_vapp_or_a_spec_error(changes: list[tuple[tuple[Any,
 @given(st.text(max_size=200))
 def test_any_text_is_a_vapp_or_a_spec_error(text: str) -> None:
     with pytest.raises(SpecError):
-        parse_vapp(text)
+        vapp_of(text)

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from vcloud.spec.check import notes
-from vcloud.spec.load import parse_vapp
+from tests.vapps import vapp_of
+from vcloud.spec.notes import notes
 
 TEXT = """\
 vcloud: 1
@@ -31,7 +31,7 @@ protection:
 
 def said(excepted: str = "", flows: str = "", leaving: str = "app, cde", api: str = "app") -> list[tuple[str, str]]:
     text = TEXT.format(api=api, leaving=leaving, excepted=excepted, flows="".join(f"  - {flow}\n" for flow in flows.splitlines()))
-    found = notes(parse_vapp(text))
+    found = notes(vapp_of(text))
     assert all(note.line and note.hint for note in found)
     return [(note.field, note.what) for note in found]
 
@@ -44,7 +44,7 @@ def test_an_exception_on_which_data_leaves_is_meant(flow: str) -> None:
 
 @pytest.mark.parametrize("flow", ["store", "visits"])
 def test_an_exception_on_which_nothing_leaves_is_noted(flow: str) -> None:
-    what = f"flow '{flow}' never leaves the zones of this detector, so this exception has no effect"
+    what = f"flow '{flow}' never leaves the zones of this detector, so the exception has no effect"
     assert said(flow) == [("protection.dlp[0].except", what)]
 
 
@@ -60,7 +60,7 @@ def test_an_exception_that_holds_for_a_flow_that_is_not_excepted_is_noted(flow: 
     name = "other" if "other" in flow else "more"
     ((field, what),) = said("pay", flow)
     assert field == "protection.dlp[0].except"
-    assert f"the exception for flow 'pay' also holds for flow '{name}' in line 1" in what
+    assert f"the exception for flow 'pay' also applies to flow '{name}' in line 1" in what
     assert said(f"pay, {name}", flow) == []
 
 
@@ -81,13 +81,13 @@ def test_flows_go_by_the_card_that_the_design_chooses() -> None:
     """From its first zone to the internet; to a VM that shares a zone, within that one."""
     assert [field for field, _ in said("pay", api="[app, dmz]")] == ["protection.dlp[0].leaving"]
     assert [what for field, what in said("pay, answers", api="[dmz, app]") if "except" in field] == [
-        "flow 'pay' never leaves the zones of this detector, so this exception has no effect",
-        "flow 'answers' never leaves the zones of this detector, so this exception has no effect",
+        "flow 'pay' never leaves the zones of this detector, so the exception has no effect",
+        "flow 'answers' never leaves the zones of this detector, so the exception has no effect",
     ]
 
 
 def test_a_vm_with_a_card_that_no_detector_watches_is_noted() -> None:
-    what = "VM 'api' also has a card in dmz, by which the data may leave without being searched"
+    what = "VM 'api' also has a NIC in dmz, where this detector does not search what leaves"
     assert said(api="[app, dmz]") == [("protection.dlp[0].leaving", what)]
     assert said(api="[app, dmz]", leaving="dmz, app") == []
     assert said(api="[app, cde]") == []
@@ -97,7 +97,7 @@ def test_many_flows_are_compared_in_time() -> None:
     flows = "\n".join(f"{{id: f{port}, from: api, to: internet, service: tcp/{port}}}" for port in range(1000, 6000))
     excepted = ", ".join(f"f{port}" for port in range(1000, 1500))
     text = TEXT.format(api="app", leaving="app", excepted=excepted, flows="".join(f"  - {flow}\n" for flow in flows.splitlines()))
-    vapp = parse_vapp(text)
+    vapp = vapp_of(text)
     began = time.monotonic()
     assert notes(vapp) == ()
     assert time.monotonic() - began < 10

@@ -8,7 +8,8 @@ import jsonschema
 import pytest
 
 from vcloud.data import templates_dir
-from vcloud.documents.document import Node, read_document
+from vcloud.documents.document import Node
+from vcloud.documents.reader import read_document
 from vcloud.errors import SpecError
 from vcloud.spec.schema import json_schema
 
@@ -45,7 +46,7 @@ def validator() -> jsonschema.protocols.Validator:
 def tree_of(path: Path) -> Node | None:
     """What an editor sees, or None where it is no YAML that all readers agree about."""
     try:
-        document = read_document(path.read_bytes(), path.name)
+        document = read_document(path.read_bytes(), path.name, example="vcloud: 1")
     except SpecError:
         return None
     return None if document.problems else document.tree

@@ -16,19 +16,19 @@ from vcloud.values import Protocol, Service
 
 RESTRICTED: list[Callable[[object], object]] = [
     types.parse_name,
-    types.parse_part,
-    types.parse_disk_name,
-    types.parse_disk_ref,
-    types.parse_parameter_name,
-    types.parse_class,
-    types.parse_id,
-    types.parse_label,
-    types.parse_end,
-    types.parse_profile,
-    types.parse_package,
-    types.parse_sni,
-    types.parse_url,
-    types.parse_sha256,
+    types.PART_NAME.parse,
+    types.DISK_NAME.parse,
+    types.DISK_REFERENCE.parse,
+    types.PARAMETER_NAME.parse,
+    types.CLASS_NAME.parse,
+    types.ID.parse,
+    types.LABEL.parse,
+    types.END.parse,
+    types.PROFILE.parse,
+    types.PACKAGE.parse,
+    types.SNI.parse,
+    types.URL.parse,
+    types.SHA256.parse,
     types.parse_owner,
     types.parse_mode,
     types.parse_guest_path,
@@ -74,9 +74,9 @@ def test_no_restricted_value_holds_what_breaks_out_of_other_languages(
     parse: Callable[[object], object], text: str, sign: str, rest: str
 ) -> None:
     """Quotes, brackets, separators, white space and control characters end values in XML, nft, YAML and shells."""
-    if parse is types.parse_url and sign in "&?":
+    if parse is types.URL.parse and sign in "&?":
         return
-    if parse is types.parse_sni and sign == "*":
+    if parse is types.SNI.parse and sign == "*":
         return
     with pytest.raises(FieldError):
         parse(text + sign + rest)
@@ -93,15 +93,15 @@ def test_what_is_neither_text_nor_a_whole_number_is_refused(parse: Callable[[obj
     ("parse", "text"),
     [
         (types.parse_name, "shop-2"),
-        (types.parse_part, "web"),
-        (types.parse_disk_name, "a" * 20),
-        (types.parse_disk_ref, "db.data"),
-        (types.parse_label, "cost.center_1"),
-        (types.parse_end, "zone:db"),
-        (types.parse_profile, "pci-dss@4.0.1"),
-        (types.parse_package, "libstdc++6"),
-        (types.parse_sni, "*.pay.example"),
-        (types.parse_url, "https://images.example:8443/a/b.qcow2?v=1&x=%20"),
+        (types.PART_NAME.parse, "web"),
+        (types.DISK_NAME.parse, "a" * 20),
+        (types.DISK_REFERENCE.parse, "db.data"),
+        (types.LABEL.parse, "cost.center_1"),
+        (types.END.parse, "zone:db"),
+        (types.PROFILE.parse, "pci-dss@4.0.1"),
+        (types.PACKAGE.parse, "libstdc++6"),
+        (types.SNI.parse, "*.pay.example"),
+        (types.URL.parse, "https://images.example:8443/a/b.qcow2?v=1&x=%20"),
         (types.parse_owner, "www-data:adm"),
         (types.parse_guest_path, "/etc/nginx/conf.d/shop.conf"),
         (types.parse_local_path, "/srv/images/debian_13.qcow2"),
@@ -121,7 +121,7 @@ def test_the_positive_twin_of_each_restriction(parse: Callable[[object], object]
 )
 def test_a_vm_is_called_like_a_host(text: str) -> None:
     with pytest.raises(FieldError):
-        types.parse_part(text)
+        types.PART_NAME.parse(text)
 
 
 @pytest.mark.parametrize("path", ["/etc/../shadow", "/./etc", "/etc/", "//etc", "etc", "/", "/etc/.."])

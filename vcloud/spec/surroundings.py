@@ -1,0 +1,82 @@
+"""What a value of a vApp file is judged against: the names in its file, and the files beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from vcloud.documents.document import Node
+from vcloud.documents.field import FieldError, Suggestions
+from vcloud.spec.types import derived_id, parse_service
+
+APPLIANCES: Final = frozenset({"appliance", "firewall", "ips"})
+"""Shipped recipes that a VM of a vApp file cannot use."""
+
+
+class Beside(Protocol):
+    """What lies beside a vApp file. This package reads no files itself; `vcloud.files` implements this for a folder."""
+
+    @property
+    def recipes(self) -> frozenset[str]:
+        """The names of the shipped image recipes."""
+
+    def recipe_path(self, name: str) -> str:
+        """The absolute path of a shipped recipe's folder."""
+
+    def path(self, relative: str) -> str:
+        """The absolute path of something that the file names by a relative or absolute path."""
+
+    def is_file(self, path: str) -> bool:
+        """Whether an absolute path leads to a regular file."""
+
+    def content(self, source: str) -> bytes:
+        """The content of a file in the vApp file's folder. Raises FieldError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """The names that a file declares, and what lies beside it. The context of pydantic's validation."""
+
+    zones: frozenset[str]
+    vms: frozenset[str]
+    flows: frozenset[str]
+    disks: frozenset[str]
+    """As `db.data`."""
+    recipes: frozenset[str]
+    beside: Beside
+    suggestions: Suggestions = field(default_factory=Suggestions, compare=False)
+
+
+def surroundings_of(tree: Node, beside: Beside) -> Surroundings:
+    """The surroundings of a file's values.
+
+    A name that is declared with a wrong spelling counts as declared, so that a reference to it is not reported too.
+    """
+    vms = _mapping(tree.get("vms"))
+    disks = ((vm, disk) for vm, written in vms.items() for disk in _mapping(_mapping(written).get("disks")))
+    return Surroundings(
+        zones=frozenset(_mapping(tree.get("zones"))),
+        vms=frozenset(vms),
+        flows=frozenset(_flow_ids(tree.get("flows"))),
+        disks=frozenset(f"{vm}.{disk}" for vm, disk in disks),
+        recipes=beside.recipes - APPLIANCES,
+        beside=beside,
+    )
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, Node) else {}
+
+
+def _flow_ids(flows: object) -> Iterator[str]:
+    for flow in map(_mapping, flows if isinstance(flows, list) else ()):
+        if "id" in flow:
+            yield str(flow["id"])
+            continue
+        services = flow.get("service")
+        try:
+            parsed = map(parse_service, services if isinstance(services, list) else [services])
+            yield derived_id(flow.get("from"), flow.get("to"), *parsed)
+        except FieldError:
+            continue
