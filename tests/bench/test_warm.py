@@ -39,7 +39,7 @@ def to_agents(told: dict[str, list[tuple[float, str]]]) -> float:
     """Seconds from the first VM's start to the last one's agent."""
     rows = [row for rows in told.values() for row in rows]
     started = [at for at, what in rows if what in ("waking", "booting")]
-    answered = [at for at, what in rows if what == "taking its identity"]
+    answered = [at for at, what in rows if what == "setting name, addresses, keys"]
     return max(answered) - min(started)
 
 

@@ -20,9 +20,9 @@ NAME = "halt"
 WORKLOADS = ("halt.solo",)
 STAGES = (
     "firewall: booting",
-    "firewall: taking its identity",
-    "firewall: loading its rules",
-    "firewall: in force",
+    "firewall: setting name, addresses, keys",
+    "firewall: loading rules",
+    "firewall: rules loaded and checked",
     "solo: starting its services",
 )
 
@@ -88,7 +88,7 @@ def test_after_a_kill_down_leaves_nothing(operator: Operator, file: Path, stage:
     assert domains(operator, NAME) == {}
 
 
-@pytest.mark.parametrize("stage", ["firewall: booting", "firewall: in force"])
+@pytest.mark.parametrize("stage", ["firewall: booting", "firewall: rules loaded and checked"])
 def test_ctrl_c_ends_with_130_and_a_sentence_and_up_goes_on(operator: Operator, file: Path, stage: str) -> None:
     code, said = stop_at(operator, file, stage, signal.SIGINT, "--cold")
     assert code == 130

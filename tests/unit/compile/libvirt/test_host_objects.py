@@ -19,6 +19,7 @@ from vcloud.compile.libvirt.network import render_nat_network
 from vcloud.compile.libvirt.record import render_record
 from vcloud.compile.libvirt.storage import PoolView, VolumeView, render_pool, render_volume
 from vcloud.design.addressing import uuid_of
+from vcloud.marks import NAMESPACE
 from vcloud.views.render import UPLINK
 
 SCHEMAS = Path("/usr/share/libvirt/schemas")
