@@ -250,7 +250,7 @@ def test_no_test_replaces_our_own_code() -> None:
         ("monkeypatch.setattr('vcloud.hosts.pool.FOLDER', 1)", 1),
         ("monkeypatch.setattr(f'vcloud.{place}', 1)", 1),
         ("monkeypatch.setattr(pool, 'FOLDER', 1)", 1),
-        ("monkeypatch.delattr(pool.Pool, 'path')", 1),
+        ("monkeypatch.delattr(pool.StoragePool, 'path')", 1),
         ("mock.patch('vcloud.hosts.pool.FOLDER')", 1),
         ("monkeypatch.setattr(sys, 'argv', [])", 0),
         ("monkeypatch.setenv('VCLOUD_FILE', 'x')", 0),

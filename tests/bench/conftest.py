@@ -31,7 +31,7 @@ def pytest_report_header() -> str:
 def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     """Whose host has all images and templates."""
     with lab(LAB, tmp_path_factory.mktemp("home")) as operator:
-        operator.run("image", "templates", "warm", str(SHOP), timeout=1800)
+        operator.run("image", "memory", "make", str(SHOP), timeout=1800)
         yield operator
 
 

@@ -49,7 +49,7 @@ def shared_pages() -> Iterator[None]:
 
 def test_ten_clones(operator: Operator, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, domains = idle(tmp_path, CLONES), idle_domains(CLONES)
-    operator.run("image", "templates", "warm", str(file), timeout=600)
+    operator.run("image", "memory", "make", str(file), timeout=600)
     found = {f"asked for by the file, {ASKED} MiB each": float(CLONES * ASKED)}
     for label, argv in (("booted cold", ("--cold",)), ("woken", ())):
         operator.up(file, *argv)

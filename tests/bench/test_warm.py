@@ -55,7 +55,7 @@ def bare(operator: Operator, models: list[Model]) -> list[float]:
 def test_vms_to_their_agents(operator: Operator, tmp_path: Path, count: int, capsys: pytest.CaptureFixture[str]) -> None:
     """With the firewall that the vApp has beside them, on both sides."""
     file = idle(tmp_path, count)
-    operator.run("image", "templates", "warm", str(file), timeout=600)
+    operator.run("image", "memory", "make", str(file), timeout=600)
     cold = [to_agents(stages(operator, file, "--cold"))]
     operator.run("down", "--yes", "bench", timeout=600)
     woken, models = [], list[Model]()
@@ -130,7 +130,7 @@ def test_an_image_of_a_users_own(operator: Operator, tmp_path: Path, capsys: pyt
     """A distribution's, with its initrd and cloud-init: what is saved is the boot up to its services."""
     vm = {"image": {"file": str(cloud_image())}, "zone": "one", "memory": "640M", "ready": {"tcp": 22}}
     file = write_vapp(tmp_path / "own.yaml", {"vcloud": 1, "name": "own", "zones": {"one": {}}, "vms": {"guest": vm}})
-    operator.run("image", "templates", "warm", str(file), timeout=600)
+    operator.run("image", "memory", "make", str(file), timeout=600)
     found: dict[str, list[float]] = {}
     for label, argv in (("up, cold", ("--cold",)), ("up, woken", ())):
         found[label] = []

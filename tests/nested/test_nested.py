@@ -13,7 +13,7 @@ from vcloud.hosts import accelerator
 from vcloud.hosts.accelerator import Accelerator
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import load_inventory
-from vcloud.hosts.storage import Base, Store
+from vcloud.hosts.volumes import Base, VappVolumes
 from vcloud.images.cache import Image
 from vcloud.lab.layout import Lab
 
@@ -87,7 +87,7 @@ def test_under_kvm_verify_proves_every_claim(pair: Vapp) -> None:
 
 def test_under_kvm_vms_wake_from_a_template_and_are_no_twins(pair: Vapp) -> None:
     pair.operator.run("down", "--yes", "pair", timeout=900)
-    pair.operator.run("image", "templates", "warm", str(pair.file), timeout=900)
+    pair.operator.run("image", "memory", "make", str(pair.file), timeout=900)
     done = pair.operator.up(pair.file)
     assert "booted cold" not in done.err
     for vm in ("firewall", "web", "store"):
@@ -115,7 +115,7 @@ def test_down_leaves_nothing_on_the_host(pair: Vapp, nested: Host) -> None:
     pair.operator.run("down", "--yes", "pair", timeout=900)
     assert nested.connection.listAllDomains() == []
     assert [network.name() for network in nested.connection.listAllNetworks()] == ["default"], "Debian's own"
-    assert Store(nested).volumes_of_vapp("pair") == ()
+    assert VappVolumes(nested).volumes_of_vapp("pair") == ()
 
 
 # Where it may not
@@ -138,7 +138,7 @@ def test_a_host_without_kvm_is_not_tried(lab: Lab) -> None:
 
 
 def uploaded(host: Host, image: Image) -> Base:
-    return Store(host).upload_image(image)
+    return VappVolumes(host).upload_image(image)
 
 
 def accelerator_of(operator: Operator) -> str:

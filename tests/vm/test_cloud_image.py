@@ -95,9 +95,9 @@ def test_verify_tests_it_like_any_other_but_cannot_look_into_one_without_an_agen
 
 def test_an_image_in_which_nothing_answers_is_known_never_to_wake(own: Vapp) -> None:
     """Found out when it was booted, so that no template of it is ever tried."""
-    done = own.operator.run("image", "templates", "warm", str(own.file), timeout=600)
+    done = own.operator.run("image", "memory", "make", str(own.file), timeout=600)
     assert "silent is booted cold: its image has no guest agent" in done.err
-    images = [item["image"] for item in own.operator.run("image", "templates", "list", "-o", "json").data]
+    images = [item["image"] for item in own.operator.run("image", "memory", "list", "-o", "json").data]
     assert cloud_image().stem in "".join(images)
     assert cloud_image_without_agent().stem not in "".join(images)
 

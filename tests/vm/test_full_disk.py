@@ -55,16 +55,16 @@ def test_up_says_what_is_missing_and_the_next_one_goes_on_where_there_is_room(ho
 
 def test_a_template_that_has_no_room_is_not_made(host: Operator, file: Path) -> None:
     leave_room(host, 60 * MIB)
-    done = host.run("image", "templates", "warm", str(file), code=1, timeout=600)
+    done = host.run("image", "memory", "make", str(file), code=1, timeout=600)
     assert "MiB are missing" in done.err
     assert volumes(host, "template-") == []
     assert host.virsh("list", "--name").split() == []
 
 
 def test_where_a_vm_has_no_room_to_wake_it_boots_and_it_is_said(host: Operator, file: Path) -> None:
-    host.run("image", "templates", "warm", str(file), timeout=600)
+    host.run("image", "memory", "make", str(file), timeout=600)
     before = volumes(host, "template-")
-    sizes = {item["image"]: item["bytes"] for item in host.run("image", "templates", "list", "-o", "json").data}
+    sizes = {item["image"]: item["bytes"] for item in host.run("image", "memory", "list", "-o", "json").data}
     assert sizes.keys() == {"base", "firewall"}
     leave_room(host, sizes["base"] - MIB)
     done = host.up(file)

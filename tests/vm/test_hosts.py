@@ -36,9 +36,9 @@ from vcloud.hosts.inventory import HostRef, load_inventory
 from vcloud.hosts.lock import vapp_lock
 from vcloud.hosts.manifests import delete_manifest, vapp_names, write_manifest
 from vcloud.hosts.observe import observe_vapp
-from vcloud.hosts.pool import COMPLETE, FOLDER, Pool
-from vcloud.hosts.storage import Base, Store
+from vcloud.hosts.pool import COMPLETE, FOLDER, StoragePool
 from vcloud.hosts.uplink import BRIDGE, NETWORK, forget_vapp, make_uplink, uplink_for
+from vcloud.hosts.volumes import Base, VappVolumes
 from vcloud.images.build import build
 from vcloud.images.cache import Image
 from vcloud.images.recipe import load_recipe
@@ -97,8 +97,8 @@ def host(ref: HostRef) -> Iterator[Host]:
 
 
 @pytest.fixture(scope="module")
-def pool(host: Host) -> Pool:
-    return Pool(host)
+def pool(host: Host) -> StoragePool:
+    return StoragePool(host)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def image() -> Image:
 class Running:
     """The VM that the tests share."""
 
-    store: Store
+    volumes: VappVolumes
     base: Base
     boot: BootFiles
     agent: Agent
@@ -118,16 +118,16 @@ class Running:
 
 @pytest.fixture(scope="module")
 def vm(host: Host, image: Image) -> Iterator[Running]:
-    store = Store(host)
-    base = store.upload_image(image)
-    boot = store.boot_files(NAME, base, image.cmdline)
-    store.make_root(SimpleNamespace(domain=NAME), boot)
+    volumes = VappVolumes(host)
+    base = volumes.upload_image(image)
+    boot = volumes.boot_files(NAME, base, image.cmdline)
+    volumes.make_root(SimpleNamespace(domain=NAME), boot)
     machines.start_domain(host, NAME, DOMAIN.format(name=NAME, boot=boot))
     agent = machines.agent_of(host, NAME)
     agent.wait(180)
-    yield Running(store, base, boot, agent)
+    yield Running(volumes, base, boot, agent)
     machines.remove_domain(host, NAME)
-    store.delete_of_domain(NAME)
+    volumes.delete_of_domain(NAME)
 
 
 def stat(host: Host, path: str) -> str:
@@ -273,7 +273,7 @@ def sha256_there(host: Host, path: str) -> str:
     return host.shell.run(["sha256sum", path]).stdout.decode().split()[0]
 
 
-def test_an_upload_arrives_whole_private_and_once(host: Host, pool: Pool, source: Path) -> None:
+def test_an_upload_arrives_whole_private_and_once(host: Host, pool: StoragePool, source: Path) -> None:
     seen: list[int] = []
     path = pool.upload(source, "up-whole", ".qcow2", lambda done, _: seen.append(done))
     assert sha256_there(host, path) == hashlib.sha256(source.read_bytes()).hexdigest()
@@ -285,7 +285,7 @@ def test_an_upload_arrives_whole_private_and_once(host: Host, pool: Pool, source
     assert again == []
 
 
-def test_an_interrupted_upload_is_never_used(host: Host, pool: Pool, source: Path) -> None:
+def test_an_interrupted_upload_is_never_used(host: Host, pool: StoragePool, source: Path) -> None:
     def interrupt(done: int, _: int) -> None:
         if done > 1_000_000:
             raise KeyboardInterrupt
@@ -303,16 +303,16 @@ import sys
 from pathlib import Path
 from vcloud.hosts.connection import open_host
 from vcloud.hosts.inventory import load_inventory
-from vcloud.hosts.pool import Pool
+from vcloud.hosts.pool import StoragePool
 with open_host(load_inventory(Path(sys.argv[1]))[0]) as host:
     def progress(done, size):
         if done > size // 2:
             print("half", flush=True); input()
-    Pool(host).upload(Path(sys.argv[2]), "up-killed", ".qcow2", progress)
+    StoragePool(host).upload(Path(sys.argv[2]), "up-killed", ".qcow2", progress)
 """
 
 
-def test_an_upload_whose_operator_is_killed_is_never_used_and_swept(host: Host, ref: HostRef, pool: Pool, source: Path) -> None:
+def test_an_upload_whose_operator_is_killed_is_never_used_and_swept(host: Host, ref: HostRef, pool: StoragePool, source: Path) -> None:
     assert ref.ssh_config is not None
     killed = program(UPLOAD, str(ref.ssh_config.parent / "hosts.yaml"), str(source))
     assert line(killed) == "half"
@@ -343,7 +343,7 @@ def test_two_who_upload_the_same_at_once_are_both_right(host: Host, ref: HostRef
                 together.wait()
 
         with open_host(ref) as mine:
-            paths.append(Pool(mine).upload(source, "up-twice", ".qcow2", meet))
+            paths.append(StoragePool(mine).upload(source, "up-twice", ".qcow2", meet))
 
     threads = [threading.Thread(target=operator) for _ in range(2)]
     for thread in threads:
@@ -352,10 +352,10 @@ def test_two_who_upload_the_same_at_once_are_both_right(host: Host, ref: HostRef
         thread.join()
     assert len(set(paths)) == 2
     assert {sha256_there(host, path) for path in paths} == {hashlib.sha256(source.read_bytes()).hexdigest()}
-    assert Pool(host).uploaded("up-twice", ".qcow2") in paths
+    assert StoragePool(host).uploaded("up-twice", ".qcow2") in paths
 
 
-def test_a_full_disk_is_said_before_anything_is_made(pool: Pool) -> None:
+def test_a_full_disk_is_said_before_anything_is_made(pool: StoragePool) -> None:
     with pytest.raises(HostError) as caught:
         pool.require_space(pool.free + (1 << 30), "the image 'x'")
     assert "MiB are missing" in caught.value.what
@@ -363,7 +363,7 @@ def test_a_full_disk_is_said_before_anything_is_made(pool: Pool) -> None:
     pool.require_space(1 << 20, "the image 'x'")
 
 
-def test_disks_are_made_once_and_kept(host: Host, pool: Pool) -> None:
+def test_disks_are_made_once_and_kept(host: Host, pool: StoragePool) -> None:
     path = pool.make_disk("vm.t-hosts.a.data.qcow2", 1 << 30)
     host.shell.run(["qemu-io", "-c", "write -P 7 0 64k", path])
     written = sha256_there(host, path)
@@ -375,15 +375,15 @@ def test_disks_are_made_once_and_kept(host: Host, pool: Pool) -> None:
     assert "virtual size: 1 GiB" in report
     assert f"backing file: {path}" in report
     assert pool.names("vm.t-hosts.", "root.t-hosts.") == ("root.t-hosts.a.qcow2", "vm.t-hosts.a.data.qcow2")
-    Store(host).delete(Store(host).volumes_of_vapp("t-hosts"))
-    Store(host).delete(["vm.t-hosts.a.data.qcow2"])
-    assert Store(host).volumes_of_vapp("t-hosts") == ()
+    VappVolumes(host).delete(VappVolumes(host).volumes_of_vapp("t-hosts"))
+    VappVolumes(host).delete(["vm.t-hosts.a.data.qcow2"])
+    assert VappVolumes(host).volumes_of_vapp("t-hosts") == ()
 
 
-def test_a_vapps_volumes_are_not_those_of_one_with_a_longer_name(host: Host, pool: Pool) -> None:
+def test_a_vapps_volumes_are_not_those_of_one_with_a_longer_name(host: Host, pool: StoragePool) -> None:
     pool.make_disk("vm.shop.a.data.qcow2", 1 << 20)
     pool.make_disk("vm.shop-2.a.data.qcow2", 1 << 20)
-    assert Store(host).volumes_of_vapp("shop") == ("vm.shop.a.data.qcow2",)
+    assert VappVolumes(host).volumes_of_vapp("shop") == ("vm.shop.a.data.qcow2",)
     pool.delete(["vm.shop.a.data.qcow2", "vm.shop-2.a.data.qcow2"])
 
 
@@ -525,9 +525,9 @@ def test_an_agent_that_answers_nonsense_is_an_error_like_any_other(vm: Running) 
 def test_the_end_of_a_console_is_read_without_what_acts_on_terminals(vm: Running) -> None:
     vm.agent.execute(["/bin/sh", "-c", r"printf 'first\nsecond \033[31mred\n' > /dev/ttyS0"])
     time.sleep(0.5)
-    lines = vm.store.console_tail(NAME, 2)
+    lines = vm.volumes.console_tail(NAME, 2)
     assert lines == ["first", "second red"]
-    assert vm.store.console_tail("t-hosts.none", 2) == []
+    assert vm.volumes.console_tail("t-hosts.none", 2) == []
 
 
 # Channels and consoles

@@ -58,7 +58,7 @@ def test_the_hosts_of_the_labs_get_a_stock(tmp_path: Path) -> None:
     with lab(LAB, tmp_path / "home", stocked=True) as operator:
         before = volumes(operator, "template-", "image-")
         for file in (SHOP, write_vapp(tmp_path / "kinds.yaml", kinds())):
-            operator.run("image", "templates", "warm", str(file), timeout=1800)
+            operator.run("image", "memory", "make", str(file), timeout=1800)
         made = volumes(operator, "template-", "image-")
         assert {name.split("-")[1] for name in made if name.startswith("template-")} >= {"base", "firewall", "ips", "nginx", "postgres"}
         if made != before:

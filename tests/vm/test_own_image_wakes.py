@@ -42,7 +42,7 @@ def document() -> dict[str, Any]:
 def fat(operator: Operator, raised: Raise, tmp_path_factory: pytest.TempPathFactory) -> Vapp:
     """Brought up from templates."""
     file = write_vapp(tmp_path_factory.mktemp("fat") / "fat.yaml", document())
-    operator.run("image", "templates", "warm", str(file), timeout=600)
+    operator.run("image", "memory", "make", str(file), timeout=600)
     return raised("fat", file)
 
 

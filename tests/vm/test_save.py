@@ -72,7 +72,8 @@ def test_links_are_cut_in_what_is_saved_and_come_back_after_the_rules(kept: Vapp
         assert {link.attrib["state"] for link in saved.iterfind("devices/interface/link")} == states
     told = kept.operator.up(kept.file).err.splitlines()
     order = [
-        next(number for number, line in enumerate(told) if end in line) for end in ("firewall: rules loaded and checked", "near: resumed with its services")
+        next(number for number, line in enumerate(told) if end in line)
+        for end in ("firewall: rules loaded and checked", "near: resumed with its services")
     ]
     assert order == sorted(order)
     assert boots(kept, "near", "far") == before

@@ -49,8 +49,8 @@ FILE: dict[str, Any] = {
 def file(operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With templates for all of it on the host."""
     path = write_vapp(tmp_path_factory.mktemp(NAME) / "woken.yaml", FILE)
-    operator.run("image", "templates", "rm", "--all")
-    operator.run("image", "templates", "warm", str(path), timeout=600)
+    operator.run("image", "memory", "rm", "--all")
+    operator.run("image", "memory", "make", str(path), timeout=600)
     return path
 
 
@@ -70,7 +70,7 @@ def tiny(operator: Operator, tmp_path: Path) -> Iterator[Path]:
 
 
 def templates(operator: Operator) -> list[str]:
-    return [item["name"] for item in operator.run("image", "templates", "list", "-o", "json").data]
+    return [item["name"] for item in operator.run("image", "memory", "list", "-o", "json").data]
 
 
 def kinds(operator: Operator) -> list[str]:
@@ -86,7 +86,7 @@ def files(operator: Operator, template: str = "") -> list[str]:
 def test_one_template_serves_all_vms_of_a_kind(operator: Operator, file: Path) -> None:
     made = templates(operator)
     assert kinds(operator) == KINDS
-    operator.run("image", "templates", "warm", str(file))
+    operator.run("image", "memory", "make", str(file))
     assert templates(operator) == made
     assert not [name for name in domains(operator, "vcloud-template-") if name]
 
@@ -185,7 +185,7 @@ def test_a_template_is_removed_and_its_disk_stays_for_those_who_run_on_it(woken:
     """Other vApps of this host run on the firewall's, too."""
     operator = woken.operator
     (base,) = (name for name in templates(operator) if name.startswith("base-") and backs(operator, name, woken.domain("store")))
-    operator.run("image", "templates", "rm", "--all")
+    operator.run("image", "memory", "rm", "--all")
     assert templates(operator) == []
     assert {name.rpartition(".")[2] for name in files(operator)} == {"qcow2"}
     assert woken.inside("twin-1", "find /usr -xdev -type f | xargs cat | wc -c").strip() != "0"
@@ -208,9 +208,9 @@ def test_what_was_not_used_for_longest_goes_when_the_room_is_taken(operator: Ope
     write_vapp(tiny, document)
     warmed(frugal, tiny)
     assert kinds(operator) == ["base", "firewall"], "those of the run stay, even where they take too much"
-    assert "of 1 MiB are taken" in frugal.run("image", "templates", "list").err
+    assert "of 1 MiB are taken" in frugal.run("image", "memory", "list").err
     assert "waking" in stages(operator.up(tiny), "solo")
-    operator.run("image", "templates", "rm", "base")
+    operator.run("image", "memory", "rm", "base")
 
 
 def test_from_the_template_of_an_image_that_has_changed_nobody_wakes(operator: Operator, tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_from_the_template_of_an_image_that_has_changed_nobody_wakes(operator: O
 
 
 def warmed(operator: Operator, file: Path) -> None:
-    operator.run("image", "templates", "warm", str(file), timeout=600)
+    operator.run("image", "memory", "make", str(file), timeout=600)
 
 
 @pytest.mark.parametrize("size", ["90", "40K", "20M"], ids=["its header", "its description", "its memory"])
@@ -254,8 +254,8 @@ def test_from_a_memory_that_was_cut_short_nobody_wakes_and_it_is_said(operator: 
 
 
 def test_a_killed_making_leaves_no_vm_and_the_next_one_makes_it(operator: Operator, tiny: Path) -> None:
-    operator.run("image", "templates", "rm", "--all")
-    process = operator.start("image", "templates", "warm", str(tiny))
+    operator.run("image", "memory", "rm", "--all")
+    process = operator.start("image", "memory", "make", str(tiny))
     assert process.stderr is not None
     for line in process.stderr:
         if "template base: booting" in line:
@@ -273,8 +273,8 @@ def test_a_killed_making_leaves_no_vm_and_the_next_one_makes_it(operator: Operat
 
 
 def test_two_operators_who_need_the_same_template_make_it_once(operator: Operator, tiny: Path) -> None:
-    operator.run("image", "templates", "rm", "--all")
-    both = [operator.start("image", "templates", "warm", str(tiny)) for _ in range(2)]
+    operator.run("image", "memory", "rm", "--all")
+    both = [operator.start("image", "memory", "make", str(tiny)) for _ in range(2)]
     said = [process.communicate(timeout=300)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert kinds(operator) == ["base", "firewall"]

@@ -9,9 +9,9 @@ from vcloud.design.model import Role
 from vcloud.errors import NoVappError
 from vcloud.fleet.fleet import open_fleet
 from vcloud.hosts import machines
-from vcloud.hosts.storage import Store
-from vcloud.hosts.templates import Templates
+from vcloud.hosts.memory_images import MemoryImages
 from vcloud.hosts.uplink import forget_vapp
+from vcloud.hosts.volumes import VappVolumes
 from vcloud.plan.diff import refuse_renamed
 from vcloud.plan.state import DomainState
 from vcloud.reporter import Reporter
@@ -25,12 +25,12 @@ def take_down(vapp: str, connect: str | None, reporter: Reporter) -> tuple[str, 
     """
     with open_fleet(connect) as fleet, fleet.locked(vapp, "down"):
         host, state = fleet.home, fleet.state_of(vapp)
-        store = Store(host)
+        kept = VappVolumes(host)
         if state.manifest:
             refuse_renamed(state.manifest.design, state)
         domains = [domain for domain in state.domains if domain.is_of(vapp)]
         networks = [network.name for network in state.networks if network.marks.vapp == vapp]
-        volumes = _without_those_of(state.domains, domains, store.volumes_of_vapp(vapp))
+        volumes = _without_those_of(state.domains, domains, kept.volumes_of_vapp(vapp))
         if not (state.manifest or state.unreadable or domains or networks or volumes):
             raise NoVappError(vapp, host.name)
         workloads_first = sorted(domains, key=lambda domain: domain.marks.role != Role.WORKLOAD)
@@ -42,8 +42,8 @@ def take_down(vapp: str, connect: str | None, reporter: Reporter) -> tuple[str, 
         for network in networks:
             machines.remove_network(host, network)
         machines.remove_filter(host, filter_uuid(vapp))
-        store.delete(volumes)
-        Templates(host, store.pool).sweep()
+        kept.delete(volumes)
+        MemoryImages(host, kept.pool).sweep()
         forget_vapp(host, vapp)
         return (*(domain.name for domain in domains), *networks, *volumes)
 

@@ -15,7 +15,7 @@ from vcloud.guests.setup import HostKey
 from vcloud.hosts import machines
 from vcloud.hosts.agent import Agent
 from vcloud.hosts.connection import Host
-from vcloud.hosts.storage import Store
+from vcloud.hosts.volumes import VappVolumes
 from vcloud.marks import VmMarks
 from vcloud.plan.manifest import Phase
 from vcloud.plan.state import VappState
@@ -43,7 +43,7 @@ class Run:
     """One run on one host."""
 
     host: Host
-    volumes: Store
+    volumes: VappVolumes
     target: Target
     state: VappState
     """What stood before the run."""

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from vcloud import __version__
-from vcloud.apply.stock import Stock
+from vcloud.apply.vm_images import VmImages
 from vcloud.compile.artifacts import Artifacts, compile_vapp
 from vcloud.design.model import Design
 from vcloud.errors import HostError
 from vcloud.hosts.accelerator import probe, remembered
 from vcloud.hosts.connection import Host
-from vcloud.hosts.storage import Store
 from vcloud.hosts.uplink import uplink_for
+from vcloud.hosts.volumes import VappVolumes
 from vcloud.placement.place import Placement
 from vcloud.plan.manifest import Manifest
 from vcloud.plan.state import VappState
@@ -29,15 +29,15 @@ class Target:
     placement: Placement
     artifacts: Artifacts
     wanted: Manifest
-    stock: Stock
+    images: VmImages
 
 
 def target_of(host: Host, design: Design, placement: Placement, state: VappState, accelerator: str) -> Target:
     uplink = uplink_for(host, design.vapp, state.manifest.uplink if state.manifest else None)
     artifacts = compile_vapp(design, uplink)
-    stock = Stock.of(design)
-    wanted = wanted_manifest(artifacts, accelerator, stock.digests, datetime.now(UTC).isoformat(timespec="seconds"), __version__)
-    return Target(design, placement, artifacts, wanted, stock)
+    images = VmImages.of(design)
+    wanted = wanted_manifest(artifacts, accelerator, images.digests, datetime.now(UTC).isoformat(timespec="seconds"), __version__)
+    return Target(design, placement, artifacts, wanted, images)
 
 
 def expected_accelerator(host: Host, state: VappState, choice: str) -> str:
@@ -48,7 +48,7 @@ def expected_accelerator(host: Host, state: VappState, choice: str) -> str:
     return state.manifest.accelerator if state.manifest else known.name if known else "tcg"
 
 
-def proven_accelerator(host: Host, store: Store, stock: Stock, state: VappState, choice: str, reporter: Reporter) -> str:
+def proven_accelerator(host: Host, volumes: VappVolumes, images: VmImages, state: VappState, choice: str, reporter: Reporter) -> str:
     """As expected, or by booting a kernel under KVM where this host has never been asked.
 
     Raises HostError where KVM is asked for and does not work.
@@ -58,7 +58,7 @@ def proven_accelerator(host: Host, store: Store, stock: Stock, state: VappState,
     known = remembered(host)
     if known is None:
         reporter.report(host.name, "trying KVM with a real kernel")
-        boot = stock.upload(store, (stock.design.firewall,), reporter)[stock.design.firewall.name]
+        boot = images.upload(volumes, (images.design.firewall,), reporter)[images.design.firewall.name]
         known = probe(host, boot.kernel, boot.initrd)
         reporter.report(host.name, known.name)
     if choice == "kvm" and known.name != "kvm":

@@ -9,8 +9,8 @@ from pathlib import Path
 from vcloud.apply.actions import act, left
 from vcloud.apply.run import Run
 from vcloud.apply.schedule import run_steps
-from vcloud.apply.stock import Stock
 from vcloud.apply.target import Target, expected_accelerator, proven_accelerator, target_of
+from vcloud.apply.vm_images import VmImages
 from vcloud.apply.wake import Waker
 from vcloud.design.model import Design, Vm
 from vcloud.errors import VcloudError
@@ -18,8 +18,8 @@ from vcloud.fleet.fleet import Fleet, open_fleet
 from vcloud.hosts.connection import Host
 from vcloud.hosts.manifests import write_manifest
 from vcloud.hosts.observe import observe_domain
-from vcloud.hosts.storage import Store
 from vcloud.hosts.uplink import choosing_uplink
+from vcloud.hosts.volumes import VappVolumes
 from vcloud.marks import VmMarks
 from vcloud.pipeline import design_of, load_file
 from vcloud.placement.place import on_one, place
@@ -70,9 +70,9 @@ def bring_up(request: Request, connect: str | None, agreed: Callable[[Plan], boo
         if not agreed(plan):
             raise VcloudError("stopped before the first change")
         reporter.part("images")
-        target.stock.build(reporter)
+        target.images.build(reporter)
         with fleet.locked(request.design.vapp, "up"):
-            return _Up(fleet, request, target.stock, reporter).carry_out(plan)
+            return _Up(fleet, request, target.images, reporter).carry_out(plan)
 
 
 def _planned(fleet: Fleet, request: Request) -> tuple[Target, Plan]:
@@ -86,20 +86,20 @@ def _planned(fleet: Fleet, request: Request) -> tuple[Target, Plan]:
 class _Up:
     """One run of `up` under the vApp's lock."""
 
-    def __init__(self, fleet: Fleet, request: Request, stock: Stock, reporter: Reporter) -> None:
+    def __init__(self, fleet: Fleet, request: Request, images: VmImages, reporter: Reporter) -> None:
         self.fleet = fleet
         self.host: Host = fleet.home
         self.request = request
-        self.stock = stock
+        self.images = images
         self.reporter = reporter
-        self.volumes = Store(self.host)
+        self.volumes = VappVolumes(self.host)
 
     def carry_out(self, agreed: Plan) -> Plan:
         """Looks again, because somebody may have been at work since the plan was agreed to, and does what is to be done."""
         state = self.fleet.state_of(self.request.design.vapp)
         known = self.volumes.image_digests()
         self.reporter.part("accelerator")
-        accelerator = proven_accelerator(self.host, self.volumes, self.stock, state, self.request.accelerator, self.reporter)
+        accelerator = proven_accelerator(self.host, self.volumes, self.images, state, self.request.accelerator, self.reporter)
         with choosing_uplink(self.host):
             placement = on_one(self.request.design, self.host.name)
             target = target_of(self.host, self.request.design, placement, state, accelerator)
@@ -123,7 +123,7 @@ class _Up:
         design, reporter = target.design, self.reporter
         touched = tuple(vm for vm in design.vms if plan.verb_of(vm.name))
         reporter.part("uploads")
-        boots = target.stock.upload(self.volumes, touched, reporter)
+        boots = target.images.upload(self.volumes, touched, reporter)
         appliances = {vm.domain for vm in design.appliances}
         steps = ordered(
             plan,

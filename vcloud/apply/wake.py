@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from vcloud.apply.stock import cache_name
 from vcloud.apply.target import Target
+from vcloud.apply.vm_images import cache_name
 from vcloud.compile.libvirt.devices import devices_of, plugged_when_woken, woken_nic
 from vcloud.compile.libvirt.host import BootFiles
 from vcloud.design.model import Vm
@@ -14,10 +14,10 @@ from vcloud.guests.setup import open_gate_of_own_image
 from vcloud.hosts import machines
 from vcloud.hosts.accelerator import versions
 from vcloud.hosts.connection import Host
+from vcloud.hosts.memory_images import DamagedImageError, MemoryImage, MemoryImages, UnwakeableError
 from vcloud.hosts.saveimage import Clone
-from vcloud.hosts.storage import DIGITS, Store
-from vcloud.hosts.templates import NoGateError, Template, TemplateError, Templates
-from vcloud.plan.memory import template_facts, template_key, template_vm, why_cold, worth_making
+from vcloud.hosts.volumes import DIGITS, VappVolumes
+from vcloud.plan.memory_image import memory_image_key, saved_vm, saved_vm_facts, why_not_wakeable, worth_making
 from vcloud.reporter import Reporter
 
 AGENT_PATIENCE = 5
@@ -29,25 +29,25 @@ AGENT_TIMEOUT = 30
 class Waker:
     """The memory images for the VMs that a run makes anew. `choose` decides, `make` makes those that are missing, `wake` uses them."""
 
-    def __init__(self, host: Host, store: Store, target: Target, reporter: Reporter, known: frozenset[str]) -> None:
+    def __init__(self, host: Host, volumes: VappVolumes, target: Target, reporter: Reporter, known: frozenset[str]) -> None:
         """`known` are the first digits of the digests of the images that the host had before this run."""
         self.host = host
-        self.store = store
+        self.volumes = volumes
         self.target = target
         self.reporter = reporter
         self.known = known
-        self.images = Templates(host, store.pool)
+        self.images = MemoryImages(host, volumes.pool)
         self.keys: Mapping[str, str] = {}
         """VM -> key of the memory image that it would wake from."""
         self.models: dict[str, tuple[Vm, BootFiles]] = {}
         """Key -> one of the VMs of that kind, for the memory images that this run makes."""
-        self.ready: dict[str, Template] = {}
+        self.ready: dict[str, MemoryImage] = {}
         self.failed: dict[str, HostError | GuestError] = {}
 
     def choose(self, vms: Sequence[Vm], boots: Mapping[str, BootFiles]) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """The memory images that this run makes: pairs of a key and the VMs that wake from it. `vms` are those that are made anew."""
         uplink = self.target.artifacts.uplink
-        wakeable = [vm for vm in vms if self._may_wake(vm.name, why_cold(vm, uplink))]
+        wakeable = [vm for vm in vms if self._may_wake(vm.name, why_not_wakeable(vm, uplink))]
         if not wakeable:
             return ()
         try:
@@ -60,18 +60,18 @@ class Waker:
         self.keys = self._without_hopeless(keys) if own else keys
         there = {image.key: image for image in self.images.list()}
         self.ready = {key: there[key] for key in {*self.keys.values()} & there.keys()}
-        digests = {name: self.target.stock.digests[name][:DIGITS] for name in self.keys}
+        digests = {name: self.target.images.digests[name][:DIGITS] for name in self.keys}
         made = worth_making(self.keys, there.keys(), digests, self.known, own)
         self.models = {self.keys[vm.name]: (vm, boots[vm.name]) for vm in reversed(wakeable) if self.keys.get(vm.name) in made}
         return tuple((key, tuple(name for name, other in self.keys.items() if other == key)) for key in sorted(made))
 
     def _key(self, vm: Vm, boot: BootFiles, at: str) -> str:
         wanted = self.target.wanted
-        return template_key(vm, self.target.stock.digests[vm.name], wanted.accelerator, boot.cmdline, at, self.target.artifacts.uplink)
+        return memory_image_key(vm, self.target.images.digests[vm.name], wanted.accelerator, boot.cmdline, at, self.target.artifacts.uplink)
 
     def _without_hopeless(self, keys: Mapping[str, str]) -> dict[str, str]:
         """Without the VMs of which an earlier run has found out that they cannot wake."""
-        hopeless = self.images.forgone()
+        hopeless = self.images.unwakeable()
         return {name: key for name, key in keys.items() if self._may_wake(name, hopeless.get(key, ""))}
 
     def _may_wake(self, name: str, reason: str) -> bool:
@@ -90,10 +90,10 @@ class Waker:
         vm, boot = self.models[key]
         name = cache_name(vm.image)
         self.reporter.report(f"memory image {name}", "booting")
-        facts = template_facts(vm, self.target.wanted.accelerator)
-        base, uplink = self.store.base_of(vm), self.target.artifacts.uplink
+        facts = saved_vm_facts(vm, self.target.wanted.accelerator)
+        base, uplink = self.volumes.base_of(vm), self.target.artifacts.uplink
         try:
-            self.ready[key] = self.images.make(template_vm(vm, key), name, key, base, boot.cmdline, facts, uplink)
+            self.ready[key] = self.images.make(saved_vm(vm, key), name, key, base, boot.cmdline, facts, uplink)
             self.images.trim(keep={*self.keys.values()})
         except (HostError, GuestError) as error:
             self.failed[key] = error
@@ -101,10 +101,10 @@ class Waker:
         else:
             self.reporter.report(f"memory image {name}", "saved")
 
-    def made(self) -> tuple[Template, ...]:
+    def made(self) -> tuple[MemoryImage, ...]:
         """The memory images of the chosen VMs. Raises HostError, GuestError where one could not be made, though such an image can be."""
         for error in self.failed.values():
-            if not isinstance(error, NoGateError):
+            if not isinstance(error, UnwakeableError):
                 raise error
             self.reporter.note(f"no memory image: {error.what}")
         return tuple(self.ready.values())
@@ -121,14 +121,14 @@ class Waker:
         except (HostError, GuestError) as error:
             self.reporter.note(f"{vm.name} is booted cold: {error.what}")
             self._clear(vm)
-            if isinstance(error, TemplateError):
+            if isinstance(error, DamagedImageError):
                 self.images.remove([self.ready[key]])
             return False
         return True
 
-    def _wake(self, image: Template, vm: Vm, boot: BootFiles, xml: str, marks: Mapping[str, str], disks: Mapping[str, str]) -> None:
+    def _wake(self, image: MemoryImage, vm: Vm, boot: BootFiles, xml: str, marks: Mapping[str, str], disks: Mapping[str, str]) -> None:
         self.reporter.report(vm.name, "waking")
-        root = self.store.make_root(vm, boot, self.store.pool.path(image.disk))
+        root = self.volumes.make_root(vm, boot, self.volumes.pool.path(image.disk))
         machines.define_domain(self.host, vm.domain, xml)
         devices = devices_of(vm, self.target.artifacts.uplink, boot, disks)
         self.images.wake(image, Clone(vm.domain, vm.uuid, marks, root, boot.console, woken_nic(devices)))
@@ -146,8 +146,8 @@ class Waker:
         try:
             machines.agent_of(self.host, vm.domain).wait(AGENT_PATIENCE)
         except GuestError:
-            self.images.forgo(cache_name(vm.image), key, "its image has no guest agent")
+            self.images.note_unwakeable(cache_name(vm.image), key, "its image has no guest agent")
 
     def _clear(self, vm: Vm) -> None:
         machines.remove_domain(self.host, vm.domain)
-        self.store.delete_root(vm.domain)
+        self.volumes.delete_root(vm.domain)

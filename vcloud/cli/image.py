@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vcloud.cli import templates
+from vcloud.cli import memory
 from vcloud.cli.options import Format, Output, Yes
 from vcloud.cli.output import Progress, emit, say, table
 from vcloud.errors import UsageError
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vcloud.images.cache import Image
 
 app = typer.Typer(help="Images: build, list, show and remove.", no_args_is_help=True)
-app.add_typer(templates.app, name="templates")
+memory.register(app)
 Name = Annotated[str, typer.Argument(help="An image's name, or NAME-DIGEST as `vcloud image list` shows it.")]
 DIGITS = 12
 

@@ -3,7 +3,7 @@
 Everything here is pure. The same design gives the same bytes on every machine, so texts can be compared by digest, and a plan costs no
 call to a host. Order comes from the design or is sorted; nothing depends on a hash seed, on time or on a path of this machine.
 
-Templates hold layout, Python holds decisions: what a template prints was worked out and typed before, and a name that is missing or
+MemoryImages hold layout, Python holds decisions: what a template prints was worked out and typed before, and a name that is missing or
 None raises. XML is escaped by the environment; nft and Suricata have no escape worth the name, so no free text of a user reaches
 them but through a function that leaves only harmless characters.
 

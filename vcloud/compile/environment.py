@@ -1,4 +1,4 @@
-"""The one jinja2 environment. Templates hold layout; what they print was decided and checked in Python."""
+"""The one jinja2 environment. MemoryImages hold layout; what they print was decided and checked in Python."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from vcloud.hosts import machines
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import choose_host
 from vcloud.hosts.observe import observe_domain, observe_vapp
-from vcloud.hosts.storage import Store
+from vcloud.hosts.volumes import VappVolumes
 
 if TYPE_CHECKING:
     from vcloud.hosts.executed import Executed
@@ -113,7 +113,7 @@ def log_of(vapp: str, vm: str, connect: str | None, lines: int) -> str:
         domain = observe_domain(host, f"{vapp}.{vm}")
         if domain is None:
             raise UsageError(f"there is no VM '{vapp}/{vm}'", f"vcloud status {vapp} shows what there is.")
-        text = "".join(f"{line}\n" for line in Store(host).console_tail(domain.name, lines))
+        text = "".join(f"{line}\n" for line in VappVolumes(host).console_tail(domain.name, lines))
         if domain.running and domain.marks.role == Role.FIREWALL:
             text += "".join(f"{line}\n" for line in _denied(host, domain.name)[-lines:])
         if domain.running and domain.marks.role == Role.IPS:

@@ -9,7 +9,7 @@ from vcloud.errors import GuestError
 from vcloud.guests.setup import RUN_TIMEOUT, path_of
 from vcloud.hosts import machines
 from vcloud.hosts.connection import Host
-from vcloud.hosts.storage import Store
+from vcloud.hosts.volumes import VappVolumes
 
 BOOT_TIMEOUT = 600
 """Seconds from power-on to the end of cloud-init's own work; a distribution's image takes two or three minutes without KVM."""
@@ -22,14 +22,14 @@ ALL_LINES = 5000
 """At the first look, because the VM may have been ready long before this run. virtlogd keeps 2 MiB."""
 
 
-def wait_for_cloud_init(host: Host, store: Store, vm: Vm) -> None:
+def wait_for_cloud_init(host: Host, volumes: VappVolumes, vm: Vm) -> None:
     """Waits until the VM has its identity, has run what is to run once, and is ready.
 
     Raises GuestError with what the guest says is wrong, or when the time is up.
     """
     begun, lines = time.monotonic(), ALL_LINES
     while True:
-        said = [line.removeprefix(SAYS) for line in store.console_tail(vm.domain, lines) if line.startswith(SAYS)]
+        said = [line.removeprefix(SAYS) for line in volumes.console_tail(vm.domain, lines) if line.startswith(SAYS)]
         lines = LINES
         if "ready" in said:
             return

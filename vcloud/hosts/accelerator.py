@@ -22,7 +22,7 @@ from vcloud.compile.libvirt.host import HostFacts
 from vcloud.errors import HostError
 from vcloud.hosts.connection import Host, interruptible, message_of, translated
 from vcloud.hosts.metadata import parse
-from vcloud.hosts.pool import Pool, peek
+from vcloud.hosts.pool import StoragePool, peek
 from vcloud.hosts.stream import CHUNK, stream_socket
 
 VOLUME = "accelerator.json"
@@ -72,7 +72,7 @@ def probe_host(host: Host) -> Accelerator:
     known = remembered(host)
     if known:
         return known
-    pool = Pool(host)
+    pool = StoragePool(host)
     kernel, initrd = (pool.any_upload(kind, suffix) for kind, suffix in (("kernel-", KERNEL_SUFFIX), ("initrd-", INITRD_SUFFIX)))
     if kernel and initrd:
         return probe(host, kernel, initrd)
@@ -108,7 +108,7 @@ def probe(host: Host, kernel: str, initrd: str) -> Accelerator:
         return found
     kept = _Kept(versions(host), found)
     with suppress(HostError):  # where it cannot be kept it is tried again the next time
-        Pool(host).put(VOLUME, _KEPT.dump_json(kept))
+        StoragePool(host).put(VOLUME, _KEPT.dump_json(kept))
     return found
 
 

@@ -1,4 +1,4 @@
-"""The storage pool `vcloud` of a host: volumes are uploaded, made, listed, read and deleted. Whose they are is `vcloud.hosts.storage`'s.
+"""The storage pool `vcloud` of a host: volumes are uploaded, made, listed, read and deleted. Whose they are is `vcloud.hosts.volumes`'s.
 
 libvirt cannot rename a volume, and a connection that breaks in the middle of an upload leaves a volume that looks like any other. So
 every upload makes a volume of its own (`STEM.ID.SUFFIX`), and an empty volume of the same name with `.complete` behind it is made when,
@@ -41,7 +41,7 @@ Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes there are."""
 
 
-class Pool:
+class StoragePool:
     """The pool of one host. It is made when it is first needed. Threads may share it."""
 
     def __init__(self, host: Host) -> None:

@@ -12,7 +12,7 @@ from vcloud.hosts.accelerator import probe_host
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import choose_host
 from vcloud.hosts.machines import why_no_filters
-from vcloud.hosts.pool import Pool
+from vcloud.hosts.pool import StoragePool
 from vcloud.images.build import TOOLS
 
 BRIDGE_FILTER = "/proc/sys/net/bridge/bridge-nf-call-iptables"
@@ -88,7 +88,7 @@ def _accelerator(host: Host) -> Iterator[Finding]:
 
 
 def _storage(host: Host) -> Iterator[Finding]:
-    pool = Pool(host)
+    pool = StoragePool(host)
     yield Finding("storage", "ok" if pool.free >= 4 << 30 else "note", f"pool 'vcloud': {pool.free >> 30} GiB free")
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from pathlib import Path
 
-from vcloud.apply.stock import Stock
+from vcloud.apply.vm_images import VmImages
 from vcloud.compile.artifacts import compile_vapp, rendered_files
 from vcloud.compile.libvirt.host import BootFiles, HostFacts
 from vcloud.design.model import Uplink, Vm
@@ -38,8 +38,8 @@ def render_to(path: Path, parameters: Mapping[str, str], out: Path, accelerator:
     Raises UsageError when the folder cannot be written.
     """
     design = design_of(load_file(path, parameters))
-    stock = Stock.of(design)
-    boots = {vm.name: _boot_files(vm, stock.digests[vm.name]) for vm in design.vms}
+    images = VmImages.of(design)
+    boots = {vm.name: _boot_files(vm, images.digests[vm.name]) for vm in design.vms}
     facts = HostFacts("tcg" if accelerator == "auto" else accelerator)
     disks = {disk.volume: f"{POOL}/{disk.volume}" for vm in design.vms for disk in vm.disks}
     files = list(rendered_files(compile_vapp(design, UPLINK), facts, boots, disks))

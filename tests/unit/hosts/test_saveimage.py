@@ -14,7 +14,7 @@ from vcloud.compile.libvirt.domain import render_domain, render_interface
 from vcloud.compile.libvirt.host import BootFiles
 from vcloud.hosts.metadata import own_element, parse
 from vcloud.hosts.saveimage import HEADER, WHOLE, Clone, Head, NotASaveImageError, head_for, read_head
-from vcloud.plan.memory import template_facts, template_vm
+from vcloud.plan.memory_image import saved_vm, saved_vm_facts
 from vcloud.views.render import UPLINK
 
 ROOM = 72 << 10
@@ -23,9 +23,9 @@ WEB = next(vm for vm in shop().workloads if vm.name == "web-1")
 FIREWALL = shop().firewall
 XML, WITHOUT_NIC = (
     render_domain(
-        template_vm(vm, "abc"),
+        saved_vm(vm, "abc"),
         UPLINK,
-        template_facts(vm, "tcg"),
+        saved_vm_facts(vm, "tcg"),
         BootFiles("/old", "/old.log", "/k", "/i", "quiet"),
         {},
         {"role": "template"},

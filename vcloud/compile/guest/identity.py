@@ -17,7 +17,7 @@ from vcloud.values import meeting_zones, zone_named
 Address = IPv4Address | IPv6Address
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"
 ANYWHERE = ("0.0.0.0/0", "::/0")
-TEMPLATE_MAC = "02:00:00:00:00:01"
+MEMORY_IMAGE_MAC = "02:00:00:00:00:01"
 """Of the card that the memory of a workload's template has. The guest gives the card of a VM that wakes the VM's own."""
 FIRST_TABLE = 100
 """The routing table of a VM's first card, where it has several; the next card's follows."""
@@ -48,7 +48,7 @@ def host_key_lines(private: bytes, public: str) -> tuple[str, ...]:
 
 def card_lines(vm: Vm) -> tuple[str, ...]:
     """Makes the card that a VM has woken with its own; nothing to do where it was booted."""
-    return tuple(f"mac {TEMPLATE_MAC} {nic.mac}" for nic in vm.nics[:1])
+    return tuple(f"mac {MEMORY_IMAGE_MAC} {nic.mac}" for nic in vm.nics[:1])
 
 
 def hosts_file(design: Design, vm: Vm) -> bytes:

@@ -12,7 +12,7 @@ from vcloud.compile.libvirt.devices import NIC_TEMPLATE, devices_of, plugged_whe
 from vcloud.compile.libvirt.domain import render_domain
 from vcloud.compile.libvirt.host import BootFiles, HostFacts, placeholder_files
 from vcloud.design.model import Vm
-from vcloud.plan.memory import template_vm
+from vcloud.plan.memory_image import saved_vm
 from vcloud.views.render import UPLINK
 
 SHIPPED = tuple(vm for design in (shop(), design_of_text(TWO_HOMES)) for vm in design.vms)
@@ -46,7 +46,7 @@ def test_a_booted_vm_and_a_woken_one_have_the_same_devices(vm: Vm) -> None:
     xml = render_domain(vm, UPLINK, HostFacts("tcg"), files_of(vm), paths_of(vm), {})
     assert all(device.xml() in xml for device in devices)
     image_files = replace(files_of(vm), seed="")
-    image = devices_of(template_vm(vm, "key"), UPLINK, image_files, {})
+    image = devices_of(saved_vm(vm, "key"), UPLINK, image_files, {})
     assert [device.template for device in image] == [device.template for device in devices if device.in_memory_image]
     assert len(plugged_when_woken(devices)) + len(image) == len(devices)
     assert ports_of(image) + ports_of(plugged_when_woken(devices)) == ports_of(devices)

@@ -1,11 +1,11 @@
-"""Templates on a host: the saved memory of a VM that has just booted, from which others of its kind wake.
+"""MemoryImages on a host: the saved memory of a VM that has just booted, from which others of its kind wake.
 
 template-IMAGE-KEY.ID.qcow2   the frozen disk of the VM that was saved; root disks of woken VMs lie over it
 template-IMAGE-KEY.ID.save    its memory
 cold-IMAGE-KEY                why VMs of that kind cannot wake, and never will
 wake.VAPP.VM.save             a copy of it in the name of a VM, for the moment in which that wakes
 
-The key (vcloud.plan.memory) says what a template is good for, the ID is drawn, so that a template that is made anew never touches the
+The key (vcloud.plan.memory_image) says what a template is good for, the ID is drawn, so that a template that is made anew never touches the
 disk of one that VMs still run on. A template is there when its save image is whole, which the image itself says. It is made by a VM that
 libvirt destroys with the connection, under a lock per key: killed in the middle, nothing of it runs on, and the next one sweeps its volumes.
 """
@@ -30,9 +30,9 @@ from vcloud.errors import GuestError, HostError
 from vcloud.hosts.agent import Agent
 from vcloud.hosts.connection import Host, translated
 from vcloud.hosts.lock import named_lock
-from vcloud.hosts.pool import Pool
+from vcloud.hosts.pool import StoragePool
 from vcloud.hosts.saveimage import MOST, WHOLE, Clone, NotASaveImageError, head_for, read_head
-from vcloud.hosts.storage import Base
+from vcloud.hosts.volumes import Base
 
 PREFIX, COLD = "template-", "cold-"
 DISK, MEMORY, CONSOLE = ".qcow2", ".save", ".log"
@@ -51,16 +51,16 @@ QUIET, LOOK, LOOKS = 0.15, 0.4, 20
 """A VM is quiet when it uses less than this share of a core for so many seconds; after so many looks it is taken as it is."""
 
 
-class TemplateError(HostError):
+class DamagedImageError(HostError):
     """A template that cannot be used, and never will be."""
 
 
-class NoGateError(GuestError):
+class UnwakeableError(GuestError):
     """An image that cannot become a template, and never will: nothing in it answers, or it cannot be made to wait in its boot."""
 
 
 @dataclass(frozen=True, slots=True)
-class Template:
+class MemoryImage:
     """One template of a host, by the names of its volumes."""
 
     image: str
@@ -84,15 +84,15 @@ class Template:
         return self.stem + DISK
 
 
-class Templates:
+class MemoryImages:
     """The templates of one host. Threads may share it."""
 
-    def __init__(self, host: Host, pool: Pool) -> None:
+    def __init__(self, host: Host, pool: StoragePool) -> None:
         self.host = host
         self.pool = pool
         self._turn = threading.Lock()
 
-    def list(self) -> tuple[Template, ...]:
+    def list(self) -> tuple[MemoryImage, ...]:
         """Every template, the one that was used last first."""
         volumes = self.pool.usage(PREFIX)
         found = []
@@ -100,11 +100,11 @@ class Templates:
             match = NAME.fullmatch(name) if name.endswith(MEMORY) else None
             disk = match and volumes.get(name.removesuffix(MEMORY) + DISK)
             if match and disk and self.pool.head(name, len(WHOLE)) == WHOLE:
-                found.append(Template(match["image"], match["key"], match["id"], size + disk[0], used))
+                found.append(MemoryImage(match["image"], match["key"], match["id"], size + disk[0], used))
         return tuple(sorted(found, key=lambda template: -template.used))
 
-    def make(self, vm: Vm, image: str, key: str, base: Base, cmdline: str, facts: HostFacts, uplink: Uplink) -> Template:
-        """The template of that key, made now unless it is there. `vm` is what `template_vm` gives, `image` the name of its image.
+    def make(self, vm: Vm, image: str, key: str, base: Base, cmdline: str, facts: HostFacts, uplink: Uplink) -> MemoryImage:
+        """The template of that key, made now unless it is there. `vm` is what `saved_vm` gives, `image` the name of its image.
 
         Raises:
             HostError, GuestError: it cannot be made; nothing of it stays.
@@ -115,21 +115,21 @@ class Templates:
                 return there[0]
             self.sweep()
             self.pool.require_space(vm.memory, f"the template of '{image}'")
-            template = Template(image, key, secrets.token_hex(4))
+            template = MemoryImage(image, key, secrets.token_hex(4))
             try:
                 self._boot_and_save(vm, template, base, cmdline, facts, uplink)
             except BaseException as error:
                 with suppress(HostError):
                     self.pool.delete([template.memory, template.disk])
-                if isinstance(error, NoGateError):
-                    self.forgo(image, key, error.what)
+                if isinstance(error, UnwakeableError):
+                    self.note_unwakeable(image, key, error.what)
                 raise
             finally:
                 with suppress(HostError):
                     self.pool.delete([template.stem + CONSOLE])
             return template
 
-    def _boot_and_save(self, vm: Vm, template: Template, base: Base, cmdline: str, facts: HostFacts, uplink: Uplink) -> None:
+    def _boot_and_save(self, vm: Vm, template: MemoryImage, base: Base, cmdline: str, facts: HostFacts, uplink: Uplink) -> None:
         boot = BootFiles(self.pool.path(template.disk), self.pool.path(template.stem + CONSOLE), base.kernel, base.initrd, cmdline)
         xml = render_domain(vm, uplink, facts, boot, {}, {"role": "template"})
         with translated(f"the template of '{template.image}' could not be made on {self.host.name}"):
@@ -147,42 +147,42 @@ class Templates:
                 raise
         self.pool.names(PREFIX)  # lets the pool see what libvirt has written into its folder
 
-    def wake(self, template: Template, clone: Clone) -> None:
+    def wake(self, template: MemoryImage, clone: Clone) -> None:
         """A running domain with the memory of a template, where one of that name is defined. It has no card but its template's, and no data disks yet.
 
         Raises:
-            TemplateError: the template is damaged. HostError: there is no room, or libvirt breaks.
+            DamagedImageError: the template is damaged. HostError: there is no room, or libvirt breaks.
         """
         copy = f"wake.{clone.name}{MEMORY}"
         try:
             head = head_for(read_head(self.pool.head(template.memory, MOST)), clone).to_bytes()
         except NotASaveImageError as error:
-            raise TemplateError(f"the template of '{template.image}' is damaged: {error}") from None
+            raise DamagedImageError(f"the template of '{template.image}' is damaged: {error}") from None
         self.pool.require_space(template.size, f"waking '{clone.name}'")
         try:
             self.pool.copy(template.memory, copy, head)
             self.host.connection.restore(self.pool.path(copy))
         except libvirt.libvirtError as error:
-            raise TemplateError(f"nothing wakes from the template of '{template.image}': {error}") from None
+            raise DamagedImageError(f"nothing wakes from the template of '{template.image}': {error}") from None
         finally:
             self.pool.delete([copy])
         with suppress(HostError):  # others who wake from it at this moment will say that it was used
             self.pool.overwrite(template.memory, WHOLE)
 
-    def forgo(self, image: str, key: str, why: str) -> None:
+    def note_unwakeable(self, image: str, key: str, why: str) -> None:
         """From now on no template is made for VMs of that kind. Where there is no room to write that down, the next run tries again."""
         with suppress(HostError):
             self.pool.put(f"{COLD}{image}-{key}", why.encode())
 
-    def forgone(self) -> dict[str, str]:
+    def unwakeable(self) -> dict[str, str]:
         """Keys of VMs that cannot wake -> why."""
         return {name.rpartition("-")[2]: self.pool.head(name, REASON).decode(errors="replace") for name in self.pool.names(COLD)}
 
-    def reconsider(self) -> None:
+    def forget_unwakeable(self) -> None:
         """Forgets what was found out about images."""
         self.pool.delete(self.pool.names(COLD))
 
-    def remove(self, templates: Collection[Template]) -> None:
+    def remove(self, templates: Collection[MemoryImage]) -> None:
         """Removes templates. A disk that VMs still run on stays until the last of them is gone."""
         self.pool.delete([template.memory for template in templates])
         self.sweep()
@@ -229,7 +229,7 @@ class Templates:
 def _await_boot(domain: libvirt.virDomain, agent: Agent, *, gated: bool) -> None:
     """Until the VM's agent answers; of one that is `gated`, while no service has run yet.
 
-    Raises GuestError; NoGateError for a gated one that runs and does not do as it should.
+    Raises GuestError; UnwakeableError for a gated one that runs and does not do as it should.
     """
     if not gated:
         agent.wait(BOOT_TIMEOUT)
@@ -241,9 +241,9 @@ def _await_boot(domain: libvirt.virDomain, agent: Agent, *, gated: bool) -> None
     except GuestError as error:
         if not domain.isActive():
             raise
-        raise NoGateError("its image has no guest agent that runs systemctl and python3") from error
+        raise UnwakeableError("its image has no guest agent that runs systemctl and python3") from error
     if shown.stdout.decode(errors="replace").strip() != DESCRIPTION:
-        raise NoGateError("its image cannot be made to wait in its boot, which takes systemd 254 or later")
+        raise UnwakeableError("its image cannot be made to wait in its boot, which takes systemd 254 or later")
 
 
 def _settle(domain: libvirt.virDomain, agent: Agent) -> None:

@@ -1,4 +1,4 @@
-"""Templates: VMs without data disks, and with no card but a workload's first, whose saved memory other VMs wake from.
+"""MemoryImages: VMs without data disks, and with no card but a workload's first, whose saved memory other VMs wake from.
 
 A card that is plugged into a running guest keeps its udev busy for half a second without KVM; every workload has one, so that a template's
 card becomes it. An appliance has no udev, and a number of cards that depends on the vApp; an image of a user's own gets its cards with its seed.
@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from vcloud.compile.guest.gate import gate_credentials
-from vcloud.compile.guest.identity import TEMPLATE_MAC
+from vcloud.compile.guest.identity import MEMORY_IMAGE_MAC
 from vcloud.compile.libvirt.devices import devices_of, nics_in_memory_image, plugged_when_woken, ports_of
 from vcloud.compile.libvirt.domain import render_domain
 from vcloud.compile.libvirt.host import BootFiles, HostFacts, placeholder_files
@@ -25,32 +25,32 @@ from vcloud.plan.manifest import digest_of
 
 PORTS = 14
 """Free PCIe ports of a memory image: so many devices can be plugged into a VM that has woken from it."""
-TEMPLATE_CARD = Nic("", "", TEMPLATE_MAC, "", "", None, None, isolated=False, plain_offloads=False)
+UNCONNECTED_NIC = Nic("", "", MEMORY_IMAGE_MAC, "", "", None, None, isolated=False, plain_offloads=False)
 """Plugged in nowhere."""
 SHARING = 3
 """VMs that wake from one template in the run that makes it: from so many on it is made even where its image is new on the host."""
 
 
-def template_vm(vm: Vm, key: str) -> Vm:
+def saved_vm(vm: Vm, key: str) -> Vm:
     """The VM that is saved for VMs like this one."""
     name = f"vcloud-template-{key}"
-    nics = tuple(replace(TEMPLATE_CARD, plain_offloads=nic.plain_offloads) for nic in nics_in_memory_image(vm))
+    nics = tuple(replace(UNCONNECTED_NIC, plain_offloads=nic.plain_offloads) for nic in nics_in_memory_image(vm))
     return replace(vm, name=name, domain=name, uuid=uuid_of("template", key), nics=nics, disks=())
 
 
-def template_facts(vm: Vm, accelerator: str) -> HostFacts:
+def saved_vm_facts(vm: Vm, accelerator: str) -> HostFacts:
     """An image of a user's own is made to wait by its host."""
     return HostFacts(accelerator, spare_ports=PORTS, credentials=() if vm.image.recipe else gate_credentials())
 
 
-def template_key(vm: Vm, image: str, accelerator: str, cmdline: str, versions: str, uplink: Uplink) -> str:
+def memory_image_key(vm: Vm, image: str, accelerator: str, cmdline: str, versions: str, uplink: Uplink) -> str:
     """16 hex digits. `image` is its digest, `versions` those of libvirt, QEMU and the kernel on the host."""
     boot = BootFiles("disk", "console", "kernel" if vm.image.recipe else "", "initrd", cmdline)
-    xml = render_domain(template_vm(vm, ""), uplink, template_facts(vm, accelerator), boot, {}, {})
+    xml = render_domain(saved_vm(vm, ""), uplink, saved_vm_facts(vm, accelerator), boot, {}, {})
     return digest_of(image, xml, versions)[:16]
 
 
-def why_cold(vm: Vm, uplink: Uplink) -> str:
+def why_not_wakeable(vm: Vm, uplink: Uplink) -> str:
     """Why a VM cannot wake from any template; empty where it can."""
     files = placeholder_files(own_kernel=bool(vm.image.recipe))
     needed = ports_of(plugged_when_woken(devices_of(vm, uplink, files, {disk.volume: "" for disk in vm.disks})))

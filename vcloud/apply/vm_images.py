@@ -18,14 +18,14 @@ from vcloud.images.user import fetch, image_name, source_digest
 from vcloud.reporter import Reporter
 
 if TYPE_CHECKING:
-    from vcloud.hosts.storage import Store
+    from vcloud.hosts.volumes import VappVolumes
 
 SIDE_BY_SIDE = 2
 """Builds at once: each is mostly one core and the package source."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stock:
+class VmImages:
     """Which image each VM needs. Nothing is read but recipes until `build`."""
 
     design: Design
@@ -33,7 +33,7 @@ class Stock:
     """VM -> image digest."""
 
     @classmethod
-    def of(cls, design: Design) -> Stock:
+    def of(cls, design: Design) -> VmImages:
         """Raises ImageError, SpecError for a recipe that cannot be read."""
         known = {reference: _digest(reference) for reference in {vm.image for vm in design.vms}}
         return cls(design, {vm.name: known[vm.image] for vm in design.vms})
@@ -51,11 +51,11 @@ class Stock:
     def image_of(self, vm: Vm, reporter: Reporter) -> Image:
         return _make(vm.image, reporter)
 
-    def upload(self, store: Store, vms: tuple[Vm, ...], reporter: Reporter) -> dict[str, BootFiles]:
+    def upload(self, volumes: VappVolumes, vms: tuple[Vm, ...], reporter: Reporter) -> dict[str, BootFiles]:
         """Brings the images of these VMs to the host and returns what each boots from, but for the VM's own disk."""
         images = {vm.image: self.image_of(vm, reporter) for vm in vms}
-        bases = {reference: store.upload_image(image, _coarse(reporter, f"image {image.name}")) for reference, image in images.items()}
-        return {vm.name: store.boot_files(vm.domain, bases[vm.image], images[vm.image].cmdline) for vm in vms}
+        bases = {reference: volumes.upload_image(image, _coarse(reporter, f"image {image.name}")) for reference, image in images.items()}
+        return {vm.name: volumes.boot_files(vm.domain, bases[vm.image], images[vm.image].cmdline) for vm in vms}
 
 
 def _coarse(reporter: Reporter, subject: str) -> Callable[[str], None]:

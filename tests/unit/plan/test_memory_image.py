@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 
 from tests.vapps import shop
-from vcloud.compile.guest.identity import TEMPLATE_MAC
+from vcloud.compile.guest.identity import MEMORY_IMAGE_MAC
 from vcloud.compile.libvirt.domain import render_domain
 from vcloud.compile.libvirt.host import BootFiles
 from vcloud.design.model import Nic, Vm
 from vcloud.hosts.metadata import parse
-from vcloud.plan.memory import PORTS, SHARING, template_facts, template_key, template_vm, why_cold, worth_making
+from vcloud.plan.memory_image import PORTS, SHARING, memory_image_key, saved_vm, saved_vm_facts, why_not_wakeable, worth_making
 from vcloud.views.render import UPLINK
 
 DESIGN = shop(web_count="3")
@@ -22,7 +22,7 @@ INPUTS = {"image": "d1", "accelerator": "tcg", "cmdline": "quiet", "versions": "
 
 
 def key(vm: Vm = WEB, **changes: str) -> str:
-    return template_key(vm, **{**INPUTS, **changes})  # type: ignore[arg-type]
+    return memory_image_key(vm, **{**INPUTS, **changes})  # type: ignore[arg-type]
 
 
 def test_replicas_share_a_template_whatever_their_cards_names_and_files() -> None:
@@ -51,9 +51,9 @@ def test_a_changed_input_makes_another_template(other: str) -> None:
 
 def test_a_template_has_a_card_that_leads_nowhere_no_data_disk_and_no_name_of_a_vapp() -> None:
     database = next(vm for vm in DESIGN.workloads if vm.disks)
-    template = template_vm(database, "abc")
-    assert ([nic.mac for nic in template.nics], template.disks) == ([TEMPLATE_MAC], ())
-    xml = render_domain(template, UPLINK, template_facts(database, "tcg"), BootFiles("d", "c"), {}, {})
+    template = saved_vm(database, "abc")
+    assert ([nic.mac for nic in template.nics], template.disks) == ([MEMORY_IMAGE_MAC], ())
+    xml = render_domain(template, UPLINK, saved_vm_facts(database, "tcg"), BootFiles("d", "c"), {}, {})
     assert '<interface type="ethernet">' in xml
     assert '<link state="down"/>' in xml
     assert "<source network" not in xml
@@ -63,14 +63,14 @@ def test_a_template_has_a_card_that_leads_nowhere_no_data_disk_and_no_name_of_a_
 
 
 def test_the_template_of_an_appliance_has_no_card() -> None:
-    assert [template_vm(vm, "abc").nics for vm in DESIGN.appliances] == [(), ()]
+    assert [saved_vm(vm, "abc").nics for vm in DESIGN.appliances] == [(), ()]
 
 
 def test_an_image_of_a_users_own_is_made_to_wait_by_its_host() -> None:
     own = replace(WEB, image=replace(WEB.image, recipe="", source="/a.qcow2"))
-    assert template_vm(own, "abc").nics == ()
-    assert template_facts(WEB, "tcg").credentials == ()
-    xml = parse(render_domain(template_vm(own, "abc"), UPLINK, template_facts(own, "tcg"), BootFiles("d", "c"), {}, {}))
+    assert saved_vm(own, "abc").nics == ()
+    assert saved_vm_facts(WEB, "tcg").credentials == ()
+    xml = parse(render_domain(saved_vm(own, "abc"), UPLINK, saved_vm_facts(own, "tcg"), BootFiles("d", "c"), {}, {}))
     units = dict((entry.text or "").split("=", 1) for entry in xml.findall("sysinfo[@type='smbios']/oemStrings/entry"))
     assert xml.find("os/smbios[@mode='sysinfo']") is not None
     target = base64.b64decode(units["io.systemd.credential.binary:systemd.extra-unit.default.target"]).decode()
@@ -82,12 +82,12 @@ def test_an_image_of_a_users_own_is_made_to_wait_by_its_host() -> None:
 def test_what_cannot_wake_says_why() -> None:
     """The memory image has a workload's first NIC; the others, and data disks, need a free PCIe port each."""
     most = other_nics(PORTS)
-    assert why_cold(replace(WEB, nics=(*WEB.nics, *most)), UPLINK) == ""
-    assert f"{PORTS + 1} devices" in why_cold(replace(WEB, nics=(*WEB.nics, *other_nics(PORTS + 1))), UPLINK)
+    assert why_not_wakeable(replace(WEB, nics=(*WEB.nics, *most)), UPLINK) == ""
+    assert f"{PORTS + 1} devices" in why_not_wakeable(replace(WEB, nics=(*WEB.nics, *other_nics(PORTS + 1))), UPLINK)
     database = next(vm for vm in DESIGN.workloads if vm.disks)
-    assert f"{PORTS + 1} devices" in why_cold(replace(database, nics=(*database.nics, *most)), UPLINK)
-    assert why_cold(replace(DESIGN.firewall, nics=most), UPLINK) == ""
-    assert f"{PORTS + 1} devices" in why_cold(replace(DESIGN.firewall, nics=other_nics(PORTS + 1)), UPLINK)
+    assert f"{PORTS + 1} devices" in why_not_wakeable(replace(database, nics=(*database.nics, *most)), UPLINK)
+    assert why_not_wakeable(replace(DESIGN.firewall, nics=most), UPLINK) == ""
+    assert f"{PORTS + 1} devices" in why_not_wakeable(replace(DESIGN.firewall, nics=other_nics(PORTS + 1)), UPLINK)
 
 
 def other_nics(count: int) -> tuple[Nic, ...]:
@@ -96,8 +96,8 @@ def other_nics(count: int) -> tuple[Nic, ...]:
 
 def test_the_seed_disk_of_an_own_image_takes_a_port() -> None:
     own = replace(WEB, image=replace(WEB.image, recipe="", source="/disk.qcow2"))
-    assert why_cold(replace(own, nics=other_nics(PORTS - 1)), UPLINK) == ""
-    assert f"{PORTS + 1} devices" in why_cold(replace(own, nics=other_nics(PORTS)), UPLINK)
+    assert why_not_wakeable(replace(own, nics=other_nics(PORTS - 1)), UPLINK) == ""
+    assert f"{PORTS + 1} devices" in why_not_wakeable(replace(own, nics=other_nics(PORTS)), UPLINK)
 
 
 @pytest.mark.parametrize(

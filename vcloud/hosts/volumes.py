@@ -4,7 +4,7 @@ image-NAME-DIGEST.ID.qcow2   kernel-..., initrd-...     an uploaded image; share
 root.VAPP.VM.qcow2                                      a VM's root disk: what it wrote over its image
 vm.VAPP.VM.DISK.qcow2                                   a VM's data disk
 console.VAPP.VM.log                                     what a VM said on its serial console
-wake.VAPP.VM.save                                       the memory that a VM is about to wake with; see vcloud.hosts.templates
+wake.VAPP.VM.save                                       the memory that a VM is about to wake with; see vcloud.hosts.memory_images
 seed.VAPP.VM.iso                                        what cloud-init makes of a user's own image; holds the host's private key
 """
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from vcloud.compile.libvirt.host import BootFiles
 from vcloud.hosts.connection import Host
-from vcloud.hosts.pool import COMPLETE, Pool
+from vcloud.hosts.pool import COMPLETE, StoragePool
 
 if TYPE_CHECKING:
     from vcloud.design.model import Vm
@@ -42,11 +42,11 @@ class Base:
     initrd: str = ""
 
 
-class Store:
+class VappVolumes:
     """The volumes of vApps on one host. Threads may share it."""
 
     def __init__(self, host: Host) -> None:
-        self.pool = Pool(host)
+        self.pool = StoragePool(host)
         self._bases: dict[str, Base] = {}
 
     def upload_image(self, image: Image, report: Callable[[str], None] = lambda _: None) -> Base:
