@@ -18,10 +18,10 @@ from xdist.scheduler import LoadScopeScheduling
 
 IMAGES = "tests/vm/test_images_are_built.py"
 """The group that builds the images."""
-NEED_IMAGES = ("tests/vm/", "tests/nested/", "tests/netns/test_ips")
+NEED_IMAGES = ("tests/vm/", "tests/nested/", "tests/netns/ips/")
 
-SHARED = ("tests/vm/shop",)
-"""Folders whose tests use one vApp. Every file elsewhere is a group by itself."""
+SHARED = ("tests/vm/shop", "tests/vm/hosts")
+"""Folders whose tests use one vApp or one host. Every file elsewhere is a group by itself."""
 
 SECONDS = {
     IMAGES: 10_000,
@@ -36,9 +36,11 @@ SECONDS = {
     "tests/vm/test_own_image_wakes.py": 200,
     "tests/vm/test_full_disk.py": 180,
     "tests/vm/test_other_vapps.py": 150,
-    "tests/vm/test_hosts.py": 120,
+    "tests/vm/hosts": 120,
     "tests/vm/test_state.py": 120,
-    "tests/netns/test_ips.py": 130,
+    "tests/netns/ips/test_rules.py": 80,
+    "tests/netns/ips/test_life.py": 80,
+    "tests/netns/ips/test_leaks.py": 60,
     "tests/netns/guest/test_probe.py": 30,
     "tests/netns/guest/test_identity.py": 30,
     "tests/netns/test_firewall.py": 60,

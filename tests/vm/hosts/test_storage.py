@@ -1,0 +1,149 @@
+"""vcloud's storage pool on a host."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+from vcloud.hosts.storage import Store
+
+from tests.vm.hosts.running import (
+    line,
+    program,
+    stat,
+)
+from vcloud.errors import HostError
+from vcloud.hosts.connection import Host, open_host
+from vcloud.hosts.inventory import HostRef
+from vcloud.hosts.pool import COMPLETE, FOLDER, Pool
+
+pytestmark = pytest.mark.vm
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "some.qcow2"
+    path.write_bytes(os.urandom(5_000_000))
+    return path
+
+
+def sha256_there(host: Host, path: str) -> str:
+    return host.shell.run(["sha256sum", path]).stdout.decode().split()[0]
+
+
+def test_an_upload_arrives_whole_private_and_once(host: Host, pool: Pool, source: Path) -> None:
+    seen: list[int] = []
+    path = pool.upload(source, "up-whole", ".qcow2", lambda done, _: seen.append(done))
+    assert sha256_there(host, path) == hashlib.sha256(source.read_bytes()).hexdigest()
+    assert stat(host, path) == "600 5000000"
+    assert seen[-1] == 5_000_000
+    assert len(seen) > 10
+    again: list[int] = []
+    assert pool.upload(source, "up-whole", ".qcow2", lambda done, _: again.append(done)) == path
+    assert again == []
+
+
+def test_an_interrupted_upload_is_never_used(host: Host, pool: Pool, source: Path) -> None:
+    def interrupt(done: int, _: int) -> None:
+        if done > 1_000_000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pool.upload(source, "up-broken", ".qcow2", interrupt)
+    assert pool.uploaded("up-broken", ".qcow2") is None
+    assert pool.names("up-broken") == ()
+    path = pool.upload(source, "up-broken", ".qcow2")
+    assert sha256_there(host, path) == hashlib.sha256(source.read_bytes()).hexdigest()
+
+
+UPLOAD = """
+import sys
+from pathlib import Path
+from vcloud.hosts.connection import open_host
+from vcloud.hosts.inventory import load_inventory
+from vcloud.hosts.pool import Pool
+with open_host(load_inventory(Path(sys.argv[1]))[0]) as host:
+    def progress(done, size):
+        if done > size // 2:
+            print("half", flush=True); input()
+    Pool(host).upload(Path(sys.argv[2]), "up-killed", ".qcow2", progress)
+"""
+
+
+def test_an_upload_whose_operator_is_killed_is_never_used_and_swept(host: Host, ref: HostRef, pool: Pool, source: Path) -> None:
+    assert ref.ssh_config is not None
+    killed = program(UPLOAD, str(ref.ssh_config.parent / "hosts.yaml"), str(source))
+    assert line(killed) == "half"
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    rest = pool.names("up-killed")
+    assert len(rest) == 1
+    assert not rest[0].endswith(COMPLETE)
+    assert pool.uploaded("up-killed", ".qcow2") is None
+    first = pool.upload(source, "up-killed", ".qcow2")
+    assert rest[0] in pool.names("up-killed"), "it may still be on its way"
+    host.shell.run(["touch", "-d", "2 hours ago", pool.path(rest[0])])
+    pool.delete([Path(first).name, Path(first).name + COMPLETE])
+    pool.upload(source, "up-killed", ".qcow2")
+    assert rest[0] not in pool.names("up-killed")
+
+
+def test_two_who_upload_the_same_at_once_are_both_right(host: Host, ref: HostRef, source: Path) -> None:
+    paths: list[str] = []
+    together = threading.Barrier(2, timeout=30)
+
+    def operator() -> None:
+        waited: list[None] = []
+
+        def meet(done: int, _: int) -> None:
+            if done > 1_000_000 and not waited:
+                waited.append(None)
+                together.wait()
+
+        with open_host(ref) as mine:
+            paths.append(Pool(mine).upload(source, "up-twice", ".qcow2", meet))
+
+    threads = [threading.Thread(target=operator) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(paths)) == 2
+    assert {sha256_there(host, path) for path in paths} == {hashlib.sha256(source.read_bytes()).hexdigest()}
+    assert Pool(host).uploaded("up-twice", ".qcow2") in paths
+
+
+def test_a_full_disk_is_said_before_anything_is_made(pool: Pool) -> None:
+    with pytest.raises(HostError) as caught:
+        pool.require_space(pool.free + (1 << 30), "the image 'x'")
+    assert "MiB are missing" in caught.value.what
+    assert FOLDER in caught.value.hint
+    pool.require_space(1 << 20, "the image 'x'")
+
+
+def test_disks_are_made_once_and_kept(host: Host, pool: Pool) -> None:
+    path = pool.make_disk("vm.t-hosts.a.data.qcow2", 1 << 30)
+    host.shell.run(["qemu-io", "-c", "write -P 7 0 64k", path])
+    written = sha256_there(host, path)
+    assert pool.make_disk("vm.t-hosts.a.data.qcow2", 1 << 30) == path
+    assert sha256_there(host, path) == written
+    assert stat(host, path).split()[0] == "600"
+    overlay = pool.make_overlay("root.t-hosts.a.qcow2", path)
+    report = host.shell.run(["qemu-img", "info", overlay]).stdout.decode()
+    assert "virtual size: 1 GiB" in report
+    assert f"backing file: {path}" in report
+    assert pool.names("vm.t-hosts.", "root.t-hosts.") == ("root.t-hosts.a.qcow2", "vm.t-hosts.a.data.qcow2")
+    Store(host).delete(Store(host).volumes_of_vapp("t-hosts"))
+    Store(host).delete(["vm.t-hosts.a.data.qcow2"])
+    assert Store(host).volumes_of_vapp("t-hosts") == ()
+
+
+def test_a_vapps_volumes_are_not_those_of_one_with_a_longer_name(host: Host, pool: Pool) -> None:
+    pool.make_disk("vm.shop.a.data.qcow2", 1 << 20)
+    pool.make_disk("vm.shop-2.a.data.qcow2", 1 << 20)
+    assert Store(host).volumes_of_vapp("shop") == ("vm.shop.a.data.qcow2",)
+    pool.delete(["vm.shop.a.data.qcow2", "vm.shop-2.a.data.qcow2"])
