@@ -24,6 +24,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 
 from vcloud.design.addressing import address_in, device_name, mac_of, uuid_of, vm_numbers, zone_prefixes
 from vcloud.design.model import Design, Flow, FlowPath, ImageRef, Inspection, Network, Nic, Ready, Role, Uplink, Vm, Zone
+from vcloud.design.origin import FromFile, Product
 from vcloud.values import Mode, Protocol, Service, guest_name
 
 UPLINK = Uplink(
@@ -67,7 +68,7 @@ def build_design(zones: str, vms: Mapping[str, str], flows: str = "", vapp: str 
         firewall=_firewall(vapp, tuple(built.values())),
         ips=_ips(vapp, inspected) if inspected else None,
         flows=tuple(_flows(flows, workloads)),
-        inspection=Inspection(tuple(zone.name for zone in inspected), Mode.PREVENT, (), 0),
+        inspection=Inspection(tuple(zone.name for zone in inspected), Mode.PREVENT, (), Product()),
     )
 
 
@@ -143,7 +144,7 @@ def _vm(vapp: str, name: str, tier: str, role: Role, nics: Sequence[Nic]) -> Vm:
         run=(),
         after=(),
         ready=Ready(0, "", 120),
-        line=0,
+        origin=Product(),
     )
 
 
@@ -163,7 +164,7 @@ def _flows(text: str, workloads: Sequence[Vm]) -> Iterator[Flow]:
             paths=tuple(_paths(source, target, workloads)),
             carries=(),
             why="a test",
-            line=line,
+            origin=FromFile("shop.yaml", line),
         )
 
 

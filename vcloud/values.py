@@ -15,6 +15,9 @@ from typing import Final
 INTERNET: Final = "internet"
 LONGEST_INTERFACE: Final = 15
 """Characters of an interface's name in Linux (IFNAMSIZ without the zero at the end)."""
+CARD_NUMBER: Final = "card-number"
+BUILT_IN_DETECTORS: Final = (CARD_NUMBER,)
+"""Kinds of data that a leak detector may name in `detect` without a pattern; `vcloud.compile.leaks` has a module for each."""
 
 
 class Protocol(StrEnum):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
+from vcloud.design.origin import Origin
 from vcloud.values import Action, Mode, Service
 
 
@@ -151,7 +152,7 @@ class Vm:
     after: tuple[str, ...]
     """Names of VMs (not tiers) that must be ready first."""
     ready: Ready
-    line: int
+    origin: Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +177,7 @@ class Flow:
     paths: tuple[FlowPath, ...]
     carries: tuple[str, ...]
     why: str
-    line: int
+    origin: Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,14 +186,14 @@ class Detector:
 
     id: str
     kind: str
-    """`card-number` or `regex`."""
+    """`regex`, or one of `vcloud.values.BUILT_IN_DETECTORS`."""
     regex: str
     at_least: int
     zones: tuple[str, ...]
     excepted: tuple[str, ...]
     """Ids of flows on which the data may leave."""
     action: Action
-    line: int
+    origin: Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +203,7 @@ class Inspection:
     zones: tuple[str, ...]
     mode: Mode
     detectors: tuple[Detector, ...]
-    line: int
+    origin: Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +214,7 @@ class Design:
     owner: str
     labels: tuple[tuple[str, str], ...]
     file: str
-    """Name of the vApp file, for comments that point back to it."""
+    """Name of the vApp file without its folder, as printable text, for messages. No loaded text holds it."""
     authorized_keys: tuple[str, ...]
     zones: tuple[Zone, ...]
     workloads: tuple[Vm, ...]

@@ -8,9 +8,11 @@ from pathlib import PurePath
 
 from vcloud.design.addressing import address_in, device_name, mac_of, uuid_of, vm_numbers, zone_prefixes
 from vcloud.design.model import Design, Detector, Disk, Flow, FlowPath, GuestFile, ImageRef, Inspection, Network, Nic, Ready, Role, Vm, Zone
+from vcloud.design.origin import FromFile, Origin, Product
 from vcloud.spec import model as spec
 from vcloud.values import INTERNET, Action, Mode, Protocol, Service, guest_name, meeting_zones, tiers_at, zone_named
 
+PRODUCT = Product()
 MIB = 1 << 20
 MEMORY = 384 * MIB
 """Of a VM that does not say it, and whose image does not, either."""
@@ -57,7 +59,7 @@ class _Resolver:
             vapp=vapp.name,
             owner=vapp.owner or "",
             labels=tuple(sorted(vapp.labels.items())),
-            file=_on_one_line(PurePath(vapp.file).name),
+            file=_printable(PurePath(vapp.file).name),
             authorized_keys=tuple(vapp.authorized_keys),
             zones=zones,
             workloads=workloads,
@@ -111,7 +113,7 @@ class _Resolver:
             run=tuple(written.run),
             after=tuple(peer for other in written.after for peer in self.members[other]),
             ready=_ready(written),
-            line=written.line,
+            origin=_line_of(self.vapp, written.line),
         )
 
     def _card(self, vm: str, zone: str, index: int) -> Nic:
@@ -179,7 +181,7 @@ class _Resolver:
         run: tuple[str, ...] = (),
         after: tuple[str, ...] = (),
         ready: Ready | None = None,
-        line: int = 0,
+        origin: Origin = PRODUCT,
     ) -> Vm:
         uuid = uuid_of("vm", self.vapp.name, name)
         return Vm(
@@ -198,12 +200,16 @@ class _Resolver:
             run=run,
             after=after,
             ready=ready or Ready(0, "", 120),
-            line=line,
+            origin=origin,
         )
 
 
-def _on_one_line(name: str) -> str:
-    """A file's name as comments can hold it: a line end could end them, and what is not text cannot be written at all."""
+def _line_of(vapp: spec.Vapp, line: int) -> Origin:
+    return FromFile(_printable(PurePath(vapp.file).name), line)
+
+
+def _printable(name: str) -> str:
+    """A file's name as messages and the manifest can hold it: on one line, and encodable as UTF-8."""
     return "".join(character if character.isprintable() else "_" for character in name)
 
 
@@ -243,20 +249,25 @@ def _inspection(vapp: spec.Vapp) -> Inspection:
     detectors = tuple(
         Detector(
             id=rule.id,
-            kind="regex" if rule.regex else "card-number",
+            kind="regex" if rule.regex else rule.detect.name,
             regex=rule.regex or "",
             at_least=rule.count,
             zones=tuple(rule.leaving),
             excepted=tuple(rule.excepted),
             action=Action(rule.action),
-            line=rule.line,
+            origin=_line_of(vapp, rule.line),
         )
         for rule in protection.dlp
     )
     asked = set(protection.ips.inspect if protection.ips else ())
     asked.update(zone for detector in detectors for zone in detector.zones)
     mode = Mode(protection.ips.mode) if protection.ips else Mode.PREVENT
-    return Inspection(tuple(zone for zone in vapp.zones if zone in asked), mode, detectors, protection.line)
+    return Inspection(
+        tuple(zone for zone in vapp.zones if zone in asked),
+        mode,
+        detectors,
+        _line_of(vapp, protection.line) if protection.line else PRODUCT,
+    )
 
 
 class _Flows:
@@ -279,7 +290,7 @@ class _Flows:
                 paths=tuple(self._paths(written.source, written.target)),
                 carries=tuple(written.carries),
                 why=written.why or "",
-                line=written.line,
+                origin=_line_of(self.vapp, written.line),
             )
 
     def _paths(self, source: str, target: str) -> Iterator[FlowPath]:

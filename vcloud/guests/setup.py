@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from vcloud.compile.guest.gate import wake_program, wake_values
-from vcloud.compile.guest.identity import card_lines, host_key_lines
+from vcloud.compile.guest.identity import host_key_lines, woken_nic_lines
 from vcloud.design.model import Vm
 from vcloud.errors import NONSENSE, GuestError
 from vcloud.hosts.agent import Agent
@@ -58,7 +58,7 @@ def give_identity(agent: Agent, vm: Vm, lines: Sequence[str], key: HostKey | Non
     document = [
         f"seed {base64.b64encode(secrets.token_bytes(SEED_BYTES)).decode()}",
         f"clock {time.time():.6f}",
-        *((*card_lines(vm), *host_key_lines(key.private, key.public)) if key else ()),
+        *((*woken_nic_lines(vm), *host_key_lines(key.private, key.public)) if key else ()),
         *lines,
     ]
     done = agent.execute([GUEST, "identity"], stdin=("\n".join(document) + "\n").encode(), timeout=IDENTITY_TIMEOUT)

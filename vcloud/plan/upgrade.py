@@ -9,6 +9,7 @@ from typing import Any
 
 def from_1(body: dict[str, Any]) -> dict[str, Any]:
     """Format 2 compares digests of rendered texts, keeps no path of the operator's machine, and has digests of networks and of the filter.
+    In place of a line, every part of its design has an origin.
 
     The digests are left empty here. `vcloud.plan.formats` fills them in from the design: every release that wrote format 1 rendered the
     same domains, networks and filters as this one, which tests/unit/plan/test_formats.py holds.
@@ -18,6 +19,10 @@ def from_1(body: dict[str, Any]) -> dict[str, Any]:
         for vm in _vms(body["design"]):
             for key in ("name", "recipe", "source"):
                 vm["image"][key] = PurePath(vm["image"][key]).name
+        design = body["design"]
+        for part in (*_vms(design), *design["flows"], *design["inspection"]["detectors"], design["inspection"]):
+            line = part.pop("line")
+            part["origin"] = {"kind": "file", "file": design["file"], "line": line} if line else {"kind": "product"}
         vms = [[name, {**digests, "hardware": ""}] for name, digests in body["vms"]]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"it is no manifest of format 1: {error!r}") from None

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vcloud.compile.ips.rules import ANY, SHIPPED, VAPP, ShippedRule
-from vcloud.compile.ips.rules import Probe as Payload
-from vcloud.compile.leaks.rules import PLACES, dlp_probes, rule_sids
+from vcloud.compile.ips.rules import PayloadPair as Payload
+from vcloud.compile.leaks.channels import CHANNELS
+from vcloud.compile.leaks.payloads import payloads_of
+from vcloud.compile.leaks.rules import rule_sids
 from vcloud.design.model import Design, Detector, Flow, FlowPath, Uplink
 from vcloud.patterns.example import NoExampleError
 from vcloud.proof.checks import OUTSIDE, Check, Echo, Kind, Listener, Probe, World, address_of, destination, owner_of, spoken
@@ -33,7 +35,7 @@ def _ips_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check]
     """Each shipped rule that some declared flow could carry, on one such flow, in IPv4 and IPv6 by turns."""
     routes = [route for route in _routes(design) if _crosses(design, route[1])]
     for number, shipped in enumerate(SHIPPED):
-        rule, payload = shipped.rule, shipped.probe
+        rule, payload = shipped.rule, shipped.payload
         fitting = [route for route in routes if _carries(shipped, route)]
         possible = [route for route in fitting if _answers(route[1], world) and (payload.port or _takes_anything(route))]
         name = f"rule {rule.sid} ({rule.message})"
@@ -61,8 +63,8 @@ def _carries(shipped: ShippedRule, route: Route) -> bool:
     service = flow.services[number]
     ends = ((shipped.rule.source, path.source), (shipped.rule.target, path.target))
     fits = all(end == ANY or (end == VAPP) == (card is not None) for end, card in ends)
-    port = shipped.probe.port or service.first
-    return fits and service.protocol is shipped.probe.protocol and service.first <= port <= service.last
+    port = shipped.payload.port or service.first
+    return fits and service.protocol is shipped.payload.protocol and service.first <= port <= service.last
 
 
 def _leak_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check]:
@@ -76,12 +78,12 @@ def _leak_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check
             continue
         route, echoed = found
         try:
-            upload, _, datagram = dlp_probes(detector)
+            upload, _, datagram = payloads_of(detector)
         except NoExampleError as error:
             yield _not_possible(Kind.LEAK, detector.id, name, error.what)
             continue
         plain = echoed or route[0].services[route[2]].protocol is Protocol.UDP
-        rules = tuple(str(sids[detector.id, place.name]) for place in PLACES)
+        rules = tuple(str(sids[detector.id, channel.name]) for channel in CHANNELS)
         aim = _Aim(design, uplink, world, Kind.LEAK, route, detector.action is Action.BLOCK)
         for family in aim.families:
             yield from aim.pair(family, rules, name, datagram if plain else upload, echoed=echoed)

@@ -30,9 +30,8 @@ from vcloud.spec import fields
 from vcloud.spec.fields import Unenforced
 from vcloud.spec.surroundings import Surroundings
 from vcloud.spec.types import derived_id
-from vcloud.values import INTERNET, Action, Mode, Protocol, Service
+from vcloud.values import BUILT_IN_DETECTORS, INTERNET, Action, Mode, Protocol, Service
 
-CARD_NUMBER = "card-number"
 MOST_ZONES = 100
 """The IPS has two NICs for each zone, and QEMU's machine has room for about 230 devices."""
 MOST_DETECTORS = 200
@@ -293,10 +292,11 @@ class Data(Spec):
 
     @model_validator(mode="after")
     def _is_known(self) -> Self:
-        if self.name == CARD_NUMBER and self.regex:
-            raise FieldError(f"'{CARD_NUMBER}' is built in and cannot have a regex", "Give the pattern another name.")
-        if self.name != CARD_NUMBER and not self.regex:
-            raise FieldError(f"no built-in data is called '{self.name}'", f"Write {CARD_NUMBER}, or a mapping with a name and a regex.")
+        if self.name in BUILT_IN_DETECTORS and self.regex:
+            raise FieldError(f"'{self.name}' is built in and cannot have a regex", "Give the pattern another name.")
+        if self.name not in BUILT_IN_DETECTORS and not self.regex:
+            known = ", ".join(BUILT_IN_DETECTORS)
+            raise FieldError(f"no built-in data is called '{self.name}'", f"Write {known}, or a mapping with a name and a regex.")
         return self
 
 

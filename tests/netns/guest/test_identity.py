@@ -20,7 +20,7 @@ from tests.netns.guest.machines import (
     plug,
     run,
 )
-from vcloud.compile.guest.identity import TEMPLATE_MAC
+from vcloud.compile.guest.identity import MEMORY_IMAGE_MAC
 
 pytestmark = pytest.mark.netns
 
@@ -62,15 +62,15 @@ def test_cards_that_have_each_others_names_are_swapped(guest: Machine, firewall:
 
 
 def test_a_templates_card_takes_the_address_of_the_vms_own(guest: Machine, firewall: Machine) -> None:
-    plug(guest, firewall, name="enp1s0", mac=TEMPLATE_MAC)
-    assert guest.identity(f"mac {TEMPLATE_MAC} {GUEST_MAC}", NIC) == "ok"
+    plug(guest, firewall, name="enp1s0", mac=MEMORY_IMAGE_MAC)
+    assert guest.identity(f"mac {MEMORY_IMAGE_MAC} {GUEST_MAC}", NIC) == "ok"
     assert guest.ip("link", "show", "eth0")[0]["address"] == GUEST_MAC
     assert "mac " not in guest.file("/etc/vcloud/identity").read_text()
 
 
 def test_a_card_that_is_no_templates_keeps_its_address(guest: Machine, firewall: Machine) -> None:
     plug(guest, firewall)
-    assert guest.identity(f"mac {TEMPLATE_MAC} 52:54:00:00:00:77", NIC) == "ok"
+    assert guest.identity(f"mac {MEMORY_IMAGE_MAC} 52:54:00:00:00:77", NIC) == "ok"
     assert guest.ip("link", "show", "eth0")[0]["address"] == GUEST_MAC
 
 

@@ -14,8 +14,12 @@ import pytest
 
 from tests.vapps import SHOP, TWO_HOMES, design_of_text, shop
 from vcloud.compile.artifacts import comparable_domain, comparable_filter, comparable_networks, compile_vapp, rendered_files
-from vcloud.compile.libvirt.host import BootFiles, HostFacts
+from vcloud.compile.guest.cloudinit import seed_files
+from vcloud.compile.libvirt.host import BootFiles, HostFacts, placeholder_files
 from vcloud.design.model import Vm
+from vcloud.files import Folder
+from vcloud.pipeline import design_of
+from vcloud.spec.load import parse_vapp
 from vcloud.views.render import LIST, UPLINK, render_to
 
 PROGRAM = "import sys; from pathlib import Path; from vcloud.views.render import render_to; render_to(Path(sys.argv[1]), {}, Path(sys.argv[2]), 'tcg')"
@@ -117,3 +121,55 @@ def test_comparable_networks_and_filter_are_what_is_defined() -> None:
     assert {
         name: re.sub(r"(<vcloud:network xmlns:vcloud=\"[^\"]*\")[^/]*/>", r"\1/>", text) for name, text in networks.items()
     } == comparable_networks(design)
+
+
+def everything(text: str, file: str = "vapp.yaml") -> dict[str, bytes]:
+    """Every text that would be loaded or defined for a vApp file of that name, cloud-init's seed disks included."""
+    design = design_of(parse_vapp(text.encode(), Folder(Path()), file))
+    boots = {vm.name: placeholder_files(own_kernel=bool(vm.image.recipe)) for vm in design.vms}
+    disks = {disk.volume: disk.volume for vm in design.vms for disk in vm.disks}
+    seeds = {f"seed/{vm.name}/{name}": content for vm in design.workloads for name, content in seed_files(design, vm, None).items()}
+    return dict(rendered_files(compile_vapp(design, UPLINK), FACTS, boots, disks)) | seeds
+
+
+def with_lines_reversed(text: str, start: str) -> str:
+    """The text with the order of those lines reversed that begin so."""
+    lines = text.splitlines(keepends=True)
+    places = [index for index, line in enumerate(lines) if line.startswith(start)]
+    assert len(places) > 1
+    swapped = dict(zip(places, (lines[index] for index in reversed(places)), strict=True))
+    return "".join(swapped.get(index, line) for index, line in enumerate(lines))
+
+
+RELAY = TWO_HOMES.replace("detect: card-number, leaving: back}]", "detect: card-number, leaving: back, except: [fetches, reads]}]")
+
+
+@pytest.mark.parametrize("text", [SHOP.read_text(), RELAY], ids=["shop", "relay"])
+def test_no_loaded_text_names_a_line_a_file_or_a_reason(text: str) -> None:
+    """A comment line more, another name of the file and another reason reload nothing: each rule says only the id of its flow."""
+    explained = re.sub(r"why: [^}]*", "", text).replace("service:", "why: some other reason, service:")
+    assert everything("# one more line\n" + explained, "renamed.yaml") == everything(text)
+    assert not [name for name, content in everything(text, "strange-name.yaml").items() if b"strange-name" in content]
+
+
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [(SHOP.read_text(), "  - {id:"), (RELAY, "  - {id:"), (SHOP.read_text(), "    - {detect:")],
+    ids=["flows of the shop", "flows of the relay", "detectors of the shop"],
+)
+def test_the_order_of_flows_and_detectors_in_the_file_changes_no_byte(text: str, start: str) -> None:
+    assert everything(with_lines_reversed(text, start)) == everything(text)
+
+
+def test_the_order_of_vms_in_the_file_changes_no_byte() -> None:
+    lines = RELAY.splitlines(keepends=True)
+    first = next(index for index, line in enumerate(lines) if line.startswith("  gate:"))
+    moved = "".join([*lines[:first], *reversed(lines[first : first + 3]), *lines[first + 3 :]])
+    assert moved != RELAY
+    assert everything(moved) == everything(RELAY)
+
+
+def test_a_flows_id_and_ports_do_change_the_loaded_text() -> None:
+    """The twin of the tests above: the comparison sees a change."""
+    for other in (RELAY.replace("id: trials", "id: attempts"), RELAY.replace("udp/53", "udp/54")):
+        assert everything(other) != everything(RELAY)

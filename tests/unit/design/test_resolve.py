@@ -10,6 +10,7 @@ import pytest
 from tests.vapps import SMALL, TWO_HOMES, design_of_text, shop, vapp_of
 from vcloud.data import images_dir
 from vcloud.design.model import Design, FlowPath, Nic, Role, Vm
+from vcloud.design.origin import FromControl, FromFile, Product
 from vcloud.errors import RefusedError, SpecError
 from vcloud.files import Folder
 from vcloud.pipeline import design_of
@@ -195,12 +196,35 @@ def test_the_shop_is_what_its_file_says() -> None:
     assert (db.memory, db.ready.tcp, api.after, api.role) == (512 << 20, 5432, ("db",), Role.WORKLOAD)
     assert [(file.path, file.mode, file.owner) for file in db.files] == [("/etc/shop/schema.sql", 0o640, "root:postgres")]
     assert b"first-choice" in db.files[0].content
-    assert all(flow.line > 0 for flow in design.flows)
+    assert all(isinstance(flow.origin, FromFile) and flow.origin.line > 0 for flow in design.flows)
 
 
-def test_the_name_of_the_file_is_text_on_one_line() -> None:
+def test_every_part_says_which_line_of_the_file_asked_for_it() -> None:
+    lines = TWO_HOMES.splitlines()
+    design = design_of(parse_vapp(TWO_HOMES.encode(), Folder(Path()), "/srv/relay.yaml"))
+    for flow in design.flows:
+        assert isinstance(flow.origin, FromFile)
+        assert f"id: {flow.id}," in lines[flow.origin.line - 1]
+    origins = {vm.name: str(vm.origin) for vm in design.vms}
+    assert origins["store"] == f"relay.yaml:{1 + next(index for index, line in enumerate(lines) if '  store:' in line)}"
+    assert (origins["firewall"], origins["ips"]) == ("vcloud", "vcloud")
+    assert isinstance(design.inspection.detectors[0].origin, FromFile)
+    assert isinstance(design.inspection.origin, FromFile)
+    assert design_of_text(SMALL).inspection.origin == Product()
+
+
+def test_an_origin_reads_like_what_it_points_to() -> None:
+    assert [str(origin) for origin in (FromFile("shop.yaml", 12), FromControl("pci-dss", "4.0.1", "1.3.1"), Product())] == [
+        "shop.yaml:12",
+        "pci-dss@4.0.1 1.3.1",
+        "vcloud",
+    ]
+
+
+def test_the_name_of_the_file_in_an_origin_is_text_on_one_line() -> None:
     design = design_of(parse_vapp(SMALL.encode(), Folder(Path()), "/etc/a\nb\udcff é.yaml"))
     assert design.file == "a_b_ é.yaml"
+    assert str(design.workloads[0].origin) == "a_b_ é.yaml:5"
 
 
 def test_who_comes_after_a_tier_waits_for_each_of_it() -> None:

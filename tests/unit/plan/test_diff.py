@@ -99,7 +99,7 @@ def test_on_an_empty_host_everything_is_new_and_the_protection_comes_last() -> N
         pytest.param("[echo one]", "[echo two]", [("make VM anew", "api", "recreate")], id="run commands"),
         pytest.param("/etc/key: first", "/etc/key: second", [("configure VM", "api", "live")], id="a file's content"),
         pytest.param("why: the API", "why: prices", [("record", "shop", "live")], id="a reason only"),
-        pytest.param("flows:\n", "owner: retail\nflows:\n", [LOAD_FIREWALL], id="lines that move: rules name the line they stand for"),
+        pytest.param("flows:\n", "owner: retail\nflows:\n", [("record", "shop", "live")], id="lines that move: loaded rules name no line"),
         pytest.param("zone: app,", "zone: app, ready: {tcp: 8000},", [("record", "shop", "live")], id="when it counts as ready"),
         pytest.param("tcp/8000", "tcp/8001", [LOAD_FIREWALL], id="a flow's port"),
         pytest.param("publish: 8080", "publish: 8081", [LOAD_FIREWALL], id="a published port"),

@@ -1,1 +1,1 @@
-"""The nft ruleset of a vApp's firewall: `rules` decides it as values, `ruleset` prints it."""
+"""The nft ruleset of a vApp's firewall: `rules` decides it as values, `ruleset` renders it and adds its digest."""

@@ -1,7 +1,11 @@
-"""The firewall's ruleset as values: which maps, which elements, which chains. `templates/nftables/firewall.nft.j2` lays them out.
+"""The firewall's ruleset as values: its maps, their elements, its chains. `templates/nftables/firewall.nft.j2` prints them.
 
-No text of the user's becomes nft syntax: names of chains are prefixed and restricted here, comments lose whatever could end them.
-Addresses are those of the real VMs, because the forward hook sees packets after DNAT and before SNAT.
+No text of the user's becomes nft syntax: names of chains are prefixed and restricted here, and comments lose every character that could end
+them. Addresses are those of the VMs themselves, because the forward hook sees packets after DNAT and before SNAT.
+
+A flow is known in the ruleset by its id alone, and everything is sorted: flows by id, elements by their text. So the order of the vApp file,
+its comments and its name change no byte. Only where two flows allow the same packets is there an order to choose: the flow whose id comes
+first in the alphabet counts them. Both allow them, so nothing that passes depends on it.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from vcloud.design.model import Design, Flow, FlowPath, Nic, Uplink
 from vcloud.values import Protocol, Service
 
 COMMENT_LIMIT = 120
-"""Bytes; nft's own limit is 128."""
+"""Bytes. nft's own limit is 128."""
 NEVER_OUTSIDE4 = tuple(map(IPv4Network, ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3")))
 NEVER_OUTSIDE6 = tuple(map(IPv6Network, ("::1/128", "ff00::/8")))
 _MIRRORED = {"saddr": "daddr", "daddr": "saddr"}
@@ -28,7 +32,7 @@ _UNSAFE = re.compile(r"[^ !#-\[\]-~]")
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """One version of IP in nft's words."""
+    """What nft calls things in one version of IP."""
 
     suffix: str
     ip: str
@@ -43,42 +47,45 @@ IPV6 = Words("6", "ip6", "ipv6", "ipv6_addr", "icmpv6")
 
 @dataclass(frozen=True, slots=True)
 class VerdictMap:
-    """A map from what a packet looks like to a chain: one look-up, however many elements there are."""
+    """A map from fields of a packet to a chain. A packet costs one look-up, however many elements the map has."""
 
     name: str
     type: str
     interval: bool
     original: str
-    """The look-up for packets in the direction of the flow ..."""
+    """The look-up for packets in the direction of the flow."""
     reply: str
-    """... and the mirrored one for their answers; empty where there is none."""
+    """The same look-up with source and target exchanged, for the answers; empty for a map that no answer is looked up in."""
     elements: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """What the ruleset says about one version of IP."""
+    """The part of the ruleset for one version of IP."""
 
     words: Words
     uplink: str
-    """The firewall's address on the uplink; empty where the uplink does not speak this version."""
+    """The firewall's address on the uplink; empty where the uplink does not use this version of IP."""
     prefixes: tuple[str, ...]
-    """Never outside: no packet from the uplink may claim them, and none leaves for them."""
-    cards: tuple[str, ...]
-    """`interface . MAC . address` of every VM's card, as the firewall must see it."""
+    """Addresses that are never outside: a packet from the uplink with such a source is dropped, and none is sent there."""
+    nics: tuple[str, ...]
+    """`interface . MAC . address` of every NIC of the VMs, as the firewall must see it."""
     gateways: tuple[str, ...]
     """`interface . address` of the firewall in every zone."""
     inside: tuple[VerdictMap, ...]
-    """Flows between VMs, ..."""
+    """Flows between VMs."""
     egress: tuple[VerdictMap, ...]
-    """... to the outside ..."""
+    """Flows to the internet."""
     ingress: tuple[VerdictMap, ...]
-    """... and from it."""
+    """Flows from the internet."""
 
 
 @dataclass(frozen=True, slots=True)
 class FlowChain:
-    """Where every packet of a flow ends. By the mark, ICMP errors find the flow of the connection they speak of."""
+    """The chain in which every packet of a flow is counted and accepted.
+
+    It leaves the mark on the connection. By the mark an ICMP error is assigned to the flow of the connection that it is about.
+    """
 
     name: str
     mark: str
@@ -87,7 +94,7 @@ class FlowChain:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A service on the uplink's addresses, and the statements that send it to VMs."""
+    """A service on the uplink's addresses, and the statements that send its connections to VMs."""
 
     chain: str
     key: str
@@ -101,9 +108,9 @@ class Ruleset:
 
     vapp: str
     uplink: str
-    """Name of the firewall's card on the uplink."""
+    """Name of the firewall's NIC on the uplink."""
     macs: tuple[str, ...]
-    """`interface . MAC` of every VM's card."""
+    """`interface . MAC` of every NIC of the VMs."""
     families: tuple[Family, ...]
     flows: tuple[FlowChain, ...]
     marks: tuple[str, ...]
@@ -112,63 +119,73 @@ class Ruleset:
 
 
 def build_ruleset(design: Design, uplink: Uplink) -> Ruleset:
-    """Where flows meet on the same packets, the one that stands first in the file counts them; exact ports go before ranges."""
-    flows = tuple(_flow_chains(design))
-    if len({flow.name for flow in flows}) != len(flows):
+    """The ruleset of a design. Where two flows allow the same packets, exact ports go before ranges, then the flow of the first id counts."""
+    flows = _by_id(design.flows)
+    chains = tuple(_flow_chains(design.vapp, flows))
+    if len({chain.name for chain in chains}) != len(chains):
         raise ValueError("two flows have the same id")
-    cards = [(_ifname(design.zone(nic.zone).gateway), nic) for vm in design.workloads for nic in vm.nics]
+    nics = [(_ifname(design.zone(nic.zone).gateway), nic) for vm in design.workloads for nic in vm.nics]
     address4, address6 = uplink.address4.ip, uplink.address6.ip if uplink.address6 else None
     prefixes4 = collapse_addresses((*(zone.prefix4 for zone in design.zones), IPv4Network(address4), *NEVER_OUTSIDE4))
     own6 = (IPv6Network(address6),) if address6 else ()
     prefixes6 = collapse_addresses((*(zone.prefix6 for zone in design.zones), *own6, *NEVER_OUTSIDE6))
-    published = tuple(_published(design, (IPV4, IPV6) if address6 else (IPV4,)))
+    published = tuple(_published(flows, (IPV4, IPV6) if address6 else (IPV4,)))
     return Ruleset(
         vapp=_harmless(design.vapp),
         uplink=_ifname(design.firewall.nics[-1]),
-        macs=tuple(f'"{card}" . {nic.mac}' for card, nic in cards),
+        macs=_sorted(f'"{ifname}" . {nic.mac}' for ifname, nic in nics),
         families=(
-            _family(design, IPV4, str(address4), tuple(map(str, prefixes4)), cards),
-            _family(design, IPV6, str(address6 or ""), tuple(map(str, prefixes6)), cards),
+            _family(design, flows, IPV4, str(address4), tuple(map(str, prefixes4)), nics),
+            _family(design, flows, IPV6, str(address6 or ""), tuple(map(str, prefixes6)), nics),
         ),
-        flows=flows,
-        marks=tuple(f"{flow.mark} : goto {flow.name}" for flow in flows),
+        flows=chains,
+        marks=_sorted(f"{chain.mark} : goto {chain.name}" for chain in chains),
         published=published,
         publish_maps=tuple(_publish_maps(published)),
     )
 
 
-def _family(design: Design, words: Words, uplink: str, prefixes: tuple[str, ...], cards: Iterable[tuple[str, Nic]]) -> Family:
+def _by_id(flows: Iterable[Flow]) -> tuple[Flow, ...]:
+    return tuple(sorted(flows, key=lambda flow: flow.id))
+
+
+def _sorted(elements: Iterable[str]) -> tuple[str, ...]:
+    """The elements of a set or a map, in an order that does not depend on that of the file. nft has no order in them."""
+    return tuple(sorted(elements))
+
+
+def _family(
+    design: Design, flows: Sequence[Flow], words: Words, uplink: str, prefixes: tuple[str, ...], nics: Iterable[tuple[str, Nic]]
+) -> Family:
     gateways = [zone.gateway for zone in design.zones]
-    entries = _entries(design.flows, words)
+    entries = _entries(flows, words)
     return Family(
         words=words,
         uplink=uplink,
         prefixes=prefixes,
-        cards=tuple(f'"{card}" . {nic.mac} . {address}' for card, nic in cards if (address := _address(nic, words))),
-        gateways=tuple(f'"{_ifname(nic)}" . {address}' for nic in gateways if (address := _address(nic, words))),
+        nics=_sorted(f'"{ifname}" . {nic.mac} . {address}' for ifname, nic in nics if (address := _address(nic, words))),
+        gateways=_sorted(f'"{_ifname(nic)}" . {address}' for nic in gateways if (address := _address(nic, words))),
         inside=tuple(_maps("inside", entries["inside"], words, ("saddr", "daddr"))),
         egress=tuple(_maps("egress", entries["egress"], words, ("saddr",))) if uplink else (),
-        ingress=tuple(_ingress_maps(design.flows, words)) if uplink else (),
+        ingress=tuple(_ingress_maps(flows, words)) if uplink else (),
     )
 
 
-def _flow_chains(design: Design) -> Iterator[FlowChain]:
-    """A flow's mark changes with its ends and services, so that errors about what is no longer declared do not pass either."""
-    meanings = [f"{flow.id} {flow.source} {flow.target} {flow.services} {flow.publish}" for flow in design.flows]
-    marks = spread(meanings, 32, 1, 2**32 - 1, design.vapp, "mark")
-    for flow, meaning in zip(design.flows, meanings, strict=True):
-        yield FlowChain(_chain_name(flow), f"0x{marks[meaning]:08x}", flow_comment(flow, design.file))
+def _flow_chains(vapp: str, flows: Sequence[Flow]) -> Iterator[FlowChain]:
+    """A flow's mark changes with its ends and services: an ICMP error about a connection that is no longer declared must not pass either."""
+    meanings = [f"{flow.id} {flow.source} {flow.target} {flow.services} {flow.publish}" for flow in flows]
+    marks = spread(meanings, 32, 1, 2**32 - 1, vapp, "mark")
+    for flow, meaning in zip(flows, meanings, strict=True):
+        yield FlowChain(_chain_name(flow), f"0x{marks[meaning]:08x}", flow_comment(flow))
 
 
-def flow_comment(flow: Flow, file: str) -> str:
-    """`flow:<id> <file>:<line>`: ties a rule and its counters to the line of the vApp file that asked for it."""
-    label = _harmless(f"flow:{flow.id} ")
-    place = f":{flow.line}"
-    return label + _harmless(file)[: COMMENT_LIMIT - len(label) - len(place)] + place
+def flow_comment(flow: Flow) -> str:
+    """`flow:<id>`: assigns a rule and its counter to a flow of the design, which holds the line of the vApp file that asked for it."""
+    return _harmless(f"flow:{flow.id}")
 
 
 def _chain_name(flow: Flow) -> str:
-    """Prefixed, because nft reserves words such as `fwd`. No plain id begins with the underscore of a hashed one."""
+    """A prefix, because nft reserves words such as `fwd`. The hash of an odd id follows an underscore, with which no plain id begins."""
     if _PLAIN_ID.fullmatch(flow.id):
         return f"flow_{flow.id}"
     return f"flow__{hashlib.sha256(flow.id.encode()).hexdigest()[:16]}"
@@ -176,7 +193,7 @@ def _chain_name(flow: Flow) -> str:
 
 @dataclass(slots=True)
 class _Entries:
-    """What the flows of one scope allow. Keys are the ends as nft writes them: `source . target`, or the VM alone towards the outside."""
+    """What the flows of one scope allow. The keys are the ends as nft writes them: `source . target`, or only the VM towards the internet."""
 
     exact: dict[tuple[str, Protocol, int], str] = field(default_factory=dict)
     ranges: dict[tuple[str, Protocol], list[tuple[int, int, str]]] = field(default_factory=dict)
@@ -205,7 +222,7 @@ def _entries(flows: Sequence[Flow], words: Words) -> dict[str, _Entries]:
 
 
 def _ends(path: FlowPath, words: Words) -> tuple[str, str]:
-    """The scope of a path between VMs or to the outside, and its ends; no ends where a card lacks an address of this version."""
+    """The scope of a path (between VMs, or to the internet) and its ends; no ends where a NIC has no address of this version of IP."""
     source, target = _address(path.source, words), _address(path.target, words)
     if path.target is None:
         return "egress", source
@@ -213,18 +230,18 @@ def _ends(path: FlowPath, words: Words) -> tuple[str, str]:
 
 
 def _maps(scope: str, entries: _Entries, words: Words, fields: tuple[str, ...]) -> Iterator[VerdictMap]:
-    """The scope's maps that have elements. `fields` hold the ends in a packet that goes in the direction of the flow."""
+    """The maps of a scope that have elements. `fields` are the fields that hold the ends in a packet in the direction of the flow."""
     original = " . ".join(f"{words.ip} {field}" for field in fields)
     reply = " . ".join(f"{words.ip} {_MIRRORED[field]}" for field in fields)
     ends = " . ".join(words.type for _ in fields)
     ports = f"{ends} . inet_proto . inet_service"
-    exact = tuple(f"{key} . {protocol} . {port} : goto {chain}" for (key, protocol, port), chain in entries.exact.items())
-    ranges = tuple(
+    exact = _sorted(f"{key} . {protocol} . {port} : goto {chain}" for (key, protocol, port), chain in entries.exact.items())
+    ranges = _sorted(
         f"{key} . {protocol} . {first}-{last} : goto {chain}"
         for (key, protocol), declared in entries.ranges.items()
         for first, last, chain in disjoint(declared)
     )
-    echo = tuple(f"{key} : goto {chain}" for key, chain in entries.echo.items())
+    echo = _sorted(f"{key} : goto {chain}" for key, chain in entries.echo.items())
     by_port = (f"{original} . meta l4proto . th dport", f"{reply} . meta l4proto . th sport")
     by_type = (f"{words.icmp} type echo-request {original}", f"{words.icmp} type echo-reply {reply}")
     if exact:
@@ -236,7 +253,7 @@ def _maps(scope: str, entries: _Entries, words: Words, fields: tuple[str, ...]) 
 
 
 def _ingress_maps(flows: Sequence[Flow], words: Words) -> Iterator[VerdictMap]:
-    """The published port is part of the key, so that a connection to a port that is published no more finds nothing.
+    """The published port is part of the key, so a connection to a port that is no longer published finds no element.
 
     No two flows publish the same port, so ranges do not overlap.
     """
@@ -251,7 +268,7 @@ def _ingress_maps(flows: Sequence[Flow], words: Words) -> Iterator[VerdictMap]:
     reply = f"{words.ip} saddr . meta l4proto . ct original proto-dst . th sport"
     for name, interval in (("ingress_ports", False), ("ingress_ranges", True)):
         if found[interval]:
-            yield VerdictMap(f"{name}{words.suffix}", ports, interval, original, reply, tuple(found[interval]))
+            yield VerdictMap(f"{name}{words.suffix}", ports, interval, original, reply, _sorted(found[interval]))
 
 
 def _ports(service: Service) -> str:
@@ -259,7 +276,7 @@ def _ports(service: Service) -> str:
 
 
 def disjoint(ranges: Iterable[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
-    """The same ports without overlaps, which nft refuses; what an earlier range holds, it keeps."""
+    """The same ports in ranges that do not overlap, because nft refuses overlaps. An earlier range keeps the ports that it has."""
     taken: list[tuple[int, int, str]] = []
     for first, last, chain in ranges:
         free = [(first, last)]
@@ -270,8 +287,8 @@ def disjoint(ranges: Iterable[tuple[int, int, str]]) -> list[tuple[int, int, str
     return sorted(taken)
 
 
-def _published(design: Design, spoken: tuple[Words, ...]) -> Iterator[Published]:
-    for flow in design.flows:
+def _published(flows: Sequence[Flow], spoken: tuple[Words, ...]) -> Iterator[Published]:
+    for flow in flows:
         for number, (published, service) in enumerate(zip(flow.publish, flow.services if flow.publish else (), strict=True)):
             if published.protocol is Protocol.ICMP:
                 raise ValueError("ICMP has no port that could be published")
@@ -287,14 +304,14 @@ def _published(design: Design, spoken: tuple[Words, ...]) -> Iterator[Published]
 
 def _publish_maps(published: Sequence[Published]) -> Iterator[VerdictMap]:
     for name, interval in (("publish_ports", False), ("publish_ranges", True)):
-        elements = tuple(f"{service.key} : goto {service.chain}" for service in published if service.interval is interval)
+        elements = _sorted(f"{service.key} : goto {service.chain}" for service in published if service.interval is interval)
         if elements:
             yield VerdictMap(name, "inet_proto . inet_service", interval, "meta l4proto . th dport", "", elements)
 
 
 def _dnat(flow: Flow, published: Service, service: Service, words: Words) -> str:
-    """New connections go to the flow's VMs in turn; the ports of a range keep their order."""
-    targets = [address for path in flow.paths if (address := _address(path.target, words))]
+    """New connections go to the VMs of the flow in turn. The ports of a range keep their order."""
+    targets = _sorted(address for path in flow.paths if (address := _address(path.target, words)))
     if not targets:
         return ""
     turns = ", ".join(f"{number} : {address}" for number, address in enumerate(targets))
@@ -322,5 +339,5 @@ def _ifname(nic: Nic) -> str:
 
 
 def _harmless(text: str) -> str:
-    """Text that can stand between the quotes of an nft comment."""
+    """The text without any character that could end an nft comment, and short enough for one."""
     return _UNSAFE.sub("_", text)[:COMMENT_LIMIT]

@@ -1,13 +1,14 @@
-"""What makes a booted image *this* VM: the document that `guest identity` applies in one go.
+"""What makes a booted image this one VM: the document that the program `guest identity` applies in one go.
 
-One directive a line (grammar: images/base/guest/identity.c). The lines here are a pure function of the design; the host key, the clock
-and the random seed are added by `vcloud.apply` at the moment of delivery and are never rendered or stored.
+Each line is one directive (grammar: images/base/guest/identity.c). The lines are a pure function of the design. `vcloud.apply` adds the host
+key, the clock and the entropy at the moment of delivery; they are never rendered or stored. Lines about other VMs are sorted by tier, so the
+order of VMs in the vApp file changes nothing. The order of zones does: it is the order of the firewall's NICs.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 
 from vcloud.compile.firewall.ruleset import FIREWALL_SYSCTLS
@@ -18,14 +19,14 @@ Address = IPv4Address | IPv6Address
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"
 ANYWHERE = ("0.0.0.0/0", "::/0")
 MEMORY_IMAGE_MAC = "02:00:00:00:00:01"
-"""Of the card that the memory of a workload's template has. The guest gives the card of a VM that wakes the VM's own."""
+"""MAC address of the NIC in a workload's memory image. A VM that wakes gives this NIC its own MAC address."""
 FIRST_TABLE = 100
-"""The routing table of a VM's first card, where it has several; the next card's follows."""
-CARD_SYSCTLS = (("net/ipv6/conf/{}/accept_ra", "0"), ("net/ipv4/conf/{}/accept_redirects", "0"), ("net/ipv6/conf/{}/accept_redirects", "0"))
-"""Of `all` cards, of those to come (`default`), and of each that is there: the kernel does not pass them on."""
+"""Routing table of the first NIC of a VM that has several. The tables of its other NICs have the next numbers."""
+NIC_SYSCTLS = (("net/ipv6/conf/{}/accept_ra", "0"), ("net/ipv4/conf/{}/accept_redirects", "0"), ("net/ipv6/conf/{}/accept_redirects", "0"))
+"""Set for `all`, for `default` (NICs that come later) and for each NIC by name: the kernel does not copy a value from one to another."""
 WORKLOAD_SYSCTLS = (
-    *((key.format(cards), value) for cards in ("all", "default") for key, value in CARD_SYSCTLS),
-    # A connection between two inspected zones crosses the IPS twice; the second time its timestamps would look old to it.
+    *((key.format(nics), value) for nics in ("all", "default") for key, value in NIC_SYSCTLS),
+    # A connection between two inspected zones crosses the IPS twice. The second time its timestamps would look old to Suricata.
     ("net/ipv4/tcp_timestamps", "0"),
 )
 
@@ -42,39 +43,45 @@ def identity_lines(design: Design, vm: Vm, uplink: Uplink) -> tuple[str, ...]:
 
 
 def host_key_lines(private: bytes, public: str) -> tuple[str, ...]:
-    """The VM's own SSH host key: made by vcloud and pinned, so that nobody has to trust on first use."""
+    """The SSH host key of the VM. vcloud makes and pins it, so that nobody has to trust a key at the first login."""
     return (_file(HOST_KEY, 0o600, private), _file(f"{HOST_KEY}.pub", 0o644, f"{public}\n".encode()))
 
 
-def card_lines(vm: Vm) -> tuple[str, ...]:
-    """Makes the card that a VM has woken with its own; nothing to do where it was booted."""
+def woken_nic_lines(vm: Vm) -> tuple[str, ...]:
+    """Gives the NIC that a woken VM has from its memory image the MAC address of the VM's own NIC. In a booted VM it changes nothing."""
     return tuple(f"mac {MEMORY_IMAGE_MAC} {nic.mac}" for nic in vm.nics[:1])
 
 
 def hosts_file(design: Design, vm: Vm) -> bytes:
-    """/etc/hosts: every VM by name and by tier, at the address at which this VM meets it."""
+    """/etc/hosts: every VM by name and by tier, with the address at which this VM reaches it."""
     lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
     tiers = {other.tier for other in design.workloads}
     targets = [flow.target for flow in design.flows if _stands_for(flow.source, vm, tiers)]
     zones = {zone_named(target, tiers) for target in targets}
     led_to = {target.rpartition(":")[2] for target in targets if not zone_named(target, tiers)}
-    for other in design.workloads:
+    for other in _by_tier(design.workloads):
         nic = _named_nic(vm, other, zones, led_to)
         names = other.name if other.name == other.tier else f"{other.name} {other.tier}"
         lines += [f"{address} {names}" for address in (nic.address4, nic.address6)]
     return ("\n".join(lines) + "\n").encode()
 
 
+def _by_tier(vms: Iterable[Vm]) -> list[Vm]:
+    """The replicas of a tier keep their order."""
+    return sorted(vms, key=lambda vm: vm.tier)
+
+
 def _stands_for(end: str, vm: Vm, tiers: set[str]) -> bool:
-    """Whether a flow's end means this VM."""
+    """Whether the end of a flow means this VM."""
     zone = zone_named(end, tiers)
     return any(nic.zone == zone for nic in vm.nics) if zone else vm.tier == end.rpartition(":")[2]
 
 
 def _named_nic(vm: Vm, other: Vm, zones: set[str], tiers: set[str]) -> Nic:
-    """The card of `other` that its name stands for: where the two meet, unless flows lead to other zones of it only.
+    """The NIC of `other` that its name stands for in `vm`.
 
-    `zones` and `tiers` are what flows from `vm` lead to.
+    It is the NIC over which the two VMs meet. But where flows from `vm` lead to `other` only in another zone, it is the NIC in that zone.
+    `zones` and `tiers` are the ends to which flows from `vm` lead.
     """
     met = meeting_nic(vm, other)
     if len(other.nics) == 1 or other.tier in tiers or met.zone in zones:
@@ -83,7 +90,7 @@ def _named_nic(vm: Vm, other: Vm, zones: set[str], tiers: set[str]) -> Nic:
 
 
 def meeting_nic(vm: Vm, other: Vm) -> Nic:
-    """The card of `other` that `vm` talks to: one in a common zone, else its first."""
+    """The NIC of `other` that `vm` talks to: in a common zone if there is one, else the first."""
     _, zone = meeting_zones([nic.zone for nic in vm.nics], [nic.zone for nic in other.nics])
     return next(nic for nic in other.nics if nic.zone == zone)
 
@@ -97,13 +104,13 @@ def _network_lines(design: Design, vm: Vm, uplink: Uplink) -> Iterator[str]:
             yield from _gateway_lines(design, zone)
     elif vm.role is Role.WORKLOAD:
         yield from (f"sysctl {key} {value}" for key, value in WORKLOAD_SYSCTLS)
-        yield from (f"sysctl {key.format(nic.ifname)} {value}" for nic in vm.nics for key, value in CARD_SYSCTLS)
+        yield from (f"sysctl {key.format(nic.ifname)} {value}" for nic in vm.nics for key, value in NIC_SYSCTLS)
         for index, nic in enumerate(vm.nics):
-            yield from _card_lines(design.zone(nic.zone), nic, index, alone=len(vm.nics) == 1)
+            yield from _nic_lines(design.zone(nic.zone), nic, index, alone=len(vm.nics) == 1)
 
 
-def _card_lines(zone: Zone, nic: Nic, index: int, *, alone: bool) -> Iterator[str]:
-    """A workload's card. Only the first carries the default route; where there are others, each address leaves by the card it belongs to."""
+def _nic_lines(zone: Zone, nic: Nic, index: int, *, alone: bool) -> Iterator[str]:
+    """One NIC of a workload. Only the first NIC has the default route. In a VM with several, packets leave by the NIC of their source."""
     table = FIRST_TABLE + index
     for address, gateway, prefix, anywhere in addresses_of(zone, nic):
         length = prefix.rpartition("/")[2] if zone.open else str(address.max_prefixlen)
@@ -124,11 +131,11 @@ def _card_lines(zone: Zone, nic: Nic, index: int, *, alone: bool) -> Iterator[st
 
 
 def _gateway_lines(design: Design, zone: Zone) -> Iterator[str]:
-    """The firewall's card in a zone: it knows every VM there by address and MAC and asks nobody."""
+    """The firewall's NIC in a zone. The firewall has the address and MAC of every VM there, so it never asks by ARP or ND."""
     ifname = zone.gateway.ifname
     for address, _, prefix, _ in addresses_of(zone, zone.gateway):
         yield f"addr {ifname} {address}/{prefix.rpartition('/')[2] if zone.open else address.max_prefixlen}"
-    for vm in design.workloads:
+    for vm in _by_tier(design.workloads):
         for nic in vm.nics:
             if nic.zone != zone.name:
                 continue
@@ -147,7 +154,7 @@ def _uplink_lines(nic: Nic, uplink: Uplink) -> Iterator[str]:
 
 
 def addresses_of(zone: Zone, nic: Nic) -> Iterator[tuple[Address, Address, str, str]]:
-    """Per address family: the card's address, the gateway's, the zone's prefix and the default destination."""
+    """For each version of IP: address of the NIC, address of the gateway, prefix of the zone, and the prefix of all addresses."""
     gateway = zone.gateway
     if nic.address4 is not None and gateway.address4 is not None:
         yield nic.address4, gateway.address4, str(zone.prefix4), ANYWHERE[0]

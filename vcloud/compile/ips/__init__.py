@@ -1,1 +1,1 @@
-"""The files of a vApp's IPS: `rules` holds the shipped rules of Suricata with their proofs, `files` puts all files together."""
+"""The files of a vApp's IPS: `rules` has the intrusion rules that vcloud ships with their test payloads, `files` makes all files."""

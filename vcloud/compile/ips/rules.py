@@ -1,10 +1,10 @@
-r"""The intrusion rules that vcloud ships, as values, each with the probe that proves it.
+r"""The intrusion rules that vcloud ships, as values, each with the test payload that proves it.
 
-A small set on purpose: what every application of a few tiers meets, precise enough to drop. Patterns are written for one decoding:
-`http.uri.raw; url_decode` is the whole request target with %XX and + decoded once. In a pattern, `;` `"` and `/` would end the option,
-the value or the expression: they are written \x3b, \x22 and \x2f.
+The set is small on purpose: attacks that every application of a few tiers meets, with rules that are precise enough to drop packets. Patterns
+are written for one decoding: `http.uri.raw; url_decode` is the whole request target with %XX and + decoded once. In a pattern, `;` `"` and
+`/` would end the option, the value or the expression, so they are written \x3b, \x22 and \x2f.
 
-Blocks of sids: 11xxxxx protocols, 12xxxxx leaks (`vcloud.compile.leaks.rules`), 14xxxxx covert channels, 15xxxxx web, 19xxxxx canary.
+Blocks of sids: 11xxxxx protocols, 12xxxxx leaks (`vcloud.compile.leaks`), 14xxxxx covert channels, 15xxxxx web, 19xxxxx canary.
 """
 
 from __future__ import annotations
@@ -16,39 +16,40 @@ from vcloud.values import Protocol
 
 ANY: Final = "any"
 VAPP: Final = "$VAPP"
-OUTSIDE: Final = "!$VAPP"
+NOT_VAPP: Final = "!$VAPP"
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
-    """Harmless payloads that prove a rule: `stopped` must not arrive and must be logged, `passed` is much like it and must arrive."""
+class PayloadPair:
+    """A test payload: two harmless messages that prove a rule. `stopped` must be stopped and logged; `passed` is much like it and must arrive."""
 
     protocol: Protocol
     stopped: bytes
     passed: bytes
     port: int = 0
-    """The rule looks only at this port of the target; 0: at any."""
+    """The only port of the target at which the rule looks; 0: it looks at any port."""
     request: bytes = b""
-    """If not empty, the client sends this, and the payloads are the server's answer."""
+    """If not empty, the client sends this request, and the two messages are answers of the server."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule of Suricata, without what it does with a match."""
+    """One rule of Suricata, without its action."""
 
     sid: int
     message: str
     protocol: str
-    """In Suricata's words: `http`, `tls`, `tcp`, ..."""
+    """Suricata's name of the protocol: `http`, `tls`, `tcp`, ..."""
     source: str
     target: str
     ports: str
     """Of the target."""
     options: str
-    """What is looked for, each option ended by a semicolon."""
+    """What the rule looks for; each option ends with a semicolon."""
     kind: str
     """Its class in classification.config."""
     metadata: str = ""
+    """Ids of the detector or flow that the rule belongs to, and never a line or a file name: those would reload it without need."""
 
     def text(self, action: str) -> str:
         """The rule's line. `action` is `drop` or `alert`."""
@@ -61,20 +62,20 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class ShippedRule:
-    """A rule and its proof."""
+    """A rule and the test payload that proves it."""
 
     rule: Rule
-    probe: Probe
+    payload: PayloadPair
 
 
 def http_request(target: str = "/", headers: str = "", body: bytes = b"", method: str = "GET") -> bytes:
-    """A whole request. `headers` are lines that end in CRLF; the length of a body is added."""
+    """A whole HTTP request. `headers` are lines that end in CRLF. The header for the length of the body is added."""
     length = f"Content-Length: {len(body)}\r\n" if body else ""
     return f"{method} {target} HTTP/1.1\r\nHost: probe.vcloud\r\n{headers}{length}Connection: close\r\n\r\n".encode() + body
 
 
 def _tls_hello(version: int, kind: int) -> bytes:
-    """The first record of a TLS client (kind 1) or server (kind 2) that knows no more than this version: 0x0301 is TLS 1.0."""
+    """The first record of a TLS client (kind 1) or server (kind 2) that supports no later version than this one: 0x0301 is TLS 1.0."""
     ciphers = b"\x00\x02\xc0\x2f" if kind == 1 else b"\xc0\x2f"
     body = version.to_bytes(2, "big") + bytes(range(32)) + b"\x00" + ciphers + (b"\x01\x00" if kind == 1 else b"\x00")
     handshake = bytes([kind]) + len(body).to_bytes(3, "big") + body
@@ -87,20 +88,20 @@ def _dns_query(name: str) -> bytes:
 
 
 def _web(number: int, message: str, options: str, stopped: bytes, passed: bytes) -> ShippedRule:
-    """An attack in a request to a server of the vApp, on any port."""
+    """An attack in an HTTP request to a server of the vApp, on any port."""
     rule = Rule(1500000 + number, message, "http", ANY, VAPP, ANY, f"flow:established,to_server; {options}", "web-application-attack")
-    return ShippedRule(rule, Probe(Protocol.TCP, stopped, passed))
+    return ShippedRule(rule, PayloadPair(Protocol.TCP, stopped, passed))
 
 
 def _in_target(number: int, message: str, pattern: str, stopped: str, passed: str, contents: str = "") -> ShippedRule:
-    """An attack in the path or the query; `contents` are strings that must be there, which Suricata finds much faster than a pattern."""
+    """An attack in the path or the query. `contents` are strings that every match has: Suricata finds them much faster than the pattern."""
     return _web(number, message, f'http.uri.raw; url_decode; {contents}pcre:"/{pattern}/i";', http_request(stopped), http_request(passed))
 
 
 def _in_body(
     number: int, message: str, pattern: str, stopped: bytes, passed: bytes, contents: str = "", kind: str = "text/plain"
 ) -> ShippedRule:
-    """An attack in a request's body."""
+    """An attack in the body of a request."""
     stop, let = (http_request("/", f"Content-Type: {kind}\r\n", body, "POST") for body in (stopped, passed))
     return _web(number, message, f'http.request_body; url_decode; {contents}pcre:"/{pattern}/i";', stop, let)
 
@@ -110,13 +111,13 @@ def _letter(letter: str) -> str:
     return rf"(?:{letter}|\$\{{[^{{}}]{{0,40}}[:-]{letter}\}})"
 
 
-# Possessive quantifiers, because Suricata takes a search that goes back too often for one that found nothing.
+# Quantifiers are possessive: where a search goes back too often, Suricata gives up and treats the pattern as not found.
 _GAP: Final = r"(?:\s|\x2f\*(?s:.{0,40}?)\*\x2f)"
-"""What SQL takes for white space, comments included."""
+"""What SQL treats as white space, comments included."""
 _QUOTE: Final = r"\\?['\x22]"
-"""Plain, or as JSON has it inside a string."""
+"""A quote as it is, or escaped as inside a JSON string."""
 _SELECT: Final = rf"union(?:{_GAP}++(?:all|distinct)\b)?(?:{_GAP}++|\()\(?{_GAP}*+select\b"
-# Without a gap it may be a phrase in quotes: then what is selected has to look like SQL.
+# Without a gap before it, this may be a phrase in quotes. So the words after `select` must look like SQL, too.
 _SELECTED: Final = rf"{_GAP}*+(?:[\d@*('\x22]|null\b|\w+{_GAP}*+[,(]|[\w.]+{_GAP}++from\b)"
 _SQL_UNION: Final = rf"(?:(?:['\x22)]|\b\d+){_GAP}++{_SELECT}|{_QUOTE}\)*{_SELECT}{_SELECTED})"
 _OR: Final = rf"(?:(?:or|and)(?:{_GAP}++|(?=[(\\'\x22]))|(?:\|\||&&){_GAP}*+)\(*{_GAP}*+"
@@ -131,7 +132,7 @@ _SQL_STACKED: Final = (
     r"|['\x22)\d]\s*\x3b\s*(?:drop|truncate|alter)\s+(?:table|database|schema|role|user)\b)"
 )
 _SPACE: Final = r"(?:\s|<|\$IFS(?:\$\d)?|\$\{IFS[^}]{0,20}\})+"
-"""What a shell takes for a space."""
+"""What a shell treats as a space."""
 _COMMAND: Final = (
     rf"\s*(?:\x2f(?:usr\x2f)?bin\x2f)?(?:(?:cat|head|tail|less|more){_SPACE}(?:\.{{0,2}}\x2f|~|\.\w)"
     rf"|(?:wget|curl|fetch){_SPACE}(?:-[\w-]+{_SPACE})*(?:\w+:\x2f\x2f|[\w.-]+[.:\x2f]\w)|(?:ba|da|z|k)?sh{_SPACE}-\w"
@@ -139,7 +140,7 @@ _COMMAND: Final = (
     r"|(?:id|whoami|uname(?:\s+-\w+)?|ls(?:\s+-\w+)?)\s*"
 )
 _COMMAND_IN_TARGET: Final = rf"(?-i)(?:[\x3b|`\n]|&&|\$\(){_COMMAND}(?:$|[\x3b|&`)#\n]))"
-# People write texts, too: lines that begin with a word, tables with `;` or `|` between their columns, and code in backticks.
+# A body may also be a text that people wrote: lines that begin with a word, tables with `;` or `|` between columns, code in backticks.
 _COMMAND_IN_BODY: Final = (
     rf"(?-i)(?:[\x3b|]|(?<=[\w='\x22])`|&&|\$\(){_COMMAND}(?:$|[&)#]|`(?!\s+\w)|\r\n--|[\x3b|]\s*(?:$|[&#'\x22]|\r\n--)))"
 )
@@ -153,7 +154,7 @@ _CONFIDENTIAL_FILES: Final = (
     r"|\.ssh[\x2f\\]id_\w+|wp-config\.php|\.htpasswd)(?:$|[?&#\x00])"
 )
 _SCANNERS: Final = r"\b(?:sqlmap|nikto|masscan|zgrab|nuclei|dirbuster|gobuster|feroxbuster|wpscan|acunetix|nessus|openvas|w3af|havij|nmap scripting engine)\b"
-# Not `ssl_version` alone: of a hello that has come in part, it tells the version of the record, which is always an old one.
+# `ssl_version` does not do: when a hello has arrived only in part, it gives the version of the record, which is always an old one.
 _OLD_OFFER: Final = 'content:"|16 03|"; startswith; content:"|01|"; offset:5; depth:1; byte_test:2,<,0x0303,9;'
 _MULTIPART: Final = "multipart/form-data; boundary=vcloud"
 
@@ -294,21 +295,21 @@ _PROTOCOL: Final = (
             f"flow:established,to_server; {_OLD_OFFER}",
             "protocol-command-decode",
         ),
-        Probe(Protocol.TCP, _tls_hello(0x0301, 1), _tls_hello(0x0303, 1)),
+        PayloadPair(Protocol.TCP, _tls_hello(0x0301, 1), _tls_hello(0x0303, 1)),
     ),
     ShippedRule(
-        # Outwards only: there port 443 is the way out that every network leaves open. What listens on 443 inside is the owner's choice.
+        # Only outwards: port 443 is open in almost every network, so data is smuggled out through it. Inside, the owner may use 443 freely.
         Rule(
             1100003,
             "no TLS on port 443 outwards",
             "tcp",
             VAPP,
-            OUTSIDE,
+            NOT_VAPP,
             "443",
             "flow:established,to_server; app-layer-protocol:!tls;",
             "policy-violation",
         ),
-        Probe(Protocol.TCP, http_request(), _tls_hello(0x0303, 1), port=443),
+        PayloadPair(Protocol.TCP, http_request(), _tls_hello(0x0303, 1), port=443),
     ),
     ShippedRule(
         Rule(
@@ -321,12 +322,12 @@ _PROTOCOL: Final = (
             "flow:established,to_server;",
             "policy-violation",
         ),
-        Probe(Protocol.TCP, b"SSH-2.0-probe\r\n", http_request(), port=80),
+        PayloadPair(Protocol.TCP, b"SSH-2.0-probe\r\n", http_request(), port=80),
     ),
     ShippedRule(
-        # A long name that people use has about 80 characters; a tunnel fills the 253 that a name may have.
+        # The longest names in normal use have about 80 characters. A tunnel uses most of the 253 that a name may have.
         Rule(1400001, "tunnel in DNS names", "dns", VAPP, ANY, ANY, "dns.query; bsize:>150;", "policy-violation"),
-        Probe(Protocol.UDP, _dns_query(".".join(["probe" * 10] * 4)), _dns_query(".".join(["probe" * 10] * 2)), port=53),
+        PayloadPair(Protocol.UDP, _dns_query(".".join(["probe" * 10] * 4)), _dns_query(".".join(["probe" * 10] * 2)), port=53),
     ),
 )
 
@@ -341,8 +342,8 @@ CANARY: Final = ShippedRule(
         'flow:established,to_server; http.header; content:"X-Vcloud-Canary|3a 20|stop|0d 0a|";',
         "vcloud-canary",
     ),
-    Probe(Protocol.TCP, http_request("/", "X-Vcloud-Canary: stop\r\n"), http_request("/", "X-Vcloud-Canary: pass\r\n")),
+    PayloadPair(Protocol.TCP, http_request("/", "X-Vcloud-Canary: stop\r\n"), http_request("/", "X-Vcloud-Canary: pass\r\n")),
 )
-"""Means nothing and hits nothing but itself: whether it fires shows that the IPS stands in a path and has its rules."""
+"""Detects no attack and matches only its own test payload. When it fires, the IPS is in the path and has its rules."""
 
 SHIPPED: Final = (*_PROTOCOL, *_WEB, CANARY)

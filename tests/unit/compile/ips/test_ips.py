@@ -15,6 +15,7 @@ from tests.design_builder import build_design
 from vcloud.compile.ips.files import FOLDER, ips_digest, ips_files
 from vcloud.compile.ips.rules import SHIPPED, ShippedRule
 from vcloud.design.model import Design, Detector
+from vcloud.design.origin import Product
 from vcloud.values import Action, Mode
 
 
@@ -65,11 +66,11 @@ def test_variables_hold_every_zone_in_both_versions_of_ip() -> None:
 
 def test_variables_hold_the_groups_that_rules_name() -> None:
     design = build_design(zones="dmz:inspected", vms={"web": "dmz x100"}, flows="all: web -> web tcp/80")
-    detector = Detector("cards", "card-number", "", 1, ("dmz",), ("all",), Action.BLOCK, 1)
+    detector = Detector("cards", "card-number", "", 1, ("dmz",), ("all",), Action.BLOCK, Product())
     files = ips_files(replace(design, inspection=replace(design.inspection, detectors=(detector,))))
     groups = yaml.safe_load(files[f"{FOLDER}/vars.yaml"])["vars"]["address-groups"]
     named = set(re.findall(r"\$(\w+)", files[f"{FOLDER}/rules/leaks.rules"].decode() + "".join(groups.values())))
-    assert any(name.startswith("CARDS_") for name in named)
+    assert any(name.startswith("NICS_") for name in named)
     assert named == set(groups) - {"VAPP"}
 
 
@@ -101,20 +102,12 @@ def test_the_digest_is_what_sha256sum_makes_of_the_folder(tmp_path: Path) -> Non
     assert ips_digest(files) == hashlib.sha256(listing).hexdigest()
 
 
-def test_no_name_of_a_file_ends_the_comment_that_it_stands_in() -> None:
-    design = replace(design_with(), file="a\ndrop ip any any -> any any (sid:1;)\r\udcff\u2028é.yaml")
-    for name in ("attacks", "leaks"):
-        text = ips_files(design)[f"{FOLDER}/rules/{name}.rules"].decode()
-        assert text.splitlines()[0].startswith("# vApp shop (a_drop ip any any -> any any (sid:1;)____.yaml): ")
-        assert not any(line.startswith("drop ip any") for line in text.splitlines())
-
-
 def test_sids_are_unique() -> None:
     assert len({shipped.rule.sid for shipped in SHIPPED}) == len(SHIPPED)
 
 
 @pytest.mark.parametrize("shipped", SHIPPED, ids=lambda shipped: str(shipped.rule.sid))
-def test_a_probe_says_two_different_things(shipped: ShippedRule) -> None:
-    assert shipped.probe.stopped
-    assert shipped.probe.passed
-    assert shipped.probe.stopped != shipped.probe.passed
+def test_a_test_payload_has_two_different_messages(shipped: ShippedRule) -> None:
+    assert shipped.payload.stopped
+    assert shipped.payload.passed
+    assert shipped.payload.stopped != shipped.payload.passed

@@ -10,24 +10,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.design_builder import build_design
-from vcloud.compile.leaks.payment_cards import BRANDS, check_digit, example_numbers, is_card_number, wrong_numbers
-from vcloud.compile.leaks.rules import (
-    CARD_CANDIDATE,
-    CARD_NUMBER,
-    FIRST_RULE,
-    LAST_RULE,
-    PLACES,
+from vcloud.compile.leaks.card_number import (
+    BRANDS,
+    CANDIDATE,
     WIDEST_GAP,
-    counted,
-    dlp_probes,
-    escaped,
-    leak_rules,
-    rule_sids,
+    check_digit,
+    example_numbers,
+    is_card_number,
+    separators_in,
+    wrong_numbers,
 )
+from vcloud.compile.leaks.channels import CHANNELS
+from vcloud.compile.leaks.kinds import KINDS, kind_of
+from vcloud.compile.leaks.pattern import counted, escaped
+from vcloud.compile.leaks.payloads import payloads_of
+from vcloud.compile.leaks.rules import FIRST_RULE, LAST_RULE, leak_rules, rule_sids
 from vcloud.design.model import Design, Detector
+from vcloud.design.origin import FromFile
 from vcloud.patterns.example import NoExampleError, matching_text, near_miss
 from vcloud.spec.model import MOST_ZONES
-from vcloud.values import Action
+from vcloud.values import BUILT_IN_DETECTORS, CARD_NUMBER, Action
 
 PUBLISHED = (
     *(
@@ -61,7 +63,7 @@ def detector(name: str = CARD_NUMBER, **changes: object) -> Detector:
         "zones": ("app",),
         "excepted": (),
         "action": Action.BLOCK,
-        "line": 7,
+        "origin": FromFile("shop.yaml", 7),
     }
     return Detector(**(values | changes))  # type: ignore[arg-type]
 
@@ -109,30 +111,31 @@ def test_example_numbers_are_different_cards_and_wrong_ones_are_none() -> None:
     assert not any(map(is_card_number, wrong_numbers(1000)))
 
 
-def test_each_detector_and_place_keeps_its_sid_when_others_come_and_go() -> None:
+def test_each_detector_and_channel_keeps_its_sid_when_others_come_and_go() -> None:
     one, other = detector(), detector("other")
     alone, together = rule_sids((one,)), rule_sids((one, other))
-    assert len(set(together.values())) == 2 * len(PLACES)
+    assert len(set(together.values())) == 2 * len(CHANNELS)
     assert all(FIRST_RULE <= sid <= LAST_RULE for sid in together.values())
     assert alone.items() <= together.items()
 
 
 def test_pattern_and_scripts_agree_on_what_stands_between_digits() -> None:
     scripts = dict(leak_rules(design_with(detector())).scripts)
-    for place in PLACES:
-        text = scripts[f"card-number-{place.argument}{'-dotted' if '.' in place.separators else ''}.lua"]
-        assert "".join("%" + {"\t": r"\t"}.get(separator, separator) for separator in place.separators) + "]*" in text
+    for channel in CHANNELS:
+        text, separators = scripts[f"card-number-{channel.argument}{'-dotted' if channel.dotted else ''}.lua"], separators_in(channel)
+        assert "".join("%" + {"\t": r"\t"}.get(separator, separator) for separator in separators) + "]*" in text
         assert re.search(rf"\bwidest = .*, {WIDEST_GAP}$", text, re.MULTILINE)
-        for separator in place.separators:
-            assert re.search(CARD_CANDIDATE, (separator * WIDEST_GAP).join("4111111111111"))
-            assert not re.search(CARD_CANDIDATE, (separator * (WIDEST_GAP + 1)).join("4111111111111"))
+        for separator in separators:
+            assert re.search(CANDIDATE, (separator * WIDEST_GAP).join("4111111111111"))
+            assert not re.search(CANDIDATE, (separator * (WIDEST_GAP + 1)).join("4111111111111"))
 
 
 def test_rules_leave_a_set_of_zones_and_say_which_detector_they_are() -> None:
     lines = leak_rules(design_with(detector(zones=("app", "cde")))).lines
-    assert len(lines) == len(PLACES)
+    assert len(lines) == len(CHANNELS)
     assert all(" [$ZONE_APP,$ZONE_CDE] any -> ![$ZONE_APP,$ZONE_CDE] any " in line for line in lines)
-    assert all("metadata:detector card-number, place " in line and ", line 7;" in line for line in lines)
+    assert all(f"metadata:detector card-number, channel {channel.name};" in line for line, channel in zip(lines, CHANNELS, strict=True))
+    assert not any("shop.yaml" in line or "line 7" in line for line in lines)
 
 
 @pytest.mark.parametrize(("action", "word"), [(Action.BLOCK, "drop"), (Action.ALERT, "alert")])
@@ -146,7 +149,7 @@ def test_an_exception_marks_exactly_its_connections_and_is_asked_for_by_every_ru
     assert [line.split(" (")[0].split(" -> ")[1] for line in setters] == ["!$VAPP 443", "!$VAPP 53"]
     assert all("flow:to_server;" in line and "noalert;" in line for line in setters)
     bit = setters[0].split("flowbits:set,")[1].split(";")[0]
-    assert sum(f"flowbits:isnotset,{bit};" in line for line in lines) == len(PLACES)
+    assert sum(f"flowbits:isnotset,{bit};" in line for line in lines) == len(CHANNELS)
     assert "pass" not in {line.split()[0] for line in lines}
 
 
@@ -161,9 +164,9 @@ def test_another_exception_has_another_bit_so_that_old_connections_lose_theirs()
 def test_a_flow_between_vms_is_excepted_by_their_addresses_and_ports() -> None:
     design = design_with(detector(excepted=("orders",), zones=("dmz",)))
     setter = leak_rules(design).lines[0]
-    cards = [vm.nics[0] for vm in design.workloads]
-    assert all(str(address) in setter for card in cards[:3] for address in (card.address4, card.address6))
-    assert not any(str(address) in setter for address in (cards[3].address4, cards[3].address6))
+    nics = [vm.nics[0] for vm in design.workloads]
+    assert all(str(address) in setter for nic in nics[:3] for address in (nic.address4, nic.address6))
+    assert not any(str(address) in setter for address in (nics[3].address4, nics[3].address6))
     assert "] 8000:8010 (" in setter
 
 
@@ -233,25 +236,45 @@ def test_counting_needs_so_many_matches() -> None:
     ],
 )
 @pytest.mark.parametrize("at_least", [1, 3])
-def test_probes_of_a_pattern_hold_as_many_matches_as_it_wants_and_one_too_few(regex: str, at_least: int) -> None:
-    for probe in dlp_probes(pattern(regex, at_least)):
-        counts = [len(re.findall(regex, payload.decode())) for payload in (probe.stopped, probe.passed)]
+def test_the_payloads_of_a_pattern_hold_as_many_matches_as_it_wants_and_one_too_few(regex: str, at_least: int) -> None:
+    for pair in payloads_of(pattern(regex, at_least)):
+        counts = [len(re.findall(regex, payload.decode())) for payload in (pair.stopped, pair.passed)]
         assert counts[0] >= at_least > counts[1]
 
 
-def test_a_pattern_without_example_has_no_probe_and_says_so() -> None:
+def test_a_pattern_without_example_has_no_test_payload_and_says_so() -> None:
     with pytest.raises(NoExampleError, match="no text was found"):
         matching_text(r"(?=b)a")
     with pytest.raises(NoExampleError, match="just does not match"):
         near_miss(r"(?s).", "a")
 
 
-def test_a_pattern_that_matches_every_http_message_has_no_probe() -> None:
+def test_a_pattern_that_matches_every_http_message_has_no_test_payload() -> None:
     with pytest.raises(NoExampleError, match="any HTTP message"):
-        dlp_probes(pattern(r"[a-z]{4}: .{3}"))
+        payloads_of(pattern(r"[a-z]{4}: .{3}"))
 
 
-def test_probes_of_cards_differ_in_the_last_check_digit() -> None:
-    for probe in dlp_probes(detector(at_least=3)):
-        numbers = [re.findall(r"\d{13,}", payload.decode()) for payload in (probe.stopped, probe.passed)]
+def test_payloads_of_card_numbers_differ_in_the_last_check_digit() -> None:
+    for pair in payloads_of(detector(at_least=3)):
+        numbers = [re.findall(r"\d{13,}", payload.decode()) for payload in (pair.stopped, pair.passed)]
         assert [sum(map(is_card_number, found)) for found in numbers] == [3, 2]
+
+
+def test_every_kind_that_a_file_may_name_has_a_module_and_no_other() -> None:
+    assert set(KINDS) == {*BUILT_IN_DETECTORS, "regex"}
+
+
+@pytest.mark.parametrize("at_least", [1, 4])
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_each_kind_finds_its_own_sample_and_not_the_one_much_like_it(kind: str, at_least: int) -> None:
+    sample = detector("sample", kind=kind, regex="ID-[0-9]{6}" if kind == "regex" else "", at_least=at_least)
+    found, not_found = kind_of(sample).sample_texts(sample)
+    assert found != not_found
+    assert kind_of(sample).is_found(sample, found)
+    assert not kind_of(sample).is_found(sample, not_found)
+
+
+def test_the_order_of_detectors_and_exceptions_in_the_file_changes_no_byte() -> None:
+    one, other = detector(excepted=("acquirer", "parcels")), detector("other", zones=("app", "cde"))
+    swapped = replace(one, excepted=one.excepted[::-1]), replace(other, zones=other.zones[::-1])
+    assert leak_rules(design_with(one, other)) == leak_rules(design_with(*swapped[::-1]))

@@ -1,6 +1,6 @@
--- Detector card-number-leaving-app-cde: is this the moment at which 1 different card number(s) have left on this connection?
--- A number is made of whole groups of digits: digits inside a longer run, a decimal fraction or a hexadecimal string are none.
--- Tabs stand between columns, too: a number that holds one begins with a group of four.
+-- Detector card-number-leaving-app-cde: matches when 1 different card number(s) have left on this connection.
+-- A number consists of whole groups of digits. Digits inside a longer run, a decimal fraction or a hexadecimal string are no number.
+-- A tab may also stand between two columns of a table. So a number with a tab in it must begin with a group of four digits.
 local at_least, fewest, most, widest = 1, 13, 19, 2
 local issued = {
   { 4000, 4999, { [13] = true, [16] = true, [19] = true, } }, -- Visa
@@ -28,16 +28,16 @@ end
 
 local function has_check_digit(digits)
   local total = 0
-  for place = 0, #digits - 1 do
-    local digit = digits:byte(#digits - place) - 48
-    if place % 2 == 1 then digit = digit * 2 end
+  for position = 0, #digits - 1 do
+    local digit = digits:byte(#digits - position) - 48
+    if position % 2 == 1 then digit = digit * 2 end
     if digit > 9 then digit = digit - 9 end
     total = total + digit
   end
   return total % 10 == 0
 end
 
--- Adds the numbers in `text` to `seen`; gives how many were new.
+-- Adds the numbers in `text` to `seen` and returns how many were new.
 local function count_new(text, seen)
   local count = 0
   for from, run, to in text:gmatch("()(%d[%d% %\t%-]*)()") do

@@ -1,0 +1,126 @@
+"""The detector kind `card-number`: payment card numbers.
+
+A pattern finds candidates fast. A Lua script then judges them: it looks at prefix, length and check digit, and it counts the different
+numbers of a connection, which a pattern cannot.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from vcloud.compile.environment import render
+from vcloud.compile.leaks.channels import Channel
+from vcloud.design.model import Detector
+from vcloud.values import CARD_NUMBER
+
+NAME: Final = CARD_NUMBER
+
+
+@dataclass(frozen=True, slots=True)
+class Brand:
+    """The numbers that a card scheme issues."""
+
+    name: str
+    prefixes: tuple[tuple[int, int], ...]
+    """Ranges of the first four digits, both ends included."""
+    lengths: tuple[int, ...]
+
+
+BRANDS: Final = (
+    Brand("Visa", ((4000, 4999),), (13, 16, 19)),
+    Brand("Mastercard", ((5100, 5599), (2221, 2720)), (16,)),
+    Brand("American Express", ((3400, 3499), (3700, 3799)), (15,)),
+    Brand("Diners Club", ((3000, 3059), (3095, 3095), (3600, 3699), (3800, 3999)), (14, 16, 17, 18, 19)),
+    Brand("Discover", ((6011, 6011), (6440, 6599)), (16, 17, 18, 19)),
+    Brand("JCB", ((3528, 3589),), (16, 17, 18, 19)),
+    Brand("UnionPay", ((6200, 6299),), (16, 17, 18, 19)),
+)
+"""Maestro is left out: it has no ranges of its own and any length from 12 digits on, so every tenth customer number would be one."""
+
+FEWEST_DIGITS: Final = min(length for brand in BRANDS for length in brand.lengths)
+MOST_DIGITS: Final = max(length for brand in BRANDS for length in brand.lengths)
+SEPARATORS: Final = " \t-"
+"""Characters that may stand between two groups of digits."""
+WIDEST_GAP: Final = 2
+"""So many separators may stand between two groups of digits."""
+CANDIDATE: Final = rf"[2-6](?:[ \t.-]{{0,{WIDEST_GAP}}}\d){{{FEWEST_DIGITS - 1}}}"
+"""The beginning of every number. It takes the dots of dotted channels, too, so that one pattern serves all channels."""
+
+
+def search(detector: Detector, channel: Channel) -> str:
+    return f'pcre:"/{CANDIDATE}/"; lua:lua/{_script_name(detector, channel)};'
+
+
+def scripts(detector: Detector, channel: Channel) -> Mapping[str, str]:
+    """One script for all channels that give a script its data in the same way."""
+    separators = separators_in(channel)
+    text = render(
+        "suricata/card-number.lua.j2",
+        detector=detector.id,
+        argument=channel.argument,
+        separators="".join(f"%{separator}" for separator in separators).replace("\t", r"\t"),
+        widest=WIDEST_GAP,
+        at_least=detector.at_least,
+        fewest=FEWEST_DIGITS,
+        most=MOST_DIGITS,
+        brands=BRANDS,
+    )
+    return {_script_name(detector, channel): text}
+
+
+def sample_texts(detector: Detector) -> tuple[str, str]:
+    """The second text has the same numbers, but the last one has a wrong check digit."""
+    right, wrong = example_numbers(detector.at_least), wrong_numbers(detector.at_least)
+    return _lines(right), _lines((*right[:-1], wrong[-1]))
+
+
+def is_found(detector: Detector, text: str) -> bool:
+    """Looks only at numbers that are written without separators."""
+    return sum(map(is_card_number, set(re.findall(r"\d+", text)))) >= detector.at_least
+
+
+def separators_in(channel: Channel) -> str:
+    """Characters that may stand between two groups of digits in this channel."""
+    return SEPARATORS + ("." if channel.dotted else "")
+
+
+def is_card_number(digits: str) -> bool:
+    """Whether a string of digits has a brand's prefix and length and a right check digit."""
+    issued = any(
+        first <= int(digits[:4]) <= last and len(digits) in brand.lengths
+        for brand in BRANDS
+        for first, last in brand.prefixes
+        if len(digits) >= FEWEST_DIGITS
+    )
+    return issued and check_digit(digits[:-1]) == digits[-1]
+
+
+def check_digit(digits: str) -> str:
+    """The digit that completes a number after Luhn (ISO/IEC 7812-1)."""
+    total = 0
+    for position, digit in enumerate(map(int, reversed(digits))):
+        doubled = digit * 2 if position % 2 == 0 else digit
+        total += doubled - 9 if doubled > 9 else doubled
+    return str(-total % 10)
+
+
+def example_numbers(count: int) -> tuple[str, ...]:
+    """Different numbers that are right in form and belong to nobody: payment providers publish 4111 11 for tests."""
+    stems = (f"411111{number:09d}" for number in range(111111111, 111111111 + count))
+    return tuple(stem + check_digit(stem) for stem in stems)
+
+
+def wrong_numbers(count: int) -> tuple[str, ...]:
+    """The example numbers with wrong check digits."""
+    return tuple(number[:-1] + str((int(number[-1]) + 1) % 10) for number in example_numbers(count))
+
+
+def _script_name(detector: Detector, channel: Channel) -> str:
+    return f"{detector.id}-{channel.argument}{'-dotted' if channel.dotted else ''}.lua"
+
+
+def _lines(numbers: tuple[str, ...]) -> str:
+    return "".join(f"{number}\n" for number in numbers)

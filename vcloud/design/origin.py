@@ -1,0 +1,51 @@
+"""Why a part of a design exists: a line of the vApp file asked for it, a control of a profile did, or every vApp has it.
+
+An origin stands in the design only, and so in the manifest. Text that is loaded into an appliance or a guest carries the stable id of a flow,
+a detector or a control instead. So a comment line more, another name of the file or a new version of a profile that asks for the same
+changes no loaded text and reloads nothing. Whoever prints an event or an error of nft's or Suricata's finds the origin by the id.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class FromFile:
+    """A line of the vApp file."""
+
+    file: str
+    """The file's name without its folder, as printable text."""
+    line: int
+    kind: Literal["file"] = "file"
+    """Tells the origins apart where they are stored."""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class FromControl:
+    """A control of a profile, in one version of the profile."""
+
+    profile: str
+    version: str
+    control: str
+    kind: Literal["control"] = "control"
+
+    def __str__(self) -> str:
+        return f"{self.profile}@{self.version} {self.control}"
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """vcloud itself: every vApp has it, or it follows from something else in the vApp."""
+
+    kind: Literal["product"] = "product"
+
+    def __str__(self) -> str:
+        return "vcloud"
+
+
+Origin = FromFile | FromControl | Product
