@@ -156,7 +156,7 @@ def test_attachments_of_mail_are_searched(shared: IpsLab) -> None:
 def test_an_excepted_flow_is_free_and_only_that(shared: IpsLab) -> None:
     """Same addresses on another port, and the same port from another VM, are not."""
     probe, query = b"row " + CARD.encode() + b"\n", dns_query(CARD.encode(), b"example")
-    hello = SHIPPED[0].probe.passed
+    hello = SHIPPED[0].payload.passed
     assert shared.tcp(API[0], OUTSIDE4, 443, hello + probe) == Seen(arrived=True, alerts=())
     assert shared.tcp(API[1], OUTSIDE6, 443, hello + probe) == Seen(arrived=True, alerts=())
     assert shared.udp(API[0], OUTSIDE4, 53, query) == Seen(arrived=True, alerts=())

@@ -31,7 +31,8 @@ from tests.netns.ips.traffic import (
 )
 from vcloud.compile.ips.files import FOLDER, ips_digest, ips_files
 from vcloud.compile.ips.rules import SHIPPED, VAPP
-from vcloud.compile.leaks.rules import dlp_probes, rule_sids
+from vcloud.compile.leaks.payloads import payloads_of
+from vcloud.compile.leaks.rules import rule_sids
 from vcloud.values import Action, Mode, Protocol
 
 
@@ -50,7 +51,7 @@ def test_probes_of_detectors_prove_them(own: IpsLab) -> None:
     detectors = (replace(CARDS, at_least=2), ORDERS, _detector("key", "-----BEGIN [A-Z ]*PRIVATE KEY-----", 1, ("app",)))
     own.load(ips_files(with_detectors(DESIGN, *detectors)))
     for detector in detectors:
-        for probe in dlp_probes(detector):
+        for probe in payloads_of(detector):
             ends = (OUTSIDE4, API[0]) if probe.request else (API[0], OUTSIDE4)
             assert not send(own, probe, probe.stopped, *ends).arrived
             assert send(own, probe, probe.passed, *ends) == Seen(arrived=True, alerts=())
@@ -72,9 +73,9 @@ def test_detect_logs_attacks_and_drops_nothing_but_leaks(own: IpsLab) -> None:
     alerting = replace(ORDERS, action=Action.ALERT)
     own.load(ips_files(with_detectors(DESIGN, CARDS, alerting, mode=Mode.DETECT)))
     for shipped in SHIPPED:
-        if shipped.rule.source == VAPP or shipped.probe.protocol is not Protocol.TCP:
+        if shipped.rule.source == VAPP or shipped.payload.protocol is not Protocol.TCP:
             continue
-        seen = send(own, shipped.probe, shipped.probe.stopped, OUTSIDE4, WEB[0])
+        seen = send(own, shipped.payload, shipped.payload.stopped, OUTSIDE4, WEB[0])
         assert (seen.arrived, seen.logged, seen.blocked) == (True, {shipped.rule.sid}, set())
     assert is_stopped(own.tcp(API[0], OUTSIDE4, 80, upload(CARD.encode())))
     logged = own.tcp(API[0], OUTSIDE4, 80, upload(b"SHOP-12345678 " * 3))

@@ -32,16 +32,17 @@ from tests.netns.ips.traffic import (
     search,
     send,
 )
-from vcloud.compile.ips.rules import CANARY, OUTSIDE, SHIPPED, VAPP, ShippedRule, http_request
+from vcloud.compile.ips.rules import CANARY, NOT_VAPP, SHIPPED, VAPP, ShippedRule, http_request
 
 
 @VERSIONS
 @pytest.mark.parametrize("shipped", SHIPPED, ids=lambda shipped: str(shipped.rule.sid))
 def test_each_rule_drops_and_logs_its_probe_and_lets_the_near_miss_pass(shared: IpsLab, shipped: ShippedRule, version: int) -> None:
-    outwards = VAPP in shipped.rule.source or OUTSIDE in shipped.rule.target
+    outwards = VAPP in shipped.rule.source or NOT_VAPP in shipped.rule.target
     source, target = (WEB, NOWHERE) if outwards else (NOWHERE, WEB)
     stopped, passed = (
-        send(shared, shipped.probe, payload, source[version], target[version]) for payload in (shipped.probe.stopped, shipped.probe.passed)
+        send(shared, shipped.payload, payload, source[version], target[version])
+        for payload in (shipped.payload.stopped, shipped.payload.passed)
     )
     assert (stopped.arrived, stopped.blocked) == (False, {shipped.rule.sid})
     assert (passed.arrived, passed.logged) == (True, set())
@@ -50,7 +51,7 @@ def test_each_rule_drops_and_logs_its_probe_and_lets_the_near_miss_pass(shared: 
 @VERSIONS
 def test_the_canary_is_seen_between_zones_too_where_packets_cross_the_ips_twice(shared: IpsLab, version: int) -> None:
     stopped, passed = (
-        send(shared, CANARY.probe, payload, WEB[version], DB[version]) for payload in (CANARY.probe.stopped, CANARY.probe.passed)
+        send(shared, CANARY.payload, payload, WEB[version], DB[version]) for payload in (CANARY.payload.stopped, CANARY.payload.passed)
     )
     assert (stopped.arrived, stopped.blocked) == (False, {CANARY.rule.sid})
     assert (passed.arrived, passed.logged) == (True, set())

@@ -10,9 +10,10 @@ import pytest
 
 from tests.design_builder import build_design
 from tests.netns.ips.lab import OUTSIDE4, OUTSIDE6, IpsLab, Seen
-from vcloud.compile.ips.rules import Probe, http_request
+from vcloud.compile.ips.rules import PayloadPair, http_request
 from vcloud.compile.leaks.rules import rule_sids
 from vcloud.design.model import Design, Detector
+from vcloud.design.origin import Product
 from vcloud.values import Action, Mode, Protocol
 
 FLOWS = """
@@ -54,7 +55,7 @@ HOSTILE_TEXTS = ("a/b/c", 'say "no"', "x;y", "tail\\", '/";', "abc", "id=7", "dr
 
 
 def _detector(name: str, regex: str, at_least: int, zones: tuple[str, ...], excepted: tuple[str, ...] = ()) -> Detector:
-    return Detector(name, "regex" if regex else "card-number", regex, at_least, zones, excepted, Action.BLOCK, 1)
+    return Detector(name, "regex" if regex else "card-number", regex, at_least, zones, excepted, Action.BLOCK, Product())
 
 
 CARDS = _detector("card-number", "", 1, ("app", "cde"), ("acquirer",))
@@ -75,7 +76,7 @@ NOWHERE = (OUTSIDE4, OUTSIDE6)
 VERSIONS = pytest.mark.parametrize("version", [0, 1], ids=["IPv4", "IPv6"])
 
 
-def send(lab: IpsLab, probe: Probe, payload: bytes, source: str, target: str) -> Seen:
+def send(lab: IpsLab, probe: PayloadPair, payload: bytes, source: str, target: str) -> Seen:
     if probe.protocol is Protocol.UDP:
         return lab.udp(source, target, probe.port or 8000, payload)
     return lab.tcp(source, target, probe.port or 8000, payload, probe.request)

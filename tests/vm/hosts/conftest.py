@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
-from vcloud.hosts.storage import Store
 
 from tests.vm.hosts.running import (
     DOMAIN,
@@ -17,7 +16,8 @@ from vcloud.data import images_dir
 from vcloud.hosts import machines
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import HostRef, load_inventory
-from vcloud.hosts.pool import Pool
+from vcloud.hosts.pool import StoragePool
+from vcloud.hosts.volumes import VappVolumes
 from vcloud.images.build import build
 from vcloud.images.cache import Image
 from vcloud.images.recipe import load_recipe
@@ -43,8 +43,8 @@ def host(ref: HostRef) -> Iterator[Host]:
 
 
 @pytest.fixture(scope="package")
-def pool(host: Host) -> Pool:
-    return Pool(host)
+def pool(host: Host) -> StoragePool:
+    return StoragePool(host)
 
 
 @pytest.fixture(scope="package")
@@ -54,13 +54,13 @@ def image() -> Image:
 
 @pytest.fixture(scope="package")
 def vm(host: Host, image: Image) -> Iterator[Running]:
-    store = Store(host)
-    base = store.upload_image(image)
-    boot = store.boot_files(NAME, base, image.cmdline)
-    store.make_root(SimpleNamespace(domain=NAME), boot)
+    volumes = VappVolumes(host)
+    base = volumes.upload_image(image)
+    boot = volumes.boot_files(NAME, base, image.cmdline)
+    volumes.make_root(SimpleNamespace(domain=NAME), boot)
     machines.start_domain(host, NAME, DOMAIN.format(name=NAME, boot=boot))
     agent = machines.agent_of(host, NAME)
     agent.wait(180)
-    yield Running(store, base, boot, agent)
+    yield Running(volumes, base, boot, agent)
     machines.remove_domain(host, NAME)
-    store.delete_of_domain(NAME)
+    volumes.delete_of_domain(NAME)

@@ -9,11 +9,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vcloud.hosts.storage import Base, Store
-
 from vcloud.compile.libvirt.host import BootFiles
 from vcloud.hosts.agent import Agent
 from vcloud.hosts.connection import Host
+from vcloud.hosts.volumes import Base, VappVolumes
 
 NAME = "t-hosts.vm"
 DOMAIN = """\
@@ -49,7 +48,7 @@ DOMAIN = """\
 class Running:
     """The VM that the tests share."""
 
-    store: Store
+    volumes: VappVolumes
     base: Base
     boot: BootFiles
     agent: Agent

@@ -132,5 +132,5 @@ def test_an_agent_that_answers_nonsense_is_an_error_like_any_other(vm: Running) 
 
 def test_the_end_of_a_console_is_read_without_what_acts_on_terminals(vm: Running) -> None:
     vm.agent.execute(["/bin/sh", "-c", r"printf 'first\nsecond \033[31mred\n' > /dev/ttyS0"])
-    until("the lines on the console", lambda: vm.store.console_tail(NAME, 2) == ["first", "second red"])
-    assert vm.store.console_tail("t-hosts.none", 2) == []
+    until("the lines on the console", lambda: vm.volumes.console_tail(NAME, 2) == ["first", "second red"])
+    assert vm.volumes.console_tail("t-hosts.none", 2) == []

@@ -23,8 +23,9 @@ from vcloud.hosts import machines
 from vcloud.hosts.connection import Host
 from vcloud.hosts.inventory import HostRef
 from vcloud.hosts.lock import vapp_lock
-from vcloud.hosts.observe import delete_manifest, write_manifest
-from vcloud.plan.state import Manifest, Phase, VmDigests
+from vcloud.hosts.manifests import delete_manifest, write_manifest
+from vcloud.marks import VmDigests
+from vcloud.plan.manifest import Manifest, Phase
 
 pytestmark = pytest.mark.vm
 
@@ -130,7 +131,7 @@ def test_a_settled_vapp_is_read_in_five_calls(host: Host, ref: HostRef, tmp_path
     """Counted by libvirt's own log of what it sends, and the same for two networks as for none."""
     design = build_design(zones="dmz app", vms={"web": "dmz x2", "api": "app"}, vapp="many")
     digests = tuple((vm.name, VmDigests("r", "h", "i")) for vm in design.vms)
-    manifest = Manifest(Phase.READY, design, UPLINK, "tcg", (), digests, "f", "", "2030-01-01T00:00:00+00:00", "0")
+    manifest = Manifest(Phase.READY, design, UPLINK, "tcg", (), digests, (), "", "f", "", "2030-01-01T00:00:00+00:00", "0")
     networks = [zone.network for zone in design.zones]
     try:
         write_manifest(host, manifest)

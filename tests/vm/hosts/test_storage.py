@@ -9,7 +9,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from vcloud.hosts.storage import Store
 
 from tests.vm.hosts.running import (
     line,
@@ -19,7 +18,8 @@ from tests.vm.hosts.running import (
 from vcloud.errors import HostError
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import HostRef
-from vcloud.hosts.pool import COMPLETE, FOLDER, Pool
+from vcloud.hosts.pool import COMPLETE, FOLDER, StoragePool
+from vcloud.hosts.volumes import VappVolumes
 
 pytestmark = pytest.mark.vm
 
@@ -35,7 +35,7 @@ def sha256_there(host: Host, path: str) -> str:
     return host.shell.run(["sha256sum", path]).stdout.decode().split()[0]
 
 
-def test_an_upload_arrives_whole_private_and_once(host: Host, pool: Pool, source: Path) -> None:
+def test_an_upload_arrives_whole_private_and_once(host: Host, pool: StoragePool, source: Path) -> None:
     seen: list[int] = []
     path = pool.upload(source, "up-whole", ".qcow2", lambda done, _: seen.append(done))
     assert sha256_there(host, path) == hashlib.sha256(source.read_bytes()).hexdigest()
@@ -47,7 +47,7 @@ def test_an_upload_arrives_whole_private_and_once(host: Host, pool: Pool, source
     assert again == []
 
 
-def test_an_interrupted_upload_is_never_used(host: Host, pool: Pool, source: Path) -> None:
+def test_an_interrupted_upload_is_never_used(host: Host, pool: StoragePool, source: Path) -> None:
     def interrupt(done: int, _: int) -> None:
         if done > 1_000_000:
             raise KeyboardInterrupt
@@ -65,16 +65,16 @@ import sys
 from pathlib import Path
 from vcloud.hosts.connection import open_host
 from vcloud.hosts.inventory import load_inventory
-from vcloud.hosts.pool import Pool
+from vcloud.hosts.pool import StoragePool
 with open_host(load_inventory(Path(sys.argv[1]))[0]) as host:
     def progress(done, size):
         if done > size // 2:
             print("half", flush=True); input()
-    Pool(host).upload(Path(sys.argv[2]), "up-killed", ".qcow2", progress)
+    StoragePool(host).upload(Path(sys.argv[2]), "up-killed", ".qcow2", progress)
 """
 
 
-def test_an_upload_whose_operator_is_killed_is_never_used_and_swept(host: Host, ref: HostRef, pool: Pool, source: Path) -> None:
+def test_an_upload_whose_operator_is_killed_is_never_used_and_swept(host: Host, ref: HostRef, pool: StoragePool, source: Path) -> None:
     assert ref.ssh_config is not None
     killed = program(UPLOAD, str(ref.ssh_config.parent / "hosts.yaml"), str(source))
     assert line(killed) == "half"
@@ -105,7 +105,7 @@ def test_two_who_upload_the_same_at_once_are_both_right(host: Host, ref: HostRef
                 together.wait()
 
         with open_host(ref) as mine:
-            paths.append(Pool(mine).upload(source, "up-twice", ".qcow2", meet))
+            paths.append(StoragePool(mine).upload(source, "up-twice", ".qcow2", meet))
 
     threads = [threading.Thread(target=operator) for _ in range(2)]
     for thread in threads:
@@ -114,10 +114,10 @@ def test_two_who_upload_the_same_at_once_are_both_right(host: Host, ref: HostRef
         thread.join()
     assert len(set(paths)) == 2
     assert {sha256_there(host, path) for path in paths} == {hashlib.sha256(source.read_bytes()).hexdigest()}
-    assert Pool(host).uploaded("up-twice", ".qcow2") in paths
+    assert StoragePool(host).uploaded("up-twice", ".qcow2") in paths
 
 
-def test_a_full_disk_is_said_before_anything_is_made(pool: Pool) -> None:
+def test_a_full_disk_is_said_before_anything_is_made(pool: StoragePool) -> None:
     with pytest.raises(HostError) as caught:
         pool.require_space(pool.free + (1 << 30), "the image 'x'")
     assert "MiB are missing" in caught.value.what
@@ -125,7 +125,7 @@ def test_a_full_disk_is_said_before_anything_is_made(pool: Pool) -> None:
     pool.require_space(1 << 20, "the image 'x'")
 
 
-def test_disks_are_made_once_and_kept(host: Host, pool: Pool) -> None:
+def test_disks_are_made_once_and_kept(host: Host, pool: StoragePool) -> None:
     path = pool.make_disk("vm.t-hosts.a.data.qcow2", 1 << 30)
     host.shell.run(["qemu-io", "-c", "write -P 7 0 64k", path])
     written = sha256_there(host, path)
@@ -137,13 +137,13 @@ def test_disks_are_made_once_and_kept(host: Host, pool: Pool) -> None:
     assert "virtual size: 1 GiB" in report
     assert f"backing file: {path}" in report
     assert pool.names("vm.t-hosts.", "root.t-hosts.") == ("root.t-hosts.a.qcow2", "vm.t-hosts.a.data.qcow2")
-    Store(host).delete(Store(host).volumes_of_vapp("t-hosts"))
-    Store(host).delete(["vm.t-hosts.a.data.qcow2"])
-    assert Store(host).volumes_of_vapp("t-hosts") == ()
+    VappVolumes(host).delete(VappVolumes(host).volumes_of_vapp("t-hosts"))
+    VappVolumes(host).delete(["vm.t-hosts.a.data.qcow2"])
+    assert VappVolumes(host).volumes_of_vapp("t-hosts") == ()
 
 
-def test_a_vapps_volumes_are_not_those_of_one_with_a_longer_name(host: Host, pool: Pool) -> None:
+def test_a_vapps_volumes_are_not_those_of_one_with_a_longer_name(host: Host, pool: StoragePool) -> None:
     pool.make_disk("vm.shop.a.data.qcow2", 1 << 20)
     pool.make_disk("vm.shop-2.a.data.qcow2", 1 << 20)
-    assert Store(host).volumes_of_vapp("shop") == ("vm.shop.a.data.qcow2",)
+    assert VappVolumes(host).volumes_of_vapp("shop") == ("vm.shop.a.data.qcow2",)
     pool.delete(["vm.shop.a.data.qcow2", "vm.shop-2.a.data.qcow2"])

@@ -8,9 +8,9 @@ import pytest
 
 from tests.design_builder import build_design
 from vcloud.hosts.connection import Host
-from vcloud.hosts.observe import vapp_names, write_manifest
+from vcloud.hosts.manifests import vapp_names, write_manifest
 from vcloud.hosts.uplink import BRIDGE, NETWORK, forget_vapp, make_uplink, uplink_for
-from vcloud.plan.state import Manifest, Phase
+from vcloud.plan.manifest import Manifest, Phase
 
 pytestmark = pytest.mark.vm
 
@@ -29,7 +29,7 @@ def test_the_nat_network_stands_as_long_as_a_vapp_needs_it(host: Host) -> None:
         assert f"{uplink.gateway6}/64" in addresses
         assert host.shell.run(["pgrep", "dnsmasq"]).code == 1, "it answers neither DHCP nor DNS"
         for design, own in zip(designs, uplinks, strict=True):
-            write_manifest(host, Manifest(Phase.READY, design, own, "tcg", (), (), "", "", "", "0"))
+            write_manifest(host, Manifest(Phase.READY, design, own, "tcg", (), (), (), "", "", "", "", "0"))
         forget_vapp(plain, "shop")
         assert BRIDGE in host.shell.run(["ip", "-brief", "link"]).stdout.decode()
         forget_vapp(plain, "other")
