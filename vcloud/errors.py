@@ -8,9 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-NONSENSE = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError)
-"""What reading data raises that somebody wrote who means no good. Whoever catches it has one VM's answer in hand, and no other code."""
-
 
 class Exit(IntEnum):
     """Exit codes of the command line (stated in `vcloud --help`)."""

@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import itertools
+import json
 import os
 import selectors
 import socket
 import struct
 import subprocess
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,7 +26,7 @@ from vcloud.compile.firewall.ruleset import render_firewall
 from vcloud.compile.guest.identity import identity_lines
 from vcloud.data import images_dir
 from vcloud.design.model import Design, Nic, Uplink, Vm
-from vcloud.proof.firewall_report import FirewallReport, parse_report
+from vcloud.proof.firewall_report import FirewallReport, parse_firewall_report
 
 SCRIPTS = images_dir() / "firewall/files/usr/lib/vcloud"
 PRIVATE_ETC = 'mount --bind "$0" /etc && exec "$@"'
@@ -207,7 +209,16 @@ class Fabric:
         return self._script("firewall-load", input=ruleset, check=check)
 
     def report(self) -> FirewallReport:
-        return parse_report(self._script("firewall-report", check=True).stdout.encode())
+        return parse_firewall_report(self._script("firewall-report", check=True).stdout.encode())
+
+    def counted(self) -> Counter[str]:
+        """Packets that the rules of each flow and control have counted: `flow:store`, `ctl:input`."""
+        counted = Counter[str]()
+        for item in json.loads(self._script("firewall-report", check=True).stdout)["ruleset"]["nftables"]:
+            rule = item.get("rule", {})
+            for part in rule.get("expr", ()) if "comment" in rule else ():
+                counted[rule["comment"].split()[0]] += part.get("counter", {"packets": 0})["packets"]
+        return counted
 
     def _script(self, name: str, **options: object) -> subprocess.CompletedProcess[str]:
         return self.firewall.run("unshare", "--mount", "sh", "-c", PRIVATE_ETC, str(self.etc), str(SCRIPTS / name), **options)

@@ -80,9 +80,9 @@ def test_declared_flows_pass_and_are_counted(net: Fabric, version: int) -> None:
     assert datagram(net.vms["web-2"], api, 53).startswith(b"api:53")
     assert net.vms["web-1"].pings(api)
     assert greeting(net.vms["api"], db, 5432)
-    flows = net.report().flows
-    assert all(flows[name] > 0 for name in ("orders", "alive", "store"))
-    assert flows["updates"] == 0
+    counted = net.counted()
+    assert all(counted[f"flow:{name}"] > 0 for name in ("orders", "alive", "store"))
+    assert counted["flow:updates"] == 0
 
 
 @both_versions
@@ -97,7 +97,7 @@ def test_what_no_flow_names_is_dropped_and_remembered(net: Fabric, version: int)
     assert report.denied[web, api, "udp", 54] == 1
     assert report.denied[web, db, "tcp", 5432] == 1
     assert report.denied[web, db, "icmp", 0] == 1
-    assert report.controls["default-deny"] == 4
+    assert net.counted()["ctl:default-deny"] == 4
 
 
 @both_versions
@@ -157,7 +157,7 @@ def test_outside_reaches_nothing_that_is_not_published(net: Fabric, version: int
     assert greeting(net.outside, uplink, 9100)
     assert not greeting(net.outside, uplink, 80)
     assert not net.outside.pings(uplink)
-    assert net.report().controls["input"] >= 2
+    assert net.counted()["ctl:input"] >= 2
     web, length = net.address("web-1", version), 32 if version == 4 else 128
     net.outside.ip([f"route add {web}/{length} via {uplink} dev eth0"])
     try:
@@ -208,10 +208,10 @@ def test_forged_sources_are_dropped_and_counted(net: Fabric, version: int, vm: s
     forged = [(neighbour, mac), (outside(version), mac), (net.address("db", version), mac), (own, "52:54:00:00:00:99")]
     for source, source_mac in forged:
         frames.send(net.vms[vm], "eth0", frames.ethernet(source_mac, zone.gateway.mac, frames.udp(source, 4000, api, 53)))
-    assert _settled(lambda: net.report().controls["antispoof"] == len(forged))
+    assert _settled(lambda: net.counted()["ctl:antispoof"] == len(forged))
     frames.send(net.vms[vm], "eth0", frames.ethernet(mac, zone.gateway.mac, frames.udp(own, 4000, api, 54)))
     assert _settled(lambda: net.report().denied.get((own, api, "udp", 54)) == 1)
-    assert net.report().controls["antispoof"] == len(forged)
+    assert net.counted()["ctl:antispoof"] == len(forged)
 
 
 @both_versions
@@ -219,7 +219,7 @@ def test_no_address_of_the_vapp_comes_in_from_outside(net: Fabric, version: int)
     uplink_mac, outside_mac = DESIGN.firewall.nics[-1].mac, "52:54:00:00:00:77"
     packet = frames.udp(net.address("web-1", version), 4000, net.address("api", version), 53)
     frames.send(net.outside, "eth0", frames.ethernet(outside_mac, uplink_mac, packet))
-    assert _settled(lambda: net.report().controls["antispoof"] == 1)
+    assert _settled(lambda: net.counted()["ctl:antispoof"] == 1)
 
 
 @both_versions

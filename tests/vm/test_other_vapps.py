@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -11,10 +11,8 @@ import pytest
 from tests.vm.driver import Operator, remains
 from vcloud.hosts.connection import open_host
 from vcloud.hosts.inventory import load_inventory
-from vcloud.hosts.uplink import NETWORK
-from vcloud.proof.checks import HOST
-from vcloud.verify.vantage import Vantages
-from vcloud.views.render import UPLINK
+from vcloud.proof.checks import Probe
+from vcloud.verify.vantage import host_prober
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
@@ -77,11 +75,13 @@ def test_every_promise_is_proven(operator: Operator, tmp_path: Path, name: str) 
 def test_several_may_send_from_the_host_at_once(operator: Operator) -> None:
     """As they do where the outside is the host as well. Each port is closed, and says so only after a while."""
     (ref,) = load_inventory(Path(operator.env["VCLOUD_INVENTORY"]))
-    lines = "".join(f"{number} udp - 127.0.0.1 {9000 + number} 700 -\n" for number in range(3)).encode()
+    probes = [Probe("udp", "-", ip_address("127.0.0.1"), 9000 + number, timeout_ms=700) for number in range(3)]
     with open_host(ref) as host, ThreadPoolExecutor() as pool:
-        sent = list(pool.map(lambda _: Vantages(host, replace(UPLINK, network=NETWORK)).send(HOST, lines), range(4)))
-    assert [len(output.splitlines()) for output in sent] == [3] * 4
-    assert "vcloud-probe" not in operator.at("h1", "ls", "/run").out
+        before = operator.at("h1", "find", "/run", "/tmp", "-type", "f").out  # noqa: S108
+        sent = list(pool.map(lambda _: host_prober(host).probe(probes), range(4)))
+        after = operator.at("h1", "find", "/run", "/tmp", "-type", "f").out  # noqa: S108
+    assert [[answer.result for answer in answers] for answers in sent] == [["refused"] * 3] * 4
+    assert after == before, "the program leaves nothing behind"
 
 
 def test_a_host_without_a_segment_of_its_own_gets_a_nat_network_while_it_is_needed(operator: Operator, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import yaml
 from tests.vm.conftest import Raise
 from tests.vm.driver import Operator, Probe, Vapp, domains, mark, remains, stages, standing, volumes, wait_until, write_vapp, xml_of
 from tests.vm.test_interrupted import stop_at
-from vcloud.proof.firewall_report import parse_report
+from vcloud.proof.firewall_report import parse_firewall_report
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(1500)]
 
@@ -140,7 +140,7 @@ def test_who_takes_the_card_and_address_of_another_is_not_heard(woken: Vapp) -> 
 
     def arrives(vm: str, port: int) -> bool:
         woken.probe(vm, Probe("udp", gateway, port, source=victim, milliseconds=1500))
-        return (victim, gateway, "udp", port) in parse_report(json.dumps(woken.firewall_report()).encode()).denied
+        return (victim, gateway, "udp", port) in parse_firewall_report(json.dumps(woken.firewall_report()).encode()).denied
 
     woken.inside("twin-2", f"ip link set eth0 address {stolen} && ip address add {victim}/32 dev eth0")
     try:

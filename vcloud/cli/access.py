@@ -68,7 +68,7 @@ def logs(
     lines: Annotated[int, typer.Option("-n", "--lines", help="How many lines from the end.", min=1)] = 100,
 ) -> None:
     """Show the end of a VM's console; for the firewall what it denied, for the IPS what it stopped."""
-    from vcloud.guests.access import log_of
+    from vcloud.guests.logs import log_of
 
     print(log_of(*vapp_and_vm(vm, parameters), connect, lines), end="")
 

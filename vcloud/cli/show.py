@@ -149,9 +149,10 @@ def schema() -> None:
 
 def doctor(connect: Connect = None, output: Output = Format.TABLE) -> None:
     """Check that a host can run vApps, and say how to mend what cannot."""
+    from vcloud.images.build import missing_tools
     from vcloud.views.doctor import examine
 
-    findings = examine(connect)
+    findings = examine(connect, missing_tools())
     if output is Format.TABLE:
         table("", ["check", "result", "detail"], [(item.check, item.result, item.detail) for item in findings])
         for item in findings:

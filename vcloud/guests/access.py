@@ -9,28 +9,25 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vcloud.design.model import Role
 from vcloud.errors import UsageError
+from vcloud.guests import console
+from vcloud.guests.ssh import Sshd, authorize, serve_proxy
 from vcloud.hosts import machines
 from vcloud.hosts.connection import Host, open_host
+from vcloud.hosts.executed import Executed
 from vcloud.hosts.inventory import choose_host
 from vcloud.hosts.observe import observe_domain, observe_vapp
-from vcloud.hosts.volumes import VappVolumes
-
-if TYPE_CHECKING:
-    from vcloud.hosts.executed import Executed
-    from vcloud.plan.state import DomainState
+from vcloud.plan.state import DomainState
 
 KEY_FOLDER = "/run/vcloud/ssh"
-LOG_TIMEOUT = 60
-DENIED_COLUMNS = "denied: {source} -> {target} {protocol}/{port}, {packets} packets"
+"""In the guest. Its files are lost when the VM restarts."""
 
 
 @contextmanager
 def _running(vapp: str, vm: str, connect: str | None) -> Iterator[tuple[Host, DomainState]]:
-    """The host and the domain of a running VM. Raises UsageError that names the VMs there are."""
+    """The host and the domain of a running VM. Raises UsageError if it does not run, or if there is none; then it names those there are."""
     with open_host(choose_host(connect)) as host:
         domain = observe_domain(host, f"{vapp}.{vm}")
         if domain is None or domain.marks.vapp != vapp:
@@ -43,23 +40,25 @@ def _running(vapp: str, vm: str, connect: str | None) -> Iterator[tuple[Host, Do
 
 
 def execute_in(vapp: str, vm: str, argv: Sequence[str], connect: str | None, stdin: bytes, timeout: int) -> Executed:
-    """Runs a command in a VM by its guest agent."""
+    """Runs a command in a VM through its guest agent, for at most `timeout` seconds."""
     with _running(vapp, vm, connect) as (host, domain):
         return machines.agent_of(host, domain.name).execute_at_length(list(argv), stdin=stdin, timeout=timeout)
 
 
 def ssh_into(vapp: str, vm: str, user: str, argv: Sequence[str], connect: str | None) -> int:
-    """The system's ssh, over a channel of the hypervisor, with the VM's pinned host key and a key that lives for this session only.
+    """Runs the system's ssh over a channel of the hypervisor.
 
-    Returns ssh's exit code. Raises UsageError where the VM has no sshd or no pinned key.
+    ssh checks the pinned host key of the VM, and logs in with a key that exists for this session only.
+    Returns ssh's exit code. Raises UsageError if the VM has no sshd or no pinned key.
     """
     with _running(vapp, vm, connect) as (_, domain):
         if domain.marks.role != Role.WORKLOAD:
             raise UsageError(
-                f"'{vapp}/{vm}' is an appliance without sshd", f"Take: vcloud exec {vapp}/{vm} -- COMMAND, or vcloud console {vapp}/{vm}."
+                f"'{vapp}/{vm}' is an appliance, which has no sshd",
+                f"Use: vcloud exec {vapp}/{vm} -- COMMAND, or vcloud console {vapp}/{vm}.",
             )
         if not domain.marks.host_key:
-            raise UsageError(f"no host key is pinned for '{vapp}/{vm}'", "`vcloud up` finishes it.")
+            raise UsageError(f"no host key is pinned for '{vapp}/{vm}'", "`vcloud up` finishes the VM and pins its key.")
         pinned = domain.marks.host_key
     with tempfile.TemporaryDirectory(prefix="vcloud-ssh-") as folder:
         return subprocess.call(_ssh_argv(Path(folder), vapp, vm, user, argv, connect, pinned))
@@ -87,9 +86,7 @@ def _ssh_argv(folder: Path, vapp: str, vm: str, user: str, argv: Sequence[str], 
 
 
 def pump(vapp: str, vm: str, key: Path, connect: str | None) -> None:
-    """Carries stdin and stdout to and from an sshd of its own in the VM, which lets in the public key in the file `key`."""
-    from vcloud.hosts.channel import Sshd, authorize, serve_proxy
-
+    """Carries stdin and stdout to and from a new sshd in the VM. The sshd lets in the public key in the file `key`."""
     with _running(vapp, vm, connect) as (host, domain):
         agent = machines.agent_of(host, domain.name)
         allowed = authorize(agent, KEY_FOLDER, key.read_text())
@@ -100,46 +97,6 @@ def pump(vapp: str, vm: str, key: Path, connect: str | None) -> None:
 
 
 def attach_console(vapp: str, vm: str, connect: str | None) -> None:
-    """The serial console of a VM on this terminal."""
-    from vcloud.hosts.console import attach
-
+    """Connects this terminal with the serial console of a VM."""
     with _running(vapp, vm, connect) as (host, domain):
-        attach(host, domain.name)
-
-
-def log_of(vapp: str, vm: str, connect: str | None, lines: int) -> str:
-    """The end of a VM's console; an appliance adds what it stopped. Works for VMs that do not run, too."""
-    with open_host(choose_host(connect)) as host:
-        domain = observe_domain(host, f"{vapp}.{vm}")
-        if domain is None:
-            raise UsageError(f"there is no VM '{vapp}/{vm}'", f"vcloud status {vapp} shows what there is.")
-        text = "".join(f"{line}\n" for line in VappVolumes(host).console_tail(domain.name, lines))
-        if domain.running and domain.marks.role == Role.FIREWALL:
-            text += "".join(f"{line}\n" for line in _denied(host, domain.name)[-lines:])
-        if domain.running and domain.marks.role == Role.IPS:
-            text += "".join(f"{line}\n" for line in _events(host, domain.name)[-lines:])
-        return text
-
-
-def _denied(host: Host, domain: str) -> list[str]:
-    from vcloud.guests.appliances import FIREWALL_REPORT
-    from vcloud.proof.firewall_report import parse_report
-
-    report = parse_report(machines.agent_of(host, domain).execute_at_length([FIREWALL_REPORT], timeout=LOG_TIMEOUT).stdout)
-    return [
-        DENIED_COLUMNS.format(source=source, target=target, protocol=protocol, port=port, packets=packets)
-        for (source, target, protocol, port), packets in sorted(report.denied.items())
-    ]
-
-
-def _events(host: Host, domain: str) -> list[str]:
-    from vcloud.guests.appliances import IPS_REPORT
-    from vcloud.verify.run import parse_events
-
-    found = []
-    for event in parse_events(machines.agent_of(host, domain).execute_at_length([IPS_REPORT, "events"], timeout=LOG_TIMEOUT).stdout):
-        if isinstance(event.get("alert"), dict):
-            alert = event["alert"]
-            ends = f"{event.get('src_ip')}:{event.get('src_port', 0)} -> {event.get('dest_ip')}:{event.get('dest_port', 0)}"
-            found.append(f"{event.get('timestamp', '')} {alert.get('action', '')}: {alert.get('signature', '')} ({ends})")
-    return list(dict.fromkeys(found))  # what is dropped is there twice, as an alert and as a drop
+        console.attach(host, domain.name)

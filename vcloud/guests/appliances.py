@@ -1,15 +1,16 @@
-"""Asks a vApp's appliances what they hold at this moment.
+"""Asks a vApp's appliances what they run with, what they have counted and what they have logged.
 
-Whatever a VM says, its agent included, is the word of somebody who may have been broken into: it is read as data that may be anything, and
-what cannot be read costs that VM's own checks and no others.
+An attacker may control an appliance like any other VM. What it reports is read as data of any form. A
+report that cannot be read costs the checks of that appliance, and no others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
-from vcloud.design.model import Role, Vm
+from vcloud.design.model import Vm
 from vcloud.errors import GuestError, HostError
 from vcloud.hosts import machines
 from vcloud.hosts.connection import Host
@@ -17,49 +18,75 @@ from vcloud.hosts.executed import Executed
 from vcloud.hosts.observe import observe_domain
 from vcloud.plan.manifest import Manifest
 from vcloud.proof.config import config_verdicts
-from vcloud.proof.firewall_report import NOTHING, FirewallReport, parse_report
+from vcloud.proof.firewall_report import NOTHING, FirewallReport, parse_firewall_report
+from vcloud.proof.ips_report import NO_REPORT, Event, IpsReport, parse_events, parse_ips_report
 from vcloud.proof.judge import Verdict
+from vcloud.untrusted import UnreadableError
 
+T = TypeVar("T")
 FIREWALL_REPORT = "/usr/lib/vcloud/firewall-report"
 IPS_REPORT = "/usr/lib/vcloud/ips-report"
 TIMEOUT = 60
-"""Seconds for a report; one that does not come counts as one of an appliance that holds nothing."""
+"""Seconds for a report."""
 
 
-def in_force(host: Host, manifest: Manifest) -> tuple[Verdict, ...]:
-    """Whether each appliance holds the rules that it was given, and runs with them."""
-    design = manifest.design
-    domain = observe_domain(host, design.firewall.domain)
-    with ThreadPoolExecutor(2) as pool:
-        firewall = pool.submit(_report, host, design.firewall, FIREWALL_REPORT)
-        ips = pool.submit(_report, host, design.ips, IPS_REPORT)
-    return tuple(config_verdicts(manifest, domain.marks.rules if domain else "", _counted(firewall.result()), ips.result()))
+def firewall_report(host: Host, domain: str, *, make_room: bool = False) -> FirewallReport:
+    """What the firewall runs with, and what it has dropped; `NOTHING` if it runs without vcloud's ruleset.
 
-
-def _counted(output: bytes) -> FirewallReport:
-    """What the firewall has to report; `NOTHING` where that cannot be read."""
-    try:
-        return parse_report(output)
-    except GuestError:
-        return NOTHING
-
-
-def ask(host: Host, domain: str, argv: Sequence[str], stdin: bytes = b"", *, timeout: float, long: bool = False) -> Executed:
-    """Runs a program in a VM, at most `timeout` seconds. `long`: its output may be of any length, which takes longer.
+    Args:
+        host: an open host.
+        domain: the firewall's domain.
+        make_room: empty the firewall's sets of denied packets first if they are nearly full, so that the next packets can be counted.
 
     Raises:
-        GuestError: the VM does not answer, or its agent answers nonsense.
+        GuestError: the firewall does not answer, or its report cannot be read.
         HostError: libvirt refuses it.
     """
-    agent = machines.agent_of(host, domain)
-    return (agent.execute_at_length if long else agent.execute)(argv, stdin=stdin, timeout=timeout)
-
-
-def _report(host: Host, vm: Vm | None, program: str) -> bytes:
-    if vm is None:
-        return b""
+    done = _ask(host, domain, [FIREWALL_REPORT, *(["counting"] if make_room else [])], long=True)
+    if done.code != 0:
+        return NOTHING
     try:
-        done = ask(host, vm.domain, [program], timeout=TIMEOUT, long=vm.role is Role.FIREWALL)
+        return parse_firewall_report(done.stdout)
+    except UnreadableError:
+        raise GuestError(
+            "the firewall's report cannot be read", "Its image may be older than this vcloud: build it again with 'vcloud image build'."
+        ) from None
+
+
+def ips_report(host: Host, domain: str) -> IpsReport:
+    """What the IPS runs with; `NO_REPORT` if its answer cannot be read. Raises GuestError, HostError."""
+    done = _ask(host, domain, [IPS_REPORT])
+    return parse_ips_report(done.stdout) if done.code == 0 else NO_REPORT
+
+
+def ips_events(host: Host, domain: str, newest: int) -> tuple[Event, ...]:
+    """The last `newest` events of the IPS's log, the oldest first. Raises GuestError, HostError."""
+    return tuple(parse_events(_ask(host, domain, [IPS_REPORT, "events", str(newest)], long=newest > 1).stdout))
+
+
+def check_appliances(host: Host, manifest: Manifest) -> tuple[Verdict, ...]:
+    """Whether each appliance runs with the rules that it was given. An appliance that does not answer has none."""
+    firewall, ips = manifest.design.firewall, manifest.design.ips
+    domain = observe_domain(host, firewall.domain)
+    with ThreadPoolExecutor(2) as pool:
+        counted = pool.submit(_or, NOTHING, lambda: firewall_report(host, firewall.domain))
+        inspected = pool.submit(_or, NO_REPORT, lambda: _ips_report_of(host, ips))
+    return tuple(config_verdicts(manifest, domain.marks.rules if domain else "", counted.result(), inspected.result()))
+
+
+def _ips_report_of(host: Host, ips: Vm | None) -> IpsReport:
+    return ips_report(host, ips.domain) if ips else NO_REPORT
+
+
+def _or(otherwise: T, ask: Callable[[], T]) -> T:
+    """What the appliance answers; `otherwise` if it does not."""
+    try:
+        return ask()
     except (GuestError, HostError):
-        return b""
-    return done.stdout if done.code == 0 else b""
+        return otherwise
+
+
+def _ask(host: Host, domain: str, argv: Sequence[str], *, long: bool = False) -> Executed:
+    """Runs a program in an appliance. `long`: its output may have any length, which takes longer. Raises GuestError, HostError."""
+    agent = machines.agent_of(host, domain)
+    return (agent.execute_at_length if long else agent.execute)(argv, timeout=TIMEOUT)

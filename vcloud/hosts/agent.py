@@ -1,9 +1,12 @@
-"""The QEMU guest agent of a VM: run a command, read and write files, without any network.
+"""The QEMU guest agent of a VM: runs commands, reads and writes files, without any network.
 
-libvirt answers at once that an agent is not connected (the guest has not opened its port yet), so waiting for one is cheap. It takes one
-command of a domain at a time; different domains go side by side.
+As long as the guest has not opened its port, libvirt answers at once that the agent is not connected, so
+waiting for an agent is cheap. libvirt handles one command of a domain at a time. Commands to different
+domains run side by side.
 
-The guest may belong to somebody who has broken in, its agent included: an answer that no agent would give is a GuestError like any other.
+An attacker may control the guest, and so its agent. An answer that no real agent would give raises
+GuestError, like any other failure of a guest. The forms of the answers are those of QEMU's guest agent
+protocol reference (qemu-ga).
 """
 
 from __future__ import annotations
@@ -15,27 +18,28 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import libvirt
 import libvirt_qemu
 
-from vcloud.errors import NONSENSE, GuestError
+from vcloud.errors import GuestError
 from vcloud.hosts.connection import message_of
 from vcloud.hosts.executed import Executed
+from vcloud.untrusted import UnreadableError, as_number, encoded, flag, member, number, parse_json
 
 POLL = 0.1
-"""Seconds between two questions whether the agent is there."""
+"""Seconds between two attempts to reach an agent."""
 COMMAND_TIMEOUT = 30
-"""Seconds for one answer of the agent: it only ever starts things and reports, but a busy guest without KVM is slow."""
+"""Seconds for one answer of the agent. It only starts programs and reports, but a busy guest without KVM is slow."""
 FIRST_LOOK, LAST_LOOK, GROWTH = 0.01, 0.15, 1.25
-"""Seconds between looks at a running command: at first, at most, and by which factor it grows."""
+"""Seconds between two questions whether a command has ended: the first pause, the longest, and the factor by which it grows."""
 MESSAGE = 64 << 10
-"""Bytes of content in one message to the agent. With libvirt 9.0 a message of more than 200 KiB never arrives."""
+"""Bytes of content in one message to the agent. With libvirt 9.0, a message of more than 200 KiB never arrives."""
 READ = 1 << 20
-"""Bytes of content in one message from the agent. libvirt's own messages end at 4 MiB; one of 10 MiB makes it give the agent up."""
+"""Bytes of content in one message from the agent. libvirt accepts 4 MiB; after a message of 10 MiB it stops using the agent."""
 LONGEST_FILE = 32 << 20
-"""Bytes that are read of one file: the guest alone says where it ends."""
+"""Bytes that are read of one file. Without a limit, a hostile guest could send a file that never ends."""
 WITH_FILE_AS_STDIN = 'exec 0<"$1" && shift && exec "$@"'
 WITH_FILES_AS_OUTPUT = 'exec 1>"$1/out" 2>"$1/err" && shift && exec "$@"'
 REPLACE = 'umask 077 && cat >"$1.new" && chmod "$2" "$1.new" && mv "$1.new" "$1"'
@@ -48,11 +52,11 @@ T = TypeVar("T")
 
 
 class AgentSilentError(GuestError):
-    """The agent does not answer now; it may later."""
+    """The agent does not answer now. It may answer later."""
 
 
 class NotSentError(AgentSilentError):
-    """The agent has not been told the command, so it may be told again."""
+    """The agent did not receive the command, so it is safe to send it again."""
 
 
 class Agent:
@@ -71,7 +75,7 @@ class Agent:
         deadline = time.monotonic() + timeout
         while True:
             try:
-                self._command("guest-ping", None, bool, timeout=max(1, min(5, int(timeout))))
+                self._command("guest-ping", None, _nothing, timeout=max(1, min(5, int(timeout))))
             except AgentSilentError:
                 if time.monotonic() > deadline:
                     raise GuestError(
@@ -86,13 +90,13 @@ class Agent:
         """Runs a program in the guest to its end, as root and without a shell.
 
         Args:
-            argv: the program and its arguments; a program without `/` is looked for on the agent's PATH.
-            stdin: all that it can read.
+            argv: the program and its arguments; a program without `/` is searched on the agent's PATH.
+            stdin: its whole standard input.
             timeout: seconds; a program that takes longer is killed.
 
         Raises:
-            GuestError: the program is not there, takes too long, or has more than 2 MiB of output (then see `execute_at_length`).
-                An exit code other than 0 is no error.
+            GuestError: the program does not exist, takes too long, or has more than 2 MiB of output (then use
+                `execute_at_length`). An exit code other than 0 is no error.
         """
         if len(stdin) <= MESSAGE:
             return self._run(argv, stdin, timeout)
@@ -101,7 +105,7 @@ class Agent:
             return self._run(["/bin/sh", "-c", WITH_FILE_AS_STDIN, "sh", f"{folder}/in", *argv], b"", timeout)
 
     def execute_at_length(self, argv: Sequence[str], stdin: bytes = b"", timeout: float = 60) -> Executed:
-        """As `execute`, with output of any length: it goes through files in the guest's memory."""
+        """As `execute`, but with output of any length. It takes longer, because the output goes through files in the guest's memory."""
         with self._private_folder() as folder:
             done = self.execute(["/bin/sh", "-c", WITH_FILES_AS_OUTPUT, "sh", folder, *argv], stdin, timeout)
             return replace(done, stdout=self.read_file(f"{folder}/out"), stderr=self.read_file(f"{folder}/err"))
@@ -110,12 +114,12 @@ class Agent:
         """Starts a program in the guest and does not wait for it. Returns its process number.
 
         Raises:
-            GuestError: the program is not there, or the agent does not answer.
+            GuestError: the program does not exist, or the agent does not answer.
         """
         return self._exec(argv, None)
 
     def write_file(self, path: str, content: bytes, mode: int = 0o600) -> None:
-        """Puts a file in place of what was there, in one step.
+        """Replaces a file in one step: a reader sees the old content or the new one.
 
         Raises:
             GuestError: the guest refuses it.
@@ -140,11 +144,11 @@ class Agent:
         return bytes(content)
 
     def _put(self, path: str, content: bytes) -> None:
-        """Writes a file that everybody may read and write, as the agent makes them: only in a private folder."""
+        """Writes a file through the agent. The agent lets everybody read and write its files, so the folder must be private."""
         with self._opened(path, "w") as handle:
             for start in range(0, len(content), MESSAGE):
                 chunk = base64.b64encode(content[start : start + MESSAGE]).decode()
-                self._command("guest-file-write", {"handle": handle, "buf-b64": chunk}, bool)
+                self._command("guest-file-write", {"handle": handle, "buf-b64": chunk}, _nothing)
 
     @contextmanager
     def _private_folder(self) -> Iterator[str]:
@@ -160,14 +164,14 @@ class Agent:
 
     @contextmanager
     def _opened(self, path: str, mode: str) -> Iterator[int]:
-        handle = self._command("guest-file-open", {"path": path, "mode": mode}, int)
+        handle = self._command("guest-file-open", {"path": path, "mode": mode}, as_number)
         try:
             yield handle
         except BaseException:
             with suppress(GuestError):
-                self._command("guest-file-close", {"handle": handle}, bool)
+                self._command("guest-file-close", {"handle": handle}, _nothing)
             raise
-        self._command("guest-file-close", {"handle": handle}, bool)
+        self._command("guest-file-close", {"handle": handle}, _nothing)
 
     def _run(self, argv: Sequence[str], stdin: bytes, timeout: float) -> Executed:
         deadline = time.monotonic() + timeout
@@ -188,15 +192,15 @@ class Agent:
                 time.sleep(POLL)
 
     def _exec(self, argv: Sequence[str], stdin: bytes | None) -> int:
-        arguments: dict[str, Any] = {"path": argv[0], "arg": list(argv[1:])}
+        arguments: dict[str, object] = {"path": argv[0], "arg": list(argv[1:])}
         if stdin is not None:
             arguments |= {"input-data": base64.b64encode(stdin).decode(), "capture-output": True}
-        return self._command("guest-exec", arguments, lambda answer: int(answer["pid"]))
+        return self._command("guest-exec", arguments, lambda answer: number(answer, "pid"))
 
     def _outcome(self, pid: int, program: str, deadline: float, timeout: float) -> Executed:
         pause = FIRST_LOOK
         while True:
-            with suppress(AgentSilentError):  # it is busy: what it keeps is not lost
+            with suppress(AgentSilentError):  # the agent is busy; it keeps the result until it is asked for
                 if done := self._command("guest-exec-status", {"pid": pid}, _executed):
                     return done
             if time.monotonic() > deadline:
@@ -208,9 +212,11 @@ class Agent:
         with suppress(GuestError):
             self.start(["/bin/sh", "-c", KILL, "sh", str(pid)])
 
-    def _command(self, name: str, arguments: Mapping[str, Any] | None, read: Callable[[Any], T], *, timeout: int = COMMAND_TIMEOUT) -> T:
-        """What `read` makes of the answer to a command."""
-        command: dict[str, Any] = {"execute": name}
+    def _command(
+        self, name: str, arguments: Mapping[str, object] | None, read: Callable[[object], T], *, timeout: int = COMMAND_TIMEOUT
+    ) -> T:
+        """Sends a command and gives its answer to `read`, which raises UnreadableError if the answer has another form."""
+        command: dict[str, object] = {"execute": name}
         if arguments:
             command["arguments"] = arguments
         try:
@@ -218,45 +224,53 @@ class Agent:
         except libvirt.libvirtError as error:
             raise self._explained(name, error) from None
         try:
-            return read(json.loads(text)["return"])
-        except NONSENSE as error:
+            return read(member(parse_json(text), "return"))
+        except UnreadableError as error:
             raise GuestError(
-                f"the guest agent of '{self.name}' answers nonsense ({type(error).__name__})", f"See its console: vcloud logs {self._path}."
-            ) from error
+                f"the answer of the guest agent of '{self.name}' to {name} cannot be read: {error.what}",
+                f"See its console: vcloud logs {self._path}.",
+            ) from None
 
     def _explained(self, name: str, error: libvirt.libvirtError) -> GuestError:
         text, code = message_of(error), error.get_error_code()
         if code in STOPPED:
             return GuestError(f"'{self.name}' is not running", f"See what it said last: vcloud logs {self._path}.")
         if code == libvirt.VIR_ERR_OPERATION_TIMEOUT or any(mark in text for mark in NOT_SENT):
-            return NotSentError(f"the guest agent of '{self.name}' is not there or busy: {text}")
+            return NotSentError(f"the guest agent of '{self.name}' does not run yet, or is busy: {text}")
         if code in SILENT:
             return AgentSilentError(
                 f"the guest agent of '{self.name}' does not answer: {text}", f"See its console: vcloud logs {self._path}."
             )
         if "encode message payload" in text:
-            return GuestError(f"a program in '{self.name}' has more output than the guest agent can hand over", "Let it write to a file.")
+            return GuestError(
+                f"a program in '{self.name}' has more output than the guest agent can send", "Let the program write to a file."
+            )
         reason = text.removeprefix(f"unable to execute QEMU agent command '{name}': ")
         return GuestError(f"'{self.name}': {reason}")
 
     @property
     def _path(self) -> str:
-        """As the command line names a VM: `shop/web-1`."""
+        """The VM as the command line names it: `shop/web-1`."""
         return self.name.replace(".", "/", 1)
 
 
-def _part_of_file(answer: Mapping[str, Any]) -> tuple[bytes, bool]:
-    """The content, and whether the file ends with it."""
-    return base64.b64decode(answer["buf-b64"]), bool(answer["eof"] or not answer["count"])
+def _nothing(_answer: object) -> None:
+    """Reads an answer whose content does not matter."""
 
 
-def _executed(status: Mapping[str, Any]) -> Executed | None:
-    """None: it still runs."""
-    if not status["exited"]:
+def _part_of_file(answer: object) -> tuple[bytes, bool]:
+    """The content, and whether the file ends after it."""
+    content = encoded(answer, "buf-b64")
+    return content, flag(answer, "eof") or not content  # a hostile agent could send empty parts for ever
+
+
+def _executed(status: object) -> Executed | None:
+    """The result of a program; None while it runs."""
+    if not flag(status, "exited"):
         return None
     return Executed(
-        code=int(status["exitcode"]) if "exitcode" in status else 128 + int(status.get("signal", 0)),
-        stdout=base64.b64decode(status.get("out-data", "")),
-        stderr=base64.b64decode(status.get("err-data", "")),
-        truncated=bool(status.get("out-truncated") or status.get("err-truncated")),
+        code=number(status, "exitcode", 128 + number(status, "signal", 0)),
+        stdout=encoded(status, "out-data", ""),
+        stderr=encoded(status, "err-data", ""),
+        truncated=flag(status, "out-truncated", False) or flag(status, "err-truncated", False),
     )

@@ -1,39 +1,29 @@
-"""A VM's serial console on this terminal."""
+"""The serial console of a domain, as a socket."""
 
 from __future__ import annotations
 
-import sys
-import termios
-import tty
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import libvirt
 
-from vcloud.errors import HostError, UsageError
+from vcloud.errors import HostError
 from vcloud.hosts.connection import Host, translated
-from vcloud.hosts.stream import carry, stream_socket
-
-ESCAPE = b"\x1d"
-"""Ctrl-]"""
+from vcloud.hosts.stream import stream_socket
 
 
-def attach(host: Host, name: str) -> None:
-    """Joins this terminal to the serial console of a running domain until Ctrl-] is pressed or the domain ends.
+@contextmanager
+def console_socket(host: Host, name: str) -> Iterator[socket.socket]:
+    """The serial console of a running domain.
 
     Raises:
-        UsageError: stdin is no terminal.
-        HostError: there is no such console, or somebody else has it.
+        HostError: there is no such console, or somebody else is attached to it.
     """
-    if not sys.stdin.isatty():
-        raise UsageError("a console needs a terminal", f"To look at what it said: vcloud logs {name.replace('.', '/', 1)}.")
     with ExitStack() as stack:
         with translated(f"the console of '{name}' could not be opened on {host.name}"):
             console = stack.enter_context(stream_socket(host, lambda connection, stream: _open(connection, stream, name)))
-        print(f"Attached to {name}; Ctrl-] leaves.", file=sys.stderr)
-        with _raw(sys.stdin.fileno()):
-            carry(console, sys.stdin.fileno(), sys.stdout.fileno(), _until_escape)
-    print(file=sys.stderr)
+        yield console
 
 
 def _open(connection: libvirt.virConnect, stream: libvirt.virStream, name: str) -> None:
@@ -42,19 +32,4 @@ def _open(connection: libvirt.virConnect, stream: libvirt.virStream, name: str) 
     except libvirt.libvirtError as error:
         if "Active console session exists" not in str(error):
             raise
-        raise HostError(f"somebody else is attached to the console of '{name}'", "Let them leave it first (Ctrl-]).") from None
-
-
-def _until_escape(typed: bytes) -> bytes | None:
-    return None if ESCAPE in typed else typed
-
-
-@contextmanager
-def _raw(terminal: int) -> Iterator[None]:
-    """Every key goes to the guest, Ctrl-C too. The terminal gets its settings back whatever happens."""
-    settings = termios.tcgetattr(terminal)
-    tty.setraw(terminal)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(terminal, termios.TCSAFLUSH, settings)
+        raise HostError(f"somebody else is attached to the console of '{name}'", "They can leave it with Ctrl-].") from None

@@ -1,4 +1,4 @@
-"""What a command left behind, wherever it ran."""
+"""The result of a command, on a host or in a guest."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Executed:
-    """A command that ended."""
+    """The result of a command that has ended."""
 
     code: int
-    """Its exit code; 128 and the signal's number when a signal ended it."""
+    """Its exit code; 128 plus the number of the signal, if a signal ended it."""
     stdout: bytes
     stderr: bytes
     truncated: bool = False
-    """The end of the output is missing: there was more than could be kept."""
+    """The end of the output is missing, because there was too much of it."""

@@ -11,6 +11,10 @@ hosts:
       gateway4: 198.18.0.1
       prefix6: "2001:db8:198:18::/64"             # optional, with gateway6
       gateway6: "2001:db8:198:18::1"
+    outside:                                      # optional; a place outside, from which `vcloud verify` sends probes
+      netns: vclab-outside                        # a network namespace of this machine that reaches the uplink
+      server4: 203.0.113.10                       # an address outside that answers on every port
+      server6: "2001:db8:203::10"                 # optional; likewise
     templates: 4G                                 # optional; disk space for memory images, which other VMs wake from
 """
 
@@ -77,6 +81,10 @@ LibvirtName = Annotated[
     str,
     Shape(r"[A-Za-z0-9_.:-]{1,80}", "is not a valid name of a libvirt network", "Use 1 to 80 letters, digits and _ . : -."),
 ]
+NamespaceName = Annotated[
+    str,
+    Shape(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", "is not a valid name of a network namespace", "`ip netns list` shows the names."),
+]
 BridgeName = Annotated[str, Shape(r"[A-Za-z0-9_.-]{1,15}", "is not a valid name of a bridge", "Use 1 to 15 letters, digits and _ . -.")]
 Uri = Annotated[str, PlainValidator(_uri)]
 
@@ -120,11 +128,25 @@ class UplinkConfig(_Strict):
             raise FieldError(f"gateway6 {self.gateway6} is not in prefix6 {self.prefix6}", "Correct one of them.")
 
 
+class OutsideConfig(_Strict):
+    """A place outside, from which `verify` probes a vApp as a customer would, and servers that the vApp's VMs may reach there.
+
+    Without it, `verify` sends probes from outside only from the host itself, and none to servers outside.
+    """
+
+    netns: NamespaceName = Field(examples=["vclab-outside"])
+    """A network namespace of the machine that runs vcloud."""
+    server4: Annotated[IPv4Address, _ip(IPv4Address, "an IPv4 address such as 203.0.113.10")] = Field(examples=["203.0.113.10"])
+    """An address outside that answers on every port."""
+    server6: Annotated[IPv6Address, _ip(IPv6Address, "an IPv6 address such as 2001:db8:203::10")] | None = None
+
+
 class _Entry(_Strict):
     uri: Uri = Field(examples=["qemu+ssh://root@h1/system"])
     local_uri: Uri | None = None
     ssh_config: Annotated[str, PlainValidator(parse_text)] | None = None
     uplink: UplinkConfig | None = None
+    outside: OutsideConfig | None = None
     templates: Annotated[int, PlainValidator(parse_size)] = TEMPLATES
 
 
@@ -149,6 +171,8 @@ class HostRef:
     """The URI of the host's socket on this machine, which only the hosts of a lab have; empty for others."""
     templates: int = TEMPLATES
     """Bytes that its memory images may take."""
+    outside: OutsideConfig | None = None
+    """Where `verify` sends probes from outside; None: only from the host itself."""
 
 
 def load_inventory(path: Path) -> tuple[HostRef, ...]:
@@ -169,7 +193,7 @@ def load_inventory(path: Path) -> tuple[HostRef, ...]:
 
 def _ref(name: str, entry: _Entry, folder: Path) -> HostRef:
     config = folder / Path(entry.ssh_config).expanduser() if entry.ssh_config else None
-    return HostRef(name, entry.uri, config, entry.uplink, entry.local_uri or "", entry.templates)
+    return HostRef(name, entry.uri, config, entry.uplink, entry.local_uri or "", entry.templates, entry.outside)
 
 
 def choose_host(connect: str | None, environment: Mapping[str, str] = os.environ) -> HostRef:

@@ -1,15 +1,14 @@
-"""Byte streams through libvirt as sockets: what a program on this side and a guest on the other have in common.
+"""Byte streams through libvirt, as sockets.
 
-libvirt's streams have neither a file number nor a timeout, and a thread that waits in one for ever can keep other calls of the same
-connection from being sent. So a stream has a connection of its own, never blocks, and is carried by libvirt's event loop to and from one end
-of a socket pair; the other end is an ordinary socket, for `select`, for paramiko, or to be carried to a terminal.
+A libvirt stream has no file number and no timeout, and a thread that waits in one for ever can keep other
+calls of the same connection from being sent. So each stream has a connection of its own and never blocks.
+libvirt's event loop carries its bytes to and from one end of a socket pair. The other end is an ordinary
+socket, for `select`, for paramiko, or for a terminal.
 """
 
 from __future__ import annotations
 
 import functools
-import os
-import selectors
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -21,11 +20,11 @@ from vcloud.hosts.connection import Host, open_host
 
 CHUNK = 64 << 10
 AGAIN = -2
-"""What a stream that does not block says instead of waiting."""
+"""What a stream that does not block returns instead of waiting."""
 
 
 def receive(stream: libvirt.virStream) -> bytes:
-    """What comes next on a stream that blocks and will end, as a download; empty at its end."""
+    """The next bytes of a stream that blocks, such as a download; empty at its end."""
     try:
         chunk: bytes | int = stream.recv(CHUNK)
     except libvirt.libvirtError:
@@ -35,9 +34,9 @@ def receive(stream: libvirt.virStream) -> bytes:
 
 @contextmanager
 def stream_socket(host: Host, open_stream: Callable[[libvirt.virConnect, libvirt.virStream], object]) -> Iterator[socket.socket]:
-    """A socket that is what `open_stream` opens, by another connection to the host. Either end ends the other.
+    """The stream that `open_stream` opens, as a socket. The stream uses another connection to the host. If one side ends, the other ends.
 
-    Raises what `open_stream` raises, and HostError where the host cannot be reached again.
+    Raises what `open_stream` raises, and HostError if the host cannot be reached again.
     """
     _run_events()
     with open_host(host.ref) as own:
@@ -55,7 +54,7 @@ def stream_socket(host: Host, open_stream: Callable[[libvirt.virConnect, libvirt
 
 @functools.cache
 def _run_events() -> None:
-    """libvirt's event loop, for the connections that are opened from now on."""
+    """Starts libvirt's event loop, which serves the connections that are opened from now on."""
     libvirt.virEventRegisterDefaultImpl()
 
     def run() -> None:
@@ -66,7 +65,7 @@ def _run_events() -> None:
 
 
 class _Pump:
-    """Carries bytes between a stream and a socket. All but `end` happens in the thread of the event loop."""
+    """Carries bytes between a stream and a socket. Everything except `end` runs in the thread of the event loop."""
 
     def __init__(self, stream: libvirt.virStream) -> None:
         self._stream = stream
@@ -77,7 +76,7 @@ class _Pump:
         self._watch = libvirt.virEventAddHandle(self._inner.fileno(), libvirt.VIR_EVENT_HANDLE_READABLE, self._on_socket, None)
 
     def end(self) -> None:
-        """Ends the socket; the stream is left to its owner."""
+        """Ends the socket. The owner of the stream ends the stream."""
         if self._ended.acquire(blocking=False):
             with suppress(libvirt.libvirtError):
                 libvirt.virEventRemoveHandle(self._watch)
@@ -112,41 +111,10 @@ class _Pump:
         return None
 
     def _flush(self) -> None:
-        """Sends what is pending, and reads no more from the socket until all of it is sent."""
+        """Sends the pending bytes, and reads nothing more from the socket until all of them are sent."""
         while self._pending and (sent := self._stream.send(self._pending)) != AGAIN:
             self._pending = self._pending[sent:]
         waiting = bool(self._pending)
         wanted = libvirt.VIR_STREAM_EVENT_READABLE | libvirt.VIR_STREAM_EVENT_HANGUP | (libvirt.VIR_STREAM_EVENT_WRITABLE if waiting else 0)
         self._stream.eventUpdateCallback(wanted)
         libvirt.virEventUpdateHandle(self._watch, 0 if waiting else libvirt.VIR_EVENT_HANDLE_READABLE)
-
-
-def carry(connection: socket.socket, source: int, target: int, outgoing: Callable[[bytes], bytes | None] = lambda chunk: chunk) -> None:
-    """Carries bytes between a socket and two open files until the socket or `source` ends.
-
-    Args:
-        connection: the socket.
-        source: file number that is read.
-        target: file number that is written.
-        outgoing: what to send for a chunk that was read; None ends it.
-    """
-    with selectors.DefaultSelector() as selector:
-        selector.register(connection, selectors.EVENT_READ)
-        selector.register(source, selectors.EVENT_READ)
-        while True:
-            for key, _ in selector.select():
-                if key.fileobj is connection:
-                    chunk = connection.recv(CHUNK)
-                    if not chunk:
-                        return
-                    _write(target, chunk)
-                else:
-                    answer = outgoing(os.read(source, CHUNK)) or b""
-                    if not answer:
-                        return
-                    connection.sendall(answer)
-
-
-def _write(target: int, chunk: bytes) -> None:
-    while chunk:
-        chunk = chunk[os.write(target, chunk) :]

@@ -248,8 +248,14 @@ def _failure(recipe: Recipe, program: str, lines: Sequence[str]) -> ImageError:
 def _check_host() -> None:
     if os.geteuid() != 0:
         raise ImageError("building an image needs root", "Run the same command with sudo.")
-    if missing := {package for program, package in TOOLS.items() if shutil.which(program) is None}:
-        raise ImageError("building an image needs programs that are not installed", f"apt-get install {' '.join(sorted(missing))}")
+    if missing := missing_tools():
+        packages = " ".join(sorted(set(missing.values())))
+        raise ImageError("building an image needs programs that are not installed", f"apt-get install {packages}")
+
+
+def missing_tools() -> dict[str, str]:
+    """Programs that building an image needs and this machine lacks, each with the Debian packages that bring it."""
+    return {program: package for program, package in TOOLS.items() if shutil.which(program) is None}
 
 
 def _in_chroot(command: str) -> str:

@@ -22,6 +22,8 @@ SERVERS4 = IPv4Network("203.0.113.0/24")
 SERVERS6 = IPv6Network("2001:db8:203::/64")
 GATEWAY = 1
 """The outside world's number on the uplink segment, and the operator's on the management segment."""
+SERVER = 10
+"""The number of the server outside to which `vcloud verify` sends probes. All server addresses answer on every port."""
 BEFORE_HOSTS = 10
 """Host hN has number 10 + N on both segments."""
 

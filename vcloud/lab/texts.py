@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from vcloud.design.addressing import uuid_of
-from vcloud.lab.layout import GATEWAY, MAX_HOSTS, PRIVATE_FOLDERS, SERVERS4, SERVERS6, UPLINK4, UPLINK6, Host, Lab
+from vcloud.lab.layout import GATEWAY, MAX_HOSTS, PRIVATE_FOLDERS, SERVER, SERVERS4, SERVERS6, UPLINK4, UPLINK6, Host, Lab
 
 HOSTS = Path("/etc/hosts")
 
@@ -112,6 +112,7 @@ def known_hosts(hosts: Iterable[Host]) -> str:
 
 
 def inventory(hosts: Iterable[Host]) -> str:
+    """The inventory file of the lab's hosts. `outside` tells `vcloud verify` where the lab's outside world is."""
     uplink = {
         "network": "uplink",
         "prefix4": str(UPLINK4),
@@ -120,7 +121,13 @@ def inventory(hosts: Iterable[Host]) -> str:
         "gateway6": str(UPLINK6[GATEWAY]),
     }
     entries = {
-        host.name: {"uri": host.uri, "local_uri": host.local_uri, "ssh_config": str(host.lab.ssh_config), "uplink": dict(uplink)}
+        host.name: {
+            "uri": host.uri,
+            "local_uri": host.local_uri,
+            "ssh_config": str(host.lab.ssh_config),
+            "uplink": dict(uplink),
+            "outside": {"netns": host.lab.outside, "server4": str(SERVERS4[SERVER]), "server6": str(SERVERS6[SERVER])},
+        }
         for host in hosts
     }
     return yaml.safe_dump({"hosts": entries}, sort_keys=False)

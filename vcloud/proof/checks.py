@@ -1,19 +1,23 @@
-"""Which claims about a vApp are tested by packets, as values. Pure: a function of the design, the uplink and a seed.
+"""The claims about a vApp that packets test, as values. Pure: a function of the design, the uplink and a seed.
 
-A negative claim is worth nothing when the target is dead or the packet got lost, so each carries its twin: the target's listener must
-answer on the spot (`twin`), and the firewall must have counted exactly this packet among the denied.
+A packet that gets no answer proves little: the target may be dead, or the packet may have got lost on
+the way. So a claim that something is blocked also names a listener in the target VM. The listener must
+answer a probe from within its own VM, and the firewall must have counted exactly this packet as denied.
+
+To test one more kind of traffic: add a `Kind`, a generator of checks here, and what its answers mean in
+`vcloud.proof.judge`.
 """
 
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 
 from vcloud.compile.guest.identity import meeting_nic
+from vcloud.design.addressing import hash_number
 from vcloud.design.model import Design, Flow, FlowPath, Nic, Uplink, Vm
 from vcloud.values import Protocol, Service
 
@@ -22,14 +26,17 @@ OUTSIDE = "internet"
 HOST = "host"
 SSH = 22
 DANGEROUS = (SSH, 23, 445, 3389)
+"""TCP ports that attackers look for first."""
 RANDOM_PORTS = 2
+"""Random ports of each protocol, in addition to the ports that the file names."""
+FIRST_RANDOM, LAST_RANDOM = 1024, 65534
 OUTSIDE_PORTS = 4
-"""Of each protocol, that every VM tries towards the outside."""
+"""Ports of each protocol that every VM tries to reach outside."""
 TIMEOUT_MS = 2500
 MAX_PER_TIER = 2
-"""Replicas of a tier that take part in negative probes; every one takes part in the positive ones."""
-NO_SERVER = "there is no test server outside on this host"
-"""Why nothing is sent to the outside: what a broken firewall let out would reach a place that is not ours."""
+"""Replicas of a tier that take part in probes of what is denied. All replicas take part in probes of declared flows."""
+NO_SERVER = "this host's inventory entry names no test server outside"
+"""Why nothing is sent to the outside: if the firewall is broken, the packets would reach machines of other people."""
 
 
 class Kind(StrEnum):
@@ -51,12 +58,12 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One packet exchange; the fields of a line of `guest probe`."""
+    """One packet exchange. Its fields are those of a line that the probe program reads."""
 
     protocol: str
     """tcp, udp, icmp, spoof-udp or spoof-tcp."""
     source: str
-    """An address to send from, or `-`."""
+    """The address to send from; `-` leaves the choice to the kernel."""
     target: Address
     port: int
     payload: bytes = b""
@@ -65,7 +72,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Listener:
-    """A port that must answer in a VM for the probe to mean anything; a service that listens there already is as good."""
+    """A port of a VM that must answer, so that silence can mean anything. A service of the VM that listens there already is as good."""
 
     vm: str
     protocol: str
@@ -75,10 +82,10 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Echo:
-    """The near miss that shows whether a service gives back what it gets."""
+    """The harmless payload that shows whether a service sends back what it receives."""
 
     check: str
-    """Its id."""
+    """The id of the check that sends it."""
     payload: bytes
 
 
@@ -90,36 +97,40 @@ class Check:
     kind: Kind
     claim: str
     vantage: str
-    """A VM's name, `internet` or `host`."""
+    """Where the probe is sent from: a VM's name, `internet` or `host`."""
     probe: Probe | None
     """None: nothing can be sent, for `reason`."""
     passes: bool
-    """The probe must come through; otherwise it must be stopped."""
-    flow: str = ""
+    """True: the probe must come through. False: it must be stopped."""
+    proves: str
+    """The stable id of what the check proves: `flow:ID`, `ctl:NAME` (as in the ruleset), `rule:SID` or `detector:ID`."""
     listener: Listener | None = None
     source: Address | None = None
-    """The address under which the firewall sees the sender; None from outside."""
+    """The address that the firewall sees as the sender's; None from outside."""
     rules: tuple[str, ...] = ()
-    """Sids of the IPS of which one must fire, or for a near miss none."""
+    """Sids of the IPS. One of them must match a test payload, and none a harmless payload."""
     blocked: bool = True
-    """A rule that fires drops; otherwise it only logs, and the payload must come through."""
-    card: str = ""
-    """The firewall's card at which a forged packet arrives."""
+    """True: the rules drop what they match. False: they only log it, and the payload must come through."""
+    nic: str = ""
+    """The firewall's NIC at which a forged packet arrives."""
     echo: Echo | None = None
-    """The payload goes in; what the rule is about is the answer, which gives it back."""
+    """The payload is sent in, the service sends it back, and the rules inspect that answer."""
     reason: str = ""
+    """Why nothing can be sent."""
+    flow: str = ""
+    """The declared flow that carries the probe; empty if none does."""
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What answers in the outside world; None where nothing known does. What would be sent there is then `not run`."""
+    """The test servers outside, which answer on every port. None: there is none, and what would be sent there is `not run`."""
 
     address4: Address | None
     address6: Address | None
 
 
 def network_checks(design: Design, uplink: Uplink, world: World, seed: int) -> tuple[Check, ...]:
-    """All checks that need no payload."""
+    """All checks that need no payload. `seed` chooses the random ports."""
     return (
         *_flow_checks(design, uplink, world),
         *_denied_checks(design, seed),
@@ -130,17 +141,17 @@ def network_checks(design: Design, uplink: Uplink, world: World, seed: int) -> t
 
 
 def left_out(design: Design, uplink: Uplink) -> str:
-    """What no check tries, in one line for people; empty where that is nothing."""
+    """What no check tests, in one line for people; empty if everything is tested."""
     pairs, tried = (len(vms) * (len(vms) - 1) for vms in (design.workloads, _sample(design)))
     parts = []
     if tried < pairs:
         parts.append(
-            f"{pairs - tried} of {pairs} ordered pairs of VMs for what must not pass, where {MAX_PER_TIER} replicas of a tier stand for all"
+            f"{pairs - tried} of {pairs} ordered pairs of VMs for what must not pass (only {MAX_PER_TIER} replicas of a tier are tested)"
         )
     if open_zones := [zone.name for zone in design.zones if zone.open]:
-        parts.append(f"what neighbours in open zones send each other past the firewall and the IPS ({', '.join(open_zones)})")
+        parts.append(f"traffic between VMs of the same open zone, which passes neither the firewall nor the IPS ({', '.join(open_zones)})")
     if uplink.address6 is None:
-        parts.append("IPv6 to and from the outside, which the uplink does not speak")
+        parts.append("IPv6 to and from the outside, because the uplink has no IPv6")
     return "; ".join(parts)
 
 
@@ -154,7 +165,7 @@ def _flow_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check
 def _path_checks(
     design: Design, uplink: Uplink, world: World, flow: Flow, number: int, service: Service, path: FlowPath
 ) -> Iterator[Check]:
-    """A positive probe per address family, and for a range at both of its ends."""
+    """A probe that must come through for each version of IP; two for a range of ports, at its first and its last port."""
     families = (4, 6) if path.source and path.target else spoken(uplink)
     for port, family in itertools.product(sorted({service.first, service.last}), families):
         vantage = owner_of(design, path.source).name if path.source else OUTSIDE
@@ -172,6 +183,7 @@ def _path_checks(
             vantage=vantage,
             probe=Probe(service.protocol, _from(path.source, family), target, at) if target else None,
             passes=True,
+            proves=f"flow:{flow.id}",
             flow=flow.id,
             listener=listener,
             source=address_of(path.source, family) if path.source else None,
@@ -180,14 +192,14 @@ def _path_checks(
 
 
 def spoken(uplink: Uplink) -> tuple[int, ...]:
-    """The versions of IP that the uplink speaks: nothing is claimed of the outside over another."""
+    """The versions of IP that the uplink has. Nothing is claimed about the outside over another version."""
     return (4,) if uplink.address6 is None else (4, 6)
 
 
 def destination(
     uplink: Uplink, world: World, flow: Flow, number: int, path: FlowPath, port: int, family: int
 ) -> tuple[Address | None, int]:
-    """Address and port that the prober aims at; None where no address is known that would answer."""
+    """The address and port that the probe is sent to. The address is None if no machine is known that would answer."""
     if path.target is None:
         return (world.address4 if family == 4 else world.address6), port
     if path.source is None:
@@ -198,7 +210,7 @@ def destination(
 
 
 def allowed(design: Design, source: Nic | None, target: Nic | None) -> set[Service]:
-    """Every service that some flow allows between two ends."""
+    """Every service that some flow allows from `source` to `target`; None is the outside."""
     return {
         service
         for flow in design.flows
@@ -209,13 +221,21 @@ def allowed(design: Design, source: Nic | None, target: Nic | None) -> set[Servi
 
 
 def undeclared_ports(design: Design, allowed_services: set[Service], protocol: Protocol, seed: int) -> list[int]:
-    """Ports worth trying: all that the file names anywhere, some that attackers like, some at random; minus what is allowed."""
+    """Ports to try: those that the file names anywhere, some that attackers like, some random ones; without those that are allowed."""
     named = {
         port for flow in design.flows for service in flow.services if service.protocol is protocol for port in (service.first, service.last)
     }
-    drawn = random.Random(f"{seed}/{design.vapp}/{protocol}").sample(range(1024, 65535), RANDOM_PORTS)  # noqa: S311 - a repeatable draw, no secret
-    candidates = sorted(named | set(drawn) | (set(DANGEROUS) if protocol is Protocol.TCP else {53}))
+    candidates = sorted(named | random_ports(seed, design.vapp, protocol) | (set(DANGEROUS) if protocol is Protocol.TCP else {53}))
     return [port for port in candidates if not any(s.protocol is protocol and s.first <= port <= s.last for s in allowed_services)]
+
+
+def random_ports(seed: int, vapp: str, protocol: Protocol) -> set[int]:
+    """`RANDOM_PORTS` different ports, the same for the same arguments on every machine."""
+    ports: set[int] = set()
+    draws = itertools.count()
+    while len(ports) < RANDOM_PORTS:
+        ports.add(FIRST_RANDOM + hash_number(64, str(seed), vapp, protocol, str(next(draws))) % (LAST_RANDOM - FIRST_RANDOM + 1))
+    return ports
 
 
 def _denied_checks(design: Design, seed: int) -> Iterator[Check]:
@@ -244,15 +264,17 @@ def _denied(one: Vm, other: Vm, here: Nic, there: Nic, protocol: Protocol, port:
         vantage=one.name,
         probe=Probe(protocol, _from(here, family), target, port),
         passes=False,
+        proves="ctl:default-deny",
         listener=None if protocol is Protocol.ICMP else Listener(other.name, protocol, str(target), port),
         source=address_of(here, family),
     )
 
 
 def _outside_checks(design: Design, uplink: Uplink, world: World, seed: int) -> Iterator[Check]:
-    """From every VM to the outside and back on ports that no flow names.
+    """From every VM to the outside and back, on ports that no flow names.
 
-    Where no server outside is known, the target is the uplink's gateway: outside too, and what a broken firewall lets out ends there.
+    If no test server outside is known, the target is the uplink's gateway. It is outside too, and packets
+    that a broken firewall lets out end there.
     """
     for vm in _sample(design):
         nic = vm.nics[0]
@@ -268,6 +290,7 @@ def _outside_checks(design: Design, uplink: Uplink, world: World, seed: int) -> 
                     vantage=vm.name,
                     probe=Probe(protocol, _from(nic, family), target, port) if target else None,
                     passes=False,
+                    proves="ctl:default-deny",
                     source=address_of(nic, family),
                     reason="" if target else NO_SERVER,
                 )
@@ -287,11 +310,12 @@ def _inbound_checks(design: Design, uplink: Uplink, seed: int) -> Iterator[Check
                 vantage=OUTSIDE,
                 probe=Probe(Protocol.TCP, "-", interface.ip, port),
                 passes=False,
+                proves="ctl:default-deny",
             )
 
 
 def _spoof_checks(design: Design) -> Iterator[Check]:
-    """Each VM sends once in another's name, towards a place that the other may reach."""
+    """Each VM sends one packet with the address of another VM, to a target that the other VM may reach."""
     for vm in _sample(design):
         nic = vm.nics[0]
         for family in (4, 6):
@@ -306,13 +330,14 @@ def _spoof_checks(design: Design) -> Iterator[Check]:
                 vantage=vm.name,
                 probe=Probe("spoof-udp", str(forged), target, 9),
                 passes=False,
+                proves="ctl:antispoof",
                 source=forged,
-                card=design.zone(nic.zone).gateway.ifname,
+                nic=design.zone(nic.zone).gateway.ifname,
             )
 
 
 def _host_checks(design: Design) -> Iterator[Check]:
-    """The host has no address on any zone's bridge, so it must find no VM."""
+    """The host has no address on the bridge of any zone, so it must not reach any VM."""
     for vm in _sample(design):
         for family in (4, 6):
             target = address_of(vm.nics[0], family)
@@ -323,11 +348,13 @@ def _host_checks(design: Design) -> Iterator[Check]:
                 vantage=HOST,
                 probe=Probe(Protocol.TCP, "-", target, SSH),
                 passes=False,
+                proves="ctl:no-host-address",
                 listener=Listener(vm.name, Protocol.TCP, str(target), SSH),
             )
 
 
 def _sample(design: Design) -> list[Vm]:
+    """All VMs, but of each tier no more than `MAX_PER_TIER`: the number of pairs grows with the square."""
     tiers: dict[str, list[Vm]] = {}
     for vm in design.workloads:
         tiers.setdefault(vm.tier, []).append(vm)
@@ -335,11 +362,12 @@ def _sample(design: Design) -> list[Vm]:
 
 
 def owner_of(design: Design, nic: Nic) -> Vm:
+    """The workload VM that has this NIC."""
     return next(vm for vm in design.workloads if nic in vm.nics)
 
 
 def address_of(nic: Nic, family: int) -> Address:
-    """A workload's or gateway's address; these cards always have both."""
+    """The address of a workload's or gateway's NIC. These NICs always have one in both versions of IP."""
     address = nic.address4 if family == 4 else nic.address6
     assert address is not None  # noqa: S101 - by construction in vcloud.design.resolve
     return address

@@ -1,27 +1,36 @@
-"""Checks of what the appliances hold against what was delivered to them. Pure.
+"""Compares what the appliances report with what they were given. Pure.
 
-They say what an appliance says of itself; the packets of the other checks are the second opinion.
+An appliance only reports about itself. The packets of the other checks are the second opinion.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
-from vcloud.errors import NONSENSE
 from vcloud.plan.manifest import Manifest
 from vcloud.proof.checks import Check, Kind, Outcome
 from vcloud.proof.firewall_report import TABLE, FirewallReport
+from vcloud.proof.ips_report import IpsReport
 from vcloud.proof.judge import Verdict
 
+SHOWN = 12
+"""Characters of a digest that are shown."""
 
-def config_verdicts(manifest: Manifest, rules: str, firewall: FirewallReport, ips: bytes) -> Iterator[Verdict]:
-    """`rules` is the digest that the firewall told when its ruleset was loaded, `ips` what `ips-report` prints now."""
+
+def config_verdicts(manifest: Manifest, loaded: str, firewall: FirewallReport, ips: IpsReport) -> Iterator[Verdict]:
+    """One verdict for each claim about the configuration of an appliance.
+
+    Args:
+        manifest: what was delivered.
+        loaded: the digest that the firewall printed when its ruleset was loaded; empty if it never was.
+        firewall: what the firewall reports now.
+        ips: what the IPS reports now. Not used if the vApp has no IPS.
+    """
     yield _verdict(
         "firewall/ruleset",
         "the firewall's ruleset is the one that was loaded",
-        rules != "" and firewall.digest == rules,
-        f"digest {firewall.digest[:12]}",
+        loaded != "" and firewall.digest == loaded,
+        f"digest {firewall.digest[:SHOWN]}",
     )
     yield _verdict(
         "firewall/tables",
@@ -30,34 +39,19 @@ def config_verdicts(manifest: Manifest, rules: str, firewall: FirewallReport, ip
         f"tables: {', '.join(firewall.tables) or 'none'}",
     )
     if manifest.design.ips is not None:
-        report = _ips_report(ips)
-        digest = str(report.get("digest", ""))
-        yield _verdict("ips/files", "the IPS's rules are the ones that were delivered", digest == manifest.ips, f"digest {digest[:12]}")
         yield _verdict(
-            "ips/running", "the IPS runs with all of its rules", _runs_whole(report), f"running: {report.get('running') is True}"
+            "ips/files", "the IPS's rules are the ones that were delivered", ips.digest == manifest.ips, f"digest {ips.digest[:SHOWN]}"
+        )
+        yield _verdict(
+            "ips/running",
+            "the IPS runs with all of its rules",
+            ips.complete,
+            "all rules loaded" if ips.complete else "stopped, or without some rules",
         )
 
 
-def _ips_report(output: bytes) -> dict[str, object]:
-    try:
-        report = json.loads(output)
-    except NONSENSE:
-        return {}
-    return report if isinstance(report, dict) else {}
-
-
-def _runs_whole(report: dict[str, object]) -> bool:
-    """Suricata answers `ruleset-stats` with one entry per engine: {"id": 0, "rules_loaded": N, "rules_failed": 0, ...}."""
-    rules = report.get("rules")
-    stats = rules.get("message") if isinstance(rules, dict) else None
-    engines = stats if isinstance(stats, list) else []
-    return (
-        report.get("running") is True
-        and bool(engines)
-        and all(isinstance(item, dict) and item.get("rules_loaded") and not item.get("rules_failed") for item in engines)
-    )
-
-
 def _verdict(key: str, claim: str, holds: bool, detail: str) -> Verdict:
-    check = Check(id=f"config/{key}", kind=Kind.CONFIG, claim=claim, vantage="host", probe=None, passes=True)
+    check = Check(
+        id=f"config/{key}", kind=Kind.CONFIG, claim=claim, vantage="host", probe=None, passes=True, proves=f"ctl:{key.partition('/')[0]}"
+    )
     return Verdict(check, Outcome.PASS if holds else Outcome.FAIL, detail)

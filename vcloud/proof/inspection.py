@@ -1,8 +1,12 @@
-"""Checks of the IPS: for each of its rules a harmless payload that must be dropped and logged, and a near miss that must pass. Pure.
+"""Checks of the IPS. Pure.
 
-A payload is sent on a declared flow that crosses an inspected zone, to whatever listens there: what counts is whether the other side's
-kernel acknowledges it, or over UDP, whether it is answered. What leaves a detector's zones in answers only is sent in on a flow to a service
-that gives back what it gets, as the temporary listeners do: then it is the echo that must not come out.
+For each rule there are two payloads: a test payload, which the rule must drop and log, and a harmless
+payload that resembles it, which the rule must not match.
+
+A payload is sent on a declared flow that crosses an inspected zone, to whatever service listens there.
+Over TCP it has come through if the kernel of the other side acknowledges it; over UDP, if it is answered.
+If data can leave the zones of a detector only in answers, the payload is sent in, to a service that sends
+back what it receives, as vcloud's temporary listeners do. Then its echo must not come out.
 """
 
 from __future__ import annotations
@@ -22,17 +26,18 @@ from vcloud.values import Action, Mode, Protocol
 
 PAYLOAD_TIMEOUT_MS = 4000
 TLS_PORT = 443
+"""The port on which the IPS lets nothing but TLS leave."""
 
 
 def inspection_checks(design: Design, uplink: Uplink, world: World) -> tuple[Check, ...]:
-    """Two checks per rule that a client's payload can trigger; nothing without an IPS."""
+    """Two checks for each rule that a payload on a declared flow can match. None if the vApp has no IPS."""
     if design.ips is None:
         return ()
     return (*_ips_checks(design, uplink, world), *_leak_checks(design, uplink, world))
 
 
 def _ips_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check]:
-    """Each shipped rule that some declared flow could carry, on one such flow, in IPv4 and IPv6 by turns."""
+    """Checks of each shipped rule that inspects a declared flow: on one such flow, in turns over IPv4 and IPv6."""
     routes = [route for route in _routes(design) if _crosses(design, route[1])]
     for number, shipped in enumerate(SHIPPED):
         rule, payload = shipped.rule, shipped.payload
@@ -42,39 +47,49 @@ def _ips_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check]
         if not fitting:
             continue
         if not possible:
-            yield _not_possible(Kind.IPS, str(rule.sid), name, "nothing that is known to answer stands where its flows lead")
+            yield _not_possible(Kind.IPS, str(rule.sid), name, "its flows lead only to places where no known machine answers")
             continue
-        aim = _Aim(design, uplink, world, Kind.IPS, possible[number % len(possible)], design.inspection.mode is Mode.PREVENT)
-        yield from aim.pair(aim.families[number % len(aim.families)], (str(rule.sid),), name, payload)
+        target = _Target(
+            design,
+            uplink,
+            world,
+            Kind.IPS,
+            _proves(Kind.IPS, str(rule.sid)),
+            possible[number % len(possible)],
+            design.inspection.mode is Mode.PREVENT,
+        )
+        yield from target.pair(target.families[number % len(target.families)], (str(rule.sid),), name, payload)
 
 
 def not_carried(design: Design) -> str:
-    """Which of the IPS's rules are not tried because no declared flow could carry what they look for; empty where none."""
+    """Which rules of the IPS are not tested because no declared flow can carry their test payload; empty if there are none."""
     if design.ips is None:
         return ""
     routes = [route for route in _routes(design) if _crosses(design, route[1])]
     sids = [str(shipped.rule.sid) for shipped in SHIPPED if not any(_carries(shipped, route) for route in routes)]
-    return f"{len(sids)} of {len(SHIPPED)} rules of the IPS, which no inspected flow could trigger ({', '.join(sids)})" if sids else ""
+    return f"{len(sids)} of {len(SHIPPED)} IPS rules, because no flow can carry their test packet ({', '.join(sids)})" if sids else ""
 
 
 def _carries(shipped: ShippedRule, route: Route) -> bool:
-    """Whether the rule looks at connections of this flow at all."""
+    """Whether the rule inspects connections of this flow."""
     flow, path, number = route
     service = flow.services[number]
     ends = ((shipped.rule.source, path.source), (shipped.rule.target, path.target))
-    fits = all(end == ANY or (end == VAPP) == (card is not None) for end, card in ends)
+    fits = all(end == ANY or (end == VAPP) == (nic is not None) for end, nic in ends)
     port = shipped.payload.port or service.first
     return fits and service.protocol is shipped.payload.protocol and service.first <= port <= service.last
 
 
 def _leak_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check]:
-    """Each detector, by what a client in its zones sends out of them or, where no flow begins there, by what a server answers."""
+    """Checks of each detector: by what a client in its zones sends out or, if no flow begins there, by what a server there answers."""
     sids = rule_sids(design.inspection.detectors)
     for detector in design.inspection.detectors:
         name = f"detector '{detector.id}'"
         found = _leak_route(design, detector, world)
         if found is None:
-            yield _not_possible(Kind.LEAK, detector.id, name, "no declared flow on which it could be tried crosses the border of its zones")
+            yield _not_possible(
+                Kind.LEAK, detector.id, name, "no declared flow that can carry its test packet crosses the border of its zones"
+            )
             continue
         route, echoed = found
         try:
@@ -84,13 +99,13 @@ def _leak_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check
             continue
         plain = echoed or route[0].services[route[2]].protocol is Protocol.UDP
         rules = tuple(str(sids[detector.id, channel.name]) for channel in CHANNELS)
-        aim = _Aim(design, uplink, world, Kind.LEAK, route, detector.action is Action.BLOCK)
-        for family in aim.families:
-            yield from aim.pair(family, rules, name, datagram if plain else upload, echoed=echoed)
+        target = _Target(design, uplink, world, Kind.LEAK, _proves(Kind.LEAK, detector.id), route, detector.action is Action.BLOCK)
+        for family in target.families:
+            yield from target.pair(family, rules, name, datagram if plain else upload, echoed=echoed)
 
 
 def _leak_route(design: Design, detector: Detector, world: World) -> tuple[Route, bool] | None:
-    """The flow to try a detector on, and whether the data leaves in the answer."""
+    """The flow to test a detector on, and whether the data leaves in the answer."""
     usable = [
         route
         for route in _routes(design)
@@ -99,7 +114,7 @@ def _leak_route(design: Design, detector: Detector, world: World) -> tuple[Route
     for protocol in (Protocol.TCP, Protocol.UDP):
         for ends, echoed in (((True, False), False), ((False, True), True)):
             for flow, path, number in usable:
-                inside = tuple(card is not None and card.zone in detector.zones for card in (path.source, path.target))
+                inside = tuple(nic is not None and nic.zone in detector.zones for nic in (path.source, path.target))
                 if inside == ends and flow.services[number].protocol is protocol:
                     return (flow, path, number), echoed
     return None
@@ -117,20 +132,20 @@ def _routes(design: Design) -> Iterator[Route]:
 
 
 def _takes_anything(route: Route) -> bool:
-    """Not port 443 of the outside, where a rule lets only TLS through."""
+    """False for port 443 of the outside: a shipped rule drops whatever is not TLS there."""
     flow, path, number = route
     return path.target is not None or flow.services[number].first != TLS_PORT
 
 
 def _crosses(design: Design, path: FlowPath) -> bool:
-    """Whether what goes that way meets the IPS. Neighbours in an open zone talk past it."""
-    zones = [card.zone for card in (path.source, path.target) if card is not None]
-    past = len(zones) > len({*zones}) and design.zone(zones[0]).open
-    return not past and any(zone in design.inspection.zones for zone in zones)
+    """Whether traffic on the path passes the IPS. VMs of the same open zone reach each other directly."""
+    zones = [nic.zone for nic in (path.source, path.target) if nic is not None]
+    direct = len(zones) > len({*zones}) and design.zone(zones[0]).open
+    return not direct and any(zone in design.inspection.zones for zone in zones)
 
 
 def _excepted(design: Design, detector: Detector, route: Route) -> bool:
-    """Whether data may leave on the route: also where an excepted flow allows the same packets as the route's own."""
+    """Whether data may leave on the route. That is so, too, if an excepted flow allows the same packets as the route's own flow."""
     flow, path, number = route
     service = flow.services[number]
     return any(
@@ -146,33 +161,34 @@ def _answers(path: FlowPath, world: World) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Aim:
-    """A flow that payloads are sent on."""
+class _Target:
+    """A flow on which payloads are sent."""
 
     design: Design
     uplink: Uplink
     world: World
     kind: Kind
+    proves: str
     route: Route
     blocked: bool
 
     @property
     def families(self) -> tuple[int, ...]:
-        """The versions of IP in which the flow can be used."""
+        """The versions of IP over which the flow can be used."""
         _, path, _ = self.route
         return (4, 6) if path.source and path.target else spoken(self.uplink)
 
     def pair(self, family: int, rules: tuple[str, ...], name: str, payload: Payload, *, echoed: bool = False) -> Iterator[Check]:
-        """The payload that must be stopped, and its near miss."""
+        """The check that sends the test payload, and the check that sends the harmless one."""
         flow, path, number = self.route
         service = flow.services[number]
         port = payload.port or service.first
         target, at = destination(self.uplink, self.world, flow, number, path, port, family)
-        assert target is not None  # noqa: S101 - `_answers` was asked, and `families`
+        assert target is not None  # noqa: S101 - callers checked `_answers` and `families`
         source = str(address_of(path.source, family)) if path.source else "-"
         ids = {passes: f"{self.kind}/{rules[0]}/{'near-miss' if passes else 'payload'}/{family}" for passes in (False, True)}
         for passes, content in ((False, payload.stopped), (True, payload.passed)):
-            verb = "lets the near miss pass" if passes else "drops and logs its payload" if self.blocked else "logs its payload"
+            verb = "lets a harmless look-alike pass" if passes else "drops and logs its payload" if self.blocked else "logs its payload"
             yield Check(
                 id=ids[passes],
                 kind=self.kind,
@@ -180,6 +196,7 @@ class _Aim:
                 vantage=owner_of(self.design, path.source).name if path.source else OUTSIDE,
                 probe=Probe(service.protocol, source, target, at, content, PAYLOAD_TIMEOUT_MS),
                 passes=passes,
+                proves=self.proves,
                 flow=flow.id,
                 listener=self._listener(family, port),
                 rules=rules,
@@ -196,5 +213,11 @@ class _Aim:
 
 
 def _not_possible(kind: Kind, key: str, name: str, reason: str) -> Check:
-    """A check that is reported as not run, with its reason."""
-    return Check(id=f"{kind}/{key}", kind=kind, claim=f"{name} stops its payload", vantage=OUTSIDE, probe=None, passes=False, reason=reason)
+    """A check that will be reported as not run, with its reason."""
+    claim = f"{name} stops its payload"
+    return Check(f"{kind}/{key}", kind, claim, OUTSIDE, probe=None, passes=False, proves=_proves(kind, key), reason=reason)
+
+
+def _proves(kind: Kind, key: str) -> str:
+    """The stable id of a rule of the IPS (by its sid) or of a detector (by its id)."""
+    return f"{'rule' if kind is Kind.IPS else 'detector'}:{key}"

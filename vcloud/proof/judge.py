@@ -1,8 +1,10 @@
-"""From what was observed to a verdict. Pure.
+"""Turns what was observed into verdicts. Pure.
 
-A positive claim holds when the probe came through. A negative one holds only when three things are true at once: nothing came through,
-the target would have answered (its twin did), and the firewall counted this very packet among those it dropped. If nothing came through but
-the proof is incomplete, the outcome is `error`, never `pass`.
+A claim that something must pass holds if the probe came through. A claim that something must be blocked
+holds only if three things are true together: nothing came through; the target would have answered,
+because its listener answers a probe from within its own VM; and the firewall counted exactly this packet
+among those that it dropped. If nothing came through but this proof is incomplete, the outcome is `error`,
+never `pass`.
 """
 
 from __future__ import annotations
@@ -12,57 +14,49 @@ from dataclasses import dataclass, field
 
 from vcloud.proof.checks import Check, Echo, Kind, Listener, Outcome
 from vcloud.proof.firewall_report import FirewallReport
+from vcloud.proof.ips_report import Alert
 
 THROUGH = frozenset({"open", "refused", "answered", "delivered", "reset"})
-"""Results that need a packet to reach the target and an answer to come back; a refusal is an answer."""
+"""Results that are only possible if a packet reached the target and an answer came back. A refusal is an answer."""
 MALFORMED = "applayer error"
-"""Suricata's reason where it drops what it cannot parse: some attacks are no valid HTTP to begin with."""
-NO_ECHO = "no service there can be made to answer with it"
+"""Suricata's reason for dropping traffic that it cannot parse. Some attacks are not valid HTTP, so that no rule sees them."""
+NO_ECHO = "the service there does not send back what it receives"
 STOPPED = frozenset({"timeout", "unreachable", "stalled"})
 RESULTS = THROUGH | STOPPED | {"sent", "error"}
-"""All that `guest probe` can say."""
+"""All results that the probe program can report."""
 UNREADABLE = "unreadable"
-"""Stands for an answer that is missing, or is none of these: its VM may be in anybody's hands."""
+"""The result of a probe whose answer is missing or is not one of `RESULTS`. The VM that sent it may be under an attacker's control."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What `guest probe` says of one probe."""
+    """What the probe program reports about one probe."""
 
     result: str
     """One of `RESULTS`, or `UNREADABLE`."""
     port: int = 0
-    """Source port."""
+    """The source port that the probe was sent from."""
     answer: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class Alert:
-    """One event of the IPS: the rule that matched, or the reason of a drop without one; protocol and port of an end; and whether it dropped."""
-
-    rule: str
-    protocol: str
-    port: int
-    blocked: bool
+    """What the other side sent back."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """Everything that was seen in one run."""
+    """Everything that one run of `verify` observed."""
 
     answers: Mapping[str, Answer]
-    """Check id -> answer; a check without one was not run."""
-    twins: Mapping[Listener, Answer]
-    """What each listener said to a client in its own VM."""
+    """Check id -> answer. A check without an answer was not run."""
+    local: Mapping[Listener, Answer]
+    """What each listener answered to a probe from within its own VM."""
     before: FirewallReport
     after: FirewallReport
-    """Both are `NOTHING` where either could not be read: a count that was not seen to grow proves nothing."""
+    """Both are `NOTHING` if one of them could not be read: a count that was not seen to grow proves nothing."""
     alerts: tuple[Alert, ...] | None = ()
     """None: the IPS's log could not be read."""
     reasons: Mapping[str, str] = field(default_factory=dict)
     """Vantage -> why nothing could be sent from there."""
     uncounted: str = ""
-    """Why the firewall's counts could not be read. A firewall that is there without our rules has none, which is no reason."""
+    """Why the firewall's counts could not be read; empty if they were read, also from a firewall that runs without vcloud's rules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +72,13 @@ def judge(check: Check, seen: Observed) -> Verdict:
     if check.probe is None or answer is None:
         return Verdict(check, Outcome.NOT_RUN, check.reason or seen.reasons.get(check.vantage, "no probe was sent"))
     if answer.result == UNREADABLE:
-        return Verdict(check, Outcome.ERROR, "what was said of the probe where it was sent from cannot be read")
+        return Verdict(check, Outcome.ERROR, f"{check.vantage} gave no readable answer about this probe")
     if check.kind is Kind.SPOOFED:
         return _spoofed(check, answer, seen)
     if check.kind in (Kind.IPS, Kind.LEAK):
         return _inspected(check, answer, seen)
     if answer.result not in THROUGH | STOPPED:
-        return Verdict(check, Outcome.ERROR, f"the probe itself failed: {answer.result}")
+        return Verdict(check, Outcome.ERROR, f"the probe could not be sent: {answer.result}")
     return _positive(check, answer, seen) if check.passes else _negative(check, answer, seen)
 
 
@@ -92,40 +86,43 @@ def _positive(check: Check, answer: Answer, seen: Observed) -> Verdict:
     if answer.result in ("open", "answered", "delivered"):
         return Verdict(check, Outcome.PASS, answer.result)
     if answer.result == "refused":
-        return Verdict(check, Outcome.FAIL, "the path is open but nothing listens")
+        return Verdict(check, Outcome.FAIL, "the path is open, but nothing listens on that port")
     if check.listener is not None and _may_have_arrived(check, answer, seen):
-        return _without_twin(check, answer, check.listener, seen)
+        return _silent_target(check, answer, check.listener, seen)
     return Verdict(check, Outcome.FAIL, f"{answer.result}: the probe did not come through")
 
 
 def _may_have_arrived(check: Check, answer: Answer, seen: Observed) -> bool:
-    """Whether a datagram was swallowed by a service that answers no unknown one, or on the way: nobody can tell which.
+    """Whether a UDP probe without an answer may have reached a service that ignores datagrams it does not understand.
 
-    The firewall counts the packets of a flow and not those of a probe, so only what it denied is told of this very one.
+    The firewall counts the packets of a whole flow, not those of one probe. Only for denied packets does it say from
+    which sender to which port they went.
     """
     assert check.probe is not None  # noqa: S101 - `judge` looked
     lost = check.probe.protocol == "udp" and answer.result == "timeout"
-    return lost and not _twin_answered(check, seen) and not _denied(check, seen)
+    return lost and not _answers_locally(check, seen) and not _denied(check, seen)
 
 
 def _negative(check: Check, answer: Answer, seen: Observed) -> Verdict:
     if answer.result in THROUGH:
         return Verdict(check, Outcome.FAIL, f"{answer.result}: it came through")
-    if check.listener is not None and not _twin_answered(check, seen):
-        return _without_twin(check, answer, check.listener, seen)
+    if check.listener is not None and not _answers_locally(check, seen):
+        return _silent_target(check, answer, check.listener, seen)
     target = ", while the target answers" if check.listener else ""
     if check.kind is Kind.HOST:
-        return Verdict(check, Outcome.PASS, f"{answer.result}: the host has no way to it{target}")
+        return Verdict(check, Outcome.PASS, f"{answer.result}: the host cannot reach it{target}")
     if not _denied(check, seen):
-        return Verdict(check, Outcome.ERROR, f"{answer.result}, but the firewall did not count the packet: it was lost on the way there")
+        return Verdict(
+            check, Outcome.ERROR, f"{answer.result}, but the firewall did not count the packet: it was lost before it reached the firewall"
+        )
     return Verdict(check, Outcome.PASS, f"dropped and counted by the firewall{target}")
 
 
-def _without_twin(check: Check, answer: Answer, listener: Listener, seen: Observed) -> Verdict:
-    """Nothing came back, but who knows whether there was anything to come to?"""
+def _silent_target(check: Check, answer: Answer, listener: Listener, seen: Observed) -> Verdict:
+    """The verdict if nothing came back, and the target's listener does not answer within its own VM either."""
     if reason := seen.reasons.get(listener.vm):
-        return Verdict(check, Outcome.NOT_RUN, f"{answer.result}, but nobody could look whether the target answers: {reason}")
-    return Verdict(check, Outcome.ERROR, f"{answer.result}, but its twin failed: nothing answers on that port inside the VM either")
+        return Verdict(check, Outcome.NOT_RUN, f"{answer.result}, but it is unknown whether the target answers: {reason}")
+    return Verdict(check, Outcome.ERROR, f"{answer.result}, but nothing answers on that port inside '{listener.vm}' either")
 
 
 def _spoofed(check: Check, answer: Answer, seen: Observed) -> Verdict:
@@ -133,48 +130,51 @@ def _spoofed(check: Check, answer: Answer, seen: Observed) -> Verdict:
         return Verdict(check, Outcome.ERROR, f"the forged packet could not be sent: {answer.result}")
     if seen.uncounted:
         return Verdict(check, Outcome.ERROR, f"the forged packet was sent, but the firewall's counts cannot be read: {seen.uncounted}")
-    key = (check.card, str(check.source))
+    key = (check.nic, str(check.source))
     if seen.after.spoofed.get(key, 0) > seen.before.spoofed.get(key, 0):
         return Verdict(check, Outcome.PASS, "dropped and counted as a forged source")
-    return Verdict(check, Outcome.FAIL, "the forged packet was not stopped as such")
+    return Verdict(check, Outcome.FAIL, "the firewall did not drop the packet as one with a forged source")
 
 
 def _inspected(check: Check, answer: Answer, seen: Observed) -> Verdict:
-    """A rule that only logs is told by its log alone; one that drops also by what came through."""
+    """The verdict on a test payload or a harmless one: by the IPS's log and, if the rule drops, also by what came through."""
     if seen.alerts is None:
         return Verdict(check, Outcome.ERROR, f"{answer.result}, but the IPS's log cannot be read")
     own = _alerts_on(check, answer, seen)
     fired = any(alert.rule in check.rules for alert in own)
     if check.passes:
-        return _near_miss(check, answer, own, fired=fired)
+        return _harmless(check, answer, own, fired=fired)
     if check.echo is not None and not _echoes(check, check.echo, seen):
         return Verdict(check, Outcome.NOT_RUN, NO_ECHO)
     through = _came_through(check, answer)
     if not check.blocked:
         return Verdict(check, Outcome.PASS, "logged") if fired else Verdict(check, Outcome.FAIL, f"{answer.result}, and nothing was logged")
     if through:
-        return Verdict(check, Outcome.FAIL, "it came through" + (" and was only logged" if fired else " unseen"))
+        return Verdict(check, Outcome.FAIL, "it came through and was " + ("only logged" if fired else "not logged"))
     if answer.result not in _held(check):
-        return Verdict(check, Outcome.ERROR, f"no connection to send it on: {answer.result}")
+        return Verdict(check, Outcome.ERROR, f"there was no connection to send it on: {answer.result}")
     if any(alert.rule == MALFORMED for alert in own):
-        return Verdict(check, Outcome.PASS, "dropped and logged as malformed before the rule was asked")
+        return Verdict(check, Outcome.PASS, "dropped and logged as malformed, before the rule saw it")
     return Verdict(check, Outcome.PASS, "dropped and logged") if fired else Verdict(check, Outcome.ERROR, "dropped, but not logged")
 
 
-def _near_miss(check: Check, answer: Answer, own: Sequence[Alert], *, fired: bool) -> Verdict:
-    """What another rule stops may still be no match of this one."""
+def _harmless(check: Check, answer: Answer, own: Sequence[Alert], *, fired: bool) -> Verdict:
+    """The verdict on a harmless payload. If another rule drops it, this rule may still have been right to ignore it."""
     if fired:
-        return Verdict(check, Outcome.FAIL, "the near miss was taken for the real thing")
+        return Verdict(check, Outcome.FAIL, "the rule matched the harmless test packet")
     if _came_through(check, answer):
         return Verdict(check, Outcome.PASS, "passed")
     if others := sorted({alert.rule for alert in own if alert.blocked}):
-        return Verdict(check, Outcome.PASS, f"not taken for the real thing; it is stopped by {', '.join(others)}")
+        return Verdict(check, Outcome.PASS, f"the rule ignored it; other rules stopped it: {', '.join(others)}")
     if check.echo is not None:
         return Verdict(check, Outcome.NOT_RUN, NO_ECHO)
-    return Verdict(check, Outcome.ERROR, f"the near miss did not pass: {answer.result}")
+    assert check.probe is not None  # noqa: S101 - `judge` looked
+    seconds = check.probe.timeout_ms / 1000
+    return Verdict(check, Outcome.ERROR, f"harmless test packet got no answer in {seconds:g} s: {answer.result}")
 
 
 def _came_through(check: Check, answer: Answer) -> bool:
+    """Whether the payload reached the other side or, if its echo is what counts, came back from there."""
     assert check.probe is not None  # noqa: S101 - `judge` looked
     if check.echo is not None:
         return check.probe.payload in answer.answer
@@ -182,7 +182,7 @@ def _came_through(check: Check, answer: Answer) -> bool:
 
 
 def _held(check: Check) -> tuple[str, ...]:
-    """The results of a probe that left and was held back, or whose answer was."""
+    """The results of a probe that was sent and then stopped on the way, or whose answer was stopped."""
     assert check.probe is not None  # noqa: S101 - `judge` looked
     if check.probe.protocol == "udp":
         return ("timeout",)
@@ -190,24 +190,25 @@ def _held(check: Check) -> tuple[str, ...]:
 
 
 def _echoes(check: Check, echo: Echo, seen: Observed) -> bool:
-    """Whether the service gave the near miss back. One that another rule stopped on its way out was given back, too."""
+    """Whether the service sent the harmless payload back. It did so, too, if another rule stopped that answer on its way."""
     found = seen.answers.get(echo.check)
     return found is not None and (echo.payload in found.answer or any(alert.blocked for alert in _alerts_on(check, found, seen)))
 
 
 def _alerts_on(check: Check, answer: Answer, seen: Observed) -> list[Alert]:
-    """The events of the connection of a probe."""
+    """The events of the connection that a probe used."""
     assert check.probe is not None  # noqa: S101 - `judge` looked
     return [alert for alert in seen.alerts or () if (alert.protocol, alert.port) == (check.probe.protocol, answer.port)]
 
 
-def _twin_answered(check: Check, seen: Observed) -> bool:
-    twin = seen.twins.get(check.listener) if check.listener else None
-    return twin is not None and twin.result in ("open", "answered")
+def _answers_locally(check: Check, seen: Observed) -> bool:
+    """Whether the target's listener answered a probe from within its own VM."""
+    local = seen.local.get(check.listener) if check.listener else None
+    return local is not None and local.result in ("open", "answered")
 
 
 def _denied(check: Check, seen: Observed) -> bool:
-    """Whether the firewall counted this packet among the denied. Whoever sends from outside may have several addresses."""
+    """Whether the firewall counted this packet as denied. A sender outside may have several addresses, so any sender counts then."""
     assert check.probe is not None  # noqa: S101 - `judge` looked
     end = (str(check.probe.target), check.probe.protocol, check.probe.port)
     if check.source is None:

@@ -1,4 +1,4 @@
-"""Verdicts as text, data and JUnit XML, and the exit code that they mean. Pure."""
+"""Prints verdicts as text, data and JUnit XML, and says which exit code they mean. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vcloud.proof.checks import Outcome
 from vcloud.proof.judge import Verdict
 
 LONGEST = 400
-"""Characters of a detail, part of which a VM may have said."""
+"""Characters of a detail that are shown. A VM may have chosen part of the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +23,11 @@ class Findings:
 
     verdicts: tuple[Verdict, ...]
     left_out: str
-    """What no check tries, in one line; empty where that is nothing."""
+    """What no check tests, in one line; empty if everything is tested."""
 
 
 def exit_code(verdicts: Sequence[Verdict]) -> Exit:
-    """4 when a check failed; 5 when one could not be made, or there was none at all: nothing checked is not a pass."""
+    """4 if a check failed; 5 if a check could not be made, or if there was no check at all; otherwise 0."""
     outcomes = {verdict.outcome for verdict in verdicts}
     if Outcome.FAIL in outcomes:
         return Exit.CHECK_FAILED
@@ -37,18 +37,23 @@ def exit_code(verdicts: Sequence[Verdict]) -> Exit:
 
 
 def plain(text: str) -> str:
-    """The text as it may be shown on a terminal and stand in XML, whoever said it: printable, and no longer than `LONGEST`."""
+    """A text of any origin, made safe for a terminal and for XML: only printable characters, and at most `LONGEST` of them."""
     return "".join(char if char.isprintable() else " " for char in text[:LONGEST])
 
 
 def summary(verdicts: Sequence[Verdict], left_out: str = "") -> str:
+    """How many checks had which outcome, and what was not tested."""
     counts = Counter(verdict.outcome for verdict in verdicts)
-    told = f"{len(verdicts)} checks: " + ", ".join(f"{counts[outcome]} {outcome}" for outcome in Outcome if counts[outcome])
-    return told + (f"\nnot tried: {left_out}" if left_out else "")
+    line = f"{len(verdicts)} checks: " + ", ".join(f"{counts[outcome]} {outcome}" for outcome in Outcome if counts[outcome])
+    return line + (f"\nnot tested: {left_out}" if left_out else "")
 
 
 def rows(verdicts: Sequence[Verdict], all_checks: bool) -> list[tuple[str, str, str, str]]:
-    """Every check; or a line per kind for those that passed, one per reason for those that were not run, and one for each other."""
+    """Rows of (kind, outcome, claim, detail).
+
+    With `all_checks` there is a row for each check. Otherwise one row per kind stands for all checks that
+    passed, and one row per reason for all that were not run; each other check has a row of its own.
+    """
     if all_checks:
         return [(verdict.check.kind, verdict.outcome, verdict.check.claim, plain(verdict.detail)) for verdict in verdicts]
     lines = []
@@ -65,7 +70,7 @@ def rows(verdicts: Sequence[Verdict], all_checks: bool) -> list[tuple[str, str, 
 
 
 def _alike(verdicts: Sequence[Verdict]) -> Iterator[list[Verdict]]:
-    """Each verdict by itself, but those together that were not run for the same reason."""
+    """Groups the verdicts that were not run for the same reason. Every other verdict is a group of its own."""
     groups: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
         groups.setdefault(verdict.detail if verdict.outcome is Outcome.NOT_RUN else f"id {verdict.check.id}", []).append(verdict)
@@ -99,7 +104,7 @@ def as_data(verdicts: Sequence[Verdict], left_out: str = "") -> dict[str, Any]:
 
 
 def junit_xml(verdicts: Sequence[Verdict]) -> bytes:
-    """One suite per kind of check; what could not be checked is an error there, what was not run is skipped with its reason."""
+    """One test suite per kind of check. A check that could not be completed is an error, one that was not run is skipped."""
     root = ElementTree.Element("testsuites")
     for kind, group in groupby(sorted(verdicts, key=lambda verdict: verdict.check.kind), key=lambda verdict: verdict.check.kind):
         members = list(group)

@@ -1,12 +1,17 @@
-"""Does what runs keep what the file promises? Answered by packets, and by what the appliances say of themselves.
+"""Does a running vApp keep what its file promises? `verify` answers this with packets, and with what the appliances report.
 
-Silence proves nothing: a dead listener, a lost packet and a firewall's drop look alike to a sender. So every claim that something is
-stopped has its positive twin. The target must answer within its own VM, and the firewall, or the IPS, must have counted the packet.
-When that proof is incomplete the outcome is `error`; what could not be tried is `not run`, with its reason. Neither counts as passed.
+Silence proves nothing: a dead listener, a lost packet and a drop by the firewall look alike to a sender. So
+for every claim that something is blocked, the target must answer a probe from within its own VM, and the
+firewall or the IPS must have counted the packet. If this proof is incomplete, the outcome is `error`. What
+could not be tried is `not run`, with the reason. Neither counts as passed.
 
-Which claims there are (`checks`, `inspection`, `config`), what observations mean (`judge`) and how verdicts are told (`report`) is pure and
-tested without a VM. Only `run` and `vantage` send anything. They add listeners and, in a lab, servers outside; no rule, address
-or link of the vApp is changed for a test, so what is tested is what runs.
+`vcloud.proof` lists the claims and decides what observations mean. This package is the only sender of
+probes. It only reads: it adds listeners to VMs, but changes no rule, address or link of the vApp, so that
+what is tested is what runs. It builds nothing, and needs no root on this machine (except where the probes
+themselves do: to enter a lab's network namespace).
 
-Probes leave from the VMs through the guest agent. No management network is opened that could itself be the hole.
+Probes leave from the VMs through the guest agent. No management network is opened that could itself be
+the hole.
+
+To probe from one more place: give it a name in `vcloud.proof.checks`, and a `Prober` in `vantage`.
 """

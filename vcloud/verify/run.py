@@ -1,263 +1,183 @@
-"""Sends the probes of a vApp's checks and gathers what was seen. It adds listeners and, in a lab, routes of the outside world; no rule,
-no address and no link of the vApp is changed, so what is tested is what runs."""
+"""Runs all checks of a vApp: starts listeners, reads counters, sends the probes, reads the counters again, and stops the listeners."""
 
 from __future__ import annotations
 
-import base64
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from ipaddress import ip_address
 from itertools import groupby
-from typing import Any
+from typing import TypeVar
 
 from vcloud.design.model import Design
-from vcloud.errors import NONSENSE, GuestError, HostError, NoVappError, VcloudError
-from vcloud.guests.appliances import FIREWALL_REPORT, IPS_REPORT, ask, in_force
-from vcloud.hosts import machines
-from vcloud.hosts.agent import Agent
+from vcloud.errors import GuestError, HostError, NoVappError, VcloudError
+from vcloud.guests.appliances import check_appliances, firewall_report, ips_events
+from vcloud.guests.probes import Prober
 from vcloud.hosts.connection import Host, open_host
-from vcloud.hosts.executed import Executed
 from vcloud.hosts.inventory import choose_host
 from vcloud.hosts.observe import observe_vapp
+from vcloud.plan.manifest import Manifest
 from vcloud.proof.checks import HOST, OUTSIDE, Check, Listener, Probe, left_out, network_checks
-from vcloud.proof.firewall_report import NOTHING, FirewallReport, parse_report
+from vcloud.proof.firewall_report import NOTHING, FirewallReport
 from vcloud.proof.inspection import inspection_checks, not_carried
-from vcloud.proof.judge import RESULTS, UNREADABLE, Alert, Answer, Observed, judge
+from vcloud.proof.ips_report import Alert, alerts_after
+from vcloud.proof.judge import UNREADABLE, Answer, Observed, judge
 from vcloud.proof.report import Findings
 from vcloud.reporter import Reporter
-from vcloud.verify.vantage import Vantages, guest_program
+from vcloud.verify.vantage import host_prober, outside_prober, vm_prober, wait_for_agent, world_of
 
-GUEST = "/usr/lib/vcloud/guest"
-BROUGHT = "/var/lib/vcloud/guest"
-"""Where the same program is put in a user's own image; /run is mounted without leave to execute in some distributions."""
-AGENT_SECONDS = 10
 LISTEN_SECONDS = 300
-PROBE_TIMEOUT = 240
-EVENTS = "20000"
+"""Seconds after which listeners end by themselves, even if this process has died."""
+EVENTS = 20_000
+"""Events of the IPS that are read after the probes."""
+T = TypeVar("T")
 
 
 def verify_vapp(vapp: str, connect: str | None, seed: int, reporter: Reporter) -> Findings:
-    """Runs every check of a vApp that stands. Raises NoVappError when there is none, VcloudError when it is saved."""
+    """Runs every check of a running vApp. `seed` chooses the random ports.
+
+    Raises:
+        NoVappError: the host does not have the vApp.
+        VcloudError: the vApp is saved, or the host cannot be asked.
+    """
     with open_host(choose_host(connect)) as host:
-        state = observe_vapp(host, vapp)
-        manifest = state.manifest
-        if manifest is None:
-            raise NoVappError(vapp, host.name)
-        if state.saved():
-            raise VcloudError(f"'{vapp}' is saved on {host.name}, so that nothing of it can be tried", "`vcloud up` restores it.")
-        design, uplink = manifest.design, manifest.uplink
-        vantages = Vantages(host, uplink)
-        checks = (*network_checks(design, uplink, vantages.world, seed), *inspection_checks(design, uplink, vantages.world))
-        session = _Session(host, design, vantages, reporter)
-        session.equip()
-        config = in_force(host, manifest)
+        manifest = _manifest_of(host, vapp)
+        design, uplink, world = manifest.design, manifest.uplink, world_of(host)
+        checks = (*network_checks(design, uplink, world, seed), *inspection_checks(design, uplink, world))
+        session = _Session(host, manifest, reporter)
+        session.reach_own_images()
+        config = check_appliances(host, manifest)
         seen = session.observe(checks)
-        return Findings(
-            (*config, *(judge(check, seen) for check in checks)), "; ".join(filter(None, (left_out(design, uplink), not_carried(design))))
-        )
+        verdicts = (*config, *(judge(check, seen) for check in checks))
+        return Findings(verdicts, "; ".join(filter(None, (left_out(design, uplink), not_carried(design)))))
+
+
+def _manifest_of(host: Host, vapp: str) -> Manifest:
+    """The description of a vApp whose VMs are not saved. Raises NoVappError, VcloudError."""
+    state = observe_vapp(host, vapp)
+    if state.manifest is None:
+        raise NoVappError(vapp, host.name)
+    if state.saved():
+        raise VcloudError(f"'{vapp}' is saved on {host.name}, so nothing of it can be tested", "`vcloud up` restores it.")
+    return state.manifest
 
 
 class _Session:
-    """One run: listeners up, counters read, probes sent, counters read again, listeners down."""
+    """One run. A place that does not answer makes its own checks `not run`, with the reason, and no others."""
 
-    def __init__(self, host: Host, design: Design, vantages: Vantages, reporter: Reporter) -> None:
+    def __init__(self, host: Host, manifest: Manifest, reporter: Reporter) -> None:
         self.host = host
-        self.design = design
-        self.vantages = vantages
+        self.design: Design = manifest.design
         self.reporter = reporter
+        self.probers: Mapping[str, Prober] = {
+            HOST: host_prober(host),
+            OUTSIDE: outside_prober(host, manifest.uplink),
+            **{vm.name: vm_prober(host, vm) for vm in self.design.workloads},
+        }
         self.reasons: dict[str, str] = {}
-        self.without_agent: set[str] = set()
+        """Place -> why it cannot be used."""
+        self.unusable: set[str] = set()
+        """VMs that are not asked again, because each attempt would take `AGENT_SECONDS`."""
         self.uncounted = ""
 
-    def equip(self) -> None:
-        """Brings the guest program to the VMs of a user's own image. Nothing can be tested from one that has no agent."""
+    def reach_own_images(self) -> None:
+        """Tries to reach the VMs of a user's own image: nothing can be tested from one that has no guest agent or no python3."""
         for vm in (vm for vm in self.design.workloads if not vm.image.recipe):
             try:
-                bring_program(machines.agent_of(self.host, vm.domain))
+                wait_for_agent(self.host, vm)
             except (GuestError, HostError) as error:
-                self.without_agent.add(vm.name)
+                self.unusable.add(vm.name)
                 self.reasons[vm.name] = error.what
 
     def observe(self, checks: Sequence[Check]) -> Observed:
+        """Sends all probes, and returns everything that was seen."""
         listeners = sorted({check.listener for check in checks if check.listener})
         with self._listening(listeners):
-            twins = self._ask_twins(listeners)
-            before, since = self._firewall("counting"), self._last_event()
+            local = self._ask_locally(listeners)
+            before, since = self._firewall_report(make_room=True), self._last_event()
             self.reporter.report("verify", f"sending {len(checks)} probes")
             answers = self._send(checks)
-            after = self._firewall()
+            after = self._firewall_report()
         if NOTHING in (before, after):
             before = after = NOTHING
-        return Observed(answers, twins, before, after, self._alerts(since), self.reasons, self.uncounted)
+        return Observed(answers, local, before, after, self._alerts(since), self.reasons, self.uncounted)
 
-    def _firewall(self, *argv: str) -> FirewallReport:
-        firewall = self.design.firewall.name
-        done = self._run(firewall, [FIREWALL_REPORT, *argv], long=True)
-        if done is None:
-            self.uncounted = self.reasons[firewall]
-        elif done.code == 0:
-            try:
-                return parse_report(done.stdout)
-            except GuestError as error:
-                self.uncounted = error.what
-        return NOTHING
+    def _firewall_report(self, *, make_room: bool = False) -> FirewallReport:
+        try:
+            return firewall_report(self.host, self.design.firewall.domain, make_room=make_room)
+        except (GuestError, HostError) as error:
+            self.uncounted = error.what
+            return NOTHING
 
     def _last_event(self) -> str:
-        """When the IPS saw what it logged last, by its own clock."""
-        done = self._run(self.design.ips.name, [IPS_REPORT, "events", "1"]) if self.design.ips else None
-        return max((str(event.get("timestamp", "")) for event in parse_events(done.stdout)), default="") if done else ""
+        """The time of the last event that the IPS has logged, by its own clock; empty if there is none."""
+        ips = self.design.ips
+        events = self._attempt(ips.name, lambda: ips_events(self.host, ips.domain, 1)) if ips else None
+        return max((event.time for event in events or ()), default="")
 
     def _alerts(self, since: str) -> tuple[Alert, ...] | None:
-        if self.design.ips is None:
+        """What the IPS has logged after a time; None if its log cannot be read."""
+        ips = self.design.ips
+        if ips is None:
             return ()
-        done = self._run(self.design.ips.name, [IPS_REPORT, "events", EVENTS], long=True)
-        return parse_alerts(done.stdout, since) if done else None
+        events = self._attempt(ips.name, lambda: ips_events(self.host, ips.domain, EVENTS))
+        return None if events is None else alerts_after(events, since)
 
     @contextmanager
     def _listening(self, listeners: Sequence[Listener]) -> Iterator[None]:
-        """Temporary listeners where no service listens; they end by themselves even if this process dies."""
+        """Temporary listeners on the ports where no service of the VM listens."""
         pids: dict[str, int] = {}
         try:
-            for vm, members in groupby(listeners, key=lambda listener: listener.vm):
-                lines = "".join(f"{item.protocol} {item.address} {item.port}\n" for item in members)
-                done = self._run_guest(vm, ["listen", str(LISTEN_SECONDS)], lines)
-                if done is not None and done.code == 0 and (pid := parse_pid(done.stdout)):
+            for vm, members in _by_vm(listeners):
+                if pid := self._at(vm, partial(Prober.listen, listeners=members, seconds=LISTEN_SECONDS)):
                     pids[vm] = pid
             yield
         finally:
             for vm, pid in pids.items():
-                self._run_guest(vm, ["listen-stop", str(pid)])
+                self._at(vm, partial(Prober.stop_listening, pid=pid))
 
-    def _ask_twins(self, listeners: Sequence[Listener]) -> dict[Listener, Answer]:
-        """Every listener, asked from within its own VM."""
-        twins: dict[Listener, Answer] = {}
-        for vm, group in groupby(listeners, key=lambda listener: listener.vm):
-            members = list(group)
-            lines = [
-                probe_line(str(index), Probe(item.protocol, "-", ip_address(item.address), item.port)) for index, item in enumerate(members)
-            ]
-            done = self._run_guest(vm, ["probe"], "".join(lines))
-            if done:
-                twins.update(zip(members, parse_answers(done.stdout, len(members)), strict=True))
-        return twins
+    def _ask_locally(self, listeners: Sequence[Listener]) -> dict[Listener, Answer]:
+        """What each listener answers to a probe from within its own VM."""
+        found: dict[Listener, Answer] = {}
+        for vm, members in _by_vm(listeners):
+            probes = [Probe(item.protocol, "-", ip_address(item.address), item.port) for item in members]
+            answers = self._at(vm, partial(Prober.probe, probes=probes))
+            found.update(zip(members, answers or (), strict=bool(answers)))
+        return found
 
     def _send(self, checks: Sequence[Check]) -> dict[str, Answer]:
-        """All probes, each from its vantage; the vantages work side by side."""
-        by_vantage: dict[str, list[Check]] = {}
+        """Sends all probes. The places work side by side."""
+        by_place: dict[str, list[Check]] = {}
         for check in checks:
-            if check.probe is None:
-                continue
-            by_vantage.setdefault(check.vantage, []).append(check)
-        with ThreadPoolExecutor(max(1, len(by_vantage))) as pool:
-            found = pool.map(lambda item: self._send_from(*item), by_vantage.items())
+            if check.probe:
+                by_place.setdefault(check.vantage, []).append(check)
+        with ThreadPoolExecutor(max(1, len(by_place))) as pool:
+            found = pool.map(lambda item: self._send_from(*item), by_place.items())
             return {key: answer for answers in found for key, answer in answers.items()}
 
-    def _send_from(self, vantage: str, checks: Sequence[Check]) -> dict[str, Answer]:
-        text = "".join(probe_line(str(index), check.probe) for index, check in enumerate(checks) if check.probe)
-        if vantage in (OUTSIDE, HOST):
-            try:
-                output = self.vantages.send(vantage, text.encode())
-            except VcloudError as error:
-                self.reasons[vantage] = error.what
-                return {}
-        else:
-            done = self._run_guest(vantage, ["probe"], text)
-            if done is None:
-                return {}
-            output = done.stdout
-        answers = parse_answers(output, len(checks))
+    def _send_from(self, place: str, checks: Sequence[Check]) -> dict[str, Answer]:
+        answers = self._at(place, lambda prober: prober.probe([check.probe for check in checks if check.probe]))
+        if answers is None:
+            return {}
         readable = sum(answer.result != UNREADABLE for answer in answers)
-        self.reporter.report(vantage, f"{readable} of {len(checks)} probes answered for")
+        self.reporter.report(place, f"{readable} of {len(checks)} probes finished")
         return {check.id: answer for check, answer in zip(checks, answers, strict=True)}
 
-    def _run_guest(self, vm: str, argv: list[str], stdin: str = "") -> Executed | None:
-        """The guest program in a VM, by the same rules as `_run`."""
-        own = any(other.name == vm and not other.image.recipe for other in self.design.workloads)
-        return None if vm in self.without_agent else self._run(vm, [BROUGHT if own else GUEST, *argv], stdin)
+    def _at(self, place: str, use: Callable[[Prober], T]) -> T | None:
+        """Uses the probe program at a place; None if that is not possible."""
+        return None if place in self.unusable else self._attempt(place, lambda: use(self.probers[place]))
 
-    def _run(self, vm: str, argv: list[str], stdin: str = "", *, long: bool = False) -> Executed | None:
-        """A command in a VM; a VM that does not answer makes its checks `not run`, with the reason, and no others."""
+    def _attempt(self, place: str, ask: Callable[[], T]) -> T | None:
+        """What is asked of a place; None if it does not answer. The reason is kept."""
         try:
-            return ask(self.host, f"{self.design.vapp}.{vm}", argv, stdin.encode(), timeout=PROBE_TIMEOUT, long=long)
+            return ask()
         except (GuestError, HostError) as error:
-            self.reasons[vm] = error.what
+            self.reasons[place] = error.what
             return None
 
 
-def bring_program(agent: Agent) -> None:
-    """Puts the guest program into a VM of a user's own image. Raises GuestError where the VM does not take it."""
-    agent.wait(AGENT_SECONDS)
-    agent.write_file(BROUGHT, guest_program().read_bytes(), 0o700)
-
-
-def probe_line(key: str, probe: Probe) -> str:
-    """A line for `guest probe`."""
-    payload = base64.b64encode(probe.payload).decode() or "-"
-    return f"{key} {probe.protocol} {probe.source} {probe.target} {probe.port} {probe.timeout_ms} {payload}\n"
-
-
-def parse_answers(output: bytes, count: int) -> tuple[Answer, ...]:
-    """What `guest probe` printed for the probes 0 to `count` - 1, one JSON object a line. What is missing or makes no sense is `UNREADABLE`."""
-    found = dict(filter(None, map(_numbered_answer, output.splitlines())))
-    return tuple(found.get(str(number), Answer(UNREADABLE)) for number in range(count))
-
-
-def _numbered_answer(line: bytes) -> tuple[str, Answer] | None:
-    try:
-        item = json.loads(line)
-        answer = Answer(str(item["result"]), _port(item.get("port", 0)), base64.b64decode(item.get("answer", "")))
-        return (str(item["id"]), answer) if answer.result in RESULTS else None
-    except NONSENSE:
-        return None
-
-
-def parse_pid(output: bytes) -> int | None:
-    """The process that `guest listen` said it has started; None where it said nothing of the kind."""
-    try:
-        return int(json.loads(output)["pid"])
-    except NONSENSE:
-        return None
-
-
-def parse_events(output: bytes) -> Iterator[dict[str, Any]]:
-    """The events that `ips-report events` printed. Suricata may be half way through the last line."""
-    for line in output.splitlines():
-        try:
-            event = json.loads(line)
-        except NONSENSE:
-            continue
-        if isinstance(event, dict):
-            yield event
-
-
-def parse_alerts(output: bytes, since: str = "") -> tuple[Alert, ...]:
-    """EVE's alerts and drops after a time as `ips-report events` prints them; what is neither is passed over."""
-    alerts: list[Alert] = []
-    for event in parse_events(output):
-        if since and str(event.get("timestamp", "")) <= since:
-            continue
-        try:
-            alerts += _alerts_of(event)
-        except NONSENSE:
-            continue
-    return tuple(alerts)
-
-
-def _alerts_of(event: dict[str, Any]) -> Iterator[Alert]:
-    """One by each port, as either end may have sent what was matched."""
-    kind = str(event.get("event_type"))
-    detail = event.get(kind, {})
-    rule = str(detail["signature_id"]) if kind == "alert" else str(detail.get("reason", ""))
-    blocked = kind == "drop" or detail.get("action") == "blocked"
-    protocol = str(event.get("proto", "")).lower()
-    for side in ("src_port", "dest_port"):
-        yield Alert(rule, protocol, _port(event.get(side, 0)), blocked)
-
-
-def _port(value: object) -> int:
-    """Raises ValueError for what is no port."""
-    if not isinstance(value, int) or not 0 <= value <= 0xFFFF:
-        raise ValueError("no port")
-    return value
+def _by_vm(listeners: Sequence[Listener]) -> Iterator[tuple[str, list[Listener]]]:
+    """The listeners of each VM. They must be sorted."""
+    for vm, members in groupby(listeners, key=lambda listener: listener.vm):
+        yield vm, list(members)

@@ -9,7 +9,7 @@ from typing import Any
 from vcloud.compile.libvirt.network import zone_networks
 from vcloud.design.model import Design, Role, Vm
 from vcloud.errors import NoVappError, UsageError
-from vcloud.guests.appliances import in_force
+from vcloud.guests.appliances import check_appliances
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import choose_host
 from vcloud.hosts.manifests import vapp_names
@@ -197,6 +197,6 @@ def _problems(state: VappState, design: Design, phase: Phase) -> list[str]:
 
 
 def _not_in_force(host: Host, manifest: Manifest) -> Iterator[str]:
-    for verdict in in_force(host, manifest):
+    for verdict in check_appliances(host, manifest):
         if verdict.outcome is not Outcome.PASS:
             yield f"it does not hold that {verdict.check.claim} ({plain(verdict.detail)}); `vcloud up --reload` with its file loads it again"

@@ -309,8 +309,8 @@ protection: {ips: {inspect: lan}}
     past, across = (design_of_text(document.replace("TARGET", target)) for target in "bc")
     assert not inspection_checks(past, UPLINK, WORLD)
     assert inspection_checks(across, UPLINK, WORLD)
-    assert "open zones" in left_out(past, UPLINK)
-    assert f"{len(SHIPPED)} of {len(SHIPPED)} rules" in not_carried(past)
+    assert "open zone" in left_out(past, UPLINK)
+    assert f"{len(SHIPPED)} of {len(SHIPPED)} IPS rules" in not_carried(past)
     assert f"{len(SHIPPED)} of" not in not_carried(across)
 
 

@@ -11,6 +11,7 @@ from tests.vapps import shop
 from vcloud.proof.checks import Outcome
 from vcloud.proof.config import config_verdicts
 from vcloud.proof.firewall_report import FirewallReport
+from vcloud.proof.ips_report import parse_ips_report
 
 MANIFEST = manifest_of(shop())
 GOOD = {"running": True, "digest": MANIFEST.ips, "rules": {"message": [{"id": 0, "rules_loaded": 40, "rules_failed": 0}], "return": "OK"}}
@@ -18,8 +19,11 @@ PASSED = dict.fromkeys(("firewall/ruleset", "firewall/tables", "ips/files", "ips
 
 
 def outcomes(ips: bytes, digest: str = "a", loaded: str = "a", tables: tuple[str, ...] = ("inet vcloud",)) -> dict[str, Outcome]:
-    report = FirewallReport(digest, 0, 100, tables, {}, {}, {}, {})
-    return {verdict.check.id.removeprefix("config/"): verdict.outcome for verdict in config_verdicts(MANIFEST, loaded, report, ips)}
+    report = FirewallReport(digest, tables, {}, {})
+    return {
+        verdict.check.id.removeprefix("config/"): verdict.outcome
+        for verdict in config_verdicts(MANIFEST, loaded, report, parse_ips_report(ips))
+    }
 
 
 def test_what_is_as_it_was_delivered_passes() -> None:

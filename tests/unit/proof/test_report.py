@@ -16,7 +16,7 @@ from vcloud.proof.report import LONGEST, as_data, exit_code, junit_xml, rows, su
 
 def verdict(outcome: Outcome, kind: Kind = Kind.FLOW, claim: str = "web reaches api", detail: str = "open") -> Verdict:
     probe = Probe("tcp", "-", ip_address("10.0.0.2"), 80)
-    return Verdict(Check(f"{kind}/{outcome}", kind, claim, "web", probe, True), outcome, detail)
+    return Verdict(Check(f"{kind}/{outcome}", kind, claim, "web", probe, True, "flow:orders"), outcome, detail)
 
 
 PASS, FAIL, ERROR, NOT_RUN = (verdict(outcome) for outcome in (Outcome.PASS, Outcome.FAIL, Outcome.ERROR, Outcome.NOT_RUN))
@@ -78,7 +78,7 @@ def test_the_summary_names_only_what_there_is() -> None:
 
 
 def test_the_summary_says_what_was_not_tried() -> None:
-    assert summary([PASS], "4 of 6 pairs") == "1 checks: 1 pass\nnot tried: 4 of 6 pairs"
+    assert summary([PASS], "4 of 6 pairs") == "1 checks: 1 pass\nnot tested: 4 of 6 pairs"
     assert as_data([PASS], "4 of 6 pairs")["not_tried"] == "4 of 6 pairs"
 
 

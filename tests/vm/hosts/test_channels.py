@@ -20,9 +20,10 @@ from tests.vm.hosts.running import (
     until,
 )
 from vcloud.errors import UsageError
-from vcloud.hosts.channel import PREFIX, Sshd, authorize, ssh_channel
+from vcloud.guests.console import attach
+from vcloud.guests.ssh import Sshd, authorize, ssh_channel
+from vcloud.hosts.channel import PREFIX
 from vcloud.hosts.connection import Host
-from vcloud.hosts.console import attach
 from vcloud.hosts.inventory import HostRef
 
 pytestmark = pytest.mark.vm
@@ -83,7 +84,7 @@ def test_a_key_that_was_not_authorized_does_not_get_in(host: Host, vm: Running, 
 PROXY = """
 import sys
 from pathlib import Path
-from vcloud.hosts.channel import Sshd, serve_proxy
+from vcloud.guests.ssh import Sshd, serve_proxy
 from vcloud.hosts.connection import open_host
 from vcloud.hosts.inventory import load_inventory
 with open_host(load_inventory(Path(sys.argv[1]))[0]) as host:
@@ -110,7 +111,7 @@ CONSOLE = """
 import sys
 from pathlib import Path
 from vcloud.hosts.connection import open_host
-from vcloud.hosts.console import attach
+from vcloud.guests.console import attach
 from vcloud.hosts.inventory import load_inventory
 with open_host(load_inventory(Path(sys.argv[1]))[0]) as host:
     attach(host, sys.argv[2])
