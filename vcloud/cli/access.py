@@ -1,4 +1,4 @@
-"""Commands into VMs. All of them go out of band, through libvirt: no network path is opened for them."""
+"""Commands that reach into VMs. All of them go through libvirt: no network path is opened for them."""
 
 import sys
 from pathlib import Path
@@ -26,9 +26,9 @@ def execute(
     argv: Argv = None,
     parameters: Parameters = None,
     connect: Connect = None,
-    timeout: Annotated[int, typer.Option("--timeout", help="Seconds.", min=1)] = 300,
+    timeout: Annotated[int, typer.Option("--timeout", help="Seconds after which the command is killed.", min=1)] = 300,
 ) -> None:
-    """Run a command in a VM through its guest agent; its output and exit code are passed on."""
+    """Run a command in a VM, through its guest agent. Prints its output and ends with its exit code."""
     from vcloud.guests.access import execute_in
 
     if not argv:
@@ -46,16 +46,16 @@ def ssh(
     argv: Argv = None,
     parameters: Parameters = None,
     connect: Connect = None,
-    user: Annotated[str, typer.Option("-l", "--user", help="Whom to log in as.")] = "root",
+    user: Annotated[str, typer.Option("-l", "--user", help="Login name.")] = "root",
 ) -> None:
-    """Open a shell in a VM, or run a command there, by ssh over a channel of the hypervisor. The VM's host key is pinned."""
+    """Open a shell in a VM, or run a command there, with ssh. It uses a channel of the hypervisor, and checks the VM's pinned host key."""
     from vcloud.guests.access import ssh_into
 
     raise typer.Exit(ssh_into(*vapp_and_vm(vm, parameters), user, argv or [], connect))
 
 
 def console(vm: VmArgument, parameters: Parameters = None, connect: Connect = None) -> None:
-    """Attach to a VM's serial console; Ctrl-] leaves it."""
+    """Attach this terminal to a VM's serial console. Ctrl-] leaves it."""
     from vcloud.guests.access import attach_console
 
     attach_console(*vapp_and_vm(vm, parameters), connect)
@@ -65,16 +65,16 @@ def logs(
     vm: VmArgument,
     parameters: Parameters = None,
     connect: Connect = None,
-    lines: Annotated[int, typer.Option("-n", "--lines", help="How many lines from the end.", min=1)] = 100,
+    lines: Annotated[int, typer.Option("-n", "--lines", help="Number of lines.", min=1)] = 100,
 ) -> None:
-    """Show the end of a VM's console; for the firewall what it denied, for the IPS what it stopped."""
+    """Show the last lines of a VM's console. For the firewall and the IPS, also show what they stopped."""
     from vcloud.guests.logs import log_of
 
     print(log_of(*vapp_and_vm(vm, parameters), connect, lines), end="")
 
 
 def channel(vapp: str, vm: str, key: Path, connect: Connect = None) -> None:
-    """The byte pipe that `vcloud ssh` gives to ssh as its proxy command; lets the public key `key` in while it is open."""
+    """The ProxyCommand that `vcloud ssh` gives to ssh. While it runs, the key in the file `key` may log in."""
     from vcloud.guests.access import pump
 
     pump(vapp, vm, key, connect)

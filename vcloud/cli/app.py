@@ -1,4 +1,4 @@
-"""The command line's frame: the commands, and the one place where errors become text and exit codes."""
+"""All commands, and the one place where errors become text and exit codes."""
 
 import errno
 import os
@@ -18,11 +18,12 @@ EPILOG = (
     "5 could not check, or nothing was checked; 6 refused by policy; 130 interrupted."
 )
 
+ABOUT = "Runs an application of several VMs, with its own firewall and IPS, from one YAML file, on libvirt hosts."
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 app = typer.Typer(
     name="vcloud",
-    help="An application of many VMs, together with its protection, from one file, on libvirt hosts.",
+    help=ABOUT,
     epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -39,10 +40,10 @@ app.add_typer(lab.app, name="lab")
 @app.callback()
 def _frame(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=lambda value: _print_version(value))
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=lambda value: _print_version(value))
     ] = False,
 ) -> None:
-    """An application of many VMs, together with its protection, from one file, on libvirt hosts."""
+    """Options that stand before the command. The help of `app` is shown instead of this text."""
 
 
 def _print_version(value: bool) -> None:
@@ -62,7 +63,7 @@ def main() -> None:
         if not _was_interrupted(end):
             _flush_or_end()
             raise
-        _tell("interrupted; run the same command again to finish it, or `vcloud down` to remove what stands")
+        _tell("interrupted; run the same command again to finish it, or `vcloud down` to remove what has been made")
         _leave(Exit.INTERRUPTED)
     except OSError as error:
         _end_by(error)
@@ -76,16 +77,16 @@ def _tell_bug(error: Exception) -> NoReturn:
 
 
 def _flush_or_end() -> None:
-    """What was printed must have arrived before the command ends well."""
+    """Makes sure that all output has been written before the command reports success."""
     try:
-        if sys.stdout is not None:  # closed by whoever called
+        if sys.stdout is not None:  # it is None if the caller closed it
             sys.stdout.flush()
     except OSError as error:
         _end_by(error)
 
 
 def _end_by(error: OSError) -> NoReturn:
-    """A full disk is no bug, and a reader who has gone needs no words."""
+    """Ends with an error. A full disk is not a bug, and a closed pipe has no reader for a message."""
     if error.errno not in (errno.EPIPE, *FULL):
         _tell_bug(error)
     if sys.stdout is not None:
@@ -96,7 +97,7 @@ def _end_by(error: OSError) -> NoReturn:
 
 
 def _was_interrupted(end: BaseException | None) -> bool:
-    """Whether it began with Ctrl-C, which typer turns into an exit without a word."""
+    """Whether Ctrl-C caused this end. typer turns it into an exit without a message."""
     while end is not None and not isinstance(end, KeyboardInterrupt):
         end = end.__cause__ or end.__context__
     return end is not None
@@ -111,7 +112,7 @@ def _tell(text: str) -> None:
 
 
 def _leave(code: Exit) -> None:
-    """Ends at once: libvirt calls that other threads wait for cannot be interrupted."""
+    """Ends at once, because libvirt calls that other threads wait for cannot be interrupted."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

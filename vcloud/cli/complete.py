@@ -1,4 +1,4 @@
-"""What the shell's Tab key offers: names of vApps and VMs, as the host knows them. Whatever goes wrong, it offers nothing and says nothing."""
+"""What the Tab key of the shell offers: names of vApps and VMs on the host. If anything goes wrong, it offers nothing."""
 
 from contextlib import suppress
 
@@ -6,7 +6,7 @@ from vcloud.errors import VcloudError
 
 
 def vapps(incomplete: str) -> list[str]:
-    """Names of the host's vApps."""
+    """The host's vApps that begin with what is typed."""
     from vcloud.hosts.connection import open_host
     from vcloud.hosts.inventory import choose_host
     from vcloud.hosts.manifests import vapp_names
@@ -17,7 +17,7 @@ def vapps(incomplete: str) -> list[str]:
 
 
 def vms(incomplete: str) -> list[str]:
-    """`shop/web-1`: every VM of the vApps that the typed beginning fits."""
+    """The VMs that begin with what is typed, as `shop/web-1`."""
     from vcloud.hosts.connection import open_host
     from vcloud.hosts.inventory import choose_host
     from vcloud.hosts.manifests import read_manifest, vapp_names

@@ -1,4 +1,4 @@
-"""`vcloud image`: the images that VMs start from."""
+"""`vcloud image`: the disk images that VMs boot from."""
 
 import functools
 from pathlib import Path
@@ -14,9 +14,9 @@ from vcloud.errors import UsageError
 if TYPE_CHECKING:
     from vcloud.images.cache import Image
 
-app = typer.Typer(help="Images: build, list, show and remove.", no_args_is_help=True)
+app = typer.Typer(help="Build, list, show and remove images.", no_args_is_help=True)
 memory.register(app)
-Name = Annotated[str, typer.Argument(help="An image's name, or NAME-DIGEST as `vcloud image list` shows it.")]
+Name = Annotated[str, typer.Argument(help="Name of an image, or NAME-DIGEST as `vcloud image list` shows it.")]
 DIGITS = 12
 
 
@@ -24,11 +24,11 @@ DIGITS = 12
 def build(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Shipped recipes by name or folders of your own; without one, all shipped ones.", show_default=False),
+        typer.Argument(help="Names of shipped recipes, or folders of your own (default: all shipped recipes).", show_default=False),
     ] = None,
-    packages: Annotated[list[str] | None, typer.Option("-p", "--package", help="Add a Debian package.")] = None,
+    packages: Annotated[list[str] | None, typer.Option("-p", "--package", help="Add a Debian package. Can be given several times.")] = None,
 ) -> None:
-    """Build images from their recipes; what is built already is found in the cache."""
+    """Build images from their recipes. An image that is already in the cache is not built again."""
     from vcloud.data import images_dir
     from vcloud.images.build import build as build_image
     from vcloud.images.recipe import load_recipe
@@ -43,7 +43,7 @@ def build(
 
 @app.command("list")
 def list_images(output: Output = Format.TABLE) -> None:
-    """List the images of the cache."""
+    """List the images in the cache."""
     from vcloud.images.cache import default_cache
 
     images = default_cache().list()
@@ -62,7 +62,7 @@ def list_images(output: Output = Format.TABLE) -> None:
 
 @app.command()
 def show(name: Name, output: Output = Format.TABLE) -> None:
-    """Show an image: where it lies, how it boots, which packages it holds."""
+    """Show an image: its folder, how it boots, and its packages."""
     image = _found(name)
     data = {
         "name": image.name,
@@ -82,16 +82,16 @@ def show(name: Name, output: Output = Format.TABLE) -> None:
 
 @app.command()
 def rm(
-    names: Annotated[list[str] | None, typer.Argument(help="Images by name or NAME-DIGEST.", show_default=False)] = None,
-    all_images: Annotated[bool, typer.Option("--all", help="Remove every image of the cache.")] = False,
+    names: Annotated[list[str] | None, typer.Argument(help="Images, by name or NAME-DIGEST.", show_default=False)] = None,
+    all_images: Annotated[bool, typer.Option("--all", help="Remove every image in the cache.")] = False,
     yes: Yes = False,
 ) -> None:
-    """Remove images from the cache. VMs that run are not touched: hosts have copies of their own."""
+    """Remove images from the cache. Running VMs are not affected, because hosts have their own copies."""
     from vcloud.images.cache import default_cache
 
     cache = default_cache()
     if not names and not all_images:
-        raise UsageError("no image is named", "Name one, or all of them: --all.")
+        raise UsageError("no image is named", "Name one, or remove all of them: --all.")
     images = cache.list() if all_images else tuple(_found(name) for name in names or ())
     if all_images and not yes and not typer.confirm(f"Remove {len(images)} images?", err=True):
         raise typer.Exit(1)
@@ -107,7 +107,7 @@ def _folder(name: str) -> Path:
 
 
 def _found(name: str) -> "Image":
-    """The one image of that name. Raises UsageError for none or several."""
+    """The one image with this name. Raises UsageError if there is none, or more than one."""
     from vcloud.images.cache import default_cache
 
     images = default_cache().list()

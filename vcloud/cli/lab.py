@@ -9,17 +9,19 @@ from vcloud.cli.options import Format, Output
 from vcloud.cli.output import emit, say, table
 from vcloud.errors import Exit
 
-app = typer.Typer(help="Run real libvirt hosts on this machine, in namespaces, with an outside world beside them.", no_args_is_help=True)
+app = typer.Typer(help="Run libvirt hosts on this machine, in namespaces, with customers and servers outside.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Option("--name", envvar="VCLOUD_LAB", help="The lab's name; labs of different names run side by side.")]
+Name = Annotated[
+    str, typer.Option("--name", envvar="VCLOUD_LAB", help="The lab's name. Labs with different names can run at the same time.")
+]
 
 
 @app.command()
 def up(
-    hosts: Annotated[int, typer.Option(envvar="VCLOUD_LAB_HOSTS", help="Have at least so many hosts: h1, h2, ...")] = 1,
+    hosts: Annotated[int, typer.Option(envvar="VCLOUD_LAB_HOSTS", help="Number of hosts: h1, h2, ...")] = 1,
     name: Name = "vclab",
 ) -> None:
-    """Start the lab, or what is missing of it, and print the path of its inventory. A host that the lab has stays until `down`."""
+    """Start the lab and print the path of its inventory. Existing hosts are kept; --hosts only adds."""
     from vcloud.lab import lab as labs
     from vcloud.lab import layout
 
@@ -30,7 +32,7 @@ def up(
 
 @app.command()
 def down(name: Name = "vclab") -> None:
-    """End the lab with all its VMs and remove its folder."""
+    """Stop the lab with all its VMs and delete its folder."""
     from vcloud.lab import lab as labs
     from vcloud.lab import layout
 
@@ -40,7 +42,7 @@ def down(name: Name = "vclab") -> None:
 
 @app.command()
 def status(name: Name = "vclab", output: Output = Format.TABLE) -> None:
-    """Show what runs. Exits with 3 if a part of the lab, or all of it, does not."""
+    """Show which parts of the lab run. Exits with 3 if one of them does not, or if there is no lab."""
     from vcloud.lab import lab as labs
     from vcloud.lab import layout
 
@@ -57,11 +59,11 @@ def status(name: Name = "vclab", output: Output = Format.TABLE) -> None:
 
 @app.command("exec")
 def execute(
-    where: Annotated[str, typer.Argument(help="A host (h1), or 'outside', also called 'customer'.")],
+    where: Annotated[str, typer.Argument(help="A host (h1), or 'outside'; 'customer' is the same as 'outside'.")],
     argv: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="The command and its arguments.")],
     name: Name = "vclab",
 ) -> None:
-    """Run a command on a host or in the outside world, and exit as it does."""
+    """Run a command on a host of the lab, or outside. Ends with its exit code."""
     from vcloud.lab import lab as labs
     from vcloud.lab import layout
 
@@ -71,7 +73,7 @@ def execute(
 
 @app.command()
 def inventory(name: Name = "vclab") -> None:
-    """Print the inventory file that describes the lab's hosts."""
+    """Print the inventory file of the lab's hosts."""
     from vcloud.lab import lab as labs
     from vcloud.lab import layout
 

@@ -1,4 +1,4 @@
-"""Commands of a vApp's life: init, validate, plan, up, save, down."""
+"""Commands that make, change and delete a vApp: init, validate, plan, up, save, down."""
 
 import sys
 from dataclasses import asdict
@@ -35,12 +35,12 @@ def register(app: typer.Typer) -> None:
 
 
 def init(
-    name: Annotated[str, typer.Argument(help="Name of the vApp; without one the template's.", show_default=False)] = "",
-    template: Annotated[str, typer.Option("-t", "--template", help="Which of the shipped vApps to begin with.")] = "shop",
-    file: Annotated[Path | None, typer.Option("-f", "--file", help="Where to write (default: NAME.yaml).", show_default=False)] = None,
-    show: Annotated[bool, typer.Option("--list", help="List the templates and end.")] = False,
+    name: Annotated[str, typer.Argument(help="Name of the vApp (default: the name of the template).", show_default=False)] = "",
+    template: Annotated[str, typer.Option("-t", "--template", help="The shipped vApp to start from; --list shows them.")] = "shop",
+    file: Annotated[Path | None, typer.Option("-f", "--file", help="File to write (default: NAME.yaml).", show_default=False)] = None,
+    show: Annotated[bool, typer.Option("--list", help="List the templates and exit.")] = False,
 ) -> None:
-    """Write a starting file from a shipped template."""
+    """Write a vApp file to start from."""
     from vcloud.views.starters import template_names, template_text
 
     if show:
@@ -59,7 +59,7 @@ def init(
 
 
 def validate(argument: FileArgument = None, file: FileOption = None, parameters: Parameters = None, output: Output = Format.TABLE) -> None:
-    """Check a file, without looking at any host."""
+    """Check a vApp file. Contacts no host."""
     from vcloud.pipeline import load_file
     from vcloud.spec.notes import notes as remarks
     from vcloud.spec.refuse import refusals
@@ -82,7 +82,7 @@ def validate(argument: FileArgument = None, file: FileOption = None, parameters:
 
 
 def _name_in(path: Path, values: dict[str, str]) -> str | None:
-    """The name that an invalid file gives its vApp, if it can be told."""
+    """The name of the vApp in an invalid file; None if it cannot be read."""
     from vcloud.pipeline import read_name
 
     try:
@@ -98,9 +98,9 @@ def plan(
     connect: Connect = None,
     accel: AccelOption = Accel.AUTO,
     output: Output = Format.TABLE,
-    exit_code: Annotated[bool, typer.Option("--exit-code", help="End with 3 when there is something to do.")] = False,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 3 if there is something to do.")] = False,
 ) -> None:
-    """Show what `up` would make or change, why, and what each change costs. Changes nothing."""
+    """Show what `up` would create or change, why, and what each step costs. Changes nothing."""
     from vcloud.apply.up import preview, request_of
 
     found = preview(request_of(chosen_file(argument, file), parameter_values(parameters), accel.value), connect)
@@ -142,17 +142,15 @@ def up(
     yes: Yes = False,
     cold: Annotated[
         bool,
-        typer.Option(
-            "--cold", help="Boot every VM that does not run; none wakes from a template or from its saved memory.", envvar="VCLOUD_COLD"
-        ),
+        typer.Option("--cold", help="Boot every stopped VM. Do not use memory images or saved memory.", envvar="VCLOUD_COLD"),
     ] = False,
     reload: Annotated[
-        bool, typer.Option("--reload", help="Load the firewall's and the IPS's rules again, even if nothing changed.")
+        bool, typer.Option("--reload", help="Load the rules of the firewall and the IPS again, even if they did not change.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="The same as `vcloud plan`.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the plan, like `vcloud plan`.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """Make it so: networks, protection, VMs. Run again, it changes only what differs."""
+    """Create or update the vApp described in FILE. Run again, it changes only what differs."""
     from vcloud.apply.up import bring_up, preview, request_of
 
     request = request_of(chosen_file(argument, file), parameter_values(parameters), accel.value, cold=cold, reload=reload)
@@ -181,7 +179,7 @@ def up(
 
 
 def save(vapp: VappArgument = None, parameters: Parameters = None, connect: Connect = None, output: Output = Format.TABLE) -> None:
-    """Stop all VMs and keep their memory on the host; `up` lets them go on where they were."""
+    """Stop all VMs of a vApp and save their memory on the host; `up` resumes them."""
     from vcloud.apply.save import save_vapp
 
     name = vapp_name(vapp, parameters)
@@ -198,7 +196,7 @@ def save(vapp: VappArgument = None, parameters: Parameters = None, connect: Conn
 def down(
     vapp: VappArgument = None, parameters: Parameters = None, connect: Connect = None, yes: Yes = False, output: Output = Format.TABLE
 ) -> None:
-    """Remove a vApp: links first, then VMs, networks and disks."""
+    """Delete a vApp with its VMs, networks and disks."""
     from vcloud.apply.down import take_down
 
     name = vapp_name(vapp, parameters)

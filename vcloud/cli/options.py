@@ -1,4 +1,4 @@
-"""Options that several commands share, each also a `VCLOUD_` variable."""
+"""Options that several commands share. Each can also be set by a `VCLOUD_` variable."""
 
 import os
 from enum import StrEnum
@@ -29,7 +29,7 @@ FILE_VARIABLE = "VCLOUD_FILE"
 
 
 def _said(ctx: typer.Context, param: typer.CallbackParam, value: Path | None) -> Path | None:
-    """What the command line itself says; what the environment says is a default, which `default_file` knows."""
+    """The value only if it was given on the command line. A value from the environment is a default, which `default_file` reads."""
     source = ctx.get_parameter_source(str(param.name))
     return value if source and source.name == "COMMANDLINE" else None
 
@@ -38,29 +38,33 @@ FileArgument = Annotated[
     Path | None,
     typer.Argument(
         metavar="[FILE]",
-        help="The vApp file; without it VCLOUD_FILE, vcloud.yaml, vapp.yaml or the only *.vapp.yaml here.",
+        help="The vApp file (default: VCLOUD_FILE, vcloud.yaml, vapp.yaml, or the only *.vapp.yaml in this folder).",
         show_default=False,
     ),
 ]
 FileOption = Annotated[
     Path | None,
     typer.Option(
-        "-f", "--file", help="The vApp file (the same as the argument).", envvar=FILE_VARIABLE, show_default=False, callback=_said
+        "-f", "--file", help="The vApp file, as an option instead of an argument.", envvar=FILE_VARIABLE, show_default=False, callback=_said
     ),
 ]
 VappArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="[VAPP]",
-        help="A vApp's name or its file; without it VCLOUD_FILE or the file here.",
+        help="Name of a vApp, or its file (default: VCLOUD_FILE, or the vApp file in this folder).",
         show_default=False,
         autocompletion=complete.vapps,
     ),
 ]
-VmArgument = Annotated[str, typer.Argument(metavar="VAPP/VM", help="For example shop/web-1.", autocompletion=complete.vms)]
+VmArgument = Annotated[
+    str, typer.Argument(metavar="VAPP/VM", help="A vApp and one of its VMs, such as shop/web-1.", autocompletion=complete.vms)
+]
 Parameters = Annotated[
     list[str] | None,
-    typer.Option("-P", "--param", metavar="KEY=VALUE", help="Overrides a parameter of the file.", envvar="VCLOUD_PARAM"),
+    typer.Option(
+        "-P", "--param", metavar="KEY=VALUE", help="Set a parameter of the file. Can be given several times.", envvar="VCLOUD_PARAM"
+    ),
 ]
 Connect = Annotated[
     str | None,
@@ -68,33 +72,33 @@ Connect = Annotated[
         "-c",
         "--connect",
         metavar="URI",
-        help="The libvirt host (default: LIBVIRT_DEFAULT_URI, the running lab, qemu:///system).",
+        help="The libvirt host: a URI, or a name in the inventory (default: LIBVIRT_DEFAULT_URI, the running lab, qemu:///system).",
         envvar="VCLOUD_CONNECT",
         show_default=False,
     ),
 ]
-Output = Annotated[Format, typer.Option("-o", "--output", help="Format of the data on stdout.", envvar="VCLOUD_OUTPUT")]
+Output = Annotated[Format, typer.Option("-o", "--output", help="Output format.", envvar="VCLOUD_OUTPUT")]
 AccelOption = Annotated[
-    Accel, typer.Option("--accel", help="auto: KVM where a kernel really boots under it, else TCG.", envvar="VCLOUD_ACCEL")
+    Accel, typer.Option("--accel", help="auto uses KVM if a test kernel boots under it, and TCG otherwise.", envvar="VCLOUD_ACCEL")
 ]
-Yes = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.", envvar="VCLOUD_YES")]
+Yes = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask for confirmation.", envvar="VCLOUD_YES")]
 
 DEFAULT_FILES = ("vcloud.yaml", "vapp.yaml")
 
 
 def chosen_file(argument: Path | None, option: Path | None) -> Path:
-    """The file that is meant. Raises UsageError where none or two are."""
+    """The vApp file that a command works on. Raises UsageError if there is none, or if two are named."""
     if argument and option and argument != option:
         raise UsageError(f"two vApp files are named: '{argument}' and '{option}'", "Name one.")
     if named := argument or option:
         return named
     if found := default_file():
         return found
-    raise UsageError("no vApp file is named and none is here", "Name one: vcloud up shop.yaml, or make one: vcloud init shop.")
+    raise UsageError("no vApp file is named and none is here", "Name one (vcloud up shop.yaml), or write one: vcloud init shop.")
 
 
 def default_file() -> Path | None:
-    """The file that is meant where none is named."""
+    """The vApp file that is used if none is named; None if there is none, or more than one."""
     if given := os.environ.get(FILE_VARIABLE):
         return Path(given)
     for name in DEFAULT_FILES:
@@ -105,7 +109,7 @@ def default_file() -> Path | None:
 
 
 def parameter_values(pairs: list[str] | None) -> dict[str, str]:
-    """`-P KEY=VALUE` pairs. Raises UsageError for one without `=`."""
+    """The values of `-P KEY=VALUE` options. Raises UsageError for one without `=`."""
     values = {}
     for pair in pairs or []:
         key, sign, value = pair.partition("=")
@@ -116,7 +120,7 @@ def parameter_values(pairs: list[str] | None) -> dict[str, str]:
 
 
 def vapp_name(text: str | None, pairs: list[str] | None = None) -> str:
-    """A vApp's name from a name, or from a file with its parameters as `up` would have them. Raises UsageError, SpecError."""
+    """The name of a vApp: the text itself or, if it is a file, the name that `up` would give it. Raises UsageError, SpecError."""
     values = parameter_values(pairs)
     path = Path(text) if text else default_file()
     if path is None:
@@ -131,7 +135,7 @@ def vapp_name(text: str | None, pairs: list[str] | None = None) -> str:
 
 
 def vapp_and_vm(text: str, pairs: list[str] | None = None) -> tuple[str, str]:
-    """`shop/web-1`, or `web-1` where a vApp file is here. Raises UsageError, SpecError."""
+    """The vApp and the VM of `shop/web-1`, or of `web-1` if this folder has a vApp file. Raises UsageError, SpecError."""
     vapp, slash, vm = text.partition("/")
     if slash:
         return vapp_name(vapp, pairs), vm

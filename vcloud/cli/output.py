@@ -1,4 +1,4 @@
-"""Data on stdout, talk on stderr. rich is imported only where a person looks."""
+"""Prints data on stdout and messages on stderr. rich is imported only if the output is a terminal."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from typing import Any
 from vcloud.cli.options import Format
 
 MOMENT = 0.05
+"""Seconds. Shorter parts of a run are not shown."""
 
 
 def say(text: str) -> None:
-    """Talk on stderr."""
+    """Prints a message on stderr."""
     print(harmless(text), file=sys.stderr, flush=True)
 
 
 def harmless(text: str) -> str:
-    """The text without what would act on a terminal: errors quote VMs, and a VM may be in anybody's hands."""
+    """The text without control characters. Messages can quote what a VM printed, and an attacker may control the VM."""
     return "".join(char if char.isprintable() or char in "\n\t" else "?" for char in text)
 
 
 def emit(data: Any, output: Format) -> None:
-    """Data that has no table: JSON or YAML on stdout."""
+    """Prints data on stdout, as JSON or YAML."""
     if output is Format.YAML:
         import yaml
 
@@ -37,7 +38,7 @@ def emit(data: Any, output: Format) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table on stdout; plain aligned columns where stdout is no terminal."""
+    """Prints a table on stdout; plain aligned columns if stdout is not a terminal."""
     rows = [list(map(str, row)) for row in rows]
     if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
         from rich import box
@@ -64,7 +65,7 @@ class Progress:
         self._start = self._part_began = time.monotonic()
         self._part = "planning"
         self.parts: dict[str, float] = {}
-        """Seconds that each part of the run took, in order; the last one counts when the run has ended."""
+        """Seconds that each part of the run took, in order. The last part is added when the run ends."""
         self._began: dict[str, float] = {}
         self._stage: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -83,7 +84,7 @@ class Progress:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Whoever is still at work after an error or Ctrl-C has nothing more to say."""
+        """Ends the display. Threads that still work after an error or Ctrl-C print nothing more."""
         self.part("")
         with self._lock:
             self._ended = True
@@ -91,13 +92,13 @@ class Progress:
             self._live.stop()
 
     def part(self, name: str) -> None:
-        """One part of the run ends, and the next one, called `name`, begins."""
+        """Ends one part of the run and begins the next one, called `name`."""
         now = time.monotonic()
         self.parts[self._part] = self.parts.get(self._part, 0) + now - self._part_began
         self._part, self._part_began = name, now
 
     def report(self, subject: str, stage: str) -> None:
-        """`subject` (a VM, an image, a network) has come to `stage`."""
+        """Shows that `subject` (a VM, an image, a network) has reached `stage`."""
         with self._lock:
             now = time.monotonic()
             self._began.setdefault(subject, now)
@@ -108,7 +109,7 @@ class Progress:
                 say(f"{now - self._start:6.1f}s  {subject}: {stage}")
 
     def note(self, text: str) -> None:
-        """A line of its own."""
+        """Prints a line that stays on the screen."""
         if self._live:
             self._live.console.print(harmless(text), markup=False, highlight=False)
         elif not self._quiet:
@@ -120,7 +121,7 @@ class Progress:
 
     @property
     def breakdown(self) -> str:
-        """The parts that took a moment at least: `images 53.1, uploads 7.9`."""
+        """The parts that took at least `MOMENT`, with their seconds: `images 53.1, uploads 7.9`."""
         return ", ".join(f"{part} {seconds:.1f}" for part, seconds in self.parts.items() if seconds >= MOMENT)
 
     def _view(self) -> Any:

@@ -47,9 +47,9 @@ def status(
     parameters: Parameters = None,
     connect: Connect = None,
     output: Output = Format.TABLE,
-    exit_code: Annotated[bool, typer.Option("--exit-code", help="End with 3 when something is not as it should be.")] = False,
+    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 3 if the vApp is not healthy.")] = False,
 ) -> None:
-    """Show a vApp as it stands: VMs, addresses, protection, accelerator."""
+    """Show the state of a vApp: its VMs, addresses, protection and accelerator. Also asks its firewall and IPS."""
     from vcloud.views.status import status_of
 
     found = status_of(vapp_name(vapp, parameters), connect)
@@ -63,7 +63,7 @@ def status(
 
 def _show_status(found: "Status") -> None:
     print(f"{found.vapp} on {found.host}: {found.summary}")
-    print(f"accelerator: {found.accelerator}   outside: {', '.join(found.uplink)}")
+    print(f"accelerator: {found.accelerator}   public address: {', '.join(found.uplink)}")
     table("", ["VM", "role", "state", "zone", "IPv4", "IPv6"], found.rows())
     for line in found.published:
         print(f"published: {line}")
@@ -72,7 +72,7 @@ def _show_status(found: "Status") -> None:
 
 
 def list_vapps(connect: Connect = None, output: Output = Format.TABLE) -> None:
-    """List the vApps of a host by what libvirt says; `status` also asks a vApp's appliances."""
+    """List the vApps on a host (fast; does not check protection)."""
     from vcloud.views.status import all_vapps
 
     rows = all_vapps(connect)
@@ -86,10 +86,10 @@ def render(
     argument: FileArgument = None,
     file: FileOption = None,
     parameters: Parameters = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder to write to.")] = Path("rendered"),
+    out: Annotated[Path, typer.Option("--out", help="Folder for the files.")] = Path("rendered"),
     accel: AccelOption = Accel.TCG,
 ) -> None:
-    """Write everything that is generated (XML, nft, Suricata, identities) to a folder. The same input gives the same bytes."""
+    """Write all generated files (libvirt XML, nft and Suricata rules, identities) to a folder. Contacts no host."""
     from vcloud.views.render import render_to
 
     written = render_to(chosen_file(argument, file), parameter_values(parameters), out, accel.value)
@@ -101,11 +101,11 @@ def graph(
     file: FileOption = None,
     parameters: Parameters = None,
     picture: Annotated[
-        Picture | None, typer.Option("-F", "--format", help="Default: by the ending of --out, else mermaid.", show_default=False)
+        Picture | None, typer.Option("-F", "--format", help="Default: chosen by the ending of --out, or mermaid.", show_default=False)
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="File to write; without one, stdout.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="File to write (default: stdout).", show_default=False)] = None,
 ) -> None:
-    """Draw the vApp: zones, VMs, flows and what is inspected."""
+    """Draw a vApp: its zones, VMs and flows, and which zones the IPS inspects."""
     from vcloud.compile.graph import render_dot, render_mermaid
     from vcloud.pipeline import design_of, load_file
 
@@ -136,7 +136,7 @@ def _drawn(dot: bytes, kind: Picture) -> bytes:
         return subprocess.run(["dot", f"-T{kind}"], input=dot, stdout=subprocess.PIPE, check=True).stdout
     except FileNotFoundError:
         raise UsageError(
-            "drawing needs Graphviz, which is not installed", "Install it: apt-get install graphviz, or take --format mermaid."
+            "drawing needs Graphviz, which is not installed", "Install it (apt-get install graphviz), or use --format mermaid."
         ) from None
 
 
@@ -148,7 +148,7 @@ def schema() -> None:
 
 
 def doctor(connect: Connect = None, output: Output = Format.TABLE) -> None:
-    """Check that a host can run vApps, and say how to mend what cannot."""
+    """Check whether a host can run vApps, and say how to fix what is wrong."""
     from vcloud.images.build import missing_tools
     from vcloud.views.doctor import examine
 

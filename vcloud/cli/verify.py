@@ -1,4 +1,4 @@
-"""`vcloud verify`: does what runs keep what the file promises?"""
+"""`vcloud verify`: tests with packets whether a running vApp does what its file says."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,14 +19,16 @@ def verify(
     parameters: Parameters = None,
     connect: Connect = None,
     output: Output = Format.TABLE,
-    seed: Annotated[int, typer.Option("--seed", help="Draws the random ports; the same seed tries the same ports.")] = 1,
-    all_checks: Annotated[bool, typer.Option("--all", help="Show every check, not only what did not pass.")] = False,
-    junit: Annotated[Path | None, typer.Option("--junit", help="Also write the results as JUnit XML.", show_default=False)] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed for random ports; reuse it to repeat a run.")] = 1,
+    all_checks: Annotated[bool, typer.Option("--all", help="Show every check, also those that passed.")] = False,
+    junit: Annotated[
+        Path | None, typer.Option("--junit", help="Also write the results to this file, as JUnit XML.", show_default=False)
+    ] = None,
 ) -> None:
-    """Send real packets: what is declared must pass, what is tried of the rest must be dropped, and the drop must be the protection's doing.
+    """Test a running vApp with real packets. Declared traffic must pass. Other traffic must be blocked, and the firewall or IPS must have dropped it.
 
-    What must not pass is tried between all VMs but those that share an open zone, two replicas of a tier standing for the others, on the
-    ports that the file names, on some that attackers like and on some at random. A line says how many pairs were left out.
+    Blocked traffic is tested between all pairs of VMs, on ports that the file names, on ports that attackers like, and on random ports.
+    VMs of the same open zone are not tested against each other. Of many replicas only two are tested; the summary says what was left out.
     """
     from vcloud.proof.report import as_data, exit_code, junit_xml, rows, summary
     from vcloud.verify.run import verify_vapp
@@ -45,12 +47,12 @@ def verify(
         _write(junit, junit_xml(verdicts))
     if code := exit_code(verdicts):
         if code is Exit.NOT_CHECKED:
-            say("not everything could be checked")
+            say("some checks could not be made; the reasons are above")
         raise typer.Exit(code)
 
 
 def check_writable(path: Path) -> None:
-    """Nothing stays of it. Raises UsageError where the file could not be written, before a run that takes minutes."""
+    """Raises UsageError if the file cannot be written, before a run that takes minutes. Leaves no file behind."""
     try:
         new = not path.exists()
         with path.open("ab"):

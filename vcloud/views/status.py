@@ -1,4 +1,7 @@
-"""What stands, put into the words of `vcloud status` and `vcloud list`. Reads libvirt only: no file of the user's is needed."""
+"""`vcloud status` and `vcloud list`: what libvirt and the appliances report about vApps. No vApp file is needed.
+
+To show one more problem: yield it in `_problems`, with what the user can do about it.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,16 @@ from vcloud.proof.checks import Outcome
 from vcloud.proof.report import plain
 
 SAVED = "saved"
-"""What a vApp is called of which every VM's memory is kept; libvirt's own word for such a domain."""
+"""The state of a vApp whose VMs are all stopped with their memory kept. libvirt calls such a domain the same."""
+
+STOPS = {Role.FIREWALL: ", so all traffic between zones is stopped", Role.IPS: ", so the traffic that it inspects is stopped"}
+"""What it means if an appliance does not run."""
 
 
 @dataclass(frozen=True, slots=True)
 class VmStatus:
+    """One VM, as `vcloud status` shows it."""
+
     name: str
     role: str
     state: str
@@ -53,10 +61,11 @@ class Status:
 
     @property
     def summary(self) -> str:
+        """The state in one line."""
         if self.phase == SAVED:
             return f"saved, {len(self.vms)} VMs; `vcloud up` restores them"
         running = sum(vm.state == "running" for vm in self.vms)
-        return f"{'protected' if self.healthy else 'NOT as it should be'}, {running} of {len(self.vms)} VMs run"
+        return f"{'protected' if self.healthy else 'DEGRADED'}, {running} of {len(self.vms)} VMs run"
 
     def rows(self) -> list[tuple[str, ...]]:
         return [(vm.name, vm.role, vm.state, " ".join(vm.zones), " ".join(vm.addresses4), " ".join(vm.addresses6)) for vm in self.vms]
@@ -87,7 +96,7 @@ class Status:
 
 
 def status_of(vapp: str, connect: str | None) -> Status:
-    """As libvirt and the appliances themselves say. Raises UsageError when the host does not have the vApp."""
+    """Asks libvirt and the vApp's appliances. Raises UsageError if the host does not have the vApp, or cannot read its description."""
     with open_host(choose_host(connect)) as host:
         state = observe_vapp(host, vapp)
         if state.unreadable is not None:
@@ -100,15 +109,19 @@ def status_of(vapp: str, connect: str | None) -> Status:
         if state.manifest is None:
             if state.domains:
                 raise UsageError(
-                    f"'{vapp}' on {host.name} is a rest without a description", f"Run `vcloud up` with its file, or `vcloud down {vapp}`."
+                    f"of '{vapp}' on {host.name}, leftovers remain; their description is lost",
+                    f"`vcloud up` with its file repairs it; `vcloud down {vapp}` removes it.",
                 )
             raise NoVappError(vapp, host.name)
         found = _status(state, host.name)
-        return found if found.problems or state.saved() else replace(found, problems=tuple(_not_in_force(host, state.manifest)))
+        return found if found.problems or state.saved() else replace(found, problems=tuple(_wrong_rules(host, state.manifest)))
 
 
 def all_vapps(connect: str | None) -> list[dict[str, Any]]:
-    """A row per vApp on the host, as libvirt says. No appliance is asked, so none is called protected: `ready` is what the last run left."""
+    """A row for each vApp on the host, from what libvirt reports.
+
+    No appliance is asked, so no vApp is called protected: `ready` only says that the last run has ended well.
+    """
     with open_host(choose_host(connect)) as host:
         rows = []
         for name in vapp_names(host):
@@ -118,7 +131,7 @@ def all_vapps(connect: str | None) -> list[dict[str, Any]]:
                 {
                     "vapp": name,
                     "host": host.name,
-                    "state": "unreadable" if state.unreadable else (found.phase if found.healthy else "problem") if found else "rest",
+                    "state": "unreadable" if state.unreadable else (found.phase if found.healthy else "problem") if found else "leftovers",
                     "vms": len(found.vms) if found else len(state.domains),
                     "running": sum(domain.running for domain in state.domains),
                     "owner": found.owner if found else "",
@@ -172,31 +185,30 @@ def _published(design: Design, addresses: list[str]) -> list[str]:
 
 
 def _problems(state: VappState, design: Design, phase: Phase) -> list[str]:
-    problems = ["a run of `vcloud up` has not ended, or was interrupted"] if phase is Phase.APPLYING else []
+    """What is wrong, by what libvirt reports."""
+    problems = ["a run of `vcloud up` is still going on or was interrupted; `vcloud up` finishes it"] if phase is Phase.APPLYING else []
     for vm in design.vms if not state.saved() else ():
         found = _vm_state(vm, state)
         if found != "running":
-            stopped = (
-                " and so all traffic between zones is stopped"
-                if vm.role is Role.FIREWALL
-                else " and so the traffic it inspects is stopped"
-                if vm.role is Role.IPS
-                else ""
-            )
-            problems.append(f"{vm.role} '{vm.name}' is {found}{stopped}; `vcloud up` repairs it")
+            problems.append(f"{vm.role} '{vm.name}' is {found}{STOPS.get(vm.role, '')}; `vcloud up` repairs it")
         elif phase is Phase.READY and not state.connected(vm):
-            problems.append(f"{vm.role} '{vm.name}' was started by somebody else than `vcloud up`, which sees to its links and services")
+            problems.append(
+                f"{vm.role} '{vm.name}' was not started by `vcloud up`, so its links and services are not set up; `vcloud up` repairs it"
+            )
     if state.uplink_gone:
-        problems.append("the uplink's network is stopped or removed, and so nothing reaches the outside or comes from it")
+        problems.append("the uplink's network is stopped or removed, so no traffic goes out or comes in; `vcloud up` repairs it")
     for zone in design.zones:
         for network in zone_networks(zone):
             standing = state.network(network.name)
             if standing is None or not standing.active:
-                problems.append(f"the network '{network.name}' is {'missing' if standing is None else 'not active'}")
+                problems.append(
+                    f"the network '{network.name}' is {'missing' if standing is None else 'not active'}; `vcloud up` repairs it"
+                )
     return problems
 
 
-def _not_in_force(host: Host, manifest: Manifest) -> Iterator[str]:
+def _wrong_rules(host: Host, manifest: Manifest) -> Iterator[str]:
+    """What is wrong with the appliances, by what they report themselves."""
     for verdict in check_appliances(host, manifest):
         if verdict.outcome is not Outcome.PASS:
-            yield f"it does not hold that {verdict.check.claim} ({plain(verdict.detail)}); `vcloud up --reload` with its file loads it again"
+            yield f"this is not true: {verdict.check.claim} ({plain(verdict.detail)}); `vcloud up --reload` with its file loads the rules again"

@@ -128,7 +128,7 @@ def test_a_vm_that_is_started_by_hand_is_told_and_up_sees_to_it(shop: Vapp, vm: 
         for row in rows:
             assert shop.operator.virsh("domif-getlink", shop.domain(vm), row[-1]).split()[-1] == "down"
         assert customers_are_served(shop, 4) == [False, False]
-    assert "started by somebody else" in shop.operator.run("status", "shop", "--exit-code", code=3).err
+    assert "was not started by `vcloud up`" in shop.operator.run("status", "shop", "--exit-code", code=3).err
     before = domains(shop.operator, "shop")
     shop.operator.up(SHOP)
     assert domains(shop.operator, "shop") == before
