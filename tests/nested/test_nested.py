@@ -38,10 +38,10 @@ def test_kvm_is_used_where_a_kernel_boots_under_it(nested: Host, base: Image, op
     """Not before one has: that libvirt offers it is no proof. Then it is remembered."""
     assert accelerator_of(operator).startswith("tcg: libvirt offers KVM, but there is no kernel")
     kernel = uploaded(nested, base)
-    assert accelerator.probe(nested, kernel.kernel, kernel.initrd) == Accelerator("kvm", "a kernel boots under KVM")
-    assert accelerator.probe(nested, "/none", "/none").name == "kvm", "it is not tried again"
+    assert accelerator.find_accelerator(nested, kernel.kernel, kernel.initrd) == Accelerator("kvm", "a kernel boots under KVM")
+    assert accelerator.find_accelerator(nested, "/none", "/none").name == "kvm", "it is not tried again"
     assert accelerator_of(operator) == "kvm: a kernel boots under KVM"
-    assert nested.connection.listAllDomains() == [], "nothing of the trial stays"
+    assert nested.connection.listAllDomains() == [], "nothing of the test boot stays"
 
 
 @pytest.fixture(scope="module")
@@ -125,16 +125,16 @@ def test_the_probe_believes_a_kernel_and_not_a_device(lab: Lab, base: Image) -> 
     """What it says of this machine is what a kernel shows that QEMU boots here without libvirt."""
     with open_host(load_inventory(lab.inventory)[0]) as host:
         kernel = uploaded(host, base)
-        found = accelerator.probe(host, kernel.kernel, kernel.initrd)
+        found = accelerator.find_accelerator(host, kernel.kernel, kernel.initrd)
         assert found.name == ("kvm" if boots_under_kvm(base) else "tcg")
         assert "KVM" in found.reason
         assert accelerator.remembered(host) == found
-        assert host.connection.listAllDomains() == [], "nothing of the trial stays"
+        assert host.connection.listAllDomains() == [], "nothing of the test boot stays"
 
 
 def test_a_host_without_kvm_is_not_tried(lab: Lab) -> None:
     with open_host(load_inventory(lab.inventory)[1]) as host:
-        assert accelerator.probe(host, "/none", "/none") == Accelerator("tcg", "libvirt offers no KVM there")
+        assert accelerator.find_accelerator(host, "/none", "/none") == Accelerator("tcg", "libvirt offers no KVM there")
 
 
 def uploaded(host: Host, image: Image) -> Base:

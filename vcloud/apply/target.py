@@ -10,7 +10,7 @@ from vcloud.apply.vm_images import VmImages
 from vcloud.compile.artifacts import Artifacts, compile_vapp
 from vcloud.design.model import Design
 from vcloud.errors import HostError
-from vcloud.hosts.accelerator import probe, remembered
+from vcloud.hosts.accelerator import find_accelerator, remembered
 from vcloud.hosts.connection import Host
 from vcloud.hosts.uplink import uplink_for
 from vcloud.hosts.volumes import VappVolumes
@@ -59,7 +59,7 @@ def proven_accelerator(host: Host, volumes: VappVolumes, images: VmImages, state
     if known is None:
         reporter.report(host.name, "trying KVM with a real kernel")
         boot = images.upload(volumes, (images.design.firewall,), reporter)[images.design.firewall.name]
-        known = probe(host, boot.kernel, boot.initrd)
+        known = find_accelerator(host, boot.kernel, boot.initrd)
         reporter.report(host.name, known.name)
     if choice == "kvm" and known.name != "kvm":
         raise HostError(f"KVM does not work on {host.name}: {known.reason}", "Leave --accel away, or take --accel tcg.")

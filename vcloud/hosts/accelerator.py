@@ -1,7 +1,8 @@
-"""KVM where a real kernel reaches user space under it, TCG where none does.
+"""Finds whether the VMs of a host run under KVM, or under TCG (emulation).
 
-That /dev/kvm exists and that libvirt offers KVM prove little: there are hosts where both is so and every kernel hangs. So a small VM is
-started once per host, and the answer is kept there until libvirt, QEMU or the host's kernel is another one.
+There are hosts where /dev/kvm exists and libvirt offers KVM, and yet every kernel hangs under it. So vcloud
+boots a small VM under KVM once per host: the KVM test boot. The result is stored on the host. It counts as
+long as libvirt, QEMU and the kernel of the host stay the same.
 """
 
 from __future__ import annotations
@@ -26,48 +27,51 @@ from vcloud.hosts.pool import StoragePool, peek
 from vcloud.hosts.stream import CHUNK, stream_socket
 
 VOLUME = "accelerator.json"
-"""In the host's pool, beside the images: what is known of it is a cache, as they are."""
+"""In the storage pool of the host, beside the images. It is a cache, like them."""
 WORDS = b"vcloud-probe: user space reached"
-"""What the shipped images' init says when the kernel command line has `vcloud.probe` (images/base/initramfs/init.c)."""
+"""What the init of shipped images prints if the kernel command line has `vcloud.probe` (images/base/initramfs/init.c)."""
 PATIENCE = 2
-"""How long KVM may take, in the times of emulation; a working one needs a fifth, or less."""
+"""KVM may take this many times as long as emulation. If KVM works, it needs a fifth of that time, or less."""
 LONGEST = 300
-"""Seconds after which nothing is waited for. Emulation takes three, and some minutes on a host that is itself emulated."""
+"""Seconds after which the test boot ends. Emulation needs three seconds, and some minutes on a host that is itself emulated."""
 KERNEL_SUFFIX, INITRD_SUFFIX = "", ".cpio"
 LARGEST = 4096
-"""Bytes of what is kept."""
-WORDY = 120
-"""Characters of libvirt's own words in a reason."""
+"""Bytes that are read of the stored result."""
+QUOTED = 120
+"""Characters of libvirt's own message in a reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """What a host's VMs run on."""
+    """What the VMs of a host run on."""
 
     name: str
     """`kvm` or `tcg`."""
     reason: str
     """Why, as a clause: `a kernel boots under KVM`."""
     proven: bool = True
-    """The reason speaks of KVM itself. What is not proven is not remembered."""
+    """The result is about KVM itself, and is stored. Otherwise the test boot failed for another reason."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _Stored:
+    """The content of `VOLUME`."""
+
     versions: str
     found: Accelerator
 
 
-_KEPT = TypeAdapter(_Kept)
+_STORED = TypeAdapter(_Stored)
 
 
-def probe_host(host: Host) -> Accelerator:
-    """The host's accelerator: what is remembered, else what a kernel that an earlier vApp has left there tells.
+def host_accelerator(host: Host) -> Accelerator:
+    """The accelerator of a host, without uploading anything to it.
 
-    A host that offers KVM and has no kernel yet counts as one without; that answer is not remembered.
+    It is the stored result or, if there is none, that of a test boot with a kernel that an earlier vApp has left
+    on the host. If there is no such kernel, the answer is TCG, and is not stored.
 
     Raises:
-        HostError: the host's version cannot be read or libvirt breaks.
+        HostError: the versions of the host cannot be read, or libvirt fails.
     """
     known = remembered(host)
     if known:
@@ -75,45 +79,45 @@ def probe_host(host: Host) -> Accelerator:
     pool = StoragePool(host)
     kernel, initrd = (pool.any_upload(kind, suffix) for kind, suffix in (("kernel-", KERNEL_SUFFIX), ("initrd-", INITRD_SUFFIX)))
     if kernel and initrd:
-        return probe(host, kernel, initrd)
-    return _without_trial(host) or Accelerator("tcg", "libvirt offers KVM, but there is no kernel on the host yet to try it with")
+        return find_accelerator(host, kernel, initrd)
+    return _without_kvm(host) or Accelerator("tcg", "libvirt offers KVM, but the host has no kernel yet to test it with")
 
 
 def remembered(host: Host) -> Accelerator | None:
-    """The answer of an earlier trial on this host with the same libvirt, QEMU and kernel."""
+    """The result of an earlier test boot on this host with the same libvirt, QEMU and kernel; None if there is none."""
     try:
-        kept = _KEPT.validate_json(peek(host, VOLUME, LARGEST))
+        stored = _STORED.validate_json(peek(host, VOLUME, LARGEST))
     except ValueError:
-        return None  # nothing is kept, or by another release
-    return kept.found if kept.versions == versions(host) else None
+        return None  # nothing is stored, or another release has stored it
+    return stored.found if stored.versions == versions(host) else None
 
 
-def probe(host: Host, kernel: str, initrd: str) -> Accelerator:
-    """Asks the host, and by a trial if need be; remembers there what that proves of KVM.
+def find_accelerator(host: Host, kernel: str, initrd: str) -> Accelerator:
+    """The accelerator of a host: the stored result, or that of a test boot, which is then stored.
 
     Args:
         host: an open host.
         kernel: path on the host of a shipped image's kernel.
-        initrd: likewise.
+        initrd: path on the host of its initramfs.
 
     Raises:
-        HostError: the host's versions cannot be read or libvirt breaks.
+        HostError: the versions of the host cannot be read, or libvirt fails.
     """
     known = remembered(host)
     if known:
         return known
-    kvm, tcg = (trial_xml(kernel, initrd, accelerator) for accelerator in ("kvm", "tcg"))
-    found = _without_trial(host) or interruptible(lambda: trial(host, kvm, tcg))
+    kvm, tcg = (boot_xml(kernel, initrd, accelerator) for accelerator in ("kvm", "tcg"))
+    found = _without_kvm(host) or interruptible(lambda: boot_both(host, kvm, tcg))
     if not found.proven:
         return found
-    kept = _Kept(versions(host), found)
-    with suppress(HostError):  # where it cannot be kept it is tried again the next time
-        StoragePool(host).put(VOLUME, _KEPT.dump_json(kept))
+    stored = _Stored(versions(host), found)
+    with suppress(HostError):  # if it cannot be stored, the next run boots again
+        StoragePool(host).put(VOLUME, _STORED.dump_json(stored))
     return found
 
 
 def versions(host: Host) -> str:
-    """What a VM's saved memory, and what is known of KVM, depend on: libvirt, QEMU and the kernel of the host, as one text.
+    """The versions of libvirt, QEMU and the kernel of a host, as one text. Saved memory and the stored result depend on them.
 
     Raises:
         HostError: they cannot be read.
@@ -125,7 +129,8 @@ def versions(host: Host) -> str:
         return f"libvirt {host.connection.getLibVersion()} qemu {host.connection.getVersion()} linux {release.stdout.decode().strip()}"
 
 
-def _without_trial(host: Host) -> Accelerator | None:
+def _without_kvm(host: Host) -> Accelerator | None:
+    """TCG, if libvirt does not offer KVM; None if only a test boot can tell."""
     with translated(f"the capabilities of {host.name} could not be read"):
         capabilities = parse(host.connection.getCapabilities())
     if capabilities.find("guest/arch[@name='x86_64']/domain[@type='kvm']") is None:
@@ -133,29 +138,33 @@ def _without_trial(host: Host) -> Accelerator | None:
     return None
 
 
-def trial(host: Host, kvm_xml: str, tcg_xml: str) -> Accelerator:
-    """Races a small VM under KVM against the same one under TCG to user space. Nothing of them stays.
+def boot_both(host: Host, kvm_xml: str, tcg_xml: str) -> Accelerator:
+    """Boots a small VM under KVM and the same VM under TCG at the same time, and compares them. Both are removed in the end.
 
-    So no time has to be guessed: KVM is faster than emulation on any machine, however slow or busy, or it is of no use. It is given up
-    when emulation has been there for as long as it took to get there. And only where emulation starts, and gets there, has KVM shown what
-    it is: for want of memory, or with a kernel that boots nowhere, both fail.
+    This needs no guess at how long a boot may take: on any machine, however slow or busy, KVM is faster than
+    emulation, or it is of no use. The result is only about KVM if the VM under TCG reaches user space. If the host
+    has too little memory, or if the kernel boots nowhere, both VMs fail.
     """
     begun = time.monotonic()
     try:
         with _running(host, kvm_xml) as kvm, _running(host, tcg_xml) as tcg:
-            return race(Runner(kvm), Runner(tcg), begun)
+            return race(BootingVm(kvm), BootingVm(tcg), begun)
     except libvirt.libvirtError as error:
-        return unraced(message_of(error), _starts(host, kvm_xml), _starts(host, tcg_xml))
+        return not_started(message_of(error), _starts(host, kvm_xml), _starts(host, tcg_xml))
 
 
-def unraced(why: str, kvm: bool, tcg: bool) -> Accelerator:
-    """What it means that there was no race for the reason `why`, by whether a VM starts under `kvm` and under `tcg`."""
+def not_started(why: str, kvm: bool, tcg: bool) -> Accelerator:
+    """What it means if one of the two VMs did not start, for the reason `why`.
+
+    `kvm` and `tcg` say whether a VM alone starts under KVM and under TCG.
+    """
     if tcg and not kvm:
-        return Accelerator("tcg", f"KVM is offered, but QEMU does not start under it: {why[:WORDY]}")
-    return Accelerator("tcg", f"KVM could not be tried: {why[:WORDY]}", proven=False)
+        return Accelerator("tcg", f"/dev/kvm exists, but a test VM failed: {why[:QUOTED]}")
+    return Accelerator("tcg", f"KVM could not be tested: {why[:QUOTED]}", proven=False)
 
 
 def _starts(host: Host, xml: str) -> bool:
+    """Whether QEMU starts for the domain. The VM is removed at once."""
     try:
         host.connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY).destroy()
     except libvirt.libvirtError:
@@ -164,48 +173,54 @@ def _starts(host: Host, xml: str) -> bool:
 
 
 @dataclass
-class Runner:
-    """A VM of the race, by its console."""
+class BootingVm:
+    """A VM that boots, as its console shows it."""
 
     console: socket.socket
     heard: bytes = b""
     ended: bool = False
 
     @property
-    def there(self) -> bool:
+    def booted(self) -> bool:
+        """It has reached user space."""
         return WORDS in self.heard
 
-    def hear(self) -> None:
+    def read(self) -> None:
+        """Reads what the console has printed. It must be ready to be read."""
         chunk = self.console.recv(CHUNK)
         self.heard += chunk
         self.ended = not chunk
 
 
-def race(kvm: Runner, tcg: Runner, begun: float) -> Accelerator:
-    """Who reaches user space, by what the consoles say. `begun` is when they started, in seconds of the monotonic clock."""
+def race(kvm: BootingVm, tcg: BootingVm, begun: float) -> Accelerator:
+    """Reads the consoles of both VMs until it is clear whether KVM works.
+
+    `begun` is when both were started, in seconds of the monotonic clock. Once the VM under TCG has reached user
+    space, the VM under KVM has until `PATIENCE` times that duration.
+    """
     deadline = begun + LONGEST
     while (left := deadline - time.monotonic()) > 0:
-        listening = [runner for runner in (kvm, tcg) if not (runner.there or runner.ended)]
-        ready, _, _ = select.select([runner.console for runner in listening], [], [], left)
-        for runner in (runner for runner in listening if runner.console in ready):
-            runner.hear()
-        if kvm.there:
+        booting = [vm for vm in (kvm, tcg) if not (vm.booted or vm.ended)]
+        ready, _, _ = select.select([vm.console for vm in booting], [], [], left)
+        for vm in (vm for vm in booting if vm.console in ready):
+            vm.read()
+        if kvm.booted:
             return Accelerator("kvm", "a kernel boots under KVM")
-        if kvm.ended and (tcg.there or tcg.ended):
+        if kvm.ended and (tcg.booted or tcg.ended):
             break
-        if tcg in listening and tcg.there:
+        if tcg in booting and tcg.booted:
             deadline = min(deadline, begun + PATIENCE * (time.monotonic() - begun))
-    if not tcg.there:
-        return Accelerator("tcg", "KVM could not be tried: the kernel does not reach user space under emulation either", proven=False)
+    if not tcg.booted:
+        return Accelerator("tcg", "KVM could not be tested: the kernel does not reach user space under emulation either", proven=False)
     if kvm.ended:
-        return Accelerator("tcg", "KVM is there, but a VM under it ends before it reaches user space")
-    return Accelerator("tcg", f"KVM is there, but a kernel hangs under it: no user space in {deadline - begun:.0f} s")
+        return Accelerator("tcg", "/dev/kvm exists, but a test VM failed: it ended before it reached user space")
+    return Accelerator("tcg", f"/dev/kvm exists, but a test VM failed: its kernel hangs, no user space after {deadline - begun:.0f} s")
 
 
 @contextmanager
 def _running(host: Host, xml: str) -> Iterator[socket.socket]:
-    """A VM of the race, as its console."""
-    # Paused at first, so that no word is said before somebody listens; destroyed by libvirt when this connection ends.
+    """The console of a VM that is started now and removed in the end."""
+    # The VM is paused until the console is open, so that nothing it prints is lost. libvirt destroys it if this connection ends.
     domain = host.connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY)
 
     def open_console(connection: libvirt.virConnect, stream: libvirt.virStream) -> None:
@@ -220,6 +235,6 @@ def _running(host: Host, xml: str) -> Iterator[socket.socket]:
             domain.destroy()
 
 
-def trial_xml(kernel: str, initrd: str, accelerator: str) -> str:
+def boot_xml(kernel: str, initrd: str, accelerator: str) -> str:
     """The domain of a KVM test boot, under a name of its own."""
     return render_test_boot(f"vcloud-probe-{secrets.token_hex(4)}", kernel, initrd, HostFacts(accelerator))

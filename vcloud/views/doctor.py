@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vcloud.errors import VcloudError
-from vcloud.hosts.accelerator import probe_host
+from vcloud.hosts.accelerator import host_accelerator
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import choose_host
 from vcloud.hosts.machines import why_no_filters
@@ -81,7 +81,7 @@ def _version(number: int) -> str:
 
 
 def _accelerator(host: Host) -> Iterator[Finding]:
-    found = probe_host(host)
+    found = host_accelerator(host)
     hint = (
         ""
         if found.name == "kvm"

@@ -1,4 +1,4 @@
-"""What a race tells of KVM, by sockets in the place of consoles; tests/vm and tests/nested race real VMs."""
+"""What the KVM test boot shows, with sockets in the place of consoles; tests/vm and tests/nested boot real VMs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from vcloud.hosts.accelerator import PATIENCE, WORDS, Accelerator, Runner, race, trial, trial_xml, unraced
+from vcloud.hosts.accelerator import PATIENCE, WORDS, Accelerator, BootingVm, boot_both, boot_xml, not_started, race
 from vcloud.hosts.connection import open_host
 from vcloud.hosts.inventory import HostRef
 
 NOT_HERE, ENDS = b"booting", None
-ENDED_FIRST = Accelerator("tcg", "KVM is there, but a VM under it ends before it reaches user space")
+ENDED_FIRST = Accelerator("tcg", "/dev/kvm exists, but a test VM failed: it ended before it reached user space")
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def consoles() -> Iterator[list[socket.socket]]:
         end.close()
 
 
-def runner(consoles: list[socket.socket], said: bytes | None) -> Runner:
+def runner(consoles: list[socket.socket], said: bytes | None) -> BootingVm:
     """A VM that has said this; None: it has ended without a word."""
     ours, theirs = socket.socketpair()
     consoles += [ours, theirs]
@@ -32,7 +32,7 @@ def runner(consoles: list[socket.socket], said: bytes | None) -> Runner:
         theirs.close()
     else:
         theirs.sendall(said)
-    return Runner(ours)
+    return BootingVm(ours)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_a_kernel_that_boots_nowhere_says_nothing_of_kvm(consoles: list[socket.s
 
 @pytest.mark.parametrize(("kvm", "tcg", "proven"), [(False, True, True), (False, False, False), (True, False, False), (True, True, False)])
 def test_only_a_vm_that_starts_under_emulation_alone_speaks_against_kvm(kvm: bool, tcg: bool, proven: bool) -> None:
-    found = unraced("cannot allocate memory", kvm, tcg)
+    found = not_started("cannot allocate memory", kvm, tcg)
     assert (found.name, found.proven) == ("tcg", proven)
     assert "cannot allocate memory" in found.reason
 
@@ -70,6 +70,6 @@ def test_only_a_vm_that_starts_under_emulation_alone_speaks_against_kvm(kvm: boo
 def test_a_host_where_no_vm_starts_at_all_is_not_remembered_as_one_without_kvm() -> None:
     """libvirt's test driver starts neither of the two."""
     with open_host(HostRef("t", "test:///default")) as host:
-        found = trial(host, trial_xml("/kernel", "/initrd", "kvm"), trial_xml("/kernel", "/initrd", "tcg"))
+        found = boot_both(host, boot_xml("/kernel", "/initrd", "kvm"), boot_xml("/kernel", "/initrd", "tcg"))
         assert (found.name, found.proven) == ("tcg", False)
-        assert found.reason.startswith("KVM could not be tried: ")
+        assert found.reason.startswith("KVM could not be tested: ")

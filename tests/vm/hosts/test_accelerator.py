@@ -18,39 +18,39 @@ pytestmark = pytest.mark.vm
 
 def test_the_accelerator_is_tried_once(host: Host, vm: Running) -> None:
     assert accelerator.remembered(host) is None
-    first = accelerator.probe(host, vm.base.kernel, vm.base.initrd)
+    first = accelerator.find_accelerator(host, vm.base.kernel, vm.base.initrd)
     assert first.name in ("kvm", "tcg")
     assert first.reason
-    assert accelerator.probe_host(host) == first
-    assert accelerator.probe(host, "/none", "/none") == first, "a second test boot would need a kernel"
-    assert [domain.name() for domain in host.connection.listAllDomains()] == [NAME], "nothing of the trial stays"
+    assert accelerator.host_accelerator(host) == first
+    assert accelerator.find_accelerator(host, "/none", "/none") == first, "a second test boot would need a kernel"
+    assert [domain.name() for domain in host.connection.listAllDomains()] == [NAME], "nothing of the test boot stays"
 
 
 def runners(vm: Running) -> tuple[str, str]:
     """Two for the race, both emulated, so that it ends alike on any machine."""
-    first, second = (accelerator.trial_xml(vm.base.kernel, vm.base.initrd, "tcg") for _ in range(2))
+    first, second = (accelerator.boot_xml(vm.base.kernel, vm.base.initrd, "tcg") for _ in range(2))
     return first, second
 
 
 def test_kvm_wins_by_reaching_user_space(host: Host, vm: Running) -> None:
     goes, other = runners(vm)
     hangs = other.replace("panic=-1", "rdinit=/none init=/none")
-    assert accelerator.trial(host, goes, hangs) == Accelerator("kvm", "a kernel boots under KVM")
+    assert accelerator.boot_both(host, goes, hangs) == Accelerator("kvm", "a kernel boots under KVM")
 
 
 def test_a_kernel_that_hangs_is_given_up_soon_after_emulation_got_there(host: Host, vm: Running) -> None:
     """It finds no init, and waits for ever."""
     goes, other = runners(vm)
-    found = accelerator.trial(host, other.replace("panic=-1", "rdinit=/none init=/none"), goes)
+    found = accelerator.boot_both(host, other.replace("panic=-1", "rdinit=/none init=/none"), goes)
     assert found.name == "tcg"
     assert "hangs" in found.reason
-    assert [domain.name() for domain in host.connection.listAllDomains()] == [NAME], "nothing of the trial stays"
+    assert [domain.name() for domain in host.connection.listAllDomains()] == [NAME], "nothing of the test boot stays"
 
 
 def test_a_vm_that_ends_before_it_reaches_user_space_does_not_count(host: Host, vm: Running) -> None:
     goes, other = runners(vm)
-    found = accelerator.trial(host, other.replace("panic=-1", "panic=-1 rdinit=/none init=/none"), goes)
-    assert found == Accelerator("tcg", "KVM is there, but a VM under it ends before it reaches user space")
+    found = accelerator.boot_both(host, other.replace("panic=-1", "panic=-1 rdinit=/none init=/none"), goes)
+    assert found == Accelerator("tcg", "/dev/kvm exists, but a test VM failed: it ended before it reached user space")
 
 
 @pytest.mark.usefixtures("vm")
