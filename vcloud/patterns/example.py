@@ -1,25 +1,28 @@
-"""Texts that a regular expression matches, and just does not match, for the probes of leak detectors."""
+"""Texts that a pattern matches, and texts that it just does not match. `verify` sends them to prove a leak detector."""
 
 from __future__ import annotations
 
 import re
-import re._constants as code  # type: ignore[import-not-found]
-import re._parser as parser  # type: ignore[import-not-found]
-from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Final
 
 from vcloud.errors import VcloudError
+from vcloud.patterns.tree import (
+    Alternation,
+    AnyChar,
+    BackReference,
+    CharSet,
+    Condition,
+    Group,
+    Literal,
+    Node,
+    Repeat,
+    Sequence,
+    parsed,
+)
 
 _ALPHABET: Final = "aA0_-. :/@#" + "".join(map(chr, range(0x21, 0x7F))) + "\t\n"
-"""In order of preference."""
-_CATEGORIES: Final = {
-    code.CATEGORY_DIGIT: r"\d",
-    code.CATEGORY_NOT_DIGIT: r"\D",
-    code.CATEGORY_SPACE: r"\s",
-    code.CATEGORY_NOT_SPACE: r"\S",
-    code.CATEGORY_WORD: r"\w",
-    code.CATEGORY_NOT_WORD: r"\W",
-}
+"""The characters of examples, in order of preference."""
 
 
 class NoExampleError(VcloudError):
@@ -27,75 +30,57 @@ class NoExampleError(VcloudError):
 
 
 def matching_text(pattern: str) -> str:
-    """A short text that the pattern matches. Raises NoExampleError when none was found: look-arounds are not solved, only checked."""
+    """A short text that the pattern matches.
+
+    Raises:
+        NoExampleError: none was found. The search ignores look-arounds, and only checks them at the end.
+    """
     try:
-        text = "".join(_texts(parser.parse(pattern)))
+        text = "".join(_texts(parsed(pattern)))
     except LookupError:
         text = ""
     if not re.search(pattern, text):
-        raise NoExampleError(f"no text was found that the pattern '{pattern}' matches", "Its probe must be made by hand.")
+        what = f"vcloud found no text that the pattern '{pattern}' matches, so it cannot test the pattern"
+        raise NoExampleError(what, "Test it by hand, or simplify the pattern.")
     return text
 
 
 def near_miss(pattern: str, text: str) -> str:
-    """The text with one character changed so that the pattern no longer matches. Raises NoExampleError."""
-    for place in reversed(range(len(text))):
+    """The text with one character changed, so that the pattern no longer matches. Raises NoExampleError."""
+    for index in reversed(range(len(text))):
         for other in _ALPHABET:
-            changed = text[:place] + other + text[place + 1 :]
-            if other != text[place] and not re.search(pattern, changed):
+            changed = text[:index] + other + text[index + 1 :]
+            if other != text[index] and not re.search(pattern, changed):
                 return changed
-    raise NoExampleError(f"no text was found that the pattern '{pattern}' just does not match", "Its probe must be made by hand.")
+    what = f"vcloud found no text that the pattern '{pattern}' just does not match, so it cannot test the pattern"
+    raise NoExampleError(what, "Test it by hand, or make the pattern more specific.")
 
 
-def _texts(tree: Iterable[tuple[Any, Any]]) -> Iterator[str]:
-    """The shortest text of each element in turn. Raises LookupError where there is none."""
-    for operation, argument in tree:
-        if operation is code.LITERAL:
-            yield chr(argument)
-        elif operation is code.NOT_LITERAL:
-            yield _first(character for character in _ALPHABET if ord(character) != argument)
-        elif operation is code.ANY:
+def _texts(node: Node) -> Iterator[str]:
+    """The shortest text of each part in turn. Raises LookupError for a part that has none."""
+    match node:
+        case Literal(character=character):
+            yield character
+        case AnyChar():
             yield _ALPHABET[0]
-        elif operation is code.IN:
-            yield _first(character for character in _candidates(argument) if _in_set(character, argument))
-        elif operation is code.BRANCH:
-            yield "".join(_texts(argument[1][0]))
-        elif operation in (code.MAX_REPEAT, code.MIN_REPEAT, code.POSSESSIVE_REPEAT):
-            least, _, inner = argument
-            yield "".join(_texts(inner)) * least
-        elif operation is code.SUBPATTERN:
-            yield from _texts(argument[-1])
-        elif operation is code.ATOMIC_GROUP:
-            yield from _texts(argument)
-        elif operation not in (code.AT, code.ASSERT, code.ASSERT_NOT):
-            raise LookupError(operation)
+        case CharSet():
+            yield _preferred(node.matched)
+        case Alternation():
+            yield from _texts(node.branches[0])
+        case Repeat():
+            yield "".join(_texts(node.part)) * node.least
+        case Sequence():
+            for part in node.parts:
+                yield from _texts(part)
+        case Group():
+            yield from _texts(node.part)
+        case BackReference() | Condition():
+            raise LookupError(node)
 
 
-def _first(characters: Iterator[str]) -> str:
-    for character in characters:
-        return character
-    raise LookupError
-
-
-def _candidates(members: Iterable[tuple[Any, Any]]) -> Iterator[str]:
-    """What a set names comes first, then everything else, for sets that exclude."""
-    for operation, argument in members:
-        if operation is code.LITERAL:
-            yield chr(argument)
-        elif operation is code.RANGE:
-            yield chr(argument[0])
-    yield from _ALPHABET
-
-
-def _in_set(character: str, members: Iterable[tuple[Any, Any]]) -> bool:
-    negated = hit = False
-    for operation, argument in members:
-        if operation is code.NEGATE:
-            negated = True
-        elif operation is code.LITERAL:
-            hit |= ord(character) == argument
-        elif operation is code.RANGE:
-            hit |= argument[0] <= ord(character) <= argument[1]
-        elif operation is code.CATEGORY:
-            hit |= re.fullmatch(_CATEGORIES[argument], character) is not None
-    return hit != negated
+def _preferred(characters: frozenset[str]) -> str:
+    """The first of the alphabet, or the lowest if none is in the alphabet."""
+    found = next((character for character in _ALPHABET if character in characters), min(characters, default=""))
+    if not found:
+        raise LookupError("an empty set")
+    return found

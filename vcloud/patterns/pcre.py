@@ -1,7 +1,4 @@
-r"""How the PCRE of the IPS reads a pattern: where it differs from Python, and how large its program becomes.
-
-Both questions are about the text, not about Python's parse tree, which has forgotten what was a group and what was escaped.
-"""
+r"""How the PCRE of the IPS reads a pattern: where it differs from Python, and how large the compiled pattern becomes."""
 
 from __future__ import annotations
 
@@ -9,8 +6,27 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from vcloud.patterns.tree import (
+    Alternation,
+    Anchor,
+    AnyChar,
+    BackReference,
+    CharSet,
+    Comment,
+    Condition,
+    Flags,
+    Group,
+    Literal,
+    LookAround,
+    Node,
+    Opening,
+    Repeat,
+    Sequence,
+    descendants,
+)
+
 LARGEST_PROGRAM: Final = 65_000
-"""Bytes; PCRE's own limit is 65,536 with all that it adds."""
+"""Bytes of a compiled pattern. PCRE's own limit is 65,536, with all that it adds."""
 COUNTING: Final = 20
 """Bytes that `vcloud.compile.leaks.rules.counted` adds to each of the repetitions it makes."""
 
@@ -22,19 +38,6 @@ _OTHER_GROUP: Final = 12
 _OPTIONAL_COPY: Final = 7
 _BRANCH: Final = 3
 
-_TOKEN: Final = re.compile(
-    r"""
-    (?P<escape>  \\. )
-  | (?P<set>     \[ \^? \]? (?: \\. | [^\]\\] )* \] )
-  | (?P<comment> \(\?\# [^)]* \) )
-  | (?P<open>    \( (?: \? (?: P?<[A-Za-z_]\w*> | <?[=!] | > | (?P<flags> [A-Za-z]* (?:-[A-Za-z]*)? ) [:)] ) )? )
-  | (?P<close>   \) )
-  | (?P<branch>  \| )
-  | (?P<repeat>  (?: [*+?] | \{ (?P<least>\d+) (?P<range>,(?P<most>\d*))? \} ) [?+]? )
-  | (?P<char>    . )
-    """,
-    re.VERBOSE | re.DOTALL,
-)
 _POSIX: Final = re.compile(r"\[([:.=])(?:\\.|[^\]\\])*\1\]")
 _LOOSE_COUNT: Final = re.compile(r"\{(?=[^}]*[\d,])[ \t]*\d*[ \t]*(?:,[ \t]*\d*[ \t]*)?\}")
 _OTHER_ESCAPES: Final = {
@@ -53,86 +56,81 @@ _OTHER_FLAGS: Final = {
 
 
 class Difference(NamedTuple):
-    """Something in a pattern that PCRE would read in another way, why, and what to write."""
+    """Something in a pattern that PCRE may read in another way: its spelling, the reason, and what to write instead."""
 
     what: str
     reason: str
     hint: str
 
 
-def differences(text: str) -> Iterator[Difference]:
-    """All that Python and PCRE do not read alike in a pattern that Python can read."""
-    for found in _TOKEN.finditer(text):
-        piece = found[0]
-        match found.lastgroup:
-            case "escape" if piece in _OTHER_ESCAPES:
-                yield Difference(piece, "the IPS does not know it, or reads it in another way", _OTHER_ESCAPES[piece])
-            case "set":
-                yield from _set_differences(piece)
-            case "comment" if "\\" in piece:
-                yield Difference(piece, "the IPS sees another end of the comment", "Remove it.")
-            case "open":
-                yield from (
-                    Difference(f"(?{flag}", reason, "Write the pattern without this flag.")
-                    for flag, reason in _OTHER_FLAGS.items()
-                    if flag in (found["flags"] or "")
-                )
-            case "char" if piece == "{" and (loose := _LOOSE_COUNT.match(text, found.start())):
-                yield Difference(loose[0], "not every IPS reads this as a count", r"Write {0,5} for a count, or \{ for the character.")
+def differences(tree: Node, text: str) -> Iterator[Difference]:
+    """What Python and PCRE do not read alike in a pattern that Python accepts. `text` is the pattern, `tree` its tree."""
+    for node in descendants(tree):
+        match node:
+            case Literal(spelling="{") if found := _LOOSE_COUNT.match(text, node.start):
+                yield _loose_count(found[0])
+            case Literal() | Anchor() if (escape := node.spelling[:2]) in _OTHER_ESCAPES:
+                yield Difference(escape, "the IPS does not know it, or reads it in another way", _OTHER_ESCAPES[escape])
+            case Repeat() if node.spelling.startswith("{,"):
+                yield _loose_count(node.spelling)
+            case CharSet() if node.is_bracketed:
+                yield from _set_differences(node.spelling)
+            case Comment() if "\\" in node.spelling:
+                yield Difference(node.spelling, "the IPS sees another end of the comment", "Remove it.")
+            case Flags(letters=flags) | Group(flags=flags):
+                yield from _flag_differences(flags)
 
 
-def compiled_size(text: str) -> int:
-    """At most so many bytes has PCRE's program for one occurrence of a pattern; one for several has so many times as much."""
-    groups = [_Group(_PLAIN_GROUP)]
-    for found in _TOKEN.finditer(text):
-        match found.lastgroup:
-            case "open" if found[0].endswith(")"):
-                continue
-            case "open":
-                groups.append(_Group(_PLAIN_GROUP if found[0] == "(?:" else _OTHER_GROUP))
-            case "close" if len(groups) > 1:
-                inner = groups.pop()
-                groups[-1].add(inner.size, is_group=True)
-            case "branch":
-                groups[-1].add(_BRANCH)
-            case "set":
-                groups[-1].add(_SET)
-            case "repeat":
-                groups[-1].repeat(*_range(found))
-            case "escape" | "char":
-                groups[-1].add(_CHARACTER)
-    return COUNTING + sum(group.size for group in groups)
+def _loose_count(spelling: str) -> Difference:
+    hint = r"Write {0,5} for a count, or \{ for the character."
+    return Difference(spelling, "not every IPS reads this as a count", hint)
 
 
-class _Group:
-    """The size of a group so far, and of the piece that a quantifier would repeat."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.last = 0
-        self.is_group = False
-
-    def add(self, size: int, *, is_group: bool = False) -> None:
-        self.size += size
-        self.last, self.is_group = size, is_group
-
-    def repeat(self, least: int, most: int) -> None:
-        """Single characters and sets are counted; groups are copied."""
-        copies = (least * self.last + (most - least) * (self.last + _OPTIONAL_COPY) - self.last) if self.is_group else 0
-        self.add(max(0, copies) + _QUANTIFIER, is_group=True)
+def _flag_differences(flags: str) -> Iterator[Difference]:
+    for flag, reason in _OTHER_FLAGS.items():
+        if flag in flags:
+            yield Difference(f"(?{flag}", reason, "Write the pattern without this flag.")
 
 
-def _range(found: re.Match[str]) -> tuple[int, int]:
-    """How often a quantifier repeats; what has no end is a loop around the last copy."""
-    if found["least"] is None:
-        return (0, 1)
-    least = int(found["least"])
-    return least, int(found["most"] or max(least, 1)) if found["range"] else least
-
-
-def _set_differences(piece: str) -> Iterator[Difference]:
-    if posix := _POSIX.search(piece):
-        yield Difference(posix[0], "the IPS reads it as a class of characters, which Python does not know", "Write the characters: [0-9].")
-    for found in re.finditer(r"\\.", piece):
+def _set_differences(spelling: str) -> Iterator[Difference]:
+    if posix := _POSIX.search(spelling):
+        reason = "the IPS reads it as a class of characters, which Python does not know"
+        yield Difference(posix[0], reason, "Write the characters: [0-9].")
+    for found in re.finditer(r"\\.", spelling):
         if found[0] in _OTHER_ESCAPES:
             yield Difference(found[0], "the IPS does not know it, or reads it in another way", r"Write \xHH.")
+
+
+def compiled_size(tree: Node) -> int:
+    """Bytes of the compiled pattern, at most. A pattern for several occurrences has so many times as much."""
+    return COUNTING + _PLAIN_GROUP + _size(tree)
+
+
+def _size(node: Node) -> int:
+    match node:
+        case CharSet(is_bracketed=True):
+            return _SET
+        case Literal() | AnyChar() | CharSet() | Anchor() | BackReference():
+            return _CHARACTER
+        case Sequence():
+            return sum(map(_size, node.parts))
+        case Alternation():
+            return sum(map(_size, node.branches)) + _BRANCH * (len(node.branches) - 1)
+        case Repeat():
+            return _size_of_repeat(node)
+        case Group(opening=Opening.PLAIN):
+            return _PLAIN_GROUP + _size(node.part)
+        case Group() | LookAround() | Condition():
+            return _OTHER_GROUP + _size(node.part)
+        case Comment() | Flags():
+            return 0
+
+
+def _size_of_repeat(node: Repeat) -> int:
+    """PCRE counts the repetitions of a character or a set, but copies a group. A loop without end is one optional copy."""
+    once = _size(node.part)
+    if not isinstance(node.part, Group | LookAround):
+        return once + _QUANTIFIER
+    optional = 1 if node.most is None else node.most - node.least
+    needed = max(node.least - 1, 0) if node.most is None else node.least
+    return max(once, needed * once + optional * (once + _OPTIONAL_COPY)) + _QUANTIFIER

@@ -243,7 +243,7 @@ def test_the_payloads_of_a_pattern_hold_as_many_matches_as_it_wants_and_one_too_
 
 
 def test_a_pattern_without_example_has_no_test_payload_and_says_so() -> None:
-    with pytest.raises(NoExampleError, match="no text was found"):
+    with pytest.raises(NoExampleError, match="found no text"):
         matching_text(r"(?=b)a")
     with pytest.raises(NoExampleError, match="just does not match"):
         near_miss(r"(?s).", "a")
