@@ -11,7 +11,8 @@ from vcloud.apply.power import start
 from vcloud.apply.rules import load
 from vcloud.apply.run import Run
 from vcloud.compile.libvirt.network import render_network, zone_networks
-from vcloud.compile.libvirt.nwfilter import filter_name, render_filter
+from vcloud.compile.libvirt.nwfilter import render_filter
+from vcloud.design.names import filter_name
 from vcloud.hosts import machines
 from vcloud.hosts.manifests import write_manifest
 from vcloud.hosts.observe import domain_ids

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vcloud.compile.libvirt.nwfilter import filter_uuid
 from vcloud.design.model import Role
+from vcloud.design.names import filter_uuid
 from vcloud.errors import NoVappError
 from vcloud.fleet.fleet import open_fleet
 from vcloud.hosts import machines

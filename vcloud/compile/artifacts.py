@@ -13,8 +13,9 @@ from vcloud.compile.ips.files import ips_digest, ips_files
 from vcloud.compile.libvirt.domain import render_domain
 from vcloud.compile.libvirt.host import BootFiles, HostFacts, placeholder_files
 from vcloud.compile.libvirt.network import render_network, zone_networks
-from vcloud.compile.libvirt.nwfilter import filter_name, render_filter
+from vcloud.compile.libvirt.nwfilter import render_filter
 from vcloud.design.model import Design, Uplink, Vm
+from vcloud.design.names import filter_name
 from vcloud.marks import NetworkMarks, VmMarks
 
 
@@ -68,7 +69,7 @@ def comparable_networks(design: Design) -> dict[str, str]:
 
 def comparable_filter(design: Design) -> str:
     """The XML of the vApp's libvirt network filter. Nothing of a host stands in it."""
-    return render_filter(design.vapp)
+    return render_filter(design.instance.name)
 
 
 def rendered_files(
@@ -76,7 +77,7 @@ def rendered_files(
 ) -> Iterator[tuple[str, bytes]]:
     """Relative path and content of everything, for `vcloud render`. `boots` maps VM names to their files on the host."""
     design = artifacts.design
-    yield f"filters/{filter_name(design.vapp)}.xml", render_filter(design.vapp).encode()
+    yield f"filters/{filter_name(design.instance.name)}.xml", render_filter(design.instance.name).encode()
     for zone in design.zones:
         for network in zone_networks(zone):
             yield f"networks/{network.name}.xml", render_network(network, NetworkMarks(design.vapp, zone.name).attributes()).encode()

@@ -1,7 +1,7 @@
-"""Names, UUIDs, MACs and addresses as functions of the vApp's own names.
+"""UUIDs, MAC addresses and IP addresses as hashes of names.
 
-Nothing is numbered in file order: adding a VM or a zone leaves the others where they are, on every host and in every run.
-Where two hashes meet, the later name in alphabetical order takes the next free number.
+Nothing is numbered in the order of the file: a new VM or zone does not change the addresses of the others, on any host and in any run.
+Where two names have the same hash, the name that is later in the alphabet takes the next free number.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://vcloud.dev/ns/1")
 ZONE_BITS = 12
-"""A zone is one of the 4,096 /20 networks of 10.0.0.0/8 ..."""
+"""A zone is one of the 4,096 networks of size /20 in 10.0.0.0/8."""
 HOST_BITS = 12
-"""... and has room for 4,093 VMs beside its gateway."""
+"""A zone has room for 4,093 VMs beside its gateway."""
 FIRST_HOST = 2
 
 
 def hash_number(bits: int, *path: str) -> int:
-    """A number of so many bits that depends on the path alone."""
+    """A number of that many bits that depends on nothing but the path."""
     text = "/".join(path).encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:16], "big") >> (128 - bits)
 
@@ -30,18 +30,18 @@ def uuid_of(*path: str) -> str:
 
 
 def mac_of(vapp: str, vm: str, zone: str) -> str:
-    """`52:54:` is a locally administered unicast prefix; 32 bits of hash follow."""
+    """A locally administered unicast address: the prefix `52:54:`, then 32 bits of hash."""
     number = hash_number(32, vapp, vm, zone, "mac")
     return "52:54:" + ":".join(f"{byte:02x}" for byte in number.to_bytes(4, "big"))
 
 
 def device_name(prefix: str, *path: str) -> str:
-    """A host-side interface name that fits IFNAMSIZ: two letters and ten hexadecimal digits."""
+    """A name for an interface on the host that fits IFNAMSIZ: two letters and ten hexadecimal digits."""
     return f"{prefix}{hash_number(40, *path):010x}"
 
 
 def spread(names: Iterable[str], bits: int, first: int, last: int, *path: str) -> dict[str, int]:
-    """A number between `first` and `last` (inclusive) for each name, all different. Raises ValueError when there are too few."""
+    """A number between `first` and `last` (inclusive) for each name, all different. Raises ValueError when there are too few numbers."""
     ordered = sorted(names)
     if len(ordered) > last - first + 1:
         raise ValueError(f"{len(ordered)} names do not fit into {last - first + 1} numbers")
@@ -69,7 +69,7 @@ def zone_prefixes(vapp: str, zones: Iterable[str]) -> dict[str, tuple[IPv4Networ
 
 
 def vm_numbers(vapp: str, zone: str, vms: Iterable[str]) -> dict[str, int]:
-    """Each VM's number in its zone; the same in IPv4 and IPv6."""
+    """The number of each VM in its zone. It is the same in IPv4 and IPv6."""
     return spread(vms, 32, FIRST_HOST, 2**HOST_BITS - 2, vapp, zone, "vm")
 
 

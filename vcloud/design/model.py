@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
+from vcloud.design.names import Instance
 from vcloud.design.origin import Origin
 from vcloud.values import Action, Mode, Service
 
@@ -223,6 +224,13 @@ class Design:
     """None when no zone is inspected. Its cards come in pairs per inspected zone: the VMs' side, then the firewall's."""
     flows: tuple[Flow, ...]
     inspection: Inspection
+    label: str = ""
+    """Of the instance; empty for the vApp itself."""
+
+    @property
+    def instance(self) -> Instance:
+        """From this come all names on a host."""
+        return Instance(self.vapp, self.label)
 
     @property
     def appliances(self) -> tuple[Vm, ...]:

@@ -6,8 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from vcloud.design.addressing import address_in, device_name, mac_of, uuid_of, vm_numbers, zone_prefixes
+from vcloud.design.addressing import address_in, mac_of, uuid_of, vm_numbers, zone_prefixes
 from vcloud.design.model import Design, Detector, Disk, Flow, FlowPath, GuestFile, ImageRef, Inspection, Network, Nic, Ready, Role, Vm, Zone
+from vcloud.design.names import (
+    Instance,
+    bridge_name,
+    data_volume,
+    domain_name,
+    domain_uuid,
+    network_name,
+    network_uuid,
+    tap_name,
+)
 from vcloud.design.origin import FromFile, Origin, Product
 from vcloud.spec import model as spec
 from vcloud.values import INTERNET, Action, Mode, Protocol, Service, guest_name, meeting_zones, tiers_at, zone_named
@@ -15,35 +25,46 @@ from vcloud.values import INTERNET, Action, Mode, Protocol, Service, guest_name,
 PRODUCT = Product()
 MIB = 1 << 20
 MEMORY = 384 * MIB
-"""Of a VM that does not say it, and whose image does not, either."""
+"""Bytes of memory of a VM where neither the file nor the image says how much."""
 FIREWALL_MEMORY = 256 * MIB
 IPS_MEMORY = 512 * MIB
 
 
 @dataclass(frozen=True, slots=True)
 class RecipeFacts:
-    """What the design needs to know of an image recipe."""
+    """The facts of an image recipe that a design needs."""
 
     mounts: Mapping[str, str]
     """Data disk name -> mount point."""
     memory: int
-    """Bytes that a VM gets that does not say it."""
+    """Bytes of memory of a VM where the file does not say how much."""
 
 
 NO_RECIPE = RecipeFacts({}, MEMORY)
-"""A qcow2 says neither."""
+"""For a VM that starts from a qcow2 file, which has no recipe."""
 
 
-def resolve(vapp: spec.Vapp, recipes: Mapping[str, RecipeFacts], appliances: Mapping[Role, str]) -> Design:
-    """The design of a valid vApp. `recipes` maps the absolute folders of its VMs' recipes to what they say, `appliances` have theirs."""
-    return _Resolver(vapp, recipes, appliances).design()
+def resolve(
+    vapp: spec.Vapp, recipes: Mapping[str, RecipeFacts], appliances: Mapping[Role, str], *, instance: Instance | None = None
+) -> Design:
+    """The design of a valid vApp.
+
+    Args:
+        vapp: the vApp as its file describes it.
+        recipes: absolute folder of an image recipe -> its facts, for every recipe that a VM names.
+        appliances: role of an appliance -> absolute folder of its image recipe.
+        instance: the copy of the vApp that this design is for; None: the vApp itself.
+    """
+    return _Resolver(vapp, recipes, appliances, instance or Instance(vapp.name)).design()
 
 
 class _Resolver:
-    """Holds what the parts of one resolution share."""
+    """Holds the values that all parts of one design are made from."""
 
-    def __init__(self, vapp: spec.Vapp, recipes: Mapping[str, RecipeFacts], appliances: Mapping[Role, str]) -> None:
+    def __init__(self, vapp: spec.Vapp, recipes: Mapping[str, RecipeFacts], appliances: Mapping[Role, str], instance: Instance) -> None:
         self.vapp = vapp
+        self.instance = instance
+        self.on_host = instance.name
         self.recipes = recipes
         self.appliances = appliances
         self.inspection = _inspection(vapp)
@@ -67,6 +88,7 @@ class _Resolver:
             ips=self._ips(zones) if self.inspection.zones else None,
             flows=tuple(_Flows(vapp, workloads).flows()),
             inspection=self.inspection,
+            label=self.instance.label,
         )
 
     def _names_in(self, zone: str) -> list[str]:
@@ -84,7 +106,7 @@ class _Resolver:
             network=inner.name,
             mac=mac_of(vapp, Role.FIREWALL, name),
             ifname=guest_name("z-", name),
-            tap=device_name("vc", vapp, Role.FIREWALL, name),
+            tap=tap_name(self.on_host, Role.FIREWALL, name),
             address4=address4,
             address6=address6,
             isolated=False,
@@ -93,13 +115,13 @@ class _Resolver:
         return Zone(name, written.open, inspected, tuple(written.holds), prefix4, prefix6, network, inner, gateway)
 
     def _network(self, *path: str) -> Network:
-        name = ".".join((self.vapp.name, *path))
-        return Network(name, uuid_of("network", name), device_name("vb", name))
+        name = network_name(self.on_host, *path)
+        return Network(name, network_uuid(name), bridge_name(name))
 
     def _workload(self, tier: str, name: str) -> Vm:
         written = self.vapp.vms[tier]
         facts = self.recipes[written.image_folder] if written.image_folder else NO_RECIPE
-        nics = tuple(self._card(name, zone, index) for index, zone in enumerate(written.zones))
+        nics = tuple(self._nic(name, zone, index) for index, zone in enumerate(written.zones))
         return self._vm(
             name,
             tier,
@@ -116,15 +138,14 @@ class _Resolver:
             origin=_line_of(self.vapp, written.line),
         )
 
-    def _card(self, vm: str, zone: str, index: int) -> Nic:
-        vapp = self.vapp.name
+    def _nic(self, vm: str, zone: str, index: int) -> Nic:
         address4, address6 = address_in(*self.prefixes[zone], self.numbers[zone][vm])
         return Nic(
             zone=zone,
-            network=f"{vapp}.{zone}",
-            mac=mac_of(vapp, vm, zone),
+            network=network_name(self.on_host, zone),
+            mac=mac_of(self.vapp.name, vm, zone),
             ifname=f"eth{index}",
-            tap=device_name("vc", vapp, vm, zone),
+            tap=tap_name(self.on_host, vm, zone),
             address4=address4,
             address6=address6,
             isolated=not self.vapp.zones[zone].open,
@@ -134,31 +155,36 @@ class _Resolver:
     def _disks(self, vm: str, written: spec.Vm, mounts: Mapping[str, str]) -> Iterator[Disk]:
         for index, (name, disk) in enumerate(written.disks.items()):
             yield Disk(
-                name, disk.size, f"vd{chr(ord('b') + index)}", f"vm.{self.vapp.name}.{vm}.{name}.qcow2", disk.mount or mounts.get(name, "")
+                name=name,
+                size=disk.size,
+                target=f"vd{chr(ord('b') + index)}",
+                volume=data_volume(self.on_host, vm, name),
+                mount=disk.mount or mounts.get(name, ""),
             )
 
     def _firewall(self, zones: Sequence[Zone]) -> Vm:
-        uplink = self._appliance_card(Role.FIREWALL, "uplink", "", "uplink", False)
+        # Two instances may be on the same uplink, so there even the MAC address must differ.
+        uplink = self._appliance_nic(Role.FIREWALL, "uplink", "", "uplink", mac_owner=self.on_host, plain=False)
         return self._appliance(Role.FIREWALL, FIREWALL_MEMORY, (*(zone.gateway for zone in zones), uplink))
 
     def _ips(self, zones: Sequence[Zone]) -> Vm:
-        cards = []
+        nics = []
         for zone in zones:
             if zone.inspected:
-                cards.append(self._appliance_card(Role.IPS, zone.name, zone.network.name, guest_name("v-", zone.name), True))
-                cards.append(self._appliance_card(Role.IPS, zone.name, zone.inner.name, guest_name("f-", zone.name), True))
-        return self._appliance(Role.IPS, IPS_MEMORY, tuple(cards))
+                for network, ifname in ((zone.network, guest_name("v-", zone.name)), (zone.inner, guest_name("f-", zone.name))):
+                    nics.append(self._appliance_nic(Role.IPS, zone.name, network.name, ifname, mac_owner=self.vapp.name, plain=True))
+        return self._appliance(Role.IPS, IPS_MEMORY, tuple(nics))
 
-    def _appliance_card(self, role: Role, zone: str, network: str, ifname: str, plain: bool) -> Nic:
-        vapp = self.vapp.name
+    def _appliance_nic(self, role: Role, zone: str, network: str, ifname: str, *, mac_owner: str, plain: bool) -> Nic:
+        """A NIC without an address. Its MAC address is a hash of `mac_owner`, the name of the vApp or of the instance."""
         return Nic(
-            zone,
-            network,
-            mac_of(vapp, role, ifname),
-            ifname,
-            device_name("vc", vapp, role, ifname),
-            None,
-            None,
+            zone=zone,
+            network=network,
+            mac=mac_of(mac_owner, role, ifname),
+            ifname=ifname,
+            tap=tap_name(self.on_host, role, ifname),
+            address4=None,
+            address6=None,
             isolated=False,
             plain_offloads=plain,
         )
@@ -183,13 +209,12 @@ class _Resolver:
         ready: Ready | None = None,
         origin: Origin = PRODUCT,
     ) -> Vm:
-        uuid = uuid_of("vm", self.vapp.name, name)
         return Vm(
             name=name,
             tier=tier,
             role=role,
-            uuid=uuid,
-            domain=f"{self.vapp.name}.{name}",
+            uuid=domain_uuid(self.on_host, name),
+            domain=domain_name(self.on_host, name),
             machine_id=uuid_of("machine", self.vapp.name, name).replace("-", ""),
             image=image,
             memory=memory,
@@ -214,7 +239,10 @@ def _printable(name: str) -> str:
 
 
 def _members(vapp: spec.Vapp) -> dict[str, tuple[str, ...]]:
-    """VM names per tier: `db`, or `web-1`, `web-2` where a count is given (also a count of 1, so that counting up renames nobody)."""
+    """The names of the VMs of each tier: `db`, or `web-1`, `web-2` where the file gives a count.
+
+    A count of 1 gives `web-1` as well, so a higher count renames no VM.
+    """
     return {
         tier: (tier,) if written.count is None else tuple(f"{tier}-{number}" for number in range(1, written.count + 1))
         for tier, written in vapp.vms.items()
@@ -222,7 +250,7 @@ def _members(vapp: spec.Vapp) -> dict[str, tuple[str, ...]]:
 
 
 def _parents_first(disks: tuple[Disk, ...]) -> tuple[Disk, ...]:
-    """The disks in the file's order, but for those that are mounted inside another: they come after it."""
+    """The disks in the order of the file, but a disk that is mounted inside another one comes after it."""
 
     def around(disk: Disk) -> int:
         return sum(bool(other.mount) and disk.mount.startswith(f"{other.mount}/") for other in disks)
@@ -244,7 +272,7 @@ def _ready(written: spec.Vm) -> Ready:
 
 
 def _inspection(vapp: spec.Vapp) -> Inspection:
-    """Zones that the IPS inspects: those asked for, and those whose data a detector watches."""
+    """The IPS inspects the zones that the file asks for, and every zone whose data a detector watches."""
     protection = vapp.protection
     detectors = tuple(
         Detector(
@@ -271,7 +299,7 @@ def _inspection(vapp: spec.Vapp) -> Inspection:
 
 
 class _Flows:
-    """Resolves the ends of flows to cards."""
+    """Resolves the ends of flows to NICs."""
 
     def __init__(self, vapp: spec.Vapp, workloads: Sequence[Vm]) -> None:
         self.vapp = vapp
@@ -295,29 +323,29 @@ class _Flows:
 
     def _paths(self, source: str, target: str) -> Iterator[FlowPath]:
         if source == INTERNET:
-            yield from (FlowPath(None, self._card_of(vm, target)) for vm in self._end(target))
+            yield from (FlowPath(None, self._nic_of(vm, target)) for vm in self._end(target))
         elif target == INTERNET:
             yield from (FlowPath(vm.nics[0], None) for vm in self._end(source))
         else:
             yield from (self._path(one, other, target) for one in self._end(source) for other in self._end(target) if one is not other)
 
     def _end(self, name: str) -> tuple[Vm, ...]:
-        """The VMs that a flow's end stands for."""
+        """The VMs that the end of a flow stands for."""
         tiers = tiers_at(name, {tier: vm.zones for tier, vm in self.vapp.vms.items()})
         return tuple(vm for vm in self.workloads if vm.tier in tiers)
 
     def _path(self, one: Vm, other: Vm, target: str) -> FlowPath:
-        """The pair of cards over which `one` really reaches `other`."""
+        """The two NICs over which `one` reaches `other`."""
         here, there = meeting_zones(_zones_of(one), _zones_of(other), zone_named(target, self.vapp.vms))
-        return FlowPath(_card_in(one, here), _card_in(other, there))
+        return FlowPath(_nic_in(one, here), _nic_in(other, there))
 
-    def _card_of(self, vm: Vm, target: str) -> Nic:
-        return _card_in(vm, meeting_zones((), _zones_of(vm), zone_named(target, self.vapp.vms))[1])
+    def _nic_of(self, vm: Vm, target: str) -> Nic:
+        return _nic_in(vm, meeting_zones((), _zones_of(vm), zone_named(target, self.vapp.vms))[1])
 
 
 def _zones_of(vm: Vm) -> list[str]:
     return [nic.zone for nic in vm.nics]
 
 
-def _card_in(vm: Vm, zone: str) -> Nic:
+def _nic_in(vm: Vm, zone: str) -> Nic:
     return next(nic for nic in vm.nics if nic.zone == zone)

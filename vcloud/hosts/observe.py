@@ -13,8 +13,8 @@ from typing import TypeVar
 import libvirt
 
 from vcloud.compile.libvirt.network import zone_networks
-from vcloud.compile.libvirt.nwfilter import filter_uuid
 from vcloud.design.model import Design
+from vcloud.design.names import filter_uuid
 from vcloud.hosts.connection import Host, is_absent, translated
 from vcloud.hosts.manifests import PREFIX, manifest_in
 from vcloud.hosts.metadata import own_element, record_of

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vcloud.compile.libvirt.host import BootFiles
+from vcloud.design.names import console_volume, root_volume, seed_volume
 from vcloud.hosts.connection import Host
 from vcloud.hosts.pool import COMPLETE, StoragePool
 
@@ -73,12 +74,12 @@ class VappVolumes:
         """What a VM of that libvirt name boots from. `make_root` makes its disk."""
         self._bases[domain] = base
         return BootFiles(
-            disk=self.pool.path(f"root.{domain}.qcow2"),
-            console=self.pool.path(_console(domain)),
+            disk=self.pool.path(root_volume(domain)),
+            console=self.pool.path(console_volume(domain)),
             kernel=base.kernel,
             initrd=base.initrd,
             cmdline=cmdline,
-            seed="" if base.kernel else self.pool.path(_seed(domain)),
+            seed="" if base.kernel else self.pool.path(seed_volume(domain)),
         )
 
     def make_root(self, vm: Vm, boot: BootFiles, backing: str = "") -> str:
@@ -100,7 +101,7 @@ class VappVolumes:
 
     def put_seed(self, domain: str, content: bytes) -> None:
         """What a VM is told by cloud-init, in place of what it was told before."""
-        self.pool.put(_seed(domain), content)
+        self.pool.put(seed_volume(domain), content)
 
     def make_disk(self, volume: str, size: int) -> str:
         """A data disk of `size` bytes, empty; one that is there already keeps its content and grows. Returns its path.
@@ -117,7 +118,7 @@ class VappVolumes:
         return bool(self.pool.names(f"vm.{vm.domain}."))
 
     def delete_root(self, domain: str) -> None:
-        self.pool.delete([f"root.{domain}.qcow2"])
+        self.pool.delete([root_volume(domain)])
 
     def delete(self, names: Iterable[str]) -> None:
         self.pool.delete(names)
@@ -132,16 +133,8 @@ class VappVolumes:
 
     def console_tail(self, domain: str, lines: int) -> list[str]:
         """The last lines that a VM said on its serial console, without what would act on a terminal."""
-        text = FOR_TERMINALS.sub("", self.pool.tail(_console(domain), lines * LINE).decode(errors="replace"))
+        text = FOR_TERMINALS.sub("", self.pool.tail(console_volume(domain), lines * LINE).decode(errors="replace"))
         return ["".join(char for char in line if char.isprintable() or char == "\t") for line in text.splitlines()[-lines:]]
-
-
-def _console(domain: str) -> str:
-    return f"console.{domain}.log"
-
-
-def _seed(domain: str) -> str:
-    return f"seed.{domain}.iso"
 
 
 def _parts(image: Image) -> list[tuple[str, Path]]:

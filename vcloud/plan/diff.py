@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from vcloud.compile.libvirt.network import zone_networks
-from vcloud.compile.libvirt.nwfilter import filter_name
 from vcloud.design.model import Design, Network, Role, Vm
+from vcloud.design.names import filter_name
 from vcloud.errors import SmallerDiskError, VcloudError
 from vcloud.marks import VmDigests
 from vcloud.plan import reasons

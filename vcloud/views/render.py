@@ -12,6 +12,7 @@ from vcloud.apply.vm_images import VmImages
 from vcloud.compile.artifacts import compile_vapp, rendered_files
 from vcloud.compile.libvirt.host import BootFiles, HostFacts
 from vcloud.design.model import Uplink, Vm
+from vcloud.design.names import console_volume, root_volume, seed_volume
 from vcloud.errors import UsageError
 from vcloud.images.build import CMDLINE
 from vcloud.pipeline import design_of, load_file
@@ -69,8 +70,8 @@ def _remove_others(out: Path, kept: Collection[str]) -> None:
 
 
 def _boot_files(vm: Vm, digest: str) -> BootFiles:
-    disk, console = f"{POOL}/root.{vm.domain}.qcow2", f"{POOL}/console.{vm.domain}.log"
+    disk, console = f"{POOL}/{root_volume(vm.domain)}", f"{POOL}/{console_volume(vm.domain)}"
     if not vm.image.recipe:
-        return BootFiles(disk, console, seed=f"{POOL}/seed.{vm.domain}.iso")
+        return BootFiles(disk, console, seed=f"{POOL}/{seed_volume(vm.domain)}")
     name = f"{Path(vm.image.recipe).name}-{digest[:12]}"
     return BootFiles(disk, console, f"{POOL}/kernel-{name}", f"{POOL}/initrd-{name}.cpio", CMDLINE)

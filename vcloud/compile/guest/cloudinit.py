@@ -17,6 +17,7 @@ import yaml
 from vcloud.compile.environment import render
 from vcloud.compile.guest.identity import FIRST_TABLE, WORKLOAD_SYSCTLS, addresses_of, hosts_file
 from vcloud.design.model import Design, Disk, Nic, Vm, Zone
+from vcloud.design.names import domain_uuid
 
 FOLDER = "/var/lib/vcloud"
 FINISH = "/var/lib/cloud/scripts/per-boot/vcloud"
@@ -29,13 +30,16 @@ def seed_files(design: Design, vm: Vm, host_key: tuple[bytes, str] | None) -> di
     """The files of the seed. `host_key` is the private and the public half, at the first boot; None leaves the VM the key it has."""
     network = network_config(design, vm)
     content = hashlib.sha256((user_data(design, vm, None) + network).encode()).hexdigest()
-    texts = {"meta-data": meta_data(vm, content), "user-data": user_data(design, vm, host_key), "network-config": network}
+    texts = {"meta-data": meta_data(design, vm, content), "user-data": user_data(design, vm, host_key), "network-config": network}
     return {name: text.encode() for name, text in texts.items()}
 
 
-def meta_data(vm: Vm, content: str) -> str:
-    """`content` is a digest of what cloud-init is to apply: when it changes, it is applied again."""
-    return _yaml({"instance-id": f"{vm.uuid}-{content[:12]}", "local-hostname": vm.name})
+def meta_data(design: Design, vm: Vm, content: str) -> str:
+    """`content` is a digest of what cloud-init has to apply: cloud-init applies it again when the digest changes.
+
+    The rest of the instance ID comes from the vApp's name, so that a copy of the VM's disk in another instance is no new machine to cloud-init.
+    """
+    return _yaml({"instance-id": f"{domain_uuid(design.vapp, vm.name)}-{content[:12]}", "local-hostname": vm.name})
 
 
 def user_data(design: Design, vm: Vm, host_key: tuple[bytes, str] | None) -> str:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from vcloud.compile.environment import render
 from vcloud.compile.libvirt.host import BootFiles
-from vcloud.compile.libvirt.nwfilter import filter_name
 from vcloud.design.model import Disk, Nic, Role, Uplink, Vm
+from vcloud.design.names import filter_name
 
 NIC_TEMPLATE = "interface.xml.j2"
 

@@ -1,24 +1,16 @@
-"""A vApp's libvirt network filter: what a workload sends carries its own MAC address, or the host drops it at the VM's own port.
+"""A vApp's libvirt network filter: the host drops every frame that a workload sends with another source MAC address than its own.
 
-The bridge would believe any source address, and would send on to the sender what is meant for the VM that it belongs to. With the filter
-the firewall can tell by card, MAC and address who sent a packet; the addresses it checks itself. Appliances have no filter: they forward
-what others have sent. See https://libvirt.org/formatnwfilter.html.
+Without the filter the bridge would believe any source address, and would send frames for the real owner of that address to the sender. With
+it the firewall can rely on NIC and MAC address to know who sent a packet. The firewall itself checks IP addresses. Appliances have no filter,
+because they forward frames of others. See https://libvirt.org/formatnwfilter.html.
 """
 
 from __future__ import annotations
 
 from vcloud.compile.environment import render
-from vcloud.design.addressing import uuid_of
+from vcloud.design.names import filter_name, filter_uuid
 
 
-def filter_name(vapp: str) -> str:
-    return f"vcloud-{vapp}"
-
-
-def filter_uuid(vapp: str) -> str:
-    """By which a filter of that name is known to be the vApp's, and not somebody else's."""
-    return uuid_of("filter", vapp)
-
-
-def render_filter(vapp: str) -> str:
-    return render("libvirt/nwfilter.xml.j2", name=filter_name(vapp), uuid=filter_uuid(vapp))
+def render_filter(instance: str) -> str:
+    """The filter of an instance, by its name on the host."""
+    return render("libvirt/nwfilter.xml.j2", name=filter_name(instance), uuid=filter_uuid(instance))

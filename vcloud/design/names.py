@@ -1,0 +1,93 @@
+"""Every name and UUID that a vApp has on a host, as a function of its instance.
+
+An instance is the vApp itself or a copy of it, such as a drill or a clone. A copy needs other names on the host: those of domains, networks,
+bridges, taps, filters and volumes, and other UUIDs. Inside, it must be the same: addresses, MAC addresses, host names and machine IDs come
+from the vApp's name alone (`vcloud.design.addressing`), because the software, the licences and the data on copied disks expect them.
+
+Two instances may have equal MAC addresses, because their zones have bridges of their own and so never meet. The firewall's NIC on the uplink is
+the exception: two instances may share that network, so the MAC address of this NIC comes from the instance.
+
+The functions below take the name of an instance on its host (`Instance.name`), which for the vApp itself is the vApp's name.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from vcloud.design.addressing import device_name, uuid_of
+
+_LABEL = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,14}[a-z0-9])?)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A vApp (empty label), or the copy of it with that label."""
+
+    vapp: str
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        if not _LABEL.fullmatch(self.label):
+            raise ValueError(f"{self.label!r} cannot be the label of an instance")
+
+    @property
+    def name(self) -> str:
+        """Its name on a host. No name of a vApp has an underscore, so no copy is called like another vApp."""
+        return f"{self.vapp}_{self.label}" if self.label else self.vapp
+
+
+def domain_name(instance: str, vm: str) -> str:
+    """libvirt's name of a VM: `shop.web-1`."""
+    return f"{instance}.{vm}"
+
+
+def domain_uuid(instance: str, vm: str) -> str:
+    return uuid_of("vm", instance, vm)
+
+
+def network_name(instance: str, *path: str) -> str:
+    """libvirt's name of a network: `shop.dmz`, or `shop.dmz.inner` for the firewall's side of an inspected zone."""
+    return ".".join((instance, *path))
+
+
+def network_uuid(network: str) -> str:
+    return uuid_of("network", network)
+
+
+def bridge_name(network: str) -> str:
+    """At most 15 characters (IFNAMSIZ)."""
+    return device_name("vb", network)
+
+
+def tap_name(instance: str, vm: str, nic: str) -> str:
+    """The host's end of a NIC. At most 15 characters (IFNAMSIZ)."""
+    return device_name("vc", instance, vm, nic)
+
+
+def filter_name(instance: str) -> str:
+    return f"vcloud-{instance}"
+
+
+def filter_uuid(instance: str) -> str:
+    """By this UUID vcloud recognises its own filter: somebody else's filter of the same name has another one."""
+    return uuid_of("filter", instance)
+
+
+def data_volume(instance: str, vm: str, disk: str) -> str:
+    return f"vm.{instance}.{vm}.{disk}.qcow2"
+
+
+def root_volume(domain: str) -> str:
+    """The volume with what a VM wrote over its image."""
+    return f"root.{domain}.qcow2"
+
+
+def console_volume(domain: str) -> str:
+    """The volume that libvirt logs a VM's serial console to."""
+    return f"console.{domain}.log"
+
+
+def seed_volume(domain: str) -> str:
+    """The seed disk of a VM that cloud-init configures."""
+    return f"seed.{domain}.iso"
