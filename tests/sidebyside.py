@@ -43,7 +43,8 @@ SECONDS = {
     "tests/netns/ips/test_leaks.py": 60,
     "tests/netns/guest/test_probe.py": 30,
     "tests/netns/guest/test_identity.py": 30,
-    "tests/netns/test_firewall.py": 60,
+    "tests/netns/firewall/test_changes.py": 60,
+    "tests/netns/firewall/test_flows.py": 60,
     "tests/lab/test_lab.py": 60,
     "tests/test_style.py": 30,
 }
