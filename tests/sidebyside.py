@@ -20,7 +20,7 @@ IMAGES = "tests/vm/test_images_are_built.py"
 """The group that builds the images."""
 NEED_IMAGES = ("tests/vm/", "tests/nested/", "tests/netns/ips/")
 
-SHARED = ("tests/vm/shop", "tests/vm/hosts")
+SHARED = ("tests/vm/shop", "tests/vm/hosts", "tests/lab")
 """Folders whose tests use one vApp or one host. Every file elsewhere is a group by itself."""
 
 SECONDS = {
@@ -45,7 +45,7 @@ SECONDS = {
     "tests/netns/guest/test_identity.py": 30,
     "tests/netns/firewall/test_changes.py": 60,
     "tests/netns/firewall/test_flows.py": 60,
-    "tests/lab/test_lab.py": 60,
+    "tests/lab": 60,
     "tests/test_style.py": 30,
 }
 """About how long a group takes on two cores without KVM. Only the order matters; a group that is not here takes a few seconds."""

@@ -178,6 +178,10 @@ def test_every_module_says_what_it_is_and_is_short_enough_to_be_read() -> None:
         assert path.stem not in ("utils", "util", "helpers", "misc", "common"), names(path)
 
 
+def test_every_module_of_tests_is_short_enough_to_be_read() -> None:
+    assert [names(path) for path in TESTS if len(path.read_text().splitlines()) > LONGEST_MODULE] == []
+
+
 def test_no_file_names_a_place_that_packages_come_from() -> None:
     for path in tracked_files():
         text = path.read_text(errors="replace")

@@ -6,6 +6,7 @@ laid where its own installer would lay them (its core image behind the partition
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import shutil
 import struct
@@ -69,10 +70,12 @@ def _kept(name: str, make: Callable[[Path], Path]) -> Path:
     script = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
     folder = default_cache().folder.parent / "test-images"
     image = folder / f"{name}-{script}.qcow2"
-    if not image.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as work:
-            make(Path(work)).rename(image)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not image.exists():
+            with tempfile.TemporaryDirectory(dir=folder) as work:
+                make(Path(work)).rename(image)
     return image
 
 

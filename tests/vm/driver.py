@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -26,6 +27,14 @@ LABS = Path("/var/lib/vcloud/test-labs")
 VCLOUD = (sys.executable, "-m", "vcloud")
 GUEST = "/usr/lib/vcloud/guest"
 NAMESPACE = "https://vcloud.dev/ns/1"
+TINY: dict[str, Any] = {
+    "vcloud": 1,
+    "name": "tiny",
+    "zones": {"one": {}},
+    "vms": {"solo": {"image": "base", "memory": "256M", "zone": "one", "ready": {"tcp": 22}}},
+    "flows": [{"id": "login", "from": "internet", "to": "solo", "service": "tcp/22", "publish": 2222}],
+}
+"""A vApp of one VM that a customer may log in to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +232,22 @@ def standing(operator: Operator, name: str, file: Path) -> Vapp:
 def stages(done: Done, vm: str) -> list[str]:
     """What `up` said of a VM."""
     return [line.partition(f"  {vm}: ")[2] for line in done.err.splitlines() if f"  {vm}: " in line]
+
+
+def stop_at(operator: Operator, file: Path, stage: str, number: signal.Signals, *argv: str) -> tuple[int, str]:
+    """Runs `up` until it says that it has come to a stage, and signals its whole process group as a terminal would."""
+    process = operator.start("up", "--yes", str(file), *argv)
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if stage in line:
+            break
+    else:
+        raise AssertionError(f"up never said '{stage}':\n{''.join(said)}")
+    os.killpg(process.pid, number)
+    said.append(process.stderr.read())
+    return process.wait(60), "".join(said)
 
 
 def write_vapp(path: Path, document: Mapping[str, Any]) -> Path:

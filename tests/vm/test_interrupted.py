@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.driver import Operator, Vapp, domains, links, mark, remains, standing, write_vapp
-from tests.vm.test_state import TINY
+from tests.vm.driver import TINY, Operator, Vapp, domains, links, mark, remains, standing, stop_at, write_vapp
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
@@ -33,22 +32,6 @@ def file(operator: Operator, tmp_path: Path) -> Iterator[Path]:
     if remains(operator, NAME):
         operator.run("down", "--yes", NAME)
     assert remains(operator, NAME) == []
-
-
-def stop_at(operator: Operator, file: Path, stage: str, number: signal.Signals, *argv: str) -> tuple[int, str]:
-    """Runs `up` until it says that it has come to a stage, and signals its whole process group as a terminal would."""
-    process = operator.start("up", "--yes", str(file), *argv)
-    assert process.stderr is not None
-    said = []
-    for line in process.stderr:
-        said.append(line)
-        if stage in line:
-            break
-    else:
-        pytest.fail(f"up never said '{stage}':\n{''.join(said)}")
-    os.killpg(process.pid, number)
-    said.append(process.stderr.read())
-    return process.wait(60), "".join(said)
 
 
 def nobody_is_unprotected(operator: Operator) -> None:

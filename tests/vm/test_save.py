@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from tests.vm.conftest import Raise
-from tests.vm.driver import LABS, Operator, Probe, Vapp, domains, links, parse, remains, stages, wait_until, write_vapp
-from tests.vm.test_interrupted import stop_at
+from tests.vm.driver import LABS, Operator, Probe, Vapp, domains, links, parse, remains, stages, stop_at, wait_until, write_vapp
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 

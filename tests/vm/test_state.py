@@ -5,22 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.vm.driver import Operator, remains, write_vapp
+from tests.vm.driver import TINY, Operator, remains, write_vapp
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
 NAME = "tiny"
-TINY: dict[str, Any] = {
-    "vcloud": 1,
-    "name": NAME,
-    "zones": {"one": {}},
-    "vms": {"solo": {"image": "base", "memory": "256M", "zone": "one", "ready": {"tcp": 22}}},
-    "flows": [{"id": "login", "from": "internet", "to": "solo", "service": "tcp/22", "publish": 2222}],
-}
 FOREIGN_DOMAIN = """\
 <domain type="qemu">
   <name>tiny.solo</name>

@@ -12,8 +12,21 @@ import pytest
 import yaml
 
 from tests.vm.conftest import Raise
-from tests.vm.driver import Operator, Probe, Vapp, domains, mark, remains, stages, standing, volumes, wait_until, write_vapp, xml_of
-from tests.vm.test_interrupted import stop_at
+from tests.vm.driver import (
+    Operator,
+    Probe,
+    Vapp,
+    domains,
+    mark,
+    remains,
+    stages,
+    standing,
+    stop_at,
+    volumes,
+    wait_until,
+    write_vapp,
+    xml_of,
+)
 from vcloud.proof.firewall_report import parse_firewall_report
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(1500)]
