@@ -2,6 +2,7 @@
  *
  * A blank disk begins with what the image has in the folder that it is mounted over. The image brings that as a small file system (see
  * vcloud.images.build), which is copied and grown: file by file it would take some seconds in an emulated guest. */
+#include "disk.h"
 #include "guest.h"
 
 #include <dirent.h>

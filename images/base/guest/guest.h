@@ -22,7 +22,8 @@
 extern char failure[256];
 int fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 int fail_errno(const char *what); /* "WHAT: " and the text of errno */
-int print_error(int line);        /* prints `error LINE MESSAGE`; gives the exit status, 1 */
+int fail_in(const char *where);   /* puts "WHERE: " in front of the failure that was described last */
+int print_error(int line);        /* prints `error LINE MESSAGE` and returns the exit status, 1 */
 
 /* --- input (text.c) --- */
 

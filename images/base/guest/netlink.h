@@ -1,4 +1,4 @@
-/* Route netlink: requests with attributes, dumps, and what they say of the guest's cards. */
+/* Route netlink: requests with attributes, dumps, and the attributes of the kernel's answers. */
 #ifndef NETLINK_H
 #define NETLINK_H
 

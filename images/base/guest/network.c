@@ -1,6 +1,7 @@
 /* Addresses, neighbours, routes and policy rules: added when the document names them, removed when it does not. */
-#include "identity.h"
+#include "network.h"
 #include "netlink.h"
+#include "nics.h"
 
 #include <errno.h>
 #include <linux/fib_rules.h>
@@ -19,8 +20,8 @@ static int send_address(const struct directive *addr)
 
     message->ifa_family = (uint8_t)addr->prefix.address.family;
     message->ifa_prefixlen = (uint8_t)addr->prefix.length;
-    message->ifa_index = (uint32_t)addr->nic->card;
-    message->ifa_flags = IFA_F_NODAD; /* addresses are unique by design, and wanted at once */
+    message->ifa_index = (uint32_t)addr->nic->nic_index;
+    message->ifa_flags = IFA_F_NODAD; /* vcloud gives each address once, and it is needed at once */
     request_put_address(&request, IFA_LOCAL, &addr->prefix.address);
     request_put_address(&request, IFA_ADDRESS, &addr->prefix.address);
     return netlink_send(&request.header);
@@ -31,10 +32,10 @@ int add_neighbour(struct directive *neigh)
     struct request request;
     struct ndmsg *message = request_begin(&request, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, sizeof *message);
 
-    if (card_up(neigh->nic->card))
+    if (nic_up(neigh->nic->nic_index))
         return -1;
     message->ndm_family = (uint8_t)neigh->address.family;
-    message->ndm_ifindex = neigh->nic->card;
+    message->ndm_ifindex = neigh->nic->nic_index;
     message->ndm_state = NUD_PERMANENT;
     request_put_address(&request, NDA_DST, &neigh->address);
     request_put(&request, NDA_LLADDR, neigh->mac, sizeof neigh->mac);
@@ -45,9 +46,9 @@ int add_route(struct directive *route)
 {
     struct request request;
     struct rtmsg *message = request_begin(&request, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, sizeof *message);
-    const uint32_t card = (uint32_t)route->nic->card;
+    const uint32_t index = (uint32_t)route->nic->nic_index;
 
-    if (card_up(route->nic->card))
+    if (nic_up(route->nic->nic_index))
         return -1;
     message->rtm_family = (uint8_t)route->prefix.address.family;
     message->rtm_dst_len = (uint8_t)route->prefix.length;
@@ -60,7 +61,7 @@ int add_route(struct directive *route)
         request_put_address(&request, RTA_DST, &route->prefix.address);
     request_put_address(&request, RTA_GATEWAY, &route->gateway);
     request_put_address(&request, RTA_PREFSRC, &route->source);
-    request_put(&request, RTA_OIF, &card, sizeof card);
+    request_put(&request, RTA_OIF, &index, sizeof index);
     request_put(&request, RTA_TABLE, &route->table, sizeof route->table);
     return netlink_send(&request.header) ? fail_netlink() : 0;
 }
@@ -84,67 +85,67 @@ int add_rule(struct directive *rule)
     return error && error != EEXIST ? fail_netlink() : 0;
 }
 
-/* --- what the document does not name --- */
+/* --- removal of what the document does not name --- */
 
 struct pruning {
     const struct document *document;
-    const int *card; /* those to prune */
-    size_t cards;
-    bool (*doomed)(const struct nlmsghdr *message, const struct pruning *pruning);
+    const int *nic; /* indexes of the NICs to look at */
+    size_t nics;
+    bool (*is_obsolete)(const struct nlmsghdr *message, const struct pruning *pruning);
     struct nlmsghdr **found;
     size_t count;
 };
 
-static bool on_card(const struct pruning *pruning, int card)
+static bool is_ours(const struct pruning *pruning, int index)
 {
-    for (size_t i = 0; i < pruning->cards; i++)
-        if (pruning->card[i] == card)
+    for (size_t i = 0; i < pruning->nics; i++)
+        if (pruning->nic[i] == index)
             return true;
     return false;
 }
 
-static bool address_doomed(const struct nlmsghdr *message, const struct pruning *pruning)
+static bool address_is_obsolete(const struct nlmsghdr *message, const struct pruning *pruning)
 {
     const struct ifaddrmsg *address = NLMSG_DATA(message);
     const int type = address->ifa_family == AF_INET ? IFA_LOCAL : IFA_ADDRESS;
 
-    if (!on_card(pruning, (int)address->ifa_index))
+    if (!is_ours(pruning, (int)address->ifa_index))
         return false;
     if (address->ifa_family == AF_INET6 && address->ifa_scope == RT_SCOPE_LINK)
         return false;
     for (const struct directive *addr = pruning->document->first; addr; addr = addr->next)
-        if (kind_of(addr) == ADDR && addr->nic->card == (int)address->ifa_index
+        if (addr->verb == ADDR && addr->nic->nic_index == (int)address->ifa_index
             && addr->prefix.address.family == address->ifa_family && addr->prefix.length == address->ifa_prefixlen
             && attribute_is(message, sizeof *address, type, &addr->prefix.address))
             return false;
     return true;
 }
 
-static bool neighbour_doomed(const struct nlmsghdr *message, const struct pruning *pruning)
+static bool neighbour_is_obsolete(const struct nlmsghdr *message, const struct pruning *pruning)
 {
     const struct ndmsg *entry = NLMSG_DATA(message);
 
-    if (!on_card(pruning, entry->ndm_ifindex) || !(entry->ndm_state & NUD_PERMANENT))
+    if (!is_ours(pruning, entry->ndm_ifindex) || !(entry->ndm_state & NUD_PERMANENT))
         return false;
     for (const struct directive *neigh = pruning->document->first; neigh; neigh = neigh->next)
-        if (kind_of(neigh) == NEIGH && neigh->nic->card == entry->ndm_ifindex
+        if (neigh->verb == NEIGH && neigh->nic->nic_index == entry->ndm_ifindex
             && neigh->address.family == entry->ndm_family && attribute_is(message, sizeof *entry, NDA_DST, &neigh->address))
             return false;
     return true;
 }
 
-static bool route_doomed(const struct nlmsghdr *message, const struct pruning *pruning)
+static bool route_is_obsolete(const struct nlmsghdr *message, const struct pruning *pruning)
 {
     const struct rtmsg *entry = NLMSG_DATA(message);
     const uint32_t table = attribute_number(message, sizeof *entry, RTA_TABLE);
     size_t size;
     const struct rtnexthop *several = attribute(message, sizeof *entry, RTA_MULTIPATH, &size);
-    const int card = several ? several->rtnh_ifindex : (int)attribute_number(message, sizeof *entry, RTA_OIF);
+    const int index = several ? several->rtnh_ifindex : (int)attribute_number(message, sizeof *entry, RTA_OIF);
 
-    if (!on_card(pruning, card) || entry->rtm_protocol == RTPROT_KERNEL || entry->rtm_flags & RTM_F_CLONED)
+    if (!is_ours(pruning, index) || entry->rtm_protocol == RTPROT_KERNEL || entry->rtm_flags & RTM_F_CLONED)
         return false;
     for (const struct directive *route = pruning->document->first; route && !several; route = route->next)
-        if (kind_of(route) == ROUTE && route->nic->card == card && route->table == table
+        if (route->verb == ROUTE && route->nic->nic_index == index && route->table == table
             && route->prefix.address.family == entry->rtm_family && route->prefix.length == entry->rtm_dst_len
             && attribute_is(message, sizeof *entry, RTA_DST, &route->prefix.address)
             && attribute_is(message, sizeof *entry, RTA_GATEWAY, &route->gateway)
@@ -153,7 +154,7 @@ static bool route_doomed(const struct nlmsghdr *message, const struct pruning *p
     return true;
 }
 
-static bool rule_doomed(const struct nlmsghdr *message, const struct pruning *pruning)
+static bool rule_is_obsolete(const struct nlmsghdr *message, const struct pruning *pruning)
 {
     const struct fib_rule_hdr *entry = NLMSG_DATA(message);
     size_t size;
@@ -162,7 +163,7 @@ static bool rule_doomed(const struct nlmsghdr *message, const struct pruning *pr
     if (!origin || size != sizeof *origin || *origin != ORIGIN)
         return false;
     for (const struct directive *rule = pruning->document->first; rule; rule = rule->next)
-        if (kind_of(rule) == RULE && rule->address.family == entry->family
+        if (rule->verb == RULE && rule->address.family == entry->family
             && rule->table == attribute_number(message, sizeof *entry, FRA_TABLE)
             && attribute_is(message, sizeof *entry, FRA_SRC, &rule->address))
             return false;
@@ -174,19 +175,19 @@ static void collect(const struct nlmsghdr *message, void *context)
     struct pruning *pruning = context;
     struct nlmsghdr *copy;
 
-    if (!pruning->doomed(message, pruning))
+    if (!pruning->is_obsolete(message, pruning))
         return;
     pruning->found = grow(pruning->found, pruning->count, sizeof *pruning->found);
     pruning->found[pruning->count++] = copy = grow(NULL, 0, message->nlmsg_len);
     memcpy(copy, message, message->nlmsg_len);
 }
 
-/* An object as the kernel shows it is, under the type RTM_DEL..., the request that removes it. */
-static int prune_type(struct pruning pruning, int get, int delete, bool (*doomed)(const struct nlmsghdr *, const struct pruning *))
+/* The message with which the kernel shows an object is also, with the type RTM_DEL..., the request that removes it. */
+static int prune_type(struct pruning pruning, int get, int delete, bool (*is_obsolete)(const struct nlmsghdr *, const struct pruning *))
 {
     int failed;
 
-    pruning.doomed = doomed;
+    pruning.is_obsolete = is_obsolete;
     failed = netlink_dump(get, collect, &pruning);
     for (size_t i = 0; i < pruning.count; i++) {
         struct nlmsghdr *message = pruning.found[i];
@@ -196,7 +197,7 @@ static int prune_type(struct pruning pruning, int get, int delete, bool (*doomed
         message->nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK;
         if (!failed)
             error = netlink_send(message);
-        /* what stood on something removed before it is gone already */
+        /* the kernel itself removes what depended on an object that was removed before */
         if (error && error != ESRCH && error != ENOENT && error != EADDRNOTAVAIL)
             failed = fail_netlink();
         free(message);
@@ -207,42 +208,41 @@ static int prune_type(struct pruning pruning, int get, int delete, bool (*doomed
 
 int add_address(struct directive *addr)
 {
-    const int card = addr->nic->card;
-    const struct pruning pruning = {.document = addr->document, .card = &card, .cards = 1};
+    const struct pruning pruning = {.document = addr->document, .nic = &addr->nic->nic_index, .nics = 1};
     int error = send_address(addr);
 
-    /* The kernel knows an IPv6 address by its bytes alone, so the same one with another prefix length has to go first. */
+    /* The kernel tells IPv6 addresses apart without their prefix length: the same one with another length has to go first. */
     if (error == EEXIST && addr->prefix.address.family == AF_INET6) {
-        if (prune_type(pruning, RTM_GETADDR, RTM_DELADDR, address_doomed))
+        if (prune_type(pruning, RTM_GETADDR, RTM_DELADDR, address_is_obsolete))
             return -1;
         error = send_address(addr);
     }
     return error && error != EEXIST ? fail_netlink() : 0;
 }
 
-int prune(const struct document *document, const struct document *before)
+static void add_nic(struct pruning *pruning, int **indexes, int index)
+{
+    *indexes = grow(*indexes, pruning->nics, sizeof **indexes);
+    (*indexes)[pruning->nics++] = index;
+}
+
+int prune_network(const struct document *document, const struct document *before)
 {
     struct pruning pruning = {.document = document};
     char name[IFNAMSIZ];
-    int *card = NULL, found, failed;
+    int *indexes = NULL, found, failed;
 
-    for (const struct directive *nic = document->first; nic; nic = nic->next) {
-        if (kind_of(nic) == NIC) {
-            card = grow(card, pruning.cards, sizeof *card);
-            card[pruning.cards++] = nic->card;
-        }
-    }
-    for (const struct directive *nic = before->first; nic; nic = nic->next) {
-        if (kind_of(nic) == NIC && (found = card_find(nic->mac, name))) {
-            card = grow(card, pruning.cards, sizeof *card);
-            card[pruning.cards++] = found;
-        }
-    }
-    pruning.card = card;
-    failed = prune_type(pruning, RTM_GETADDR, RTM_DELADDR, address_doomed)
-             || prune_type(pruning, RTM_GETNEIGH, RTM_DELNEIGH, neighbour_doomed)
-             || prune_type(pruning, RTM_GETROUTE, RTM_DELROUTE, route_doomed)
-             || prune_type(pruning, RTM_GETRULE, RTM_DELRULE, rule_doomed);
-    free(card);
+    for (const struct directive *nic = document->first; nic; nic = nic->next)
+        if (nic->verb == NIC)
+            add_nic(&pruning, &indexes, nic->nic_index);
+    for (const struct directive *nic = before->first; nic; nic = nic->next)
+        if (nic->verb == NIC && (found = nic_find(nic->mac, name)))
+            add_nic(&pruning, &indexes, found);
+    pruning.nic = indexes;
+    failed = prune_type(pruning, RTM_GETADDR, RTM_DELADDR, address_is_obsolete)
+             || prune_type(pruning, RTM_GETNEIGH, RTM_DELNEIGH, neighbour_is_obsolete)
+             || prune_type(pruning, RTM_GETROUTE, RTM_DELROUTE, route_is_obsolete)
+             || prune_type(pruning, RTM_GETRULE, RTM_DELRULE, rule_is_obsolete);
+    free(indexes);
     return failed ? -1 : 0;
 }

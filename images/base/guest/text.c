@@ -1,4 +1,4 @@
-/* Failures, lines and the values in them. */
+/* Failures, the lines of the input, and the values in them. */
 #include "guest.h"
 
 #include <arpa/inet.h>
@@ -29,9 +29,17 @@ int fail_errno(const char *what)
     return fail("%s: %s", what, strerror(errno));
 }
 
+int fail_in(const char *where)
+{
+    char what[sizeof failure];
+
+    memcpy(what, failure, sizeof what);
+    return fail("%s: %.*s", where, (int)sizeof failure - 32, what);
+}
+
 int print_error(int line)
 {
-    for (char *c = failure; *c; c++) /* messages quote their input */
+    for (char *c = failure; *c; c++) /* messages quote the input, which is hostile */
         if (*c < ' ' || *c > '~')
             *c = '?';
     printf("error %d %s\n", line, failure);
@@ -88,7 +96,7 @@ int split(char *line, char **fields, int most)
 
 void *grow(void *array, size_t count, size_t element)
 {
-    if (count & (count - 1)) /* the room was doubled at the last power of two */
+    if (count & (count - 1)) /* at the last power of two the room was doubled, so there is some left */
         return array;
     array = reallocarray(array, count ? 2 * count : 1, element);
     if (!array) {

@@ -91,7 +91,7 @@ def test_a_card_that_comes_late_is_waited_for(guest: Machine, firewall: Machine)
 
 def test_a_card_that_never_comes_is_an_error_after_ten_seconds(guest: Machine) -> None:
     began = time.monotonic()
-    assert guest.identity("hostname a", NIC) == f"error 2 nic: no card with MAC address {GUEST_MAC}"
+    assert guest.identity("hostname a", NIC) == f"error 2 nic: no NIC with MAC address {GUEST_MAC}"
     assert 9.5 < time.monotonic() - began < 12
 
 

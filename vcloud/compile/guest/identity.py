@@ -1,6 +1,6 @@
 """What makes a booted image this one VM: the document that the program `guest identity` applies in one go.
 
-Each line is one directive (grammar: images/base/guest/identity.c). The lines are a pure function of the design. `vcloud.apply` adds the host
+Each line is one directive (grammar: images/base/guest/document.h). The lines are a pure function of the design. `vcloud.apply` adds the host
 key, the clock and the entropy at the moment of delivery; they are never rendered or stored. Lines about other VMs are sorted by tier, so the
 order of VMs in the vApp file changes nothing. The order of zones does: it is the order of the firewall's NICs.
 """

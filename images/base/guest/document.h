@@ -1,0 +1,58 @@
+/* The identity document: one directive a line, checked and turned into values, not applied yet.
+ *
+ *     hostname NAME                     clock SECONDS.NANOSECONDS         dir PATH MODE USER:GROUP
+ *     machine-id 32-HEX-DIGITS          seed BASE64                       file PATH MODE USER:GROUP [BASE64]
+ *     mac MAC NEW-MAC                   sysctl KEY VALUE                  had PATH
+ *     nic MAC NAME                      neigh NIC ADDRESS MAC             disk SERIAL PATH
+ *     addr NIC ADDRESS/LENGTH           route NIC PREFIX [via ADDRESS] [src ADDRESS] [table NUMBER]
+ *     rule ADDRESS table NUMBER
+ *
+ * Images that were built earlier read the same words: a word here is never renamed and never changes its meaning.
+ */
+#ifndef DOCUMENT_H
+#define DOCUMENT_H
+
+#include "guest.h"
+
+enum { FIELDS_MOST = 8 }; /* a route with all its options */
+
+enum verb { HOSTNAME, MACHINE_ID, CLOCK, SEED, MAC, NIC, SYSCTL, ADDR, NEIGH, ROUTE, RULE, DIRECTORY, FILE_CONTENT, HAD, DISK, VERBS };
+
+struct directive {
+    const struct document *document;
+    struct directive *next;
+    enum verb verb;
+    int line;
+    char *field[FIELDS_MOST]; /* the words after the verb */
+    int fields;
+
+    const struct directive *nic;    /* addr, neigh, route: the nic directive of the NIC that they name */
+    int nic_index;                  /* nic: the kernel's index of the interface, once it was found */
+    uint8_t mac[6];                 /* nic, neigh; mac: the address that the NIC has now */
+    uint8_t new_mac[6];             /* mac */
+    struct prefix prefix;           /* addr; route: the destination */
+    struct address address;         /* neigh, rule */
+    struct address gateway, source; /* route; family 0 where the route has none */
+    uint32_t table;                 /* route, rule */
+    mode_t mode;                    /* dir, file */
+    uint8_t *bytes;                 /* file, seed */
+    size_t size;                    /* number of bytes */
+    int64_t seconds, nanoseconds;   /* clock */
+};
+
+struct document {
+    struct directive *first, *last;
+    int line; /* the line that is being worked on, for error messages */
+};
+
+const char *verb_name(enum verb verb);
+
+/* Reads and checks a whole document. After a failure, `line` is the line that was refused. */
+int document_parse(struct document *document, int fd);
+
+/* Writes what a later boot needs. Of files only their paths are kept: their contents may be secret, and are on the disk already. */
+void document_print_kept(const struct document *document, FILE *out);
+
+bool document_names_file(const struct document *document, const char *path);
+
+#endif
