@@ -23,8 +23,10 @@ from vcloud.compile.libvirt.host import HostFacts
 from vcloud.errors import HostError
 from vcloud.hosts.connection import Host, interruptible, message_of, translated
 from vcloud.hosts.metadata import parse
-from vcloud.hosts.pool import StoragePool, peek
+from vcloud.hosts.pool import StoragePool
 from vcloud.hosts.stream import CHUNK, stream_socket
+from vcloud.hosts.uploads import any_upload
+from vcloud.hosts.volume_reading import peek
 
 VOLUME = "accelerator.json"
 """In the storage pool of the host, beside the images. It is a cache, like them."""
@@ -77,7 +79,7 @@ def host_accelerator(host: Host) -> Accelerator:
     if known:
         return known
     pool = StoragePool(host)
-    kernel, initrd = (pool.any_upload(kind, suffix) for kind, suffix in (("kernel-", KERNEL_SUFFIX), ("initrd-", INITRD_SUFFIX)))
+    kernel, initrd = (any_upload(pool, kind, suffix) for kind, suffix in (("kernel-", KERNEL_SUFFIX), ("initrd-", INITRD_SUFFIX)))
     if kernel and initrd:
         return find_accelerator(host, kernel, initrd)
     return _without_kvm(host) or Accelerator("tcg", "libvirt offers KVM, but the host has no kernel yet to test it with")

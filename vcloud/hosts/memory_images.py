@@ -32,6 +32,7 @@ from vcloud.hosts.connection import Host, translated
 from vcloud.hosts.lock import named_lock
 from vcloud.hosts.pool import StoragePool
 from vcloud.hosts.saveimage import MOST, WHOLE, Clone, NotASaveImageError, head_for, read_head
+from vcloud.hosts.volume_reading import backings, head, usage
 from vcloud.hosts.volumes import Base
 
 PREFIX, COLD = "template-", "cold-"
@@ -94,12 +95,12 @@ class MemoryImages:
 
     def list(self) -> tuple[MemoryImage, ...]:
         """Every template, the one that was used last first."""
-        volumes = self.pool.usage(PREFIX)
+        volumes = usage(self.pool, PREFIX)
         found = []
         for name, (size, used) in volumes.items():
             match = NAME.fullmatch(name) if name.endswith(MEMORY) else None
             disk = match and volumes.get(name.removesuffix(MEMORY) + DISK)
-            if match and disk and self.pool.head(name, len(WHOLE)) == WHOLE:
+            if match and disk and head(self.pool, name, len(WHOLE)) == WHOLE:
                 found.append(MemoryImage(match["image"], match["key"], match["id"], size + disk[0], used))
         return tuple(sorted(found, key=lambda template: -template.used))
 
@@ -155,12 +156,12 @@ class MemoryImages:
         """
         copy = f"wake.{clone.name}{MEMORY}"
         try:
-            head = head_for(read_head(self.pool.head(template.memory, MOST)), clone).to_bytes()
+            start = head_for(read_head(head(self.pool, template.memory, MOST)), clone).to_bytes()
         except NotASaveImageError as error:
             raise DamagedImageError(f"the template of '{template.image}' is damaged: {error}") from None
         self.pool.require_space(template.size, f"waking '{clone.name}'")
         try:
-            self.pool.copy(template.memory, copy, head)
+            self.pool.copy(template.memory, copy, start)
             self.host.connection.restore(self.pool.path(copy))
         except libvirt.libvirtError as error:
             raise DamagedImageError(f"nothing wakes from the template of '{template.image}': {error}") from None
@@ -176,7 +177,7 @@ class MemoryImages:
 
     def unwakeable(self) -> dict[str, str]:
         """Keys of VMs that cannot wake -> why."""
-        return {name.rpartition("-")[2]: self.pool.head(name, REASON).decode(errors="replace") for name in self.pool.names(COLD)}
+        return {name.rpartition("-")[2]: head(self.pool, name, REASON).decode(errors="replace") for name in self.pool.names(COLD)}
 
     def forget_unwakeable(self) -> None:
         """Forgets what was found out about images."""
@@ -211,7 +212,7 @@ class MemoryImages:
         running = self._running()  # before the look at what is whole: what is saved in between is then one or the other
         whole = {template.disk for template in self.list()}
         left = [name for name, key in disks.items() if name not in whole and not any(domain.endswith(f"-{key}") for domain in running)]
-        used = self.pool.backings("root.") if left else set()
+        used = backings(self.pool, "root.") if left else set()
         return tuple(name for name in left if self.pool.path(name) not in used)
 
     def _running(self) -> tuple[str, ...]:

@@ -1,20 +1,11 @@
-"""The storage pool `vcloud` of a host: volumes are uploaded, made, listed, read and deleted. Whose they are is `vcloud.hosts.volumes`'s.
-
-libvirt cannot rename a volume, and a connection that breaks in the middle of an upload leaves a volume that looks like any other. So
-every upload makes a volume of its own (`STEM.ID.SUFFIX`), and an empty volume of the same name with `.complete` behind it is made when,
-and only when, the host has confirmed the last byte. What has no such marker is never used. Two operators who upload the same at once
-upload it twice, and both are right.
-"""
+"""The storage pool `vcloud` of a host: makes, lists, reads and deletes volumes. `vcloud.hosts.volumes` knows which VM each one belongs to."""
 
 from __future__ import annotations
 
 import io
-import re
-import secrets
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import libvirt
@@ -22,17 +13,13 @@ import libvirt
 from vcloud.compile.libvirt.storage import PoolView, VolumeView, render_pool, render_volume
 from vcloud.design.addressing import uuid_of
 from vcloud.errors import HostError
-from vcloud.hosts.connection import Host, found_or_none, is_absent, translated
+from vcloud.hosts.connection import Host, found_or_none, translated
 from vcloud.hosts.metadata import parse
-from vcloud.hosts.stream import receive
 
 POOL = "vcloud"
 FOLDER = "/var/lib/libvirt/images/vcloud"
-COMPLETE = ".complete"
 CHUNK = 262_120
 """Bytes per message: what libvirt's own clients send, and every libvirtd takes."""
-ABANDONED = 3600
-"""Seconds without a written byte after which an unfinished upload counts as abandoned."""
 MARGIN = 64 << 20
 """Bytes that must stay free beside what is to be written."""
 REFRESH_TRIES = 20
@@ -57,12 +44,12 @@ class StoragePool:
     def names(self, *prefixes: str) -> tuple[str, ...]:
         """Volumes whose names begin with one of `prefixes`, also those that others than libvirt have made; in alphabetical order."""
         with translated(f"the volumes of {self.host.name} could not be listed"):
-            self._refresh()
+            self.refresh()
             return tuple(sorted(name for name in self._pool.listVolumes() if name.startswith(prefixes)))
 
     def exists(self, name: str) -> bool:
         with translated(f"the volume '{name}' could not be looked for on {self.host.name}"):
-            return self._find(name) is not None
+            return self.volume(name) is not None
 
     def make_disk(self, name: str, size: int) -> str:
         """An empty qcow2 of `size` bytes, unless there is a volume of that name already, which is kept. Returns its path."""
@@ -111,52 +98,19 @@ class StoragePool:
         with translated(f"the volume '{name}' could not be written on {self.host.name}"):
             self._send(self._pool.storageVolLookupByName(name), io.BytesIO(beginning), len(beginning))
 
-    def head(self, name: str, limit: int) -> bytes:
-        """The first bytes of a volume, at most `limit`."""
-        with translated(f"'{name}' could not be read on {self.host.name}"):
-            volume = self._pool.storageVolLookupByName(name)
-            return _read(self.host, volume, 0, min(limit, volume.info()[1]))
-
-    def usage(self, prefix: str) -> dict[str, tuple[int, float]]:
-        """Volumes whose names begin so -> bytes on the disk, and when each was last written, by the host's clock."""
-        found = {}
-        for name in self.names(prefix):
-            with translated(f"the volume '{name}' could not be looked at on {self.host.name}"):
-                if (volume := self._find(name)) is not None:
-                    found[name] = (int(volume.info()[2]), _modified(volume))
-        return found
-
-    def backings(self, prefix: str) -> set[str]:
-        """Paths of what the volumes whose names begin so lie over."""
-        found = set()
-        for name in self.names(prefix):
-            with translated(f"the volume '{name}' could not be looked at on {self.host.name}"):
-                if (volume := self._find(name)) is not None:
-                    found.add(parse(volume.XMLDesc()).findtext("backingStore/path", ""))
-        return found
-
     def delete(self, names: Iterable[str]) -> None:
         """Deletes volumes; one that is not there is no error."""
         for name in names:
             with translated(f"the volume '{name}' could not be deleted on {self.host.name}"):
-                volume = self._find(name)
+                volume = self.volume(name)
                 if volume is not None:
                     found_or_none(volume.delete)
-
-    def tail(self, name: str, limit: int) -> bytes:
-        """The last bytes of a volume, at most `limit`; empty where there is none of that name."""
-        with translated(f"'{name}' could not be read on {self.host.name}"):
-            volume = self._find(name)
-            if volume is None:
-                self._refresh()  # a log is made by virtlogd, of which the pool hears nothing
-                volume = self._find(name)
-            return b"" if volume is None else self._read_tail(volume, limit)
 
     @property
     def free(self) -> int:
         """Bytes that are free in the pool's folder."""
         with translated(f"the free space of {self.host.name} could not be read"):
-            self._refresh()
+            self.refresh()
             return int(self._pool.info()[3])
 
     def require_space(self, needed: int, what: str) -> None:
@@ -169,45 +123,25 @@ class StoragePool:
                 f"Free some space on the file system of {self.folder}, then run the command again.",
             )
 
-    def uploaded(self, stem: str, suffix: str) -> str | None:
-        """The path of a whole upload of `stem`, or None."""
+    def known(self) -> set[str]:
+        """Names of the volumes that libvirt knows of, without a new look at the folder."""
         with translated(f"the volumes of {self.host.name} could not be listed"):
-            names = set(self._pool.listVolumes())
-        whole = sorted(name for name in names if _is_upload(name, stem, suffix) and name + COMPLETE in names)
-        return self.path(whole[0]) if whole else None
+            return set(self._pool.listVolumes())
 
-    def any_upload(self, prefix: str, suffix: str) -> str | None:
-        """The path of some whole upload whose stem begins with `prefix`, or None."""
-        with translated(f"the volumes of {self.host.name} could not be listed"):
-            names = set(self._pool.listVolumes())
-        whole = [name for name in sorted(names) if name.startswith(prefix) and name.endswith(suffix) and name + COMPLETE in names]
-        return self.path(whole[0]) if whole else None
-
-    def upload(self, source: Path, stem: str, suffix: str, progress: Progress = lambda _done, _all: None) -> str:
-        """Brings a file to the host, unless a whole upload of `stem` is there. Returns its path there.
-
-        `stem` names the content (it holds a digest), so equal stems mean equal bytes.
-
-        Raises:
-            HostError: there is no room, or the connection broke. Nothing of the attempt will ever be used.
-        """
-        if found := self.uploaded(stem, suffix):
-            return found
-        size = source.stat().st_size
-        self.require_space(size, f"the upload of {source.name}")
-        name = f"{stem}.{secrets.token_hex(4)}{suffix}"
-        with translated(f"{source.name} could not be brought to {self.host.name}"):
+    def fill(self, name: str, source: BinaryIO, size: int, progress: Progress) -> None:
+        """A new volume with the `size` bytes of a file. Of an attempt that fails nothing stays."""
+        with translated(f"the volume '{name}' could not be written on {self.host.name}"):
             volume = self._pool.createXML(render_volume(VolumeView(name, size, "raw")))
             try:
-                self._sweep(stem, suffix, _modified(volume))
-                with source.open("rb") as file:
-                    self._send(volume, file, size, progress)
-                self._pool.createXML(render_volume(VolumeView(name + COMPLETE, 0, "raw")))
+                self._send(volume, source, size, progress)
             except BaseException:
                 with suppress(libvirt.libvirtError):
                     volume.delete()
                 raise
-        return self.path(name)
+
+    def make_empty(self, name: str) -> None:
+        """A volume without content, whose name alone says something."""
+        self._make(VolumeView(name, 0, "raw"))
 
     def _send(self, volume: libvirt.virStorageVol, source: BinaryIO, size: int, progress: Progress = lambda _done, _all: None) -> None:
         stream = self.host.connection.newStream()
@@ -226,21 +160,6 @@ class StoragePool:
                 stream.abort()
             raise
 
-    def _sweep(self, stem: str, suffix: str, now: float) -> None:
-        """Deletes what abandoned uploads of the same left behind. `now` is the host's time: clocks differ."""
-        names = set(self._pool.listVolumes())
-        for name in names:
-            if not _is_upload(name, stem, suffix) or name + COMPLETE in names:
-                continue
-            volume = self._find(name)
-            if volume is not None and now - _modified(volume) > ABANDONED:
-                found_or_none(volume.delete)
-
-    def _read_tail(self, volume: libvirt.virStorageVol, limit: int) -> bytes:
-        size = volume.info()[1]
-        length = min(size, limit)
-        return _read(self.host, volume, size - length, length)
-
     def _make(self, volume: VolumeView) -> str:
         with translated(f"the volume '{volume.name}' could not be made on {self.host.name}"):
             try:
@@ -250,10 +169,11 @@ class StoragePool:
                     raise
         return self.path(volume.name)
 
-    def _find(self, name: str) -> Any:
+    def volume(self, name: str) -> Any:
+        """libvirt's own object (virStorageVol) of a volume; None where there is none of that name."""
         return found_or_none(self._pool.storageVolLookupByName, name)
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
         """Lets libvirt look at the folder again. It refuses while a volume is being made or uploaded: what it knows is then good enough."""
         for _ in range(REFRESH_TRIES):
             try:
@@ -263,22 +183,6 @@ class StoragePool:
                 if "asynchronous jobs" not in str(error):
                     raise
                 time.sleep(0.05)
-
-
-def peek(host: Host, name: str, limit: int) -> bytes:
-    """The first bytes of a volume, at most `limit`; empty where there is none. Makes no pool."""
-    with translated(f"'{name}' could not be looked for on {host.name}"):
-        pool = found_or_none(host.connection.storagePoolLookupByName, POOL)
-        volume = pool and pool.isActive() and found_or_none(pool.storageVolLookupByName, name)
-        return _read(host, volume, 0, min(limit, volume.info()[1])) if volume else b""
-
-
-def _read(host: Host, volume: libvirt.virStorageVol, start: int, length: int) -> bytes:
-    if not length:
-        return b""
-    stream = host.connection.newStream()
-    volume.download(stream, start, length)
-    return b"".join(iter(lambda: receive(stream), b""))
 
 
 def _ensure_pool(connection: libvirt.virConnect) -> libvirt.virStoragePool:
@@ -293,20 +197,6 @@ def _ensure_pool(connection: libvirt.virConnect) -> libvirt.virStoragePool:
             if not pool.isActive():  # somebody else may have been faster
                 raise
     return pool
-
-
-def _is_upload(name: str, stem: str, suffix: str) -> bool:
-    return re.fullmatch(rf"{re.escape(stem)}\.[0-9a-f]{{8}}{re.escape(suffix)}", name) is not None
-
-
-def _modified(volume: libvirt.virStorageVol) -> float:
-    """When the volume was last written, by the host's clock; infinity when it is gone."""
-    try:
-        return float(parse(volume.XMLDesc()).findtext("target/timestamps/mtime", "inf"))
-    except libvirt.libvirtError as error:
-        if is_absent(error):
-            return float("inf")
-        raise
 
 
 def _mib(size: int) -> int:

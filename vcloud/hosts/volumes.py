@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 from vcloud.compile.libvirt.host import BootFiles
 from vcloud.design.names import console_volume, root_volume, seed_volume
 from vcloud.hosts.connection import Host
-from vcloud.hosts.pool import COMPLETE, StoragePool
+from vcloud.hosts.pool import StoragePool
+from vcloud.hosts.uploads import COMPLETE, upload, uploaded
+from vcloud.hosts.volume_reading import tail
 
 if TYPE_CHECKING:
     from vcloud.design.model import Vm
@@ -56,7 +58,7 @@ class VappVolumes:
         Raises:
             HostError: there is no room, or the connection broke; the next attempt begins anew.
         """
-        missing = [path for kind, path in _parts(image) if not self.pool.uploaded(_stem(kind, image), path.suffix)]
+        missing = [path for kind, path in _parts(image) if not uploaded(self.pool, _stem(kind, image), path.suffix)]
         self.pool.require_space(sum(path.stat().st_size for path in missing), f"the image '{image.name}'")
         return Base(**{kind: self._upload(kind, path, image, report) for kind, path in _parts(image)})
 
@@ -68,7 +70,7 @@ class VappVolumes:
                 report(f"uploading its {kind}: {percent} % of {size >> 20} MiB")
 
         reported = [-1]
-        return self.pool.upload(path, _stem(kind, image), path.suffix, progress)
+        return upload(self.pool, path, _stem(kind, image), path.suffix, progress)
 
     def boot_files(self, domain: str, base: Base, cmdline: str) -> BootFiles:
         """What a VM of that libvirt name boots from. `make_root` makes its disk."""
@@ -133,7 +135,7 @@ class VappVolumes:
 
     def console_tail(self, domain: str, lines: int) -> list[str]:
         """The last lines that a VM said on its serial console, without what would act on a terminal."""
-        text = FOR_TERMINALS.sub("", self.pool.tail(console_volume(domain), lines * LINE).decode(errors="replace"))
+        text = FOR_TERMINALS.sub("", tail(self.pool, console_volume(domain), lines * LINE).decode(errors="replace"))
         return ["".join(char for char in line if char.isprintable() or char == "\t") for line in text.splitlines()[-lines:]]
 
 

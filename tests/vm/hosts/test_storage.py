@@ -18,7 +18,8 @@ from tests.vm.hosts.running import (
 from vcloud.errors import HostError
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import HostRef
-from vcloud.hosts.pool import COMPLETE, FOLDER, StoragePool
+from vcloud.hosts.pool import FOLDER, StoragePool
+from vcloud.hosts.uploads import COMPLETE, upload, uploaded
 from vcloud.hosts.volumes import VappVolumes
 
 pytestmark = pytest.mark.vm
@@ -37,13 +38,13 @@ def sha256_there(host: Host, path: str) -> str:
 
 def test_an_upload_arrives_whole_private_and_once(host: Host, pool: StoragePool, source: Path) -> None:
     seen: list[int] = []
-    path = pool.upload(source, "up-whole", ".qcow2", lambda done, _: seen.append(done))
+    path = upload(pool, source, "up-whole", ".qcow2", lambda done, _: seen.append(done))
     assert sha256_there(host, path) == hashlib.sha256(source.read_bytes()).hexdigest()
     assert stat(host, path) == "600 5000000"
     assert seen[-1] == 5_000_000
     assert len(seen) > 10
     again: list[int] = []
-    assert pool.upload(source, "up-whole", ".qcow2", lambda done, _: again.append(done)) == path
+    assert upload(pool, source, "up-whole", ".qcow2", lambda done, _: again.append(done)) == path
     assert again == []
 
 
@@ -53,10 +54,10 @@ def test_an_interrupted_upload_is_never_used(host: Host, pool: StoragePool, sour
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pool.upload(source, "up-broken", ".qcow2", interrupt)
-    assert pool.uploaded("up-broken", ".qcow2") is None
+        upload(pool, source, "up-broken", ".qcow2", interrupt)
+    assert uploaded(pool, "up-broken", ".qcow2") is None
     assert pool.names("up-broken") == ()
-    path = pool.upload(source, "up-broken", ".qcow2")
+    path = upload(pool, source, "up-broken", ".qcow2")
     assert sha256_there(host, path) == hashlib.sha256(source.read_bytes()).hexdigest()
 
 
@@ -66,11 +67,12 @@ from pathlib import Path
 from vcloud.hosts.connection import open_host
 from vcloud.hosts.inventory import load_inventory
 from vcloud.hosts.pool import StoragePool
+from vcloud.hosts.uploads import upload
 with open_host(load_inventory(Path(sys.argv[1]))[0]) as host:
     def progress(done, size):
         if done > size // 2:
             print("half", flush=True); input()
-    StoragePool(host).upload(Path(sys.argv[2]), "up-killed", ".qcow2", progress)
+    upload(StoragePool(host), Path(sys.argv[2]), "up-killed", ".qcow2", progress)
 """
 
 
@@ -83,12 +85,12 @@ def test_an_upload_whose_operator_is_killed_is_never_used_and_swept(host: Host, 
     rest = pool.names("up-killed")
     assert len(rest) == 1
     assert not rest[0].endswith(COMPLETE)
-    assert pool.uploaded("up-killed", ".qcow2") is None
-    first = pool.upload(source, "up-killed", ".qcow2")
+    assert uploaded(pool, "up-killed", ".qcow2") is None
+    first = upload(pool, source, "up-killed", ".qcow2")
     assert rest[0] in pool.names("up-killed"), "it may still be on its way"
     host.shell.run(["touch", "-d", "2 hours ago", pool.path(rest[0])])
     pool.delete([Path(first).name, Path(first).name + COMPLETE])
-    pool.upload(source, "up-killed", ".qcow2")
+    upload(pool, source, "up-killed", ".qcow2")
     assert rest[0] not in pool.names("up-killed")
 
 
@@ -105,7 +107,7 @@ def test_two_who_upload_the_same_at_once_are_both_right(host: Host, ref: HostRef
                 together.wait()
 
         with open_host(ref) as mine:
-            paths.append(StoragePool(mine).upload(source, "up-twice", ".qcow2", meet))
+            paths.append(upload(StoragePool(mine), source, "up-twice", ".qcow2", meet))
 
     threads = [threading.Thread(target=operator) for _ in range(2)]
     for thread in threads:
@@ -114,7 +116,7 @@ def test_two_who_upload_the_same_at_once_are_both_right(host: Host, ref: HostRef
         thread.join()
     assert len(set(paths)) == 2
     assert {sha256_there(host, path) for path in paths} == {hashlib.sha256(source.read_bytes()).hexdigest()}
-    assert StoragePool(host).uploaded("up-twice", ".qcow2") in paths
+    assert uploaded(StoragePool(host), "up-twice", ".qcow2") in paths
 
 
 def test_a_full_disk_is_said_before_anything_is_made(pool: StoragePool) -> None:
