@@ -7,24 +7,24 @@ from vcloud.errors import VcloudError
 
 def vapps(incomplete: str) -> list[str]:
     """The host's vApps that begin with what is typed."""
-    from vcloud.hosts.connection import open_host
-    from vcloud.hosts.inventory import choose_host
+    from vcloud.fleet.fleet import open_fleet
     from vcloud.hosts.manifests import vapp_names
 
-    with suppress(VcloudError), open_host(choose_host(None)) as host:
+    with suppress(VcloudError), open_fleet(None) as fleet:
+        host = fleet.home
         return [name for name in vapp_names(host) if name.startswith(incomplete)]
     return []
 
 
 def vms(incomplete: str) -> list[str]:
     """The VMs that begin with what is typed, as `shop/web-1`."""
-    from vcloud.hosts.connection import open_host
-    from vcloud.hosts.inventory import choose_host
+    from vcloud.fleet.fleet import open_fleet
     from vcloud.hosts.manifests import read_manifest, vapp_names
     from vcloud.plan.manifest import Manifest
 
     vapp = incomplete.partition("/")[0]
-    with suppress(VcloudError), open_host(choose_host(None)) as host:
+    with suppress(VcloudError), open_fleet(None) as fleet:
+        host = fleet.home
         found = [read_manifest(host, name) for name in vapp_names(host) if name.startswith(vapp)]
         names = [f"{manifest.design.vapp}/{vm.name}" for manifest in found if isinstance(manifest, Manifest) for vm in manifest.design.vms]
         return [name for name in names if name.startswith(incomplete)]

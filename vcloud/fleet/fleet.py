@@ -45,14 +45,20 @@ class Fleet:
         return state
 
     def standing(self, vapp: str) -> tuple[VappState, Manifest]:
-        """What stands of a vApp that `vcloud up` has made.
+        """What stands of a vApp that `vcloud up` has made, and its manifest.
 
-        Raises NoVappError where there is none, HostError where a newer release of vcloud made it.
+        Raises NoVappError where there is none, UsageError where its description is damaged or lost, HostError where a newer release of
+        vcloud made it.
         """
-        state = self.state_of(vapp)
-        if state.manifest is None:
-            raise NoVappError(vapp, self.home.name)
-        return state, state.manifest
+        state, host = self.state_of(vapp), self.home.name
+        if state.manifest is not None:
+            return state, state.manifest
+        way_out = f"`vcloud up` with its file writes the description again; `vcloud down {vapp}` removes the vApp."
+        if state.unreadable is not None:
+            raise UsageError(f"'{vapp}' on {host} cannot be read: {state.unreadable.reason}", way_out)
+        if state.domains:
+            raise UsageError(f"of '{vapp}' on {host}, leftovers remain; their description is lost", way_out)
+        raise NoVappError(vapp, host)
 
     def capabilities(self) -> Capabilities:
         """What the host can do. Raises HostError."""

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from vcloud.design.model import Role
 from vcloud.errors import UsageError
+from vcloud.fleet.fleet import open_fleet
 from vcloud.guests import console
 from vcloud.guests.ssh import Sshd, authorize, serve_proxy
 from vcloud.hosts import machines
-from vcloud.hosts.connection import Host, open_host
+from vcloud.hosts.connection import Host
 from vcloud.hosts.executed import Executed
-from vcloud.hosts.inventory import choose_host
 from vcloud.hosts.observe import observe_domain, observe_vapp
 from vcloud.plan.state import DomainState
 
@@ -28,7 +28,8 @@ KEY_FOLDER = "/run/vcloud/ssh"
 @contextmanager
 def _running(vapp: str, vm: str, connect: str | None) -> Iterator[tuple[Host, DomainState]]:
     """The host and the domain of a running VM. Raises UsageError if it does not run, or if there is none; then it names those there are."""
-    with open_host(choose_host(connect)) as host:
+    with open_fleet(connect) as fleet:
+        host = fleet.home
         domain = observe_domain(host, f"{vapp}.{vm}")
         if domain is None or domain.marks.vapp != vapp:
             names = [found.marks.vm for found in observe_vapp(host, vapp).domains]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from vcloud.design.model import Role
 from vcloud.errors import UsageError
+from vcloud.fleet.fleet import open_fleet
 from vcloud.guests.appliances import firewall_report, ips_events
-from vcloud.hosts.connection import Host, open_host
-from vcloud.hosts.inventory import choose_host
+from vcloud.hosts.connection import Host
 from vcloud.hosts.observe import observe_domain
 from vcloud.hosts.volumes import VappVolumes
 from vcloud.plan.state import DomainState
@@ -20,7 +20,8 @@ def log_of(vapp: str, vm: str, connect: str | None, lines: int) -> str:
 
     Raises UsageError if there is no such VM.
     """
-    with open_host(choose_host(connect)) as host:
+    with open_fleet(connect) as fleet:
+        host = fleet.home
         domain = observe_domain(host, f"{vapp}.{vm}")
         if domain is None:
             raise UsageError(f"there is no VM '{vapp}/{vm}'", f"vcloud status {vapp} shows what there is.")

@@ -11,12 +11,11 @@ from itertools import groupby
 from typing import TypeVar
 
 from vcloud.design.model import Design
-from vcloud.errors import GuestError, HostError, NoVappError, VcloudError
+from vcloud.errors import GuestError, HostError, VcloudError
+from vcloud.fleet.fleet import Fleet, open_fleet
 from vcloud.guests.appliances import check_appliances, firewall_report, ips_events
 from vcloud.guests.probes import Prober
-from vcloud.hosts.connection import Host, open_host
-from vcloud.hosts.inventory import choose_host
-from vcloud.hosts.observe import observe_vapp
+from vcloud.hosts.connection import Host
 from vcloud.plan.manifest import Manifest
 from vcloud.proof.checks import HOST, OUTSIDE, Check, Listener, Probe, left_out, network_checks
 from vcloud.proof.firewall_report import NOTHING, FirewallReport
@@ -41,8 +40,8 @@ def verify_vapp(vapp: str, connect: str | None, seed: int, reporter: Reporter) -
         NoVappError: the host does not have the vApp.
         VcloudError: the vApp is saved, or the host cannot be asked.
     """
-    with open_host(choose_host(connect)) as host:
-        manifest = _manifest_of(host, vapp)
+    with open_fleet(connect) as fleet:
+        host, manifest = fleet.home, _manifest_of(fleet, vapp)
         design, uplink, world = manifest.design, manifest.uplink, world_of(host)
         checks = (*network_checks(design, uplink, world, seed), *inspection_checks(design, uplink, world))
         session = _Session(host, manifest, reporter)
@@ -53,14 +52,12 @@ def verify_vapp(vapp: str, connect: str | None, seed: int, reporter: Reporter) -
         return Findings(verdicts, "; ".join(filter(None, (left_out(design, uplink), not_carried(design)))))
 
 
-def _manifest_of(host: Host, vapp: str) -> Manifest:
+def _manifest_of(fleet: Fleet, vapp: str) -> Manifest:
     """The description of a vApp whose VMs are not saved. Raises NoVappError, VcloudError."""
-    state = observe_vapp(host, vapp)
-    if state.manifest is None:
-        raise NoVappError(vapp, host.name)
+    state, manifest = fleet.standing(vapp)
     if state.saved():
-        raise VcloudError(f"'{vapp}' is saved on {host.name}, so nothing of it can be tested", "`vcloud up` restores it.")
-    return state.manifest
+        raise VcloudError(f"'{vapp}' is saved on {fleet.home.name}, so nothing of it can be tested", "`vcloud up` restores it.")
+    return manifest
 
 
 class _Session:

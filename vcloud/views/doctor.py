@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vcloud.errors import VcloudError
+from vcloud.fleet.fleet import open_fleet
 from vcloud.hosts.accelerator import host_accelerator
-from vcloud.hosts.connection import Host, open_host
-from vcloud.hosts.inventory import choose_host
+from vcloud.hosts.connection import Host
 from vcloud.hosts.machines import why_no_filters
 from vcloud.hosts.pool import StoragePool
 
@@ -46,7 +46,8 @@ def examine(connect: str | None, missing_tools: Mapping[str, str]) -> list[Findi
     """
     findings = [_tools(missing_tools)]
     try:
-        with open_host(choose_host(connect)) as host:
+        with open_fleet(connect) as fleet:
+            host = fleet.home
             findings.append(Finding("host", "ok", f"{host.name} ({host.ref.uri})"))
             for look in LOOKS:
                 findings += _safely(look, host)

@@ -11,10 +11,9 @@ from typing import Any
 
 from vcloud.compile.libvirt.network import zone_networks
 from vcloud.design.model import Design, Role, Vm
-from vcloud.errors import NoVappError, UsageError
+from vcloud.fleet.fleet import open_fleet
 from vcloud.guests.appliances import check_appliances
-from vcloud.hosts.connection import Host, open_host
-from vcloud.hosts.inventory import choose_host
+from vcloud.hosts.connection import Host
 from vcloud.hosts.manifests import vapp_names
 from vcloud.hosts.observe import observe_vapp
 from vcloud.plan.manifest import Manifest, Phase
@@ -96,25 +95,11 @@ class Status:
 
 
 def status_of(vapp: str, connect: str | None) -> Status:
-    """Asks libvirt and the vApp's appliances. Raises UsageError if the host does not have the vApp, or cannot read its description."""
-    with open_host(choose_host(connect)) as host:
-        state = observe_vapp(host, vapp)
-        if state.unreadable is not None:
-            raise UsageError(
-                f"'{vapp}' on {host.name} is unreadable: {state.unreadable.reason}",
-                "Use the release of vcloud that made it, or a later one."
-                if state.unreadable.is_newer
-                else f"`vcloud up` with its file writes its description again; `vcloud down {vapp}` removes it.",
-            )
-        if state.manifest is None:
-            if state.domains:
-                raise UsageError(
-                    f"of '{vapp}' on {host.name}, leftovers remain; their description is lost",
-                    f"`vcloud up` with its file repairs it; `vcloud down {vapp}` removes it.",
-                )
-            raise NoVappError(vapp, host.name)
+    """Asks libvirt and the vApp's appliances. Raises UsageError, HostError as `Fleet.standing` does."""
+    with open_fleet(connect) as fleet:
+        host, (state, manifest) = fleet.home, fleet.standing(vapp)
         found = _status(state, host.name)
-        return found if found.problems or state.saved() else replace(found, problems=tuple(_wrong_rules(host, state.manifest)))
+        return found if found.problems or state.saved() else replace(found, problems=tuple(_wrong_rules(host, manifest)))
 
 
 def all_vapps(connect: str | None) -> list[dict[str, Any]]:
@@ -122,8 +107,8 @@ def all_vapps(connect: str | None) -> list[dict[str, Any]]:
 
     No appliance is asked, so no vApp is called protected: `ready` only says that the last run has ended well.
     """
-    with open_host(choose_host(connect)) as host:
-        rows = []
+    with open_fleet(connect) as fleet:
+        rows, host = [], fleet.home
         for name in vapp_names(host):
             state = observe_vapp(host, name)
             found = _status(state, host.name) if state.manifest else None
