@@ -1,7 +1,7 @@
-/* Data disks: found by serial number, given a file system when blank, mounted. Data that is there is never written over.
+/* Data disks are found by serial number, get a file system when they are blank, and are mounted. Data on a disk is never overwritten.
  *
- * A blank disk begins with what the image has in the folder that it is mounted over. The image brings that as a small file system (see
- * vcloud.images.build), which is copied and grown: file by file it would take some seconds in an emulated guest. */
+ * A blank disk first gets what the image has in the folder that the disk is mounted over. The image brings this as a small file system
+ * (see vcloud.images.build), which is copied as a whole and then grown: copied file by file it takes seconds in an emulated guest. */
 #include "disk.h"
 #include "guest.h"
 
@@ -14,16 +14,15 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
-#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <unistd.h>
 
 #define GROW_EXT4 _IOW('f', 16, uint64_t) /* EXT4_IOC_RESIZE_FS, which no header of the kernel's exports */
 
-static const char copying[] = "vcloud is copying the image's content to this disk\n"; /* where it stands, nothing is lost by starting anew */
+static const char copying[] = "vcloud is copying the image's content to this disk\n"; /* a disk that begins with this holds nothing else yet */
 
-enum { DISK_WAIT_US = 10 * 1000 * 1000, LOOK_AGAIN_MS = 100, HEAD = 128 << 10, PAGE = 4096 };
+enum { DISK_WAIT_US = 10 * 1000 * 1000, LOOK_AGAIN_MS = 100, HEAD = 128 << 10, PAGE = 4096, CHUNK = 512 << 10 };
 
 static bool has_serial(const char *name, const char *serial)
 {
@@ -100,33 +99,58 @@ static const char *file_system(const char *device)
     return NULL;
 }
 
-/* Copies the data in [at, end) of a file, not its holes, to the same place. */
+/* Opens a file past the kernel's page cache. In an emulated guest each page of the cache costs more than the bytes in it. */
+static int open_direct(const char *path, int flags)
+{
+    int fd = open(path, flags | O_DIRECT | O_CLOEXEC);
+
+    return fd < 0 && errno == EINVAL ? open(path, flags | O_CLOEXEC) : fd; /* some file systems, such as tmpfs, have only the cache */
+}
+
+/* Copies `size` bytes at the offset `at` of a file to the same place of another. */
+static int copy_bytes(int from, int to, off_t at, off_t size)
+{
+    static char chunk[CHUNK] __attribute__((aligned(PAGE)));
+
+    while (size > 0) {
+        const ssize_t got = pread(from, chunk, size < CHUNK ? (size_t)size : CHUNK, at);
+
+        if (got <= 0 || pwrite(to, chunk, (size_t)got, at) != got)
+            return -1;
+        at += got;
+        size -= got;
+    }
+    return 0;
+}
+
+/* Copies the data between two offsets of a file, not its holes, and waits until it is on the disk. */
 static int copy_data(int from, int to, off_t at, off_t end)
 {
     while ((at = lseek(from, at, SEEK_DATA)) >= 0 && at < end) {
         off_t hole = lseek(from, at, SEEK_HOLE);
 
-        if (hole < 0 || lseek(to, at, SEEK_SET) < 0)
+        hole = hole < end ? hole : end;
+        if (hole < 0 || copy_bytes(from, to, at, hole - at))
             return -1;
-        for (hole = hole < end ? hole : end; at < hole;)
-            if (sendfile(to, from, &at, hole - at) <= 0)
-                return -1;
+        at = hole;
     }
-    return at >= 0 || errno == ENXIO ? fsync(to) : -1; /* ENXIO: there are only holes */
+    return at >= 0 || errno == ENXIO ? fsync(to) : -1; /* ENXIO: only holes are left */
 }
 
-/* Until the first page, which has the superblock, comes last of all, a mark in its place says that the copy is not whole. */
+/* The first page has the superblock and is copied last. Until then a mark in its place says that the copy is not complete. */
 static int copy_content(int from, int to, const char *device)
 {
+    static char mark[PAGE] __attribute__((aligned(PAGE)));
     uint64_t range[2] = {0, 0}, size;
     struct stat content;
 
+    memcpy(mark, copying, sizeof copying);
     if (fstat(from, &content) || ioctl(to, BLKGETSIZE64, &size))
         return fail_errno(device);
     range[1] = content.st_size;
     if (size < range[1])
         return fail("%s: too small; what the image puts there takes %llu MiB", device, (unsigned long long)(range[1] >> 20));
-    if (ioctl(to, BLKZEROOUT, range) || pwrite(to, copying, sizeof copying, 0) != sizeof copying || fsync(to))
+    if (ioctl(to, BLKZEROOUT, range) || pwrite(to, mark, sizeof mark, 0) != sizeof mark || fsync(to))
         return fail_errno(device);
     return copy_data(from, to, PAGE, content.st_size) || copy_data(from, to, 0, PAGE) ? fail_errno(device) : 0;
 }
@@ -140,9 +164,9 @@ static int make_file_system(const char *device, const char *mountpoint)
 
     snprintf(path, sizeof path, "%s", device);
     snprintf(name, sizeof name, "/usr/lib/vcloud/disks%s.ext4", mountpoint);
-    if ((from = open(name, O_RDONLY | O_CLOEXEC)) < 0)
+    if ((from = open_direct(name, O_RDONLY)) < 0)
         return errno == ENOENT ? run(program) : fail_errno(name);
-    status = (to = open(device, O_RDWR | O_CLOEXEC)) < 0 ? fail_errno(device) : copy_content(from, to, device);
+    status = (to = open_direct(device, O_RDWR)) < 0 ? fail_errno(device) : copy_content(from, to, device);
     close(from);
     if (to >= 0)
         close(to);
