@@ -71,7 +71,7 @@ def give_identity(guest: Guest, *lines: str) -> None:
 
 def open_gate(guest: Guest, *lines: str) -> None:
     give_identity(guest, *lines)
-    guest.shell(OPEN_GATE)
+    guest.run(*OPEN_GATE)
     guest.wait_until("systemctl is-active multi-user.target && ! systemctl list-jobs --no-legend | grep .")
 
 

@@ -88,6 +88,7 @@ int probe(void);
 int listen_start(const char *seconds);
 int listen_stop(const char *pid);
 int ready(const char *port, const char *seconds);
+int start_services(void);
 int suricata(const char *command, const char *arguments);
 
 #endif

@@ -15,6 +15,7 @@ static const char usage[] =
     "       guest listen-stop PID             end such a service\n"
     "       guest ready tcp PORT              does anything listen on this port?\n"
     "       guest wait-tcp PORT SECONDS       the same, with patience\n"
+    "       guest start-services              start what multi-user.target wants, now and at each boot\n"
     "       guest suricata COMMAND [JSON]     send a command to Suricata\n"
     "       guest random N                    N random bytes in hexadecimal\n";
 
@@ -49,6 +50,8 @@ static int dispatch(int count, char **word)
         return ready(word[3], "0");
     if (count == 4 && !strcmp(command, "wait-tcp"))
         return ready(word[2], word[3]);
+    if (count == 2 && !strcmp(command, "start-services"))
+        return start_services();
     if ((count == 3 || count == 4) && !strcmp(command, "suricata"))
         return suricata(word[2], word[3]);
     if (count == 3 && !strcmp(command, "random"))

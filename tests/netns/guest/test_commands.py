@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -84,6 +85,78 @@ def test_suricata_answers_are_read_whole_and_judged_by_their_own_return(guest: M
         output = client.communicate(timeout=10)[0]
     assert client.returncode == status
     assert output.strip() == reply.strip() if status == 0 or "NOK" in reply else output.startswith("error 0 ")
+
+
+JOB, OTHER_JOB = "/org/freedesktop/systemd1/job/7", "/org/freedesktop/systemd1/job/8"
+CALL, METHOD_RETURN, ERROR, SIGNAL = 1, 2, 3, 4
+
+
+def dbus_string(text: str) -> bytes:
+    content = text.encode() + b"\0"
+    return struct.pack("<I", len(text)) + content + bytes(-len(content) % 4)
+
+
+def dbus_message(kind: int, member: str, body: bytes) -> bytes:
+    """A message whose one header field is its member."""
+    fields = b"\3\1s\0" + dbus_string(member)
+    return struct.pack("<4sIII", bytes([ord("l"), kind, 0, 1]), len(body), 1, len(fields)) + fields + bytes(-len(fields) % 8) + body
+
+
+def job_removed(job: str, result: str) -> bytes:
+    body = struct.pack("<I", 7) + b"".join(map(dbus_string, (job, "multi-user.target", result)))
+    return dbus_message(SIGNAL, "JobRemoved", body)
+
+
+JOB_NEW = dbus_message(SIGNAL, "JobNew", struct.pack("<I", 7) + dbus_string(JOB) + dbus_string("multi-user.target"))
+UNIT_NEW = dbus_message(SIGNAL, "UnitNew", dbus_string("ssh.socket") + dbus_string("/org/freedesktop/systemd1/unit/ssh_2esocket"))
+
+
+def start_services(guest: Machine, *messages: bytes) -> tuple[bytes, str]:
+    """The call that systemd gets, and what the program prints when these messages come back."""
+    guest.file("/run/systemd").mkdir()
+    guest.file("/etc/systemd/system").mkdir(parents=True)
+    with ExitStack() as stack:
+        server = stack.enter_context(socket.socket(socket.AF_UNIX))
+        server.bind(f"/proc/self/fd/{stack.enter_context(open_folder(guest.file('/run/systemd')))}/private")
+        server.listen()
+        client = stack.enter_context(subprocess.Popen(guest.argv("start-services"), stdout=subprocess.PIPE, text=True))
+        peer = stack.enter_context(server.accept()[0])
+        assert peer.recv(4096).startswith(b"\0AUTH EXTERNAL 30\r\nBEGIN\r\n")
+        peer.send(b"OK 0123456789abcdef0123456789abcdef\r\n")
+        call = peer.recv(4096)
+        for message in messages:
+            peer.send(message[:20])
+            peer.send(message[20:])
+        peer.shutdown(socket.SHUT_RDWR)
+        output = client.communicate(timeout=10)[0]
+    assert client.returncode == (1 if output else 0)
+    return call, output.strip()
+
+
+def test_services_are_started_now_and_at_each_boot(guest: Machine) -> None:
+    answer = dbus_message(METHOD_RETURN, "", dbus_string(JOB))
+    call, output = start_services(guest, JOB_NEW, UNIT_NEW, answer, job_removed(OTHER_JOB, "failed"), UNIT_NEW, job_removed(JOB, "done"))
+    assert output == ""
+    order, kind, _, version, body, _, fields = struct.unpack_from("<BBBBIII", call)
+    assert (order, kind, version) == (ord("l"), CALL, 1)
+    assert call[16 + fields + -fields % 8 :] == dbus_string("multi-user.target") + dbus_string("replace").ljust(body - 24, b"\0")
+    assert [name in call for name in (b"StartUnit", b"org.freedesktop.systemd1.Manager", b"/org/freedesktop/systemd1")] == [True] * 3
+    assert guest.file("/etc/systemd/system/default.target").readlink() == Path("/usr/lib/systemd/system/multi-user.target")
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        ([dbus_message(METHOD_RETURN, "", dbus_string(JOB)), job_removed(JOB, "dependency")], "error 0 multi-user.target: dependency"),
+        ([dbus_message(ERROR, "", dbus_string("Unit is masked."))], "error 0 multi-user.target: Unit is masked."),
+        ([dbus_message(METHOD_RETURN, "", dbus_string(JOB))], "error 0 /run/systemd/private: systemd has closed the connection"),
+        ([dbus_message(METHOD_RETURN, "", struct.pack("<I", 1 << 31) + b"x")], "error 0 multi-user.target: no reason"),
+        ([struct.pack("<4sIII", b"l\2\0\1", 1 << 31, 1, 1 << 31)], "error 0 /run/systemd/private: no message of D-Bus"),
+    ],
+)
+def test_services_that_do_not_start_are_told_and_the_next_boot_waits_again(guest: Machine, messages: list[bytes], said: str) -> None:
+    assert start_services(guest, *messages)[1] == said
+    assert not guest.file("/etc/systemd/system/default.target").is_symlink()
 
 
 @contextmanager
