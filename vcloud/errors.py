@@ -1,6 +1,6 @@
-"""The one way to fail: typed errors that carry where, what and the way out.
+"""The errors of vcloud. Each says what happened, where, and what to do.
 
-Anything that is not a `VcloudError` is a bug in vcloud. Only `vcloud.cli` turns these into exit codes and text.
+Any other exception is a bug in vcloud. Only `vcloud.cli` turns these errors into text and an exit code.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Problem:
     hint: str = ""
 
     def __str__(self) -> str:
-        place = f"{self.file}:{self.line}: " if self.line else f"{self.file}: "
+        position = f"{self.file}:{self.line}: " if self.line else f"{self.file}: "
         field = f"{self.field}: " if self.field else ""
-        return f"{place}{field}{self.what}" + (f"\n  {self.hint}" if self.hint else "")
+        return f"{position}{field}{self.what}" + (f"\n  {self.hint}" if self.hint else "")
 
 
 class VcloudError(Exception):
-    """May be shown to the user as it is: one sentence, and a hint that names the way out."""
+    """An error for users: one sentence says what happened, and a hint says what to do."""
 
     exit = Exit.FAILED
 
@@ -53,13 +53,13 @@ class VcloudError(Exception):
 
 
 class UsageError(VcloudError):
-    """The command line asks for something that does not exist or does not fit together."""
+    """The command line names something that does not exist, or combines what does not fit together."""
 
     exit = Exit.INVALID
 
 
 class NoVappError(UsageError):
-    """The host has nothing of the vApp that is asked for."""
+    """The host has nothing of the vApp that the user named."""
 
     def __init__(self, vapp: str, host: str) -> None:
         super().__init__(f"there is no vApp '{vapp}' on {host}", "vcloud list shows what is there.")
@@ -80,7 +80,7 @@ class SpecError(VcloudError):
 
 
 class RefusedError(VcloudError):
-    """The file is valid, but something in it cannot be enforced here, so nothing is done."""
+    """The file is valid, but vcloud cannot enforce something in it, so it does nothing."""
 
     exit = Exit.REFUSED
 
@@ -93,18 +93,18 @@ class RefusedError(VcloudError):
 
 
 class SmallerDiskError(VcloudError):
-    """A data disk would lose content; nothing is done."""
+    """A data disk would lose content, so vcloud does nothing."""
 
     exit = Exit.REFUSED
 
 
 class HostError(VcloudError):
-    """A libvirt host did not do what was asked."""
+    """A libvirt host refused a request or failed."""
 
 
 class GuestError(VcloudError):
-    """A VM did not come up, did not answer, or refused its configuration."""
+    """A VM did not start, did not answer, or refused its configuration."""
 
 
 class ImageError(VcloudError):
-    """An image cannot be built, found or trusted."""
+    """vcloud cannot build, find or trust an image."""

@@ -1,4 +1,4 @@
-"""How often a pattern is tried at one place of a text, at most, before it is known not to match there.
+"""In how many ways a search tries a pattern at one position of a text, at most, until it knows that there is no match.
 
 Repetitions multiply if they can share out a text in several ways (`a{1,9}a{1,9}b`). They do not multiply if what is
 between them, or they themselves, can match nothing of their neighbours (`[a-z]{1,64}@[a-z]{1,64}`).

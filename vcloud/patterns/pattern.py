@@ -18,7 +18,7 @@ MOST_REPEATS: Final = 1000
 MOST_ENDLESS: Final = 3
 """Each further repetition without end multiplies the worst case by the length of the text."""
 MOST_TRIES: Final = 10_000_000
-"""At one place of a text, as `backtracking` estimates it: two repetitions of a thousand and some short ones."""
+"""At one position of a text, by the estimate of `backtracking`. Enough for two repetitions of a thousand and some short ones."""
 HARMLESS_ROUNDS: Final = 4
 """An optional part may repeat so often: `([0-9]{4}-?){4}` is how people write numbers, and it cannot explode."""
 

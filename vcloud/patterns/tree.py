@@ -66,7 +66,7 @@ class CharSet:
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    r"""Matches a place, no character: `^`, `$`, `\b`."""
+    r"""Matches a position between characters: `^`, `$`, `\b`."""
 
     spelling: str
 
@@ -129,7 +129,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class LookAround:
-    """`(?=...)` and its kind: a condition on what is before or behind a place."""
+    """`(?=...)`, `(?<!...)` and the like: a condition on the text before or after a position."""
 
     opening: str
     part: Node

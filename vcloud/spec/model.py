@@ -52,6 +52,8 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
     short: ClassVar[str] = ""
     """The field that gets the value if the file has a single value in place of the mapping."""
+    may_be_null: ClassVar[bool] = False
+    """Whether nothing at all is short for the empty mapping."""
     _position: Position = PrivateAttr(default=Position())
 
     @property
@@ -66,7 +68,9 @@ class Spec(BaseModel):
 
     @classmethod
     def full(cls, value: object) -> object:
-        """The mapping that a short form stands for."""
+        """The mapping that a short form is short for."""
+        if value is None and cls.may_be_null:
+            return {}
         return {cls.short: value} if cls.short and isinstance(value, str | int) and not isinstance(value, bool) else value
 
     @model_validator(mode="wrap")
@@ -78,28 +82,30 @@ class Spec(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """The schema of the mapping or its short form."""
+        """The schema of the mapping and its short forms."""
         made = handler(schema)
         whole = handler.resolve_ref_schema(made)
+        mapping = dict(whole)
+        forms: list[dict[str, Any]] = []
         if cls.short:
             short = whole["properties"][cls.model_fields[cls.short].alias or cls.short]
-            mapping = dict(whole)
+            forms.append({key: value for key, value in short.items() if key not in ("default", "description")})
+        if cls.may_be_null:
+            forms.append({"type": "null"})
+        if forms:
             whole.clear()
-            whole |= {"anyOf": [{key: value for key, value in short.items() if key not in ("default", "description")}, mapping]}
+            whole |= {"anyOf": [*forms, mapping]}
         return made
 
 
 class Zone(Spec):
     """An isolated layer-2 network of the vApp."""
 
+    may_be_null = True
     open: Annotated[bool, Strict()] = Field(
         False, description="A plain segment: its VMs reach each other directly, not through the firewall."
     )
     holds: fields.ListOf[fields.DataClass] = Field((), description="Classes of data that this zone stores.")
-
-    @classmethod
-    def full(cls, value: object) -> object:
-        return {} if value is None else value
 
 
 class Image(Spec):

@@ -18,7 +18,7 @@ class _Nic(NamedTuple):
 
 
 class _Path(NamedTuple):
-    """From which NIC to which NIC a flow goes."""
+    """The NICs at both ends of a flow's connection."""
 
     source: _Nic
     target: _Nic

@@ -1,6 +1,7 @@
 """The JSON schema of the vApp file, for editors and other tools.
 
-It says what the models say about single values. What compares parts of the file (names, circles, ports) is for `vcloud validate`.
+It has what the model says about single values. Checks that compare parts of the file (names, circles, ports) are in
+`vcloud validate` only.
 """
 
 from __future__ import annotations
@@ -11,27 +12,27 @@ from typing import Any, Final
 from vcloud.spec.model import Vapp
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
-PARAMETER: Final = {"type": "string", "pattern": r"\$\{[a-z][a-z0-9_]*\}", "description": "A value with a parameter in it."}
+PARAMETER: Final = {"type": "string", "pattern": r"\$\{[a-z][a-z0-9_]*\}", "description": "A value that contains a parameter."}
 
 _NAMED: Final = frozenset({"properties", "patternProperties", "$defs"})
 """Keywords whose values are mappings from names to schemas."""
 _NOISE: Final = frozenset({"title", "default"})
-"""Titles repeat names; defaults are parsed values (bytes, permission bits), which is not how they are written."""
+"""Titles only repeat names. Defaults are parsed values (bytes, permission bits), which a file writes in another way."""
 
 
 def json_schema() -> dict[str, Any]:
-    """A draft 2020-12 schema of the file as it is written, with its short forms and parameters."""
+    """The schema (draft 2020-12) of the file as users write it, with short forms and parameters."""
     made = Vapp.model_json_schema(by_alias=True)
     parameters = _plain(made["properties"]["parameters"])
     made = _open(_plain(made))
     made["properties"]["parameters"] = parameters
-    made["patternProperties"] = {"^x-": {"description": "Ignored; for other tools and as a place for anchors."}}
+    made["patternProperties"] = {"^x-": {"description": "vcloud ignores these keys. Use them for other tools and for anchors."}}
     made["$defs"]["Parameter"] = PARAMETER
     return {"$schema": DIALECT, "title": "vApp", **made}
 
 
 def _plain(schema: Any) -> Any:
-    """Without noise, and with mappings closed to names that their pattern does not take."""
+    """The schema without noise. A mapping with a pattern for its names allows no other names."""
     if isinstance(schema, list):
         return [_plain(item) for item in schema]
     if not isinstance(schema, dict):
@@ -41,7 +42,7 @@ def _plain(schema: Any) -> Any:
 
 
 def _open(schema: Any) -> Any:
-    """The schema, with a parameter allowed wherever it asks for more than any text."""
+    """The schema, in which a parameter is allowed in place of each value that is not any text."""
     if isinstance(schema, list):
         return [_open(item) for item in schema]
     if not isinstance(schema, dict):

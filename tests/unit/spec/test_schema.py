@@ -14,7 +14,7 @@ from vcloud.errors import SpecError
 from vcloud.spec.schema import json_schema
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "errors"
-EXAMPLES = sorted((templates_dir() / "vapps").glob("*.yaml"))
+EXAMPLES = [*sorted((templates_dir() / "vapps").glob("*.yaml")), GOLDEN.parent / "files" / "whole" / "vapp.yaml"]
 NOT_STRUCTURAL = {
     "after-circle",
     "after-unknown",
@@ -52,7 +52,7 @@ def tree_of(path: Path) -> Node | None:
     return None if document.problems else document.tree
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.parent.name + "/" + path.stem)
 def test_every_example_satisfies_the_schema(example: Path, validator: jsonschema.protocols.Validator) -> None:
     assert [error.message for error in validator.iter_errors(tree_of(example))] == []
 
@@ -74,3 +74,9 @@ def test_the_schema_rejects_every_file_that_is_wrong_in_its_structure(case: Path
 )
 def test_short_forms_and_parameters_satisfy_the_schema(vm: object, validator: jsonschema.protocols.Validator) -> None:
     validator.validate({"vcloud": 1, "name": "shop", "x-mine": [1], "zones": {"dmz": {}}, "vms": {"web": vm}})
+
+
+def test_a_zone_may_be_written_as_nothing_and_a_vm_may_not(validator: jsonschema.protocols.Validator) -> None:
+    vapp = {"vcloud": 1, "name": "shop", "zones": {"dmz": None}, "vms": {"web": {"image": "nginx", "zone": "dmz"}}}
+    assert validator.is_valid(vapp)
+    assert not validator.is_valid(vapp | {"vms": {"web": None}})
