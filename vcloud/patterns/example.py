@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from vcloud.errors import VcloudError
+from vcloud.patterns.parser import parsed
 from vcloud.patterns.tree import (
     Alternation,
     AnyChar,
@@ -18,7 +19,7 @@ from vcloud.patterns.tree import (
     Node,
     Repeat,
     Sequence,
-    parsed,
+    either_case,
 )
 
 _ALPHABET: Final = "aA0_-. :/@#" + "".join(map(chr, range(0x21, 0x7F))) + "\t\n"
@@ -79,8 +80,12 @@ def _texts(node: Node) -> Iterator[str]:
 
 
 def _preferred(characters: frozenset[str]) -> str:
-    """The first of the alphabet, or the lowest if none is in the alphabet."""
-    found = next((character for character in _ALPHABET if character in characters), min(characters, default=""))
-    if not found:
-        raise LookupError("an empty set")
-    return found
+    """The first character of the alphabet that is in the set, or the lowest one of the set.
+
+    A character whose other case is in the set, too, comes first: it also matches where a flag ignores the case.
+    """
+    in_both_cases = frozenset(character for character in characters if either_case(character) <= characters)
+    for candidates in (in_both_cases, characters):
+        if found := next((character for character in _ALPHABET if character in candidates), min(candidates, default="")):
+            return found
+    raise LookupError("an empty set")

@@ -9,8 +9,9 @@ from typing import Final
 
 from vcloud.documents.field import FieldError, shown, text_of
 from vcloud.patterns.backtracking import ENDLESS, tries
+from vcloud.patterns.parser import parsed
 from vcloud.patterns.pcre import LARGEST_PROGRAM, compiled_size, differences
-from vcloud.patterns.tree import Alternation, BackReference, Condition, Node, Repeat, children, descendants, merged, parsed, width
+from vcloud.patterns.tree import Alternation, BackReference, Condition, Node, Repeat, children, descendants, merged, width
 
 LENGTH: Final = 200
 """Characters of a pattern."""

@@ -7,11 +7,12 @@ import re._parser  # type: ignore[import-not-found]
 import warnings
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from vcloud.documents.field import FieldError
 from vcloud.patterns.example import NoExampleError, matching_text
+from vcloud.patterns.parser import parsed
 from vcloud.patterns.pattern import parse_pattern
 from vcloud.patterns.tree import (
     Alternation,
@@ -28,7 +29,6 @@ from vcloud.patterns.tree import (
     Repeat,
     Sequence,
     merged,
-    parsed,
     width,
 )
 
@@ -116,7 +116,7 @@ def respelled(node: Node) -> str:
     raise AssertionError(node)
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(PATTERNS, st.lists(TEXTS, min_size=1, max_size=5))
 def test_a_tree_matches_what_its_pattern_matches(pattern: str, texts: list[str]) -> None:
     """The tree is written as a pattern again, and both find the same in every text."""
@@ -128,7 +128,7 @@ def test_a_tree_matches_what_its_pattern_matches(pattern: str, texts: list[str])
         assert (found and found.span()) == (found_again and found_again.span()), (pattern, again, text)
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(PATTERNS)
 def test_a_tree_is_as_wide_as_python_says(pattern: str) -> None:
     assume(compiles(pattern))
@@ -136,13 +136,18 @@ def test_a_tree_is_as_wide_as_python_says(pattern: str) -> None:
     assert width(parsed(pattern)) == (least, most if most < int(re._parser.MAXREPEAT) else None)
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(PATTERNS)
 def test_an_example_is_found_for_an_accepted_pattern_without_conditions_on_places(pattern: str) -> None:
     assume(compiles(pattern) and is_accepted(pattern))
     assume(not any(isinstance(node, Anchor | LookAround) for node in nodes(parsed(pattern))))
     assume("++" not in pattern and "}+" not in pattern and "(?>" not in pattern)
     assert re.search(pattern, matching_text(pattern))
+
+
+@pytest.mark.parametrize("pattern", ["(?i:[^a])", "(?i)[^a-y0-9]", "[a-z]", "[\\x80-\\xff]", "(?s).", r"\S\W\D", "a{3}|b"])
+def test_an_example_is_found_for(pattern: str) -> None:
+    assert re.fullmatch(pattern, matching_text(pattern))
 
 
 def nodes(node: Node) -> list[Node]:
