@@ -18,7 +18,7 @@ DESIGNS = {
     "shop": shop(web_count="3"),
     "relay": design_of_text(TWO_HOMES),
     "names": build_design("end graph:inspected", {"node": "end", "sub-graph": "graph x2"}, "edge: node -> sub-graph tcp/80"),
-    "bare": build_design("dmz", {}),
+    "spare": build_design("dmz spare", {"web": "dmz"}),
 }
 """`names`: words that mean something to Graphviz or to Mermaid."""
 
