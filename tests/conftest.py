@@ -37,3 +37,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> sidebyside.G
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if hasattr(config, "workerinput"):
         items[:] = sidebyside.longest_first(items)
+
+
+DEAREST = 20
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The tests whose VMs used most processor time. Beside the slowest tests it shows which of these only waited."""
+    reports = [report for reports in terminalreporter.stats.values() for report in reports if getattr(report, "when", "") == "teardown"]
+    used = {report.nodeid: dict(report.user_properties).get(sidebyside.PROCESSOR_SECONDS, 0) for report in reports}
+    dearest = sorted(used, key=used.__getitem__, reverse=True)[:DEAREST]
+    if dearest and used[dearest[0]]:
+        terminalreporter.section(f"processor time of VMs: {sum(used.values()):.0f} s, the {DEAREST} tests that used most")
+        for test in dearest:
+            terminalreporter.write_line(f"{used[test]:.1f}s {test}")

@@ -10,7 +10,7 @@ image. On a machine whose image cache is full the group ends at once.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -50,14 +50,24 @@ SECONDS = {
 }
 """About how long a group takes on two cores without KVM. Only the order matters; a group that is not here takes a few seconds."""
 
+PROCESSOR_SECONDS = "processor_seconds"
+"""The property of a test's report that says how much processor time its VMs used."""
+
+BOOT_VMS = ("tests/vm/", "tests/nested/")
+"""Only as many of these groups run at a time as the machine has processors. A VM that is starved answers too late."""
+
 GIB_PER_WORKER = 4
 """Memory that the largest vApp of one worker takes, and its share of the page cache."""
 
 
+def processors() -> int:
+    return len(os.sched_getaffinity(0))
+
+
 def worker_count() -> int:
-    """One worker more than processors, because half of a VM test is waiting; fewer where memory is short."""
+    """One worker more than processors, for the tests that boot no VM: these wait most of the time. Fewer where memory is short."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
-    return max(1, min((os.cpu_count() or 1) + 1, memory // GIB_PER_WORKER, 6))
+    return max(1, min(processors() + 1, memory // GIB_PER_WORKER, 6))
 
 
 def group_of(nodeid: str) -> str:
@@ -71,6 +81,17 @@ def longest_first(items: Iterable[pytest.Item]) -> list[pytest.Item]:
     return sorted(items, key=lambda item: (-SECONDS.get(group_of(item.nodeid), 5), group_of(item.nodeid)))
 
 
+def may_begin(group: str, beside: Sequence[str]) -> bool:
+    """Whether a group of tests can begin beside others, without waiting for an image and without starving their VMs."""
+    if IMAGES in beside and group.startswith(NEED_IMAGES):
+        return False
+    return not group.startswith(BOOT_VMS) or not all_processors_are_taken(beside)
+
+
+def all_processors_are_taken(running: Sequence[str]) -> bool:
+    return sum(group.startswith(BOOT_VMS) for group in running) >= processors()
+
+
 class Groups(LoadScopeScheduling):
     """Gives each worker whole groups, in the order in which their tests were collected."""
 
@@ -81,12 +102,22 @@ class Groups(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         return group_of(nodeid)
 
+    def _reschedule(self, node: Any) -> None:
+        """Called after each test. A worker ends when only groups that boot VMs are left, and others run enough of these."""
+        if self.workqueue and all(group.startswith(BOOT_VMS) for group in self.workqueue) and all_processors_are_taken(self._beside(node)):
+            node.shutdown()
+        else:
+            super()._reschedule(node)
+
     def _assign_work_unit(self, node: Any) -> None:
-        if self._images_are_being_built():
-            ready = next((group for group in self.workqueue if not group.startswith(NEED_IMAGES)), None)
-            if ready is not None:
-                self.workqueue.move_to_end(ready, last=False)
+        """Prefers a group that may begin now. Without one, the worker gets the next of the list and waits for its images itself."""
+        beside = self._beside(node)
+        group = next((group for group in self.workqueue if may_begin(group, beside)), None)
+        if group is not None:
+            self.workqueue.move_to_end(group, last=False)
         super()._assign_work_unit(node)
 
-    def _images_are_being_built(self) -> bool:
-        return any(not done for units in self.assigned_work.values() for done in units.get(IMAGES, {}).values())
+    def _beside(self, node: Any) -> list[str]:
+        """The groups of all other workers that have not ended."""
+        others = (groups for other, groups in self.assigned_work.items() if other is not node)
+        return [group for groups in others for group, tests in groups.items() if not all(tests.values())]

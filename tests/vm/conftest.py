@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.sidebyside import PROCESSOR_SECONDS
 from tests.vm.driver import ROOT, Operator, Vapp, lab, remains, standing, volumes
+from tests.vm.meter import Meter
 
 LAB = "t-vm" + os.environ.get("PYTEST_XDIST_WORKER", "")
 """Workers that run side by side have a lab each."""
@@ -32,6 +34,20 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
         assert operator.virsh("list", "--all", "--name").split() == []
         assert operator.virsh("net-list", "--all", "--name").split() == ["uplink"]
         assert not volumes(operator, "root.", "vm.", "console.", "seed.")
+
+
+@pytest.fixture(scope="session")
+def meter() -> Iterator[Meter]:
+    meter = Meter(f"{LAB}-h1")
+    yield meter
+    meter.close()
+
+
+@pytest.fixture(autouse=True)
+def _processor_time(meter: Meter, record_property: Callable[[str, object], None]) -> Iterator[None]:
+    """Notes what the VMs used during a test and the fixtures that it was the first to need."""
+    yield
+    record_property(PROCESSOR_SECONDS, round(meter.taken(), 1))
 
 
 @pytest.fixture(scope="module")
