@@ -33,7 +33,6 @@ SECONDS = {
     "tests/vm/test_images.py": 240,
     "tests/vm/test_hands.py": 240,
     "tests/vm/test_identity.py": 240,
-    "tests/vm/test_own_image_wakes.py": 200,
     "tests/vm/test_full_disk.py": 180,
     "tests/vm/test_other_vapps.py": 150,
     "tests/vm/hosts": 120,

@@ -1,19 +1,30 @@
-"""A user's own qcow2 as a VM: a distribution's cloud image beside one of vcloud's, with a guest agent and without one."""
+"""A user's own qcow2 as a VM: a distribution's cloud image, with a guest agent and without one.
+
+An image with an agent wakes from a memory image: its boot has waited before any service, and cloud-init goes on from there. An image
+without an agent boots cold. Both must be what the file describes.
+"""
 
 from __future__ import annotations
 
+import subprocess
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from tests.vm.cloud_image import cloud_image, cloud_image_without_agent
 from tests.vm.conftest import Raise
-from tests.vm.driver import Probe, Vapp, domains, mark, remains, write_vapp, xml_of
+from tests.vm.driver import Operator, Probe, Vapp, domains, mark, remains, stages, standing, wait_until, write_vapp, xml_of
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(2400)]
 
 SSH = 22
+WOKEN = ("left", "right")
+"""Two VMs of the image with an agent."""
+COLD = "silent"
+"""The VM of the image without an agent."""
 
 
 def guest(image: Path) -> dict[str, object]:
@@ -29,60 +40,111 @@ def guest(image: Path) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def own(raised: Raise, tmp_path_factory: pytest.TempPathFactory) -> Vapp:
+def own(operator: Operator, raised: Raise, tmp_path_factory: pytest.TempPathFactory) -> Vapp:
+    """`near` has a key with which it can log in to the others over the network."""
+    folder = tmp_path_factory.mktemp("own")
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key")], check=True)
+    key = {"content": (folder / "key").read_text(), "mode": "0600"}
     document = {
         "vcloud": 1,
         "name": "own",
+        "authorized_keys": [(folder / "key.pub").read_text().strip()],
         "zones": {"app": {}, "lab": {"open": True}},
         "vms": {
-            "near": {"image": "base", "memory": "256M", "zone": ["app", "lab"]},
-            "guest": guest(cloud_image()),
-            "silent": guest(cloud_image_without_agent()),
+            "near": {"image": "base", "memory": "256M", "zone": ["app", "lab"], "files": {"/root/key": key}},
+            **{name: guest(cloud_image()) for name in WOKEN},
+            COLD: guest(cloud_image_without_agent()),
         },
         "flows": [
-            {"from": "near", "to": "guest", "service": f"tcp/{SSH}"},
-            {"from": "near", "to": "silent", "service": f"tcp/{SSH}"},
-            {"from": "guest", "to": "near", "service": "icmp"},
+            *({"from": "near", "to": name, "service": f"tcp/{SSH}"} for name in (*WOKEN, COLD)),
+            {"from": "left", "to": "near", "service": "icmp"},
         ],
     }
-    return raised("own", write_vapp(tmp_path_factory.mktemp("own") / "own.yaml", document), "--cold")
+    file = write_vapp(folder / "own.yaml", document)
+    just_woken = {key: value for key, value in document.items() if key != "flows"} | {"vms": {name: guest(cloud_image()) for name in WOKEN}}
+    operator.run("image", "memory", "make", str(write_vapp(folder / "woken.yaml", just_woken)), timeout=600)
+    return raised("own", file)
 
 
 def addresses(own: Vapp, vm: str) -> tuple[str, str]:
     return own.addresses4[vm], own.addresses6[vm]
 
 
+def over_ssh(own: Vapp, vm: str, script: str) -> str:
+    """What a shell line in a VM says to one who has logged in from `near`, over the network and with the pinned host key."""
+    host_key = mark(own.operator, own.domain(vm))["host-key"]
+    login = f"echo '{vm} {host_key}' >/run/known && ssh -i /root/key -o UserKnownHostsFile=/run/known -o StrictHostKeyChecking=yes"
+    return own.inside("near", f"{login} -o BatchMode=yes -o ConnectTimeout=60 root@{vm} sh", stdin=script)
+
+
+DESCRIBED = (
+    "hostname; cat /etc/motd; cat /root/ran; ls /srv/data; mountpoint -q /srv/data && echo mounted; getent hosts near; "
+    "ip -o addr show dev eth0; cloud-init status || :; cloud-init schema --system"
+)
+"""Asks a VM for all that its file says of it."""
+
+
+def assert_as_described(own: Vapp, vm: str, said: str) -> None:
+    words = said.split()
+    assert words[:6] == [vm, "first", "ran", "kept", "lost+found", "mounted"]
+    assert words[6] in addresses(own, "near")
+    assert f" {own.addresses4[vm]}/32 " in said
+    assert f" {own.addresses6[vm]}/128 " in said
+    assert "status: done" in said
+    assert "Valid schema" in said
+
+
 def test_cloud_init_makes_it_the_vm_that_the_file_describes(own: Vapp) -> None:
-    assert own.inside("guest", "hostname; cat /etc/motd; cat /root/ran; ls /srv/data").split() == [
-        "guest",
-        "first",
-        "ran",
-        "kept",
-        "lost+found",
-    ]
-    held = own.inside("guest", "ip -o addr show dev eth0")
-    assert f" {own.addresses4['guest']}/32 " in held
-    assert f" {own.addresses6['guest']}/128 " in held
-    assert own.inside("guest", "getent hosts near").split()[0] in addresses(own, "near")
-    assert "status: done" in own.inside("guest", "cloud-init status", code=None)
-    assert "Valid schema" in own.inside("guest", "cloud-init schema --system")
+    """From a cold boot."""
+    assert_as_described(own, COLD, over_ssh(own, COLD, DESCRIBED))
+
+
+def test_they_have_woken(own: Vapp) -> None:
+    """A machine that has woken still has what told its memory image's boot to wait; one that was booted never had it."""
+    for vm in WOKEN:
+        assert "io.systemd" in xml_of(own.operator, own.domain(vm))
+    assert "io.systemd" not in xml_of(own.operator, own.domain(COLD))
+
+
+def test_it_is_what_a_cold_boot_makes_of_it(own: Vapp) -> None:
+    for vm in WOKEN:
+        assert_as_described(own, vm, own.inside(vm, DESCRIBED))
+        assert own.inside(vm, "systemctl --failed --no-legend; systemctl is-system-running --wait || :") == "running\n"
+    assert "nothing to do" in own.operator.up(own.file).out
+
+
+def test_no_two_share_a_machine_id_a_key_or_a_random_stream(own: Vapp) -> None:
+    script = "cat /etc/machine-id; cut -d' ' -f2 /etc/ssh/ssh_host_*_key.pub; head -c 32 /dev/urandom | od -An -tx1 -w32"
+    told = [own.inside(vm, script).splitlines() for vm in WOKEN]
+    assert [len(lines) for lines in told] == [3, 3]
+    assert all(one != other for one, other in zip(*told, strict=True))
+    assert [lines[1] for lines in told] == [mark(own.operator, own.domain(vm))["host-key"].split()[1] for vm in WOKEN]
+
+
+def test_no_service_of_it_has_run_before_it_knew_who_it_is(own: Vapp) -> None:
+    """sshd is the first that would have made something of its own."""
+    for vm in WOKEN:
+        started = own.inside(
+            vm, "systemctl show --value --property=ActiveEnterTimestampMonotonic cloud-init-local.service ssh.service"
+        ).split()
+        assert int(started[0]) < int(started[1])
 
 
 def test_its_host_key_is_the_pinned_one_and_it_has_no_other(own: Vapp) -> None:
-    for vm in ("guest", "silent"):
+    for vm in ("left", COLD):
         for address in addresses(own, vm):
             shown = own.inside("near", f"ssh-keyscan -T 60 {address} 2>/dev/null | grep -v '^#'").split()
             assert shown == [address, *mark(own.operator, own.domain(vm))["host-key"].split()]
 
 
 def test_what_is_declared_passes_and_what_is_not_does_not(own: Vapp) -> None:
-    for vm in ("guest", "silent"):
-        assert own.probe("near", *(Probe("tcp", address, SSH) for address in addresses(own, vm))) == ["open"] * 2
-        assert own.probe("near", *(Probe("tcp", address, 80) for address in addresses(own, vm))) == ["timeout"] * 2
+    ends = [address for vm in (*WOKEN, COLD) for address in addresses(own, vm)]
+    assert own.probe("near", *(Probe("tcp", end, SSH) for end in ends)) == ["open"] * len(ends)
+    assert own.probe("near", *(Probe("tcp", end, 80) for end in ends)) == ["timeout"] * len(ends)
     for address in addresses(own, "near"):
-        own.inside("guest", f"ping -c 1 -W 20 {address}")
-    for address in addresses(own, "silent"):
-        own.inside("guest", f"ping -c 1 -W 5 {address}", code=1)
+        own.inside("left", f"ping -c 1 -W 20 {address}")
+    for address in addresses(own, COLD):
+        own.inside("left", f"ping -c 1 -W 5 {address}", code=1)
 
 
 def test_verify_tests_it_like_any_other_but_cannot_look_into_one_without_an_agent(own: Vapp) -> None:
@@ -90,13 +152,13 @@ def test_verify_tests_it_like_any_other_but_cannot_look_into_one_without_an_agen
     assert outcome["summary"]["fail"] == outcome["summary"]["error"] == 0
     not_run = [check for check in outcome["checks"] if check["outcome"] == "not run"]
     assert not_run
-    assert all("silent" in str(check) for check in not_run)
+    assert all(COLD in str(check) for check in not_run)
 
 
 def test_an_image_in_which_nothing_answers_is_known_never_to_wake(own: Vapp) -> None:
-    """Found out when it was booted, so that no template of it is ever tried."""
+    """Found out when it was booted, so that no memory image of it is ever tried."""
     done = own.operator.run("image", "memory", "make", str(own.file), timeout=600)
-    assert "silent is booted cold: its image has no guest agent" in done.err
+    assert f"{COLD} is booted cold: its image has no guest agent" in done.err
     images = [item["image"] for item in own.operator.run("image", "memory", "list", "-o", "json").data]
     assert cloud_image().stem in "".join(images)
     assert cloud_image_without_agent().stem not in "".join(images)
@@ -104,33 +166,76 @@ def test_an_image_in_which_nothing_answers_is_known_never_to_wake(own: Vapp) -> 
 
 def test_the_seed_is_for_nobody_but_the_hypervisor(own: Vapp) -> None:
     volumes = own.operator.at("h1", "sh", "-c", "stat -c '%a %n' /var/lib/libvirt/images/vcloud/seed.own.*.iso").out
-    assert [line.split()[0] for line in volumes.splitlines()] == ["600", "600"]
-    assert "seed.own.guest.iso" in xml_of(own.operator, own.domain("guest"))
+    assert [line.split()[0] for line in volumes.splitlines()] == ["600", "600", "600"]
+    assert "seed.own.left.iso" in xml_of(own.operator, own.domain("left"))
 
 
-def test_a_changed_identity_restarts_it_and_keeps_what_it_is(own: Vapp, tmp_path: Path) -> None:
-    """cloud-init applies the new file; it makes no new host key, runs nothing a second time, and the data are still there."""
-    document = yaml.safe_load(own.file.read_text())
-    document["vms"]["guest"]["files"] = {"/etc/motd": "second\n"}
-    changed = write_vapp(tmp_path / "own.yaml", document)
+@pytest.fixture(scope="module")
+def changed(own: Vapp) -> Vapp:
+    """Another file for `left`, one file less, and without the VM that has no agent."""
+    document: dict[str, Any] = yaml.safe_load(own.file.read_text())
+    document["vms"]["left"]["files"] = {"/etc/motd": "second\n"}
+    del document["vms"][COLD]
+    document["flows"] = [flow for flow in document["flows"] if flow["to"] != COLD]
+    file = write_vapp(own.file.with_name("changed.yaml"), document)
     before = domains(own.operator, "own", live=True)
-    pinned = mark(own.operator, own.domain("guest"))["host-key"]
-    assert "restart" in own.operator.run("plan", str(changed)).out
-    own.operator.up(changed)
+    pinned = mark(own.operator, own.domain("left"))["host-key"]
+    assert "restart" in own.operator.run("plan", str(file)).out
+    own.operator.up(file)
     after = domains(own.operator, "own", live=True)
-    assert {name for name in before if before[name] != after[name]} == {own.domain("guest")}
-    assert own.inside("guest", "cat /etc/motd /root/ran; ls /etc/gone /srv/data 2>/dev/null || :").split() == [
+    assert {name for name in before if before[name] != after.get(name)} == {own.domain("left"), own.domain(COLD)}
+    assert mark(own.operator, own.domain("left"))["host-key"] == pinned
+    return standing(own.operator, "own", file)
+
+
+def test_a_changed_identity_restarts_it_and_keeps_what_it_is(changed: Vapp) -> None:
+    """cloud-init applies the new file; it makes no new host key, runs nothing a second time, and the data are still there."""
+    assert changed.inside("left", "cat /etc/motd /root/ran; ls /etc/gone /srv/data 2>/dev/null || :").split() == [
         "second",
         "ran",
         "/srv/data:",
         "kept",
         "lost+found",
     ]
-    assert mark(own.operator, own.domain("guest"))["host-key"] == pinned
-    assert own.inside("guest", "cut -d' ' -f1,2 /etc/ssh/ssh_host_*_key.pub").strip() == pinned
-    assert "nothing to do" in own.operator.run("up", str(changed)).out
+    pinned = mark(changed.operator, changed.domain("left"))["host-key"]
+    assert changed.inside("left", "cut -d' ' -f1,2 /etc/ssh/ssh_host_*_key.pub").strip() == pinned
+    assert "nothing to do" in changed.operator.run("up", str(changed.file)).out
 
 
-def test_down_leaves_nothing_of_it(own: Vapp) -> None:
-    own.operator.run("down", "--yes", "own")
-    assert remains(own.operator, "own") == []
+def test_it_goes_on_from_its_saved_memory(changed: Vapp) -> None:
+    script = "cat /etc/machine-id /root/ran"
+    before = [(changed.boot_id(vm), changed.inside(vm, script)) for vm in WOKEN]
+    changed.operator.run("save", "own")
+    time.sleep(5)  # long enough for a clock that stood still to show
+    done = changed.operator.up(changed.file)
+    assert "the clock of" not in done.err
+    assert [(changed.boot_id(vm), changed.inside(vm, script)) for vm in WOKEN] == before
+    for vm in WOKEN:
+        assert "restoring" in stages(done, vm)
+        assert changed.clock_error(vm) < 4
+        assert changed.probe("near", Probe("tcp", changed.addresses4[vm], SSH), Probe("tcp", changed.addresses4[vm], 80)) == [
+            "open",
+            "timeout",
+        ]
+    assert "nothing to do" in changed.operator.up(changed.file).out
+
+
+def test_a_reboot_from_inside_goes_through_to_its_services(changed: Vapp) -> None:
+    """The machine still tells it to wait; its definition, from which the next power-on comes, does not."""
+    before = changed.boot_id("right")
+    changed.operator.run("exec", changed.vm("right"), "--", "systemctl", "reboot", code=None)
+
+    def is_back() -> bool:
+        again = changed.boot_id("right", code=None) not in ("", before)
+        return again and changed.inside("right", "systemctl is-active ssh.service", code=None) == "active\n"
+
+    wait_until("right is back", is_back, 300)
+    assert changed.probe("near", Probe("tcp", changed.addresses4["right"], SSH)) == ["open"]
+    assert changed.inside("right", "cat /root/ran").split() == ["ran"]
+    assert "io.systemd" in xml_of(changed.operator, changed.domain("right"))
+    assert "io.systemd" not in changed.operator.virsh("dumpxml", "--inactive", changed.domain("right"))
+
+
+def test_down_leaves_nothing_of_it(changed: Vapp) -> None:
+    changed.operator.run("down", "--yes", "own")
+    assert remains(changed.operator, "own") == []
