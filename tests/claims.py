@@ -20,7 +20,10 @@ def claims() -> list[str]:
 
 def moves() -> dict[str, str]:
     """Old place -> new place, for tests and for whole files."""
-    return dict(line.split("\t") for line in (TESTS / "claims.tsv").read_text().splitlines())
+    rows = [line.split("\t") for line in (TESTS / "claims.tsv").read_text().splitlines()]
+    moved = dict(rows)
+    assert len(moved) == len(rows), "two rows for one test"
+    return moved
 
 
 def successor(claim: str, moved: Mapping[str, str]) -> str:
