@@ -66,6 +66,20 @@ class Verdict:
     detail: str
 
 
+def inconclusive(check: Check, answer: Answer | None) -> bool:
+    """Whether the probe should be sent once more, with more time.
+
+    On a busy machine an answer may take longer than a probe waits. More time can only turn silence into an answer. So
+    this concerns probes that must come through, and payloads that no connection was established for.
+    """
+    if answer is None or answer.result not in ("timeout", "stalled"):
+        return False
+    unsent = (
+        check.kind in (Kind.IPS, Kind.LEAK) and answer.result == "timeout" and check.probe is not None and check.probe.protocol == "tcp"
+    )
+    return check.passes or unsent
+
+
 def judge(check: Check, seen: Observed) -> Verdict:
     """The verdict on one check."""
     answer = seen.answers.get(check.id)

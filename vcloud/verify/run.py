@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
 from itertools import groupby
@@ -21,13 +22,15 @@ from vcloud.proof.checks import HOST, OUTSIDE, Check, Listener, Probe, left_out,
 from vcloud.proof.firewall_report import NOTHING, FirewallReport
 from vcloud.proof.inspection import inspection_checks, not_carried
 from vcloud.proof.ips_report import Alert, alerts_after
-from vcloud.proof.judge import UNREADABLE, Answer, Observed, judge
+from vcloud.proof.judge import UNREADABLE, Answer, Observed, inconclusive, judge
 from vcloud.proof.report import Findings
 from vcloud.reporter import Reporter
 from vcloud.verify.vantage import host_prober, outside_prober, vm_prober, wait_for_agent, world_of
 
-LISTEN_SECONDS = 300
+LISTEN_SECONDS = 600
 """Seconds after which listeners end by themselves, even if this process has died."""
+PATIENT_MS = 15_000
+"""How long a probe waits that is sent for the second time."""
 EVENTS = 20_000
 """Events of the IPS that are read after the probes."""
 T = TypeVar("T")
@@ -95,10 +98,18 @@ class _Session:
             before, since = self._firewall_report(make_room=True), self._last_event()
             self.reporter.report("verify", f"sending {len(checks)} probes")
             answers = self._send(checks)
+            answers |= self._send(self._more_patient(checks, answers))
             after = self._firewall_report()
         if NOTHING in (before, after):
             before = after = NOTHING
         return Observed(answers, local, before, after, self._alerts(since), self.reasons, self.uncounted)
+
+    def _more_patient(self, checks: Sequence[Check], answers: Mapping[str, Answer]) -> list[Check]:
+        """The checks whose probe is sent once more, with more time."""
+        again = [check for check in checks if check.probe and inconclusive(check, answers.get(check.id))]
+        if again:
+            self.reporter.report("verify", f"sending {len(again)} probes again, with more time")
+        return [replace(check, probe=replace(check.probe, timeout_ms=PATIENT_MS)) for check in again if check.probe]
 
     def _firewall_report(self, *, make_room: bool = False) -> FirewallReport:
         try:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from vcloud.proof.checks import HOST, OUTSIDE, Check, Echo, Kind, Listener, Outcome, Probe
 from vcloud.proof.firewall_report import NOTHING, Denied, FirewallReport
 from vcloud.proof.ips_report import Alert
-from vcloud.proof.judge import UNREADABLE, Answer, Observed, judge
+from vcloud.proof.judge import UNREADABLE, Answer, Observed, inconclusive, judge
 
 SOURCE, TARGET = ip_address("10.0.0.2"), ip_address("10.0.16.2")
 LISTENER = Listener("db", "tcp", str(TARGET), 22)
@@ -99,6 +99,27 @@ def test_a_datagram_to_a_vm_that_nobody_can_look_into_was_not_run() -> None:
 
 def test_a_silent_tcp_service_is_not_excused() -> None:
     assert outcome(FLOW, "timeout", local=DEAD, after=report()) is Outcome.FAIL
+
+
+@pytest.mark.parametrize(
+    ("check", "result", "again"),
+    [
+        (FLOW, "timeout", True),
+        (FLOW, "open", False),
+        (FLOW, "refused", False),
+        (HARMLESS, "stalled", True),
+        (HARMLESS, "delivered", False),
+        (LEAK, "timeout", True),
+        (LEAK, "stalled", False),
+        (DATAGRAM, "timeout", False),
+        (DENIED, "timeout", False),
+        (SPOOFED, "sent", False),
+    ],
+)
+def test_silence_is_asked_again_only_where_an_answer_would_be_good_news(check: Check, result: str, again: bool) -> None:
+    """A packet that must be blocked is not sent twice: its silence is what should be."""
+    assert inconclusive(check, Answer(result)) is again
+    assert not inconclusive(check, None)
 
 
 @pytest.mark.parametrize("result", ["timeout", "unreachable"])
