@@ -13,18 +13,19 @@ from typing import TypeVar
 
 from vcloud.design.model import Design
 from vcloud.errors import GuestError, HostError, VcloudError
-from vcloud.fleet.fleet import Fleet, open_fleet
+from vcloud.fleet.fleet import open_fleet
 from vcloud.guests.appliances import check_appliances, firewall_report, ips_events
 from vcloud.guests.probes import Prober
 from vcloud.hosts.connection import Host
 from vcloud.plan.manifest import Manifest
-from vcloud.proof.checks import HOST, OUTSIDE, Check, Listener, Probe, left_out, network_checks
+from vcloud.proof.checks import HOST, OUTSIDE, TIMEOUT_MS, Check, Listener, Probe, left_out, network_checks
 from vcloud.proof.firewall_report import NOTHING, FirewallReport
 from vcloud.proof.inspection import inspection_checks, not_carried
 from vcloud.proof.ips_report import Alert, alerts_after
 from vcloud.proof.judge import UNREADABLE, Answer, Observed, inconclusive, judge
 from vcloud.proof.report import Findings
 from vcloud.reporter import Reporter
+from vcloud.values import Protocol
 from vcloud.verify.vantage import host_prober, outside_prober, vm_prober, wait_for_agent, world_of
 
 LISTEN_SECONDS = 600
@@ -44,7 +45,10 @@ def verify_vapp(vapp: str, connect: str | None, seed: int, reporter: Reporter) -
         VcloudError: the vApp is saved, or the host cannot be asked.
     """
     with open_fleet(connect) as fleet:
-        host, manifest = fleet.home, _manifest_of(fleet, vapp)
+        host = fleet.home
+        state, manifest = fleet.standing(vapp)
+        if state.saved():
+            raise VcloudError(f"'{vapp}' is saved on {host.name}, so nothing of it can be tested", "`vcloud up` restores it.")
         design, uplink, world = manifest.design, manifest.uplink, world_of(host)
         checks = (*network_checks(design, uplink, world, seed), *inspection_checks(design, uplink, world))
         session = _Session(host, manifest, reporter)
@@ -53,14 +57,6 @@ def verify_vapp(vapp: str, connect: str | None, seed: int, reporter: Reporter) -
         seen = session.observe(checks)
         verdicts = (*config, *(judge(check, seen) for check in checks))
         return Findings(verdicts, "; ".join(filter(None, (left_out(design, uplink), not_carried(design)))))
-
-
-def _manifest_of(fleet: Fleet, vapp: str) -> Manifest:
-    """The description of a vApp whose VMs are not saved. Raises NoVappError, VcloudError."""
-    state, manifest = fleet.standing(vapp)
-    if state.saved():
-        raise VcloudError(f"'{vapp}' is saved on {fleet.home.name}, so nothing of it can be tested", "`vcloud up` restores it.")
-    return manifest
 
 
 class _Session:
@@ -149,7 +145,7 @@ class _Session:
         """What each listener answers to a probe from within its own VM."""
         found: dict[Listener, Answer] = {}
         for vm, members in _by_vm(listeners):
-            probes = [Probe(item.protocol, "-", ip_address(item.address), item.port) for item in members]
+            probes = [_local_probe(item) for item in members]
             answers = self._at(vm, partial(Prober.probe, probes=probes))
             found.update(zip(members, answers or (), strict=bool(answers)))
         return found
@@ -183,6 +179,12 @@ class _Session:
         except (GuestError, HostError) as error:
             self.reasons[place] = error.what
             return None
+
+
+def _local_probe(listener: Listener) -> Probe:
+    """A probe from within the listener's own VM. It waits long for a connection, but not for a UDP service that may never answer."""
+    timeout = PATIENT_MS if listener.protocol == Protocol.TCP else TIMEOUT_MS
+    return Probe(listener.protocol, "-", ip_address(listener.address), listener.port, timeout_ms=timeout)
 
 
 def _by_vm(listeners: Sequence[Listener]) -> Iterator[tuple[str, list[Listener]]]:
