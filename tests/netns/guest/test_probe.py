@@ -1,4 +1,8 @@
-"""Probes that the guest program sends, and the services that answer them."""
+"""The two probe programs, the C program of shipped images and the Python program that is sent elsewhere, on the same cases.
+
+Each case runs one program on two machines (network namespaces joined by a cable), and looks only at the
+lines that the program reads and prints.
+"""
 
 from __future__ import annotations
 
@@ -6,174 +10,236 @@ import base64
 import json
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.netns.guest.machines import (
-    Machine,
-    encode,
-)
+from tests.netns.guest.machines import FLAGS, SOURCES, encode
+from vcloud.guests.probes import python_program, python_words
 
 pytestmark = pytest.mark.netns
 
+PEERS = pytest.mark.parametrize(("own", "there"), [("10.8.0.2", "10.8.0.1"), ("fd00:8::2", "fd00:8::1")], ids=["ipv4", "ipv6"])
 
-FAMILIES = pytest.mark.parametrize(("own", "there"), [("10.8.0.2", "10.8.0.1"), ("fd00:8::2", "fd00:8::1")], ids=["ipv4", "ipv6"])
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A network namespace, and the program that runs in it."""
+
+    pid: int
+    program: tuple[str, ...]
+    before: bytes
+    """What the program reads before its input."""
+
+    def enter(self, *argv: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        enter = ["nsenter", "-t", str(self.pid), "-n", "-m", "-p"]
+        return subprocess.run([*enter, *argv], input=stdin, capture_output=True, check=False, timeout=60)
+
+    def run(self, *words: str, lines: str = "") -> subprocess.CompletedProcess[bytes]:
+        return self.enter(*self.program, *words, stdin=self.before + lines.encode())
+
+    def set(self, *argv: str, stdin: str = "") -> str:
+        """Changes or shows a setting of the namespace."""
+        done = self.enter(*argv, stdin=stdin.encode())
+        assert done.returncode == 0, done
+        return done.stdout.decode()
+
+    def rules(self, *rules: str) -> None:
+        """Replaces the rules that packets meet on their way into this machine."""
+        lines = ("flush ruleset", "table inet t {", "chain c {", "type filter hook input priority 0", *rules, "}", "}")
+        self.set("nft", "-f", "-", stdin="\n".join(lines))
+
+    def probe(self, *lines: str) -> dict[str, dict[str, Any]]:
+        done = self.run("probe", lines="\n".join(lines))
+        assert done.returncode == 0, done
+        answers = [json.loads(line) for line in done.stdout.splitlines()]
+        assert len(answers) == len(lines)
+        return {answer["id"]: answer for answer in answers}
+
+    @contextmanager
+    def listening(self, *lines: str) -> Iterator[dict[str, Any]]:
+        done = self.run("listen", "60", lines="\n".join(lines))
+        assert done.returncode == 0, done
+        service: dict[str, Any] = json.loads(done.stdout)
+        yield service
+        stopped = self.run("listen-stop", str(service["pid"]))
+        assert stopped.returncode == 0, stopped
+
+    def log(self, service: dict[str, Any]) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.set("cat", service["log"]).splitlines()]
 
 
-@FAMILIES
-@pytest.mark.usefixtures("lan")
-def test_tcp_probes_tell_open_refused_timeout_and_unreachable_apart(guest: Machine, firewall: Machine, own: str, there: str) -> None:
-    firewall.nft(
+@pytest.fixture(scope="session", params=["c", "python"])
+def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, ...], bytes]:
+    """The words that run a program, and what it reads before its input."""
+    if request.param == "python":
+        return python_words(), python_program()
+    path = tmp_path_factory.mktemp("guest") / "guest"
+    subprocess.run(["musl-gcc", *FLAGS, "-o", str(path), *(str(source) for source in sorted(SOURCES.glob("*.c")))], check=True)
+    return (str(path),), b""
+
+
+@contextmanager
+def new_machine(program: tuple[tuple[str, ...], bytes]) -> Iterator[Machine]:
+    """Whatever ends the tests ends the machine: it lives as long as a pipe of this process is open."""
+    script = "mount -t tmpfs tmpfs /run && ip link set lo up && echo ready && exec cat"
+    unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script]
+    with subprocess.Popen(unshare, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "ready\n"
+        pid = Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text().strip()
+        yield Machine(int(pid), *program)
+
+
+@pytest.fixture(scope="module")
+def pair(program: tuple[tuple[str, ...], bytes]) -> Iterator[tuple[Machine, Machine]]:
+    """A machine that probes, and one that is probed."""
+    with new_machine(program) as near, new_machine(program) as far:
+        cable = ["name", "g0", "netns", str(near.pid), "type", "veth", "peer", "name", "g0", "netns", str(far.pid)]
+        subprocess.run(["ip", "link", "add", *cable], check=True)
+        for machine, number in ((near, 2), (far, 1)):
+            machine.set("ip", "link", "set", "g0", "up")
+            machine.set("ip", "address", "add", f"10.8.0.{number}/24", "dev", "g0")
+            machine.set("ip", "address", "add", f"fd00:8::{number}/64", "dev", "g0", "nodad")
+            machine.set("sysctl", "-q", "-w", "net.ipv6.icmp.ratelimit=0", "net.ipv4.icmp_ratelimit=0")
+        yield near, far
+
+
+@pytest.fixture
+def near(pair: tuple[Machine, Machine]) -> Machine:
+    return pair[0]
+
+
+@pytest.fixture
+def far(pair: tuple[Machine, Machine]) -> Iterator[Machine]:
+    pair[1].rules()
+    return pair[1]
+
+
+def results(found: dict[str, dict[str, Any]]) -> dict[str, str]:
+    return {key: answer["result"] for key, answer in found.items()}
+
+
+@PEERS
+def test_tcp_probes_tell_open_refused_timeout_and_unreachable_apart(near: Machine, far: Machine, own: str, there: str) -> None:
+    far.rules(
         "tcp dport 81 drop",
         "tcp dport 82 reject with icmpx type admin-prohibited",
         "tcp dport 83 reject",
         "tcp dport 84 reject with tcp reset",
     )
-    with firewall.listening(*(f"tcp {there} {port}" for port in (80, 81, 82, 83, 84))):
-        lines = [f"{port} tcp {own} {there} {port} 2500" for port in (80, 81, 82, 83, 84, 85)]
-        found = guest.probe(*lines, f"any tcp - {there} 80 700")
-    assert {name: answer["result"] for name, answer in found.items()} == {
-        "80": "open",
-        "81": "timeout",
-        "82": "unreachable",
-        "83": "refused",
-        "84": "refused",
-        "85": "refused",
-        "any": "open",
-    }
+    with far.listening(*(f"tcp {there} {port}" for port in (80, 81, 82, 83, 84))):
+        lines = [f"{port} tcp {own} {there} {port} 1500" for port in (80, 81, 82, 83, 84, 85)]
+        found = near.probe(*lines, f"any tcp - {there} 80 700")
+    expected = {"80": "open", "81": "timeout", "82": "unreachable", "83": "refused", "84": "refused", "85": "refused", "any": "open"}
+    assert results(found) == expected
     assert found["80"]["port"] > 1024
-    assert found["80"]["ms"] < 300
-    assert 2500 <= found["81"]["ms"] < 3500
+    assert 1500 <= found["81"]["ms"] < 2500
 
 
-@FAMILIES
-@pytest.mark.usefixtures("lan")
-def test_udp_probes_tell_answered_refused_timeout_and_unreachable_apart(guest: Machine, firewall: Machine, own: str, there: str) -> None:
-    firewall.nft(
-        "udp dport 91 drop", "udp dport 92 reject with icmpx type admin-prohibited", "udp dport 93 reject with icmpx type no-route"
-    )
-    with firewall.listening(f"udp {there} 90 {encode('hello')}", *(f"udp {there} {port}" for port in (91, 92, 93, 95))):
+@PEERS
+def test_udp_probes_tell_answered_refused_timeout_and_unreachable_apart(near: Machine, far: Machine, own: str, there: str) -> None:
+    far.rules("udp dport 91 drop", "udp dport 92 reject with icmpx type admin-prohibited", "udp dport 93 reject with icmpx type no-route")
+    with far.listening(f"udp {there} 90 {encode('hello')}", *(f"udp {there} {port}" for port in (91, 92, 93, 95))):
         lines = [f"{port} udp {own} {there} {port} 500" for port in range(90, 95)]
-        found = guest.probe(*lines, f"95 udp - {there} 95 500 {encode('ping')}")
-    results = ["answered", "timeout", "unreachable", "unreachable", "refused", "answered"]
-    assert [found[str(port)]["result"] for port in range(90, 96)] == results
-    assert found["90"]["answer"] == encode("hello")
-    assert found["95"]["answer"] == encode("ping")
+        found = near.probe(*lines, f"95 udp - {there} 95 500 {encode('ping')}")
+    expected = ["answered", "timeout", "unreachable", "unreachable", "refused", "answered"]
+    assert [found[str(port)]["result"] for port in range(90, 96)] == expected
+    assert (found["90"]["answer"], found["95"]["answer"]) == (encode("hello"), encode("ping"))
 
 
-@FAMILIES
-@pytest.mark.usefixtures("lan")
-def test_icmp_probes_are_answered_until_a_rule_forbids_it(guest: Machine, firewall: Machine, own: str, there: str) -> None:
+@PEERS
+def test_icmp_probes_are_answered_until_a_rule_forbids_it(near: Machine, far: Machine, own: str, there: str) -> None:
     echo = [f"{number} icmp {source} {there} 0 400" for number, source in enumerate((own, "-", "-"))]
-    assert [answer["result"] for answer in guest.probe(*echo).values()] == ["answered"] * 3
-    firewall.nft("meta l4proto { icmp, ipv6-icmp } drop")
-    assert [answer["result"] for answer in guest.probe(*echo).values()] == ["timeout"] * 3
-    firewall.nft(
-        "icmp type echo-request reject with icmpx type admin-prohibited", "icmpv6 type echo-request reject with icmpx type admin-prohibited"
-    )
-    assert [answer["result"] for answer in guest.probe(*echo).values()] == ["unreachable"] * 3
+    assert set(results(near.probe(*echo)).values()) == {"answered"}
+    far.rules("icmp type echo-request drop", "icmpv6 type echo-request drop")
+    assert set(results(near.probe(*echo)).values()) == {"timeout"}
+    far.rules(*(f"{name} type echo-request reject with icmpx type admin-prohibited" for name in ("icmp", "icmpv6")))
+    assert set(results(near.probe(*echo)).values()) == {"unreachable"}
 
 
-@pytest.mark.usefixtures("lan")
-def test_no_route_is_unreachable_and_a_foreign_source_an_error(guest: Machine) -> None:
-    guest.enter("ip", "route", "del", "default")
+def test_no_route_is_unreachable_and_a_foreign_source_an_error(near: Machine) -> None:
     lines = [f"{protocol} {protocol} - 198.51.100.1 80 500" for protocol in ("tcp", "udp", "icmp")]
-    found = guest.probe(*lines, "foreign tcp 10.8.0.77 10.8.0.1 80 500")
-    assert [found[name]["result"] for name in ("tcp", "udp", "icmp")] == ["unreachable"] * 3
-    assert (found["foreign"]["result"], found["foreign"]["error"]) == ("error", "Address not available")
+    found = near.probe(*lines, "foreign tcp 10.8.0.77 10.8.0.1 80 500")
+    assert results(found) == {"tcp": "unreachable", "udp": "unreachable", "icmp": "unreachable", "foreign": "error"}
+    assert "address" in found["foreign"]["error"].lower()  # the C library and Python word it differently
 
 
-@FAMILIES
-@pytest.mark.usefixtures("lan")
-def test_a_payload_is_delivered_stalled_or_reset(guest: Machine, firewall: Machine, own: str, there: str) -> None:
-    """As behind an IPS: the handshake passes, what the packets say decides."""
-    firewall.nft("tcp dport 81 meta length > 500 drop", "tcp dport 82 meta length > 500 reject with tcp reset")
+@PEERS
+def test_a_payload_is_delivered_stalled_or_reset(near: Machine, far: Machine, own: str, there: str) -> None:
+    """As behind an IPS: the handshake passes, and then the content of the packets decides."""
+    far.rules("tcp dport 81 meta length > 500 drop", "tcp dport 82 meta length > 500 reject with tcp reset")
     bulk = encode(b"x" * 1000)
-    with firewall.listening(f"tcp {there} 80 {encode('HTTP/1.1 200 OK')}", *(f"tcp {there} {port}" for port in (81, 82))) as service:
-        found = guest.probe(
-            *(f"{port} tcp {own} {there} {port} 1500 {bulk}" for port in (80, 81, 82, 85)),
-            f"short tcp - {there} 81 1500 {encode('short')}",
-        )
-    assert {name: answer["result"] for name, answer in found.items()} == {
-        "80": "delivered",
-        "81": "stalled",
-        "82": "reset",
-        "85": "refused",
-        "short": "delivered",
-    }
-    assert found["80"]["answer"] == encode("HTTP/1.1 200 OK")
-    assert found["short"]["answer"] == encode("short")
-    peers = {(peer["port"], peer["from"], peer["from_port"]): peer["bytes"] for peer in firewall.log(service)}
+    with far.listening(f"tcp {there} 80 {encode('HTTP/1.1 200 OK')}", *(f"tcp {there} {port}" for port in (81, 82))) as service:
+        lines = [f"{port} tcp {own} {there} {port} 1500 {bulk}" for port in (80, 81, 82, 85)]
+        found = near.probe(*lines, f"short tcp - {there} 81 1500 {encode('short')}")
+    assert results(found) == {"80": "delivered", "81": "stalled", "82": "reset", "85": "refused", "short": "delivered"}
+    assert (found["80"]["answer"], found["short"]["answer"]) == (encode("HTTP/1.1 200 OK"), encode("short"))
+    peers = {(peer["port"], peer["from"], peer["from_port"]): peer["bytes"] for peer in far.log(service)}
     assert peers[80, own, found["80"]["port"]] == 1000
     assert peers[81, own, found["81"]["port"]] == 0
 
 
-@pytest.mark.usefixtures("lan")
-def test_a_long_payload_is_delivered_and_an_answer_is_cut_at_8_kib(guest: Machine, firewall: Machine) -> None:
-    with firewall.listening("tcp 10.8.0.1 80", f"tcp 10.8.0.1 81 {encode(b'y' * 20_000)}") as service:
-        found = guest.probe(f"a tcp - 10.8.0.1 80 5000 {encode(b'x' * 3_000_000)}", f"b tcp - 10.8.0.1 81 5000 {encode('z')}")
-    assert [found[name]["result"] for name in "ab"] == ["delivered", "delivered"]
+def test_a_long_payload_is_delivered_and_an_answer_is_cut_at_8_kib(near: Machine, far: Machine) -> None:
+    with far.listening("tcp 10.8.0.1 80", f"tcp 10.8.0.1 81 {encode(b'y' * 20_000)}") as service:
+        found = near.probe(f"a tcp - 10.8.0.1 80 5000 {encode(b'x' * 3_000_000)}", f"b tcp - 10.8.0.1 81 5000 {encode('z')}")
+    assert results(found) == {"a": "delivered", "b": "delivered"}
     assert [len(base64.b64decode(found[name]["answer"])) for name in "ab"] == [8192, 8192]
-    assert {peer["bytes"] for peer in firewall.log(service)} == {3_000_000, 1}
+    assert {peer["bytes"] for peer in far.log(service)} == {3_000_000, 1}
 
 
-@pytest.mark.usefixtures("lan")
-def test_a_probe_with_an_answer_ends_long_before_its_timeout(guest: Machine, firewall: Machine) -> None:
-    with firewall.listening("tcp 10.8.0.1 80"):
+def test_a_probe_with_an_answer_ends_long_before_its_timeout(near: Machine, far: Machine) -> None:
+    with far.listening("tcp 10.8.0.1 80"):
         began = time.monotonic()
-        found = guest.probe(f"a tcp - 10.8.0.1 80 20000 {encode('x')}")
+        found = near.probe(f"a tcp - 10.8.0.1 80 20000 {encode('x')}")
     assert found["a"]["result"] == "delivered"
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 10
 
 
-@FAMILIES
-@pytest.mark.usefixtures("lan")
-def test_forged_packets_arrive_with_the_source_that_was_asked_for(guest: Machine, firewall: Machine, own: str, there: str) -> None:
+@PEERS
+def test_forged_packets_arrive_with_the_source_that_was_asked_for(near: Machine, far: Machine, own: str, there: str) -> None:
     forged = own + "2"
-    firewall.nft(f"{'ip6' if ':' in own else 'ip'} saddr {forged} tcp dport 81 tcp flags syn counter")
-    with firewall.listening(f"udp {there} 80") as service:
-        found = guest.probe(f"a spoof-udp {forged} {there} 80 500", f"b spoof-tcp {forged} {there} 81 500", f"c udp - {there} 80 500")
-        assert [found[name]["result"] for name in "abc"] == ["sent", "sent", "answered"]
-        peers = {(peer["from"], peer["from_port"], peer["bytes"]) for peer in firewall.log(service)}
+    far.rules(f"{'ip6' if ':' in own else 'ip'} saddr {forged} tcp dport 81 tcp flags syn counter")
+    with far.listening(f"udp {there} 80") as service:
+        lines = (f"a spoof-udp {forged} {there} 80 500", f"b spoof-tcp {forged} {there} 81 500", f"c udp - {there} 80 500")
+        found = near.probe(*lines)
+        peers = {(peer["from"], peer["from_port"], peer["bytes"]) for peer in far.log(service)}
+    assert results(found) == {"a": "sent", "b": "sent", "c": "answered"}
     assert peers == {(forged, found["a"]["port"], 6), (own, found["c"]["port"], 6)}
-    assert "counter packets 1 " in firewall.enter("nft", "list", "ruleset").stdout
+    assert "counter packets 1 " in far.set("nft", "list", "ruleset")
 
 
-@FAMILIES
-@pytest.mark.usefixtures("lan")
-def test_what_is_lost_on_the_way_is_sent_again_but_not_for_ever(guest: Machine, firewall: Machine, own: str, there: str) -> None:
+@PEERS
+def test_what_is_lost_on_the_way_is_sent_again_but_not_for_ever(near: Machine, far: Machine, own: str, there: str) -> None:
     first = "limit rate 1/hour burst 1 packets counter drop"
-    firewall.nft(
-        f"udp dport 80 {first}", f"icmp type echo-request {first}", f"icmpv6 type echo-request {first}", "udp dport 81 counter drop"
-    )
-    with firewall.listening(f"udp {there} 80", f"udp {there} 82") as service:
-        found = guest.probe(
-            *(f"{protocol} {protocol} {own} {there} {port} 2500" for protocol, port in (("udp", 80), ("icmp", 0))),
+    far.rules(f"udp dport 80 {first}", *(f"{name} type echo-request {first}" for name in ("icmp", "icmpv6")), "udp dport 81 counter drop")
+    with far.listening(f"udp {there} 80", f"udp {there} 82") as service:
+        found = near.probe(
+            f"udp udp {own} {there} 80 2500",
+            f"icmp icmp {own} {there} 0 2500",
             f"never udp {own} {there} 81 2500",
             f"forged spoof-udp {own}2 {there} 82 2500",
         )
-        heard = [peer for peer in firewall.log(service) if peer["port"] == 82]
-    assert {name: answer["result"] for name, answer in found.items()} == {
-        "udp": "answered",
-        "icmp": "answered",
-        "never": "timeout",
-        "forged": "sent",
-    }
-    assert all(600 <= found[name]["ms"] < 1200 for name in ("udp", "icmp"))
-    assert "udp dport 81 counter packets 3 " in firewall.enter("nft", "list", "ruleset").stdout
-    assert [(peer["from"], peer["from_port"]) for peer in heard] == [(f"{own}2", found["forged"]["port"])] * 3
+        heard = [(peer["from"], peer["from_port"]) for peer in far.log(service) if peer["port"] == 82]
+    assert results(found) == {"udp": "answered", "icmp": "answered", "never": "timeout", "forged": "sent"}
+    assert all(found[name]["ms"] >= 600 for name in ("udp", "icmp"))
+    assert "udp dport 81 counter packets 3 " in far.set("nft", "list", "ruleset")
+    assert heard == [(f"{own}2", found["forged"]["port"])] * 3
 
 
-@pytest.mark.usefixtures("lan")
-def test_many_probes_run_side_by_side(guest: Machine, firewall: Machine) -> None:
-    firewall.nft("tcp dport 81 drop")
-    with firewall.listening("tcp 10.8.0.1 80", "udp 10.8.0.1 80"):
+def test_many_probes_run_side_by_side(near: Machine, far: Machine) -> None:
+    far.rules("tcp dport 81 drop")
+    with far.listening("tcp 10.8.0.1 80", "udp 10.8.0.1 80"):
         began = time.monotonic()
-        lines = [f"{number} {('tcp', 'udp', 'icmp')[number % 3]} - 10.8.0.1 80 5000" for number in range(1500)]
-        found = guest.probe(*lines, *(f"drop-{number} tcp - 10.8.0.1 81 500" for number in range(500)))
-    assert time.monotonic() - began < 8
-    assert {found[str(number)]["result"] for number in range(1500)} == {"open", "answered"}
-    assert {found[f"drop-{number}"]["result"] for number in range(500)} == {"timeout"}
+        lines = [f"{number} {('tcp', 'udp', 'icmp')[number % 3]} - 10.8.0.1 80 5000" for number in range(600)]
+        found = near.probe(*lines, *(f"drop-{number} tcp - 10.8.0.1 81 500" for number in range(300)))
+    assert time.monotonic() - began < 60  # one after the other they would take 150 s
+    assert {found[str(number)]["result"] for number in range(600)} == {"open", "answered"}
+    assert {found[f"drop-{number}"]["result"] for number in range(300)} == {"timeout"}
 
 
 @pytest.mark.parametrize(
@@ -188,34 +254,48 @@ def test_many_probes_run_side_by_side(guest: Machine, firewall: Machine) -> None
         "a tcp fd00::1 10.8.0.1 80 500",
         "a spoof-udp - 10.8.0.1 80 500",
         "a tcp - 10.8.0.1 80 500 ???",
+        "a tcp - 10.8.0.1 80 500 AAA",
         "\x01 tcp - 10.8.0.1 80 500",
+        "a tcp - 10.8.0.1 \u0661 500",
     ],
 )
-def test_a_malformed_probe_is_refused_by_number_before_any_is_sent(guest: Machine, line: str) -> None:
-    result = guest.guest("probe", stdin=f"fine tcp - 127.0.0.1 80 500\n{line}\n")
-    assert (result.returncode, result.stdout.split(" ", 2)[:2]) == (1, ["error", "2"])
+def test_a_malformed_probe_is_refused_by_number_before_any_is_sent(near: Machine, line: str) -> None:
+    done = near.run("probe", lines=f"\nfine tcp - 127.0.0.1 80 500\n{line}\n")
+    assert (done.returncode, done.stdout.split(b" ", 2)[:2]) == (1, [b"error", b"3"])
+    assert done.stdout.count(b"\n") == 1
 
 
-def test_a_listener_says_which_ports_are_busy_and_serves_the_others(guest: Machine) -> None:
-    assert guest.identity() == "ok"
-    with guest.listening("tcp 127.0.0.1 80", "udp ::1 80") as first:
+def test_a_listener_says_which_ports_are_busy_and_serves_the_others(near: Machine) -> None:
+    with near.listening("tcp 127.0.0.1 80", "udp 0:0::1 80") as first:
         assert first["bound"] == ["tcp 127.0.0.1 80", "udp ::1 80"]
-        with guest.listening("tcp 127.0.0.1 80", "tcp ::1 80") as second:
+        with near.listening("tcp 127.0.0.1 80", "tcp ::1 80") as second:
             assert (second["bound"], second["busy"]) == (["tcp ::1 80"], ["tcp 127.0.0.1 80"])
-    assert guest.guest("listen", "5", stdin="tcp 10.1.1.1 80").stdout == "error 1 10.1.1.1: Address not available\n"
-    assert guest.guest("listen", "5", stdin="tcp ::1 80 A").stdout.startswith("error 1 ")
+    for line in ("tcp 10.1.1.1 80", "tcp ::1 80 A", "icmp ::1 80", "tcp ::1"):
+        assert near.run("listen", "5", lines=line).stdout.startswith(b"error 1 ")
 
 
-def test_a_listener_ends_by_itself_and_only_listeners_can_be_stopped(guest: Machine) -> None:
-    assert guest.identity() == "ok"
-    service = json.loads(guest.guest("listen", "1", stdin="tcp 127.0.0.1 80").stdout)
-    assert guest.guest("ready", "tcp", "80").returncode == 0
-    time.sleep(1.3)
-    assert guest.guest("ready", "tcp", "80").returncode == 1
-    assert guest.guest("listen-stop", str(service["pid"])).returncode == 0  # over already
-    with subprocess.Popen(["nsenter", "-t", str(guest.pid), "-p", "-m", "sleep", "30"]) as other:
-        while not (pid := guest.enter("pgrep", "-x", "sleep", check=False).stdout.strip()):
-            time.sleep(0.05)
-        assert guest.guest("listen-stop", pid).stdout == f"error 0 process {pid} is no guest listen\n"
-        assert other.poll() is None
-        other.terminate()
+def test_the_oldest_of_too_many_peers_makes_room(near: Machine, far: Machine) -> None:
+    with far.listening("tcp 10.8.0.1 80") as service:
+        script = "import socket,sys\nheld=[socket.create_connection(('10.8.0.1', 80)) for _ in range(600)]\nheld[-1].send(b'x')\nprint(held[-1].recv(1))"
+        assert near.set("python3", "-c", script) == "b'x'\n"
+    assert len(far.log(service)) == 600
+
+
+def test_a_listener_ends_by_itself_and_only_listeners_can_be_stopped(near: Machine) -> None:
+    pid = json.loads(near.run("listen", "1", lines="tcp 127.0.0.1 80").stdout)["pid"]
+    assert results(near.probe("a tcp - 127.0.0.1 80 500")) == {"a": "open"}
+    deadline = time.monotonic() + 20
+    while results(near.probe("a tcp - 127.0.0.1 80 500")) != {"a": "refused"}:
+        assert time.monotonic() < deadline
+    assert near.run("listen-stop", str(pid)).returncode == 0
+    other = near.set("sh", "-c", "sleep 30 >/dev/null 2>&1 & echo $!").strip()
+    assert near.run("listen-stop", other).stdout == f"error 0 process {other} is no guest listen\n".encode()
+    near.set("kill", other)  # it ran until now
+
+
+def test_a_machine_without_a_new_enough_python_says_so() -> None:
+    """The loader is the first that such a machine runs."""
+    old = ["python3", "-c", f"import sys\nsys.version_info = (3, 8)\n{python_words()[-1]}", "probe"]
+    done = subprocess.run(old, input=python_program(), capture_output=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == b"RuntimeError: python3 is older than 3.9"

@@ -98,7 +98,7 @@ def run_here(argv: object, stdin: bytes) -> Executed:
 
 
 def test_the_python_program_runs_from_stdin_and_asks_its_questions() -> None:
-    """tests/netns/test_prober.py holds what it answers; this is how it gets there."""
+    """tests/netns/guest/test_probe.py holds what it answers; this is how it gets there."""
     prober = Prober(run_here, shipped=False)
     prober.try_out("here")
     (answer,) = prober.probe([Probe("tcp", "-", ip_address("127.0.0.1"), 1, timeout_ms=2000)])

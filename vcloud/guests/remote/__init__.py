@@ -2,7 +2,7 @@
 
 Shipped images have a C program for this (images/base/guest: probe.c, listen.c). This program does the
 same and speaks the same lines. `vcloud.guests.probes` sends it to machines without the C program: a host,
-a lab's outside world, and VMs of a user's own image. tests/netns/test_prober.py runs both programs on the
+a lab's outside world, and VMs of a user's own image. tests/netns/guest/test_probe.py runs both programs on the
 same cases.
 
     probe            sends the probes on stdin, one per line; prints one JSON object for each
