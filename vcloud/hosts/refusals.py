@@ -24,7 +24,8 @@ def explain_refusal(ref: HostRef, text: str) -> HostError:
 def _refusals(name: str, target: str, remote: bool) -> Iterator[tuple[tuple[str, ...], str, str]]:
     """(libvirt's or ssh's words, what they mean, the way out); the first that fits counts."""
     yield (
-        ("REMOTE HOST IDENTIFICATION HAS CHANGED", "does not match"),
+        # libvirt reads 1,023 bytes of what ssh says, and reports "Value too large" for more. Only the banner of a changed key is that long.
+        ("REMOTE HOST IDENTIFICATION HAS CHANGED", "does not match", "Value too large for defined data type"),
         f"the SSH host key of {name} is not the one that is known",
         f"Somebody may be listening in. If the host was made anew, remove the old key: ssh-keygen -R {target.rpartition('@')[2]}.",
     )
