@@ -1,17 +1,22 @@
-"""Walks a plan on one host.
+"""Carries out plans: `up` and what belongs to it, `save` and `down`.
 
-The order is the safety: networks, then the appliances, loaded and checked, and only then does any workload get a live link. Workloads boot
-beside the appliances to save time, but with their links down and their services behind the gate. When something is taken away, links go first.
+`up` asks for a plan twice: before the user agrees, and again under the vApp's lock, because somebody may have been at work meanwhile. It
+then runs exactly the steps of the second plan. `schedule` begins each step when the steps that it needs have ended; `actions` says what is
+done for each kind of step: `power` starts a VM, `rules` loads an appliance, `connect` raises a workload's links. `run` holds what they share.
 
-Every step can be repeated. The manifest says `applying` while a run is under way, and each domain carries the digests of what it was made from
-only once it is wholly made; whatever a killed run left is therefore recognised by the next `up`, which finishes it, and by `down`, which removes it.
+The order is the safety, and it stands in `vcloud.plan.order`: networks first, then the appliances, whose rules are loaded and checked, and
+only then is any workload connected. Workloads boot beside the appliances to save time, with their links down and their services waiting.
+When something is taken away, its links are cut first.
 
-A VM that is made anew wakes from the memory of a template where the host has one (`wake`), and boots where not, or where anything stands in
-the way. As many wake at a time as the host has processors: the appliances first, then in the order of their start, because what all others
-wait for must not share a processor with those who wait. From its agent's first answer on both are the same: one document gives either its
-identity, its key and its own randomness, and the definition that libvirt keeps is that of a cold boot. An image of a user's own, which cannot
-be told so, wakes in the middle of its boot (`vcloud.compile.guest.gate`), and cloud-init does the rest.
+Every step can be repeated. While a run is under way, the manifest says `applying`, and a domain gets the digests of what it was made from
+only when it is wholly made. So the next `up` finishes what a killed run has left, and `down` removes it.
 
-A VM that was saved (`save`, or somebody's virsh) goes on where it was. It is no copy, so that it keeps its key and its machine id; it gets the
-time, fresh randomness and whatever the file says differently now. Its links are cut before it runs, and come back in their turn, after the rules.
+A VM that is made anew wakes from a memory image where the host has one (`wake`). It boots where there is none, or where waking fails. As
+many VMs wake at a time as the host has processors, the appliances first, because all others wait for them. From the first answer of its guest
+agent on, a woken VM and a booted VM are treated alike: one document gives either its name, its key and its own entropy, and libvirt keeps
+the same definition of both. An image of a user's own cannot read that document. It wakes in the middle of its boot
+(`vcloud.compile.guest.gate`), and cloud-init does the rest.
+
+A VM that was saved (by `vcloud save`, or by hand with virsh) goes on where it was, with its own key and machine id. It gets the time, fresh
+entropy, and whatever the file says differently now. Its links are cut before it runs, and are raised in their turn, after the rules.
 """

@@ -10,13 +10,15 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from vcloud.errors import ImageError
 
+FORMAT = 1
+"""Format of the cache. An image of another format counts as missing and is built again: nothing in a cache is the only copy."""
 PARTIAL = ".partial"
 SHORT = 12
 """Digits of the digest in a folder's name."""
@@ -53,6 +55,7 @@ class Description:
     cmdline: str = ""
     memory: int = 0
     disks: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
 
 
 class Cache:
@@ -90,14 +93,6 @@ class Cache:
                 shutil.rmtree(partial, ignore_errors=True)
                 image.folder.rename(partial)
                 shutil.rmtree(partial)
-
-    def prune(self, keep: Collection[str]) -> tuple[Image, ...]:
-        """Remove every image whose digest is not in `keep`, and what killed builds left. Returns what was removed."""
-        removed = tuple(image for image in self.list() if image.digest not in keep)
-        for image in removed:
-            self.remove(image)
-        self._sweep()
-        return removed
 
     def _make_folder(self) -> None:
         try:
@@ -172,6 +167,8 @@ def _image(folder: Path) -> Image | None:
     try:
         description = Description(**json.loads((folder / "image.json").read_text()))
     except (OSError, ValueError, TypeError):
+        return None
+    if description.format != FORMAT:
         return None
     kernel, initrd, manifest = folder / "vmlinux", folder / "initrd.cpio", folder / "manifest.txt"
     return Image(

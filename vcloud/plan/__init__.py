@@ -1,13 +1,22 @@
-"""What must change, and what each change costs those who use the vApp now. Pure: two values in, a plan out.
+"""What must change, and what each change costs those who use the vApp now. Pure: values in, a plan out.
 
-A VM is compared by three digests, one per cost: `root` (made anew), `hardware` (restarted) and `identity` (applied live). Digests, and
-not the fields themselves, because what they cover includes secrets, and because one comparison is all that doing nothing may cost.
+The path of a plan:
 
-What stands is told by the manifest while its last run ended, and by each domain itself when that run was killed. A domain gets its
-digests only when it is wholly made: one without them is made anew, and no half-made VM is ever taken for a whole one.
+- `wanted` turns a compiled vApp into the manifest that the host will keep, with the digest of everything that is rendered.
+- `diff` compares this manifest with what stands (`state`) and yields steps. `reasons` says in words what differs.
+- `order` adds what each step needs, so that a vApp stays closed while it changes. `vcloud.apply` runs exactly these steps.
 
-The manifest is kept in libvirt, where more people may read than may read secrets. So it holds file contents and run commands as digests
-only. `root` and `hardware` are taken from that redacted design, `identity` from the lines that the guest gets, with the files' contents.
+What is compared is what is rendered. A VM has three digests, one for each cost: `root` (the VM is made anew), `hardware` (restarted) and
+`identity` (configured live). Networks, the filter and both rulesets have one each. So a change of a template reaches what stands, as a change
+of the file does, and nothing has to be listed field by field. Digests also cover secrets, which a manifest must not hold.
 
-The order of `Verb` is the order of work. A name that belongs to somebody else is an error here, before anything is touched.
+While the last run has ended, the manifest says what every VM was made from. After a run that was killed, each domain's own mark says it.
+A domain gets its digests only when it is wholly made. A domain without digests is made anew, so no half-made VM is taken for a whole one.
+
+libvirt shows a manifest to more people than may read secrets. So file contents and run commands stand there as digests.
+
+`formats` writes manifests down, reads those of earlier releases, and knows a newer release's manifest when it sees one. To add a field to
+the manifest, give it a default, or raise the format there.
+
+A new kind of step touches `steps` (verb, cost, undo), `diff` (when it is needed), `order` (what it needs) and `vcloud.apply.actions`.
 """

@@ -136,16 +136,16 @@ def test_a_running_build_is_not_swept_by_another(cache: Cache, tmp_path: Path) -
     assert {image.name for image in cache.list()} == {"api", "web"}
 
 
-def test_prune_keeps_what_is_named(cache: Cache) -> None:
+def test_remove_takes_one_image_and_keeps_the_others(cache: Cache) -> None:
     kept = cache.fill("api", DIGEST, maker(), silent)
-    gone = cache.fill("web", OTHER, maker("web", OTHER), silent)
-    assert cache.prune({DIGEST}) == (gone,)
+    cache.remove(cache.fill("web", OTHER, maker("web", OTHER), silent))
     assert cache.list() == (kept,)
 
 
-def test_an_image_of_another_release_is_made_anew(cache: Cache) -> None:
+@pytest.mark.parametrize("written", ['{"format": "unknown"}', '{"name": "api", "digest": "d", "format": 2}', "{"])
+def test_an_image_of_another_format_is_made_anew(cache: Cache, written: str) -> None:
     image = cache.fill("api", DIGEST, maker(), silent)
-    (image.folder / "image.json").write_text('{"format": "unknown"}')
+    (image.folder / "image.json").write_text(written)
     assert cache.list() == ()
     assert cache.fill("api", DIGEST, maker(), silent) == image
 
