@@ -1,10 +1,10 @@
 #!/bin/sh
-# The end of every boot of a VM that cloud-init configures: runs what is to run once, waits until the VM is ready, and says on the
-# serial port how far it is. vcloud reads it there, so that the image needs no agent.
+# cloud-init runs this at the end of every boot. It runs the commands that run once, waits until the VM is ready, and says on the serial
+# port how far it is. vcloud reads the serial port, so that the image needs no guest agent.
 
 folder=/var/lib/vcloud
 
-# The login prompt may take the port over at this moment, which refuses one line.
+# The login prompt may take over the port at this moment. Then one write fails, so try again.
 say() {
 	for _ in 1 2 3; do
 		printf '\nvcloud: %s\n' "$*" >/dev/ttyS0 && return
@@ -28,7 +28,7 @@ run_once() {
 	: >"$folder/ran"
 }
 
-# The keys and the files that the seed of before named, and this one does not. cloud-init itself only ever adds.
+# Removes keys and files that the seed disk of the last boot had and this one has not. cloud-init itself only adds.
 forget() {
 	for home in /root /home/*; do
 		stored=$home/.ssh/authorized_keys

@@ -1,7 +1,7 @@
-"""Runs in a VM of a user's own image that has just woken: makes it one of its own, and lets it go on with its boot.
+"""Runs in a VM of a user's own image that has just woken from a memory image: makes it a machine of its own, and continues its boot.
 
-On stdin, as JSON: `seed` (random bytes as base64), `machine_id`, `now` (seconds since 1970), `opened` (the file that lets the VM through,
-at later boots too) and `go_on` (the unit that does).
+It reads JSON on its standard input: `entropy` (random bytes as base64), `machine_id`, `now` (seconds since 1970), `opened` (the file that
+opens the gate in the VM's boot, at later boots too) and `go_on` (the unit that continues the boot).
 """
 
 import base64
@@ -16,25 +16,25 @@ from pathlib import Path
 
 RNDADDENTROPY, RNDRESEEDCRNG = 0x40085203, 0x5207
 MACHINE_IDS = ("/etc/machine-id", "/var/lib/dbus/machine-id")
-OF_THE_TEMPLATE = (
+OF_THE_MEMORY_IMAGE = (
     *("run/cloud-init", "var/log/journal/{machine_id}*", "run/log/journal/{machine_id}*"),
     *("var/lib/systemd/random-seed", "var/lib/systemd/credential.secret", "etc/ssh/ssh_host_*"),
 )
-"""What is not this VM's; cloud-init itself has not run yet. Host keys that came with the image are nobody's: cloud-init brings the pinned one."""
+"""Files that belong to the machine whose memory was saved. They are removed; cloud-init, which has not run yet, brings the pinned host key."""
 
 JOURNAL = "systemctl restart systemd-journald.service"
-"""It writes under the machine ID."""
+"""The journal writes to a folder that is called after the machine ID."""
 SETTLE = "udevadm settle"
 GENERATE = "systemctl daemon-reload"
-"""Generators look for cloud-init's seed once more."""
+"""Makes systemd run its generators again: one of them looks for cloud-init's seed disk."""
 HOLD = "systemctl stop network-pre.target systemd-networkd.service"
-"""What manages the network, and starts where a card is plugged in, waits for cloud-init once more. Not every image has it."""
+"""Stops network management, which a NIC that was plugged in has started, so that it waits for cloud-init. Not every image has this service."""
 
 
-def reseed(seed: bytes) -> None:
-    """Clones of one memory image have the same random numbers before them; after this they have not."""
+def reseed(entropy: bytes) -> None:
+    """Without this, all VMs that wake from one memory image would draw the same random numbers."""
     with Path("/dev/urandom").open("wb", buffering=0) as pool:
-        fcntl.ioctl(pool, RNDADDENTROPY, struct.pack("ii", 8 * len(seed), len(seed)) + seed)
+        fcntl.ioctl(pool, RNDADDENTROPY, struct.pack("ii", 8 * len(entropy), len(entropy)) + entropy)
         fcntl.ioctl(pool, RNDRESEEDCRNG)
 
 
@@ -46,7 +46,7 @@ def replace(path: Path, text: str, mode: int) -> None:
 
 
 def forget(machine_id: str) -> None:
-    for pattern in OF_THE_TEMPLATE:
+    for pattern in OF_THE_MEMORY_IMAGE:
         for path in Path("/").glob(pattern.format(machine_id=machine_id)):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
@@ -55,7 +55,7 @@ def forget(machine_id: str) -> None:
 
 
 def go_on(opened: Path, unit: str) -> None:
-    """What the image boots to brings all that it wants, cloud-init included."""
+    """Continues the boot with the image's own default target, which starts cloud-init and everything else."""
     opened.parent.mkdir(parents=True, exist_ok=True)
     opened.touch()
     for command in (JOURNAL, SETTLE, GENERATE, HOLD, f"systemctl start {unit}"):
@@ -64,7 +64,7 @@ def go_on(opened: Path, unit: str) -> None:
 
 def main() -> None:
     given = json.load(sys.stdin)
-    reseed(base64.b64decode(given["seed"]))
+    reseed(base64.b64decode(given["entropy"]))
     time.clock_settime(time.CLOCK_REALTIME, given["now"])
     forget(Path(MACHINE_IDS[0]).read_text().strip())
     for path in map(Path, MACHINE_IDS):

@@ -1,13 +1,18 @@
 """From a design to texts that others load: libvirt's XML, nft's ruleset, Suricata's files, identities of VMs, pictures.
 
-Everything here is pure. The same design gives the same bytes on every machine, so texts can be compared by digest, and a plan costs no
-call to a host. Order comes from the design or is sorted; nothing depends on a hash seed, on time or on a path of this machine.
+Everything here is pure. The same design gives the same bytes on every machine. So texts are compared by digest, and a plan needs no call to
+a host to know what it would deliver. Nothing depends on a hash seed, on the time or on a path of this machine.
 
-MemoryImages hold layout, Python holds decisions: what a template prints was worked out and typed before, and a name that is missing or
-None raises. XML is escaped by the environment; nft and Suricata have no escape worth the name, so no free text of a user reaches
-them but through a function that leaves only harmless characters.
+Text that is loaded into an appliance or a guest names the flow, detector or control that it belongs to by its id, and never a line, a file
+name, a reason or the version of a profile. It is sorted by these ids. So editing comments, moving entries and renaming the file reload
+nothing. The order of the file matters in a few places only: the zones of a VM (the first one has its default route), the zones of the vApp
+(the order of the firewall's NICs), disks (`vdb`, `vdc`, ...), files and run commands.
 
-Secrets stay out: a VM's host key, the clock and the random seed are added at delivery, by `vcloud.apply`.
+Templates hold layout, and Python makes the decisions: a template prints values that were computed and typed before, and a value that is
+missing or None raises. jinja escapes XML. nft and Suricata have no reliable escape, so a user's free text reaches them only through a
+function that leaves nothing but harmless characters.
 
-`cards` and `example` make the payloads by which `verify` proves the IPS: what a rule stops is decided beside the rule.
+Secrets stay out: `vcloud.apply` adds a VM's host key, the clock and the entropy at the moment of delivery.
+
+The test payloads by which `verify` proves the IPS are made here, beside the rules that must stop them.
 """

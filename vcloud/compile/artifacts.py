@@ -1,4 +1,4 @@
-"""Everything that is generated for a vApp on a host: the texts that are rendered, checked and delivered."""
+"""All texts that vcloud generates for a vApp on a host: what it defines in libvirt and what it delivers to guests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vcloud.marks import NetworkMarks, VmMarks
 
 @dataclass(frozen=True, slots=True)
 class Artifacts:
-    """The generated texts that do not depend on where volumes lie."""
+    """The texts that depend on the design and the uplink, but not on where the host keeps its files."""
 
     design: Design
     uplink: Uplink
@@ -38,7 +38,7 @@ class Artifacts:
 
     @property
     def ips_digest(self) -> str:
-        """As the IPS itself computes it; empty without an IPS."""
+        """The digest that the IPS itself reports for these files; empty without an IPS."""
         return ips_digest(self.ips) if self.ips else ""
 
 
@@ -75,17 +75,23 @@ def comparable_filter(design: Design) -> str:
 def rendered_files(
     artifacts: Artifacts, host: HostFacts, boots: Mapping[str, BootFiles], disk_paths: dict[str, str]
 ) -> Iterator[tuple[str, bytes]]:
-    """Relative path and content of everything, for `vcloud render`. `boots` maps VM names to their files on the host."""
+    """Relative path and content of every text, for `vcloud render`.
+
+    `boots` maps VMs to their files on the host, `disk_paths` maps the names of data volumes to their paths there.
+    """
     design = artifacts.design
     yield f"filters/{filter_name(design.instance.name)}.xml", render_filter(design.instance.name).encode()
     for zone in design.zones:
         for network in zone_networks(zone):
-            yield f"networks/{network.name}.xml", render_network(network, NetworkMarks(design.vapp, zone.name).attributes()).encode()
+            yield (
+                f"networks/{network.name}.xml",
+                render_network(network, NetworkMarks(design.instance.name, zone.name).attributes()).encode(),
+            )
     for vm in design.vms:
         yield (
             f"domains/{vm.domain}.xml",
             render_domain(
-                vm, artifacts.uplink, host, boots[vm.name], disk_paths, VmMarks(design.vapp, vm.name, vm.role.value).attributes()
+                vm, artifacts.uplink, host, boots[vm.name], disk_paths, VmMarks(design.instance.name, vm.name, vm.role.value).attributes()
             ).encode(),
         )
         if boots[vm.name].seed:

@@ -1,4 +1,4 @@
-"""The one jinja2 environment. MemoryImages hold layout; what they print was decided and checked in Python."""
+"""The one jinja2 environment. Templates hold layout. Python decides and checks what they print."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vcloud.data import templates_dir
 def render(template: str, **values: object) -> str:
     """The text of a template under `templates/`, such as `nftables/firewall.nft.j2`.
 
-    A name that was not passed, or a value that is None, is a bug and raises: it never becomes empty text in a ruleset.
+    A value that was not passed or that is None is a bug and raises, so that it never becomes an empty text in a ruleset.
     """
     return _environment().get_template(template).render(values)
 

@@ -1,4 +1,4 @@
-"""The vApp as a picture: zones, VMs and appliances as boxes, flows as arrows; in Graphviz's and in Mermaid's language."""
+"""A picture of the vApp for Graphviz or Mermaid: zones and VMs are boxes, flows are arrows."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from vcloud.design.model import Design, Flow, Vm, Zone
 
 INTERNET = "internet"
 BEYOND = "internet_beyond"
-"""The same, drawn a second time at the end of what goes out, where something comes in, too: so all arrows can go one way."""
+"""A second box for the internet, at the end of arrows that go out. Drawn where flows also come in, so that all arrows point one way."""
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """One tier of VMs. `id` is safe in both languages."""
+    """One tier of VMs. `id` is an identifier in both languages."""
 
     id: str
     label: str
@@ -24,7 +24,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A zone with the tiers that live in it."""
+    """A zone with the tiers that have their first NIC in it."""
 
     id: str
     label: str
@@ -39,7 +39,7 @@ class Arrow:
     target: str
     label: str
     watched: bool
-    """A leak detector looks at it."""
+    """A leak detector searches the flow."""
 
 
 def render_dot(design: Design) -> str:
@@ -89,11 +89,11 @@ def _arrows(design: Design) -> Iterator[Arrow]:
 
 
 def _is_watched(design: Design, flow: Flow) -> bool:
-    """Whether some detector looks at what leaves its zones on this flow, in either direction."""
+    """Whether a detector searches what leaves its zones on this flow, in either direction."""
     for detector in design.inspection.detectors:
         if flow.id not in detector.excepted:
             for path in flow.paths:
-                inside = [card is not None and card.zone in detector.zones for card in (path.source, path.target)]
+                inside = [nic is not None and nic.zone in detector.zones for nic in (path.source, path.target)]
                 if inside[0] != inside[1]:
                     return True
     return False

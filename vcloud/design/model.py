@@ -1,7 +1,7 @@
-"""The vApp as it will be built: every name, address and size resolved, no optional field left to guess.
+"""The vApp as vcloud will build it, with all names, addresses and sizes.
 
-A `Design` is a pure function of the file and its parameters. It does not know which host it will run on: what a host adds (the
-uplink's addresses, the accelerator, storage paths) is in `Uplink` and in the manifest.
+A `Design` is a pure function of the file and its parameters. It does not know which host it will run on: what a host adds (the uplink's
+addresses, the accelerator, storage paths) stands in `Uplink` and in the manifest.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vcloud.values import Action, Mode, Service
 
 
 class Role(StrEnum):
-    """What a VM is for; the order is the order in which VMs must be safe."""
+    """What a VM is for. Appliances come first, because they must protect the workloads before these have a network."""
 
     FIREWALL = "firewall"
     IPS = "ips"
@@ -25,7 +25,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """One libvirt network without host address and without forwarding: a plain bridge."""
+    """One libvirt network: a plain bridge without an address of the host and without forwarding."""
 
     name: str
     """libvirt's name: `shop.dmz`, or `shop.dmz.inner` for the firewall's side of an inspected zone."""
@@ -36,33 +36,33 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Nic:
-    """One network card of a VM, with its final identity."""
+    """One network card of a VM, with its final names and addresses."""
 
     zone: str
-    """Zone name; for the firewall's card on the uplink, `uplink`; empty for a template's, which leads nowhere."""
+    """Name of the zone; `uplink` for the firewall's NIC on the uplink; empty for a memory image's NIC, which is plugged in nowhere."""
     network: str
-    """Name of the libvirt network it is plugged into (`Network.name`); empty for the uplink, which the host decides."""
+    """Name of its libvirt network (`Network.name`); empty on the uplink, whose network the host decides."""
     mac: str
     ifname: str
     """Name in the guest: at most 15 characters."""
     tap: str
     """Name on the host: at most 15 characters, unique per host."""
     address4: IPv4Address | None
-    """None for cards that carry no address: the IPS's, and the uplink's (the host decides)."""
+    """None for the NICs of the IPS, which have no address, and on the uplink, where the host decides."""
     address6: IPv6Address | None
     isolated: bool
-    """Isolated at the bridge: meets only non-isolated ports, that is the firewall's or the IPS's."""
+    """Isolated at the bridge: frames pass only from and to ports that are not isolated, which are those of the firewall and the IPS."""
     plain_offloads: bool
-    """Checksum and segmentation offloads off (needed wherever AF_PACKET forwards frames)."""
+    """Checksum and segmentation offloads are off. AF_PACKET, by which the IPS forwards frames, needs this on the whole path."""
 
 
 @dataclass(frozen=True, slots=True)
 class Zone:
-    """An isolated layer-2 network of the vApp, with the firewall as the only neighbour unless `open`."""
+    """An isolated layer-2 network of the vApp. Unless it is open, the firewall is the only neighbour of each VM."""
 
     name: str
     open: bool
-    """A plain segment: VMs of this zone meet directly, and the prefix is on-link."""
+    """VMs of this zone talk to each other directly, past the firewall."""
     inspected: bool
     """The IPS stands between the VMs (on `network`) and the firewall (on `inner`)."""
     holds: tuple[str, ...]
@@ -73,7 +73,7 @@ class Zone:
     inner: Network
     """Where the firewall is plugged in; the same as `network` in a zone that is not inspected."""
     gateway: Nic
-    """The firewall's card in this zone."""
+    """The firewall's NIC in this zone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Disk:
     volume: str
     """Name of the storage volume."""
     mount: str
-    """Where the guest mounts it (ext4, made when blank); empty: left to the guest."""
+    """Where the guest mounts it as ext4, after it has formatted an empty disk. Empty: the guest decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class GuestFile:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """When a VM counts as ready. Empty fields are not asked for."""
+    """When a VM counts as ready. A condition whose field is 0 or empty is not checked."""
 
     tcp: int
     command: str
@@ -113,7 +113,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """Which image a VM starts from, as the file says it; `vcloud.images` turns it into files."""
+    """The image that a VM starts from, as the file names it. `vcloud.images` turns it into files."""
 
     name: str
     """A shipped recipe's name, or for a user's own the folder or file as written."""
@@ -129,7 +129,7 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True)
 class Vm:
-    """One virtual machine, workload or appliance."""
+    """One virtual machine: a workload or an appliance."""
 
     name: str
     """`db`, or `web-1` where the file gives a count."""
@@ -145,9 +145,9 @@ class Vm:
     """Bytes."""
     cpus: int
     nics: tuple[Nic, ...]
-    """The first one carries the default route."""
+    """The first one has the default route."""
     disks: tuple[Disk, ...]
-    """In the order in which they are mounted: what stands in a mounted disk comes after it."""
+    """In the order in which they are mounted: a disk that is mounted inside another one comes after it."""
     files: tuple[GuestFile, ...]
     run: tuple[str, ...]
     after: tuple[str, ...]
@@ -158,7 +158,7 @@ class Vm:
 
 @dataclass(frozen=True, slots=True)
 class FlowPath:
-    """One source and one destination card of a flow; None stands for the outside world (`internet`)."""
+    """One source and one target NIC of a flow. None stands for the internet."""
 
     source: Nic | None
     target: Nic | None
@@ -166,7 +166,7 @@ class FlowPath:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """Traffic the vApp's owner asked for; anything no flow names is dropped."""
+    """Traffic that is allowed. Everything that no flow names is dropped."""
 
     id: str
     source: str
@@ -183,7 +183,7 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Detector:
-    """Data that must not leave: traffic from `zones` (as one set) to anything outside that set is searched."""
+    """Data that must not leave a set of zones. All traffic from these zones to anything outside the set is searched."""
 
     id: str
     kind: str
@@ -199,7 +199,7 @@ class Detector:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What the IPS does. Zones listed here are inspected; detectors imply inspection of their zones."""
+    """What the IPS does. The zones of detectors are among the inspected zones."""
 
     zones: tuple[str, ...]
     mode: Mode
@@ -209,7 +209,7 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """A whole vApp, resolved."""
+    """A whole vApp with everything decided."""
 
     vapp: str
     owner: str
@@ -221,7 +221,7 @@ class Design:
     workloads: tuple[Vm, ...]
     firewall: Vm
     ips: Vm | None
-    """None when no zone is inspected. Its cards come in pairs per inspected zone: the VMs' side, then the firewall's."""
+    """None when no zone is inspected. It has two NICs for each inspected zone: on the VMs' side, then on the firewall's side."""
     flows: tuple[Flow, ...]
     inspection: Inspection
     label: str = ""
@@ -246,10 +246,10 @@ class Design:
 
 @dataclass(frozen=True, slots=True)
 class Uplink:
-    """Where a firewall meets the outside, as a host gives it."""
+    """Where a host connects the firewall to the internet."""
 
     network: str
-    """libvirt network the uplink card is plugged into; empty when `bridge` is used."""
+    """libvirt network of the firewall's NIC; empty where `bridge` is used."""
     bridge: str
     address4: IPv4Interface
     gateway4: IPv4Address

@@ -29,10 +29,10 @@ def vm(design: Design, name: str) -> Vm:
 
 def ends(design: Design, flow: str) -> list[str]:
     """The paths of a flow as `gate-1/eth0 -> store/eth0`."""
-    cards = {id(nic): f"{vm.name}/{nic.ifname}" for vm in design.workloads for nic in vm.nics}
+    names = {id(nic): f"{vm.name}/{nic.ifname}" for vm in design.workloads for nic in vm.nics}
 
     def name(nic: Nic | None) -> str:
-        return cards[id(nic)] if nic else "internet"
+        return names[id(nic)] if nic else "internet"
 
     paths: Sequence[FlowPath] = next(item for item in design.flows if item.id == flow).paths
     return [f"{name(path.source)} -> {name(path.target)}" for path in paths]
@@ -57,12 +57,12 @@ def test_the_order_in_the_file_gives_everybody_the_same_addresses(relay: Design)
 
 
 def test_every_name_and_address_is_there_once(relay: Design) -> None:
-    cards = [nic for vm in relay.vms for nic in vm.nics]
+    nics = [nic for vm in relay.vms for nic in vm.nics]
     for values in (
-        [nic.mac for nic in cards],
-        [nic.tap for nic in cards],
-        [nic.address4 for nic in cards if nic.address4],
-        [nic.address6 for nic in cards if nic.address6],
+        [nic.mac for nic in nics],
+        [nic.tap for nic in nics],
+        [nic.address4 for nic in nics if nic.address4],
+        [nic.address6 for nic in nics if nic.address6],
         [vm.uuid for vm in relay.vms],
         [vm.machine_id for vm in relay.vms],
         [vm.domain for vm in relay.vms],
@@ -70,14 +70,14 @@ def test_every_name_and_address_is_there_once(relay: Design) -> None:
         assert len(set(values)) == len(values)
 
 
-def test_a_vm_in_two_zones_has_a_card_in_each_in_the_files_order(relay: Design) -> None:
+def test_a_vm_in_two_zones_has_a_nic_in_each_in_the_files_order(relay: Design) -> None:
     assert [(nic.zone, nic.ifname, nic.network) for nic in vm(relay, "gate-1").nics] == [
         ("front", "eth0", "relay.front"),
         ("back", "eth1", "relay.back"),
     ]
 
 
-def test_cards_are_isolated_but_in_an_open_zone(relay: Design) -> None:
+def test_nics_are_isolated_but_in_an_open_zone(relay: Design) -> None:
     assert {nic.zone: nic.isolated for vm in relay.workloads for nic in vm.nics} == {"front": True, "back": True, "lab": False}
     assert not any(nic.isolated for vm in relay.appliances for nic in vm.nics)
 
@@ -105,14 +105,14 @@ def test_without_inspection_there_is_no_ips() -> None:
     assert design.zones[0].inner == design.zones[0].network
 
 
-def test_the_firewall_has_a_card_in_every_zone_and_its_uplink_last(relay: Design) -> None:
+def test_the_firewall_has_a_nic_in_every_zone_and_its_uplink_last(relay: Design) -> None:
     assert [nic.ifname for nic in relay.firewall.nics] == ["z-front", "z-back", "z-lab", "uplink"]
     assert [zone.gateway for zone in relay.zones] == list(relay.firewall.nics[:-1])
     assert relay.firewall.nics[-1].address4 is None
 
 
 def test_a_flow_between_zones_is_every_pair_and_nobody_with_himself(relay: Design) -> None:
-    """The target is met at its card in the zone that the flow names."""
+    """The target is reached at its NIC in the zone that the flow names."""
     assert ends(relay, "reads") == [
         "gate-1/eth1 -> gate-2/eth1",
         "gate-1/eth1 -> store/eth0",
@@ -132,7 +132,7 @@ def test_ends_meet_in_the_zone_that_they_share(relay: Design) -> None:
     assert ends(relay, "trials") == ["bench/eth0 -> store/eth1"]
 
 
-def test_the_way_out_is_by_the_first_card(relay: Design) -> None:
+def test_the_way_out_is_by_the_first_nic(relay: Design) -> None:
     assert ends(relay, "fetches") == ["store/eth0 -> internet"]
     assert relay.flows[-1].publish == ()
 

@@ -1,1 +1,1 @@
-"""What a guest is given: its identity lines (`identity`), cloud-init's files (`cloudinit`), and the gate of a user's own image (`gate`)."""
+"""What a guest gets: identity lines (`identity`), or cloud-init's files (`cloudinit`) and a gate in its boot (`gate`) in an image of a user's own."""

@@ -1,7 +1,7 @@
-"""What makes a user's own image *this* VM: the seed that cloud-init's NoCloud data source reads from a disk.
+"""What makes a user's own image this one VM: the seed disk that cloud-init's NoCloud data source reads.
 
-It says what `vcloud.compile.guest.identity` says to an image that vcloud builds. Later boots bring the same seed without the host's private
-key and with an instance id that changes only with its content, so that cloud-init applies what is new and makes nothing anew.
+It holds what `vcloud.compile.guest.identity` holds for an image that vcloud builds. At later boots the seed disk has no private host key. Its
+instance ID changes only when its content changes, so cloud-init applies what is new and does nothing again that it has done.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from vcloud.design.names import domain_uuid
 
 FOLDER = "/var/lib/vcloud"
 FINISH = "/var/lib/cloud/scripts/per-boot/vcloud"
-"""cloud-init runs it last, at every boot."""
+"""A script that cloud-init runs last, at every boot."""
 VOLUME = "cidata"
-"""The name by which NoCloud knows its disk."""
+"""The name of the file system by which NoCloud finds the seed disk."""
 
 
 def seed_files(design: Design, vm: Vm, host_key: tuple[bytes, str] | None) -> dict[str, bytes]:
-    """The files of the seed. `host_key` is the private and the public half, at the first boot; None leaves the VM the key it has."""
+    """The files of the seed disk. `host_key` is the private and the public half of a key for the first boot; with None the VM keeps its key."""
     network = network_config(design, vm)
     content = hashlib.sha256((user_data(design, vm, None) + network).encode()).hexdigest()
     texts = {"meta-data": meta_data(design, vm, content), "user-data": user_data(design, vm, host_key), "network-config": network}
@@ -62,13 +62,16 @@ def user_data(design: Design, vm: Vm, host_key: tuple[bytes, str] | None) -> str
 
 
 def network_config(design: Design, vm: Vm) -> str:
-    """Version 2, that is netplan's format. Cards are known by their MAC; the firewall is the only neighbour unless the zone is open."""
-    cards = {nic.ifname: _card(design.zone(nic.zone), nic, index, alone=len(vm.nics) == 1) for index, nic in enumerate(vm.nics)}
-    return _yaml({"version": 2, "ethernets": cards})
+    """In version 2 of cloud-init's format, which is netplan's. NICs are found by their MAC address.
+
+    Unless the zone is open, the firewall is the only neighbour of the VM.
+    """
+    nics = {nic.ifname: _nic(design.zone(nic.zone), nic, index, alone=len(vm.nics) == 1) for index, nic in enumerate(vm.nics)}
+    return _yaml({"version": 2, "ethernets": nics})
 
 
 def seed_iso(files: Mapping[str, bytes]) -> bytes:
-    """These files as a file system for reading only (ISO 9660)."""
+    """The files as an ISO 9660 file system, which is read-only."""
     disc, image = pycdlib.PyCdlib(), io.BytesIO()
     disc.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=VOLUME)
     for number, (name, content) in enumerate(sorted(files.items())):
@@ -79,7 +82,7 @@ def seed_iso(files: Mapping[str, bytes]) -> bytes:
 
 
 def _host_key(host_key: tuple[bytes, str] | None) -> dict[str, object]:
-    """The key made by vcloud is the only one: others could not be pinned."""
+    """The VM has only the key that vcloud made: vcloud could not pin any other."""
     if host_key is None:
         return {"ssh_deletekeys": False, "ssh_genkeytypes": ["ed25519"]}
     private, public = host_key
@@ -87,7 +90,7 @@ def _host_key(host_key: tuple[bytes, str] | None) -> dict[str, object]:
 
 
 def _disks(disks: list[Disk]) -> dict[str, object]:
-    """`any` makes a file system only where the disk holds nothing at all."""
+    """With `partition: any`, cloud-init makes a file system only on a disk that is completely empty."""
     if not disks:
         return {}
     return {
@@ -101,7 +104,7 @@ def _device(disk: Disk) -> str:
 
 
 def _files(design: Design, vm: Vm) -> Iterator[dict[str, object]]:
-    """vcloud's own first: cloud-init stops at a file whose owner is not in the image."""
+    """vcloud's own files come first, because cloud-init stops at a file whose owner does not exist in the image."""
     yield _file("/etc/hosts", 0o644, hosts_file(design, vm))
     yield _file(FINISH, 0o700, render("cloudinit/finish.sh").encode())
     yield _file(f"{FOLDER}/waits", 0o600, f"{vm.ready.tcp:04X} {vm.ready.timeout}\n".encode())
@@ -118,8 +121,8 @@ def _file(path: str, mode: int, content: bytes, owner: str = "root:root") -> dic
     return {"path": path, "permissions": f"{mode:04o}", "owner": owner, "encoding": "b64", "content": encoded}
 
 
-def _card(zone: Zone, nic: Nic, index: int, *, alone: bool) -> dict[str, object]:
-    """As `vcloud.compile.guest.identity` has it: only the first card carries the default route, each address leaves by its own card."""
+def _nic(zone: Zone, nic: Nic, index: int, *, alone: bool) -> dict[str, object]:
+    """The same routes as in `vcloud.compile.guest.identity`: the first NIC has the default route, and packets leave by the NIC of their source."""
     addresses, routes, rules = [], [], []
     table = FIRST_TABLE + index
     for address, gateway, prefix, anywhere in addresses_of(zone, nic):

@@ -1,11 +1,12 @@
-"""Where the boot of a user's own image waits while it becomes a template: before any service of it has run.
+"""The gate in the boot of a user's own image: the point where the boot waits while its memory image is saved.
 
-An image of vcloud's waits by itself (vcloud-gate.target). Another one is told by its host: systemd, from version 254 on, takes units from
-SMBIOS (`systemd.extra-unit.*`, systemd.system-credentials(7)). So nothing of the image is changed, and what its services make for
-themselves when they first run, keys above all, is made by each VM on its own. After the gate comes all that would come in a cold boot,
-cloud-init included, in the same order.
+The gate stands before the image's own services. So what a service makes when it first runs, keys above all, is made by each VM for itself.
+After the gate the boot continues as a cold boot does, cloud-init included, in the same order.
 
-The machine of a VM that has woken may boot again, and tells the same: a file on its disk lets it through.
+An image of vcloud's has a gate of its own (vcloud-gate.target). A user's image is not changed: from version 254 on, systemd accepts units from
+SMBIOS (`systemd.extra-unit.*`, systemd.system-credentials(7)), and the host puts the gate there.
+
+A woken VM still has these SMBIOS strings when it boots again later. A file on its disk then opens the gate at once.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from vcloud.compile.environment import render
 
 DESCRIPTION = "Wait until this VM knows who it is"
 OPENED = "/var/lib/vcloud/opened"
-"""There once a VM has been let through."""
+"""A file on the VM's disk. It exists once the VM has passed the gate."""
 DEFAULT = "readlink -e /etc/systemd/system/default.target || readlink -e /usr/lib/systemd/system/default.target"
-"""What the image boots to: our own unit of that name hides it from systemctl. A `$` is doubled in a unit."""
+"""A command that finds the image's real default target: vcloud's unit of the same name hides it from systemctl."""
 GO_ON = "vcloud-opened.service"
 TARGET = f"""\
 [Unit]
@@ -29,6 +30,7 @@ After=basic.target
 Wants=qemu-guest-agent.service {GO_ON}
 AllowIsolate=yes
 """
+# A `$` is doubled, because systemd expands it in a unit.
 SERVICE = f"""\
 [Unit]
 Description=Go on with the boot of a VM that knows who it is
@@ -42,7 +44,7 @@ ExecStart=/bin/sh -c 'exec systemctl --no-block start "$$(basename "$$({DEFAULT}
 
 
 def gate_credentials() -> tuple[str, ...]:
-    """OEM strings of SMBIOS (its type 11) that make an image wait."""
+    """The OEM strings (SMBIOS type 11) that give an image the gate."""
     units = {"default.target": TARGET, GO_ON: SERVICE}
     return tuple(
         f"io.systemd.credential.binary:systemd.extra-unit.{name}={base64.b64encode(text.encode()).decode()}" for name, text in units.items()
@@ -50,12 +52,12 @@ def gate_credentials() -> tuple[str, ...]:
 
 
 def wake_program() -> str:
-    """What the guest's Python, which every image with cloud-init has, runs to let a VM be one of its own and go on."""
+    """A program for the guest's Python, which every image with cloud-init has. It makes a woken VM one of its own and opens the gate."""
     return render("cloudinit/wake.py")
 
 
-def wake_values(seed: bytes, machine_id: str, now: float) -> bytes:
-    """What that program reads."""
+def wake_values(entropy: bytes, machine_id: str, now: float) -> bytes:
+    """What that program reads on its standard input. `now` is in seconds since 1970."""
     return json.dumps(
-        {"seed": base64.b64encode(seed).decode(), "machine_id": machine_id, "now": now, "opened": OPENED, "go_on": GO_ON}
+        {"entropy": base64.b64encode(entropy).decode(), "machine_id": machine_id, "now": now, "opened": OPENED, "go_on": GO_ON}
     ).encode()

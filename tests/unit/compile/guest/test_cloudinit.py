@@ -110,7 +110,7 @@ def test_in_a_zone_the_firewall_is_the_only_neighbour_and_in_an_open_one_the_pre
     assert [closed[key] for key in ("dhcp4", "dhcp6", "accept-ra")] == [False] * 3
 
 
-def test_a_second_card_in_a_closed_zone_reaches_its_prefix_by_itself() -> None:
+def test_a_second_nic_in_a_closed_zone_reaches_its_prefix_by_itself() -> None:
     design = build_design("app lab", {"own": "app lab"})
     second = yaml.safe_load(network_config(design, vm_named(design, "own")))["ethernets"]["eth1"]
     nic, zone = vm_named(design, "own").nics[1], design.zone("lab")

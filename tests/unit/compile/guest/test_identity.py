@@ -48,7 +48,7 @@ def test_every_line_is_a_directive_of_the_grammar(relay: Design) -> None:
             assert re.fullmatch(r"[!-~]+( [!-~]+)*", line), line
 
 
-def test_a_vm_is_called_what_the_file_calls_it_and_finds_each_card_by_its_mac(relay: Design) -> None:
+def test_a_vm_is_called_what_the_file_calls_it_and_finds_each_nic_by_its_mac(relay: Design) -> None:
     gate = vm(relay, "gate-1")
     assert lines(relay, "gate-1", "hostname", "machine-id", "nic") == [
         "hostname gate-1",
@@ -75,8 +75,8 @@ def test_the_firewall_is_the_only_neighbour_of_a_vm() -> None:
     ]
 
 
-def test_of_several_cards_each_answers_by_itself_and_the_first_carries_the_default_route(relay: Design) -> None:
-    """Also the first: a neighbour of the second card may ask it, and its answer must not leave by the second."""
+def test_of_several_nics_each_answers_by_itself_and_the_first_has_the_default_route(relay: Design) -> None:
+    """Also the first: a neighbour of the second NIC may ask it, and its answer must not leave by the second."""
     first, front = vm(relay, "gate-1").nics[0], relay.zone("front")
     assert [line for line in lines(relay, "gate-1", "route", "rule") if ":" not in line and ("eth0" in line or line.endswith("100"))] == [
         f"route eth0 {front.gateway.address4}/32",
@@ -122,11 +122,11 @@ def test_the_firewall_knows_every_vm_and_asks_nobody(relay: Design) -> None:
 
 
 def test_the_firewall_routes_to_each_vm_alone_but_in_an_open_zone_to_all(relay: Design) -> None:
-    routes, cards = lines(relay, "firewall", "route"), lines(relay, "firewall", "addr")
+    routes, addresses4 = lines(relay, "firewall", "route"), lines(relay, "firewall", "addr")
     assert f"route z-front {vm(relay, 'gate-1').nics[0].address4}/32" in routes
     assert not [line for line in routes if "z-lab" in line]
-    assert f"addr z-lab {relay.zone('lab').gateway.address4}/20" in cards
-    assert f"addr z-front {relay.zone('front').gateway.address4}/32" in cards
+    assert f"addr z-lab {relay.zone('lab').gateway.address4}/20" in addresses4
+    assert f"addr z-front {relay.zone('front').gateway.address4}/32" in addresses4
 
 
 def test_the_firewall_forwards_and_leaves_by_the_uplink(relay: Design) -> None:
@@ -139,7 +139,7 @@ def test_the_firewall_forwards_and_leaves_by_the_uplink(relay: Design) -> None:
     ]
 
 
-def test_the_ips_has_cards_and_no_address(relay: Design) -> None:
+def test_the_ips_has_nics_and_no_address(relay: Design) -> None:
     """Nobody can speak to it by network."""
     assert {line.split()[0] for line in lines(relay, "ips")} == {"hostname", "machine-id", "nic"}
 
@@ -149,12 +149,12 @@ def test_no_workload_forwards(relay: Design) -> None:
         assert not [line for line in lines(relay, machine.name, "sysctl") if "forward" in line]
 
 
-def test_names_resolve_to_the_card_by_which_a_vm_is_met(relay: Design) -> None:
+def test_names_resolve_to_the_nic_by_which_a_vm_is_reached(relay: Design) -> None:
     """`store` is in `back` and `lab`: those of `lab` meet it there, the others in `back`."""
     store = vm(relay, "store")
-    for asking, card in (("bench", 1), ("gate-1", 0)):
+    for asking, index in (("bench", 1), ("gate-1", 0)):
         hosts = content(relay, asking, "/etc/hosts").decode().splitlines()
-        assert [line for line in hosts if line.endswith(" store")] == [f"{address} store" for address in addresses(store.nics[card])]
+        assert [line for line in hosts if line.endswith(" store")] == [f"{address} store" for address in addresses(store.nics[index])]
 
 
 def test_a_tier_resolves_to_all_of_its_vms(relay: Design) -> None:
@@ -202,8 +202,8 @@ def test_no_content_of_a_file_becomes_a_line(text: str) -> None:
     ("target", "zone"),
     [("y", "app"), ("zone:app", "app"), ("zone:cde", "cde"), ("cde", "cde"), ("x", "app")],
 )
-def test_a_name_stands_for_the_card_that_a_flow_leads_to(target: str, zone: str) -> None:
-    """Where no flow leads anywhere, or to the VM as such, it is the card in a common zone."""
+def test_a_name_stands_for_the_nic_that_a_flow_leads_to(target: str, zone: str) -> None:
+    """Where no flow leads anywhere, or to the VM as such, it is the NIC in a common zone."""
     design = design_of_text(f"""\
 vcloud: 1
 name: names

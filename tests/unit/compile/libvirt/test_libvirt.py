@@ -69,7 +69,7 @@ def test_libvirts_schema_accepts_the_filter_and_every_workload_has_it(design: De
     document = etree.fromstring(render_filter(design.vapp).encode())
     assert schema("nwfilter").validate(document), schema("nwfilter").error_log
     for vm in design.vms:
-        filters = [card.find("filterref") for card in interfaces(domain(vm, vapp=design.vapp))]
+        filters = [element.find("filterref") for element in interfaces(domain(vm, vapp=design.vapp))]
         wanted = document.get("name") if vm.role is Role.WORKLOAD else None
         assert {None if ref is None else ref.get("filter") for ref in filters} == {wanted}
 
@@ -96,11 +96,11 @@ def test_the_host_is_no_part_of_a_zone(design: Design, zone: Zone, network: Netw
 
 @pytest.mark.parametrize(("design", "vm"), MACHINES, ids=[vm.domain for _, vm in MACHINES])
 def test_links_of_workloads_are_down_until_the_protection_is_in_force(design: Design, vm: Vm) -> None:
-    states = {card.find("link").get("state") for card in interfaces(domain(vm, vapp=design.vapp))}
+    states = {element.find("link").get("state") for element in interfaces(domain(vm, vapp=design.vapp))}
     assert states == {"down" if vm.role is Role.WORKLOAD else "up"}
 
 
-def test_a_link_is_raised_and_cut_by_the_same_cards_xml() -> None:
+def test_a_link_is_raised_and_cut_by_the_xml_of_the_same_nic() -> None:
     vm = DESIGNS[0].workloads[0]
     nic = vm.nics[0]
     up, down = (render_interface(vm, nic, UPLINK, up=up) for up in (True, False))
@@ -109,14 +109,14 @@ def test_a_link_is_raised_and_cut_by_the_same_cards_xml() -> None:
 
 
 @pytest.mark.parametrize(("design", "vm"), MACHINES, ids=[vm.domain for _, vm in MACHINES])
-def test_cards_are_what_the_design_says(design: Design, vm: Vm) -> None:
+def test_nics_are_what_the_design_says(design: Design, vm: Vm) -> None:
     """Network, MAC and name; isolation at the bridge; offloads off exactly where the IPS is in the path."""
-    for nic, card in zip(vm.nics, interfaces(domain(vm, vapp=design.vapp)), strict=True):
-        assert card.find("source").get("network") == (nic.network or UPLINK.network)
-        assert card.find("mac").get("address") == nic.mac
-        assert card.find("target").get("dev") == nic.tap
-        assert (card.find("port[@isolated='yes']") is not None) == nic.isolated
-        offloads = card.find("driver/guest")
+    for nic, element in zip(vm.nics, interfaces(domain(vm, vapp=design.vapp)), strict=True):
+        assert element.find("source").get("network") == (nic.network or UPLINK.network)
+        assert element.find("mac").get("address") == nic.mac
+        assert element.find("target").get("dev") == nic.tap
+        assert (element.find("port[@isolated='yes']") is not None) == nic.isolated
+        offloads = element.find("driver/guest")
         assert (offloads is not None and set(offloads.attrib.values()) == {"off"}) == nic.plain_offloads
 
 
