@@ -119,6 +119,8 @@ def _as_mapping(error: ErrorDetails, model: type[BaseModel]) -> str:
     given = error["input"]
     if given is None:
         return _EMPTY
+    if isinstance(given, list) and given and isinstance(given[0], dict):
+        return "Remove the dash before each key."
     if not (isinstance(given, list) and given and isinstance(given[0], str)):
         return ""
     kind = _type_at(model, error["loc"])

@@ -49,9 +49,16 @@ V = TypeVar("V", IPv4Address, IPv4Network, IPv6Address, IPv6Network)
 
 def _uri(value: object) -> str:
     text = text_of(value)
-    if not urlsplit(text).scheme or any(char.isspace() or not char.isprintable() for char in text):
+    if not _has_scheme(text) or any(char.isspace() or not char.isprintable() for char in text):
         raise FieldError(f"'{shown(text)}' is not a libvirt URI", _URI_WANTED)
     return text
+
+
+def _has_scheme(text: str) -> bool:
+    try:
+        return bool(urlsplit(text).scheme)
+    except ValueError:
+        return False
 
 
 def _ip(kind: type[V], wanted: str) -> PlainValidator:

@@ -8,6 +8,6 @@ All of them work on one tree (`tree`), which `parser` reads. The parser is our o
 alternatives: `re` reads `([ab]|a)*` as a set, but PCRE tries both branches, and takes exponential time. A test compares
 our parser with `re`.
 
-To accept one more construct of PCRE: add a node to `tree` and read it in `parser`. mypy then names each `match` that
-does not know it.
+To accept one more construct of PCRE: add a node to `tree` and read it in `parser`. mypy then names `tree.width` and
+`pcre`, which must know each node. Decide in `pattern`, `backtracking` and `example` whether they need to know it, too.
 """

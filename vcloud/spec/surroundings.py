@@ -51,18 +51,27 @@ class Surroundings:
 def surroundings_of(tree: Node, beside: Beside) -> Surroundings:
     """The surroundings of a file's values.
 
-    A name that is declared with a wrong spelling counts as declared, so that a reference to it is not reported too.
+    A name that is declared in a wrong way counts as declared, so that a reference to it is not reported too.
     """
     vms = _mapping(tree.get("vms"))
     disks = ((vm, disk) for vm, written in vms.items() for disk in _mapping(_mapping(written).get("disks")))
     return Surroundings(
-        zones=frozenset(_mapping(tree.get("zones"))),
-        vms=frozenset(vms),
+        zones=frozenset(_names(tree.get("zones"))),
+        vms=frozenset(_names(tree.get("vms"))),
         flows=frozenset(_flow_ids(tree.get("flows"))),
         disks=frozenset(f"{vm}.{disk}" for vm, disk in disks),
         recipes=beside.recipes - APPLIANCES,
         beside=beside,
     )
+
+
+def _names(declared: object) -> Iterator[str]:
+    """The names of a mapping, or those of a list, which some users write in its place."""
+    if isinstance(declared, Node):
+        yield from declared
+    elif isinstance(declared, list):
+        for item in declared:
+            yield from [item] if isinstance(item, str) else _mapping(item)
 
 
 def _mapping(value: object) -> dict[str, Any]:

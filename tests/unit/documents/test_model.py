@@ -64,7 +64,8 @@ def test_all_problems_come_at_once_with_their_lines() -> None:
     [
         ("fed: true", "required key 'pets' is missing", "For example: pets: {tom: {kind: cat}}"),
         ("pets: [tom]", "expected a mapping, but this is a list", "Write `tom: {}` instead of `- tom`."),
-        ("pets: [{tom: 1}]", "expected a mapping, but this is a list", ""),
+        ("pets: [{tom: 1}]", "expected a mapping, but this is a list", "Remove the dash before each key."),
+        ("pets: [1]", "expected a mapping, but this is a list", ""),
         ("pets:", "expected a mapping, but this is empty", "Write a value for the key, or remove the key."),
         ("{pets: {a: {kind: a}}, names: [a]}", "expected a mapping, but this is a list", "Write `a: ...` instead of `- a`."),
         ("{pets: {a: {kind: a}}, fed: 'true'}", "expected true or false, but this is 'true'", "Remove the quotes."),

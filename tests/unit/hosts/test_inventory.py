@@ -62,6 +62,7 @@ UPLINK = "hosts: {h1: {uri: qemu:///system, uplink: {bridge: b, prefix4: 10.0.0.
         ("hosts: {}", "hosts", "this is empty; at least one entry is required"),
         ("hosts: {h1: {uri: nonsense}}", "hosts.h1.uri", "'nonsense' is not a libvirt URI"),
         ("hosts: {h1: {uri: 'qemu:///system x'}}", "hosts.h1.uri", "'qemu:///system x' is not a libvirt URI"),
+        ("hosts: {h1: {uri: 'qemu+ssh://[::1/system'}}", "hosts.h1.uri", "'qemu+ssh://[::1/system' is not a libvirt URI"),
         ("hosts: {h1: {uri: 3}}", "hosts.h1.uri", "expected text, but this is a number"),
         ("hosts: {'a b': {uri: qemu:///system}}", 'hosts["a b"]', "'a b' is not a valid name of a host"),
         ("hosts: [1]", "hosts", "expected a mapping, but this is a list"),
