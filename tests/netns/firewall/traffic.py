@@ -66,9 +66,10 @@ def bound(where: Namespace, version: int, port: int) -> Iterator[socket.socket]:
 
 
 @contextlib.contextmanager
-def pushed(net: Fabric) -> Iterator[list[int]]:
-    """What a server sends of its own accord, one number every 5 ms; the list grows while they come in."""
+def pushed(net: Fabric) -> Iterator[tuple[list[int], Callable[[], int]]]:
+    """What a server sends of its own accord, one number every 5 ms: the numbers that came in so far, and how many were sent."""
     numbers: list[int] = []
+    number = 0
 
     def read() -> None:
         with contextlib.suppress(OSError), client.makefile("r") as lines:
@@ -83,7 +84,7 @@ def pushed(net: Fabric) -> Iterator[list[int]]:
         stop = threading.Event()
 
         def push() -> None:
-            number = 0
+            nonlocal number
             while not stop.wait(0.005):
                 pushing.sendall(f"{number}\n".encode())
                 number += 1
@@ -92,7 +93,7 @@ def pushed(net: Fabric) -> Iterator[list[int]]:
         for thread in threads:
             thread.start()
         try:
-            yield numbers
+            yield numbers, lambda: number
         finally:
             stop.set()
             client.shutdown(socket.SHUT_RDWR)

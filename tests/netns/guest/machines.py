@@ -11,7 +11,7 @@ import base64
 import json
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +85,11 @@ class Machine:
         yield service
         assert self.guest("listen-stop", str(service["pid"])).returncode == 0
 
+    def sleeps_in(self, program: str, call: int) -> bool:
+        """Whether a program of this machine sleeps in this system call (of x86-64)."""
+        pids = self.enter("pgrep", "-x", program, check=False).stdout.split()
+        return any(self.enter("cat", f"/proc/{pid}/syscall", check=False).stdout.split()[:1] == [str(call)] for pid in pids)
+
     def log(self, service: dict[str, Any]) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.file(service["log"]).read_text().splitlines()]
 
@@ -109,6 +114,18 @@ def furnish(machine: Machine, program: Path) -> None:
     machine.file("/etc/group").write_text("root:x:0:\npostgres:x:71:\n")
     machine.file("/guest").write_bytes(program.read_bytes())
     machine.file("/guest").chmod(0o755)
+
+
+POLL, RECVMSG = 7, 47
+"""System calls in which a program waits for something to happen."""
+
+
+def until(what: str, holds: Callable[[], bool], seconds: float = 30) -> None:
+    """Waits for something that happens soon. The time is long because the machine may be busy."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"{what}: not after {seconds:g} s"
+        time.sleep(0.02)
 
 
 @contextmanager

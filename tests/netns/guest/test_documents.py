@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 import subprocess
-import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +12,12 @@ import pytest
 from tests.netns.guest.machines import (
     FIREWALL_MAC,
     NIC,
+    RECVMSG,
     WORKLOAD,
     Machine,
     encode,
     plug,
+    until,
 )
 
 pytestmark = pytest.mark.netns
@@ -30,18 +32,23 @@ def network(machine: Machine) -> list[Any]:
     return [addresses, [route for route in routes if route["protocol"] != "kernel"], rules]
 
 
+def monitor_waits(pid: int) -> bool:
+    return Path(f"/proc/{pid}/comm").read_text() == "ip\n" and Path(f"/proc/{pid}/syscall").read_text().split()[0] == str(RECVMSG)
+
+
 @pytest.mark.usefixtures("lan")
 def test_the_same_document_again_changes_nothing(guest: Machine) -> None:
     before, carrier = network(guest), guest.file("/sys/class/net/eth0/carrier_changes").read_text()
     with subprocess.Popen(
         ["nsenter", "-t", str(guest.pid), "-n", "ip", "monitor", "address"], stdout=subprocess.PIPE, text=True
     ) as monitor:
-        time.sleep(0.2)
+        until("the monitor listens", lambda: monitor_waits(monitor.pid))
         assert guest.identity(*WORKLOAD) == "ok"
-        time.sleep(0.2)
-        monitor.terminate()
+        guest.enter("ip", "address", "add", "127.0.0.9/32", "dev", "lo")
         assert monitor.stdout is not None
-        assert monitor.stdout.read() == ""
+        assert "127.0.0.9" in monitor.stdout.readline(), "the first change is the one that was made after the document"
+        monitor.terminate()
+    guest.enter("ip", "address", "del", "127.0.0.9/32", "dev", "lo")
     assert network(guest) == before
     assert guest.file("/sys/class/net/eth0/carrier_changes").read_text() == carrier
 

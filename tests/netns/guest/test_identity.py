@@ -14,11 +14,13 @@ from tests.netns.guest.machines import (
     FIREWALL_MAC,
     GUEST_MAC,
     NIC,
+    POLL,
     WORKLOAD,
     Machine,
     encode,
     plug,
     run,
+    until,
 )
 from vcloud.compile.guest.identity import MEMORY_IMAGE_MAC
 
@@ -79,20 +81,17 @@ def test_a_card_that_comes_late_is_waited_for(guest: Machine, firewall: Machine)
         assert waiting.stdin is not None
         waiting.stdin.write(f"{NIC}\naddr eth0 10.8.0.2/32\n")
         waiting.stdin.close()
-        time.sleep(1)
-        assert waiting.poll() is None
-        began = time.monotonic()
+        until("the program waits", lambda: guest.sleeps_in("guest", POLL))
         plug(guest, firewall)
         assert waiting.stdout is not None
         assert waiting.stdout.read() == "ok\n"
-        assert time.monotonic() - began < 1
     assert guest.addresses() == {"10.8.0.2/32"}
 
 
 def test_a_card_that_never_comes_is_an_error_after_ten_seconds(guest: Machine) -> None:
     began = time.monotonic()
     assert guest.identity("hostname a", NIC) == f"error 2 nic: no NIC with MAC address {GUEST_MAC}"
-    assert 9.5 < time.monotonic() - began < 12
+    assert 9.5 < time.monotonic() - began < 60
 
 
 @pytest.mark.usefixtures("cable")

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from tests.vm.conftest import SHOP
-from tests.vm.driver import NAMESPACE, ROOT, VCLOUD, Probe, Vapp, mark
+from tests.vm.driver import NAMESPACE, ROOT, VCLOUD, Probe, Vapp, mark, wait_until
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
@@ -153,7 +153,7 @@ def test_the_console_is_a_shell_and_is_left_by_its_key(shop: Vapp) -> None:
         at.type(b"echo answer=$((6*7))\r")
         at.waits_for(b"answer=42")
         at.type(b"sleep 100\r")
-        time.sleep(1)
+        wait_until("it runs", lambda: shop.inside("web-1", "pgrep -fx 'sleep 100'", code=None) != "", 60)
         at.type(b"\x03")
         at.type(b"echo still=$((1+1)) here\r")
         at.waits_for(b"still=2 here")
