@@ -25,6 +25,7 @@ SHARED = ("tests/vm/shop", "tests/vm/hosts", "tests/lab")
 
 SECONDS = {
     IMAGES: 10_000,
+    "tests/nested/test_nested.py": 700,
     "tests/vm/shop": 600,
     "tests/vm/test_cloud_image.py": 500,
     "tests/vm/test_warm.py": 480,

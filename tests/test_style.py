@@ -270,6 +270,13 @@ def test_a_replacement_of_our_own_code_is_found(tmp_path: Path, line: str, found
     assert len(list(replaces_our_own_code(path))) == found
 
 
+def test_no_test_is_skipped() -> None:
+    """A test of something that a machine lacks fails there, because a run without it would prove nothing."""
+    ways = re.compile(r"pytest\.(?:skip|xfail|importorskip)\b|mark\.(?:skip|skipif|xfail)\b|unittest\.skip")
+    found = [f"{names(path)}: {line}" for path in TESTS if path != Path(__file__) for line in ways.findall(path.read_text())]
+    assert found == []
+
+
 def test_every_claim_of_the_last_release_is_still_held_by_a_test() -> None:
     """Whoever moves or merges tests writes a row into tests/claims.tsv."""
     moved, tests = claims.moves(), set(claims.present())

@@ -19,7 +19,7 @@ from vcloud.images.recipe import load_recipe
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600)]
 
 LAB = "t-stock"
-WORKLOADS = ("base", "postgres", "nginx", "shop-api")
+WORKLOADS = ("base", "postgres", "nginx", "shop-api", "kvm-host")
 APPLIANCES = ("firewall", "ips")
 
 

@@ -46,11 +46,11 @@ FILE: dict[str, Any] = {
     ],
     "protection": {"ips": {"inspect": ["back"], "mode": "prevent"}},
     "vms": {
-        "twin": {"image": "base", "zone": ["front", "back"], "count": 3, "memory": "200M"},
+        "twin": {"image": "base", "zone": ["front", "back"], "count": 3, "memory": "256M"},
         "store": {
             "image": "base",
             "zone": "back",
-            "memory": "200M",
+            "memory": "256M",
             "disks": {"data": {"size": "64M", "mount": "/srv/data"}},
             "ready": {"tcp": 22},
         },
@@ -60,10 +60,12 @@ FILE: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def file(operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With templates for all of it on the host."""
+    """With memory images for all of it on the host, and no others."""
     path = write_vapp(tmp_path_factory.mktemp(NAME) / "woken.yaml", FILE)
-    operator.run("image", "memory", "rm", "--all")
     operator.run("image", "memory", "make", str(path), timeout=600)
+    others = {item["image"] for item in operator.run("image", "memory", "list", "-o", "json").data} - set(KINDS)
+    for image in sorted(others):
+        operator.run("image", "memory", "rm", image)
     return path
 
 
@@ -75,7 +77,7 @@ def woken(raised: Raise, file: Path) -> Vapp:
 @pytest.fixture
 def tiny(operator: Operator, tmp_path: Path) -> Iterator[Path]:
     """One more VM of the same kind."""
-    document = {"vcloud": 1, "name": "tiny", "zones": {"one": {}}, "vms": {"solo": {"image": "base", "zone": "one", "memory": "200M"}}}
+    document = {"vcloud": 1, "name": "tiny", "zones": {"one": {}}, "vms": {"solo": {"image": "base", "zone": "one", "memory": "256M"}}}
     yield write_vapp(tmp_path / "tiny.yaml", document)
     if remains(operator, "tiny"):
         operator.run("down", "--yes", "tiny")
@@ -109,7 +111,6 @@ def test_every_vm_wakes_and_none_boots(operator: Operator, tiny: Path) -> None:
     for vm in ("firewall", "solo"):
         assert "waking" in stages(done, vm)
         assert "booting" not in stages(done, vm)
-    assert operator.run("verify", "tiny", timeout=300).code == 0
 
 
 def test_cold_boots_and_gives_the_same(operator: Operator, tiny: Path) -> None:
@@ -212,15 +213,17 @@ def backs(operator: Operator, template: str, domain: str) -> bool:
     return f"template-{template}." in operator.virsh("vol-dumpxml", f"root.{domain}.qcow2", "vcloud")
 
 
-def test_what_was_not_used_for_longest_goes_when_the_room_is_taken(operator: Operator, file: Path, tiny: Path, tmp_path: Path) -> None:
+def test_what_was_not_used_for_longest_goes_when_the_room_is_taken(operator: Operator, tiny: Path, tmp_path: Path) -> None:
     frugal = operator.with_host(tmp_path, lambda host: host.update(templates="1M"))
-    warmed(operator, file)
-    assert kinds(operator) == KINDS
+    warmed(operator, tiny)
+    before = set(templates(operator))
+    assert kinds(operator) == ["base", "firewall"]
     document = yaml.safe_load(tiny.read_text())
     document["vms"]["solo"]["memory"] = "208M"
     write_vapp(tiny, document)
     warmed(frugal, tiny)
     assert kinds(operator) == ["base", "firewall"], "those of the run stay, even where they take too much"
+    assert {name.partition("-")[0] for name in before & set(templates(operator))} == {"firewall"}, "the other base has made room"
     assert "of 1 MiB are taken" in frugal.run("image", "memory", "list").err
     assert "waking" in stages(operator.up(tiny), "solo")
     operator.run("image", "memory", "rm", "base")
@@ -230,7 +233,7 @@ def test_from_the_template_of_an_image_that_has_changed_nobody_wakes(operator: O
     recipe = tmp_path / "mine"
     (recipe / "files/etc").mkdir(parents=True)
     (recipe / "image.yaml").write_text("base: base\n")
-    vms = {"solo": {"image": "./mine", "zone": "one", "memory": "200M"}}
+    vms = {"solo": {"image": "./mine", "zone": "one", "memory": "256M"}}
     file = write_vapp(tmp_path / "renewed.yaml", {"vcloud": 1, "name": "renewed", "zones": {"one": {}}, "vms": vms})
     said, made = [], []
     try:
@@ -262,7 +265,8 @@ def test_from_a_memory_that_was_cut_short_nobody_wakes_and_it_is_said(operator: 
         assert "solo is booted cold: " in done.err
     assert "booting" in stages(done, "solo")
     assert "waking" in stages(done, "firewall")
-    assert operator.run("verify", "tiny", timeout=300).code == 0
+    if size == "20M":
+        assert operator.run("verify", "tiny", timeout=300).code == 0
     assert set(templates(operator)) <= {name for name in before if not name.startswith("base-")}
 
 
@@ -302,12 +306,13 @@ def test_a_kill_while_waking_is_mended_by_the_next_up(operator: Operator, tiny: 
     assert standing(operator, "tiny", tiny).inside("solo", "hostname") == "solo\n"
 
 
-def test_twenty_vms_wake_side_by_side(operator: Operator, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [6, pytest.param(20, marks=pytest.mark.long)])
+def test_many_vms_wake_side_by_side(operator: Operator, tmp_path: Path, count: int) -> None:
     document = {
         "vcloud": 1,
         "name": "crowd",
         "zones": {"one": {}},
-        "vms": {"each": {"image": "base", "zone": "one", "memory": "200M", "count": 20}},
+        "vms": {"each": {"image": "base", "zone": "one", "memory": "256M", "count": count}},
     }
     file = write_vapp(tmp_path / "crowd.yaml", document)
     warmed(operator, file)
@@ -315,8 +320,8 @@ def test_twenty_vms_wake_side_by_side(operator: Operator, tmp_path: Path) -> Non
     try:
         assert "booted cold" not in done.err
         crowd = standing(operator, "crowd", file)
-        keys = {mark(operator, crowd.domain(f"each-{number}"))["host-key"] for number in range(1, 21)}
-        assert len(keys) == 20
+        keys = {mark(operator, crowd.domain(f"each-{number}"))["host-key"] for number in range(1, count + 1)}
+        assert len(keys) == count
     finally:
         operator.run("down", "--yes", "crowd")
     assert remains(operator, "crowd") == []
