@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tests.vm.driver import LABS, VCLOUD, Operator
 from vcloud.hosts.saveimage import HEADER, read_head
+from vcloud.lab import namespaces
 from vcloud.lab.host import SMALL_PAGES
 from vcloud.lab.lab import enter
 from vcloud.lab.layout import Lab
@@ -67,7 +68,7 @@ class Model:
 
 def model_of(operator: Operator, domain: str) -> Model:
     """By a VM that runs: its command line has no card but its template's, and its disk lies over the template's."""
-    argv = next(text for name, text in processes("cmdline") if name == domain).split("\0")[:-1]
+    argv = next(text for name, text in processes(operator, "cmdline") if name == domain).split("\0")[:-1]
     info = operator.at("h1", "qemu-img", "info", "-U", "--output=json", f"{POOL}/root.{domain}.qcow2").out
     disk = json.loads(info)["backing-filename"]
     memory = disk.removesuffix(".qcow2") + ".save"
@@ -77,13 +78,14 @@ def model_of(operator: Operator, domain: str) -> Model:
     return Model(tuple(argv), memory, HEADER.size + read_head(head.stdout).length, disk)
 
 
-def processes(file: str) -> Iterator[tuple[str, str]]:
-    """(domain, what this file of proc(5) says) of every QEMU that libvirt runs on this machine."""
-    for folder in Path("/proc").glob("[0-9]*"):
+def processes(operator: Operator, file: str) -> Iterator[tuple[str, str]]:
+    """(domain, what this file of proc(5) says) of every QEMU that runs on the host of the operator's lab."""
+    name = operator.env["VCLOUD_LAB"]
+    for pid in namespaces.processes(Lab(name, LABS / name).host(1).namespace):
         with suppress(OSError):
-            words = (folder / "cmdline").read_bytes().decode(errors="replace")
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
             if found := re.search(r"\0-name\0guest=([^,\0]+)", words):
-                yield found[1], (folder / file).read_bytes().decode(errors="replace")
+                yield found[1], Path(f"/proc/{pid}/{file}").read_bytes().decode(errors="replace")
 
 
 @contextmanager

@@ -7,6 +7,8 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from tests.bench.targets import judge
+
 BAR = 40
 
 
@@ -17,6 +19,13 @@ def show(title: str, seconds: Mapping[str, Sequence[float]], reference: str) -> 
     print(f"\n{title:44} {'median':>8} {'ratio':>7}")
     for label, value in medians.items():
         print(f"{label:44} {value:7.2f}s {value / medians[reference]:6.2f}x  {'#' * max(1, round(BAR * value / longest))}")
+
+
+def compare(figures: Mapping[str, float]) -> None:
+    """Prints how the figures stand to their targets, and fails for those that got worse."""
+    lines, errors = judge(figures)
+    print("\n" + "\n".join(lines))
+    assert errors == []
 
 
 def timed(action: Callable[[], object], runs: int = 1) -> list[float]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.table import compare
 from tests.bench.untrimmed import untrimmed
 from tests.vm.qemu import Guest, booted
 from vcloud.data import images_dir
@@ -17,6 +18,7 @@ from vcloud.images.cache import Image
 from vcloud.images.recipe import load_recipe
 
 RUNS = 5
+WORKLOADS, APPLIANCES = ("base", "nginx", "postgres"), ("firewall", "ips")
 
 
 def kernel_alone(image: Image, folder: Path) -> float:
@@ -37,7 +39,7 @@ def to_agent(image: Image, folder: Path) -> float:
 
 @pytest.mark.timeout(3600)
 def test_cold_boot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    images = {name: build(load_recipe(images_dir() / name)) for name in ("base", "nginx", "postgres", "firewall", "ips")}
+    images = {name: build(load_recipe(images_dir() / name)) for name in (*WORKLOADS, *APPLIANCES)}
     images["untrimmed"] = untrimmed()
     found = {"kernel alone": [kernel_alone(images["base"], tmp_path) for _ in range(RUNS)]}
     found |= {f"{name} to agent": [to_agent(image, tmp_path) for _ in range(RUNS)] for name, image in images.items()}
@@ -47,4 +49,10 @@ def test_cold_boot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         print(f"\n{'cold boot, TCG, 1 vCPU':24} {'median':>8} {'kernel = 1':>11} {'untrimmed = 1':>14}")
         for label, seconds in medians.items():
             print(f"{label:24} {seconds:7.1f}s {seconds / limit:11.1f} {seconds / most:14.2f}")
+        compare(
+            {
+                "workload cold": max(medians[f"{name} to agent"] for name in WORKLOADS),
+                "appliance cold": max(medians[f"{name} to agent"] for name in APPLIANCES),
+            }
+        )
     assert all(limit < seconds < most for label, seconds in medians.items() if label not in ("kernel alone", "untrimmed to agent"))

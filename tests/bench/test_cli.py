@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.bench.table import command, show, timed
+from tests.bench.table import command, compare, show, timed
 from tests.vm.driver import ROOT, VCLOUD
 from vcloud.compile.artifacts import compile_vapp
 from vcloud.pipeline import design_of, load_file
@@ -49,6 +50,8 @@ def test_help_and_validate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
             found[label] += timed(lambda argv=argv: command(*argv))
     with capsys.disabled():
         show("whole processes", found, "empty typer app --help")
+        empty_app, shown, validated = (statistics.median(found[label]) for label in commands)
+        compare({"help": shown / empty_app, "validate": validated / empty_app})
 
 
 @pytest.mark.parametrize("flows", [100, 1000, 10_000])

@@ -23,9 +23,9 @@ EAGER = {"pages_to_scan": "4000", "sleep_millisecs": "20", "run": "1"}
 SHARING_SECONDS = 180
 
 
-def proportional_mib(domains: list[str]) -> float:
+def proportional_mib(operator: Operator, domains: list[str]) -> float:
     """A shared page counts for each of those who share it by its part: PSS of proc(5)."""
-    found = {domain: rollup for domain, rollup in processes("smaps_rollup") if domain in domains}
+    found = {domain: rollup for domain, rollup in processes(operator, "smaps_rollup") if domain in domains}
     assert len(found) == len(domains)
     return sum(int(re.search(r"^Pss: +([0-9]+) kB", rollup, re.MULTILINE)[1]) for rollup in found.values()) / 1024
 
@@ -53,10 +53,10 @@ def test_ten_clones(operator: Operator, tmp_path: Path, capsys: pytest.CaptureFi
     found = {f"asked for by the file, {ASKED} MiB each": float(CLONES * ASKED)}
     for label, argv in (("booted cold", ("--cold",)), ("woken", ())):
         operator.up(file, *argv)
-        found[label] = proportional_mib(domains)
+        found[label] = proportional_mib(operator, domains)
         if not argv and (KSM / "run").exists():
             with shared_pages():
-                found["woken, on a host that shares pages"] = proportional_mib(domains)
+                found["woken, on a host that shares pages"] = proportional_mib(operator, domains)
         operator.run("down", "--yes", "bench", timeout=600)
     with capsys.disabled():
         print(f"\n{f'memory of {CLONES} VMs on the host (PSS)':44} {'in all':>10} {'each':>9} {'ratio':>7}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import statistics
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 
 from tests.bench.bare import Model, model_of, restored
 from tests.bench.conftest import SHOP, idle, idle_domains
-from tests.bench.table import show, timed
+from tests.bench.table import compare, show, timed
 from tests.vm.cloud_image import cloud_image
 from tests.vm.driver import Operator, standing, write_vapp
 
@@ -90,6 +92,8 @@ def test_the_shop(operator: Operator, tmp_path: Path, capsys: pytest.CaptureFixt
     nothing = timed(lambda: operator.up(SHOP), RUNS)
     calls = calls_of_an_up_with_nothing_to_do(operator, tmp_path)
     change = timed(lambda: operator.up(_with_another_flow(standing(operator, "shop", SHOP).file, tmp_path)))
+    status = timed(lambda: operator.status("shop"), RUNS)
+    verify = timed(lambda: operator.run("verify", "shop", timeout=600))
     operator.run("down", "--yes", "shop", timeout=600)
     found = {
         "bare QEMU restores its 5 VMs": bare(operator, models),
@@ -99,10 +103,29 @@ def test_the_shop(operator: Operator, tmp_path: Path, capsys: pytest.CaptureFixt
         "up, cold": [cold["all"]],
         "up with nothing to do": nothing,
         "up with one flow more": change,
+        "status": status,
+        "verify": verify,
     }
     with capsys.disabled():
         show("the shop, to ready and protected", found, "bare QEMU restores its 5 VMs")
         print(f"an up with nothing to do asks libvirt {calls} times over qemu+ssh, beside opening and closing the connection")
+        compare(figures_of(found))
+
+
+def figures_of(found: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The figures of a shop that have a target."""
+    seconds = {label: statistics.median(values) for label, values in found.items()}
+    limit = seconds["bare QEMU restores its 5 VMs"]
+    return {
+        "shop made anew": seconds["up, woken"] / limit,
+        "shop restored": seconds["up, restored"] / limit,
+        "shop made anew, seconds": seconds["up, woken"],
+        "shop cold": seconds["up, cold"],
+        "nothing to do": seconds["up with nothing to do"],
+        "one flow more": seconds["up with one flow more"],
+        "status": seconds["status"],
+        "verify": seconds["verify"],
+    }
 
 
 def by_part(how: str, runs: list[dict[str, float]]) -> dict[str, list[float]]:
