@@ -19,10 +19,9 @@ from ipaddress import IPv4Address, IPv6Address
 from vcloud.compile.guest.identity import meeting_nic
 from vcloud.design.addressing import hash_number
 from vcloud.design.model import Design, Flow, FlowPath, Nic, Uplink, Vm
-from vcloud.values import Protocol, Service
+from vcloud.values import INTERNET, Protocol, Service
 
 Address = IPv4Address | IPv6Address
-OUTSIDE = "internet"
 HOST = "host"
 SSH = 22
 DANGEROUS = (SSH, 23, 445, 3389)
@@ -168,13 +167,13 @@ def _path_checks(
     """A probe that must come through for each version of IP; two for a range of ports, at its first and its last port."""
     families = (4, 6) if path.source and path.target else spoken(uplink)
     for port, family in itertools.product(sorted({service.first, service.last}), families):
-        vantage = owner_of(design, path.source).name if path.source else OUTSIDE
+        vantage = owner_of(design, path.source).name if path.source else INTERNET
         target, at = destination(uplink, world, flow, number, path, port, family)
         listener = None
         if path.target and service.protocol is not Protocol.ICMP:
             vm = owner_of(design, path.target)
             listener = Listener(vm.name, service.protocol, str(address_of(path.target, family)), port)
-        goal = owner_of(design, path.target).name if path.target else OUTSIDE
+        goal = owner_of(design, path.target).name if path.target else INTERNET
         label = str(Service(service.protocol, port, port))
         yield Check(
             id=f"flow/{flow.id}/{vantage}/{goal}/{label}/{family}",
@@ -284,7 +283,7 @@ def _outside_checks(design: Design, uplink: Uplink, world: World, seed: int) -> 
                 target = (world.address4 or uplink.gateway4) if family == 4 else (world.address6 or uplink.gateway6)
                 label = str(Service(protocol, port, port))
                 yield Check(
-                    id=f"denied/{vm.name}/{OUTSIDE}/{label}/{family}",
+                    id=f"denied/{vm.name}/{INTERNET}/{label}/{family}",
                     kind=Kind.DENIED,
                     claim=f"{vm.name} does not reach the outside on {label} over IPv{family}",
                     vantage=vm.name,
@@ -304,10 +303,10 @@ def _inbound_checks(design: Design, uplink: Uplink, seed: int) -> Iterator[Check
             if interface is None:
                 continue
             yield Check(
-                id=f"denied/{OUTSIDE}/uplink/tcp/{port}/{family}",
+                id=f"denied/{INTERNET}/uplink/tcp/{port}/{family}",
                 kind=Kind.DENIED,
                 claim=f"the outside finds tcp/{port} closed at the vApp's address over IPv{family}",
-                vantage=OUTSIDE,
+                vantage=INTERNET,
                 probe=Probe(Protocol.TCP, "-", interface.ip, port),
                 passes=False,
                 proves="ctl:default-deny",

@@ -21,8 +21,8 @@ from vcloud.compile.leaks.payloads import payloads_of
 from vcloud.compile.leaks.rules import rule_sids
 from vcloud.design.model import Design, Detector, Flow, FlowPath, Uplink
 from vcloud.patterns.example import NoExampleError
-from vcloud.proof.checks import OUTSIDE, Check, Echo, Kind, Listener, Probe, World, address_of, destination, owner_of, spoken
-from vcloud.values import Action, Mode, Protocol
+from vcloud.proof.checks import Check, Echo, Kind, Listener, Probe, World, address_of, destination, owner_of, spoken
+from vcloud.values import INTERNET, Action, Mode, Protocol
 
 PAYLOAD_TIMEOUT_MS = 4000
 TLS_PORT = 443
@@ -193,7 +193,7 @@ class _Target:
                 id=ids[passes],
                 kind=self.kind,
                 claim=f"{name} {verb} {'in an answer ' if echoed else ''}on flow {flow.id} over IPv{family}",
-                vantage=owner_of(self.design, path.source).name if path.source else OUTSIDE,
+                vantage=owner_of(self.design, path.source).name if path.source else INTERNET,
                 probe=Probe(service.protocol, source, target, at, content, PAYLOAD_TIMEOUT_MS),
                 passes=passes,
                 proves=self.proves,
@@ -215,7 +215,7 @@ class _Target:
 def _not_possible(kind: Kind, key: str, name: str, reason: str) -> Check:
     """A check that will be reported as not run, with its reason."""
     claim = f"{name} stops its payload"
-    return Check(f"{kind}/{key}", kind, claim, OUTSIDE, probe=None, passes=False, proves=_proves(kind, key), reason=reason)
+    return Check(f"{kind}/{key}", kind, claim, INTERNET, probe=None, passes=False, proves=_proves(kind, key), reason=reason)
 
 
 def _proves(kind: Kind, key: str) -> str:

@@ -18,14 +18,14 @@ from vcloud.guests.appliances import check_appliances, firewall_report, ips_even
 from vcloud.guests.probes import Prober
 from vcloud.hosts.connection import Host
 from vcloud.plan.manifest import Manifest
-from vcloud.proof.checks import HOST, OUTSIDE, TIMEOUT_MS, Check, Listener, Probe, left_out, network_checks
+from vcloud.proof.checks import HOST, TIMEOUT_MS, Check, Listener, Probe, left_out, network_checks
 from vcloud.proof.firewall_report import NOTHING, FirewallReport
 from vcloud.proof.inspection import inspection_checks, not_carried
 from vcloud.proof.ips_report import Alert, alerts_after
 from vcloud.proof.judge import UNREADABLE, Answer, Observed, inconclusive, judge
 from vcloud.proof.report import Findings
 from vcloud.reporter import Reporter
-from vcloud.values import Protocol
+from vcloud.values import INTERNET, Protocol
 from vcloud.verify.vantage import host_prober, outside_prober, vm_prober, wait_for_agent, world_of
 
 LISTEN_SECONDS = 600
@@ -68,7 +68,7 @@ class _Session:
         self.reporter = reporter
         self.probers: Mapping[str, Prober] = {
             HOST: host_prober(host),
-            OUTSIDE: outside_prober(host, manifest.uplink),
+            INTERNET: outside_prober(host, manifest.uplink),
             **{vm.name: vm_prober(host, vm) for vm in self.design.workloads},
         }
         self.reasons: dict[str, str] = {}

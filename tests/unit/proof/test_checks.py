@@ -18,7 +18,6 @@ from vcloud.proof.checks import (
     DANGEROUS,
     HOST,
     NO_SERVER,
-    OUTSIDE,
     Check,
     Kind,
     Outcome,
@@ -31,7 +30,7 @@ from vcloud.proof.checks import (
 from vcloud.proof.firewall_report import NOTHING
 from vcloud.proof.inspection import inspection_checks, not_carried
 from vcloud.proof.judge import Observed, judge
-from vcloud.values import Protocol
+from vcloud.values import INTERNET, Protocol
 
 WORLD = World(ip_address("203.0.113.10"), ip_address("2001:db8:203::10"))
 NOWHERE = World(None, None)
@@ -140,7 +139,7 @@ def test_no_two_checks_share_an_id(design: Design) -> None:
 def test_every_denied_service_has_a_listener_that_must_answer(design: Design) -> None:
     """Silence from a port where nobody listens would prove nothing."""
     for check in checks_of(design):
-        if check.kind is Kind.DENIED and check.vantage != OUTSIDE and probe_of(check).target not in (WORLD.address4, WORLD.address6):
+        if check.kind is Kind.DENIED and check.vantage != INTERNET and probe_of(check).target not in (WORLD.address4, WORLD.address6):
             assert (check.listener is None) == (probe_of(check).protocol == Protocol.ICMP)
             if check.listener:
                 assert (check.listener.address, check.listener.port) == (str(probe_of(check).target), probe_of(check).port)
@@ -155,7 +154,7 @@ def test_the_same_seed_tries_the_same_ports_and_another_one_others() -> None:
 
 def test_ports_that_attackers_like_are_tried_from_everywhere() -> None:
     design = shop()
-    for vantage in (*(vm.name for vm in design.workloads), OUTSIDE):
+    for vantage in (*(vm.name for vm in design.workloads), INTERNET):
         ports = {probe_of(check).port for check in checks_of(design) if check.vantage == vantage and check.kind is Kind.DENIED}
         assert set(DANGEROUS) <= ports
 
@@ -174,7 +173,7 @@ IPV4_ONLY = replace(UPLINK, address6=None, gateway6=None)
 
 def test_an_uplink_without_ipv6_is_not_tried_over_it_and_that_is_said() -> None:
     checks = network_checks(shop(), IPV4_ONLY, WORLD, 1)
-    assert {probe_of(check).target.version for check in checks if check.vantage == OUTSIDE} == {4}
+    assert {probe_of(check).target.version for check in checks if check.vantage == INTERNET} == {4}
     assert WORLD.address6 not in {probe_of(check).target for check in checks}
     assert "IPv6" in left_out(shop(), IPV4_ONLY)
 
@@ -212,14 +211,14 @@ def test_every_rule_and_detector_is_tried_over_what_the_uplink_speaks(uplink: Up
     assert {check.rules for check in checks if check.probe} == {
         check.rules for check in inspection_checks(shop(), UPLINK, WORLD) if check.probe
     }
-    outside = {probe_of(check).target.version for check in checks if check.probe and check.vantage == OUTSIDE}
+    outside = {probe_of(check).target.version for check in checks if check.probe and check.vantage == INTERNET}
     assert outside <= ({4, 6} if uplink.address6 else {4})
 
 
 def test_a_published_range_is_tried_at_its_published_ends() -> None:
     checks = checks_of(design_of_text(TWO_HOMES))
     ports = {(check.vantage, probe_of(check).port, check.listener and check.listener.port) for check in checks if check.flow == "visits"}
-    assert ports == {(OUTSIDE, 8080, 80), (OUTSIDE, 9100, 9000), (OUTSIDE, 9102, 9002)}
+    assert ports == {(INTERNET, 8080, 80), (INTERNET, 9100, 9000), (INTERNET, 9102, 9002)}
 
 
 def test_each_detector_has_a_payload_and_a_near_miss_in_both_families() -> None:

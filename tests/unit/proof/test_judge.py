@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vcloud.proof.checks import HOST, OUTSIDE, Check, Echo, Kind, Listener, Outcome, Probe
+from vcloud.proof.checks import HOST, Check, Echo, Kind, Listener, Outcome, Probe
 from vcloud.proof.firewall_report import NOTHING, Denied, FirewallReport
 from vcloud.proof.ips_report import Alert
 from vcloud.proof.judge import UNREADABLE, Answer, Observed, inconclusive, judge
+from vcloud.values import INTERNET
 
 SOURCE, TARGET = ip_address("10.0.0.2"), ip_address("10.0.16.2")
 LISTENER = Listener("db", "tcp", str(TARGET), 22)
@@ -30,7 +31,7 @@ DENIED = Check(
     LISTENER,
     SOURCE,
 )
-INBOUND = replace(DENIED, vantage=OUTSIDE, listener=None, source=None)
+INBOUND = replace(DENIED, vantage=INTERNET, listener=None, source=None)
 FROM_HOST = replace(DENIED, kind=Kind.HOST, vantage=HOST, source=None)
 SPOOFED = replace(DENIED, kind=Kind.SPOOFED, probe=Probe("spoof-udp", str(SOURCE), TARGET, 9), listener=None, nic="front")
 LEAK = Check(
