@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from lxml import etree
 
+from tests.rendered import render_file
 from tests.vapps import SHOP
-from vcloud.views.render import LIST, render_to
+from vcloud.views.render import LIST
 
 FOLDER = Path(__file__).parent / "artifacts"
 CASES = {"shop": SHOP} | {name: FOLDER / name / "vapp.yaml" for name in ("homes", "segment")}
@@ -30,7 +31,7 @@ IMAGE_DIGEST = re.compile(rb"/(kernel|initrd)-([a-z-]+)-[0-9a-f]{12}")
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """A vApp's name and the folder that it was rendered to."""
     out = tmp_path_factory.mktemp(request.param)
-    render_to(CASES[request.param], {}, out, "tcg")
+    render_file(CASES[request.param], out)
     return request.param, out
 
 

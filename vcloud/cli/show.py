@@ -24,6 +24,7 @@ from vcloud.cli.output import emit, say, table
 from vcloud.errors import Exit, UsageError
 
 if TYPE_CHECKING:
+    from vcloud.design.model import Design
     from vcloud.views.status import Status
 
 
@@ -90,9 +91,14 @@ def render(
     accel: AccelOption = Accel.TCG,
 ) -> None:
     """Write all generated files (libvirt XML, nft and Suricata rules, identities) to a folder. Contacts no host."""
-    from vcloud.views.render import render_to
+    from vcloud.apply.vm_images import VmImages
+    from vcloud.images.build import CMDLINE
+    from vcloud.views.render import ImageNames, render_to
 
-    written = render_to(chosen_file(argument, file), parameter_values(parameters), out, accel.value)
+    def images_of(design: "Design") -> ImageNames:
+        return ImageNames(VmImages.of(design).digests, CMDLINE)
+
+    written = render_to(chosen_file(argument, file), parameter_values(parameters), out, accel.value, images_of)
     say(f"wrote {written} files to {out}")
 
 

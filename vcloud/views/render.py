@@ -1,24 +1,23 @@
-"""`vcloud render`: everything that would be generated, as files, for reading, reviewing and checking by other tools."""
+"""`vcloud render`: all generated files, to read them, to review them, and to check them with other tools."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from pathlib import Path
 
-from vcloud.apply.vm_images import VmImages
 from vcloud.compile.artifacts import compile_vapp, rendered_files
 from vcloud.compile.libvirt.host import BootFiles, HostFacts
-from vcloud.design.model import Uplink, Vm
+from vcloud.design.model import Design, Uplink, Vm
 from vcloud.design.names import console_volume, root_volume, seed_volume
 from vcloud.errors import UsageError
-from vcloud.images.build import CMDLINE
 from vcloud.pipeline import design_of, load_file
 
 LIST = ".vcloud-render"
-"""Names what a run has written to a folder, for the next one."""
+"""Lists the files that a run has written to a folder, so that the next run can remove them."""
 _ARTEFACT = re.compile(r"(?:domains|networks|filters|identities|cloud-init|firewall|ips)(?:/(?!\.\.?(?:/|$))[A-Za-z0-9_.-]+)+")
 POOL = "/var/lib/libvirt/images/vcloud"
 UPLINK = Uplink(
@@ -29,18 +28,28 @@ UPLINK = Uplink(
     address6=IPv6Interface("2001:db8:198:18::2/64"),
     gateway6=IPv6Address("2001:db8:198:18::1"),
 )
-"""Stands for what a host gives: an address of the range reserved for tests (RFC 2544) and of the one for documentation (RFC 3849)."""
+"""In place of the uplink that a host chooses: addresses of the ranges reserved for tests (RFC 2544) and documentation (RFC 3849)."""
 
 
-def render_to(path: Path, parameters: Mapping[str, str], out: Path, accelerator: str) -> int:
-    """Writes all artefacts of a vApp below `out` and returns how many. Paths on the host and the uplink are examples.
+@dataclass(frozen=True, slots=True)
+class ImageNames:
+    """What the rendered files say about the images of a vApp's VMs."""
 
-    What a former run wrote there and this one does not is removed; a user's own files stay.
-    Raises UsageError when the folder cannot be written.
+    digests: Mapping[str, str]
+    """VM -> digest of its image."""
+    cmdline: str
+    """Kernel command line of vcloud's own images."""
+
+
+def render_to(path: Path, parameters: Mapping[str, str], out: Path, accelerator: str, images_of: Callable[[Design], ImageNames]) -> int:
+    """Writes all generated files of a vApp below `out`, and returns their number. Paths on the host and the uplink are examples.
+
+    Files that an earlier run wrote there and this one does not are removed; a user's own files stay.
+    Raises UsageError if the folder cannot be written.
     """
     design = design_of(load_file(path, parameters))
-    images = VmImages.of(design)
-    boots = {vm.name: _boot_files(vm, images.digests[vm.name]) for vm in design.vms}
+    images = images_of(design)
+    boots = {vm.name: _boot_files(vm, images) for vm in design.vms}
     facts = HostFacts("tcg" if accelerator == "auto" else accelerator)
     disks = {disk.volume: f"{POOL}/{disk.volume}" for vm in design.vms for disk in vm.disks}
     files = list(rendered_files(compile_vapp(design, UPLINK), facts, boots, disks))
@@ -57,7 +66,7 @@ def render_to(path: Path, parameters: Mapping[str, str], out: Path, accelerator:
 
 
 def _remove_others(out: Path, kept: Collection[str]) -> None:
-    """Removes the files that a former run has put on its list, but for the `kept` ones, and the folders that are empty then."""
+    """Removes the files that an earlier run has listed, except those in `kept`, and then the folders that are empty."""
     former = out / LIST
     names = former.read_text(encoding="utf-8", errors="replace").splitlines() if former.is_file() else []
     for name in names:
@@ -69,9 +78,9 @@ def _remove_others(out: Path, kept: Collection[str]) -> None:
                 (out / folder).rmdir()
 
 
-def _boot_files(vm: Vm, digest: str) -> BootFiles:
+def _boot_files(vm: Vm, images: ImageNames) -> BootFiles:
     disk, console = f"{POOL}/{root_volume(vm.domain)}", f"{POOL}/{console_volume(vm.domain)}"
     if not vm.image.recipe:
         return BootFiles(disk, console, seed=f"{POOL}/{seed_volume(vm.domain)}")
-    name = f"{Path(vm.image.recipe).name}-{digest[:12]}"
-    return BootFiles(disk, console, f"{POOL}/kernel-{name}", f"{POOL}/initrd-{name}.cpio", CMDLINE)
+    name = f"{Path(vm.image.recipe).name}-{images.digests[vm.name][:12]}"
+    return BootFiles(disk, console, f"{POOL}/kernel-{name}", f"{POOL}/initrd-{name}.cpio", images.cmdline)

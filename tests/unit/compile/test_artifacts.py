@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.rendered import render_file
 from tests.vapps import SHOP, TWO_HOMES, design_of_text, shop
 from vcloud.compile.artifacts import comparable_domain, comparable_filter, comparable_networks, compile_vapp, rendered_files
 from vcloud.compile.guest.cloudinit import seed_files
@@ -20,9 +21,9 @@ from vcloud.design.model import Vm
 from vcloud.files import Folder
 from vcloud.pipeline import design_of
 from vcloud.spec.load import parse_vapp
-from vcloud.views.render import LIST, UPLINK, render_to
+from vcloud.views.render import LIST, UPLINK
 
-PROGRAM = "import sys; from pathlib import Path; from vcloud.views.render import render_to; render_to(Path(sys.argv[1]), {}, Path(sys.argv[2]), 'tcg')"
+PROGRAM = "import sys; from pathlib import Path; from tests.rendered import render_file; render_file(Path(sys.argv[1]), Path(sys.argv[2]))"
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -48,19 +49,19 @@ def test_where_the_file_lies_does_not_show(tmp_path: Path) -> None:
     for folder in ("one", "two/three"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "vapp.yaml").write_text(TWO_HOMES)
-        render_to(tmp_path / folder / "vapp.yaml", {}, tmp_path / folder / "out", "tcg")
+        render_file(tmp_path / folder / "vapp.yaml", tmp_path / folder / "out")
     assert tree(tmp_path / "one" / "out") == tree(tmp_path / "two" / "three" / "out")
 
 
 def test_rendered_files_are_for_their_owner_only(tmp_path: Path) -> None:
     """Identities hold the contents of files, and so perhaps passwords."""
-    render_to(SHOP, {}, tmp_path, "tcg")
+    render_file(SHOP, tmp_path)
     assert {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()} == {0o600}
 
 
 def test_what_a_reviewer_reads_is_complete(tmp_path: Path) -> None:
     """One file per domain, identity and network, the ruleset, and the IPS's tree; and as many as are told."""
-    count = render_to(SHOP, {}, tmp_path, "tcg")
+    count = render_file(SHOP, tmp_path)
     names, design = set(tree(tmp_path)) - {LIST}, shop()
     assert count == len(names)
     assert {f"domains/{vm.domain}.xml" for vm in design.vms} | {f"identities/{vm.name}" for vm in design.vms} <= names

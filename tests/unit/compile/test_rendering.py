@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.rendered import render_file
 from tests.vapps import SMALL
 from vcloud.errors import UsageError
-from vcloud.views.render import LIST, render_to
+from vcloud.views.render import LIST
 
 BIG = """\
 vcloud: 1
@@ -24,7 +25,7 @@ protection: {dlp: [{detect: card-number, leaving: app}]}
 def render(text: str, folder: Path) -> Path:
     """The folder `out` in which the vApp was rendered."""
     (folder / "vapp.yaml").write_text(text)
-    render_to(folder / "vapp.yaml", {}, folder / "out", "tcg")
+    render_file(folder / "vapp.yaml", folder / "out")
     return folder / "out"
 
 
