@@ -20,7 +20,8 @@
 
 #define GROW_EXT4 _IOW('f', 16, uint64_t) /* EXT4_IOC_RESIZE_FS, which no header of the kernel's exports */
 
-static const char copying[] = "vcloud is copying the image's content to this disk\n"; /* a disk that begins with this holds nothing else yet */
+/* A disk that begins with this holds nothing else yet. */
+static const char copying[] = "vcloud is copying the image's content to this disk\n";
 
 enum { DISK_WAIT_US = 10 * 1000 * 1000, LOOK_AGAIN_MS = 100, HEAD = 128 << 10, PAGE = 4096, CHUNK = 512 << 10 };
 

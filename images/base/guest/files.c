@@ -1,4 +1,4 @@
-/* Files that are either the old or the new one, never half of each; and the few programs that are started. */
+/* Writes files so that each is either the old or the new one, never half of each, and starts the few programs that are needed. */
 #include "guest.h"
 
 #include <errno.h>
@@ -93,7 +93,7 @@ static int write_all(int fd, const char *data, size_t size)
     return 0;
 }
 
-/* Is there a file already that is just so? */
+/* Is the file there already, with this content, mode and owner? */
 static bool is_written(const char *path, const char *data, size_t size, mode_t mode, uid_t user, gid_t group)
 {
     const int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
@@ -118,12 +118,12 @@ int write_file(const char *path, const void *data, size_t size, mode_t mode, uid
     char fresh[PATH_MAX];
     int fd;
 
-    if (is_written(path, data, size, mode, user, group)) /* early in a boot, the root may be read-only */
+    if (is_written(path, data, size, mode, user, group)) /* so that nothing is written early in a boot, when the root may be read-only */
         return 0;
     if (make_parents(path))
         return -1;
     snprintf(fresh, sizeof fresh, "%s.vcloud-new", path);
-    unlink(fresh); /* of a run that was cut off */
+    unlink(fresh); /* left by a run that was cut off */
     if ((fd = open(fresh, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600)) < 0)
         return fail_errno(path);
     /* The mode comes after the owner: a change of owner takes set-user-ID bits away. */

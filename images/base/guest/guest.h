@@ -1,10 +1,10 @@
-/* What all parts of the guest program share: failures, input, values and files.
+/* What all parts of the guest program use: failures, input, values and files.
  *
- * The program has no dependency but the kernel. It is linked statically against musl, which keeps the kernel's headers out of its way:
+ * The program needs nothing but the kernel. It is linked statically with musl, whose headers do not clash with the kernel's:
  *     musl-gcc -static -Os -Wall -Wextra -Werror -idirafter /usr/include -idirafter /usr/include/x86_64-linux-gnu -o guest *.c
  *
- * A function that can fail returns -1 and has described the failure with fail() or fail_errno(); the command prints it as
- * `error LINE MESSAGE`. Messages quote names, never contents: those may be secret. Everything on stdin is hostile until it is parsed,
+ * A function that can fail describes its failure with fail() or fail_errno() and returns -1. The command then prints the failure as
+ * `error LINE MESSAGE`. Messages quote names and never contents, which may be secret. Everything on stdin is hostile until it is parsed,
  * and all of it is parsed before the first line takes effect.
  */
 #ifndef GUEST_H

@@ -177,7 +177,9 @@ static int prune_files(const struct document *document, const struct document *b
         const char *path = d->field[0];
         const bool is_file = d->verb == HAD || d->verb == FILE_CONTENT;
 
-        if (is_file && strncmp(path, host_keys, sizeof host_keys - 1) && !document_names_file(document, path) && unlink(path) && errno != ENOENT)
+        if (!is_file || !strncmp(path, host_keys, sizeof host_keys - 1) || document_names_file(document, path))
+            continue;
+        if (unlink(path) && errno != ENOENT)
             return fail_errno(path);
     }
     return 0;

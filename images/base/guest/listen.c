@@ -1,7 +1,7 @@
-/* `guest listen`: services that answer probes, for as long as a check lasts, and that keep a log of who came.
+/* `guest listen`: answers probes for as long as a check lasts, and keeps a log of who sent them.
  *
- * The addresses are bound before the process goes into the background, so that its caller knows what it can probe. A TCP peer gets its
- * answer after its first data, or its own data back; everything it sends is read, so that it is acknowledged.
+ * The program binds its addresses before it goes into the background, so that its caller knows what can be probed. A TCP peer gets its
+ * answer after its first data, or its own data back. The program reads everything that a peer sends, so that it is acknowledged.
  */
 #include "guest.h"
 
@@ -21,9 +21,9 @@
 
 enum {
     SECONDS_MOST = 86400,
-    PEERS_MOST = 512,   /* TCP connections at once: the oldest makes room */
-    ECHO_MOST = 8192,   /* bytes to each TCP peer: the probe keeps no more */
-    LOG_MOST = 100000,  /* lines, and UDP answers: what floods us fills no memory, and two services cannot play for ever */
+    PEERS_MOST = 512,   /* TCP connections at once; a further one ends the oldest */
+    ECHO_MOST = 8192,   /* bytes that go back to a TCP peer; a probe keeps no more */
+    LOG_MOST = 100000,  /* lines, and UDP answers: a flood fills no memory, and two services do not answer each other for ever */
     STOP_WAIT_MS = 5000,
 };
 
@@ -32,12 +32,12 @@ struct service {
     int fd;
     struct address address;
     uint16_t port;
-    uint8_t *answer; /* NULL: what came is sent back */
+    uint8_t *answer; /* NULL: the data that came is sent back */
     size_t size;
 };
 
 struct peer {
-    const struct service *service; /* NULL: this place is free */
+    const struct service *service; /* NULL: this entry is free */
     int fd;
     struct address address;
     uint16_t port;
@@ -48,7 +48,7 @@ static struct {
     int epoll, log;
     size_t logged;
     struct peer peer[PEERS_MOST];
-    size_t next; /* the place for the next peer */
+    size_t next; /* the entry for the next peer */
 } server;
 
 static int parse_service(char *line, struct service *service)
@@ -92,7 +92,7 @@ static int bind_service(struct service *service)
     return error == EADDRINUSE ? 0 : fail("%s: %s", address_text(&service->address), strerror(error));
 }
 
-/* --- the log: one write() a line, so that it is complete whenever it is read --- */
+/* --- the log: each line is one write(), so that a reader never sees half a line --- */
 
 static void log_peer(const struct service *service, const struct address *from, uint16_t from_port, size_t bytes)
 {
@@ -106,7 +106,7 @@ static void log_peer(const struct service *service, const struct address *from, 
                     "{\"protocol\":\"%s\",\"address\":\"%s\",\"port\":%u,\"from\":\"%s\",\"from_port\":%u,\"bytes\":%zu}\n",
                     service->tcp ? "tcp" : "udp", own, service->port, address_text(from), from_port, bytes);
     if (write(server.log, line, (size_t)size) < 0)
-        server.logged = LOG_MOST; /* no room left there */
+        server.logged = LOG_MOST; /* the disk is full: log no more */
 }
 
 /* --- serve --- */
@@ -188,7 +188,7 @@ static bool is_peer(const void *pointer)
     return (const struct peer *)pointer >= server.peer && (const struct peer *)pointer < server.peer + PEERS_MOST;
 }
 
-/* Until the time is over or SIGTERM comes. Peers that are still there then are logged, too. */
+/* Serves until the time is over or SIGTERM comes. Peers that are still connected then are logged, too. */
 static void serve(struct service *services, size_t count, int stop, int64_t deadline)
 {
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
@@ -231,7 +231,7 @@ static void print_services(const struct service *services, size_t count, bool bo
     }
 }
 
-/* Leaves the caller's session, and its pipes, which it may wait for. */
+/* Leaves the caller's session and closes its pipes, because the caller may wait for their end. */
 static void detach(void)
 {
     const int null = open("/dev/null", O_RDWR);
@@ -308,7 +308,7 @@ int listen_start(const char *seconds)
 
 /* --- stop --- */
 
-/* Is the process a `guest listen`? Its number may be another's by now. */
+/* Is the process a `guest listen`? Another process may have got its number by now. */
 static bool is_listener(uint64_t pid)
 {
     char path[64], command[256] = "";
@@ -325,7 +325,7 @@ static bool is_listener(uint64_t pid)
         return false;
     size = read(fd, command, sizeof command - 1);
     close(fd);
-    word = command + strlen(command) + 1; /* the words are divided by zeros */
+    word = command + strlen(command) + 1; /* a zero byte ends each word */
     return size > 0 && word < command + size && !strcmp(word, "listen");
 }
 
@@ -336,8 +336,8 @@ int listen_stop(const char *pid)
 
     if (parse_number(pid, 2, INT32_MAX, &number))
         return print_error(0);
-    process.fd = (int)syscall(SYS_pidfd_open, (pid_t)number, 0); /* from here on the number stays theirs */
-    if ((process.fd < 0 && errno == ESRCH) || (process.fd >= 0 && poll(&process, 1, 0) > 0)) /* its time was over */
+    process.fd = (int)syscall(SYS_pidfd_open, (pid_t)number, 0); /* from here on no other process can get the number */
+    if ((process.fd < 0 && errno == ESRCH) || (process.fd >= 0 && poll(&process, 1, 0) > 0)) /* it has ended by itself */
         return 0;
     if (process.fd < 0)
         fail_errno("pidfd");

@@ -1,4 +1,4 @@
-/* The guest's side of vcloud: one program, one process per task, because starting a process is what costs most in an emulated guest. */
+/* vcloud's program in the guest. It does each task in one process, because starting a process is what costs most in an emulated guest. */
 #include "guest.h"
 
 #include <signal.h>
@@ -65,8 +65,8 @@ int main(int count, char **word)
     int status;
 
     signal(SIGPIPE, SIG_IGN);
-    umask(022); /* the guest agent's own would close the folders that are made for files */
-    setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin", 1); /* the guest agent's own lacks some of these */
+    umask(022); /* with the guest agent's own, only root could enter the folders that are made for files */
+    setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin", 1); /* the guest agent's own lacks some of these folders */
     status = dispatch(count, word);
     return fflush(stdout) || ferror(stdout) ? 1 : status;
 }

@@ -6,10 +6,10 @@
 #include <unistd.h>
 
 static struct {
-    int fd; /* of the one socket; 0 until it is wanted */
+    int fd; /* of the only socket; 0 until it is opened */
     uint32_t sequence;
     int error;
-    char detail[160]; /* the kernel's own words on the failure, or empty */
+    char detail[160]; /* how the kernel itself explains the failure, or empty */
     char answer[64 << 10] __attribute__((aligned(NLMSG_ALIGNTO)));
 } kernel;
 
@@ -23,7 +23,7 @@ static int connect_kernel(void)
         kernel.fd = 0;
         return errno;
     }
-    setsockopt(kernel.fd, SOL_NETLINK, NETLINK_EXT_ACK, &on, sizeof on); /* an old kernel explains nothing, and works */
+    setsockopt(kernel.fd, SOL_NETLINK, NETLINK_EXT_ACK, &on, sizeof on); /* an old kernel refuses these, explains no failures, and works */
     setsockopt(kernel.fd, SOL_NETLINK, NETLINK_CAP_ACK, &on, sizeof on);
     return 0;
 }
@@ -54,7 +54,7 @@ void request_put_address(struct request *request, int type, const struct address
         request_put(request, type, address->bytes, address_size(address));
 }
 
-/* Keeps an answer's error and, where the kernel gives it, the explanation in the attributes behind it. */
+/* Keeps the error of an answer and the kernel's explanation, which may follow as an attribute. */
 static int keep_error(const struct nlmsghdr *answer)
 {
     const struct nlmsgerr *error = NLMSG_DATA(answer);
@@ -69,7 +69,7 @@ static int keep_error(const struct nlmsghdr *answer)
     return kernel.error;
 }
 
-/* Sends a message and reads answers up to the one that ends it: an acknowledgement, an error or the end of a dump. */
+/* Sends a message and reads answers up to the last one: an acknowledgement, an error or the end of a dump. */
 static int talk(struct nlmsghdr *message, void (*take)(const struct nlmsghdr *, void *), void *context)
 {
     kernel.detail[0] = 0;
@@ -113,7 +113,7 @@ int netlink_dump(int type, void (*take)(const struct nlmsghdr *message, void *co
 {
     struct request request;
 
-    request_begin(&request, type, NLM_F_DUMP, sizeof(struct ifinfomsg)); /* its first byte is the family, as in all of them: any */
+    request_begin(&request, type, NLM_F_DUMP, sizeof(struct ifinfomsg)); /* in each header the first byte is the family; 0 stands for all */
     return talk(&request.header, take, context) ? fail_netlink() : 0;
 }
 

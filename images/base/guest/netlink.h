@@ -11,22 +11,22 @@ struct request {
     char body[1024];
 };
 
-/* Begins a request; gives the zeroed header of its family (struct ifinfomsg, rtmsg, ...), of `size` bytes. */
+/* Begins a request. Returns the zeroed header of `size` bytes for its kind of object (struct ifinfomsg, rtmsg, ...). */
 void *request_begin(struct request *request, int type, int flags, size_t size);
 void request_put(struct request *request, int type, const void *value, size_t size);
-void request_put_address(struct request *request, int type, const struct address *address); /* nothing for no address */
+void request_put_address(struct request *request, int type, const struct address *address); /* puts nothing where the family is 0 */
 
-/* Sends a message and awaits the kernel's answer: 0, or its errno. fail_netlink() describes the failure that happened last. */
+/* Sends a message, waits for the kernel's answer and returns 0 or its errno. fail_netlink() describes the last failure. */
 int netlink_send(struct nlmsghdr *message);
 int fail_netlink(void);
 
-/* Asks for all objects of a type (RTM_GET...) and gives each to `take`. */
+/* Asks for all objects of a type (RTM_GET...) and calls `take` for each. */
 int netlink_dump(int type, void (*take)(const struct nlmsghdr *message, void *context), void *context);
 
-/* The attribute's value, and its size; NULL where a message, whose family header has `header` bytes, has none of this type. */
+/* The value of an attribute and its size; NULL where the message has none of this type. `header` is the size of its own header. */
 const void *attribute(const struct nlmsghdr *message, size_t header, int type, size_t *size);
 uint32_t attribute_number(const struct nlmsghdr *message, size_t header, int type); /* 0 where there is none */
-/* Does the attribute say just this address? One that is missing is no address, and as good as one of zeros. */
+/* Does the attribute hold this address? A missing attribute counts as an address of zeros. */
 bool attribute_is(const struct nlmsghdr *message, size_t header, int type, const struct address *address);
 
 #endif

@@ -39,7 +39,7 @@ size_t make_echo(uint8_t *out, int family, uint16_t id, uint16_t sequence, const
     put16(out + 4, id);
     put16(out + 6, sequence);
     memcpy(out + ECHO_HEADER, payload, size);
-    if (family == AF_INET) /* the kernel knows that of ICMPv6, which covers addresses */
+    if (family == AF_INET) /* the kernel makes the checksum of ICMPv6, which covers the addresses */
         put16(out + 2, checksum(sum(0, out, ECHO_HEADER + size)));
     return ECHO_HEADER + size;
 }
@@ -53,7 +53,7 @@ bool is_echo(const uint8_t *message, size_t size, uint8_t type, uint16_t id, uin
     return size >= ECHO_HEADER && message[0] == type && !memcmp(message + 4, names, sizeof names);
 }
 
-/* Writes the IP header of a packet with this much behind it; gives its size. The kernel adds IPv4's checksum. */
+/* Writes the IP header of a packet with `size` bytes behind it, and returns the size of the header. The kernel adds IPv4's checksum. */
 static size_t put_ip(uint8_t *out, const struct flow *flow, uint8_t protocol, size_t size)
 {
     const bool six = flow->target.family == AF_INET6;
@@ -76,14 +76,14 @@ static size_t put_ip(uint8_t *out, const struct flow *flow, uint8_t protocol, si
     return header;
 }
 
-/* Of a segment that begins with its ports, over the pseudo header too. */
+/* The checksum of a segment that begins with its ports. It covers the pseudo header, too. */
 static uint16_t transport_checksum(const struct flow *flow, uint8_t protocol, const uint8_t *segment, size_t size)
 {
     const size_t length = address_size(&flow->target);
     const uint32_t addresses = sum(sum(protocol + (uint32_t)size, flow->source.bytes, length), flow->target.bytes, length);
     const uint16_t result = checksum(sum(addresses, segment, size));
 
-    return result || protocol == IPPROTO_TCP ? result : 0xffff; /* in UDP, 0 means none */
+    return result || protocol == IPPROTO_TCP ? result : 0xffff; /* in UDP, 0 means that there is no checksum */
 }
 
 size_t make_udp(uint8_t *out, const struct flow *flow, const uint8_t *payload, size_t size)
@@ -109,8 +109,8 @@ size_t make_syn(uint8_t *out, const struct flow *flow)
     memset(segment, 0, length);
     put16(segment, flow->source_port);
     put16(segment + 2, flow->target_port);
-    put16(segment + 4, flow->source_port); /* the initial sequence number: any */
-    segment[12] = 5 << 4;                  /* the header's size, in words */
+    put16(segment + 4, flow->source_port); /* the initial sequence number, which may be any */
+    segment[12] = 5 << 4;                  /* size of the header in words of 4 bytes */
     segment[13] = 0x02;                    /* SYN */
     put16(segment + 14, 64240);
     put16(segment + 16, transport_checksum(flow, IPPROTO_TCP, segment, length));

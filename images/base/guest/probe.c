@@ -1,8 +1,8 @@
-/* `guest probe`: asks the network many questions at once, and says what came of each.
+/* `guest probe`: sends many probes at once, and says what came of each.
  *
- * A probe is a small machine that epoll drives. start() opens its socket, advance() takes what happened on it, and review looks at
- * the clock, and at what makes no event: whether the other side has acknowledged all that was sent. What TCP does not send again,
- * review does: one packet lost on a busy host is no finding.
+ * A probe is a small state machine that epoll drives. start() opens its socket and advance() handles the events on it. review looks at
+ * the clock, and at what causes no event: whether the other side has acknowledged all that was sent. It also repeats datagrams, which
+ * nothing else does: that a busy host loses one packet is no finding.
  */
 #include "guest.h"
 #include "packet.h"
@@ -24,9 +24,9 @@ enum {
     ANSWER_MOST = 8192,
     FIELDS = 7,
     TIMEOUT_MOST_MS = 600 * 1000,
-    REVIEW_US = 10 * 1000,         /* how often acknowledgements are looked for */
+    REVIEW_US = 10 * 1000,         /* between two looks for acknowledgements */
     FIRST_ANSWER_US = 1000 * 1000, /* after the acknowledgement */
-    SILENCE_US = 150 * 1000,       /* after an answer: it is complete */
+    SILENCE_US = 150 * 1000,       /* after this much of it, an answer counts as complete */
     SENDINGS = 3,                  /* of a datagram that nobody answers */
     RESEND_US = 600 * 1000,
 };
@@ -57,7 +57,7 @@ static struct {
     size_t count;
 } in_flight;
 
-/* --- what is asked --- */
+/* --- the probes on stdin --- */
 
 static int parse_protocol(const char *name, enum protocol *protocol)
 {
@@ -104,7 +104,7 @@ static int parse_probe(char *line, struct probe *probe)
     return 0;
 }
 
-/* --- what is answered --- */
+/* --- the results on stdout --- */
 
 static const char *result_of(int error)
 {
@@ -193,7 +193,7 @@ static bool is_acknowledged(const struct probe *probe)
     return probe->sent == probe->size && !ioctl(probe->fd, SIOCOUTQ, &left) && !left;
 }
 
-/* A connection that stood has broken. What counts is whether the payload had arrived. */
+/* An open connection has broken. The result depends on whether the payload had arrived. */
 static void finish_broken(struct probe *probe, int error)
 {
     if (is_acknowledged(probe))
@@ -330,7 +330,7 @@ static void advance_icmp(struct probe *probe)
     }
 }
 
-/* --- all of them --- */
+/* --- probes of all kinds --- */
 
 /* Sends a packet with a forged source. Gives 0 or an errno. */
 static int forge(struct probe *probe)
@@ -455,7 +455,7 @@ static bool sends_again(const struct probe *probe)
     return probe->protocol != TCP && probe->sendings < SENDINGS;
 }
 
-/* When the clock next matters to a probe. */
+/* The next time at which something is due for a probe. */
 static int64_t due(const struct probe *probe, int64_t time)
 {
     const int64_t deadline = probe->started + probe->timeout;
@@ -478,7 +478,7 @@ static void review_datagram(struct probe *probe, int64_t time)
 
     if (sends_again(probe) && !late && time >= due(probe, time) && (error = send_once(probe))) {
         if (probe->protocol == ICMP)
-            advance_icmp(probe); /* it may be another one's error */
+            advance_icmp(probe); /* the error may belong to another probe */
         else
             finish_with(probe, error);
     } else if (probe->protocol >= SPOOF_UDP && (late || !sends_again(probe))) {
@@ -498,7 +498,7 @@ static void review_tcp(struct probe *probe, int64_t time)
         finish(probe, probe->connected ? "stalled" : "timeout", 0);
 }
 
-/* Waits until something happens on a socket, or the clock matters. */
+/* Waits until something happens on a socket or is due. */
 static void step(void)
 {
     struct epoll_event event[64];

@@ -10,7 +10,7 @@
 
 enum { ADDRESSES_MOST = 256, CONNECT_MS = 500, LOOK_AGAIN_MS = 100, WAIT_MOST_S = 86400 };
 
-/* Gives a socket that is connecting, or -1 where it is refused at once. */
+/* Returns a socket that is connecting, or -1 where the connection is refused at once. */
 static int begin_connect(const struct address *address, uint16_t port)
 {
     struct sockaddr_storage target;
@@ -23,7 +23,7 @@ static int begin_connect(const struct address *address, uint16_t port)
     return -1;
 }
 
-/* Tries all of the guest's addresses at once, the link-local ones aside: no service binds to those alone. Gives their number. */
+/* Tries all addresses of the guest at once, and returns their number. Link-local ones are left out: no service binds to those alone. */
 static nfds_t begin_all(uint16_t port, struct pollfd attempt[ADDRESSES_MOST])
 {
     struct ifaddrs *first = NULL;
@@ -47,7 +47,7 @@ static nfds_t begin_all(uint16_t port, struct pollfd attempt[ADDRESSES_MOST])
     return count;
 }
 
-/* Ends the attempt, if it has ended; did it succeed? */
+/* Has the attempt succeeded? Closes the socket of one that has ended. */
 static bool has_connected(struct pollfd *attempt)
 {
     int error = 0;
@@ -57,7 +57,7 @@ static bool has_connected(struct pollfd *attempt)
         return false;
     getsockopt(attempt->fd, SOL_SOCKET, SO_ERROR, &error, &size);
     close(attempt->fd);
-    attempt->fd = -1; /* poll() looks past it */
+    attempt->fd = -1; /* poll() ignores it */
     return !error;
 }
 

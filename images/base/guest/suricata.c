@@ -11,7 +11,7 @@ enum { ANSWER_WAIT_S = 300, ANSWER_MOST = 4 << 20 };
 
 static const char socket_path[] = "/run/suricata/command.socket";
 
-/* One pass over the text of a JSON object, as far as is needed to see its end, and what its own "return" says. */
+/* Reads the text of a JSON object only as far as is needed to find its end and the value of its own "return". */
 struct scan {
     int depth;
     bool in_string, escaped, ended, ok;
@@ -63,7 +63,7 @@ static int connect_suricata(void)
     return fd;
 }
 
-/* Sends one object and gives the answer to it, to be freed by the caller, or NULL. */
+/* Sends one object and returns the answer to it, which the caller frees, or NULL. */
 static char *ask(int fd, const char *question)
 {
     const size_t length = strlen(question);

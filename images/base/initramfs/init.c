@@ -1,11 +1,11 @@
 /*
  * PID 1 of the initramfs: loads the modules, mounts the root disk and hands over to the image's own /sbin/init.
  *
- * It stands in for a distribution's initrd because that one costs 11 to 17 seconds without KVM: here is one static program, no
- * shell, no udev, and modules that were sorted and unpacked when the image was built. What cannot go on powers off, so that libvirt
- * shows a VM that is off and the reason is the last line of its console.
+ * It takes the place of a distribution's initrd, which costs 11 to 17 seconds without KVM. It is one static program without shell and
+ * udev, and its modules were sorted and unpacked when the image was built. Where it cannot go on it powers off, so that libvirt shows
+ * a VM that is off, and the last line of the console says why.
  *
- * With `vcloud.probe` on the kernel command line it says that user space was reached and powers off: the test for KVM that works.
+ * With `vcloud.probe` on the kernel command line it says that it has reached user space and powers off: this is the KVM test boot.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -68,7 +68,7 @@ static int has_word(const char *path, const char *word)
 	return 0;
 }
 
-/* /modules names one file a line, dependencies first. */
+/* Each line of /modules names one file; a module comes after those that it needs. */
 static void load_modules(void)
 {
 	char line[256];
@@ -83,13 +83,13 @@ static void load_modules(void)
 		if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) && errno != EEXIST))
 			fail(line);
 		close(fd);
-		unlink(line); /* the initramfs is memory */
+		unlink(line); /* frees its memory: the initramfs lives there */
 	}
 	fclose(list);
 	unlink("/modules");
 }
 
-/* The names that udev would make much later; with them the guest agent can start at once. */
+/* Makes the names that udev would make much later, so that the guest agent can start at once. */
 static void name_virtio_ports(void)
 {
 	char path[512], name[128], target[280];

@@ -1,7 +1,7 @@
 /*
  * Waits for the ACPI power button and tells PID 1 to power off: `power SIGNAL`.
  *
- * It is what logind or acpid would be for; both cost seconds of a boot without KVM. SIGNAL is what PID 1 takes for "power off":
+ * logind or acpid would do the same, but both cost seconds of a boot without KVM. SIGNAL is the signal at which PID 1 powers off:
  * SIGRTMIN+4 for systemd, SIGUSR2 for busybox.
  */
 #include <fcntl.h>
