@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,25 @@ def test_what_only_reads_does_not_import_what_changes(package: str) -> None:
     for path in MODULES:
         if within(module_name(path), (package,)):
             assert not [name for name in imports(path) if within(name, ("vcloud.apply", "vcloud.lab", "vcloud.images"))], names(path)
+
+
+def test_no_modules_and_no_rooms_import_each_other_in_a_circle() -> None:
+    """A room is a package of `vcloud`, with all that is below it, or a module beside the packages."""
+    known = {module_name(path) for path in MODULES}
+    arrows = {
+        module_name(path): {name if name in known else name.rpartition(".")[0] for name in imports(path) if name.startswith("vcloud.")}
+        & known
+        for path in MODULES
+    }
+    TopologicalSorter(arrows).prepare()  # raises CycleError, which names the circle
+    rooms: dict[str, set[str]] = {}
+    for module, imported in arrows.items():
+        rooms.setdefault(room(module), set()).update(map(room, imported))
+    TopologicalSorter({name: others - {name} for name, others in rooms.items()}).prepare()
+
+
+def room(module: str) -> str:
+    return ".".join(module.split(".")[:2])
 
 
 def test_only_the_command_line_ends_the_process() -> None:
