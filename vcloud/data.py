@@ -1,6 +1,7 @@
-"""Finds the folders that ship beside the code: `templates/` and `images/`.
+"""Finds the folders that belong to the code but hold no Python: `templates/` and `images/`.
 
-In a checkout they lie next to the package; a wheel carries them inside it, in `_data/`.
+In a checkout they lie beside the package `vcloud`. In an installed wheel they lie inside it, in
+`vcloud/_data/`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ _INSTALLED = _PACKAGE / "_data"
 
 
 def templates_dir() -> Path:
-    """The folder of jinja2 templates."""
+    """The folder of jinja2 templates and starter files."""
     return _root() / "templates"
 
 
 def images_dir() -> Path:
-    """The folder of image recipes, one folder each."""
+    """The folder of image recipes. Each recipe is a folder in it."""
     return _root() / "images"
 
 

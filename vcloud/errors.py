@@ -1,6 +1,7 @@
-"""The errors of vcloud. Each says what happened, where, and what to do.
+"""The errors that users see. Each has a message (what happened, and where) and a hint (what to do).
 
-Any other exception is a bug in vcloud. Only `vcloud.cli` turns these errors into text and an exit code.
+An exception that is not a `VcloudError` is a bug in vcloud. Only `vcloud.cli` turns these errors
+into exit codes and text.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """Exit codes of the command line (stated in `vcloud --help`)."""
+    """Exit codes of the command line. `vcloud --help` explains them."""
 
     DONE = 0
     FAILED = 1
@@ -24,11 +25,13 @@ class Exit(IntEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """One thing that is wrong in a document: where it is, what it is and what to do about it."""
+    """One problem in a document: where it is, what is wrong, and what to do about it."""
 
     file: str
     line: int
+    """Counted from 1; 0 if the problem has no line."""
     field: str
+    """The path of the field, such as `hosts.h1.uri`; empty if the problem belongs to no field."""
     what: str
     hint: str = ""
 
@@ -39,7 +42,7 @@ class Problem:
 
 
 class VcloudError(Exception):
-    """An error for users: one sentence says what happened, and a hint says what to do."""
+    """An error whose text may be shown to the user as it is: a message and a hint."""
 
     exit = Exit.FAILED
 
@@ -53,7 +56,7 @@ class VcloudError(Exception):
 
 
 class UsageError(VcloudError):
-    """The command line names something that does not exist, or combines what does not fit together."""
+    """The command line names something that does not exist, or its parts contradict each other."""
 
     exit = Exit.INVALID
 
@@ -62,11 +65,14 @@ class NoVappError(UsageError):
     """The host has nothing of the vApp that the user named."""
 
     def __init__(self, vapp: str, host: str) -> None:
-        super().__init__(f"there is no vApp '{vapp}' on {host}", "vcloud list shows what is there.")
+        super().__init__(f"there is no vApp '{vapp}' on {host}", "`vcloud list` shows the vApps of the host.")
 
 
 class SpecError(VcloudError):
-    """A document that the user wrote (a vApp file, an image recipe, an inventory) is invalid. `problems` has all problems, in file order."""
+    """A document that the user wrote is invalid: a vApp file, an image recipe or an inventory.
+
+    `problems` has all problems, in the order of the file.
+    """
 
     exit = Exit.INVALID
 
@@ -80,7 +86,7 @@ class SpecError(VcloudError):
 
 
 class RefusedError(VcloudError):
-    """The file is valid, but vcloud cannot enforce something in it, so it does nothing."""
+    """The file is valid, but this host or lab cannot enforce something in it. Nothing was changed."""
 
     exit = Exit.REFUSED
 
@@ -93,17 +99,17 @@ class RefusedError(VcloudError):
 
 
 class SmallerDiskError(VcloudError):
-    """A data disk would lose content, so vcloud does nothing."""
+    """The file makes a data disk smaller, which would lose data. Nothing was changed."""
 
     exit = Exit.REFUSED
 
 
 class HostError(VcloudError):
-    """A libvirt host refused a request or failed."""
+    """A libvirt host could not be reached, or did not do what vcloud asked for."""
 
 
 class GuestError(VcloudError):
-    """A VM did not start, did not answer, or refused its configuration."""
+    """A VM did not boot, did not answer, or refused its configuration."""
 
 
 class ImageError(VcloudError):

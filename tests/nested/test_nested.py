@@ -128,7 +128,7 @@ def test_the_probe_believes_a_kernel_and_not_a_device(lab: Lab, base: Image) -> 
         found = accelerator.find_accelerator(host, kernel.kernel, kernel.initrd)
         assert found.name == ("kvm" if boots_under_kvm(base) else "tcg")
         assert "KVM" in found.reason
-        assert accelerator.remembered(host) == found
+        assert accelerator.stored_accelerator(host) == found
         assert host.connection.listAllDomains() == [], "nothing of the test boot stays"
 
 
@@ -155,4 +155,4 @@ def boots_under_kvm(image: Image) -> bool:
         *("-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", "console=ttyS0 quiet panic=-1 vcloud.probe"),
     ]
     said = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False).stdout
-    return accelerator.WORDS in said
+    return accelerator.BOOTED_MESSAGE in said

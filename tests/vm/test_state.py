@@ -50,7 +50,7 @@ def test_of_two_ups_at_once_one_is_refused_with_a_sentence_and_a_stranger_takes_
     ended = [(*process.communicate(timeout=300), process.returncode) for process in both]
     assert sorted(code for *_, code in ended) == [0, 1]
     (refused,) = [err for _, err, code in ended if code == 1]
-    assert "'tiny' on h1 is being worked on by `vcloud up`" in refused
+    assert "'tiny' on h1 is locked by `vcloud up`" in refused
     assert "Traceback" not in refused
     assert operator.status(NAME)["healthy"]
     assert "tiny is gone" in other.run("down", "--yes", NAME).out
@@ -66,7 +66,7 @@ def test_a_down_while_an_up_is_at_work_is_refused(operator: Operator, tiny: Path
         for line in process.stderr:
             if "firewall: booting" in line:
                 break
-        assert "being worked on by `vcloud up`" in operator.run("down", "--yes", NAME, code=1).err
+        assert "locked by `vcloud up`" in operator.run("down", "--yes", NAME, code=1).err
     finally:
         _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors

@@ -36,7 +36,7 @@ def _remove_vm(run: Run, domain: str) -> None:
     """The definition goes last: it tells the next run what is still to be removed."""
     run.reporter.report(domain.partition(".")[2], "removed")
     machines.cut_links(run.host, domain)
-    machines.stop_domain(run.host, domain, gently=False)
+    machines.stop_domain(run.host, domain, graceful=False)
     run.volumes.delete_of_domain(domain)
     machines.remove_domain(run.host, domain)
 

@@ -105,8 +105,8 @@ def _make_way(run: Run, vm: Vm, verb: Verb) -> None:
     """Ends and removes what the VM is not to begin with. A killed run may have left a root disk without a domain."""
     machines.cut_links(run.host, vm.domain)
     if verb in (Verb.RESTART_VM, Verb.RESTORE_VM):
-        machines.stop_domain(run.host, vm.domain, gently=True)
-        machines.forget_memory(run.host, vm.domain)
+        machines.stop_domain(run.host, vm.domain, graceful=True)
+        machines.discard_saved_memory(run.host, vm.domain)
     elif verb in FRESH:
         machines.remove_domain(run.host, vm.domain)
         run.volumes.delete_root(vm.domain)

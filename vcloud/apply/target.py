@@ -10,7 +10,7 @@ from vcloud.apply.vm_images import VmImages
 from vcloud.compile.artifacts import Artifacts, compile_vapp
 from vcloud.design.model import Design
 from vcloud.errors import HostError
-from vcloud.hosts.accelerator import find_accelerator, remembered
+from vcloud.hosts.accelerator import find_accelerator, stored_accelerator
 from vcloud.hosts.connection import Host
 from vcloud.hosts.uplink import uplink_for
 from vcloud.hosts.volumes import VappVolumes
@@ -44,7 +44,7 @@ def expected_accelerator(host: Host, state: VappState, choice: str) -> str:
     """What `up` will use as far as can be known without starting anything: what is asked for, what the vApp has, what is remembered."""
     if choice != "auto":
         return choice
-    known = None if state.manifest else remembered(host)
+    known = None if state.manifest else stored_accelerator(host)
     return state.manifest.accelerator if state.manifest else known.name if known else "tcg"
 
 
@@ -55,7 +55,7 @@ def proven_accelerator(host: Host, volumes: VappVolumes, images: VmImages, state
     """
     if choice == "tcg" or (choice == "auto" and state.manifest):
         return expected_accelerator(host, state, choice)
-    known = remembered(host)
+    known = stored_accelerator(host)
     if known is None:
         reporter.report(host.name, "trying KVM with a real kernel")
         boot = images.upload(volumes, (images.design.firewall,), reporter)[images.design.firewall.name]

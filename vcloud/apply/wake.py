@@ -16,7 +16,7 @@ from vcloud.hosts.accelerator import versions
 from vcloud.hosts.connection import Host
 from vcloud.hosts.memory_images import DamagedImageError, MemoryImage, MemoryImages, UnwakeableError
 from vcloud.hosts.saveimage import Clone
-from vcloud.hosts.volumes import DIGITS, VappVolumes
+from vcloud.hosts.volumes import DIGEST_DIGITS, VappVolumes
 from vcloud.plan.memory_image import memory_image_key, saved_vm, saved_vm_facts, why_not_wakeable, worth_making
 from vcloud.reporter import Reporter
 
@@ -60,7 +60,7 @@ class Waker:
         self.keys = self._without_hopeless(keys) if own else keys
         there = {image.key: image for image in self.images.list()}
         self.ready = {key: there[key] for key in {*self.keys.values()} & there.keys()}
-        digests = {name: self.target.images.digests[name][:DIGITS] for name in self.keys}
+        digests = {name: self.target.images.digests[name][:DIGEST_DIGITS] for name in self.keys}
         made = worth_making(self.keys, there.keys(), digests, self.known, own)
         self.models = {self.keys[vm.name]: (vm, boots[vm.name]) for vm in reversed(wakeable) if self.keys.get(vm.name) in made}
         return tuple((key, tuple(name for name, other in self.keys.items() if other == key)) for key in sorted(made))
@@ -132,7 +132,7 @@ class Waker:
         machines.define_domain(self.host, vm.domain, xml)
         devices = devices_of(vm, self.target.artifacts.uplink, boot, disks)
         self.images.wake(image, Clone(vm.domain, vm.uuid, marks, root, boot.console, woken_nic(devices)))
-        machines.plug(self.host, vm.domain, [device.xml() for device in plugged_when_woken(devices)])
+        machines.attach_devices(self.host, vm.domain, [device.xml() for device in plugged_when_woken(devices)])
         agent = machines.agent_of(self.host, vm.domain)
         agent.wait(AGENT_TIMEOUT)
         if boot.seed:

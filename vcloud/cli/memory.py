@@ -44,7 +44,7 @@ def list_images(connect: Connect = None, output: Output = Format.TABLE) -> None:
     from vcloud.hosts.pool import StoragePool
 
     with open_fleet(connect) as fleet:
-        found, room = MemoryImages(fleet.home, StoragePool(fleet.home)).list(), fleet.home.ref.templates
+        found, room = MemoryImages(fleet.home, StoragePool(fleet.home)).list(), fleet.home.ref.memory_image_space
     taken = sum(item.size for item in found)
     if output is Format.TABLE:
         table("", ["memory image", "of", "MiB", "used"], [(_name(item), item.image, str(item.size >> 20), _time(item)) for item in found])

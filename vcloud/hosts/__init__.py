@@ -1,13 +1,24 @@
-"""Hosts: what vcloud says to libvirt, and what it says to a host's shell.
+"""Hosts: everything that vcloud does with libvirt and with the shell of a libvirt host.
 
-This is the only package that imports libvirt or paramiko; what leaves it are values and VcloudErrors. Its floor is libvirt 9.0 as Debian 12
-has it, so everything here is built from what that release can do:
+This is the only package that imports libvirt or paramiko. It gives plain values and VcloudErrors to
+the other packages. The oldest supported libvirt is 9.0, the release in Debian 12. These are the
+reasons behind the design:
 
-- All state is on the host. Inactive libvirt networks are the database: defining one is atomic, a name can be taken only once, and its
-  metadata keeps up to some hundred KiB. Locks are networks with a random UUID (a second one is refused), manifests have a fixed UUID
-  (a second one replaces the first).
-- Volumes cannot be renamed, so an upload has a name of its own until the end of time, and a marker beside it says that it is whole.
-- Guests are spoken to through the guest agent and virtio-serial channels. Neither needs a network.
-- libvirt's calls block in C and let Python's other threads run. One connection carries five of them at a time.
-- There is no trust on first use: a host's SSH key is known before the first connection, or there is none.
+- All state of a vApp is on its host. vcloud stores it in the metadata of libvirt networks that are
+  never started (see `metadata`). To define such a network is one atomic step, libvirt refuses a
+  second network of the same name, and the metadata can hold some hundred KiB. A lock is a network
+  with a random UUID: libvirt refuses a second lock of that name, because its UUID differs. A
+  manifest is a network with a fixed UUID: a new manifest replaces the old one.
+- libvirt cannot rename a volume. So every upload gets a new volume with a random part in its name,
+  which it keeps. An empty marker volume beside it says that the upload is complete (see `uploads`).
+- vcloud talks to guests through the QEMU guest agent and virtio-serial channels. Neither needs a
+  network.
+- A libvirt call blocks in C code, but other Python threads run meanwhile. libvirtd works on five
+  calls of one connection at a time (see `connection.MAX_CALLS`).
+- vcloud never trusts an SSH host key on first use. The key of a host must be in known_hosts before
+  vcloud connects.
+
+To add a call to libvirt, wrap it in `connection.translated`, which turns libvirt's errors into
+HostError. To explain one more reason why a host cannot be opened, add it to `refusals`. A fact that
+`doctor` and placement need about a host goes into `capabilities`.
 """

@@ -1,8 +1,8 @@
-"""Finds whether the VMs of a host run under KVM, or under TCG (emulation).
+"""Finds out whether the VMs of a host run under KVM or under TCG (emulation).
 
-There are hosts where /dev/kvm exists and libvirt offers KVM, and yet every kernel hangs under it. So vcloud
-boots a small VM under KVM once per host: the KVM test boot. The result is stored on the host. It counts as
-long as libvirt, QEMU and the kernel of the host stay the same.
+There are hosts where /dev/kvm exists and libvirt offers KVM, and yet every kernel hangs under KVM.
+So vcloud boots a small VM under KVM once per host: the KVM test boot. The result is stored on the
+host. It is valid as long as the versions of libvirt, QEMU and the kernel of the host stay the same.
 """
 
 from __future__ import annotations
@@ -26,33 +26,42 @@ from vcloud.hosts.metadata import parse
 from vcloud.hosts.pool import StoragePool
 from vcloud.hosts.stream import CHUNK, stream_socket
 from vcloud.hosts.uploads import any_upload
-from vcloud.hosts.volume_reading import peek
+from vcloud.hosts.volume_reading import read_start_without_pool
 
 VOLUME = "accelerator.json"
-"""In the storage pool of the host, beside the images. It is a cache, like them."""
-WORDS = b"vcloud-probe: user space reached"
-"""What the init of shipped images prints if the kernel command line has `vcloud.probe` (images/base/initramfs/init.c)."""
-PATIENCE = 2
-"""KVM may take this many times as long as emulation. If KVM works, it needs a fifth of that time, or less."""
-LONGEST = 300
-"""Seconds after which the test boot ends. Emulation needs three seconds, and some minutes on a host that is itself emulated."""
+"""The volume in the host's storage pool that stores the result."""
+BOOTED_MESSAGE = b"vcloud-probe: user space reached"
+"""The init program of shipped images prints this message if the kernel's command line has
+`vcloud.probe`. It must be the same as in images/base/initramfs/init.c.
+"""
+SLOWDOWN_LIMIT = 2
+"""KVM may take this many times as long as TCG. Where KVM works, it needs a fifth of TCG's time, or
+less.
+"""
+TIMEOUT = 300
+"""Seconds after which the test boot ends. A boot under TCG takes three seconds, or some minutes on
+a host that is itself emulated.
+"""
 KERNEL_SUFFIX, INITRD_SUFFIX = "", ".cpio"
-LARGEST = 4096
+"""The endings of the names of uploaded kernels and initramfs files."""
+RESULT_LIMIT = 4096
 """Bytes that are read of the stored result."""
-QUOTED = 120
-"""Characters of libvirt's own message in a reason."""
+QUOTE_LIMIT = 120
+"""Characters of libvirt's message that a reason quotes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """What the VMs of a host run on."""
+    """What the VMs of a host run under."""
 
     name: str
     """`kvm` or `tcg`."""
     reason: str
-    """Why, as a clause: `a kernel boots under KVM`."""
+    """The reason as a clause, such as `a kernel boots under KVM`."""
     proven: bool = True
-    """The result is about KVM itself, and is stored. Otherwise the test boot failed for another reason."""
+    """Whether the test boot showed if KVM works. If it failed for another reason, this is False,
+    and the result is not stored.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,30 +76,32 @@ _STORED = TypeAdapter(_Stored)
 
 
 def host_accelerator(host: Host) -> Accelerator:
-    """The accelerator of a host, without uploading anything to it.
+    """The accelerator of a host. This function uploads nothing to the host.
 
-    It is the stored result or, if there is none, that of a test boot with a kernel that an earlier vApp has left
-    on the host. If there is no such kernel, the answer is TCG, and is not stored.
+    The result is the stored one or, without it, that of a test boot with a kernel that an earlier
+    vApp has left on the host. If the host has no such kernel, the result is TCG and is not stored.
 
     Raises:
         HostError: the versions of the host cannot be read, or libvirt fails.
     """
-    known = remembered(host)
-    if known:
-        return known
+    stored = stored_accelerator(host)
+    if stored:
+        return stored
     pool = StoragePool(host)
     kernel, initrd = (any_upload(pool, kind, suffix) for kind, suffix in (("kernel-", KERNEL_SUFFIX), ("initrd-", INITRD_SUFFIX)))
     if kernel and initrd:
         return find_accelerator(host, kernel, initrd)
-    return _without_kvm(host) or Accelerator("tcg", "libvirt offers KVM, but the host has no kernel yet to test it with")
+    return _without_kvm(host) or Accelerator("tcg", "libvirt offers KVM, but the host has no kernel yet for a test boot")
 
 
-def remembered(host: Host) -> Accelerator | None:
-    """The result of an earlier test boot on this host with the same libvirt, QEMU and kernel; None if there is none."""
+def stored_accelerator(host: Host) -> Accelerator | None:
+    """The result of an earlier test boot on this host with the same versions of libvirt, QEMU and
+    kernel. None if there is none.
+    """
     try:
-        stored = _STORED.validate_json(peek(host, VOLUME, LARGEST))
+        stored = _STORED.validate_json(read_start_without_pool(host, VOLUME, RESULT_LIMIT))
     except ValueError:
-        return None  # nothing is stored, or another release has stored it
+        return None  # nothing is stored, or another release has stored it in another format
     return stored.found if stored.versions == versions(host) else None
 
 
@@ -99,30 +110,32 @@ def find_accelerator(host: Host, kernel: str, initrd: str) -> Accelerator:
 
     Args:
         host: an open host.
-        kernel: path on the host of a shipped image's kernel.
-        initrd: path on the host of its initramfs.
+        kernel: path on the host of the kernel of a shipped image.
+        initrd: path on the host of the initramfs of the same image.
 
     Raises:
         HostError: the versions of the host cannot be read, or libvirt fails.
     """
-    known = remembered(host)
-    if known:
-        return known
+    stored = stored_accelerator(host)
+    if stored:
+        return stored
     kvm, tcg = (boot_xml(kernel, initrd, accelerator) for accelerator in ("kvm", "tcg"))
     found = _without_kvm(host) or interruptible(lambda: boot_both(host, kvm, tcg))
     if not found.proven:
         return found
-    stored = _Stored(versions(host), found)
-    with suppress(HostError):  # if it cannot be stored, the next run boots again
-        StoragePool(host).put(VOLUME, _STORED.dump_json(stored))
+    result = _Stored(versions(host), found)
+    with suppress(HostError):  # if the result cannot be stored, the next command makes another test boot
+        StoragePool(host).put(VOLUME, _STORED.dump_json(result))
     return found
 
 
 def versions(host: Host) -> str:
-    """The versions of libvirt, QEMU and the kernel of a host, as one text. Saved memory and the stored result depend on them.
+    """The versions of libvirt, QEMU and the kernel of a host, as one text.
+
+    A memory image and the stored result are only valid for the versions that they were made with.
 
     Raises:
-        HostError: they cannot be read.
+        HostError: the versions cannot be read.
     """
     release = host.shell.run(["uname", "-r"])
     if release.code != 0:
@@ -132,41 +145,45 @@ def versions(host: Host) -> str:
 
 
 def _without_kvm(host: Host) -> Accelerator | None:
-    """TCG, if libvirt does not offer KVM; None if only a test boot can tell."""
+    """TCG if libvirt does not offer KVM. None if libvirt offers it, so that only a test boot can
+    show whether it works.
+    """
     with translated(f"the capabilities of {host.name} could not be read"):
         capabilities = parse(host.connection.getCapabilities())
     if capabilities.find("guest/arch[@name='x86_64']/domain[@type='kvm']") is None:
-        return Accelerator("tcg", "libvirt offers no KVM there")
+        return Accelerator("tcg", "libvirt does not offer KVM on this host")
     return None
 
 
 def boot_both(host: Host, kvm_xml: str, tcg_xml: str) -> Accelerator:
-    """Boots a small VM under KVM and the same VM under TCG at the same time, and compares them. Both are removed in the end.
+    """Boots a small VM under KVM and the same VM under TCG at the same time, and compares them.
+    Removes both afterwards.
 
-    This needs no guess at how long a boot may take: on any machine, however slow or busy, KVM is faster than
-    emulation, or it is of no use. The result is only about KVM if the VM under TCG reaches user space. If the host
-    has too little memory, or if the kernel boots nowhere, both VMs fail.
+    This way nobody has to guess how long a boot may take. On any machine, however slow or busy, KVM
+    is faster than TCG, or it is of no use. The VM under TCG is the control: if the host has too
+    little memory or the kernel boots nowhere, this VM fails, too, and the result says nothing about
+    KVM.
     """
-    begun = time.monotonic()
+    started = time.monotonic()
     try:
-        with _running(host, kvm_xml) as kvm, _running(host, tcg_xml) as tcg:
-            return race(BootingVm(kvm), BootingVm(tcg), begun)
+        with _started_vm(host, kvm_xml) as kvm, _started_vm(host, tcg_xml) as tcg:
+            return compare_boots(BootingVm(kvm), BootingVm(tcg), started)
     except libvirt.libvirtError as error:
-        return not_started(message_of(error), _starts(host, kvm_xml), _starts(host, tcg_xml))
+        return explain_failed_start(message_of(error), _starts(host, kvm_xml), _starts(host, tcg_xml))
 
 
-def not_started(why: str, kvm: bool, tcg: bool) -> Accelerator:
-    """What it means if one of the two VMs did not start, for the reason `why`.
+def explain_failed_start(why: str, kvm: bool, tcg: bool) -> Accelerator:
+    """The result if QEMU did not start for one of the two VMs, for the reason `why`.
 
-    `kvm` and `tcg` say whether a VM alone starts under KVM and under TCG.
+    `kvm` and `tcg` say whether QEMU starts for one VM alone under KVM and under TCG.
     """
     if tcg and not kvm:
-        return Accelerator("tcg", f"/dev/kvm exists, but a test VM failed: {why[:QUOTED]}")
-    return Accelerator("tcg", f"KVM could not be tested: {why[:QUOTED]}", proven=False)
+        return Accelerator("tcg", f"/dev/kvm exists, but a test VM failed: {why[:QUOTE_LIMIT]}")
+    return Accelerator("tcg", f"KVM could not be tested: {why[:QUOTE_LIMIT]}", proven=False)
 
 
 def _starts(host: Host, xml: str) -> bool:
-    """Whether QEMU starts for the domain. The VM is removed at once."""
+    """Whether QEMU starts for the domain. The domain is destroyed at once."""
     try:
         host.connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY).destroy()
     except libvirt.libvirtError:
@@ -176,31 +193,34 @@ def _starts(host: Host, xml: str) -> bool:
 
 @dataclass
 class BootingVm:
-    """A VM that boots, as its console shows it."""
+    """A VM that boots, and the output of its console."""
 
     console: socket.socket
-    heard: bytes = b""
+    output: bytes = b""
     ended: bool = False
 
     @property
     def booted(self) -> bool:
-        """It has reached user space."""
-        return WORDS in self.heard
+        """Whether the VM has reached user space."""
+        return BOOTED_MESSAGE in self.output
 
     def read(self) -> None:
-        """Reads what the console has printed. It must be ready to be read."""
+        """Reads the next output of the console. Call it only if there is some, because it would
+        block otherwise.
+        """
         chunk = self.console.recv(CHUNK)
-        self.heard += chunk
+        self.output += chunk
         self.ended = not chunk
 
 
-def race(kvm: BootingVm, tcg: BootingVm, begun: float) -> Accelerator:
+def compare_boots(kvm: BootingVm, tcg: BootingVm, started: float) -> Accelerator:
     """Reads the consoles of both VMs until it is clear whether KVM works.
 
-    `begun` is when both were started, in seconds of the monotonic clock. Once the VM under TCG has reached user
-    space, the VM under KVM has until `PATIENCE` times that duration.
+    `started` is the time when both VMs were started, in seconds of the monotonic clock. When the VM
+    under TCG has reached user space, the VM under KVM gets `SLOWDOWN_LIMIT` times as long as that
+    took.
     """
-    deadline = begun + LONGEST
+    deadline = started + TIMEOUT
     while (left := deadline - time.monotonic()) > 0:
         booting = [vm for vm in (kvm, tcg) if not (vm.booted or vm.ended)]
         ready, _, _ = select.select([vm.console for vm in booting], [], [], left)
@@ -211,18 +231,18 @@ def race(kvm: BootingVm, tcg: BootingVm, begun: float) -> Accelerator:
         if kvm.ended and (tcg.booted or tcg.ended):
             break
         if tcg in booting and tcg.booted:
-            deadline = min(deadline, begun + PATIENCE * (time.monotonic() - begun))
+            deadline = min(deadline, started + SLOWDOWN_LIMIT * (time.monotonic() - started))
     if not tcg.booted:
         return Accelerator("tcg", "KVM could not be tested: the kernel does not reach user space under emulation either", proven=False)
     if kvm.ended:
         return Accelerator("tcg", "/dev/kvm exists, but a test VM failed: it ended before it reached user space")
-    return Accelerator("tcg", f"/dev/kvm exists, but a test VM failed: its kernel hangs, no user space after {deadline - begun:.0f} s")
+    return Accelerator("tcg", f"/dev/kvm exists, but a test VM failed: its kernel hangs, no user space after {deadline - started:.0f} s")
 
 
 @contextmanager
-def _running(host: Host, xml: str) -> Iterator[socket.socket]:
-    """The console of a VM that is started now and removed in the end."""
-    # The VM is paused until the console is open, so that nothing it prints is lost. libvirt destroys it if this connection ends.
+def _started_vm(host: Host, xml: str) -> Iterator[socket.socket]:
+    """Starts a VM and gives its console. Destroys the VM afterwards."""
+    # The VM is paused until its console is open, so that no output is lost. If this connection ends, libvirt destroys the VM.
     domain = host.connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY)
 
     def open_console(connection: libvirt.virConnect, stream: libvirt.virStream) -> None:
@@ -238,5 +258,7 @@ def _running(host: Host, xml: str) -> Iterator[socket.socket]:
 
 
 def boot_xml(kernel: str, initrd: str, accelerator: str) -> str:
-    """The domain of a KVM test boot, under a name of its own."""
+    """The XML of a domain for the KVM test boot. Its name is random, so that two operators can test
+    at the same time.
+    """
     return render_test_boot(f"vcloud-probe-{secrets.token_hex(4)}", kernel, initrd, HostFacts(accelerator))

@@ -1,4 +1,4 @@
-"""Asks a host's libvirt what the host can do."""
+"""Asks the libvirt of a host what the host can do."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from vcloud.placement.capabilities import Capabilities
 
 
 def capabilities_of(host: Host) -> Capabilities:
-    """What the host can do. Raises HostError."""
-    with translated(f"{host.name} could not be asked what it can do"):
+    """The capabilities of a host. Raises HostError."""
+    with translated(f"the capabilities of {host.name} could not be read"):
         _, mebibytes, processors, *_ = host.connection.getInfo()
         libvirt, qemu = host.connection.getLibVersion(), host.connection.getVersion()
     return Capabilities(
@@ -23,5 +23,7 @@ def capabilities_of(host: Host) -> Capabilities:
 
 
 def _version(number: int) -> str:
-    """libvirt's number of a version (1,000,000 x major + 1,000 x minor + release) as people write it."""
+    """Formats a version number of libvirt (1,000,000 x major + 1,000 x minor + release), for
+    example as 9.0.0.
+    """
     return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"

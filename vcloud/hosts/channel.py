@@ -1,4 +1,6 @@
-"""A virtio-serial port that is plugged into a running domain for one connection, with its host end as a socket."""
+"""A virtio-serial port of a running domain that exists only for one connection, with the host's end
+as a socket.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,11 @@ PREFIX = "org.vcloud.ssh."
 
 @contextmanager
 def plugged_port(host: Host, name: str) -> Iterator[tuple[str, socket.socket]]:
-    """The name of a new port of a running domain, and the host's end of it. The port is unplugged in the end.
+    """Attaches a new port to a running domain. Gives the port's name and the host's end of it, and
+    detaches the port afterwards.
 
     Raises:
-        HostError: the port cannot be plugged in or opened.
+        HostError: libvirt cannot attach or open the port.
     """
     with _plugged(host, name) as port, ExitStack() as stack:
         with translated(f"the channel into '{name}' could not be opened on {host.name}"):
@@ -40,12 +43,14 @@ def _plugged(host: Host, name: str) -> Iterator[str]:
     try:
         yield port
     finally:
-        with suppress(libvirt.libvirtError):  # the domain may have ended, and its ports with it
+        with suppress(libvirt.libvirtError):  # if the domain has ended, its ports are gone already
             _unplug(domain, port)
 
 
 def _unplug(domain: libvirt.virDomain, port: str) -> None:
-    """Removes the port. libvirt finds it only by libvirt's own description of the device."""
+    """Detaches the port. libvirt finds the device only by the full XML that libvirt itself wrote
+    for it.
+    """
     for channel in parse(domain.XMLDesc()).iter("channel"):
         target = channel.find("target")
         if target is not None and target.get("name") == port:

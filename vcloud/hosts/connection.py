@@ -1,4 +1,6 @@
-"""An open connection to a libvirt host, and libvirt's errors as sentences with a way out."""
+"""The open connection to a libvirt host, and the translation of libvirt's errors into messages with
+a hint.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +25,21 @@ if TYPE_CHECKING:
     from vcloud.hosts.shell import Shell
 
 MAX_CALLS = 5
-"""Calls that libvirtd works on at a time for one connection (its max_client_requests); more only queue."""
-GRACE = 5
+"""libvirtd works on this many calls of one connection at a time (max_client_requests in
+libvirtd.conf). It queues further calls.
+"""
+INTERRUPT_TIMEOUT = 5
 """Seconds that running calls get to end after Ctrl-C."""
 SSH_OPTIONS = ("ConnectTimeout=10", "ServerAliveInterval=5", "ServerAliveCountMax=3")
-"""A host that vanishes is noticed after 15 s, instead of never."""
+"""With these, ssh notices after 15 s that a host does not answer any more. By default it would wait
+for ever.
+"""
 
 T = TypeVar("T")
 
 
 class Host:
-    """A libvirt host with an open connection. Several threads may use it at once."""
+    """A libvirt host with an open connection. Several threads may use it at the same time."""
 
     def __init__(self, ref: HostRef, connection: libvirt.virConnect) -> None:
         self.ref = ref
@@ -45,13 +51,15 @@ class Host:
 
     @functools.cached_property
     def processors(self) -> int:
-        """How many it has, which bounds what is worth doing side by side. Raises HostError."""
+        """The number of the host's processors. It limits how many VMs should start at the same
+        time. Raises HostError.
+        """
         with translated(f"the processors of {self.name} could not be counted"):
             return int(self.connection.getInfo()[2])
 
     @functools.cached_property
     def shell(self) -> Shell:
-        """Runs commands on the host itself. Raises HostError when the host cannot be logged in to."""
+        """Runs commands on the host itself. Raises HostError if vcloud cannot log in to the host."""
         from vcloud.hosts.shell import open_shell  # paramiko takes 0.4 s to import, and few commands need it
 
         return open_shell(self.ref)
@@ -70,12 +78,12 @@ class Host:
 
 
 def open_host(ref: HostRef) -> Host:
-    """Connects to a host. Ctrl-C ends a connection attempt that hangs.
+    """Connects to a host. Ctrl-C ends an attempt that hangs.
 
     Raises:
-        HostError: nobody answers, or not to us; the hint says what to do about it.
+        HostError: the host does not answer, or refuses the connection. The hint says what to do.
     """
-    libvirt.registerErrorHandler(lambda *_: None, None)  # or libvirt prints every error on stderr, also those that are handled
+    libvirt.registerErrorHandler(lambda *_: None, None)  # by default libvirt prints every error on stderr, also those that vcloud handles
     try:
         return Host(ref, interruptible(lambda: _open(ref)))
     except libvirt.libvirtError as error:
@@ -83,6 +91,9 @@ def open_host(ref: HostRef) -> Host:
 
 
 def _open(ref: HostRef) -> libvirt.virConnect:
+    """Opens the libvirt connection. For ssh, libvirt starts a wrapper script, which adds the
+    options that a URI cannot carry.
+    """
     parts = urlsplit(ref.uri)
     if not parts.scheme.endswith("+ssh"):
         return libvirt.open(ref.uri)
@@ -95,19 +106,21 @@ def _open(ref: HostRef) -> libvirt.virConnect:
 
 
 def _ssh_wrapper(program: str, config: Path | None) -> str:
-    """The program that libvirt starts as ssh.
+    """The text of the script that libvirt starts in place of ssh.
 
-    It ignores Ctrl-C, which reaches all programs of the terminal: the connection is still needed to clean up.
+    The script ignores Ctrl-C. The terminal sends Ctrl-C to all its programs, and vcloud still needs
+    the connection to clean up.
     """
     argv = [program, *(("-F", str(config)) if config else ()), *(f"-o{option}" for option in SSH_OPTIONS)]
     return f"#!/bin/sh\ntrap '' INT\nexec {shlex.join(argv)} \"$@\"\n"
 
 
 def run_parallel(tasks: Sequence[Callable[[], T]], limit: int = MAX_CALLS) -> list[T]:
-    """Runs tasks in threads, `limit` at a time, and returns their results in the order of the tasks. Ctrl-C is heard meanwhile.
+    """Runs tasks in threads, `limit` at a time, and returns their results in the order of the
+    tasks.
 
-    After the first error nothing more is begun, what runs is awaited, and the error is raised. After Ctrl-C what runs is awaited
-    for `GRACE` seconds.
+    After the first error no further task starts. The error is raised when the running tasks have
+    ended. Ctrl-C is handled at once: the running tasks get `INTERRUPT_TIMEOUT` seconds to end.
     """
     pool = ThreadPoolExecutor(limit)
     futures = [pool.submit(task) for task in tasks]
@@ -116,7 +129,7 @@ def run_parallel(tasks: Sequence[Callable[[], T]], limit: int = MAX_CALLS) -> li
         pool.shutdown(cancel_futures=True)
     except KeyboardInterrupt:
         pool.shutdown(wait=False, cancel_futures=True)
-        wait(futures, timeout=GRACE)
+        wait(futures, timeout=INTERRUPT_TIMEOUT)
         raise
     failed = [error for future in futures if not future.cancelled() and (error := future.exception())]
     if failed:
@@ -125,21 +138,23 @@ def run_parallel(tasks: Sequence[Callable[[], T]], limit: int = MAX_CALLS) -> li
 
 
 def interruptible(call: Callable[[], T]) -> T:
-    """One call of libvirt in a thread of its own, so that Ctrl-C is heard while C code blocks."""
+    """Makes one libvirt call in a thread of its own. Ctrl-C is then handled although the call
+    blocks in C code.
+    """
     return run_parallel([call])[0]
 
 
 @contextlib.contextmanager
 def translated(what: str) -> Iterator[None]:
-    """Turns libvirt's errors into `HostError("what: libvirt's words")`."""
+    """Turns libvirt's errors into `HostError("WHAT: libvirt's message")`."""
     try:
         yield
     except libvirt.libvirtError as error:
-        raise HostError(f"{what}: {message_of(error)}", _way_out(error)) from error
+        raise HostError(f"{what}: {message_of(error)}", _hint_for(error)) from error
 
 
 def message_of(error: libvirt.libvirtError) -> str:
-    """libvirt's own words on one line, without the general part that it puts before them."""
+    """libvirt's message on one line, without the general prefixes that libvirt puts before it."""
     return " ".join(str(error.get_error_message() or error).split()).removeprefix("operation failed: ").removeprefix("internal error: ")
 
 
@@ -155,7 +170,9 @@ def is_absent(error: libvirt.libvirtError) -> bool:
 
 
 def found_or_none(lookup: Callable[..., Any], *key: object) -> Any:
-    """What a call of libvirt gives, or None where what it asks for is not there, or is gone."""
+    """The result of a libvirt call, or None if the object that the call is about does not exist, or
+    no longer exists.
+    """
     try:
         return lookup(*key)
     except libvirt.libvirtError as error:
@@ -164,12 +181,12 @@ def found_or_none(lookup: Callable[..., Any], *key: object) -> Any:
         raise
 
 
-def _way_out(error: libvirt.libvirtError) -> str:
+def _hint_for(error: libvirt.libvirtError) -> str:
     text = str(error)
     if "No space left" in text:
         return "Free some space on the host, then run the command again."
     if error.get_error_code() == libvirt.VIR_ERR_RPC or "socket is closed" in text or "End of file" in text or "Broken pipe" in text:
-        return "The connection broke. See whether the host and its libvirtd are up, then run the command again: it goes on from here."
+        return "The connection broke. Check that the host and its libvirtd run. Then run the command again: it continues from here."
     if error.get_error_code() == libvirt.VIR_ERR_HOOK_SCRIPT_FAILED:
-        return "A hook on the host refused it; its reason is in the message."
+        return "A libvirt hook on the host refused it. The message shows the hook's reason."
     return ""

@@ -15,10 +15,10 @@ from vcloud.hosts.stream import stream_socket
 
 @contextmanager
 def console_socket(host: Host, name: str) -> Iterator[socket.socket]:
-    """The serial console of a running domain.
+    """The serial console of a running domain, as a socket.
 
     Raises:
-        HostError: there is no such console, or somebody else is attached to it.
+        HostError: the domain has no serial console, or another person is attached to it.
     """
     with ExitStack() as stack:
         with translated(f"the console of '{name}' could not be opened on {host.name}"):
@@ -32,4 +32,6 @@ def _open(connection: libvirt.virConnect, stream: libvirt.virStream, name: str) 
     except libvirt.libvirtError as error:
         if "Active console session exists" not in str(error):
             raise
-        raise HostError(f"somebody else is attached to the console of '{name}'", "They can leave it with Ctrl-].") from None
+        raise HostError(
+            f"somebody else is attached to the console of '{name}'", "That person can leave the console with Ctrl-]. Then try again."
+        ) from None

@@ -10,8 +10,8 @@ class Executed:
     """The result of a command that has ended."""
 
     code: int
-    """Its exit code; 128 plus the number of the signal, if a signal ended it."""
+    """The exit code. If a signal ended the command: 128 plus the number of the signal."""
     stdout: bytes
     stderr: bytes
     truncated: bool = False
-    """The end of the output is missing, because there was too much of it."""
+    """Whether the end of the output is missing because there was too much output."""

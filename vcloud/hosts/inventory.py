@@ -1,21 +1,22 @@
-"""Which hosts vcloud uses: from the command line, the environment, a running lab or an inventory file (hosts.yaml).
+"""Which hosts vcloud uses. They come from the command line, the environment, a running lab or an
+inventory file (hosts.yaml):
 
 hosts:
   h1:
     uri: qemu+ssh://root@h1/system
     ssh_config: /path/of/an/ssh_config            # optional; default: ~/.ssh/config
     local_uri: qemu+unix:///system?socket=/...    # optional; the same host, for root on the same machine
-    uplink:                                       # optional; default: a NAT network that vcloud makes
+    uplink:                                       # optional; default: a NAT network that vcloud creates
       network: uplink                             # or `bridge: br0`
       prefix4: 198.18.0.0/16
       gateway4: 198.18.0.1
       prefix6: "2001:db8:198:18::/64"             # optional, with gateway6
       gateway6: "2001:db8:198:18::1"
-    outside:                                      # optional; a place outside, from which `vcloud verify` sends probes
+    outside:                                      # optional; where `vcloud verify` sends probes from the internet side
       netns: vclab-outside                        # a network namespace of this machine that reaches the uplink
-      server4: 203.0.113.10                       # an address outside that answers on every port
+      server4: 203.0.113.10                       # a server on the internet side that answers on every port
       server6: "2001:db8:203::10"                 # optional; likewise
-    templates: 4G                                 # optional; disk space for memory images, which other VMs wake from
+    templates: 4G                                 # optional; disk space for memory images, which VMs wake from
 """
 
 from __future__ import annotations
@@ -37,10 +38,13 @@ from vcloud.spec.types import parse_size, parse_text
 
 LOCAL_URI = "qemu:///system"
 LABS = Path("/var/lib/vcloud/labs")
-TEMPLATES = 4 << 30
-"""Bytes that the memory images of a host may take if its inventory does not say it."""
-SMALLEST_UPLINK: Final = 28
-"""The longest prefix of an uplink: a /28 has 14 addresses."""
+"""The folder in which `vcloud lab up` stores the files of labs, each with an inventory."""
+MEMORY_IMAGE_SPACE = 4 << 30
+"""Bytes that the memory images of a host may take if the inventory does not say it."""
+LONGEST_UPLINK_PREFIX: Final = 28
+"""The longest possible prefix of an uplink. A /28 has 14 addresses for the gateway and the
+firewalls.
+"""
 EXAMPLE = "hosts: {h1: {uri: qemu+ssh://root@h1/system}}"
 _URI_WANTED: Final = "Write a libvirt URI, such as qemu+ssh://root@h1/system."
 
@@ -62,7 +66,9 @@ def _has_scheme(text: str) -> bool:
 
 
 def _ip(kind: type[V], wanted: str) -> PlainValidator:
-    """An address or a prefix of this kind; `wanted` names and shows it."""
+    """Reads an address or a prefix of this kind. `wanted` describes it in the error message, with
+    an example.
+    """
 
     def parse(value: object) -> V:
         if isinstance(value, kind):
@@ -80,19 +86,19 @@ HostName = Annotated[
     str,
     Shape(
         r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}",
-        "is not a valid name of a host",
+        "is not a valid host name",
         "Use 1 to 63 letters, digits and . _ -, beginning with a letter or a digit.",
     ),
 ]
 LibvirtName = Annotated[
     str,
-    Shape(r"[A-Za-z0-9_.:-]{1,80}", "is not a valid name of a libvirt network", "Use 1 to 80 letters, digits and _ . : -."),
+    Shape(r"[A-Za-z0-9_.:-]{1,80}", "is not a valid libvirt network name", "Use 1 to 80 letters, digits and _ . : -."),
 ]
 NamespaceName = Annotated[
     str,
-    Shape(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", "is not a valid name of a network namespace", "`ip netns list` shows the names."),
+    Shape(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", "is not a valid network namespace name", "`ip netns list` shows the names."),
 ]
-BridgeName = Annotated[str, Shape(r"[A-Za-z0-9_.-]{1,15}", "is not a valid name of a bridge", "Use 1 to 15 letters, digits and _ . -.")]
+BridgeName = Annotated[str, Shape(r"[A-Za-z0-9_.-]{1,15}", "is not a valid bridge name", "Use 1 to 15 letters, digits and _ . -.")]
 Uri = Annotated[str, PlainValidator(_uri)]
 
 
@@ -103,13 +109,13 @@ class _Strict(BaseModel):
 class UplinkConfig(_Strict):
     """The network that connects the firewalls of a host with the internet.
 
-    vcloud takes addresses from its prefixes. It creates nothing there.
+    vcloud takes addresses from its prefixes. It creates neither the network nor the bridge.
     """
 
     network: LibvirtName | None = None
-    """A libvirt network, or ..."""
+    """The name of a libvirt network. Either this or `bridge` must be given."""
     bridge: BridgeName | None = None
-    """... a bridge of the host."""
+    """The name of a bridge of the host."""
     prefix4: Annotated[IPv4Network, _ip(IPv4Network, "an IPv4 prefix such as 198.18.0.0/16")] = Field(examples=["198.18.0.0/16"])
     gateway4: Annotated[IPv4Address, _ip(IPv4Address, "an IPv4 address such as 198.18.0.1")] = Field(examples=["198.18.0.1"])
     prefix6: Annotated[IPv6Network, _ip(IPv6Network, "an IPv6 prefix such as 2001:db8::/64")] | None = None
@@ -118,11 +124,11 @@ class UplinkConfig(_Strict):
     @model_validator(mode="after")
     def _fits_together(self) -> UplinkConfig:
         if (self.network is None) == (self.bridge is None):
-            raise FieldError("an uplink needs exactly one of network and bridge", "Write one of them.")
+            raise FieldError("an uplink needs either network or bridge", "Write exactly one of them.")
         if self.gateway4 not in self.prefix4:
             raise FieldError(f"gateway4 {self.gateway4} is not in prefix4 {self.prefix4}", "Correct one of them.")
-        if self.prefix4.prefixlen > SMALLEST_UPLINK:
-            raise FieldError(f"prefix4 {self.prefix4} is too small", f"The smallest possible prefix is a /{SMALLEST_UPLINK}.")
+        if self.prefix4.prefixlen > LONGEST_UPLINK_PREFIX:
+            raise FieldError(f"prefix4 {self.prefix4} is too small", f"The smallest possible prefix is a /{LONGEST_UPLINK_PREFIX}.")
         self._check_ipv6()
         return self
 
@@ -136,29 +142,31 @@ class UplinkConfig(_Strict):
 
 
 class OutsideConfig(_Strict):
-    """A place outside, from which `verify` probes a vApp as a customer would, and servers that the vApp's VMs may reach there.
+    """The internet side of a lab, from which `verify` probes a vApp as a customer would.
 
-    Without it, `verify` sends probes from outside only from the host itself, and none to servers outside.
+    Without such a place, `verify` sends the probes of customers only from the host itself, and the VMs of the
+    vApp send no probes to servers on the internet.
     """
 
     netns: NamespaceName = Field(examples=["vclab-outside"])
     """A network namespace of the machine that runs vcloud."""
     server4: Annotated[IPv4Address, _ip(IPv4Address, "an IPv4 address such as 203.0.113.10")] = Field(examples=["203.0.113.10"])
-    """An address outside that answers on every port."""
+    """The address of a server on the internet side that answers on every port."""
     server6: Annotated[IPv6Address, _ip(IPv6Address, "an IPv6 address such as 2001:db8:203::10")] | None = None
 
 
-class _Entry(_Strict):
+class _HostEntry(_Strict):
     uri: Uri = Field(examples=["qemu+ssh://root@h1/system"])
     local_uri: Uri | None = None
     ssh_config: Annotated[str, PlainValidator(parse_text)] | None = None
     uplink: UplinkConfig | None = None
     outside: OutsideConfig | None = None
-    templates: Annotated[int, PlainValidator(parse_size)] = TEMPLATES
+    # Earlier releases called memory images templates. Inventories have this key, so it keeps its name.
+    templates: Annotated[int, PlainValidator(parse_size)] = MEMORY_IMAGE_SPACE
 
 
 class _File(_Strict):
-    hosts: dict[HostName, _Entry] = Field(min_length=1, examples=[{"h1": {"uri": "qemu+ssh://root@h1/system"}}])
+    hosts: dict[HostName, _HostEntry] = Field(min_length=1, examples=[{"h1": {"uri": "qemu+ssh://root@h1/system"}}])
 
 
 _KIND: Final = Kind(_File, EXAMPLE)
@@ -166,39 +174,41 @@ _KIND: Final = Kind(_File, EXAMPLE)
 
 @dataclass(frozen=True, slots=True)
 class HostRef:
-    """How to reach a host, and what its inventory says about it. No connection is open."""
+    """How to reach a host, and what the inventory says about it. It holds no connection."""
 
     name: str
     uri: str
     ssh_config: Path | None = None
-    """Used in place of ~/.ssh/config."""
+    """The file that is used in place of ~/.ssh/config."""
     uplink: UplinkConfig | None = None
-    """None means the NAT network that vcloud makes."""
+    """None: the host uses the NAT network that vcloud creates."""
     local_uri: str = ""
-    """The URI of the host's socket on this machine, which only the hosts of a lab have; empty for others."""
-    templates: int = TEMPLATES
-    """Bytes that its memory images may take."""
+    """The URI of the host's libvirt socket on this machine. Only the hosts of a lab have one; empty
+    for other hosts.
+    """
+    memory_image_space: int = MEMORY_IMAGE_SPACE
+    """Bytes that the memory images of the host may take; the key `templates` of the inventory."""
     outside: OutsideConfig | None = None
-    """Where `verify` sends probes from outside; None: only from the host itself."""
+    """Where `verify` sends the probes of customers. None: only from the host itself."""
 
 
 def load_inventory(path: Path) -> tuple[HostRef, ...]:
     """The hosts of an inventory file, in the order of the file.
 
     Raises:
-        SpecError: the file has problems; it has all of them.
+        SpecError: the file has problems. The error holds all of them.
         UsageError: the file cannot be read.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         what = f"the inventory {path} cannot be read: {error.strerror}"
-        raise UsageError(what, "Name another inventory with VCLOUD_INVENTORY.") from None
+        raise UsageError(what, "Correct the path or the permissions, or set VCLOUD_INVENTORY to another file.") from None
     entries = read_model(data, str(path), _KIND).sound().hosts
     return tuple(_ref(name, entry, path.parent) for name, entry in entries.items())
 
 
-def _ref(name: str, entry: _Entry, folder: Path) -> HostRef:
+def _ref(name: str, entry: _HostEntry, folder: Path) -> HostRef:
     config = folder / Path(entry.ssh_config).expanduser() if entry.ssh_config else None
     return HostRef(name, entry.uri, config, entry.uplink, entry.local_uri or "", entry.templates, entry.outside)
 
@@ -207,12 +217,12 @@ def choose_host(connect: str | None, environment: Mapping[str, str] = os.environ
     """The one host that a command works on.
 
     Raises:
-        UsageError: as `choose_hosts`, or there are several hosts and none is named.
+        UsageError: as `choose_hosts`; or there are several hosts and the user has named none.
     """
     hosts = choose_hosts(connect, environment)
     if len(hosts) > 1:
         raise UsageError(
-            f"there are {len(hosts)} hosts, and the command needs one", f"Name it: --connect {'|'.join(host.name for host in hosts)}."
+            f"there are {len(hosts)} hosts, and this command works on one", f"Choose it: --connect {'|'.join(host.name for host in hosts)}."
         )
     return hosts[0]
 
@@ -220,12 +230,17 @@ def choose_host(connect: str | None, environment: Mapping[str, str] = os.environ
 def choose_hosts(connect: str | None, environment: Mapping[str, str] = os.environ) -> tuple[HostRef, ...]:
     """The hosts that a command works on.
 
-    The first of these that is given decides: `connect` (a URI, or a name in the inventory), VCLOUD_CONNECT,
-    LIBVIRT_DEFAULT_URI, all hosts of the inventory. The inventory is the file that VCLOUD_INVENTORY names, or that of the
-    lab that is up, or the user's own. Without any of them it is this machine.
+    vcloud takes the first of these that is given: `connect` (a URI, or a host's name in the
+    inventory), VCLOUD_CONNECT, LIBVIRT_DEFAULT_URI, all hosts of the inventory. If none is given,
+    it takes this machine.
+
+    The inventory is the file that VCLOUD_INVENTORY names. Without VCLOUD_INVENTORY it is the
+    inventory of the running lab, and without a lab the user's own file,
+    ~/.config/vcloud/hosts.yaml.
 
     Raises:
-        UsageError: no inventory has the name, the inventory cannot be read, or several labs are up.
+        UsageError: the inventory does not have the name, the inventory cannot be read, or several
+            labs run.
         SpecError: the inventory has problems.
     """
     wanted = connect or environment.get("VCLOUD_CONNECT") or environment.get("LIBVIRT_DEFAULT_URI")
@@ -233,7 +248,7 @@ def choose_hosts(connect: str | None, environment: Mapping[str, str] = os.enviro
         return _inventory(environment) or (ref_of_uri(LOCAL_URI),)
     if ":" not in wanted:
         return (_named(wanted, _inventory(environment)),)
-    known = _inventory(environment, tolerant=True)
+    known = _inventory(environment, tolerant=True)  # the inventory may know more about this host, such as its uplink
     return (next((host for host in known if wanted in (host.uri, host.local_uri)), ref_of_uri(wanted)),)
 
 
@@ -247,7 +262,7 @@ def ref_of_uri(uri: str) -> HostRef:
         return HostRef(urlsplit(_uri(uri)).hostname or "localhost", uri)
     except ValueError:
         what = f"'{shown(uri)}' is not a libvirt URI"
-        raise UsageError(what, "Write a libvirt URI, such as qemu+ssh://root@h1/system, or a host's name.") from None
+        raise UsageError(what, "Write a libvirt URI, such as qemu+ssh://root@h1/system, or a host's name in the inventory.") from None
 
 
 def _named(name: str, hosts: tuple[HostRef, ...]) -> HostRef:
@@ -257,18 +272,21 @@ def _named(name: str, hosts: tuple[HostRef, ...]) -> HostRef:
     known = ", ".join(host.name for host in hosts)
     raise UsageError(
         f"there is no host '{name}'" + (f" in the inventory, which has {known}" if known else ", because there is no inventory"),
-        "Write one of its names, or a libvirt URI, such as qemu+ssh://root@h1/system.",
+        "Write a host's name from the inventory, or a libvirt URI, such as qemu+ssh://root@h1/system.",
     )
 
 
 def _inventory(environment: Mapping[str, str], *, tolerant: bool = False) -> tuple[HostRef, ...]:
-    """The hosts of the inventory that decides; none if there is no inventory. With `tolerant`, none if several labs are up."""
+    """The hosts of the inventory that `choose_hosts` describes. Empty if there is no inventory.
+
+    With `tolerant`, several running labs are no error; the result is then empty.
+    """
     if named := environment.get("VCLOUD_INVENTORY"):
         return load_inventory(Path(named))
     labs = sorted(Path(environment.get("VCLOUD_LAB_DIR") or LABS).glob("*/hosts.yaml"))
     if len(labs) > 1 and not tolerant:
         names = ", ".join(path.parent.name for path in labs)
-        raise UsageError(f"several labs are up: {names}", f"Choose the inventory of one lab: export VCLOUD_INVENTORY={labs[0]}.")
+        raise UsageError(f"several labs run: {names}", f"Choose the inventory of one lab: export VCLOUD_INVENTORY={labs[0]}.")
     if len(labs) == 1:
         return load_inventory(labs[0])
     configs = Path(environment.get("XDG_CONFIG_HOME") or Path(environment.get("HOME", "/")) / ".config")

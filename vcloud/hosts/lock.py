@@ -1,7 +1,11 @@
-"""One at a time: a lock per vApp, kept on the host, so that two operators on two machines cannot work on one vApp at once.
+"""Locks that a host keeps. One lock per vApp stops two operators on two machines from changing that
+vApp at the same time.
 
-A lock is a record with a random UUID, and only the name decides who has it. Whoever finds it taken by a process that is known to be gone
-(the same machine since the same boot, but no such process) removes exactly that one by its UUID and tries again.
+A lock is a record (see `metadata`) with a random UUID. libvirt refuses a second record of the same
+name, so only one process can hold a lock. When a process finds the lock taken, it reads who holds
+it. If the holder has ended (it ran on the same machine since the same boot, and there is no such
+process now), the process removes that lock by its UUID and tries again. Removal by UUID never hits
+a newer lock of the same name.
 """
 
 from __future__ import annotations
@@ -23,9 +27,12 @@ from vcloud.hosts.connection import Host, translated
 from vcloud.hosts.metadata import Record, read_record, remove_record, write_record
 
 PREFIX = "vcloud-lock-"
-TRIES = 10
-PAUSE = 0.2
-"""Seconds between two looks at a lock that somebody else holds."""
+ATTEMPTS = 10
+"""Attempts to write the lock that may fail without anybody holding it, before libvirt's error is
+raised.
+"""
+POLL = 0.2
+"""Seconds between two attempts to take a lock that somebody else holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +40,16 @@ class Holder:
     """The process that holds a lock."""
 
     machine: str
-    """Its host name, for people."""
+    """Its host name, to show to people."""
     boot: str
-    """Boot id and PID namespace: process numbers are compared only within one."""
+    """The boot id of the machine and the PID namespace. Process numbers can be compared only within
+    the same two.
+    """
     pid: str
     started: str
-    """When the process started, in clock ticks since boot: numbers are used again."""
+    """When the process started, in clock ticks since boot. The kernel reuses process numbers, so
+    the number alone does not identify a process.
+    """
     since: str
     command: str
 
@@ -46,51 +57,55 @@ class Holder:
         return f"`vcloud {self.command}` on {self.machine} (process {self.pid}, since {self.since})"
 
     def is_gone(self) -> bool:
-        """Whether the process is known to be gone. False for one of another machine, about which nothing is known."""
-        return self.boot == _boot() and self.started != _start_time(self.pid)
+        """Whether the process has certainly ended. False for a process of another machine, because
+        vcloud cannot see it.
+        """
+        return self.boot == _boot_id() and self.started != _start_time(self.pid)
 
 
 class LockedError(HostError):
-    """Somebody else works on the same vApp."""
+    """Another process works on the same vApp."""
 
     def __init__(self, host: Host, name: str, subject: str, holder: Holder | None) -> None:
         super().__init__(
-            f"{subject} on {host.name} is being worked on by {holder or 'somebody unknown'}",
-            "Wait for it to end. If it never will, remove its lock: "
-            f"virsh --connect '{host.ref.uri}' net-undefine {name}, then `vcloud up` or `vcloud down` cleans up.",
+            f"{subject} on {host.name} is locked by {holder or 'an unknown process'}",
+            "Wait until it has ended. If it was killed, remove its lock: "
+            f"virsh --connect '{host.ref.uri}' net-undefine {name}. Then run `vcloud up` or `vcloud down` to clean up.",
         )
         self.holder = holder
 
 
 @contextlib.contextmanager
 def vapp_lock(host: Host, vapp: str, command: str) -> Iterator[None]:
-    """Holds the lock of a vApp. `command` is what it is held for: `up`.
+    """Holds the lock of a vApp. `command` is the name of the command that needs it, for example
+    `up`.
 
     Raises:
-        LockedError: somebody else holds it; nothing waits.
+        LockedError: another process holds the lock. This function does not wait.
     """
     with named_lock(host, PREFIX + vapp, f"the vApp '{vapp}'", command):
         yield
 
 
 @contextlib.contextmanager
-def named_lock(host: Host, name: str, subject: str, command: str, patience: float = 0) -> Iterator[None]:
+def named_lock(host: Host, name: str, subject: str, command: str, timeout: float = 0) -> Iterator[None]:
     """Holds the lock of that name.
 
     Args:
         host: an open host.
-        name: a libvirt network's name.
-        subject: what the lock protects, for the message of who comes second.
-        command: what it is held for.
-        patience: seconds to wait for somebody else to release it.
+        name: the name of the libvirt network that is the lock.
+        subject: what the lock protects. The message for a process that finds the lock taken begins
+            with it.
+        command: the name of the command that needs the lock.
+        timeout: seconds to wait until another process releases the lock.
 
     Raises:
-        LockedError: somebody else holds it.
+        LockedError: another process still holds the lock.
     """
     mine = str(uuid.uuid4())
     try:
         with translated(f"{subject} could not be locked on {host.name}"):
-            _claim(host, Record(name, mine, asdict(_this_process(command))), subject, time.monotonic() + patience)
+            _claim(host, Record(name, mine, asdict(_this_process(command))), subject, time.monotonic() + timeout)
         yield
     finally:
         with translated(f"{subject} could not be unlocked on {host.name}"):
@@ -98,15 +113,17 @@ def named_lock(host: Host, name: str, subject: str, command: str, patience: floa
 
 
 def _claim(host: Host, record: Record, subject: str, deadline: float) -> None:
-    """Writes the record as soon as the name is free."""
+    """Writes the record of the lock as soon as its name is free."""
     failures = 0
     while True:
         try:
             return write_record(host, record)
         except libvirt.libvirtError:
             seen = read_record(host, record.name)
-            failures += seen is None  # it was released just now; or libvirt refuses for another reason, and does so again
-            if failures == TRIES:
+            # Without a record, either the holder released the lock a moment ago, or libvirt refused for another reason.
+            # Only the second case happens again and again.
+            failures += seen is None
+            if failures == ATTEMPTS:
                 raise
         holder = _holder(seen) if seen else None
         if seen and holder and holder.is_gone():
@@ -114,29 +131,34 @@ def _claim(host: Host, record: Record, subject: str, deadline: float) -> None:
         elif seen and time.monotonic() >= deadline:
             raise LockedError(host, record.name, subject, holder)
         elif seen:
-            time.sleep(PAUSE)
+            time.sleep(POLL)
 
 
 def _holder(record: Record) -> Holder | None:
     try:
         return Holder(**record.attributes)
     except TypeError:
-        return None  # written by another release, or by hand
+        return None  # another release or a person wrote this record
 
 
 def _this_process(command: str) -> Holder:
     pid = str(os.getpid())
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Holder(socket.gethostname(), _boot(), pid, _start_time(pid), now, command)
+    return Holder(socket.gethostname(), _boot_id(), pid, _start_time(pid), now, command)
 
 
-def _boot() -> str:
+def _boot_id() -> str:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
 
 
 def _start_time(pid: str) -> str:
-    """Field 22 of /proc/PID/stat; the second field is in parentheses and may hold anything. Empty: there is no such process."""
+    """Field 22 (starttime) of /proc/PID/stat, see proc_pid_stat(5). Empty if there is no such
+    process.
+
+    Field 2, the program's name, stands in parentheses and may itself hold spaces and parentheses.
+    So the fields are counted from the last parenthesis: field 22 is then number 19.
+    """
     try:
         return Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, ValueError):

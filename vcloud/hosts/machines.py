@@ -1,7 +1,8 @@
-"""Domains and networks of a host: define, start, stop, remove.
+"""Domains, networks and network filters of a host: defines, starts, stops and removes them.
 
-Each function is idempotent, so that an interrupted run can simply be repeated: defining what is defined redefines it, starting what runs
-and stopping what is gone do nothing.
+Each function can be repeated, so a command that was interrupted can simply be run again. To define
+an object that exists redefines it. To start a running domain, or to stop or remove an object that
+does not exist, does nothing.
 """
 
 from __future__ import annotations
@@ -20,18 +21,23 @@ from vcloud.marks import NAMESPACE, VmMarks
 
 METADATA_KEY = "vcloud"
 SHUTDOWN_TIMEOUT = 30
-AGENT_PATIENCE = 10
-"""Seconds for the agent of a guest that has just gone on from its saved memory."""
+"""Seconds that a guest gets to shut down before libvirt destroys the domain."""
+AGENT_TIMEOUT = 10
+"""Seconds to wait for the guest agent of a VM that was just restored from its saved memory."""
 CLOCK_TIMEOUT = 30
-WHOLLY = (
+"""Seconds that `date` may take in the guest."""
+UNDEFINE_FLAGS = (
     libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
     | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
     | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
 )
+"""libvirt refuses to undefine a domain with a saved memory, snapshots or checkpoints unless these
+flags are given.
+"""
 
 
 def make_network(host: Host, name: str, xml: str) -> None:
-    """Defines a network, starts it and lets it start with the host."""
+    """Defines a network, starts it and marks it to start with the host."""
     with translated(f"the network '{name}' could not be made on {host.name}"):
         network = host.connection.networkDefineXML(xml)
         if not network.isActive():
@@ -46,17 +52,20 @@ def remove_network(host: Host, name: str) -> None:
             return
         if network.isActive():
             network.destroy()
-        found_or_none(network.undefine)  # one that was not kept went when it ended
+        found_or_none(network.undefine)  # a transient network has disappeared when it was destroyed
 
 
 def define_filter(host: Host, name: str, xml: str) -> None:
-    """Defines a network filter, in place of one of the same UUID. libvirt takes the old one off every NIC for a moment while it does."""
+    """Defines a network filter, or redefines the filter of the same UUID.
+
+    While libvirt redefines a filter, it takes the old rules off every NIC for a moment.
+    """
     with translated(f"the network filter '{name}' could not be defined on {host.name}"):
         host.connection.nwfilterDefineXML(xml)
 
 
 def why_no_filters(host: Host) -> str:
-    """Why the host's libvirt has no network filters; empty where it has them."""
+    """Why the host's libvirt has no network filters. Empty if it has them."""
     try:
         host.connection.numOfNWFilters()
     except libvirt.libvirtError as error:
@@ -72,21 +81,23 @@ def remove_filter(host: Host, uuid: str) -> None:
 
 
 def define_domain(host: Host, name: str, xml: str) -> libvirt.virDomain:
-    """Defines a domain, and starts nothing."""
+    """Defines a domain without starting it."""
     with translated(f"'{name}' could not be defined on {host.name}"):
         return host.connection.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
 
 
-def plug(host: Host, name: str, devices: Iterable[str]) -> None:
-    """Plugs devices into a running domain. Its definition has them already."""
+def attach_devices(host: Host, name: str, devices: Iterable[str]) -> None:
+    """Attaches devices to a running domain only. The persistent definition of the domain has them
+    already.
+    """
     with translated(f"a device could not be plugged into '{name}' on {host.name}"):
-        domain = _present(host, name)
+        domain = _domain(host, name)
         for device in devices:
             domain.attachDeviceFlags(device, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
 
 def start_domain(host: Host, name: str, xml: str) -> None:
-    """Defines a domain and starts it; a running one of that name is left as it is."""
+    """Defines a domain and starts it. A running domain of that name keeps running as it is."""
     with translated(f"'{name}' could not be started on {host.name}"):
         domain = define_domain(host, name, xml)
         if not domain.isActive():
@@ -94,28 +105,34 @@ def start_domain(host: Host, name: str, xml: str) -> None:
 
 
 def resume_domain(host: Host, name: str) -> None:
-    """Lets a paused domain go on."""
+    """Resumes a paused domain."""
     with translated(f"'{name}' could not be resumed on {host.name}"):
-        _present(host, name).resume()
+        _domain(host, name).resume()
 
 
 def save_domain(host: Host, name: str) -> None:
-    """Stops a running domain and keeps its memory on the host, as `virsh managedsave`: its next start goes on where it was."""
+    """Saves the memory of a running domain on the host and stops it, as `virsh managedsave` does.
+
+    The next start of the domain continues from the saved memory.
+    """
     with translated(f"the memory of '{name}' could not be saved on {host.name}"):
-        domain = _present(host, name)
+        domain = _domain(host, name)
         if domain.isActive():
             domain.managedSave(libvirt.VIR_DOMAIN_SAVE_RUNNING)
 
 
 def restore_domain(host: Host, name: str, *, linked: bool) -> None:
-    """Lets a domain go on from its saved memory, with its console's log continued; unless `linked`, with every link cut before it runs.
+    """Starts a domain from its saved memory and keeps the content of its console log.
 
-    Raises HostError when libvirt refuses it; the domain may then be there, paused.
+    Unless `linked`, all links of the domain are set down before its processors run.
+
+    Raises HostError if libvirt refuses it. The domain may then exist in the paused state.
     """
     with translated(f"'{name}' could not be restored on {host.name}"):
-        domain = _present(host, name)
-        xml = domain.managedSaveGetXMLDesc(libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE)  # fails where libvirt itself would boot in silence
-        domain.managedSaveDefineXML(_with_its_log(xml))
+        domain = _domain(host, name)
+        # If the saved memory is missing, this call fails. Without it, the start below would boot the guest anew without a word.
+        xml = domain.managedSaveGetXMLDesc(libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE)
+        domain.managedSaveDefineXML(_with_appended_log(xml))
         domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
         if not linked:
             cut_links(host, name)
@@ -123,15 +140,16 @@ def restore_domain(host: Host, name: str, *, linked: bool) -> None:
 
 
 def set_clock(host: Host, name: str) -> bool:
-    """Whether the guest agent of a running domain has set its clock to the time of here.
+    """Sets the clock of a running guest to the time of this machine. Returns whether it succeeded.
 
-    By `date` where the agent may run it: guest-set-time says that it has failed wherever the guest has no hwclock, as Debian 13.
+    The guest agent runs `date` if it may. The agent's own command guest-set-time is only the second
+    choice: it reports a failure in every guest without hwclock, such as Debian 13.
     """
     with translated(f"'{name}' is not on {host.name}"):
-        domain = _present(host, name)
+        domain = _domain(host, name)
     with contextlib.suppress(GuestError):
         agent = Agent(domain)
-        agent.wait(AGENT_PATIENCE)
+        agent.wait(AGENT_TIMEOUT)
         if agent.execute(["date", "--utc", f"--set=@{time.time():.6f}"], timeout=CLOCK_TIMEOUT).code == 0:
             return True
     now = time.time()
@@ -141,28 +159,32 @@ def set_clock(host: Host, name: str) -> bool:
     return False
 
 
-def _with_its_log(xml: str) -> str:
-    """The same domain, whose console's log is not begun anew."""
+def _with_appended_log(xml: str) -> str:
+    """The XML of the same domain, changed so that its console log is continued and not emptied."""
     root = ElementTree.fromstring(xml)  # noqa: S314 - libvirt's own XML
     for log in root.iter("log"):
         log.set("append", "on")
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def stop_domain(host: Host, name: str, *, gently: bool) -> None:
-    """Stops a domain: `gently` asks the guest first and waits."""
+def stop_domain(host: Host, name: str, *, graceful: bool) -> None:
+    """Stops a domain. With `graceful`, the guest is first asked to shut down, and gets some time to
+    do it.
+    """
     with translated(f"'{name}' could not be stopped on {host.name}"):
         domain = found_or_none(host.connection.lookupByName, name)
         if domain is None or not domain.isActive():
             return
-        if gently:
-            _ask_to_shut_down(domain)
+        if graceful:
+            _shut_down(domain)
         if _runs(domain):
             domain.destroy()
 
 
-def _ask_to_shut_down(domain: libvirt.virDomain) -> None:
-    """By the agent or, where none answers, by the power button."""
+def _shut_down(domain: libvirt.virDomain) -> None:
+    """Asks the guest to shut down: through its agent or, if no agent answers, through the ACPI
+    power button. Waits for the end.
+    """
     try:
         domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT)
     except libvirt.libvirtError:
@@ -173,12 +195,18 @@ def _ask_to_shut_down(domain: libvirt.virDomain) -> None:
 
 
 def _runs(domain: libvirt.virDomain) -> bool:
-    """Also of a domain that somebody has undefined while it ran: it is gone when it ends."""
+    """Whether a domain runs. False if it does not exist, as a transient domain does not after its
+    end.
+    """
     return bool(found_or_none(domain.isActive))
 
 
-def forget_memory(host: Host, name: str) -> None:
-    """Discards what `virsh managedsave` kept of a stopped domain: it would start with the hardware of that moment."""
+def discard_saved_memory(host: Host, name: str) -> None:
+    """Deletes the memory that `virsh managedsave` stored for a stopped domain.
+
+    Otherwise the domain would start with the virtual hardware that it had when its memory was
+    saved.
+    """
     with translated(f"the saved memory of '{name}' could not be discarded on {host.name}"):
         domain = found_or_none(host.connection.lookupByName, name)
         if domain is not None and not domain.isActive() and domain.hasManagedSaveImage():
@@ -186,43 +214,47 @@ def forget_memory(host: Host, name: str) -> None:
 
 
 def remove_domain(host: Host, name: str) -> None:
-    """Destroys and undefines a domain; its volumes are somebody else's work."""
+    """Destroys and undefines a domain. It does not delete the domain's volumes."""
     with translated(f"'{name}' could not be removed from {host.name}"):
         domain = found_or_none(host.connection.lookupByName, name)
         if domain is None:
             return
         if domain.isActive():
             domain.destroy()
-        found_or_none(domain.undefineFlags, WHOLLY)  # one that was not kept went when it ended
+        found_or_none(domain.undefineFlags, UNDEFINE_FLAGS)  # a transient domain has disappeared when it was destroyed
 
 
 def set_link(host: Host, name: str, interface_xml: str) -> None:
-    """Raises or cuts the link of one card of a running domain; the definition keeps its own state."""
+    """Sets the link of one NIC of a running domain up or down. The persistent definition does not
+    change.
+    """
     with translated(f"a link of '{name}' could not be set on {host.name}"):
-        _present(host, name).updateDeviceFlags(interface_xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        _domain(host, name).updateDeviceFlags(interface_xml, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
 
 def cut_links(host: Host, name: str) -> None:
-    """Cuts every link of a running domain, whatever its cards look like."""
+    """Sets every link of a running domain down, whatever NICs the domain has."""
     with translated(f"the links of '{name}' could not be cut on {host.name}"):
         domain = found_or_none(host.connection.lookupByName, name)
         if domain is None or not domain.isActive():
             return
-        for card in ElementTree.fromstring(domain.XMLDesc()).iter("interface"):  # noqa: S314 - libvirt's own XML
-            link = card.find("link")
+        for nic in ElementTree.fromstring(domain.XMLDesc()).iter("interface"):  # noqa: S314 - libvirt's own XML
+            link = nic.find("link")
             if link is not None and link.get("state") == "down":
                 continue
             if link is None:
-                link = ElementTree.SubElement(card, "link")
+                link = ElementTree.SubElement(nic, "link")
             link.set("state", "down")
-            domain.updateDeviceFlags(ElementTree.tostring(card, encoding="unicode"), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            domain.updateDeviceFlags(ElementTree.tostring(nic, encoding="unicode"), libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
 
 def mark_domain(host: Host, name: str, marks: VmMarks) -> None:
-    """Writes vcloud's mark into the domain's metadata: into the definition, if the domain has one, and into the running domain."""
+    """Writes vcloud's marks into the metadata of a running domain and, if the domain is persistent,
+    into its definition.
+    """
     element = ElementTree.Element("vm", marks.attributes())
     with translated(f"'{name}' could not be marked on {host.name}"):
-        domain = _present(host, name)
+        domain = _domain(host, name)
         flags = libvirt.VIR_DOMAIN_AFFECT_LIVE if domain.isActive() else 0
         flags |= libvirt.VIR_DOMAIN_AFFECT_CONFIG if domain.isPersistent() else 0
         text = ElementTree.tostring(element, encoding="unicode")
@@ -230,19 +262,19 @@ def mark_domain(host: Host, name: str, marks: VmMarks) -> None:
 
 
 def agent_of(host: Host, name: str) -> Agent:
-    """The guest agent of a domain. Raises HostError when there is no such domain."""
+    """The guest agent of a domain. Raises HostError if there is no such domain."""
     with translated(f"'{name}' is not on {host.name}"):
-        return Agent(_present(host, name))
+        return Agent(_domain(host, name))
 
 
 def is_running(host: Host, name: str) -> bool:
-    with translated(f"'{name}' could not be looked at on {host.name}"):
+    with translated(f"the state of '{name}' could not be read on {host.name}"):
         domain = found_or_none(host.connection.lookupByName, name)
         return domain is not None and bool(domain.isActive())
 
 
-def _present(host: Host, name: str) -> libvirt.virDomain:
+def _domain(host: Host, name: str) -> libvirt.virDomain:
     domain = found_or_none(host.connection.lookupByName, name)
     if domain is None:
-        raise HostError(f"there is no domain '{name}' on {host.name}", "vcloud status shows what is there.")
+        raise HostError(f"there is no domain '{name}' on {host.name}", "`vcloud status` shows what exists.")
     return domain

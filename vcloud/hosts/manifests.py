@@ -1,4 +1,6 @@
-"""The manifests that a host keeps: one record for each vApp on it, with a fixed UUID, so that a new manifest replaces the one before."""
+"""The manifests on a host. Each vApp on the host has one, as a record with a fixed UUID, so a new
+manifest replaces the old one.
+"""
 
 from __future__ import annotations
 
@@ -17,27 +19,31 @@ PREFIX = "vcloud-manifest-"
 
 
 def vapp_names(host: Host) -> tuple[str, ...]:
-    """The vApps that have a manifest, in alphabetical order. One call of libvirt."""
+    """The names of the vApps that have a manifest, in alphabetical order. Costs one call to
+    libvirt.
+    """
     with translated(f"the vApps of {host.name} could not be listed"):
         names = [network.name() for network in host.connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_INACTIVE)]
     return tuple(sorted(name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)))
 
 
 def read_manifest(host: Host, vapp: str) -> Manifest | Unreadable | None:
-    """The manifest of a vApp; None where the host has none."""
+    """The manifest of a vApp. None if the host has none."""
     with translated(f"the manifest of '{vapp}' could not be read on {host.name}"):
         record = read_record(host, PREFIX + vapp)
     return None if record is None else manifest_in(record)
 
 
 def manifest_in(record: Record) -> Manifest | Unreadable:
+    """The manifest in a record. Unreadable if this release cannot read it."""
     return decoded(record.attributes, record.text)
 
 
 def write_manifest(host: Host, manifest: Manifest) -> None:
-    """Keeps the manifest of a vApp on the host, in place of the one before. Hold the vApp's lock.
+    """Stores the manifest of a vApp on the host and replaces the old one. The caller must hold the
+    vApp's lock.
 
-    Raises HostError where libvirt refuses it.
+    Raises HostError if libvirt refuses it.
     """
     vapp = manifest.design.vapp
     envelope, body = encoded(manifest)
@@ -51,9 +57,10 @@ def delete_manifest(host: Host, vapp: str) -> None:
 
 
 def addresses_outside(host: Host, *, but: str) -> set[IPv4Address]:
-    """The addresses outside that the vApps of a host use, but for the vApp `but`.
+    """The public addresses that the vApps of a host use, except those of the vApp `but`.
 
-    Raises HostError where a manifest does not tell its address: any address that is chosen then might be in use.
+    Raises HostError if a manifest cannot be read and does not tell its address. A new address could
+    then be one that is in use.
     """
     taken = set()
     for name in vapp_names(host):
@@ -65,7 +72,7 @@ def addresses_outside(host: Host, *, but: str) -> set[IPv4Address]:
             taken.add(manifest.address4)
         else:
             raise HostError(
-                f"it is not known which address the vApp '{name}' uses on {host.name}: {manifest.reason}",
-                f"Nothing was changed. Run `vcloud up` with the file of '{name}', or `vcloud down {name}`, then run this command again.",
+                f"vcloud cannot tell which address the vApp '{name}' uses on {host.name}: {manifest.reason}",
+                f"Nothing was changed. Run `vcloud up` with the file of '{name}', or `vcloud down {name}`. Then run this command again.",
             )
     return taken

@@ -1,13 +1,22 @@
-"""MemoryImages on a host: the saved memory of a VM that has just booted, from which others of its kind wake.
+"""Memory images of a host. A memory image is the saved memory of a VM that has just booted. Other
+VMs of the same kind wake from it.
 
-template-IMAGE-KEY.ID.qcow2   the frozen disk of the VM that was saved; root disks of woken VMs lie over it
-template-IMAGE-KEY.ID.save    its memory
-cold-IMAGE-KEY                why VMs of that kind cannot wake, and never will
-wake.VAPP.VM.save             a copy of it in the name of a VM, for the moment in which that wakes
+template-IMAGE-KEY.ID.qcow2   the root disk of the saved VM; the root disks of woken VMs are overlays over it
+template-IMAGE-KEY.ID.save    its saved memory
+cold-IMAGE-KEY                why VMs of this kind can never wake
+wake.VAPP.VM.save             a copy of the saved memory for one VM; it exists only while the VM wakes
 
-The key (vcloud.plan.memory_image) says what a template is good for, the ID is drawn, so that a template that is made anew never touches the
-disk of one that VMs still run on. A template is there when its save image is whole, which the image itself says. It is made by a VM that
-libvirt destroys with the connection, under a lock per key: killed in the middle, nothing of it runs on, and the next one sweeps its volumes.
+Earlier releases called a memory image a template. The names of volumes still begin with
+`template-`, because hosts have such volumes.
+
+The key (vcloud.plan.memory_image) is a digest of everything that a VM must have in common with the
+saved VM. The ID is random: a memory image that is made again gets a new disk, because VMs may still
+run on the old disk.
+
+A memory image exists when its save image is complete. The magic at the beginning of the file tells
+that. The VM that is saved belongs to the libvirt connection: libvirt destroys it if the connection
+ends. It is made under a lock for its key. So after a killed command no VM remains, and the next
+command deletes the volumes (`sweep`).
 """
 
 from __future__ import annotations
@@ -31,50 +40,63 @@ from vcloud.hosts.agent import Agent
 from vcloud.hosts.connection import Host, translated
 from vcloud.hosts.lock import named_lock
 from vcloud.hosts.pool import StoragePool
-from vcloud.hosts.saveimage import MOST, WHOLE, Clone, NotASaveImageError, head_for, read_head
-from vcloud.hosts.volume_reading import backings, head, usage
+from vcloud.hosts.saveimage import HEAD_LIMIT, MAGIC, Clone, NotASaveImageError, head_for, read_head
+from vcloud.hosts.volume_reading import backing_files, read_start, usage
 from vcloud.hosts.volumes import Base
 
-PREFIX, COLD = "template-", "cold-"
+VOLUME_PREFIX, UNWAKEABLE_PREFIX = "template-", "cold-"  # hosts have volumes with these names, so they stay
 DISK, MEMORY, CONSOLE = ".qcow2", ".save", ".log"
 NAME = re.compile(r"template-(?P<image>.+)-(?P<key>[0-9a-f]{16})\.(?P<id>[0-9a-f]{8})\.(save|qcow2)")
 LOCK = "vcloud-templates-lock"
-SHORT_PATIENCE = 20
-"""Seconds to wait for somebody else who begins a template or sweeps."""
-PATIENCE = 300
-"""Seconds to wait for somebody else who makes the same template."""
+"""The lock under which memory images are begun and deleted. Like the volumes, it has kept its name from earlier releases."""
+LIST_LOCK_TIMEOUT = 20
+"""Seconds to wait while another process begins a memory image or deletes abandoned ones."""
+MAKE_LOCK_TIMEOUT = 300
+"""Seconds to wait while another process makes the same memory image."""
 BOOT_TIMEOUT = 180
-REASON = 1000
-"""Bytes of a reason that are read."""
-BOOTED = "command -v systemctl && systemctl is-system-running --wait"
-"""Returns when systemd has started all that its default target wants; its exit code says how well."""
-QUIET, LOOK, LOOKS = 0.15, 0.4, 20
-"""A VM is quiet when it uses less than this share of a core for so many seconds; after so many looks it is taken as it is."""
+"""Seconds that a VM may take to boot before its memory is saved."""
+REASON_LIMIT = 1000
+"""Bytes that are read of a stored reason."""
+AWAIT_SYSTEMD = "command -v systemctl && systemctl is-system-running --wait"
+"""A command that ends when systemd has started everything that its default target wants. Fails if
+there is no systemd.
+"""
+IDLE_SHARE, SAMPLE_SECONDS, SAMPLES = 0.15, 0.4, 20
+"""A VM counts as idle if it uses less than this share of a core during one sample of so many seconds.
+
+If it was not idle in any of so many samples, its memory is saved nevertheless.
+"""
 
 
 class DamagedImageError(HostError):
-    """A template that cannot be used, and never will be."""
+    """A memory image cannot be used. Another attempt would fail, too."""
 
 
 class UnwakeableError(GuestError):
-    """An image that cannot become a template, and never will: nothing in it answers, or it cannot be made to wait in its boot."""
+    """No memory image can be made from this image. Another attempt would fail, too.
+
+    Either the image has no guest agent, or it cannot be made to wait during its boot.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryImage:
-    """One template of a host, by the names of its volumes."""
+    """One memory image of a host. `memory` and `disk` are the names of its volumes."""
 
     image: str
+    """The name of the image that the saved VM was booted from."""
     key: str
     id: str
     size: int = 0
-    """Bytes of its memory and its disk."""
+    """Bytes of the saved memory and the disk together."""
     used: float = 0
-    """When it was made or last woken from, in seconds since 1970 by the host's clock."""
+    """When the memory image was made, or when a VM last woke from it, in seconds since 1970 by the
+    host's clock.
+    """
 
     @property
     def stem(self) -> str:
-        return f"{PREFIX}{self.image}-{self.key}.{self.id}"
+        return f"{VOLUME_PREFIX}{self.image}-{self.key}.{self.id}"
 
     @property
     def memory(self) -> str:
@@ -86,133 +108,174 @@ class MemoryImage:
 
 
 class MemoryImages:
-    """The templates of one host. Threads may share it."""
+    """The memory images of one host. Threads may share an object."""
 
     def __init__(self, host: Host, pool: StoragePool) -> None:
         self.host = host
         self.pool = pool
-        self._turn = threading.Lock()
+        self._thread_lock = threading.Lock()
 
     def list(self) -> tuple[MemoryImage, ...]:
-        """Every template, the one that was used last first."""
-        volumes = usage(self.pool, PREFIX)
+        """All memory images. The most recently used one comes first."""
+        volumes = usage(self.pool, VOLUME_PREFIX)
         found = []
         for name, (size, used) in volumes.items():
             match = NAME.fullmatch(name) if name.endswith(MEMORY) else None
             disk = match and volumes.get(name.removesuffix(MEMORY) + DISK)
-            if match and disk and head(self.pool, name, len(WHOLE)) == WHOLE:
+            if match and disk and read_start(self.pool, name, len(MAGIC)) == MAGIC:
                 found.append(MemoryImage(match["image"], match["key"], match["id"], size + disk[0], used))
-        return tuple(sorted(found, key=lambda template: -template.used))
+        return tuple(sorted(found, key=lambda memory_image: -memory_image.used))
 
     def make(self, vm: Vm, image: str, key: str, base: Base, cmdline: str, facts: HostFacts, uplink: Uplink) -> MemoryImage:
-        """The template of that key, made now unless it is there. `vm` is what `saved_vm` gives, `image` the name of its image.
+        """Makes the memory image of that key and returns it. If the host has one already, that one
+        is returned.
+
+        Args:
+            vm: the VM to boot, as `saved_vm` returns it.
+            image: the name of the VM's image.
+            key: the key of the memory image.
+            base: the files of the image on the host.
+            cmdline: the kernel's command line.
+            facts: what domains on this host look like.
+            uplink: where firewalls of this host meet the internet.
 
         Raises:
-            HostError, GuestError: it cannot be made; nothing of it stays.
+            HostError, GuestError: the memory image cannot be made. Its volumes are deleted.
         """
-        with named_lock(self.host, vm.domain, f"the template of '{image}'", "up", PATIENCE):
-            there = [template for template in self.list() if template.key == key]
-            if there:
-                return there[0]
+        with named_lock(self.host, vm.domain, f"the memory image of '{image}'", "up", MAKE_LOCK_TIMEOUT):
+            existing = [memory_image for memory_image in self.list() if memory_image.key == key]
+            if existing:
+                return existing[0]
             self.sweep()
-            self.pool.require_space(vm.memory, f"the template of '{image}'")
-            template = MemoryImage(image, key, secrets.token_hex(4))
+            self.pool.require_space(vm.memory, f"the memory image of '{image}'")
+            memory_image = MemoryImage(image, key, secrets.token_hex(4))
             try:
-                self._boot_and_save(vm, template, base, cmdline, facts, uplink)
+                self._boot_and_save(vm, memory_image, base, cmdline, facts, uplink)
             except BaseException as error:
                 with suppress(HostError):
-                    self.pool.delete([template.memory, template.disk])
+                    self.pool.delete([memory_image.memory, memory_image.disk])
                 if isinstance(error, UnwakeableError):
                     self.note_unwakeable(image, key, error.what)
                 raise
             finally:
                 with suppress(HostError):
-                    self.pool.delete([template.stem + CONSOLE])
-            return template
+                    self.pool.delete([memory_image.stem + CONSOLE])
+            return memory_image
 
-    def _boot_and_save(self, vm: Vm, template: MemoryImage, base: Base, cmdline: str, facts: HostFacts, uplink: Uplink) -> None:
-        boot = BootFiles(self.pool.path(template.disk), self.pool.path(template.stem + CONSOLE), base.kernel, base.initrd, cmdline)
+    def _boot_and_save(self, vm: Vm, memory_image: MemoryImage, base: Base, cmdline: str, facts: HostFacts, uplink: Uplink) -> None:
+        boot = BootFiles(self.pool.path(memory_image.disk), self.pool.path(memory_image.stem + CONSOLE), base.kernel, base.initrd, cmdline)
+        # The word in the mark is older than the name memory image; it is part of the format of marks.
         xml = render_domain(vm, uplink, facts, boot, {}, {"role": "template"})
-        with translated(f"the template of '{template.image}' could not be made on {self.host.name}"):
-            with self._alone():  # until the VM runs, its disk looks like one that a killed run has left
-                self.pool.make_overlay(template.disk, base.disk)
+        with translated(f"the memory image of '{memory_image.image}' could not be made on {self.host.name}"):
+            with self._list_lock():  # until the VM runs, `sweep` would take its disk for the disk of a killed run
+                self.pool.make_overlay(memory_image.disk, base.disk)
                 domain = self.host.connection.createXML(xml, libvirt.VIR_DOMAIN_START_AUTODESTROY)
             try:
                 agent = Agent(domain)
-                _await_boot(domain, agent, gated=bool(facts.credentials))
-                _settle(domain, agent)
-                domain.save(self.pool.path(template.memory))
+                _await_agent(domain, agent, gated=bool(facts.credentials))
+                _await_idle(domain, agent)
+                domain.save(self.pool.path(memory_image.memory))
             except BaseException:
                 with suppress(libvirt.libvirtError):
                     domain.destroy()
                 raise
-        self.pool.names(PREFIX)  # lets the pool see what libvirt has written into its folder
+        self.pool.names(VOLUME_PREFIX)  # refreshes the pool, which has not noticed the file that libvirt wrote into its folder
 
-    def wake(self, template: MemoryImage, clone: Clone) -> None:
-        """A running domain with the memory of a template, where one of that name is defined. It has no card but its template's, and no data disks yet.
+    def wake(self, memory_image: MemoryImage, clone: Clone) -> None:
+        """Starts a domain from a memory image. A domain of that name must be defined.
+
+        The running domain has at most one NIC and no data disk: it has only the devices of the
+        saved VM. The caller attaches the others.
 
         Raises:
-            DamagedImageError: the template is damaged. HostError: there is no room, or libvirt breaks.
+            DamagedImageError: the memory image is damaged, or libvirt cannot start a domain from
+                it.
+            HostError: the pool has too little space, or libvirt fails.
         """
         copy = f"wake.{clone.name}{MEMORY}"
         try:
-            start = head_for(read_head(head(self.pool, template.memory, MOST)), clone).to_bytes()
+            new_head = head_for(read_head(read_start(self.pool, memory_image.memory, HEAD_LIMIT)), clone).to_bytes()
         except NotASaveImageError as error:
-            raise DamagedImageError(f"the template of '{template.image}' is damaged: {error}") from None
-        self.pool.require_space(template.size, f"waking '{clone.name}'")
+            raise DamagedImageError(f"the memory image of '{memory_image.image}' is damaged: {error}") from None
+        self.pool.require_space(memory_image.size, f"waking '{clone.name}'")
         try:
-            self.pool.copy(template.memory, copy, start)
+            self.pool.copy(memory_image.memory, copy, new_head)
             self.host.connection.restore(self.pool.path(copy))
         except libvirt.libvirtError as error:
-            raise DamagedImageError(f"nothing wakes from the template of '{template.image}': {error}") from None
+            raise DamagedImageError(f"no VM can wake from the memory image of '{memory_image.image}': {error}") from None
         finally:
             self.pool.delete([copy])
-        with suppress(HostError):  # others who wake from it at this moment will say that it was used
-            self.pool.overwrite(template.memory, WHOLE)
+        # Writes the bytes that are there already. This sets the time of the last write, which `trim` goes by. If another
+        # process does the same at this moment, one of the two may fail; the time is set all the same.
+        with suppress(HostError):
+            self.pool.overwrite(memory_image.memory, MAGIC)
 
     def note_unwakeable(self, image: str, key: str, why: str) -> None:
-        """From now on no template is made for VMs of that kind. Where there is no room to write that down, the next run tries again."""
+        """Stores that VMs of this kind can never wake, so that no memory image is tried for them
+        again.
+
+        If the host has no space left to store this, the next run tries to make the memory image
+        again.
+        """
         with suppress(HostError):
-            self.pool.put(f"{COLD}{image}-{key}", why.encode())
+            self.pool.put(f"{UNWAKEABLE_PREFIX}{image}-{key}", why.encode())
 
     def unwakeable(self) -> dict[str, str]:
-        """Keys of VMs that cannot wake -> why."""
-        return {name.rpartition("-")[2]: head(self.pool, name, REASON).decode(errors="replace") for name in self.pool.names(COLD)}
+        """The keys of VMs that can never wake -> the reason."""
+        return {
+            name.rpartition("-")[2]: read_start(self.pool, name, REASON_LIMIT).decode(errors="replace")
+            for name in self.pool.names(UNWAKEABLE_PREFIX)
+        }
 
     def forget_unwakeable(self) -> None:
-        """Forgets what was found out about images."""
-        self.pool.delete(self.pool.names(COLD))
+        """Deletes the stored reasons why VMs cannot wake. Memory images are then tried for them
+        again.
+        """
+        self.pool.delete(self.pool.names(UNWAKEABLE_PREFIX))
 
-    def remove(self, templates: Collection[MemoryImage]) -> None:
-        """Removes templates. A disk that VMs still run on stays until the last of them is gone."""
-        self.pool.delete([template.memory for template in templates])
+    def remove(self, memory_images: Collection[MemoryImage]) -> None:
+        """Removes memory images. If VMs still run on the disk of one, the disk stays until the last
+        of these VMs is deleted.
+        """
+        self.pool.delete([memory_image.memory for memory_image in memory_images])
         self.sweep()
 
     def trim(self, keep: Collection[str] = ()) -> None:
-        """Removes what was not used for longest, until all of it takes no more than the inventory allows; keys in `keep` stay."""
-        room, old = self.host.ref.templates, []
-        for template in sorted(self.list(), key=lambda template: template.key not in keep):  # stable: those that stay, then by use
-            room -= template.size
-            if room < 0 and template.key not in keep:
-                old.append(template)
-        if old:
-            self.remove(old)
+        """Removes the least recently used memory images until all take no more space than the
+        inventory allows.
+
+        Memory images whose keys are in `keep` stay.
+        """
+        left, surplus = self.host.ref.memory_image_space, []
+        # `sorted` is stable: first come those that stay, then the others, the most recently used one first.
+        for memory_image in sorted(self.list(), key=lambda memory_image: memory_image.key not in keep):
+            left -= memory_image.size
+            if left < 0 and memory_image.key not in keep:
+                surplus.append(memory_image)
+        if surplus:
+            self.remove(surplus)
 
     def sweep(self) -> None:
-        """Deletes the disks of removed templates that no VM runs on any more, and what killed runs have left."""
+        """Deletes the disks of removed memory images that no VM uses any more, and the volumes of
+        killed runs.
+        """
         if self._abandoned():
-            with self._alone():
+            with self._list_lock():
                 self.pool.delete([name.removesuffix(DISK) + ending for name in self._abandoned() for ending in (DISK, MEMORY, CONSOLE)])
 
     def _abandoned(self) -> tuple[str, ...]:
-        """Disks of templates that are neither whole nor being made, and that no VM runs on."""
-        disks = {name: match["key"] for name in self.pool.names(PREFIX) if name.endswith(DISK) and (match := NAME.fullmatch(name))}
+        """The disks that do not belong to a complete memory image, that no running command is
+        making, and that no VM uses.
+        """
+        disks = {name: match["key"] for name in self.pool.names(VOLUME_PREFIX) if name.endswith(DISK) and (match := NAME.fullmatch(name))}
         if not disks:
             return ()
-        running = self._running()  # before the look at what is whole: what is saved in between is then one or the other
-        whole = {template.disk for template in self.list()}
-        left = [name for name, key in disks.items() if name not in whole and not any(domain.endswith(f"-{key}") for domain in running)]
-        used = backings(self.pool, "root.") if left else set()
+        # The running domains must be listed before the complete memory images. A VM whose memory is saved in between is then in
+        # the first list. In the other order it would be in neither, and its disk would be deleted.
+        running = self._running()
+        complete = {memory_image.disk for memory_image in self.list()}
+        left = [name for name, key in disks.items() if name not in complete and not any(domain.endswith(f"-{key}") for domain in running)]
+        used = backing_files(self.pool, "root.") if left else set()
         return tuple(name for name in left if self.pool.path(name) not in used)
 
     def _running(self) -> tuple[str, ...]:
@@ -221,16 +284,18 @@ class MemoryImages:
             return tuple(domain.name() for domain in active)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One at a time, of this process's threads and of all operators."""
-        with self._turn, named_lock(self.host, LOCK, "the list of templates", "up or down", SHORT_PATIENCE):
+    def _list_lock(self) -> Iterator[None]:
+        """Excludes all other threads of this process and all other operators."""
+        with self._thread_lock, named_lock(self.host, LOCK, "the list of memory images", "up or down", LIST_LOCK_TIMEOUT):
             yield
 
 
-def _await_boot(domain: libvirt.virDomain, agent: Agent, *, gated: bool) -> None:
-    """Until the VM's agent answers; of one that is `gated`, while no service has run yet.
+def _await_agent(domain: libvirt.virDomain, agent: Agent, *, gated: bool) -> None:
+    """Waits until the VM's agent answers. If the VM is `gated`, it then waits in its boot, before
+    any service has started.
 
-    Raises GuestError; UnwakeableError for a gated one that runs and does not do as it should.
+    Raises GuestError. Raises UnwakeableError for a gated VM that runs, but has no suitable agent or
+    does not wait in its boot.
     """
     if not gated:
         agent.wait(BOOT_TIMEOUT)
@@ -244,19 +309,21 @@ def _await_boot(domain: libvirt.virDomain, agent: Agent, *, gated: bool) -> None
             raise
         raise UnwakeableError("its image has no guest agent that runs systemctl and python3") from error
     if shown.stdout.decode(errors="replace").strip() != DESCRIPTION:
-        raise UnwakeableError("its image cannot be made to wait in its boot, which takes systemd 254 or later")
+        raise UnwakeableError("its image cannot be made to wait during its boot; it needs systemd 254 or later")
 
 
-def _settle(domain: libvirt.virDomain, agent: Agent) -> None:
-    """Lets a VM end what it does after its boot: whoever wakes from it would have to do it again.
+def _await_idle(domain: libvirt.virDomain, agent: Agent) -> None:
+    """Waits until a VM has finished the work of its boot. Otherwise every VM that wakes from its
+    memory would have to do this work.
 
-    On a busy host a VM in the middle of its boot looks quiet: where there is a systemd, it is asked. What has no systemd (an appliance), or
-    one that is never done, is taken as its use of the processor shows it.
+    On a busy host a VM looks idle in the middle of its boot, so systemd is asked first. An
+    appliance has no systemd, and some systems never finish. For these, the use of the processor
+    decides.
     """
     with suppress(GuestError):
-        agent.execute(["/bin/sh", "-c", BOOTED], timeout=BOOT_TIMEOUT)
-    for _ in range(LOOKS):
-        before = domain.info()[4]
-        time.sleep(LOOK)
-        if domain.info()[4] - before < QUIET * LOOK * 1e9:
+        agent.execute(["/bin/sh", "-c", AWAIT_SYSTEMD], timeout=BOOT_TIMEOUT)
+    for _ in range(SAMPLES):
+        before = domain.info()[4]  # processor time in nanoseconds
+        time.sleep(SAMPLE_SECONDS)
+        if domain.info()[4] - before < IDLE_SHARE * SAMPLE_SECONDS * 1e9:
             return

@@ -1,4 +1,6 @@
-"""vcloud's own elements in libvirt's metadata, and records: values that a host keeps for vcloud in networks that are never started."""
+"""vcloud's own elements in libvirt's metadata, and records: values that vcloud stores on a host in
+networks that are never started.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +19,27 @@ ElementTree.register_namespace("vcloud", NAMESPACE)
 
 
 def parse(xml: str) -> Element:
-    """The tree of XML that libvirt wrote. libvirt writes no entities, so a standard parser is safe."""
+    """The tree of an XML text that libvirt wrote. libvirt writes no entities, so Python's standard
+    parser is safe for it.
+    """
     return ElementTree.fromstring(xml)  # noqa: S314
 
 
 def to_text(element: Element) -> str:
+    """The XML text of an element."""
     return ElementTree.tostring(element, encoding="unicode")
 
 
 def own_element(xml: str, tag: str) -> Element | None:
-    """The child `vcloud:tag` of an object's metadata."""
+    """The element `vcloud:TAG` in an object's metadata. None if it has none."""
     return parse(xml).find(f"metadata/{{{NAMESPACE}}}{tag}")
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Attributes and a text under a name on a host. libvirt refuses a second record of the same name, whoever writes it."""
+    """Attributes and a text that a host stores under a name. libvirt refuses a second record of the
+    same name with another UUID.
+    """
 
     name: str
     uuid: str
@@ -41,33 +48,34 @@ class Record:
 
 
 def write_record(host: Host, record: Record) -> None:
-    """Writes a record in one step. A record of the same name and UUID is replaced.
+    """Writes a record in one atomic step. A record of the same name and UUID is replaced.
 
     Raises:
-        libvirt.libvirtError: another record has that name and another UUID.
+        libvirt.libvirtError: a record of that name with another UUID exists.
     """
     host.connection.networkDefineXML(render_record(record.name, record.uuid, record.attributes, record.text))
 
 
 def read_record(host: Host, name: str) -> Record | None:
+    """The record of that name. None if the host has none."""
     network = found_or_none(host.connection.networkLookupByName, name)
     try:
         return None if network is None else record_of(network)
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_NETWORK:
-            return None  # somebody removed it between the two calls
+            return None  # another process removed it between the two calls
         raise
 
 
 def record_of(network: libvirt.virNetwork) -> Record:
-    """The record in a network. A network that is not a record of vcloud's gives an empty one."""
+    """The record in a network. A network that vcloud did not create as a record gives an empty one."""
     element = own_element(network.XMLDesc(), "record")
     attributes = {} if element is None else dict(element.attrib)
     return Record(network.name(), network.UUIDString(), attributes, (element.text or "") if element is not None else "")
 
 
 def remove_record(host: Host, uuid: str) -> None:
-    """Removes the record of that UUID, and never a newer one of the same name."""
+    """Removes the record of that UUID. A newer record of the same name has another UUID and stays."""
     network = found_or_none(host.connection.networkLookupByUUIDString, uuid)
     if network is not None:
         found_or_none(network.undefine)

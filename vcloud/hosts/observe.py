@@ -1,7 +1,9 @@
-"""What stands on a host, read in few calls: five for a vApp that a manifest describes, however many VMs the vApp has.
+"""Reads the state of a vApp from a host. If the vApp has a manifest, this takes five libvirt calls,
+however many VMs there are.
 
-While a vApp's manifest is settled (`Phase.READY`), it vouches for every domain and network that it names and that has the UUID it names.
-The marks of all others are read from the objects themselves.
+Reading the XML of every domain would be slow. So if the manifest is settled (`Phase.READY`), the
+marks of a domain or network come from the manifest, provided that the manifest names the object
+with the same UUID. For every other object vcloud reads the marks from the object's own metadata.
 """
 
 from __future__ import annotations
@@ -24,54 +26,62 @@ from vcloud.plan.manifest import Manifest, Phase
 from vcloud.plan.state import DomainState, NetworkState, VappState
 
 PAUSED = libvirt.VIR_DOMAIN_PAUSED
+"""libvirt's state of a domain whose processors do not run."""
 STOPPED = {libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_CRASHED, libvirt.VIR_DOMAIN_NOSTATE}
+"""libvirt's states of a domain without a QEMU process."""
 
 T = TypeVar("T")
 
 
 def observe_vapp(host: Host, vapp: str) -> VappState:
-    """Everything of one vApp on a host. Raises HostError."""
-    seen = _look(host)
+    """The state of one vApp on a host. Raises HostError."""
+    objects = _list_objects(host)
     prefix = f"{vapp}."
-    with translated(f"'{vapp}' could not be looked at on {host.name}"):
-        found = seen.manifest(vapp)
+    with translated(f"the state of '{vapp}' could not be read on {host.name}"):
+        found = objects.manifest(vapp)
         manifest = found if isinstance(found, Manifest) else None
-        known, saved = _known(manifest), seen.saved(host, prefix)
+        described, saved = _described_by(manifest), objects.saved(host, prefix)
         domains = [
-            _vouched_domain(known, domain, state, saved) or _asked_domain(domain, state, saved)
-            for name, (domain, state) in seen.domains.items()
+            _domain_from_manifest(described, domain, state, saved) or _domain_from_xml(domain, state, saved)
+            for name, (domain, state) in objects.domains.items()
             if name.startswith(prefix)
         ]
         networks = [
-            _vouched_network(known, network, active) or _asked_network(network, active)
-            for name, (network, active) in seen.networks.items()
+            _network_from_manifest(described, network, active) or _network_from_xml(network, active)
+            for name, (network, active) in objects.networks.items()
             if name.startswith(prefix)
         ]
-        others = {domain.UUIDString(): name for name, (domain, _) in seen.domains.items() if not name.startswith(prefix)}
+        others = {domain.UUIDString(): name for name, (domain, _) in objects.domains.items() if not name.startswith(prefix)}
         return VappState(
             manifest,
             tuple(filter(None, domains)),
             tuple(filter(None, networks)),
             others,
-            uplink_gone=seen.uplink_gone(manifest),
+            uplink_gone=objects.uplink_gone(manifest),
             filter_gone=_filter_gone(host, vapp),
             unreadable=found if isinstance(found, Unreadable) else None,
         )
 
 
 def domain_ids(host: Host, design: Design) -> tuple[tuple[str, int], ...]:
-    """(VM, libvirt's id) of the VMs of a vApp that run. One call."""
-    with translated(f"'{design.vapp}' could not be looked at on {host.name}"):
+    """Pairs of VM name and libvirt's domain id, for the running VMs of a vApp. Costs one call to
+    libvirt.
+    """
+    with translated(f"the state of '{design.vapp}' could not be read on {host.name}"):
         ids = {domain.name(): domain.ID() for domain in host.connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)}
     return tuple((vm.name, ids[vm.domain]) for vm in design.vms if vm.domain in ids)
 
 
 def observe_domain(host: Host, name: str) -> DomainState | None:
-    """One domain with its whole mark, the SSH host key too, but not whether the domain is saved. None: there is none of that name."""
-    with translated(f"'{name}' could not be looked at on {host.name}"):
+    """The state of one domain with all its marks, also the SSH host key. None if there is no domain
+    of that name.
+
+    It does not find out whether the memory of the domain is saved.
+    """
+    with translated(f"the state of '{name}' could not be read on {host.name}"):
         try:
             domain = host.connection.lookupByName(name)
-            return _asked_domain(domain, domain.state()[0], frozenset())
+            return _domain_from_xml(domain, domain.state()[0], frozenset())
         except libvirt.libvirtError as error:
             if is_absent(error):
                 return None
@@ -79,8 +89,8 @@ def observe_domain(host: Host, name: str) -> DomainState | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """libvirt's objects by name, with the state that came with the list."""
+class _Objects:
+    """libvirt's objects by name, each with the state that the list call returned."""
 
     domains: Mapping[str, tuple[libvirt.virDomain, int]]
     networks: Mapping[str, tuple[libvirt.virNetwork, bool]]
@@ -91,7 +101,11 @@ class _Seen:
         return manifest_in(record) if record else None
 
     def saved(self, host: Host, prefix: str) -> frozenset[str]:
-        """UUIDs of the domains whose memory libvirt keeps. Asked only where a domain with such a name is stopped."""
+        """The UUIDs of the domains whose memory is saved (managed save).
+
+        libvirt is asked only if a domain whose name begins with `prefix` is stopped: only such a
+        domain can have a saved memory.
+        """
         if not any(state in STOPPED for name, (_, state) in self.domains.items() if name.startswith(prefix)):
             return frozenset()
         kept = host.connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE | libvirt.VIR_CONNECT_LIST_DOMAINS_INACTIVE)
@@ -103,24 +117,26 @@ class _Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """What a settled manifest vouches for, by UUID."""
+class _Described:
+    """The domains and networks that a settled manifest describes, by UUID."""
 
     domains: Mapping[str, DomainState]
     networks: Mapping[str, NetworkState]
 
 
-def _look(host: Host) -> _Seen:
-    with translated(f"{host.name} could not be looked at"):
+def _list_objects(host: Host) -> _Objects:
+    with translated(f"the domains and networks of {host.name} could not be listed"):
         stats = host.connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE)
         active = host.connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE)
         inactive = host.connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_INACTIVE)
     networks = {network.name(): (network, False) for network in inactive} | {network.name(): (network, True) for network in active}
-    return _Seen({domain.name(): (domain, values.get("state.state", 0)) for domain, values in stats}, networks)
+    return _Objects({domain.name(): (domain, values.get("state.state", 0)) for domain, values in stats}, networks)
 
 
 def _filter_gone(host: Host, vapp: str) -> bool:
-    """Whether the vApp's network filter is not defined. False where libvirt cannot say: it then says so when a VM is started."""
+    """Whether the vApp's network filter is missing. False if libvirt cannot tell; the start of a VM
+    then reports the failure.
+    """
     try:
         host.connection.nwfilterLookupByUUIDString(filter_uuid(vapp))
     except libvirt.libvirtError as error:
@@ -128,9 +144,9 @@ def _filter_gone(host: Host, vapp: str) -> bool:
     return False
 
 
-def _known(manifest: Manifest | None) -> _Known:
+def _described_by(manifest: Manifest | None) -> _Described:
     if manifest is None or manifest.phase is not Phase.READY:
-        return _Known({}, {})
+        return _Described({}, {})
     design = manifest.design
     domains = {
         vm.uuid: DomainState(
@@ -145,22 +161,22 @@ def _known(manifest: Manifest | None) -> _Known:
         for zone in design.zones
         for network in zone_networks(zone)
     }
-    return _Known(domains, networks)
+    return _Described(domains, networks)
 
 
-def _vouched_domain(known: _Known, domain: libvirt.virDomain, state: int, saved: frozenset[str]) -> DomainState | None:
-    found = known.domains.get(domain.UUIDString())
+def _domain_from_manifest(described: _Described, domain: libvirt.virDomain, state: int, saved: frozenset[str]) -> DomainState | None:
+    found = described.domains.get(domain.UUIDString())
     if found is None or found.name != domain.name():
         return None
     return replace(found, running=state not in STOPPED, paused=state == PAUSED, id=domain.ID(), saved=found.uuid in saved)
 
 
-def _vouched_network(known: _Known, network: libvirt.virNetwork, active: bool) -> NetworkState | None:
-    found = known.networks.get(network.UUIDString())
+def _network_from_manifest(described: _Described, network: libvirt.virNetwork, active: bool) -> NetworkState | None:
+    found = described.networks.get(network.UUIDString())
     return replace(found, active=active) if found is not None and found.name == network.name() else None
 
 
-def _asked_domain(domain: libvirt.virDomain, state: int, saved: frozenset[str]) -> DomainState | None:
+def _domain_from_xml(domain: libvirt.virDomain, state: int, saved: frozenset[str]) -> DomainState | None:
     xml = _unless_gone(domain.XMLDesc)
     if xml is None:
         return None
@@ -176,7 +192,7 @@ def _asked_domain(domain: libvirt.virDomain, state: int, saved: frozenset[str]) 
     )
 
 
-def _asked_network(network: libvirt.virNetwork, active: bool) -> NetworkState | None:
+def _network_from_xml(network: libvirt.virNetwork, active: bool) -> NetworkState | None:
     xml = _unless_gone(network.XMLDesc)
     if xml is None:
         return None
@@ -184,10 +200,12 @@ def _asked_network(network: libvirt.virNetwork, active: bool) -> NetworkState | 
     return NetworkState(network.name(), network.UUIDString(), active, network_marks(None if element is None else element.attrib))
 
 
-def _unless_gone(question: Callable[[], T]) -> T | None:
-    """The answer of an object that was listed, or None where the object went in the meantime."""
+def _unless_gone(call: Callable[[], T]) -> T | None:
+    """The answer of an object from a list, or None if somebody removed the object since the list
+    was made.
+    """
     try:
-        return question()
+        return call()
     except libvirt.libvirtError as error:
         if is_absent(error):
             return None

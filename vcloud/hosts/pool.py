@@ -1,4 +1,8 @@
-"""The storage pool `vcloud` of a host: makes, lists, reads and deletes volumes. `vcloud.hosts.volumes` knows which VM each one belongs to."""
+"""The storage pool `vcloud` of a host: creates, lists, writes and deletes volumes.
+
+`vcloud.hosts.volumes` knows which VM a volume belongs to. `vcloud.hosts.volume_reading` reads
+volumes.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +23,22 @@ from vcloud.hosts.metadata import parse
 POOL = "vcloud"
 FOLDER = "/var/lib/libvirt/images/vcloud"
 CHUNK = 262_120
-"""Bytes per message: what libvirt's own clients send, and every libvirtd takes."""
-MARGIN = 64 << 20
-"""Bytes that must stay free beside what is to be written."""
-REFRESH_TRIES = 20
+"""Bytes in one stream message. libvirt's own clients send messages of this size, and every libvirtd
+accepts them.
+"""
+SPARE = 64 << 20
+"""Bytes that must stay free in addition to those that will be written."""
+REFRESH_ATTEMPTS = 20
+"""How often `refresh` tries while libvirt is busy with a volume; about 1 s in all."""
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes done and the bytes there are."""
+"""A function that is called with the number of bytes done and the number of all bytes."""
 
 
 class StoragePool:
-    """The pool of one host. It is made when it is first needed. Threads may share it."""
+    """The storage pool of one host. The constructor creates the pool if the host has none. Threads
+    may share an object.
+    """
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -38,28 +47,34 @@ class StoragePool:
             self.folder = parse(self._pool.XMLDesc()).findtext("target/path", FOLDER)
 
     def path(self, name: str) -> str:
-        """Where the volume of that name is, or would be, on the host."""
+        """The path on the host of the volume of that name, whether or not the volume exists."""
         return f"{self.folder}/{name}"
 
     def names(self, *prefixes: str) -> tuple[str, ...]:
-        """Volumes whose names begin with one of `prefixes`, also those that others than libvirt have made; in alphabetical order."""
+        """The volumes whose names begin with one of `prefixes`, in alphabetical order.
+
+        It includes files in the pool's folder that another program than libvirt has created.
+        """
         with translated(f"the volumes of {self.host.name} could not be listed"):
             self.refresh()
             return tuple(sorted(name for name in self._pool.listVolumes() if name.startswith(prefixes)))
 
     def exists(self, name: str) -> bool:
-        with translated(f"the volume '{name}' could not be looked for on {self.host.name}"):
+        with translated(f"the volume '{name}' could not be searched for on {self.host.name}"):
             return self.volume(name) is not None
 
     def make_disk(self, name: str, size: int) -> str:
-        """An empty qcow2 of `size` bytes, unless there is a volume of that name already, which is kept. Returns its path."""
+        """Creates an empty qcow2 of `size` bytes and returns its path. A volume of that name that
+        exists is kept.
+        """
         return self._make(VolumeView(name, size, "qcow2"))
 
     def grow(self, name: str, size: int) -> None:
-        """Lets a volume that no running VM has be `size` bytes large.
+        """Makes a volume at least `size` bytes large. No running VM may use it.
 
         Raises:
-            HostError: it is larger already: whoever cuts it loses what lies behind the cut.
+            HostError: the volume is already larger. vcloud never shrinks a disk, because the data
+                at its end would be lost.
         """
         with translated(f"the volume '{name}' could not grow on {self.host.name}"):
             volume = self._pool.storageVolLookupByName(name)
@@ -69,37 +84,50 @@ class StoragePool:
         if capacity > size:
             raise HostError(
                 f"the volume '{name}' on {self.host.name} has {_mib(capacity)} MiB, and a disk cannot become smaller",
-                f"Give the disk {_mib(capacity)}M in the file, or a new name, which makes an empty one.",
+                f"Write {_mib(capacity)}M as the size of the disk in the file, or give the disk a new name to get an empty one.",
             )
 
     def make_overlay(self, name: str, backing: str, size: int = 0) -> str:
-        """A qcow2 over the qcow2 at the path `backing`; `size` 0: as large as that. A volume of that name is kept. Returns its path."""
+        """Creates a qcow2 over the qcow2 at the path `backing` and returns its path. A volume of
+        that name that exists is kept.
+
+        With `size` 0 the new volume is as large as its backing file.
+        """
         if not size:
-            with translated(f"'{backing}' could not be looked at on {self.host.name}"):
+            with translated(f"the size of '{backing}' could not be read on {self.host.name}"):
                 size = self.host.connection.storageVolLookupByPath(backing).info()[1]
         return self._make(VolumeView(name, size, "qcow2", backing))
 
     def put(self, name: str, content: bytes) -> None:
-        """A volume with that content, in place of one of that name. Its owner may read it and nobody else."""
+        """Creates a volume with that content and replaces a volume of the same name. Only the
+        volume's owner may read it.
+        """
         self.delete([name])
         with translated(f"the volume '{name}' could not be written on {self.host.name}"):
             volume = self._pool.createXML(render_volume(VolumeView(name, len(content), "raw")))
             self._send(volume, io.BytesIO(content), len(content))
 
     def copy(self, source: str, name: str, beginning: bytes) -> None:
-        """A volume with the content of another but for its beginning. The host copies; what was there of that name is gone."""
+        """Creates a volume with the content of the volume `source`, except that its first bytes are
+        `beginning`.
+
+        The host makes the copy, so the content does not cross the network. A volume of the name
+        `name` is replaced.
+        """
         self.delete([name])
         with translated(f"the volume '{source}' could not be copied on {self.host.name}"):
             volume = self._pool.createXMLFrom(render_volume(VolumeView(name, 0, "raw")), self._pool.storageVolLookupByName(source), 0)
             self._send(volume, io.BytesIO(beginning), len(beginning))
 
     def overwrite(self, name: str, beginning: bytes) -> None:
-        """Writes over the beginning of a volume, which counts as used now."""
+        """Overwrites the first bytes of a volume. This also sets the time when the volume was last
+        written.
+        """
         with translated(f"the volume '{name}' could not be written on {self.host.name}"):
             self._send(self._pool.storageVolLookupByName(name), io.BytesIO(beginning), len(beginning))
 
     def delete(self, names: Iterable[str]) -> None:
-        """Deletes volumes; one that is not there is no error."""
+        """Deletes volumes. A volume that does not exist is no error."""
         for name in names:
             with translated(f"the volume '{name}' could not be deleted on {self.host.name}"):
                 volume = self.volume(name)
@@ -108,28 +136,34 @@ class StoragePool:
 
     @property
     def free(self) -> int:
-        """Bytes that are free in the pool's folder."""
+        """The number of free bytes in the pool's folder."""
         with translated(f"the free space of {self.host.name} could not be read"):
             self.refresh()
             return int(self._pool.info()[3])
 
     def require_space(self, needed: int, what: str) -> None:
-        """Raises HostError when fewer than `needed` bytes, and some to spare, are free."""
+        """Raises HostError if fewer than `needed` bytes plus `SPARE` are free. `what` is the action
+        that needs them.
+        """
         free = self.free
-        if free < needed + MARGIN:
+        if free < needed + SPARE:
             raise HostError(
-                f"{what} needs {_mib(needed + MARGIN)} MiB on {self.host.name}, and {self.folder} has {_mib(free)} MiB free: "
-                f"{_mib(needed + MARGIN - free)} MiB are missing",
+                f"{what} needs {_mib(needed + SPARE)} MiB on {self.host.name}, and {self.folder} has {_mib(free)} MiB free: "
+                f"{_mib(needed + SPARE - free)} MiB are missing",
                 f"Free some space on the file system of {self.folder}, then run the command again.",
             )
 
-    def known(self) -> set[str]:
-        """Names of the volumes that libvirt knows of, without a new look at the folder."""
+    def names_without_refresh(self) -> set[str]:
+        """The names of the volumes that libvirt knows of. It does not read the folder again, so it
+        is cheaper than `names`.
+        """
         with translated(f"the volumes of {self.host.name} could not be listed"):
             return set(self._pool.listVolumes())
 
     def fill(self, name: str, source: BinaryIO, size: int, progress: Progress) -> None:
-        """A new volume with the `size` bytes of a file. Of an attempt that fails nothing stays."""
+        """Creates a volume from the `size` bytes of a file. If the upload fails, the volume is
+        deleted.
+        """
         with translated(f"the volume '{name}' could not be written on {self.host.name}"):
             volume = self._pool.createXML(render_volume(VolumeView(name, size, "raw")))
             try:
@@ -140,7 +174,7 @@ class StoragePool:
                 raise
 
     def make_empty(self, name: str) -> None:
-        """A volume without content, whose name alone says something."""
+        """Creates an empty volume, whose name is a marker."""
         self._make(VolumeView(name, 0, "raw"))
 
     def _send(self, volume: libvirt.virStorageVol, source: BinaryIO, size: int, progress: Progress = lambda _done, _all: None) -> None:
@@ -148,6 +182,7 @@ class StoragePool:
         volume.upload(stream, 0, size)
         done = 0
         try:
+            # virStream.send may take fewer bytes than it was given.
             while chunk := source.read(CHUNK):
                 sent = 0
                 while sent < len(chunk):
@@ -170,12 +205,18 @@ class StoragePool:
         return self.path(volume.name)
 
     def volume(self, name: str) -> Any:
-        """libvirt's own object (virStorageVol) of a volume; None where there is none of that name."""
+        """libvirt's own object (virStorageVol) of a volume. None if there is no volume of that
+        name.
+        """
         return found_or_none(self._pool.storageVolLookupByName, name)
 
     def refresh(self) -> None:
-        """Lets libvirt look at the folder again. It refuses while a volume is being made or uploaded: what it knows is then good enough."""
-        for _ in range(REFRESH_TRIES):
+        """Makes libvirt read the pool's folder again.
+
+        libvirt refuses this while it creates or uploads a volume. If that lasts too long, libvirt's
+        list is used as it is.
+        """
+        for _ in range(REFRESH_ATTEMPTS):
             try:
                 self._pool.refresh()
                 return
@@ -186,6 +227,7 @@ class StoragePool:
 
 
 def _ensure_pool(connection: libvirt.virConnect) -> libvirt.virStoragePool:
+    """The storage pool, created and started if need be."""
     pool = found_or_none(connection.storagePoolLookupByName, POOL)
     if pool is None:
         pool = connection.storagePoolDefineXML(render_pool(PoolView(POOL, FOLDER, "0711", uuid_of("pool", POOL))))
@@ -194,10 +236,11 @@ def _ensure_pool(connection: libvirt.virConnect) -> libvirt.virStoragePool:
         try:
             pool.create(libvirt.VIR_STORAGE_POOL_CREATE_WITH_BUILD)
         except libvirt.libvirtError:
-            if not pool.isActive():  # somebody else may have been faster
+            if not pool.isActive():  # active: another process has started the pool at the same moment
                 raise
     return pool
 
 
 def _mib(size: int) -> int:
+    """Bytes as MiB, rounded up."""
     return -(-size >> 20)

@@ -1,4 +1,4 @@
-"""Commands on the host itself: beside us for a local URI, by ssh for a remote one."""
+"""Runs commands on a host itself: directly if the host is this machine, and by ssh if it is remote."""
 
 from __future__ import annotations
 
@@ -22,23 +22,30 @@ from vcloud.hosts.executed import Executed
 from vcloud.hosts.inventory import HostRef
 from vcloud.hosts.refusals import explain_refusal
 
-logging.getLogger("paramiko").addHandler(logging.NullHandler())  # what it has to say comes as exceptions, and is said once
+logging.getLogger("paramiko").addHandler(logging.NullHandler())  # paramiko also raises what it logs; vcloud reports it only once
 
 CONNECT_TIMEOUT = 15
+"""Seconds for each step of an ssh login."""
 KEEPALIVE = 15
+"""Seconds between two keep-alive messages, so that a router in between does not drop an idle
+connection.
+"""
 CHUNK = 64 << 10
 NO_STATUS = -1
-"""What paramiko says for a channel that ended without a word about its command."""
+"""paramiko's exit status of a channel that was closed before the exit status of its command
+arrived.
+"""
 
 
 class Shell(Protocol):
     """Runs programs on one host."""
 
     def run(self, argv: Sequence[str], stdin: bytes = b"", timeout: float = 60) -> Executed:
-        """Runs a program to its end, which it must reach within `timeout` seconds.
+        """Runs a program and waits until it has ended, at most `timeout` seconds.
 
         Raises:
-            HostError: it cannot be started, or takes longer. An exit code other than 0 is no error.
+            HostError: the program cannot be started, or takes longer. An exit code other than 0 is
+                no error.
         """
         ...
 
@@ -49,7 +56,7 @@ def open_shell(ref: HostRef) -> Shell:
     """The shell of a host.
 
     Raises:
-        HostError: the host cannot be logged in to, or its URI says no way to.
+        HostError: vcloud cannot log in to the host, or the host's URI is neither local nor ssh.
     """
     parts = urlsplit(ref.uri)
     if parts.scheme.endswith("+ssh"):
@@ -75,12 +82,12 @@ class LocalShell:
         return Executed(done.returncode, done.stdout, done.stderr)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Does nothing, because nothing is open."""
 
 
 @dataclass(frozen=True, slots=True)
 class SshShell:
-    """A host behind ssh."""
+    """A host that is reached by ssh."""
 
     name: str
     client: paramiko.SSHClient
@@ -97,7 +104,7 @@ class SshShell:
         except TimeoutError:
             raise HostError(f"'{argv[0]}' did not end within {timeout:g} s on {self.name}") from None
         except (paramiko.SSHException, OSError, EOFError) as error:
-            raise HostError(f"'{argv[0]}' cannot be run on {self.name}: {error}", "See whether the host is up.") from None
+            raise HostError(f"'{argv[0]}' cannot be run on {self.name}: {error}", "Check that the host is up.") from None
 
     def _session(self) -> paramiko.Channel:
         transport = self.client.get_transport()
@@ -110,11 +117,17 @@ class SshShell:
 
 
 def _communicate(channel: paramiko.Channel, stdin: bytes, deadline: float) -> Executed:
-    """Feeds and drains a running command, and waits for its end. Raises TimeoutError."""
+    """Writes the input of a running command, reads its output and waits for its end. Raises
+    TimeoutError.
+
+    The input is written in a thread of its own. A command that writes output before it has read all
+    its input would otherwise block for ever.
+    """
     feeder = threading.Thread(target=_feed, args=(channel, stdin), daemon=True)
     feeder.start()
     out, err = bytearray(), bytearray()
     while True:
+        # This must be asked before the output is read: output that arrives in between is then read in the next round.
         ended = channel.closed or (channel.exit_status_ready() and channel.eof_received)
         while channel.recv_ready():
             out += channel.recv(CHUNK)
@@ -132,7 +145,7 @@ def _communicate(channel: paramiko.Channel, stdin: bytes, deadline: float) -> Ex
 
 
 def _feed(channel: paramiko.Channel, stdin: bytes) -> None:
-    """Sends stdin and its end. A command that does not want it all is free to stop reading."""
+    """Sends the input and then its end. A command may stop reading before it has read all input."""
     try:
         channel.sendall(stdin)
         channel.shutdown_write()
@@ -142,7 +155,7 @@ def _feed(channel: paramiko.Channel, stdin: bytes) -> None:
 
 def _open_ssh(ref: HostRef) -> SshShell:
     client = paramiko.SSHClient()
-    client.set_missing_host_key_policy(paramiko.RejectPolicy())
+    client.set_missing_host_key_policy(paramiko.RejectPolicy())  # no trust on first use, see the package
     try:
         _connect(client, _login(ref))
     except paramiko.BadHostKeyException:
@@ -177,13 +190,13 @@ def _connect(client: paramiko.SSHClient, login: _Login) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Login:
-    """How to log in: what the URI says, and beyond that the ssh_config."""
+    """How to log in. The URI of the host takes precedence over the ssh_config."""
 
     address: str
     port: int
     user: str
     keys: Any
-    """A list of paths. paramiko takes several; its types know of one."""
+    """A list of paths. paramiko accepts several, but its type hints allow only one."""
     only_keys: bool
     known_hosts: tuple[Path, ...]
     proxy_argv: tuple[str, ...]
@@ -203,7 +216,7 @@ def _login(ref: HostRef) -> _Login:
         address=address,
         port=port,
         user=parts.username or str(entry.get("user") or getpass.getuser()),
-        keys=[os.path.expanduser(key) for key in (keyfile or entry.get("identityfile", []))],  # noqa: PTH111 - ssh's own words
+        keys=[os.path.expanduser(key) for key in (keyfile or entry.get("identityfile", []))],  # noqa: PTH111 - ssh expands ~ in this way
         only_keys=bool(keyfile) or entry.get("identitiesonly", "no") == "yes",
         known_hosts=tuple(_known_hosts(entry)),
         proxy_argv=_proxy(entry, path, address, port),
@@ -217,7 +230,9 @@ def _known_hosts(entry: dict[str, Any]) -> list[Path]:
 
 
 def _proxy(entry: dict[str, Any], config: Path, address: str, port: int) -> tuple[str, ...]:
-    """paramiko knows ProxyCommand, but not ProxyJump: ssh itself makes that jump."""
+    """The command that carries the ssh connection, or nothing. paramiko supports ProxyCommand but
+    not ProxyJump, so a jump becomes the command `ssh -W`.
+    """
     command = str(entry.get("proxycommand", "none"))
     if command != "none":
         return tuple(shlex.split(command))

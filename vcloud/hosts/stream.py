@@ -1,9 +1,9 @@
 """Byte streams through libvirt, as sockets.
 
-A libvirt stream has no file number and no timeout, and a thread that waits in one for ever can keep other
-calls of the same connection from being sent. So each stream has a connection of its own and never blocks.
-libvirt's event loop carries its bytes to and from one end of a socket pair. The other end is an ordinary
-socket, for `select`, for paramiko, or for a terminal.
+A blocking libvirt stream has no file number and no timeout, and a thread that waits in it can keep
+other calls of the same connection from being sent. So each stream here has a connection of its own
+and never blocks. libvirt's event loop carries the bytes between the stream and one end of a socket
+pair. The other end is an ordinary socket, which works with `select`, paramiko or a terminal.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ import libvirt
 from vcloud.hosts.connection import Host, open_host
 
 CHUNK = 64 << 10
-AGAIN = -2
-"""What a stream that does not block returns instead of waiting."""
+"""Bytes that are read at once."""
+WOULD_BLOCK = -2
+"""A stream that does not block returns this number when it would have to wait."""
 
 
 def receive(stream: libvirt.virStream) -> bytes:
-    """The next bytes of a stream that blocks, such as a download; empty at its end."""
+    """The next bytes of a blocking stream, such as a download. Empty at the end of the stream."""
     try:
         chunk: bytes | int = stream.recv(CHUNK)
     except libvirt.libvirtError:
@@ -34,9 +35,11 @@ def receive(stream: libvirt.virStream) -> bytes:
 
 @contextmanager
 def stream_socket(host: Host, open_stream: Callable[[libvirt.virConnect, libvirt.virStream], object]) -> Iterator[socket.socket]:
-    """The stream that `open_stream` opens, as a socket. The stream uses another connection to the host. If one side ends, the other ends.
+    """The stream that `open_stream` opens, as a socket. If one side ends, the other side ends, too.
 
-    Raises what `open_stream` raises, and HostError if the host cannot be reached again.
+    The stream uses a second connection to the host.
+
+    Raises what `open_stream` raises, and HostError if the second connection fails.
     """
     _run_events()
     with open_host(host.ref) as own:
@@ -54,7 +57,7 @@ def stream_socket(host: Host, open_stream: Callable[[libvirt.virConnect, libvirt
 
 @functools.cache
 def _run_events() -> None:
-    """Starts libvirt's event loop, which serves the connections that are opened from now on."""
+    """Starts libvirt's event loop. It serves only connections that are opened after this."""
     libvirt.virEventRegisterDefaultImpl()
 
     def run() -> None:
@@ -65,7 +68,9 @@ def _run_events() -> None:
 
 
 class _Pump:
-    """Carries bytes between a stream and a socket. Everything except `end` runs in the thread of the event loop."""
+    """Carries bytes between a stream and a socket. All methods except `end` run in the thread of
+    the event loop.
+    """
 
     def __init__(self, stream: libvirt.virStream) -> None:
         self._stream = stream
@@ -89,7 +94,7 @@ class _Pump:
         try:
             if events & libvirt.VIR_STREAM_EVENT_WRITABLE:
                 self._flush()
-            while (chunk := self._stream.recv(CHUNK)) != AGAIN:
+            while (chunk := self._stream.recv(CHUNK)) != WOULD_BLOCK:
                 if not chunk:
                     return self.end()
                 self._inner.sendall(chunk)
@@ -111,8 +116,8 @@ class _Pump:
         return None
 
     def _flush(self) -> None:
-        """Sends the pending bytes, and reads nothing more from the socket until all of them are sent."""
-        while self._pending and (sent := self._stream.send(self._pending)) != AGAIN:
+        """Sends the pending bytes. The socket is read again only when all of them are sent."""
+        while self._pending and (sent := self._stream.send(self._pending)) != WOULD_BLOCK:
             self._pending = self._pending[sent:]
         waiting = bool(self._pending)
         wanted = libvirt.VIR_STREAM_EVENT_READABLE | libvirt.VIR_STREAM_EVENT_HANGUP | (libvirt.VIR_STREAM_EVENT_WRITABLE if waiting else 0)

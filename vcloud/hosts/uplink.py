@@ -1,12 +1,15 @@
-"""Where a host's firewalls meet the outside: a segment that the inventory names, or a NAT network that vcloud makes.
+"""The uplink of a host: the network on which the firewalls of its vApps meet the internet. It is
+either a segment that the inventory names, or a NAT network that vcloud creates.
 
-`uplink_for` only reads and decides, so that a plan changes nothing; `make_uplink` makes what was decided. The firewall's addresses are a
-hash of the vApp's name; where another vApp has them the next free ones are taken. What was decided stays from one `up` to the next for as
-long as it fits the host. On a segment of the inventory they come from the upper half of its prefix: the lower half is for the hosts and for
-others.
+`uplink_for` only reads and decides, so that `vcloud plan` changes nothing. `make_uplink` then
+creates what was decided. The address of a firewall is computed from a hash of the vApp's name. If
+another vApp has that address, the next free one is taken. A vApp keeps its addresses from one `up`
+to the next as long as they fit the host's uplink. On a segment of the inventory vcloud takes
+addresses from the upper half of the prefix; the lower half is left to hosts and others.
 
-A choice counts once a manifest says it. Who chooses to stay holds `choosing_uplink` from the choice to the manifest, so that of two vApps
-that come up at once the second sees what the first has taken.
+Other vApps learn from the manifest which addresses are taken. So `up` holds the lock
+`choosing_uplink` from `uplink_for` until the manifest is written. If two vApps come up at the same
+time, the second then sees the addresses of the first.
 """
 
 from __future__ import annotations
@@ -33,38 +36,47 @@ from vcloud.plan.manifest import Manifest
 
 NETWORK = "vcloud-uplink"
 BRIDGE = "vcloud-up"
+"""The name of the NAT network's bridge on the host. Linux allows at most 15 characters."""
 LOCK = "vcloud-uplink-lock"
-CANDIDATES = IPv4Network("172.16.0.0/12")
-"""The NAT network is the first free /24 of these. The zones' 10.0.0.0/8 does not meet them, and home networks seldom do."""
-PATIENCE = 20
-"""Seconds to wait for another operator who makes or removes the NAT network."""
-CARDS_FOLDER = "/var/lib/libvirt/dnsmasq"
-"""Where libvirt notes the cards of a network that has addresses. It makes the folder itself only for one with DNS or DHCP."""
+NAT_PREFIXES = IPv4Network("172.16.0.0/12")
+"""The NAT network is the first free /24 of these. They do not overlap with 10.0.0.0/8, which zones
+use, and seldom with home networks.
+"""
+LOCK_TIMEOUT = 20
+"""Seconds to wait for another operator who holds the lock."""
+NIC_LIST_FOLDER = "/var/lib/libvirt/dnsmasq"
+"""libvirt writes a list of the NICs on a network with addresses into this folder. libvirt creates
+the folder only for a network with DNS or DHCP, and the NAT network has neither.
+"""
 SUFFIX_BITS = 48
-"""Of the IPv6 address: enough that hashes do not meet."""
+"""Bits of the IPv6 address that come from a hash. With so many bits, two vApps practically never
+get the same address.
+"""
 
 
-def uplink_for(host: Host, vapp: str, standing: Uplink | None = None) -> Uplink:
-    """Where the firewall of a vApp meets the outside on this host. Changes nothing.
+def uplink_for(host: Host, vapp: str, current: Uplink | None = None) -> Uplink:
+    """The uplink of a vApp's firewall on this host. Changes nothing.
 
     Args:
         host: an open host.
         vapp: the vApp's name.
-        standing: the one that its manifest names; it is kept if it still fits the host.
+        current: the uplink in the vApp's manifest. It is kept if it still fits the host.
 
     Raises:
-        HostError: no address is free, or it is not known which addresses are.
+        HostError: no address is free, or vcloud cannot find out which addresses are.
     """
-    if standing is not None and (fits(standing, host.ref.uplink) if host.ref.uplink else standing.network == NETWORK):
-        return standing
+    if current is not None and (fits(current, host.ref.uplink) if host.ref.uplink else current.network == NETWORK):
+        return current
     used = addresses_outside(host, but=vapp)
     if host.ref.uplink is not None:
         return _uplink(host.ref.uplink, vapp, used, host.ref.uplink.prefix4.num_addresses // 2)
-    return _uplink(_standing_network(host) or _new_network(host), vapp, used, 2)
+    return _uplink(_existing_nat_network(host) or _planned_nat_network(host), vapp, used, 2)
 
 
 def fits(uplink: Uplink, config: UplinkConfig) -> bool:
-    """Whether an uplink is one of this configuration: on the same network or bridge, with its prefixes and gateways."""
+    """Whether an uplink agrees with this configuration: the same network or bridge, the same
+    prefixes and gateways.
+    """
     prefix6 = uplink.address6.network if uplink.address6 else None
     return (uplink.network, uplink.bridge, uplink.address4.network, uplink.gateway4, prefix6, uplink.gateway6) == (
         config.network or "",
@@ -78,60 +90,65 @@ def fits(uplink: Uplink, config: UplinkConfig) -> bool:
 
 @contextmanager
 def choosing_uplink(host: Host) -> Iterator[None]:
-    """Only one at a time on a host chooses an uplink. Hold it from `uplink_for` until the manifest with what it chose is written.
+    """A lock: only one process at a time chooses an uplink on a host. Hold it from `uplink_for`
+    until the manifest is written.
 
     Raises:
-        HostError: somebody else holds it for too long.
+        HostError: another process holds the lock for too long.
     """
-    with named_lock(host, LOCK, "the choice of an uplink's address", "up", PATIENCE):
+    with named_lock(host, LOCK, "the choice of an uplink address", "up", LOCK_TIMEOUT):
         yield
 
 
 def make_uplink(host: Host, uplink: Uplink) -> None:
-    """Makes vcloud's own NAT network if the uplink is on it, and starts it. Other networks and bridges are the host's affair.
+    """Creates and starts vcloud's NAT network if the uplink is on it. vcloud creates no other
+    network and no bridge.
 
     Raises:
-        HostError: libvirt refuses it, or the host's own network is not active.
+        HostError: libvirt refuses it, or the network that the inventory names is not active.
     """
     if uplink.network != NETWORK:
         if uplink.network:
             _require_active(host, uplink.network)
         return
-    with _only_me(host), translated(f"the network '{NETWORK}' could not be made on {host.name}"):
+    with _nat_network_lock(host), translated(f"the network '{NETWORK}' could not be made on {host.name}"):
         network = found_or_none(host.connection.networkLookupByName, NETWORK)
         if network is None:
             network = host.connection.networkDefineXML(render_nat_network(NETWORK, BRIDGE, uplink))
-            _make_cards_folder(host.connection)
+            _make_nic_list_folder(host.connection)
         network.setAutostart(1)
         if not network.isActive():
             network.create()
 
 
 def _require_active(host: Host, name: str) -> None:
-    with translated(f"the network '{name}' could not be looked at on {host.name}"):
+    with translated(f"the state of the network '{name}' could not be read on {host.name}"):
         network = found_or_none(host.connection.networkLookupByName, name)
         if not (network and network.isActive()):
             raise HostError(
-                f"the network '{name}', the uplink of {host.name}, is {'not active' if network else 'not there'}",
-                f"Run: virsh net-start {name}" if network else "Define it, or name another one in the inventory.",
+                f"the network '{name}', the uplink of {host.name}, {'is not active' if network else 'does not exist'}",
+                f"Run: virsh net-start {name}" if network else "Define this network, or name another one in the inventory.",
             )
 
 
 def forget_vapp(host: Host, vapp: str) -> None:
-    """Deletes the manifest of a vApp, and vcloud's own NAT network unless another vApp has its firewall there, or may have.
+    """Deletes the manifest of a vApp. Also deletes vcloud's NAT network, unless another vApp uses
+    it or may use it.
 
-    Both in one turn: of two vApps that leave at once, the second finds that it is the last.
+    Both happen under one lock. So if two vApps are removed at the same time, the second finds that
+    it is the last.
 
     Raises:
         HostError: libvirt refuses it.
     """
-    with _only_me(host):
-        if not any(_may_use(host, name) for name in vapp_names(host) if name != vapp):
+    with _nat_network_lock(host):
+        if not any(_may_use_nat_network(host, name) for name in vapp_names(host) if name != vapp):
             _remove_network(host)
         delete_manifest(host, vapp)
 
 
-def _may_use(host: Host, vapp: str) -> bool:
+def _may_use_nat_network(host: Host, vapp: str) -> bool:
+    """Whether a vApp uses the NAT network. True if its manifest cannot be read."""
     manifest = read_manifest(host, vapp)
     return not isinstance(manifest, Manifest) or manifest.uplink.network == NETWORK
 
@@ -147,8 +164,8 @@ def _remove_network(host: Host) -> None:
 
 
 @contextmanager
-def _only_me(host: Host) -> Iterator[None]:
-    with named_lock(host, LOCK, f"the network '{NETWORK}'", "up or down", PATIENCE):
+def _nat_network_lock(host: Host) -> Iterator[None]:
+    with named_lock(host, LOCK, f"the network '{NETWORK}'", "up or down", LOCK_TIMEOUT):
         yield
 
 
@@ -169,7 +186,9 @@ def _uplink(config: UplinkConfig, vapp: str, used: Collection[IPv4Address], firs
 
 
 def _free_address(prefix: IPv4Network, vapp: str, used: Collection[IPv4Address], first: int) -> IPv4Address:
-    """The vApp's own address between number `first` and the broadcast address, or the next one that is free."""
+    """An address between number `first` of the prefix and the broadcast address: the one from the
+    vApp's hash, or the next free one.
+    """
     count = prefix.num_addresses - 1 - first
     start = hash_number(32, vapp, "uplink") % count
     for step in range(count):
@@ -177,12 +196,12 @@ def _free_address(prefix: IPv4Network, vapp: str, used: Collection[IPv4Address],
         if address not in used:
             return address
     raise HostError(
-        f"no address is free for the firewall of '{vapp}' in {prefix}", "Give the host's uplink a larger prefix4 in the inventory."
+        f"no address is free for the firewall of '{vapp}' in {prefix}", "Write a larger prefix4 for the host's uplink in the inventory."
     )
 
 
-def _standing_network(host: Host) -> UplinkConfig | None:
-    """The NAT network as it is; None where it has not been made."""
+def _existing_nat_network(host: Host) -> UplinkConfig | None:
+    """The NAT network of the host. None if it does not exist."""
     with translated(f"the network '{NETWORK}' of {host.name} could not be read"):
         network = found_or_none(host.connection.networkLookupByName, NETWORK)
         if network is None:
@@ -190,12 +209,15 @@ def _standing_network(host: Host) -> UplinkConfig | None:
         prefixes = list(_prefixes([parse(network.XMLDesc())]))
     prefix4 = next((prefix for prefix in prefixes if isinstance(prefix, IPv4Network)), None)
     if prefix4 is None:
-        raise HostError(f"the network '{NETWORK}' of {host.name} has no IPv4 prefix", f"Remove it (virsh net-undefine {NETWORK}).")
+        raise HostError(
+            f"the network '{NETWORK}' of {host.name} has no IPv4 prefix",
+            f"Remove the network: virsh net-undefine {NETWORK}. Then run the command again.",
+        )
     return _nat(prefix4, next((prefix for prefix in prefixes if isinstance(prefix, IPv6Network)), None))
 
 
-def _new_network(host: Host) -> UplinkConfig:
-    """The NAT network as it would be made."""
+def _planned_nat_network(host: Host) -> UplinkConfig:
+    """The NAT network that would be created on the host."""
     with translated(f"the networks of {host.name} could not be read"):
         networks = [parse(network.XMLDesc()) for network in host.connection.listAllNetworks()]
     prefix4 = _free_prefix([*_prefixes(networks), *_routes(host)])
@@ -203,31 +225,34 @@ def _new_network(host: Host) -> UplinkConfig:
 
 
 def _nat(prefix4: IPv4Network, prefix6: IPv6Network | None) -> UplinkConfig:
-    """The host's end of it is the first address of each prefix."""
+    """The configuration of the NAT network. The host itself has the first address of each prefix."""
     return UplinkConfig(network=NETWORK, prefix4=prefix4, gateway4=prefix4[1], prefix6=prefix6, gateway6=prefix6[1] if prefix6 else None)
 
 
 def _free_prefix(used: Collection[IPv4Network | IPv6Network]) -> IPv4Network:
     mine = [prefix for prefix in used if isinstance(prefix, IPv4Network)]
-    for candidate in CANDIDATES.subnets(new_prefix=24):
+    for candidate in NAT_PREFIXES.subnets(new_prefix=24):
         if not any(candidate.overlaps(prefix) for prefix in mine):
             return candidate
     raise HostError(
-        f"no /24 of {CANDIDATES} is free for the network '{NETWORK}'", "Name a network or a bridge as the host's uplink in the inventory."
+        f"no /24 of {NAT_PREFIXES} is free for the network '{NETWORK}'",
+        "Name another network or a bridge as the host's uplink in the inventory.",
     )
 
 
 def _prefixes(networks: Iterable[Element]) -> Iterator[IPv4Network | IPv6Network]:
     """The prefixes of libvirt networks, active or not."""
     for network in networks:
-        for place in (*network.iter("ip"), *network.iter("route")):
-            address, length = place.get("address", ""), place.get("prefix") or place.get("netmask")
+        for element in (*network.iter("ip"), *network.iter("route")):
+            address, length = element.get("address", ""), element.get("prefix") or element.get("netmask")
             if address and length:
                 yield ip_network(f"{address}/{length}", strict=False)
 
 
 def _routes(host: Host) -> Iterator[IPv4Network]:
-    """The host's own routes, but for the default one. A host whose shell is closed to us has none that are known."""
+    """The host's own IPv4 routes, except the default route. Empty if vcloud cannot run commands on
+    the host.
+    """
     try:
         answer = host.shell.run(["ip", "-json", "-4", "route", "show", "table", "all"])
         routes = json.loads(answer.stdout or b"[]")
@@ -238,7 +263,10 @@ def _routes(host: Host) -> Iterator[IPv4Network]:
             yield IPv4Network(route["dst"], strict=False)
 
 
-def _make_cards_folder(connection: libvirt.virConnect) -> None:
-    """As a pool that is there for a moment: so libvirt makes the folder itself, wherever it runs."""
-    pool = render_pool(PoolView(f"{NETWORK}-cards", CARDS_FOLDER, "0755"))
+def _make_nic_list_folder(connection: libvirt.virConnect) -> None:
+    """Creates the folder through a storage pool that exists only for a moment.
+
+    So libvirt itself creates the folder, on whatever machine it runs.
+    """
+    pool = render_pool(PoolView(f"{NETWORK}-nics", NIC_LIST_FOLDER, "0755"))
     connection.storagePoolCreateXML(pool, libvirt.VIR_STORAGE_POOL_CREATE_WITH_BUILD).destroy()

@@ -1,9 +1,11 @@
-"""Brings files to a host's storage pool, so that an upload that was cut short is never taken for a whole one.
+"""Uploads files to a host's storage pool. An upload that was interrupted is never mistaken for a
+complete one.
 
-libvirt cannot rename a volume, and a connection that breaks in the middle of an upload leaves a volume that looks like any other. So
-every upload makes a volume of its own, `STEM.ID.SUFFIX` with a random ID. Once the host has confirmed the last byte, an empty volume of the
-same name with `.complete` behind it is made. A volume without such a marker is never used. Two operators who upload the same file at once
-upload it twice, and both uploads are good.
+libvirt cannot rename a volume. A connection that breaks during an upload leaves a volume that looks
+like any other. So every upload creates a volume of its own, `STEM.ID.SUFFIX` with a random ID.
+After the host has confirmed the last byte, vcloud creates an empty marker volume with `.complete`
+added to the name. A volume without this marker is never used. If two operators upload the same file
+at the same time, the host gets two volumes, and both are good.
 """
 
 from __future__ import annotations
@@ -13,32 +15,40 @@ import secrets
 from pathlib import Path
 
 from vcloud.hosts.pool import Progress, StoragePool
-from vcloud.hosts.volume_reading import modified
+from vcloud.hosts.volume_reading import last_written
 
 COMPLETE = ".complete"
-ABANDONED = 3600
-"""Seconds without a written byte after which an unfinished upload counts as abandoned."""
+"""Ending of the marker volume of a complete upload."""
+ABANDONED_AFTER = 3600
+"""Seconds without a written byte. After that, an incomplete upload counts as abandoned and may be
+deleted.
+"""
 
 
 def uploaded(pool: StoragePool, stem: str, suffix: str) -> str | None:
-    """The path of a whole upload of `stem`; None where there is none. Raises HostError."""
-    names = pool.known()
-    whole = sorted(name for name in names if _is_upload(name, stem, suffix) and name + COMPLETE in names)
-    return pool.path(whole[0]) if whole else None
+    """The path on the host of a complete upload of `stem`. None if there is none. Raises HostError."""
+    names = pool.names_without_refresh()
+    complete = sorted(name for name in names if _is_upload(name, stem, suffix) and name + COMPLETE in names)
+    return pool.path(complete[0]) if complete else None
 
 
 def any_upload(pool: StoragePool, prefix: str, suffix: str) -> str | None:
-    """The path of some whole upload whose stem begins with `prefix`; None where there is none. Raises HostError."""
-    names = pool.known()
-    whole = [name for name in sorted(names) if name.startswith(prefix) and name.endswith(suffix) and name + COMPLETE in names]
-    return pool.path(whole[0]) if whole else None
+    """The path on the host of any complete upload whose stem begins with `prefix`. None if there is
+    none. Raises HostError.
+    """
+    names = pool.names_without_refresh()
+    complete = [name for name in sorted(names) if name.startswith(prefix) and name.endswith(suffix) and name + COMPLETE in names]
+    return pool.path(complete[0]) if complete else None
 
 
 def upload(pool: StoragePool, source: Path, stem: str, suffix: str, progress: Progress = lambda _done, _all: None) -> str:
-    """Brings a file to the host, unless a whole upload of `stem` is there. Returns its path there.
+    """Uploads a file and returns its path on the host. If a complete upload of `stem` exists, that
+    one is used.
 
-    `stem` names the content (it holds a digest), so that equal stems mean equal bytes.
-    Raises HostError where there is no room, or where the connection breaks. Nothing of the attempt will ever be used.
+    `stem` must hold a digest of the content: uploads of the same stem must have the same bytes.
+
+    Raises HostError if the pool has too little space or the connection breaks. The incomplete
+    volume is never used.
     """
     if found := uploaded(pool, stem, suffix):
         return found
@@ -48,15 +58,18 @@ def upload(pool: StoragePool, source: Path, stem: str, suffix: str, progress: Pr
     with source.open("rb") as file:
         pool.fill(name, file, size, progress)
     pool.make_empty(name + COMPLETE)
-    _delete_abandoned(pool, stem, suffix, modified(pool, name))
+    _delete_abandoned(pool, stem, suffix, last_written(pool, name))
     return pool.path(name)
 
 
 def _delete_abandoned(pool: StoragePool, stem: str, suffix: str, now: float) -> None:
-    """Deletes the rests of uploads of the same file that nobody goes on with. `now` is the host's time: clocks differ."""
-    names = pool.known()
+    """Deletes abandoned uploads of the same file.
+
+    `now` is the host's time, because the clocks of this machine and of the host may differ.
+    """
+    names = pool.names_without_refresh()
     rests = [name for name in names if _is_upload(name, stem, suffix) and name + COMPLETE not in names]
-    pool.delete([name for name in rests if now - modified(pool, name) > ABANDONED])
+    pool.delete([name for name in rests if now - last_written(pool, name) > ABANDONED_AFTER])
 
 
 def _is_upload(name: str, stem: str, suffix: str) -> bool:

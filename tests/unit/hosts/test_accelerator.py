@@ -8,7 +8,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from vcloud.hosts.accelerator import PATIENCE, WORDS, Accelerator, BootingVm, boot_both, boot_xml, not_started, race
+from vcloud.hosts.accelerator import (
+    BOOTED_MESSAGE,
+    SLOWDOWN_LIMIT,
+    Accelerator,
+    BootingVm,
+    boot_both,
+    boot_xml,
+    compare_boots,
+    explain_failed_start,
+)
 from vcloud.hosts.connection import open_host
 from vcloud.hosts.inventory import HostRef
 
@@ -38,31 +47,31 @@ def runner(consoles: list[socket.socket], said: bytes | None) -> BootingVm:
 @pytest.mark.parametrize(
     ("kvm", "tcg", "expected"),
     [
-        (WORDS, NOT_HERE, Accelerator("kvm", "a kernel boots under KVM")),
-        (WORDS, ENDS, Accelerator("kvm", "a kernel boots under KVM")),
-        (WORDS, WORDS, Accelerator("kvm", "a kernel boots under KVM")),
-        (ENDS, WORDS, ENDED_FIRST),
+        (BOOTED_MESSAGE, NOT_HERE, Accelerator("kvm", "a kernel boots under KVM")),
+        (BOOTED_MESSAGE, ENDS, Accelerator("kvm", "a kernel boots under KVM")),
+        (BOOTED_MESSAGE, BOOTED_MESSAGE, Accelerator("kvm", "a kernel boots under KVM")),
+        (ENDS, BOOTED_MESSAGE, ENDED_FIRST),
     ],
 )
 def test_who_reaches_user_space_decides(consoles: list[socket.socket], kvm: bytes | None, tcg: bytes | None, expected: Accelerator) -> None:
-    assert race(runner(consoles, kvm), runner(consoles, tcg), time.monotonic()) == expected
+    assert compare_boots(runner(consoles, kvm), runner(consoles, tcg), time.monotonic()) == expected
 
 
 def test_a_kernel_that_hangs_under_kvm_alone_is_proven_to(consoles: list[socket.socket]) -> None:
-    found = race(runner(consoles, NOT_HERE), runner(consoles, WORDS), time.monotonic() - 0.1)
+    found = compare_boots(runner(consoles, NOT_HERE), runner(consoles, BOOTED_MESSAGE), time.monotonic() - 0.1)
     assert (found.name, found.proven) == ("tcg", True)
     assert "hangs" in found.reason
-    assert PATIENCE > 1
+    assert SLOWDOWN_LIMIT > 1
 
 
 def test_a_kernel_that_boots_nowhere_says_nothing_of_kvm(consoles: list[socket.socket]) -> None:
-    found = race(runner(consoles, ENDS), runner(consoles, ENDS), time.monotonic())
+    found = compare_boots(runner(consoles, ENDS), runner(consoles, ENDS), time.monotonic())
     assert (found.name, found.proven) == ("tcg", False)
 
 
 @pytest.mark.parametrize(("kvm", "tcg", "proven"), [(False, True, True), (False, False, False), (True, False, False), (True, True, False)])
 def test_only_a_vm_that_starts_under_emulation_alone_speaks_against_kvm(kvm: bool, tcg: bool, proven: bool) -> None:
-    found = not_started("cannot allocate memory", kvm, tcg)
+    found = explain_failed_start("cannot allocate memory", kvm, tcg)
     assert (found.name, found.proven) == ("tcg", proven)
     assert "cannot allocate memory" in found.reason
 

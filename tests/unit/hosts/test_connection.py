@@ -32,7 +32,7 @@ def test_a_host_opens_and_closes() -> None:
     ("uri", "what", "way_out"),
     [
         ("qemu+unix:///system?socket=/nowhere/sock", "libvirt does not run on x", "systemctl enable --now libvirtd"),
-        ("qemu+qqq:///system", "there is no libvirt behind the URI of x", "qemu:///system"),
+        ("qemu+qqq:///system", "the URI of x does not lead to a libvirt", "qemu:///system"),
         ("qemu+ssh://nobody@name.invalid/system", "the name of x cannot be resolved", "HostName"),
         ("qemu+ssh://nobody@127.0.0.1:9/system", "x does not answer ssh", "ssh nobody@127.0.0.1 true"),
     ],
@@ -48,10 +48,10 @@ def test_a_refusal_says_what_to_do(uri: str, what: str, way_out: str, capfd: pyt
 @pytest.mark.parametrize(
     ("words", "what", "way_out"),
     [
-        ("Cannot recv data: Host key verification failed.: Connection reset by peer", "host key of h1 is not known", "fingerprint"),
+        ("Cannot recv data: Host key verification failed.: Connection reset by peer", "host key of h1 is unknown", "fingerprint"),
         (
             "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @ Host key verification failed.",
-            "is not the one that is known",
+            "host key of h1 has changed",
             "ssh-keygen -R h1",
         ),
         ("Cannot recv data: root@h1: Permission denied (publickey).: Connection reset by peer", "refuses the SSH login root@h1", "ssh-add"),
@@ -60,8 +60,12 @@ def test_a_refusal_says_what_to_do(uri: str, what: str, way_out: str, capfd: pyt
             "libvirt is not installed on h1",
             "apt-get install",
         ),
-        ("Failed to connect socket to '/var/run/libvirt/libvirt-sock': Permission denied", "does not let you in", "usermod -aG libvirt"),
-        ("authentication unavailable: no polkit agent available to authenticate", "does not let you in", "usermod -aG libvirt"),
+        (
+            "Failed to connect socket to '/var/run/libvirt/libvirt-sock': Permission denied",
+            "does not allow you to connect",
+            "usermod -aG libvirt",
+        ),
+        ("authentication unavailable: no polkit agent available to authenticate", "does not allow you to connect", "usermod -aG libvirt"),
         ("ssh: connect to host h1 port 22: Connection timed out", "h1 does not answer ssh", "ssh root@h1 true"),
         ("something that nobody has seen before", "something that nobody has seen before", "virsh --connect"),
     ],
@@ -77,9 +81,9 @@ def test_an_unknown_host_key_is_refused_before_anything_is_sent(tmp_path: Path) 
     with sshd(tmp_path) as port:
         (tmp_path / "config").write_text(f"Host *\n  UserKnownHostsFile {tmp_path}/none\n  StrictHostKeyChecking yes\n  BatchMode yes\n")
         ref = HostRef("x", f"qemu+ssh://root@127.0.0.1:{port}/system", tmp_path / "config")
-        with pytest.raises(HostError, match="the SSH host key of x is not known"):
+        with pytest.raises(HostError, match="the SSH host key of x is unknown"):
             open_host(ref)
-        with pytest.raises(HostError, match="the SSH host key of x is not known"):
+        with pytest.raises(HostError, match="the SSH host key of x is unknown"):
             _ = Host(ref, None).shell
 
 
@@ -90,9 +94,9 @@ def test_another_host_key_than_the_known_one_is_refused(tmp_path: Path) -> None:
         (tmp_path / "known").write_text(f"[127.0.0.1]:{port} {key}")
         (tmp_path / "config").write_text(f"Host *\n  UserKnownHostsFile {tmp_path}/known\n  StrictHostKeyChecking yes\n  BatchMode yes\n")
         ref = HostRef("x", f"qemu+ssh://root@127.0.0.1:{port}/system", tmp_path / "config")
-        with pytest.raises(HostError, match="not the one that is known"):
+        with pytest.raises(HostError, match="the SSH host key of x has changed"):
             open_host(ref)
-        with pytest.raises(HostError, match="not the one that is known"):
+        with pytest.raises(HostError, match="the SSH host key of x has changed"):
             _ = Host(ref, None).shell
 
 

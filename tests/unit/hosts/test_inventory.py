@@ -48,8 +48,8 @@ def test_an_inventory_is_read_whole(inventory: Path) -> None:
     assert first.uplink is not None
     assert first.uplink.gateway4 == IPv4Address("198.18.0.1")
     assert first.uplink.prefix6 == IPv6Network("2001:db8:198:18::/64")
-    assert second == HostRef("h2", "qemu+ssh://root@h2/system", templates=512 << 20)
-    assert first.templates == 4 << 30
+    assert second == HostRef("h2", "qemu+ssh://root@h2/system", memory_image_space=512 << 20)
+    assert first.memory_image_space == 4 << 30
 
 
 UPLINK = "hosts: {h1: {uri: qemu:///system, uplink: {bridge: b, prefix4: 10.0.0.0/8, gateway4: 10.0.0.1}}}"
@@ -64,12 +64,12 @@ UPLINK = "hosts: {h1: {uri: qemu:///system, uplink: {bridge: b, prefix4: 10.0.0.
         ("hosts: {h1: {uri: 'qemu:///system x'}}", "hosts.h1.uri", "'qemu:///system x' is not a libvirt URI"),
         ("hosts: {h1: {uri: 'qemu+ssh://[::1/system'}}", "hosts.h1.uri", "'qemu+ssh://[::1/system' is not a libvirt URI"),
         ("hosts: {h1: {uri: 3}}", "hosts.h1.uri", "expected text, but this is a number"),
-        ("hosts: {'a b': {uri: qemu:///system}}", 'hosts["a b"]', "'a b' is not a valid name of a host"),
+        ("hosts: {'a b': {uri: qemu:///system}}", 'hosts["a b"]', "'a b' is not a valid host name"),
         ("hosts: [1]", "hosts", "expected a mapping, but this is a list"),
         ("hosts: {h1: [1]}", "hosts.h1", "expected a mapping, but this is a list"),
         ("- h1", "", "the file must be a mapping of keys to values"),
-        (UPLINK.replace("bridge: b, ", ""), "hosts.h1.uplink", "an uplink needs exactly one of network and bridge"),
-        (UPLINK.replace("bridge: b", "bridge: b, network: n"), "hosts.h1.uplink", "an uplink needs exactly one of network and bridge"),
+        (UPLINK.replace("bridge: b, ", ""), "hosts.h1.uplink", "an uplink needs either network or bridge"),
+        (UPLINK.replace("bridge: b", "bridge: b, network: n"), "hosts.h1.uplink", "an uplink needs either network or bridge"),
         (UPLINK.replace("10.0.0.1", "11.0.0.1"), "hosts.h1.uplink", "gateway4 11.0.0.1 is not in prefix4 10.0.0.0/8"),
         (UPLINK.replace("10.0.0.1", "gateway"), "hosts.h1.uplink.gateway4", "'gateway' is not an IPv4 address such as 198.18.0.1"),
         (UPLINK.replace("10.0.0.0/8", "10.0.0.1/8"), "hosts.h1.uplink.prefix4", "'10.0.0.1/8' is not an IPv4 prefix"),
@@ -77,7 +77,7 @@ UPLINK = "hosts: {h1: {uri: qemu:///system, uplink: {bridge: b, prefix4: 10.0.0.
         (
             UPLINK.replace("bridge: b", "bridge: a-name-of-more-than-15"),
             "hosts.h1.uplink.bridge",
-            "'a-name-of-more-than-15' is not a valid name",
+            "'a-name-of-more-than-15' is not a valid bridge name",
         ),
         (UPLINK.replace("10.0.0.0/8", "10.0.0.0/30"), "hosts.h1.uplink", "prefix4 10.0.0.0/30 is too small"),
         ("hosts: {h1: {uri: qemu:///system, templates: lots}}", "hosts.h1.templates", "'lots' is not a size"),
@@ -144,7 +144,7 @@ def test_all_problems_of_an_inventory_come_at_once(inventory: Path) -> None:
 
 def test_an_inventory_may_repeat_values_by_aliases(inventory: Path) -> None:
     inventory.write_text("hosts: {h1: &one {uri: qemu:///a, templates: 1G}, h2: {<<: *one, uri: qemu:///b}}")
-    assert [(host.uri, host.templates) for host in load_inventory(inventory)] == [("qemu:///a", 1 << 30), ("qemu:///b", 1 << 30)]
+    assert [(host.uri, host.memory_image_space) for host in load_inventory(inventory)] == [("qemu:///a", 1 << 30), ("qemu:///b", 1 << 30)]
 
 
 def test_a_missing_inventory_is_said(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_several_hosts_need_a_name(nowhere: dict[str, str], inventory: Path) -> 
 def test_several_labs_need_a_name(nowhere: dict[str, str]) -> None:
     lab(nowhere, "first")
     lab(nowhere, "second")
-    with pytest.raises(UsageError, match="several labs are up: first, second"):
+    with pytest.raises(UsageError, match="several labs run: first, second"):
         choose_host(None, nowhere)
     assert choose_host("qemu:///system", nowhere) == HostRef("localhost", "qemu:///system")
 

@@ -254,7 +254,7 @@ def test_the_address_of_a_vapp_that_a_newer_release_made_is_taken_too(host: Host
 def test_where_a_damaged_manifest_does_not_tell_its_address_none_is_chosen(host: Host) -> None:
     """A second vApp would be given the first one's address."""
     write_record(host, Record(MANIFEST + "other", uuid_of("manifest", "other"), text="bm90IG91cnM="))
-    with pytest.raises(HostError, match="it is not known which address the vApp 'other' uses") as refused:
+    with pytest.raises(HostError, match="vcloud cannot tell which address the vApp 'other' uses") as refused:
         uplink_for(host, "shop")
     assert "vcloud down other" in refused.value.hint
     delete_manifest(host, "other")

@@ -13,7 +13,7 @@ from tests.vapps import shop
 from vcloud.compile.libvirt.domain import render_domain, render_interface
 from vcloud.compile.libvirt.host import BootFiles
 from vcloud.hosts.metadata import own_element, parse
-from vcloud.hosts.saveimage import HEADER, WHOLE, Clone, Head, NotASaveImageError, head_for, read_head
+from vcloud.hosts.saveimage import HEADER, MAGIC, Clone, Head, NotASaveImageError, head_for, read_head
 from vcloud.plan.memory_image import saved_vm, saved_vm_facts
 from vcloud.views.render import UPLINK
 
@@ -38,7 +38,7 @@ MARKS = {"vapp": "shop", "name": "web-1", "host-key": "<&\">'"}
 CLONE = Clone(WEB.domain, WEB.uuid, MARKS, "/pool/root.shop.web-1.qcow2", "/pool/web.log", NIC)
 
 
-def image(xml: str = XML, cookie: bytes = COOKIE, magic: bytes = WHOLE, version: int = 2) -> bytes:
+def image(xml: str = XML, cookie: bytes = COOKIE, magic: bytes = MAGIC, version: int = 2) -> bytes:
     """As libvirt 9.0 writes it."""
     start = xml.encode() + b"\0"
     body = (start + cookie + b"\0").ljust(ROOM, b"\0")
@@ -124,7 +124,7 @@ def test_what_is_not_a_memory_image_is_refused(xml: str) -> None:
 
 
 def test_a_description_that_has_no_room_is_refused() -> None:
-    with pytest.raises(NotASaveImageError, match="room"):
+    with pytest.raises(NotASaveImageError, match="only space for"):
         replace(read_head(image()), xml="x" * ROOM).to_bytes()
 
 

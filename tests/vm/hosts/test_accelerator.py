@@ -17,7 +17,7 @@ pytestmark = pytest.mark.vm
 
 
 def test_the_accelerator_is_tried_once(host: Host, vm: Running) -> None:
-    assert accelerator.remembered(host) is None
+    assert accelerator.stored_accelerator(host) is None
     first = accelerator.find_accelerator(host, vm.base.kernel, vm.base.initrd)
     assert first.name in ("kvm", "tcg")
     assert first.reason
