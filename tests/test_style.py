@@ -260,9 +260,11 @@ def replaces_our_own_code(path: Path) -> Iterator[str]:
         if (getattr(node, "module", None) or alias.name).partition(".")[0] == "vcloud"
     }
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args):
-        named = ast.unparse(call.func).rpartition(".")[2]
+        named = getattr(call.func, "attr", getattr(call.func, "id", ""))
+        if named not in ("setattr", "delattr", "patch", "object"):
+            continue
         target = re.match(r"""f?['"]?(\w+)""", ast.unparse(call.args[0]))
-        if named in ("setattr", "delattr", "patch", "object") and target and target[1] in {*ours, "vcloud"}:
+        if target and target[1] in {*ours, "vcloud"}:
             yield f"{path}:{call.lineno}"
 
 

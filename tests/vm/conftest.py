@@ -14,7 +14,7 @@ import pytest
 
 from tests.sidebyside import PROCESSOR_SECONDS
 from tests.vm.driver import ROOT, Operator, Vapp, lab, remains, standing, volumes
-from tests.vm.meter import Meter
+from tests.vm.meter import MachineTooSlowError, Meter, Use
 
 LAB = "t-vm" + os.environ.get("PYTEST_XDIST_WORKER", "")
 """Workers that run side by side have a lab each."""
@@ -45,9 +45,25 @@ def meter() -> Iterator[Meter]:
 
 @pytest.fixture(autouse=True)
 def _processor_time(meter: Meter, record_property: Callable[[str, object], None]) -> Iterator[None]:
-    """Notes what the VMs used during a test and the fixtures that it was the first to need."""
+    """Notes what the VMs used during a test, for the list at the end of the run."""
+    before = meter.use()
     yield
-    record_property(PROCESSOR_SECONDS, round(meter.taken(), 1))
+    record_property(PROCESSOR_SECONDS, round(meter.since(before).running, 1))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """A test that fails while its VMs are starved says so, instead of what it found."""
+    meter: Meter | None = getattr(item, "funcargs", {}).get("meter")
+    before = meter.use() if meter else Use()
+    try:
+        return (yield)
+    except (AssertionError, subprocess.TimeoutExpired, TimeoutError) as error:
+        used = meter.since(before) if meter else Use()
+        if used.starved:
+            waited = f"the VMs ran for {used.running:.0f} s and waited for a processor for {used.waiting:.0f} s"
+            raise MachineTooSlowError(f"this machine is too busy for this test: {waited}") from error
+        raise
 
 
 @pytest.fixture(scope="module")

@@ -1,47 +1,73 @@
-"""How much processor time the VMs of a lab use, for the list of the dearest tests at the end of a run."""
+"""How much processor time the VMs of a lab get, and how long they wait for it."""
 
 from __future__ import annotations
 
-import os
 import threading
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from vcloud.lab.namespaces import processes
 
-TICKS = os.sysconf("SC_CLK_TCK")
 PAUSE = 1.0
-"""Seconds between two looks. What a VM uses after the last look at it, before it ends, is not counted."""
+"""Seconds between two looks. What a VM uses between the last look at it and its end is not counted."""
+STARVED = 0.2
+"""A VM that gets less than this share of the processor time that it could use answers later than any test expects."""
+ENOUGH = 5.0
+"""Seconds of waiting below which nothing is said about a share."""
+
+
+class MachineTooSlowError(Exception):
+    """An error of the test run and no finding: the VMs of a failed test were starved of processor time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What the threads of a host got, in seconds."""
+
+    running: float = 0.0
+    waiting: float = 0.0
+    """For a processor, while they could have run."""
+
+    @property
+    def starved(self) -> bool:
+        return self.waiting > ENOUGH and self.running < STARVED * (self.running + self.waiting)
 
 
 class Meter:
-    """Adds up the processor time of all processes of a host, from the moment it is made."""
+    """Adds up the use of all threads of a host, from the moment it is made."""
 
     def __init__(self, namespace: str) -> None:
-        self.seconds = 0.0
         self._namespace = namespace
-        self._seen: dict[tuple[int, str], int] = {}
+        self._seen: dict[Path, tuple[int, int]] = {}
+        self._running, self._waiting = 0, 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
-    def _watch(self) -> None:
-        while not self._ended.wait(PAUSE):
-            for pid in processes(self._namespace):
-                with suppress(OSError, ValueError):
-                    self._add(pid)
+    def use(self) -> Use:
+        """Since this meter was made."""
+        return Use(self._running / 1e9, self._waiting / 1e9)
 
-    def _add(self, pid: int) -> None:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        key, used = (pid, fields[19]), int(fields[11]) + int(fields[12])
-        self.seconds += (used - self._seen.get(key, 0)) / TICKS
-        self._seen[key] = used
-
-    def taken(self) -> float:
-        """Seconds since this was last asked."""
-        seconds, self.seconds = self.seconds, 0.0
-        return seconds
+    def since(self, before: Use) -> Use:
+        now = self.use()
+        return Use(now.running - before.running, now.waiting - before.waiting)
 
     def close(self) -> None:
         self._ended.set()
         self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(PAUSE):
+            for pid in processes(self._namespace):
+                for thread in Path(f"/proc/{pid}/task").glob("*"):
+                    with suppress(OSError, ValueError):
+                        self._add(thread)
+
+    def _add(self, thread: Path) -> None:
+        """proc(5): nanoseconds on a processor, nanoseconds of waiting for one, turns."""
+        running, waiting = map(int, (thread / "schedstat").read_text().split()[:2])
+        before = self._seen.get(thread, (0, 0))
+        self._running += running - before[0]
+        self._waiting += waiting - before[1]
+        self._seen[thread] = (running, waiting)
