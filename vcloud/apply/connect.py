@@ -28,7 +28,7 @@ def connect(run: Run, vm: Vm) -> None:
 
 
 def _stage(run: Run, vm: Vm) -> str:
-    """What a workload does once its links are up, in words."""
+    """The stage that a workload has reached once its links are up, in words."""
     if run.goes_on(vm):
         return "resumed with its services"
     return "booting, configured by cloud-init" if run.boots[vm.name].seed else "starting its services"

@@ -1,4 +1,4 @@
-"""`vcloud down`: takes a vApp away, from whatever state it is in. Needs neither its file nor a whole manifest: libvirt knows what is its."""
+"""`vcloud down`: deletes a vApp, whatever state it is in. It needs neither the vApp's file nor a readable manifest: marks in libvirt suffice."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vcloud.reporter import Reporter
 
 
 def take_down(vapp: str, connect: str | None, reporter: Reporter) -> tuple[str, ...]:
-    """Removes everything of a vApp and returns the names of what is gone.
+    """Deletes everything of a vApp, and returns the names of the deleted domains, networks and volumes.
 
     Raises NoVappError where the host has nothing of it, VcloudError where somebody has renamed a domain of it, HostError where a newer
     release of vcloud made it, or where something cannot be removed.

@@ -1,4 +1,4 @@
-"""Makes the templates that a vApp's VMs wake from, without the vApp."""
+"""Makes the memory images for the VMs of a vApp, without the vApp."""
 
 from __future__ import annotations
 

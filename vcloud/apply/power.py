@@ -43,7 +43,7 @@ def start(run: Run, vm: Vm) -> None:
 
 
 def _next_stage(run: Run, vm: Vm) -> str:
-    """What happens to the VM after it has its identity, in words."""
+    """The next stage of a VM that has its identity, in words."""
     if vm.role is not Role.WORKLOAD:
         return "loading rules"
     if run.verb(vm) is Verb.CONFIGURE_VM:

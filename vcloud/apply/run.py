@@ -1,4 +1,4 @@
-"""What the steps of one run of `vcloud up` share."""
+"""The things that all steps of one run of `vcloud up` share: the host, the target, the plan, and what earlier steps found out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CONSOLE_LINES = 12
 
 @dataclass(slots=True)
 class Learnt:
-    """What the steps of a run find out, for the steps after them. Each entry is written by one step of one VM."""
+    """Facts that steps find out for the steps after them. Each entry is written by one step of one VM."""
 
     keys: dict[str, HostKey] = field(default_factory=dict)
     """VM -> the host key that it was given in this run."""
@@ -46,7 +46,7 @@ class Run:
     volumes: VappVolumes
     target: Target
     state: VappState
-    """What stood before the run."""
+    """The vApp on the host before the run."""
     plan: Plan
     reporter: Reporter
     boots: Mapping[str, BootFiles]

@@ -1,7 +1,7 @@
-"""`vcloud save`: keeps the memory of every VM of a vApp on its host and stops it, so that the next `up` goes on where it was.
+"""`vcloud save`: saves the memory of every VM of a vApp on its host and stops the VMs. The next `up` resumes them.
 
-What libvirt calls a managed save, of all VMs of a vApp in the order that keeps it closed: workloads first, each with its links cut, the
-appliances last. `up` restores the appliances first and raises a link only once their rules are in force, as always.
+It makes a managed save (libvirt's word) of each VM, in the order that keeps the vApp closed: first the workloads, whose links are cut before,
+then the appliances. `up` restores the appliances first, and raises a link only after their rules are loaded.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from vcloud.plan.manifest import Manifest, Phase
 from vcloud.reporter import Reporter
 
 SYNC_TIMEOUT = 60
-"""Seconds for a guest to write out what it has not written yet."""
+"""Seconds that a guest gets to write its data to its disks."""
 
 
 def save_vapp(vapp: str, connect: str | None, reporter: Reporter) -> tuple[str, ...]:
-    """Saves every VM that runs and returns their names; none where all of them are saved already.
+    """Saves every running VM, and returns their names. If all VMs are saved already, no name is returned.
 
-    Raises NoVappError when the host has no such vApp, VcloudError when a run of `up` has not ended or somebody has renamed a domain,
-    HostError when a VM cannot be saved: it then runs on, with its links cut until the next `up`.
+    Raises:
+        NoVappError: the host has no such vApp.
+        VcloudError: no VM runs, a run of `up` has not ended, or somebody has renamed a domain.
+        HostError: a VM cannot be saved. It then keeps running, and its links stay cut until the next `up`.
     """
     with open_fleet(connect) as fleet, fleet.locked(vapp, "save"):
         host, (state, manifest) = fleet.home, fleet.standing(vapp)
@@ -40,13 +42,13 @@ def save_vapp(vapp: str, connect: str | None, reporter: Reporter) -> tuple[str, 
             raise VcloudError(f"no VM of '{vapp}' runs on {host.name}, so there is no memory to save", "`vcloud up` starts them.")
         if vms:
             _refuse_unfinished(manifest)
-            write_manifest(host, replace(manifest, ids=()))  # whatever happens from here on, the next `up` sees to every link
+            write_manifest(host, replace(manifest, ids=()))  # so that the next `up` raises every link, however this run ends
             _save(host, vapp, vms, reporter)
         return tuple(vm.name for vm in vms)
 
 
 def _refuse_unfinished(manifest: Manifest) -> None:
-    """Raises VcloudError where a run of `up` was interrupted: what it has half made would be kept as if it were whole."""
+    """Raises VcloudError if a run of `up` was interrupted: half-made VMs would be saved as if they were complete."""
     if manifest.phase is not Phase.READY:
         raise VcloudError(
             f"a run of `vcloud up` of '{manifest.design.vapp}' has not ended, or was interrupted", "Run `vcloud up` to its end first."
@@ -54,7 +56,7 @@ def _refuse_unfinished(manifest: Manifest) -> None:
 
 
 def _save(host: Host, vapp: str, vms: Sequence[Vm], reporter: Reporter) -> None:
-    """As many at a time as the host has processors."""
+    """Saves the workloads, then the appliances. As many VMs are saved at a time as the host has processors."""
     appliances = [vm for vm in vms if vm.role is not Role.WORKLOAD]
     workloads = [vm for vm in vms if vm.role is Role.WORKLOAD]
     for vm in workloads:

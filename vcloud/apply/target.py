@@ -1,4 +1,4 @@
-"""What a run is to make: the compiled vApp, for the host that it goes to and the accelerator that really works there."""
+"""The target of a run: the vApp, compiled for its host and for the accelerator that really works there."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ def target_of(host: Host, design: Design, placement: Placement, state: VappState
 
 
 def expected_accelerator(host: Host, state: VappState, choice: str) -> str:
-    """What `up` will use as far as can be known without starting anything: what is asked for, what the vApp has, what is remembered."""
+    """The accelerator that `up` will use, as far as that is known without starting a VM.
+
+    The user's choice counts first, then the accelerator that the vApp runs under already, then the host's remembered KVM test boot.
+    """
     if choice != "auto":
         return choice
     known = None if state.manifest else stored_accelerator(host)

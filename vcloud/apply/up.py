@@ -34,7 +34,7 @@ from vcloud.reporter import Reporter
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the user asks of `up`."""
+    """One call of `up`, with the user's options."""
 
     design: Design
     accelerator: str = "auto"

@@ -1,4 +1,4 @@
-"""The images that a vApp's VMs start from: found or built on this machine, then brought to the host."""
+"""The images of a vApp's VMs: found or built on this machine, then uploaded to the host."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from vcloud.hosts.volumes import VappVolumes
 
 SIDE_BY_SIDE = 2
-"""Builds at once: each is mostly one core and the package source."""
+"""Builds at a time. A build keeps one processor busy, and waits for packages."""
 
 
 @dataclass(frozen=True, slots=True)
 class VmImages:
-    """Which image each VM needs. Nothing is read but recipes until `build`."""
+    """The image that each VM needs. Before `build` is called, only recipes are read."""
 
     design: Design
     digests: Mapping[str, str]
@@ -34,25 +34,25 @@ class VmImages:
 
     @classmethod
     def of(cls, design: Design) -> VmImages:
-        """Raises ImageError, SpecError for a recipe that cannot be read."""
+        """Reads the recipes of all VMs. Raises ImageError, SpecError for a recipe that cannot be read."""
         known = {reference: _digest(reference) for reference in {vm.image for vm in design.vms}}
         return cls(design, {vm.name: known[vm.image] for vm in design.vms})
 
     def missing(self) -> tuple[ImageRef, ...]:
-        """Images that are not in the cache, each once, in the order of the design."""
+        """The images that this machine's cache lacks, each once, in the order of the design."""
         cache = default_cache()
         wanted = {self.digests[vm.name]: vm.image for vm in self.design.vms}
         return tuple(image for key, image in wanted.items() if cache.get(cache_name(image), key) is None)
 
     def build(self, reporter: Reporter) -> None:
-        """Builds or fetches what is missing, side by side. Raises ImageError."""
+        """Builds or downloads the missing images, several at a time. Raises ImageError."""
         run_parallel([partial(_make, image, reporter) for image in self.missing()], SIDE_BY_SIDE)
 
     def image_of(self, vm: Vm, reporter: Reporter) -> Image:
         return _make(vm.image, reporter)
 
     def upload(self, volumes: VappVolumes, vms: tuple[Vm, ...], reporter: Reporter) -> dict[str, BootFiles]:
-        """Brings the images of these VMs to the host and returns what each boots from, but for the VM's own disk."""
+        """Uploads the images of these VMs to the host, and returns the files that each VM boots from. The VM's own disk is made later."""
         images = {vm.image: self.image_of(vm, reporter) for vm in vms}
         bases = {reference: volumes.upload_image(image, _coarse(reporter, f"image {image.name}")) for reference, image in images.items()}
         return {vm.name: volumes.boot_files(vm.domain, bases[vm.image], images[vm.image].cmdline) for vm in vms}
@@ -70,7 +70,7 @@ def _digest(reference: ImageRef) -> str:
 
 
 def cache_name(reference: ImageRef) -> str:
-    """What the cache and the hosts call an image."""
+    """The name of an image in the cache and on hosts."""
     return Path(reference.recipe).name if reference.recipe else image_name(reference.source)
 
 

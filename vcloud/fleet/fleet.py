@@ -39,13 +39,13 @@ class Fleet:
             yield
 
     def state_of(self, vapp: str) -> VappState:
-        """What stands of a vApp. Raises HostError where a newer release of vcloud made it."""
+        """The state of a vApp on the host. Raises HostError where a newer release of vcloud made it."""
         state = observe_vapp(self.home, vapp)
         state.refuse_newer(vapp, self.home.name)
         return state
 
     def standing(self, vapp: str) -> tuple[VappState, Manifest]:
-        """What stands of a vApp that `vcloud up` has made, and its manifest.
+        """The state of a vApp that `vcloud up` has made, and its manifest.
 
         Raises NoVappError where there is none, UsageError where its description is damaged or lost, HostError where a newer release of
         vcloud made it.
@@ -61,7 +61,7 @@ class Fleet:
         raise NoVappError(vapp, host)
 
     def capabilities(self) -> Capabilities:
-        """What the host can do. Raises HostError."""
+        """The capabilities of the host. Raises HostError."""
         return capabilities_of(self.home)
 
 

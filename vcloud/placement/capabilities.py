@@ -1,4 +1,4 @@
-"""What a host can do, as far as a vApp depends on it."""
+"""The capabilities of a host, as far as a vApp depends on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must change, and what each change costs those who use the vApp now. Pure: values in, a plan out.
+"""Plans: the changes that bring a host from its state to the wanted one, and their cost to those who use the vApp now. Pure.
 
 The path of a plan:
 

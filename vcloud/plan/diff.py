@@ -62,7 +62,7 @@ def refuse_foreign_names(design: Design, state: VappState) -> None:
 
 
 def refuse_smaller_disks(design: Design, manifest: Manifest | None) -> None:
-    """Whoever cuts a disk loses what lies behind the cut."""
+    """Refuses a disk that the file makes smaller: the data behind the new end would be lost."""
     for vm in design.vms:
         old = manifest.vm(vm.name) if manifest else None
         sizes = {disk.name: disk.size for disk in old.disks} if old else {}
@@ -167,7 +167,7 @@ def _cut_off(vm: Vm, state: VappState, wanted: Manifest) -> str:
 
 
 def standing_digests(vm: Vm, domain: DomainState, manifest: Manifest | None) -> VmDigests | None:
-    """What the VM was made from: by the manifest where the last run ended, by the domain's own mark where it did not."""
+    """The digests of a standing VM. The manifest has them if the last run ended; otherwise only the domain's own mark is reliable."""
     if manifest is not None and manifest.phase is Phase.READY:
         return manifest.digests_of(vm.name)
     return domain.marks.digests

@@ -43,7 +43,7 @@ def saved_vm(vm: Vm, key: str) -> Vm:
 
 
 def saved_vm_facts(vm: Vm, accelerator: str) -> HostFacts:
-    """What the saved VM's domain needs of its host. The host makes an image of a user's own wait, by credentials for systemd."""
+    """Facts of the host for the saved VM's domain. By credentials for systemd, the host makes an image of a user's own wait."""
     return HostFacts(accelerator, spare_ports=PORTS, credentials=() if vm.image.recipe else gate_credentials())
 
 

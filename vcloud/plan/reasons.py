@@ -17,7 +17,7 @@ UNTOLD = frozenset({"line", "origin", "why"})
 
 
 def first(vm: Vm) -> str:
-    """What a VM is for that is made for the first time."""
+    """The purpose of a VM that is made for the first time."""
     if vm.role is Role.FIREWALL:
         return "between all zones and the outside"
     zones = ", ".join(dict.fromkeys(nic.zone for nic in vm.nics))
@@ -29,7 +29,7 @@ def root(vm: Vm, old: Vm | None) -> str:
 
 
 def hardware(vm: Vm, wanted: Manifest, have: Manifest | None) -> str:
-    """What differs in a VM's domain."""
+    """The differences in a VM's domain."""
     return ", ".join(_hardware(vm, wanted, have)) or RELEASE
 
 
@@ -54,7 +54,7 @@ def _hardware(vm: Vm, wanted: Manifest, have: Manifest | None) -> Iterator[str]:
 
 
 def identity(vm: Vm, wanted: Manifest, have: Manifest | None) -> str:
-    """What differs in what a guest is told."""
+    """The differences in a guest's identity: names, addresses, files, keys."""
     return "; ".join(_identity(vm, wanted, have)) or RELEASE
 
 

@@ -1,4 +1,4 @@
-"""What stands of one vApp on one host, as values: the input of `vcloud.plan.diff`, filled by `vcloud.hosts.observe`."""
+"""The state of one vApp on one host, as values. `vcloud.hosts.observe` reads it, `vcloud.plan.diff` compares it with what is wanted."""
 
 from __future__ import annotations
 

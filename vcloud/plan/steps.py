@@ -1,4 +1,4 @@
-"""What a plan is made of: steps, each with its host, its cost, what must be done before it and what undoes it."""
+"""Plans and their steps. A step has a host, a cost, the steps that it needs, and a way to undo it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Verb(StrEnum):
 
 
 class Cost(StrEnum):
-    """What a change costs those who use the vApp now."""
+    """The cost of a change to those who use the vApp now."""
 
     NEW = "new"
     LIVE = "live"
@@ -89,7 +89,7 @@ UNDO: Final = {
     Verb.REMOVE_NETWORK: BY_THE_FILE,
     Verb.RECORD: BY_THE_FILE,
 }
-"""What undoes each kind of change. Empty: nothing does, and what only that VM's root disk holds is lost."""
+"""The way to undo each kind of change. Empty: there is none, and data that only the VM's root disk holds is lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What turns a host's state into the wanted one. Empty: nothing to do."""
+    """All steps from the state of a host to the wanted state. A plan without steps means that nothing is to be done."""
 
     vapp: str
     host: str
@@ -144,7 +144,7 @@ class Plan:
         return next((step.verb for step in self.steps if step.subject == vm and step.verb in TOUCHED), None)
 
     def losses(self) -> frozenset[str]:
-        """What would be made anew or removed, and so loses what only it holds."""
+        """Names of the VMs and networks that the plan makes anew or removes. Data that only they hold is lost."""
         return frozenset(step.subject for step in self.steps if step.cost in (Cost.RECREATE, Cost.REMOVE))
 
     def with_steps(self, more: Iterable[Step]) -> Plan:
