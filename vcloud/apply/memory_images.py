@@ -28,8 +28,9 @@ def make_memory_images(request: Request, connect: str | None, reporter: Reporter
         images.build(reporter)
         accelerator = proven_accelerator(host, volumes, images, state, request.accelerator, reporter)
         target = target_of(host, design, placement, state, accelerator)
-        waker = Waker(host, volumes, target, reporter, volumes.image_digests())
-        chosen = waker.choose(design.vms, images.upload(volumes, design.vms, reporter))
+        boots = images.upload(volumes, design.vms, reporter)
+        waker = Waker(host, volumes, target, reporter, volumes.image_digests())  # after the upload, so that no image counts as new here
+        chosen = waker.choose(design.vms, boots)
         with ThreadPoolExecutor(max(1, len(chosen))) as pool:
             list(pool.map(waker.make, [key for key, _ in chosen]))
         return waker.made()

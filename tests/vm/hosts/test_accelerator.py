@@ -58,4 +58,4 @@ def test_the_state_of_a_running_vm_is_seen(host: Host) -> None:
     state = observe_vapp(host, "t-hosts")
     domain = state.domain(NAME)
     assert domain is not None
-    assert (domain.running, domain.paused, domain.vapp) == (True, False, "")
+    assert (domain.running, domain.paused, domain.marks.vapp) == (True, False, "")
