@@ -42,7 +42,7 @@ def verify(
         table("", ["check", "outcome", "claim", "detail"], rows(verdicts, all_checks))
         print(summary(verdicts, found.left_out))
     else:
-        emit(as_data(verdicts, found.left_out), output)
+        emit(as_data(found), output)
     if junit:
         _write(junit, junit_xml(verdicts))
     if code := exit_code(verdicts):

@@ -11,7 +11,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
 from vcloud.design.names import Instance
-from vcloud.design.origin import Origin
+from vcloud.design.origin import Origin, Product
 from vcloud.values import Action, Mode, Service
 
 
@@ -231,6 +231,18 @@ class Design:
     def instance(self) -> Instance:
         """From this come all names on a host."""
         return Instance(self.vapp, self.label)
+
+    def origin_of(self, stable_id: str) -> Origin:
+        """The origin of what loaded text, counters, checks and events name by a stable id.
+
+        `flow:ID` and `detector:ID` are parts of the file or of a profile. `rule:SID` is a shipped rule of the IPS, which runs because the
+        vApp's inspection asks for it. Everything else (`ctl:NAME`) is in every vApp.
+        """
+        kind, _, name = stable_id.partition(":")
+        if kind == "rule":
+            return self.inspection.origin
+        named = self.flows if kind == "flow" else self.inspection.detectors if kind == "detector" else ()
+        return next((part.origin for part in named if part.id == name), Product())
 
     @property
     def appliances(self) -> tuple[Vm, ...]:

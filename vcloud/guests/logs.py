@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from vcloud.design.model import Role
+from collections.abc import Mapping
+
+from vcloud.compile.ips.rules import SHIPPED
+from vcloud.compile.leaks.rules import rule_sids
+from vcloud.design.model import Design, Role
+from vcloud.design.origin import Origin
 from vcloud.errors import UsageError
 from vcloud.fleet.fleet import open_fleet
 from vcloud.guests.appliances import firewall_report, ips_events
 from vcloud.hosts.connection import Host
+from vcloud.hosts.manifests import read_manifest
 from vcloud.hosts.observe import observe_domain
 from vcloud.hosts.volumes import VappVolumes
+from vcloud.plan.manifest import Manifest
 from vcloud.plan.state import DomainState
 
 EVENTS = 1000
@@ -25,15 +32,23 @@ def log_of(vapp: str, vm: str, connect: str | None, lines: int) -> str:
         domain = observe_domain(host, f"{vapp}.{vm}")
         if domain is None:
             raise UsageError(f"there is no VM '{vapp}/{vm}'", f"vcloud status {vapp} shows what there is.")
-        shown = [*VappVolumes(host).console_tail(domain.name, lines), *_stopped(host, domain)[-lines:]]
+        manifest = read_manifest(host, vapp)
+        origins = rule_origins(manifest.design) if isinstance(manifest, Manifest) else {}
+        shown = [*VappVolumes(host).console_tail(domain.name, lines), *_stopped(host, domain, origins)[-lines:]]
         return "".join(f"{line}\n" for line in shown)
 
 
-def _stopped(host: Host, domain: DomainState) -> list[str]:
+def rule_origins(design: Design) -> dict[str, Origin]:
+    """Sid of each rule of the IPS -> why the IPS has it."""
+    leaks = {str(sid): design.origin_of(f"detector:{detector}") for (detector, _), sid in rule_sids(design.inspection.detectors).items()}
+    return {str(shipped.rule.sid): design.origin_of(f"rule:{shipped.rule.sid}") for shipped in SHIPPED} | leaks
+
+
+def _stopped(host: Host, domain: DomainState, origins: Mapping[str, Origin]) -> list[str]:
     if domain.running and domain.marks.role == Role.FIREWALL:
         return _denied(host, domain.name)
     if domain.running and domain.marks.role == Role.IPS:
-        return _alerts(host, domain.name)
+        return _alerts(host, domain.name, origins)
     return []
 
 
@@ -44,11 +59,14 @@ def _denied(host: Host, firewall: str) -> list[str]:
     ]
 
 
-def _alerts(host: Host, ips: str) -> list[str]:
-    """One line for each alert. Drops are left out: what is dropped by a rule has an alert, too."""
+def _alerts(host: Host, ips: str, origins: Mapping[str, Origin]) -> list[str]:
+    """One line for each alert, with the line of the file that asked for the rule. A packet that a rule drops causes an alert, too, so
+    drops are left out.
+    """
     return [
         f"{event.time} {'blocked' if event.blocked else 'allowed'}: {event.message}"
         f" ({event.source}:{event.source_port} -> {event.target}:{event.target_port})"
+        + (f" [{origins[event.rule]}]" if event.rule in origins else "")
         for event in ips_events(host, ips, EVENTS)
         if event.kind == "alert"
     ]

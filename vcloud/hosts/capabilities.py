@@ -1,15 +1,15 @@
-"""Asks the libvirt of a host what the host can do."""
+"""Asks a host's libvirt what the host can do."""
 
 from __future__ import annotations
 
 from vcloud.hosts import machines
 from vcloud.hosts.connection import Host, translated
-from vcloud.placement.capabilities import Capabilities
+from vcloud.placement.capabilities import Capabilities, Version
 
 
 def capabilities_of(host: Host) -> Capabilities:
     """The capabilities of a host. Raises HostError."""
-    with translated(f"the capabilities of {host.name} could not be read"):
+    with translated(f"{host.name} could not be asked what it can do"):
         _, mebibytes, processors, *_ = host.connection.getInfo()
         libvirt, qemu = host.connection.getLibVersion(), host.connection.getVersion()
     return Capabilities(
@@ -22,8 +22,6 @@ def capabilities_of(host: Host) -> Capabilities:
     )
 
 
-def _version(number: int) -> str:
-    """Formats a version number of libvirt (1,000,000 x major + 1,000 x minor + release), for
-    example as 9.0.0.
-    """
-    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
+def _version(number: int) -> Version:
+    """The version that libvirt writes as one number: 1,000,000 x major + 1,000 x minor + release."""
+    return Version(number // 1_000_000, number // 1000 % 1000, number % 1000)

@@ -3,6 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Version(NamedTuple):
+    """A version of libvirt or QEMU. Of two versions the later one is greater."""
+
+    major: int
+    minor: int
+    release: int
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}.{self.release}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,9 +26,7 @@ class Capabilities:
     processors: int
     memory: int
     """Bytes."""
-    libvirt: str
-    """Version, such as 9.0.0."""
-    qemu: str
-    """Version of the emulator."""
+    libvirt: Version
+    qemu: Version
     no_filters: str = ""
     """Why libvirt on this host has no network filters, which bind a VM to its own MAC address; empty where it has them."""

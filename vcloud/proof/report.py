@@ -9,6 +9,8 @@ from itertools import groupby
 from typing import Any
 from xml.etree import ElementTree
 
+from vcloud.design.model import Design
+from vcloud.design.origin import Product
 from vcloud.errors import Exit
 from vcloud.proof.checks import Outcome
 from vcloud.proof.judge import Verdict
@@ -23,7 +25,13 @@ class Findings:
 
     verdicts: tuple[Verdict, ...]
     left_out: str
-    """What no check tests, in one line; empty if everything is tested."""
+    """Everything that no check tests, in one line; empty if everything is tested."""
+    design: Design | None = None
+    """The design that was tested; it knows the origin of each claim."""
+
+    def origin(self, verdict: Verdict) -> str:
+        """Why the claim is made: a line of the file, a control of a profile, or vcloud's own rules for every vApp."""
+        return str(self.design.origin_of(verdict.check.proves) if self.design else Product())
 
 
 def exit_code(verdicts: Sequence[Verdict]) -> Exit:
@@ -82,7 +90,8 @@ def _claim(alike: Sequence[Verdict], count: int) -> str:
     return claim if len(alike) == 1 else f"{len(alike)} of {count}, for example: {claim}"
 
 
-def as_data(verdicts: Sequence[Verdict], left_out: str = "") -> dict[str, Any]:
+def as_data(found: Findings) -> dict[str, Any]:
+    """All that `verify -o json` prints."""
     checks = [
         {
             "id": v.check.id,
@@ -91,14 +100,16 @@ def as_data(verdicts: Sequence[Verdict], left_out: str = "") -> dict[str, Any]:
             "from": v.check.vantage,
             "outcome": v.outcome.value,
             "detail": plain(v.detail),
+            "proves": v.check.proves,
+            "origin": found.origin(v),
         }
-        for v in verdicts
+        for v in found.verdicts
     ]
-    counts = Counter(verdict.outcome for verdict in verdicts)
+    counts = Counter(verdict.outcome for verdict in found.verdicts)
     return {
         "summary": {outcome.value: counts[outcome] for outcome in Outcome},
-        "exit": int(exit_code(verdicts)),
-        "not_tried": left_out,
+        "exit": int(exit_code(found.verdicts)),
+        "not_tried": found.left_out,
         "checks": checks,
     }
 

@@ -56,7 +56,7 @@ def verify_vapp(vapp: str, connect: str | None, seed: int, reporter: Reporter) -
         config = check_appliances(host, manifest)
         seen = session.observe(checks)
         verdicts = (*config, *(judge(check, seen) for check in checks))
-        return Findings(verdicts, "; ".join(filter(None, (left_out(design, uplink), not_carried(design)))))
+        return Findings(verdicts, "; ".join(filter(None, (left_out(design, uplink), not_carried(design)))), design)
 
 
 class _Session:

@@ -12,14 +12,15 @@ from typing import Any
 from vcloud.errors import VcloudError
 from vcloud.fleet.fleet import open_fleet
 from vcloud.hosts.accelerator import host_accelerator
+from vcloud.hosts.capabilities import capabilities_of
 from vcloud.hosts.connection import Host
-from vcloud.hosts.machines import why_no_filters
 from vcloud.hosts.pool import StoragePool
+from vcloud.placement.capabilities import Version
 
 BRIDGE_FILTER = "/proc/sys/net/bridge/bridge-nf-call-iptables"
 KSM = "/sys/kernel/mm/ksm/run"
 """Kernel samepage merging (Documentation/admin-guide/mm/ksm.rst of Linux). QEMU offers it all memory of its guests."""
-LEAST_LIBVIRT = 9_000_000
+LEAST_LIBVIRT = Version(9, 0, 0)
 LEAST_STORAGE, LEAST_MEMORY = 4 << 30, 2 << 30
 """Bytes below which a note is made."""
 
@@ -72,13 +73,14 @@ def _tools(missing: Mapping[str, str]) -> Finding:
 
 
 def _versions(host: Host) -> Iterator[Finding]:
-    libvirt, qemu = (_version(number) for number in (host.connection.getLibVersion(), host.connection.getVersion()))
-    result = "ok" if host.connection.getLibVersion() >= LEAST_LIBVIRT else "fail"
-    yield Finding("versions", result, f"libvirt {libvirt}, QEMU {qemu}", "" if result == "ok" else "vcloud needs libvirt 9.0 or newer.")
-
-
-def _version(number: int) -> str:
-    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
+    found = capabilities_of(host)
+    result = "ok" if found.libvirt >= LEAST_LIBVIRT else "fail"
+    yield Finding(
+        "versions",
+        result,
+        f"libvirt {found.libvirt}, QEMU {found.qemu}",
+        "" if result == "ok" else f"vcloud needs libvirt {LEAST_LIBVIRT} or newer.",
+    )
 
 
 def _accelerator(host: Host) -> Iterator[Finding]:
@@ -107,7 +109,7 @@ def _bridges(host: Host) -> Iterator[Finding]:
 
 def _filters(host: Host) -> Iterator[Finding]:
     """Without network filters, a VM could send packets with the address of another VM of its zone."""
-    missing = why_no_filters(host)
+    missing = capabilities_of(host).no_filters
     hint = "On the host: apt-get install libvirt-daemon-driver-nwfilter, and restart libvirtd." if missing else ""
     yield Finding("network filters", "fail" if missing else "ok", missing or "libvirt filters the packets that VMs send", hint)
 

@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
 from lxml import etree
 
+from tests.vapps import design_of_text
+from vcloud.compile.ips.files import ips_files
+from vcloud.compile.leaks.rules import rule_sids
+from vcloud.design.origin import FromControl
 from vcloud.errors import Exit
+from vcloud.guests.logs import rule_origins
 from vcloud.proof.checks import Check, Kind, Outcome, Probe
 from vcloud.proof.judge import Verdict
-from vcloud.proof.report import LONGEST, as_data, exit_code, junit_xml, rows, summary
+from vcloud.proof.report import LONGEST, Findings, as_data, exit_code, junit_xml, rows, summary
+
+FILE = """\
+vcloud: 1
+name: small
+zones: {dmz: {}}
+vms:
+  web: {image: nginx, zone: dmz}
+flows:
+  - {id: visits, from: internet, to: web, service: tcp/80, publish: 8080}
+protection:
+  dlp:
+    - {detect: {name: orders, regex: 'SHOP-[0-9]{8}'}, id: orders, leaving: dmz, action: block}
+"""
 
 
 def verdict(outcome: Outcome, kind: Kind = Kind.FLOW, claim: str = "web reaches api", detail: str = "open") -> Verdict:
@@ -37,7 +57,7 @@ PASS, FAIL, ERROR, NOT_RUN = (verdict(outcome) for outcome in (Outcome.PASS, Out
 )
 def test_nothing_checked_is_not_a_pass_and_a_failure_outweighs_all(verdicts: list[Verdict], code: Exit) -> None:
     assert exit_code(verdicts) is code
-    assert as_data(verdicts)["exit"] == int(code)
+    assert as_data(Findings(tuple(verdicts), ""))["exit"] == int(code)
 
 
 def test_junit_counts_every_check_once_under_what_it_was() -> None:
@@ -61,9 +81,37 @@ def test_junit_stays_xml_whatever_a_claim_says() -> None:
 
 
 def test_data_holds_all_checks_and_can_be_printed() -> None:
-    data = json.loads(json.dumps(as_data([PASS, FAIL])))
+    data = json.loads(json.dumps(as_data(Findings((PASS, FAIL), "", design_of_text(FILE)))))
     assert data["summary"] == {"pass": 1, "fail": 1, "error": 0, "not run": 0}
     assert [check["outcome"] for check in data["checks"]] == ["pass", "fail"]
+
+
+def test_data_says_why_each_claim_is_made() -> None:
+    """The line of the file, the profile's control, or the rules that every vApp has."""
+    design = design_of_text(FILE)
+    flow, detector = design.flows[0], design.inspection.detectors[0]
+    told = {
+        "flow:visits": f"vapp.yaml:{FILE[: FILE.index('{id: visits')].count(chr(10)) + 1}",
+        "detector:orders": f"vapp.yaml:{FILE[: FILE.index('{detect')].count(chr(10)) + 1}",
+        "ctl:antispoof": "vcloud",
+    }
+    assert (str(flow.origin), str(detector.origin)) == (told["flow:visits"], told["detector:orders"])
+    verdicts = tuple(replace(PASS, check=replace(PASS.check, proves=proves)) for proves in told)
+    data = as_data(Findings(verdicts, "", design))
+    assert {check["proves"]: check["origin"] for check in data["checks"]} == told
+    controlled = replace(design, flows=(replace(flow, origin=FromControl("pci-dss", "4.0.1", "1.3.1")),))
+    assert as_data(Findings(verdicts[:1], "", controlled))["checks"][0]["origin"] == "pci-dss@4.0.1 1.3.1"
+
+
+def test_every_rule_of_the_ips_has_an_origin_for_the_log() -> None:
+    design = design_of_text(FILE)
+    origins = rule_origins(design)
+    leaks = {str(sid) for sid in rule_sids(design.inspection.detectors).values()}
+    assert {str(origins[sid]) for sid in leaks} == {str(design.inspection.detectors[0].origin)}
+    assert {str(origins[sid]) for sid in origins.keys() - leaks} == {str(design.inspection.origin)}
+    assert set(
+        re.findall(r"sid:(\d+);", "".join(ips_files(design)[name].decode() for name in ips_files(design) if name.endswith(".rules")))
+    ) == set(origins)
 
 
 def test_rows_fold_what_passed_and_show_each_that_did_not() -> None:
@@ -79,7 +127,7 @@ def test_the_summary_names_only_what_there_is() -> None:
 
 def test_the_summary_says_what_was_not_tried() -> None:
     assert summary([PASS], "4 of 6 pairs") == "1 checks: 1 pass\nnot tested: 4 of 6 pairs"
-    assert as_data([PASS], "4 of 6 pairs")["not_tried"] == "4 of 6 pairs"
+    assert as_data(Findings((PASS,), "4 of 6 pairs"))["not_tried"] == "4 of 6 pairs"
 
 
 def test_rows_fold_what_was_not_run_for_one_reason() -> None:
@@ -96,6 +144,6 @@ def test_rows_fold_what_was_not_run_for_one_reason() -> None:
 def test_what_a_vm_said_is_shown_but_not_obeyed(said: str) -> None:
     hostile = verdict(Outcome.ERROR, detail=said)
     case = etree.fromstring(junit_xml([hostile])).find("testsuite/testcase")
-    for shown in (case[0].get("message"), rows([hostile], all_checks=True)[0][3], as_data([hostile])["checks"][0]["detail"]):
+    for shown in (case[0].get("message"), rows([hostile], all_checks=True)[0][3], as_data(Findings((hostile,), ""))["checks"][0]["detail"]):
         assert shown.isprintable()
         assert len(shown) <= LONGEST
