@@ -12,6 +12,7 @@ from vcloud.hosts import accelerator
 from vcloud.hosts.accelerator import Accelerator
 from vcloud.hosts.connection import Host
 from vcloud.hosts.observe import observe_vapp
+from vcloud.marks import NO_VM
 
 pytestmark = pytest.mark.vm
 
@@ -58,4 +59,4 @@ def test_the_state_of_a_running_vm_is_seen(host: Host) -> None:
     state = observe_vapp(host, "t-hosts")
     domain = state.domain(NAME)
     assert domain is not None
-    assert (domain.running, domain.paused, domain.marks.vapp) == (True, False, "")
+    assert (domain.running, domain.paused, domain.marks) == (True, False, NO_VM)

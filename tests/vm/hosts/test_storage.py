@@ -128,20 +128,20 @@ def test_a_full_disk_is_said_before_anything_is_made(pool: StoragePool) -> None:
 
 
 def test_disks_are_made_once_and_kept(host: Host, pool: StoragePool) -> None:
-    path = pool.make_disk("vm.t-hosts.a.data.qcow2", 1 << 30)
+    path = pool.make_disk("vm.t-disks.a.data.qcow2", 1 << 30)
     host.shell.run(["qemu-io", "-c", "write -P 7 0 64k", path])
     written = sha256_there(host, path)
-    assert pool.make_disk("vm.t-hosts.a.data.qcow2", 1 << 30) == path
+    assert pool.make_disk("vm.t-disks.a.data.qcow2", 1 << 30) == path
     assert sha256_there(host, path) == written
     assert stat(host, path).split()[0] == "600"
-    overlay = pool.make_overlay("root.t-hosts.a.qcow2", path)
+    overlay = pool.make_overlay("root.t-disks.a.qcow2", path)
     report = host.shell.run(["qemu-img", "info", overlay]).stdout.decode()
     assert "virtual size: 1 GiB" in report
     assert f"backing file: {path}" in report
-    assert pool.names("vm.t-hosts.", "root.t-hosts.") == ("root.t-hosts.a.qcow2", "vm.t-hosts.a.data.qcow2")
-    VappVolumes(host).delete(VappVolumes(host).volumes_of_vapp("t-hosts"))
-    VappVolumes(host).delete(["vm.t-hosts.a.data.qcow2"])
-    assert VappVolumes(host).volumes_of_vapp("t-hosts") == ()
+    assert pool.names("vm.t-disks.", "root.t-disks.") == ("root.t-disks.a.qcow2", "vm.t-disks.a.data.qcow2")
+    VappVolumes(host).delete(VappVolumes(host).volumes_of_vapp("t-disks"))
+    VappVolumes(host).delete(["vm.t-disks.a.data.qcow2"])
+    assert VappVolumes(host).volumes_of_vapp("t-disks") == ()
 
 
 def test_a_vapps_volumes_are_not_those_of_one_with_a_longer_name(host: Host, pool: StoragePool) -> None:
