@@ -18,7 +18,7 @@ from pathlib import Path
 from tests.vm.driver import LABS, VCLOUD, Operator
 from vcloud.hosts.saveimage import HEADER, read_head
 from vcloud.lab import namespaces
-from vcloud.lab.host import SMALL_PAGES
+from vcloud.lab.host import WITHOUT_HUGE_PAGES
 from vcloud.lab.lab import enter
 from vcloud.lab.layout import Lab
 
@@ -113,7 +113,9 @@ def restored(operator: Operator, models: Sequence[Model]) -> Iterator[None]:
 def _on_host(operator: Operator, *argv: str) -> subprocess.Popen[bytes]:
     """Without the command line's own start, which would count for QEMU's, and like the host's libvirtd without huge pages."""
     name = operator.env["VCLOUD_LAB"]
-    return subprocess.Popen([*SMALL_PAGES, *enter(Lab(name, LABS / name), "h1"), *argv], stdin=subprocess.DEVNULL, start_new_session=True)
+    return subprocess.Popen(
+        [*WITHOUT_HUGE_PAGES, *enter(Lab(name, LABS / name), "h1"), *argv], stdin=subprocess.DEVNULL, start_new_session=True
+    )
 
 
 def _argv(model: Model, stem: str) -> Iterator[str]:

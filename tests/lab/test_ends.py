@@ -133,7 +133,7 @@ def test_impossible_numbers_of_hosts_are_refused(count: int, tmp_path: Path) -> 
 def test_without_root_one_sentence_says_so(tmp_path: Path) -> None:
     os.seteuid(65534)
     try:
-        with pytest.raises(HostError, match="takes root"):
+        with pytest.raises(HostError, match="only root can start"):
             labs.up(Lab("t-none", tmp_path / "t-none"))
     finally:
         os.seteuid(0)

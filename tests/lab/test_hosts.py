@@ -108,7 +108,7 @@ def test_machine_runs_and_migrates_between_hosts(lab: Lab, tmp_path: Path) -> No
 def test_host_has_folders_of_its_own(lab: Lab) -> None:
     for folder in layout.PRIVATE_FOLDERS:
         at(lab, "h1", "touch", f"{folder}/only-on-h1")
-        assert lab.host(1).behind(folder / "only-on-h1").exists()
+        assert lab.host(1).machine_path(folder / "only-on-h1").exists()
         assert not (folder / "only-on-h1").exists()
         assert "only-on-h1" not in at(lab, "h2", "ls", str(folder))
 

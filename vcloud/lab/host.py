@@ -1,4 +1,6 @@
-"""One libvirt host: its holder process, its file system, its daemons and its uplink network."""
+"""One libvirt host of a lab: its holder process, its file system, its daemons and its uplink
+network.
+"""
 
 from __future__ import annotations
 
@@ -14,34 +16,41 @@ from vcloud.lab.layout import PRIVATE_FOLDERS, Host
 from vcloud.lab.namespaces import ENVIRONMENT, run, wait_for
 
 CAPABILITIES = Path("/var/cache/libvirt/qemu/capabilities")
-"""What libvirtd found out about the QEMU programs. It checks itself whether an entry is still true of this machine."""
+"""libvirtd's cache of the capabilities of QEMU programs. libvirtd itself checks whether an entry
+still agrees with the machine.
+"""
 
 DAEMONS = ("virtlogd", "libvirtd", "sshd")
-SMALL_PAGES = (
+WITHOUT_HUGE_PAGES = (
     sys.executable,
     "-c",
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(41, 1, 0, 0, 0); os.execvp(sys.argv[1], sys.argv[1:])",
 )
-"""The words before a command that run it, and all that it starts, without huge pages (PR_SET_THP_DISABLE, prctl(2)).
+"""Command words to put before a command. The command and all processes that it starts then run
+without transparent huge pages (PR_SET_THP_DISABLE, number 41, see prctl(2)).
 
-QEMU asks for huge pages for its guests' memory. A VM that wakes fills its pages in no order, so that the kernel clears nearly all of its
-memory in portions of 2 MiB, only to have a quarter of it written: without KVM a ninth of the time that waking five VMs takes.
+QEMU asks for huge pages for the memory of guests. A VM that wakes from a memory image fills its
+memory in no order. So the kernel clears nearly all of this memory in portions of 2 MiB, although
+QEMU writes only a quarter of it. Without KVM, this takes a ninth of the time in which five VMs
+wake.
 """
 
 
 def ensure_host(host: Host) -> None:
-    """Make the host run: start it, or whatever part of it is missing."""
+    """Starts the host, or those parts of it that are missing."""
     segments.ensure_host(host)
-    if not is_whole(host):
+    if not is_complete(host):
         _start(host)
     _ensure_daemons(host)
-    _ensure_uplink_network(host)
+    _ensure_uplink(host)
 
 
 def holder(host: Host) -> int | None:
-    """The number, on the machine, of the host's first process. The host runs as long as this one does.
+    """The process number, on the machine, of the host's holder: the host runs as long as this
+    process does. None if there is none.
 
-    It is the `sleep` in the host's network that is number 1 in a process namespace directly below ours.
+    The holder is the `sleep` in the host's network namespace that has number 1 in a PID namespace
+    directly below the machine's.
     """
     for pid in namespaces.processes(host.namespace):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -52,22 +61,22 @@ def holder(host: Host) -> int | None:
 
 
 def check_owner(host: Host) -> None:
-    """Raises HostError if the host runs, but belongs to a lab of the same name in another folder."""
+    """Raises HostError if the host runs and belongs to a lab of the same name in another folder."""
     pid = holder(host)
-    if pid is not None and _mark(host) not in Path(f"/proc/{pid}/environ").read_text().split("\0"):
+    if pid is not None and _owner_variable(host) not in Path(f"/proc/{pid}/environ").read_text().split("\0"):
         raise HostError(
-            f"A lab called '{host.lab.name}' already runs from another folder than '{host.lab.folder}'.",
-            "Choose another --name, or set VCLOUD_LAB_DIR as it was.",
+            f"A lab called '{host.lab.name}' already runs, but its folder is not '{host.lab.folder}'.",
+            "Choose another --name, or set VCLOUD_LAB_DIR to the value with which that lab was started.",
         )
 
 
-def _mark(host: Host) -> str:
-    """Tells, in the holder's environment, which lab it belongs to."""
+def _owner_variable(host: Host) -> str:
+    """The environment variable of the holder that tells which lab it belongs to."""
     return f"VCLOUD_LAB_FOLDER={host.lab.folder}"
 
 
-def is_whole(host: Host) -> bool:
-    """Whether the host has been started to the end: its last mount is in place."""
+def is_complete(host: Host) -> bool:
+    """Whether the host has started completely: its last mount exists."""
     pid = holder(host)
     source, target = texts.mounts(host)[-1]
     try:
@@ -77,54 +86,59 @@ def is_whole(host: Host) -> bool:
 
 
 def enter(host: Host) -> list[str]:
-    """The words before a command that run it on the host.
+    """The command words to put before a command so that it runs on the host.
 
     Raises:
         HostError: the host does not run.
     """
     pid = holder(host)
     if pid is None:
-        raise HostError(f"Host '{host.name}' of lab '{host.lab.name}' does not run.", f"Run: vcloud lab up --name {host.lab.name}")
+        raise HostError(f"Host '{host.name}' of lab '{host.lab.name}' does not run.", f"Start it: vcloud lab up --name {host.lab.name}")
     return ["nsenter", f"--target={pid}", "--mount", "--uts", "--net", "--pid"]
 
 
 def daemons(host: Host) -> dict[str, bool]:
-    """Each of the host's daemons, and whether it listens."""
-    heard = namespaces.listening(host.namespace)
+    """The daemons of the host -> whether each one listens."""
+    listening = namespaces.listening(host.namespace)
     return {
-        "virtlogd": any(address.endswith("/libvirt/virtlogd-sock") for address in heard),
-        "libvirtd": any(address.endswith("/libvirt/libvirt-sock") for address in heard),
-        "sshd": f"{host.management4}:22" in heard,
+        "virtlogd": any(address.endswith("/libvirt/virtlogd-sock") for address in listening),
+        "libvirtd": any(address.endswith("/libvirt/libvirt-sock") for address in listening),
+        "sshd": f"{host.management4}:22" in listening,
     }
 
 
 def _start(host: Host) -> None:
-    """Like power-on: nothing of an earlier life runs, and /run is empty."""
+    """Starts the holder and mounts the host's folders. As after power-on, no process from before
+    runs, and /run is empty.
+    """
     namespaces.kill_all(host.namespace)
     _write_files(host)
     argv = [
         *namespaces.enter(host.namespace),
         *("unshare", "--mount", "--propagation=slave", "--uts", "--pid", "--fork", "--mount-proc"),
-        # The kernel buries the children of a process that ignores SIGCHLD. So the host's first process need not do it.
-        *("env", "--ignore-signal=CHLD", _mark(host), "sleep", "infinity"),
+        # The holder is the init process of its PID namespace, so it inherits orphans, but `sleep` never reaps a child.
+        # If a process ignores SIGCHLD, the kernel reaps its children.
+        *("env", "--ignore-signal=CHLD", _owner_variable(host), "sleep", "infinity"),
     ]
     with (host.folder / "holder.log").open("w") as log:
         subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=ENVIRONMENT, cwd="/", start_new_session=True)
     wait_for(f"The start of host '{host.name}'", lambda: holder(host) is not None, 10)
     run([*enter(host), "hostname", host.name])
-    # A new sysfs, because the old one shows the interfaces of the machine. The machine's cgroups go with the old one.
+    # sysfs shows the network interfaces of the namespace in which it was mounted. So the host needs a new one.
+    # The machine's cgroups are mounted below the old one and disappear with it.
     run([*enter(host), "umount", "--recursive", "--lazy", "/sys"])
     run([*enter(host), "mount", "--all", "--fstab", str(host.folder / "fstab")])
 
 
 def _write_files(host: Host) -> None:
-    shutil.rmtree(host.behind(Path("/run")), ignore_errors=True)
+    """Writes the configuration of the host's daemons into the host's folders, and empties its /run."""
+    shutil.rmtree(host.machine_path(Path("/run")), ignore_errors=True)
     for folder in PRIVATE_FOLDERS:
         folder.mkdir(parents=True, exist_ok=True)
-        host.behind(folder).mkdir(parents=True, exist_ok=True)
+        host.machine_path(folder).mkdir(parents=True, exist_ok=True)
     for path in ("/run/sshd", "/run/lock", "/var/log/libvirt", "/var/lib/libvirt/images"):
-        host.behind(Path(path)).mkdir(exist_ok=True)
-    host.behind(Path("/tmp")).chmod(0o1777)  # noqa: S108
+        host.machine_path(Path(path)).mkdir(exist_ok=True)
+    host.machine_path(Path("/tmp")).chmod(0o1777)  # noqa: S108
     ensure_key(host.host_key, host.name)
     configs = {
         str(texts.HOSTS): texts.hosts_file(host.lab),
@@ -135,12 +149,14 @@ def _write_files(host: Host) -> None:
         "/etc/libvirt/uplink.xml": texts.uplink_network(host),
     }
     for path, text in configs.items():
-        host.behind(Path(path)).write_text(text)
+        host.machine_path(Path(path)).write_text(text)
     (host.folder / "fstab").write_text(texts.fstab(host))
 
 
 def ensure_key(path: Path, comment: str) -> None:
-    """An ed25519 key pair. The public half is written last: where it is, the pair is whole."""
+    """Creates an ed25519 key pair if there is none. ssh-keygen writes the public key last, so if it
+    exists, the pair is complete.
+    """
     if not path.with_suffix(".pub").exists():
         path.unlink(missing_ok=True)
         run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path)])
@@ -151,25 +167,30 @@ def _ensure_daemons(host: Host) -> None:
     if not alive["virtlogd"]:
         run([*enter(host), "virtlogd", "--daemon"])
     if not alive["libvirtd"]:
-        _warm_capabilities(host)
-        run([*SMALL_PAGES, *enter(host), "libvirtd", "--daemon"])
+        _copy_capabilities(host)
+        run([*WITHOUT_HUGE_PAGES, *enter(host), "libvirtd", "--daemon"])
     if not alive["sshd"]:
-        run([*enter(host), str(namespaces.program("sshd")), "-E", "/var/log/sshd.log"])  # sshd insists on its full path
+        run([*enter(host), str(namespaces.program("sshd")), "-E", "/var/log/sshd.log"])  # sshd refuses to start without its full path
     wait_for(f"The start of the daemons of host '{host.name}'", lambda: all(daemons(host).values()), 30)
 
 
-def _warm_capabilities(host: Host) -> None:
-    """Without a cache libvirtd starts every QEMU program several times before it answers, which takes seconds."""
-    mine = host.behind(CAPABILITIES)
-    caches = [CAPABILITIES, *(other.behind(CAPABILITIES) for other in host.lab.hosts() if other != host)]
-    warm = next((cache for cache in caches if cache.is_dir() and any(cache.iterdir())), None)
-    if warm and not mine.exists():
-        shutil.copytree(warm, mine)
+def _copy_capabilities(host: Host) -> None:
+    """Copies libvirtd's cache of capabilities from the machine or from another host, if the host
+    has none.
+
+    Without this cache, libvirtd starts every QEMU program several times before its first answer,
+    which takes seconds.
+    """
+    mine = host.machine_path(CAPABILITIES)
+    caches = [CAPABILITIES, *(other.machine_path(CAPABILITIES) for other in host.lab.hosts() if other != host)]
+    filled = next((cache for cache in caches if cache.is_dir() and any(cache.iterdir())), None)
+    if filled and not mine.exists():
+        shutil.copytree(filled, mine)
 
 
-def _ensure_uplink_network(host: Host) -> None:
+def _ensure_uplink(host: Host) -> None:
     if "uplink" not in _virsh(host, "net-list", "--name").split():
-        _virsh(host, "net-define", str(host.behind(Path("/etc/libvirt/uplink.xml"))))
+        _virsh(host, "net-define", str(host.machine_path(Path("/etc/libvirt/uplink.xml"))))
         _virsh(host, "net-autostart", "uplink")
         _virsh(host, "net-start", "uplink")
 

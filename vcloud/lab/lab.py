@@ -1,4 +1,4 @@
-"""Labs as a whole: up, down, status, and the way in."""
+"""Labs as a whole: start, stop, show the state, and enter."""
 
 from __future__ import annotations
 
@@ -27,28 +27,31 @@ PACKAGES = {
     "sysctl": "procps",
     "virsh": "libvirt-clients",
 }
-"""The programs a lab runs, and the Debian package of each."""
+"""The programs that a lab needs -> the Debian package of each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One thing a lab consists of: where it belongs, what it is, and whether it runs."""
+    """One part of a lab."""
 
     where: str
+    """The host, or `switch` or `outside`."""
     what: str
+    """`host`, `network`, `responder` or the name of a daemon."""
     runs: bool
 
 
 def up(lab: Lab, count: int = 1, report: Callable[[str], None] = lambda _: None) -> None:
-    """Make the lab run with at least that many hosts. Hosts it has already stay; what runs is left alone.
+    """Starts the lab with at least `count` hosts. Hosts that the lab has already stay, and what
+    runs is not touched.
 
     Args:
         lab: see `layout.lab`.
-        count: hosts h1 to hN, at most 32.
-        report: told a sentence for each part that now runs.
+        count: starts the hosts h1 to hN, at most 32.
+        report: is called with one sentence for each part that runs.
 
     Raises:
-        UsageError: an impossible number of hosts.
+        UsageError: the number of hosts is impossible.
         HostError: this machine cannot run a lab, or a part of the lab did not start.
     """
     if not 1 <= count <= MAX_HOSTS:
@@ -61,18 +64,18 @@ def up(lab: Lab, count: int = 1, report: Callable[[str], None] = lambda _: None)
         hosts.ensure_key(lab.key, f"lab {lab.name}")
         segments.ensure_switch(lab)
         outside.ensure_outside(lab)
-        report("The outside world runs.")
+        report("The simulated internet runs.")
         for host in lab.hosts():
             hosts.ensure_host(host)
             report(f"Host '{host.name}' runs.")
-        _write_entrance(lab)
+        _write_client_files(lab)
 
 
 def down(lab: Lab) -> bool:
-    """End everything of the lab and remove its folder. False if there was nothing.
+    """Ends all processes of the lab and deletes its folder. Returns False if there was no lab.
 
     Raises:
-        HostError: not root, or something could not be ended.
+        HostError: the caller is not root, or a process could not be ended.
     """
     check_root()
     if not lab.folder.exists() and not _namespaces(lab):
@@ -86,14 +89,14 @@ def down(lab: Lab) -> bool:
 
 
 def status(lab: Lab) -> list[Part]:
-    """All parts of the lab, running or not; empty if there is no such lab."""
+    """All parts of the lab, running or not. Empty if there is no such lab."""
     check_root()
     if not lab.folder.exists():
         return []
     parts = [Part("switch", "network", namespaces.exists(lab.switch)), Part("outside", "network", namespaces.exists(lab.outside))]
     parts.append(Part("outside", "responder", namespaces.exists(lab.outside) and outside.responder_runs(lab)))
     for host in lab.hosts():
-        runs = namespaces.exists(host.namespace) and hosts.is_whole(host)
+        runs = namespaces.exists(host.namespace) and hosts.is_complete(host)
         parts.append(Part(host.name, "host", runs))
         listening = hosts.daemons(host) if runs else dict.fromkeys(hosts.DAEMONS, False)
         parts.extend(Part(host.name, daemon, alive) for daemon, alive in listening.items())
@@ -101,11 +104,12 @@ def status(lab: Lab) -> list[Part]:
 
 
 def enter(lab: Lab, where: str) -> list[str]:
-    """The words before a command that run it on a host ('h1') or in the outside world ('outside', 'customer').
+    """The command words to put before a command so that it runs on a host ('h1') or on the
+    simulated internet ('outside' or 'customer').
 
     Raises:
-        UsageError: the lab has no such place.
-        HostError: not root, or the host does not run.
+        UsageError: the lab has no place of that name.
+        HostError: the caller is not root, or the host does not run.
     """
     check_root()
     if where in ("outside", "customer") and namespaces.exists(lab.outside):
@@ -113,7 +117,7 @@ def enter(lab: Lab, where: str) -> list[str]:
     host = next((host for host in lab.hosts() if host.name == where), None)
     if host is None:
         places = ["outside", *(host.name for host in lab.hosts())] if namespaces.exists(lab.outside) else []
-        hint = f"Places here: {', '.join(places)}." if places else f"Run: vcloud lab up --name {lab.name}"
+        hint = f"This lab has: {', '.join(places)}." if places else f"Start the lab: vcloud lab up --name {lab.name}"
         raise UsageError(f"Lab '{lab.name}' has no place called '{where}'.", hint)
     return hosts.enter(host)
 
@@ -128,14 +132,14 @@ def inventory(lab: Lab) -> str:
         return lab.inventory.read_text()
     except OSError as error:
         raise HostError(
-            f"Lab '{lab.name}' has no inventory that can be read: {error.strerror}.", f"Run: vcloud lab up --name {lab.name}"
+            f"The inventory of lab '{lab.name}' cannot be read: {error.strerror}.", f"Start the lab: vcloud lab up --name {lab.name}"
         ) from None
 
 
 def check_root() -> None:
-    """Raises HostError for everybody else."""
+    """Raises HostError if the caller is not root."""
     if os.geteuid() != 0:
-        raise HostError("A lab is made of namespaces and system daemons, which takes root.", "Run it with sudo.")
+        raise HostError("A lab consists of namespaces and system daemons, which only root can start.", "Run the same command with sudo.")
 
 
 def check_machine() -> None:
@@ -148,17 +152,20 @@ def check_machine() -> None:
 
 
 def _namespaces(lab: Lab) -> list[str]:
+    """The names of the lab's network namespaces."""
     return [name for name in namespaces.names() if lab.owns(name)]
 
 
 def _check_owner(lab: Lab) -> None:
-    """Before the first change: raises HostError if a lab of the same name runs from another folder."""
+    """Raises HostError if a lab of the same name runs from another folder. It is called before
+    anything is changed.
+    """
     for number in range(1, MAX_HOSTS + 1):
         hosts.check_owner(lab.host(number))
 
 
-def _write_entrance(lab: Lab) -> None:
-    """What a client needs. The key pairs are there before."""
+def _write_client_files(lab: Lab) -> None:
+    """Writes the files that a client needs to reach the hosts. The key pairs exist already."""
     found = lab.hosts()
     _write(lab.known_hosts, texts.known_hosts(found))
     _write(lab.ssh_config, texts.ssh_config(lab, found))
@@ -167,7 +174,7 @@ def _write_entrance(lab: Lab) -> None:
 
 
 def _write(path: Path, text: str, mode: int = 0o644) -> None:
-    """In one step: clients may read it at this moment."""
+    """Replaces a file in one step, because a client may read it at this moment."""
     new = path.with_name(f"{path.name}.new")
     new.write_text(text)
     new.chmod(mode)
@@ -185,15 +192,17 @@ def _locked(lab: Lab) -> Iterator[None]:
             continue
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
-            if _is_at(handle, lab.folder):
+            if _is_same_folder(handle, lab.folder):
                 yield
                 return
         finally:
             os.close(handle)
 
 
-def _is_at(handle: int, path: Path) -> bool:
-    """Whether the open folder is still the one at that path: a `down` may have removed it while this process waited."""
+def _is_same_folder(handle: int, path: Path) -> bool:
+    """Whether the open folder is still the folder at that path. A `down` may have deleted it while
+    this process waited for the lock.
+    """
     try:
         return os.path.samestat(os.fstat(handle), path.stat())
     except FileNotFoundError:

@@ -1,4 +1,6 @@
-"""Names, paths and addresses of a lab, as functions of its name and the host's number."""
+"""Names, paths and addresses of a lab. They are functions of the lab's name and the number of a
+host.
+"""
 
 from __future__ import annotations
 
@@ -15,45 +17,52 @@ DEFAULT_NAME = "vclab"
 DEFAULT_FOLDER = Path("/var/lib/vcloud/labs")
 MAX_HOSTS = 32
 
+# Only address ranges that RFC 2544, 3849 and 5737 reserve for tests and documentation: no lab can hide a real network.
 UPLINK4 = IPv4Network("198.18.0.0/16")
 UPLINK6 = IPv6Network("2001:db8:198:18::/64")
 MANAGEMENT4 = IPv4Network("198.19.0.0/24")
 SERVERS4 = IPv4Network("203.0.113.0/24")
 SERVERS6 = IPv6Network("2001:db8:203::/64")
 GATEWAY = 1
-"""The outside world's number on the uplink segment, and the operator's on the management segment."""
+"""The number of the simulated internet on the uplink segment, and of the operator on the management
+segment.
+"""
 SERVER = 10
-"""The number of the server outside to which `vcloud verify` sends probes. All server addresses answer on every port."""
-BEFORE_HOSTS = 10
+"""The number of the server to which `vcloud verify` sends probes. All servers of the simulated
+internet answer on every port.
+"""
+HOST_OFFSET = 10
 """Host hN has number 10 + N on both segments."""
 
 PRIVATE_FOLDERS = tuple(
     Path(path)
     for path in ("/etc/libvirt", "/etc/ssh", "/var/cache/libvirt", "/var/lib/libvirt", "/var/lib/vcloud", "/var/log", "/run", "/tmp")  # noqa: S108
 )
-"""What a host does not share with the machine. Everything else is the machine's own file system."""
+"""The folders that each host has for itself. In all other folders a host sees the machine's files.
+"""
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")
 _FOLDER = re.compile(r"/[A-Za-z0-9/._-]*")
 _SOCKET_LIMIT = 107
-"""Bytes in the path of a Unix socket (sun_path without its NUL)."""
+"""The greatest length of the path of a Unix socket in bytes (sun_path of unix(7) without its NUL).
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Lab:
-    """One lab: its name and the folder that holds all of its files."""
+    """One lab: its name, and the folder that holds all its files."""
 
     name: str
     folder: Path
 
     @property
     def switch(self) -> str:
-        """The network namespace with the bridges that join everything."""
+        """The name of the network namespace with the bridges that connect all others."""
         return f"{self.name}-switch"
 
     @property
     def outside(self) -> str:
-        """The network namespace of customers and of servers on the internet."""
+        """The name of the network namespace of the simulated internet: customers, and servers."""
         return f"{self.name}-outside"
 
     @property
@@ -66,7 +75,7 @@ class Lab:
 
     @property
     def ssh(self) -> Path:
-        """The program that is ssh with this lab's configuration."""
+        """A program that runs ssh with the configuration of this lab."""
         return self.folder / "ssh"
 
     @property
@@ -85,10 +94,11 @@ class Lab:
         return Host(self, number)
 
     def hosts(self) -> tuple[Host, ...]:
-        """The hosts that belong to the lab, running or not: those that have a folder."""
+        """The hosts of the lab, running or not. These are the hosts that have a folder."""
         return tuple(host for host in map(self.host, range(1, MAX_HOSTS + 1)) if host.folder.is_dir())
 
     def owns(self, namespace: str) -> bool:
+        """Whether a network namespace belongs to this lab, judged by its name."""
         return re.fullmatch(rf"{self.name}-(switch|outside|h[0-9]+)", namespace) is not None
 
 
@@ -111,17 +121,17 @@ class Host:
     def folder(self) -> Path:
         return self.lab.folder / self.name
 
-    def behind(self, path: Path) -> Path:
-        """Where one of the host's own files is found from outside the host."""
+    def machine_path(self, path: Path) -> Path:
+        """The path, on the machine, of a file in one of the host's private folders."""
         return self.folder / path.relative_to("/")
 
     @property
     def host_key(self) -> Path:
-        return self.behind(Path("/etc/ssh/ssh_host_ed25519_key"))
+        return self.machine_path(Path("/etc/ssh/ssh_host_ed25519_key"))
 
     @property
     def socket(self) -> Path:
-        return self.behind(Path("/run/libvirt/libvirt-sock"))
+        return self.machine_path(Path("/run/libvirt/libvirt-sock"))
 
     @property
     def uuid(self) -> str:
@@ -129,15 +139,15 @@ class Host:
 
     @property
     def management4(self) -> IPv4Address:
-        return MANAGEMENT4[BEFORE_HOSTS + self.number]
+        return MANAGEMENT4[HOST_OFFSET + self.number]
 
     @property
     def uplink4(self) -> IPv4Address:
-        return UPLINK4[BEFORE_HOSTS + self.number]
+        return UPLINK4[HOST_OFFSET + self.number]
 
     @property
     def uplink6(self) -> IPv6Address:
-        return UPLINK6[BEFORE_HOSTS + self.number]
+        return UPLINK6[HOST_OFFSET + self.number]
 
     @property
     def uri(self) -> str:
@@ -149,19 +159,25 @@ class Host:
 
 
 def lab(name: str = DEFAULT_NAME) -> Lab:
-    """The lab of that name, below VCLOUD_LAB_DIR or /var/lib/vcloud/labs.
+    """The lab of that name, in a folder below VCLOUD_LAB_DIR or /var/lib/vcloud/labs.
 
     Raises:
-        UsageError: the name or the folder cannot be used in namespaces, sockets and configuration files.
+        UsageError: the name or the folder cannot be used in names of namespaces, in socket paths
+            and in configuration files.
     """
     if not _NAME.fullmatch(name):
-        raise UsageError(f"'{name}' is no name for a lab.", "Use at most 20 lower-case letters, digits and dashes, a letter first.")
+        raise UsageError(
+            f"'{name}' is not a valid lab name.", "Use at most 20 lower-case letters, digits and dashes, and begin with a letter."
+        )
     folder = Path(os.environ.get("VCLOUD_LAB_DIR") or DEFAULT_FOLDER) / name
     if not _FOLDER.fullmatch(str(folder)):
-        raise UsageError(f"'{folder}' is no folder for a lab.", "VCLOUD_LAB_DIR takes an absolute path of letters, digits and '/._-'.")
+        raise UsageError(
+            f"'{folder}' cannot be the folder of a lab.", "Set VCLOUD_LAB_DIR to an absolute path of letters, digits and '/._-'."
+        )
     found = Lab(name, folder.resolve())
     if len(str(found.host(MAX_HOSTS).socket)) > _SOCKET_LIMIT:
         raise UsageError(
-            f"'{folder}' is too long: a Unix socket below it would pass {_SOCKET_LIMIT} bytes.", "Set a shorter VCLOUD_LAB_DIR."
+            f"The path '{folder}' is too long: the paths of Unix sockets below it would exceed {_SOCKET_LIMIT} bytes.",
+            "Set VCLOUD_LAB_DIR to a shorter path.",
         )
     return found

@@ -1,4 +1,6 @@
-"""Network namespaces by name, what runs and listens in them, and how to run programs there."""
+"""Network namespaces: creates and deletes them, runs programs in them, and finds their processes
+and listening sockets.
+"""
 
 from __future__ import annotations
 
@@ -14,48 +16,57 @@ from pathlib import Path
 from vcloud.errors import HostError
 
 FOLDER = Path("/run/netns")
-"""Where iproute2 keeps named network namespaces."""
+"""iproute2 keeps network namespaces with a name here."""
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENVIRONMENT = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8"}
-"""For everything the lab starts: the caller's own settings (proxies, locale, libvirt variables) stay out of the hosts."""
+"""The environment of every program that the lab starts. The caller's own settings (proxies, locale,
+libvirt variables) must not reach the hosts.
+"""
 
-LONGEST = 120.0
-"""Seconds any one program may take. libvirtd's first answer, after it has tried out every QEMU program, is the slowest."""
+TIMEOUT = 120.0
+"""Seconds that any one program may take. The slowest is the first answer of libvirtd, which first
+tries every QEMU program.
+"""
 
 
 def run(argv: Sequence[str], text: str = "") -> str:
-    """Run a program to its end with `text` on its standard input; its standard output.
+    """Runs a program with `text` as its standard input, waits for its end, and returns its standard
+    output.
 
     Raises:
-        HostError: it failed, in its own words, or did not end.
+        HostError: the program failed (the message quotes its error), or it did not end in time.
     """
     try:
-        done = subprocess.run(argv, input=text, capture_output=True, text=True, env=ENVIRONMENT, cwd="/", check=False, timeout=LONGEST)
+        done = subprocess.run(argv, input=text, capture_output=True, text=True, env=ENVIRONMENT, cwd="/", check=False, timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
-        raise HostError(f"'{' '.join(argv)}' did not end within {LONGEST:g} seconds.") from None
+        raise HostError(f"'{' '.join(argv)}' did not end within {TIMEOUT:g} seconds.") from None
     if done.returncode:
-        said = done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
-        raise HostError(f"'{' '.join(argv)}' failed: {said}")
+        output = done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
+        raise HostError(f"'{' '.join(argv)}' failed: {output}")
     return done.stdout
 
 
 def program(name: str) -> str | None:
-    """The full path of a program, also where the caller's PATH lacks the folders of system programs."""
+    """The full path of a program. It also finds programs in the sbin folders, which the caller's
+    PATH may lack.
+    """
     return shutil.which(name, path=PATH)
 
 
 def wait_for(what: str, happened: Callable[[], bool], seconds: float) -> None:
-    """Raises HostError if it has not happened in time."""
+    """Waits until `happened` returns True. Raises HostError if that takes more than `seconds`."""
     deadline = time.monotonic() + seconds
     while not happened():
         if time.monotonic() > deadline:
-            raise HostError(f"{what} did not happen within {seconds:g} seconds.", "The logs are in the lab's folder.")
+            raise HostError(f"{what} took more than {seconds:g} seconds.", "See the logs in the lab's folder.")
         time.sleep(0.02)
 
 
 def exists(name: str) -> bool:
-    """Whether it is a namespace; a file that a killed `ip netns add` left behind is none."""
+    """Whether there is a network namespace of that name. A killed `ip netns add` may leave a plain
+    file, which does not count.
+    """
     try:
         return (FOLDER / name).stat().st_dev == Path("/proc/self/ns/net").stat().st_dev
     except FileNotFoundError:
@@ -63,7 +74,11 @@ def exists(name: str) -> bool:
 
 
 def ensure(name: str, sysctls: Mapping[str, int]) -> None:
-    """Make it if need be. Settings come before any interface, because interfaces copy the defaults when they appear."""
+    """Creates the network namespace if it does not exist, and sets its sysctls.
+
+    This must come before any interface is created, because an interface copies the default settings
+    when it is created.
+    """
     if not exists(name):
         (FOLDER / name).unlink(missing_ok=True)
         run(["ip", "netns", "add", name])
@@ -71,7 +86,7 @@ def ensure(name: str, sysctls: Mapping[str, int]) -> None:
 
 
 def delete(name: str) -> None:
-    """Kill everything in it and forget its name."""
+    """Ends all processes in the namespace and deletes it."""
     if exists(name):
         kill_all(name)
     run(["ip", "netns", "delete", name])
@@ -82,35 +97,46 @@ def names() -> list[str]:
 
 
 def enter(name: str) -> list[str]:
-    """The words before a command that run it in this network, with the machine's file system."""
+    """The command words to put before a command so that it runs in this network namespace. It still
+    sees the machine's file system.
+    """
     return ["nsenter", f"--net={FOLDER / name}"]
 
 
 def links(name: str) -> set[str]:
+    """The names of the network interfaces in the namespace."""
     return {link["ifname"] for link in json.loads(run(["ip", "-n", name, "-j", "link", "show"]))}
 
 
 def configure(name: str, commands: Iterable[str]) -> None:
-    """Run `ip` commands, one a line, in one process."""
+    """Runs `ip` commands in the namespace, in one process. Each command is one line without the
+    word `ip`.
+    """
     run(["ip", "-n", name, "-batch", "-"], "".join(f"{command}\n" for command in commands))
 
 
 def listening(name: str) -> set[str]:
-    """Local addresses of all listening TCP and Unix sockets: `198.19.0.11:22`, `/run/libvirt/libvirt-sock`."""
+    """The local addresses of all listening TCP and Unix sockets, such as `198.19.0.11:22` or
+    `/run/libvirt/libvirt-sock`.
+    """
     return {line.split()[4] for line in run([*enter(name), "ss", "-Hlntx"]).splitlines()}
 
 
 def processes(name: str) -> Iterator[int]:
-    """The processes that live in this network; none where there is no such namespace."""
+    """The process numbers of all processes in this network namespace. None if the namespace does
+    not exist.
+    """
     if not exists(name):
         return
     for path in Path("/proc").iterdir():
-        if path.name.isdigit() and _lives_in(int(path.name), name):
+        if path.name.isdigit() and _is_in(int(path.name), name):
             yield int(path.name)
 
 
 def kill_all(name: str) -> None:
-    """Raises HostError if something survives SIGKILL for ten seconds."""
+    """Kills all processes in the namespace. Raises HostError if one survives SIGKILL for ten
+    seconds.
+    """
 
     def gone() -> bool:
         found = list(processes(name))
@@ -118,17 +144,22 @@ def kill_all(name: str) -> None:
             _kill(pid, name)
         return not found
 
-    wait_for(f"The end of everything in '{name}'", gone, 10)
+    wait_for(f"The end of all processes in '{name}'", gone, 10)
 
 
 def _kill(pid: int, name: str) -> None:
-    """The handle is taken before the second look, so a number that was given to a new process meanwhile is harmless."""
+    """Kills a process if it is in the namespace.
+
+    The kernel may give the number of an ended process to a new one. So the function first opens a
+    pidfd, which always means the same process, and then checks that this process is in the
+    namespace.
+    """
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
         return
     try:
-        if _lives_in(pid, name):
+        if _is_in(pid, name):
             signal.pidfd_send_signal(handle, signal.SIGKILL)
     except ProcessLookupError:
         pass
@@ -136,7 +167,7 @@ def _kill(pid: int, name: str) -> None:
         os.close(handle)
 
 
-def _lives_in(pid: int, name: str) -> bool:
+def _is_in(pid: int, name: str) -> bool:
     try:
         return Path(f"/proc/{pid}/ns/net").samefile(FOLDER / name)
     except (FileNotFoundError, ProcessLookupError, PermissionError):

@@ -1,4 +1,6 @@
-"""The world beyond the uplink: customers, and servers that answer on every port. It has no way out."""
+"""The simulated internet of a lab: customers, and servers that answer on every port. No packet can
+leave it.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,22 @@ from vcloud.lab.layout import GATEWAY, SERVERS4, SERVERS6, UPLINK4, UPLINK6, Lab
 from vcloud.lab.texts import outside_ruleset
 
 RESPONDER_PORT = 7
+"""The port on which the responder listens. nft sends packets for every other port there, see
+`texts.outside_ruleset`.
+"""
 READY = "ready"
-"""The responder's only line on standard output, once it listens."""
+"""The responder prints only this line to its standard output, when it listens."""
 
 
 def ensure_outside(lab: Lab) -> None:
-    """All server addresses are local by one route each; what is neither there nor on the uplink is unreachable."""
+    """Creates the namespace of the simulated internet and starts its responder, as far as they are
+    missing.
+
+    One local route per address family makes all addresses of servers local. All other addresses,
+    except those on the uplink segment, are unreachable.
+    """
     here = lab.outside
-    namespaces.ensure(here, {**segments.QUIET, "net.ipv4.ip_forward": 1, "net.ipv6.conf.all.forwarding": 1})
+    namespaces.ensure(here, {**segments.SEGMENT_SYSCTLS, "net.ipv4.ip_forward": 1, "net.ipv6.conf.all.forwarding": 1})
     segments.ensure_wire(lab, "outside", "uplink", here, "uplink")
     namespaces.configure(
         here,
@@ -57,7 +67,7 @@ def _start_responder(lab: Lab) -> None:
             cwd=Path(vcloud.__file__).parents[1],
             start_new_session=True,
         )
-    assert responder.stdout is not None  # noqa: S101  (it is a pipe)
+    assert responder.stdout is not None  # noqa: S101  (tells mypy that stdout is a pipe)
     with responder.stdout as output:
         if output.readline().strip() != READY:
-            raise HostError("The responder of the outside world did not start.", f"See {lab.folder}/responder.log.")
+            raise HostError("The responder of the simulated internet did not start.", f"See the log {lab.folder}/responder.log.")

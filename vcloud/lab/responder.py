@@ -1,8 +1,11 @@
-"""Answers for every server of the outside world: `python -m vcloud.lab.responder PORT LOG`. Standard library only.
+"""Answers for every server of the simulated internet: `python -m vcloud.lab.responder PORT LOG`.
+Uses only the standard library.
 
-nft's `tproxy` hands it packets for any address and port unchanged, so a socket's own address is the one the sender meant.
-HTTP requests get a JSON description of themselves; other TCP data and UDP datagrams come back as they are. One JSON line is
-logged when a TCP connection opens, for every HTTP request, when a connection that was echoed ends, and for every datagram.
+nft's `tproxy` passes packets for any address and port to this program without changing them. So the
+local address of a socket is the address that the sender used. The program answers an HTTP request
+with a JSON description of the request. It sends other TCP data and UDP datagrams back as they are.
+It writes one JSON line to the log when a TCP connection opens, for every HTTP request, when a
+connection whose data it sent back ends, and for every datagram.
 """
 
 from __future__ import annotations
@@ -23,18 +26,22 @@ from typing import TypeAlias
 Address: TypeAlias = tuple[str, int]
 
 METHODS = (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"PATCH ", b"DELETE ", b"OPTIONS ")
-SILENCE = 60.0
-"""Seconds without data after which a connection counts as ended."""
+"""A TCP connection that begins with one of these is HTTP."""
+IDLE_TIMEOUT = 60.0
+"""Seconds without data after which a connection is closed."""
 CHUNK = 65536
 
 IPV6_TRANSPARENT = 75
 IP_RECVORIGDSTADDR = 20
 IPV6_RECVORIGDSTADDR = 74
-"""Linux's numbers for what the socket module does not name. An original address arrives under the option's own number."""
+"""Linux's numbers of socket options that Python's socket module lacks. With IP_RECVORIGDSTADDR, each datagram comes with the
+address that its sender used."""
 
 
 class Log:
-    """JSON lines. Each is written by one system call, to the file that has the name now: tests may read and remove it at any time."""
+    """Writes JSON lines. Each line is one system call on a file that is opened anew, so that a test
+    may read or delete the log at any time.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -46,7 +53,7 @@ class Log:
 
 
 def main(port: int, log: Log) -> None:
-    """Serve until killed."""
+    """Serves until the process is killed."""
     for family in (socket.AF_INET, socket.AF_INET6):
         for kind, serve in ((socket.SOCK_STREAM, serve_tcp), (socket.SOCK_DGRAM, serve_udp)):
             server = transparent_socket(family, kind)
@@ -58,7 +65,7 @@ def main(port: int, log: Log) -> None:
 
 
 def transparent_socket(family: int, kind: int) -> socket.socket:
-    """A socket that may have, and answer for, any address."""
+    """A socket that may use any address as its own (IP_TRANSPARENT, see ip(7))."""
     made = socket.socket(family, kind)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if family == socket.AF_INET6:
@@ -76,9 +83,11 @@ def serve_tcp(server: socket.socket, log: Log) -> None:
 
 
 def answer_connection(connection: socket.socket, source: Address, log: Log) -> None:
-    """A connection is HTTP if its first segment starts with a method."""
+    """Answers one connection: as HTTP if its first segment begins with an HTTP method, otherwise by
+    sending the data back.
+    """
     with connection, contextlib.suppress(OSError):
-        connection.settimeout(SILENCE)
+        connection.settimeout(IDLE_TIMEOUT)
         target = connection.getsockname()[:2]
         log.write("open", source, target)
         if connection.recv(8, socket.MSG_PEEK).startswith(METHODS):
@@ -99,14 +108,16 @@ def echo(connection: socket.socket, source: Address, target: Address, log: Log) 
 
 
 class HttpAnswer(BaseHTTPRequestHandler):
-    """Answers all requests of one connection; made, it has done so."""
+    """Answers all requests of one connection. The constructor returns when the connection has
+    ended.
+    """
 
     protocol_version = "HTTP/1.1"
-    timeout = SILENCE
+    timeout = IDLE_TIMEOUT
 
     def __init__(self, connection: socket.socket, source: Address, target: Address, log: Log) -> None:
         self._source, self._target, self._log = source, target, log
-        super().__init__(connection, source, None)  # type: ignore[arg-type]  # no server object: nothing asks for it
+        super().__init__(connection, source, None)  # type: ignore[arg-type]  # the methods in use need no server object
 
     def answer(self) -> None:
         size, digest, complete = 0, hashlib.sha256(), False
@@ -127,7 +138,7 @@ class HttpAnswer(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(text)
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = answer  # noqa: N815  (the names are looked up)
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = answer  # noqa: N815  (the base class calls methods of these names)
 
     def _body(self) -> Iterator[bytes]:
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
@@ -143,16 +154,18 @@ class HttpAnswer(BaseHTTPRequestHandler):
         while size:
             data = self.rfile.read1(min(size, CHUNK))
             if not data:
-                raise ConnectionResetError("the request ended before its body did")
+                raise ConnectionResetError("the connection ended in the middle of a request body")
             size -= len(data)
             yield data
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the base class's name)
-        """The log has it already."""
+        """Does nothing, because `answer` writes the log."""
 
 
 def serve_udp(server: socket.socket, log: Log) -> None:
-    """Each datagram is answered by a socket of its own, from the address and port that it was sent to."""
+    """Answers each datagram from the address and port that it was sent to. This needs a socket of
+    its own for each answer.
+    """
     if server.family == socket.AF_INET6:
         server.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVORIGDSTADDR, 1)
     else:
@@ -168,7 +181,7 @@ def serve_udp(server: socket.socket, log: Log) -> None:
 
 
 def original_target(sockaddr: bytes) -> Address:
-    """Reads a `sockaddr_in` or `sockaddr_in6`."""
+    """Reads a `sockaddr_in` or `sockaddr_in6`: family, port and address. See ip(7) and ipv6(7)."""
     (family,) = struct.unpack_from("=H", sockaddr)
     (port,) = struct.unpack_from("!H", sockaddr, 2)
     address = sockaddr[8:24] if family == socket.AF_INET6 else sockaddr[4:8]

@@ -1,4 +1,6 @@
-"""The wires: an uplink segment and a management segment, two bridges in the `switch` namespace."""
+"""The virtual cables of a lab. There is an uplink segment and a management segment; each is a
+bridge in the namespace `switch`.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +8,25 @@ from vcloud.design.addressing import mac_of
 from vcloud.lab import namespaces
 from vcloud.lab.layout import GATEWAY, MANAGEMENT4, UPLINK4, UPLINK6, Host, Lab
 
-QUIET = {
+SEGMENT_SYSCTLS = {
     f"net.ipv{family}.conf.{scope}.{key}": value
     for scope in ("all", "default")
     for family, key, value in ((4, "rp_filter", 0), (6, "accept_ra", 0), (6, "accept_dad", 0), (6, "dad_transmits", 0))
 }
-"""Addresses are usable at once, nothing is learnt from router advertisements, and no spoofed packet is dropped before a test sees it."""
+"""Sysctls of hosts and of the simulated internet. Addresses are usable at once (no duplicate
+address detection), hosts ignore router advertisements, and the kernel does not drop spoofed packets
+that a test wants to see.
+"""
 
 UNFILTERED = {f"net.bridge.bridge-nf-call-{table}": 0 for table in ("arptables", "ip6tables", "iptables")}
-"""Bridged frames stay out of the IP firewall, as on a host that follows libvirt's advice."""
+"""Sysctls that keep bridged frames out of the host's IP firewall, as libvirt recommends for hosts.
+"""
 
 
 def ensure_switch(lab: Lab) -> None:
-    """The operator's place, .1 of the management segment, is on the bridge itself. The uplink segment has no address here."""
+    """Creates the two bridges. The operator has address .1 of the management segment, on the bridge
+    itself. The uplink bridge has no address.
+    """
     namespaces.ensure(lab.switch, {"net.ipv6.conf.all.disable_ipv6": 1, "net.ipv6.conf.default.disable_ipv6": 1, **UNFILTERED})
     missing = {"uplink", "management"} - namespaces.links(lab.switch)
     namespaces.configure(
@@ -47,14 +55,18 @@ def ensure_wire(lab: Lab, port: str, bridge: str, namespace: str, link: str) -> 
 
 
 def ensure_host(host: Host) -> None:
-    """`eth0` is on the management segment; `eth1` is the port of the bridge `uplink0`, which VMs share with the host."""
-    here = host.namespace
-    namespaces.ensure(here, QUIET | UNFILTERED)
-    ensure_wire(host.lab, f"{host.name}-management", "management", here, "eth0")
-    ensure_wire(host.lab, f"{host.name}-uplink", "uplink", here, "eth1")
-    bridge = [] if "uplink0" in namespaces.links(here) else ["link add uplink0 type bridge stp_state 0 mcast_snooping 0"]
+    """Connects a host to both segments.
+
+    `eth0` is on the management segment. `eth1` is a port of the host's bridge `uplink0`, to which
+    the firewalls of vApps are connected, too.
+    """
+    namespace = host.namespace
+    namespaces.ensure(namespace, SEGMENT_SYSCTLS | UNFILTERED)
+    ensure_wire(host.lab, f"{host.name}-management", "management", namespace, "eth0")
+    ensure_wire(host.lab, f"{host.name}-uplink", "uplink", namespace, "eth1")
+    bridge = [] if "uplink0" in namespaces.links(namespace) else ["link add uplink0 type bridge stp_state 0 mcast_snooping 0"]
     namespaces.configure(
-        here,
+        namespace,
         [
             *bridge,
             "link set lo up",

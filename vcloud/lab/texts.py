@@ -1,4 +1,6 @@
-"""The configuration files of a lab, as functions of its layout. What a daemon does by default is not repeated here."""
+"""The configuration files of a lab, as functions of its layout. They do not repeat a daemon's
+default settings.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ HOSTS = Path("/etc/hosts")
 
 
 def libvirtd_conf(host: Host) -> str:
-    """Without its own `host_uuid` each host would take the machine's, and refuse to migrate to "itself"."""
+    """Each host has its own `host_uuid`. Otherwise all hosts would have the machine's UUID, and
+    libvirt would refuse a migration between them.
+    """
     return f"""\
 host_uuid = "{host.uuid}"
 auth_unix_ro = "none"
@@ -24,7 +28,9 @@ log_outputs = "2:file:/var/log/libvirt/libvirtd.log"
 
 
 def qemu_conf() -> str:
-    """Hosts share the machine's kernel: no cgroups (their names would meet), no security labels (there is one policy per kernel)."""
+    """All hosts share the machine's kernel. So they use no cgroups, whose names would clash, and no
+    security labels, because a kernel has only one policy.
+    """
     return """\
 user = "root"
 group = "root"
@@ -62,15 +68,22 @@ Subsystem sftp internal-sftp
 
 
 def hosts_file(lab: Lab) -> str:
-    """Names every host the lab could have, so that hosts which already run know those that join later."""
+    """Names every host that the lab may have, so that a running host knows the name of a host that
+    is added later.
+    """
     lines = [f"{host.management4} {host.name}" for host in map(lab.host, range(1, MAX_HOSTS + 1))]
     return "\n".join(["127.0.0.1 localhost", "::1 localhost", *lines]) + "\n"
 
 
 def mounts(host: Host) -> tuple[tuple[Path, Path], ...]:
-    """(source, target) of the host's bind mounts. One that hides the lab's folder from the host comes last."""
+    """Pairs (source, target) of the host's bind mounts.
+
+    A mount that hides the lab's folder from the host comes last, because the sources of all mounts
+    are in this folder.
+    """
+    # `is_relative_to` is True for a private folder that contains the lab's folder, and True sorts after False.
     targets = (HOSTS, *sorted(PRIVATE_FOLDERS, key=host.folder.is_relative_to))
-    return tuple((host.behind(target), target) for target in targets)
+    return tuple((host.machine_path(target), target) for target in targets)
 
 
 def fstab(host: Host) -> str:
@@ -79,7 +92,9 @@ def fstab(host: Host) -> str:
 
 
 def ssh_config(lab: Lab, hosts: Iterable[Host]) -> str:
-    """Read by OpenSSH and by paramiko. The way in is the operator's place on the management segment."""
+    """The configuration for OpenSSH and paramiko. The ProxyCommand enters the lab at the operator's
+    address on the management segment.
+    """
     parts = [f"Host {host.name}\n  HostName {host.management4}\n" for host in hosts]
     return f"""\
 {"".join(parts)}
@@ -112,7 +127,9 @@ def known_hosts(hosts: Iterable[Host]) -> str:
 
 
 def inventory(hosts: Iterable[Host]) -> str:
-    """The inventory file of the lab's hosts. `outside` tells `vcloud verify` where the lab's outside world is."""
+    """The inventory file of the lab's hosts. Its key `outside` tells `vcloud verify` where the
+    simulated internet is.
+    """
     uplink = {
         "network": "uplink",
         "prefix4": str(UPLINK4),
@@ -134,7 +151,9 @@ def inventory(hosts: Iterable[Host]) -> str:
 
 
 def outside_ruleset(port: int) -> str:
-    """Hands every TCP and UDP port of every server address to the responder, which still sees the address and port that were meant."""
+    """nft rules that send every TCP and UDP port of every server address to the responder. The
+    responder still sees the original address and port.
+    """
     return f"""\
 table inet outside
 delete table inet outside
