@@ -1,13 +1,18 @@
-"""What a VM starts from: images built from Debian packages by recipes, and a user's own qcow2 files.
+"""Images, from which VMs start: built from Debian packages by recipes, or a user's own qcow2 files.
 
-An image is a function of its recipe: the digest covers the recipe, its tree of files, added packages, the base and the sources of the
-guest programs. The cache is a folder per digest that appears in one rename, so what can be found is whole; a lock per digest lets the
-second of two builds wait for the first.
+- An image depends only on its recipe. The digest of an image covers the recipe, its tree of files,
+  added packages, its base and the sources of the guest programs. The cache has one folder per
+  digest, which appears in one rename, so a folder in the cache is always complete. A lock per
+  digest makes the second of two builds wait for the first.
+- Images boot by direct kernel boot: QEMU loads the kernel and the initramfs itself. Firmware, boot
+  loader and a distribution's initrd would cost most of a minute without KVM. The build unpacks the
+  kernel to its ELF form. The initramfs holds one static program and a few modules in load order.
+  This program mounts the root disk, which has no partition table.
+- A derived image starts from the packed root of its base and not from a new bootstrap, so only its
+  own packages must be installed.
+- The build runs in its own mount and PID namespace, and the kernel ends it with its parent. So it
+  leaves neither mounts nor processes behind.
 
-Images boot by direct kernel boot, because firmware, boot loader and a distribution's initrd cost most of a minute without KVM: the
-kernel is unpacked to its ELF form when the image is built, and the initramfs is one static program and a few modules in load order.
-The root disk has no partition table and is mounted by that program.
-
-A derived image starts from the packed root of its base, not from a second bootstrap, and pays only for its own packages. The build runs
-in its own mount and process namespace and dies with its parent: neither mounts nor processes are left behind.
+To add a key to recipes, add it to `recipe._File`, `recipe.Recipe` and `recipe.digest`, and use it
+in `build`. To add a shipped image, add a folder with an image.yaml to images/.
 """

@@ -1,7 +1,9 @@
-"""Builds an image from its recipe: Debian packages into a folder, the folder into a disk, kernel and initramfs beside it.
+"""Builds an image from its recipe: installs Debian packages into a folder, makes a disk of the
+folder, and adds kernel and initramfs.
 
-Everything runs as root in a mount and process namespace of its own (`unshare`) that dies with this process (`setpriv --pdeathsig`), so
-that even a killed build leaves no mount and no process, only a folder that `vcloud.images.cache` removes.
+All programs run as root in a mount and PID namespace of their own (`unshare`). The kernel kills
+them when this process ends (`setpriv --pdeathsig`). So a killed build leaves no mount and no
+process, only a folder, which `vcloud.images.cache` removes.
 """
 
 from __future__ import annotations
@@ -25,30 +27,41 @@ Progress = Callable[[str], None]
 
 SUITE = "trixie"
 ROOT_SIZE = "4G"
-"""Of the root disk as the guest sees it; the file is as large as what is written."""
+"""Size of the root disk as the guest sees it. The qcow2 file takes only as much space as was
+written.
+"""
 JOURNAL_MIB = 8
+"""Size of the ext4 journal of the root disk."""
 CONTENT_JOURNAL_MIB = 16
+"""Size of the ext4 journal of a data disk with content."""
 BLOCK, INODE, BYTES_PER_INODE = 4096, 256, 16384
-"""Bytes; the defaults of mke2fs for a disk of usual size."""
-CONTENT_ROOM = 48 << 20
-"""Bytes that a data disk with content has at least for its journal and its tables."""
+"""Bytes. These are the defaults of mke2fs for a disk of ordinary size; for a small disk mke2fs
+would choose smaller blocks.
+"""
+CONTENT_SPARE = 48 << 20
+"""Bytes for the journal and the tables of a data disk with content."""
 ROOT = "root.tar.zst"
-"""The packed root in the image's folder: what images start from that are derived from this one."""
+"""The packed root in the folder of an image. Derived images start from it."""
 GUEST_FOLDER = "usr/lib/vcloud"
 KERNEL = "boot/vmlinuz"
 KERNEL_PACKAGE = f"{GUEST_FOLDER}/kernel-package"
-"""Name and version of the kernel, which is unpacked and not installed: see images/base/image.yaml."""
+"""A file with the name and version of the kernel's package. The kernel is unpacked and not
+installed, see images/base/image.yaml.
+"""
 CMDLINE = (
     "console=ttyS0 quiet loglevel=3 cryptomgr.notests net.ifnames=0 lsm=lockdown,capability,landlock,yama,apparmor panic=1 root=/dev/vda rw"
 )
-"""Cards are named by the identity, not by udev. There are no self-tests, which cost 1 s without KVM, and no BPF security module, for
-which systemd would compile a program for 2 s."""
-COMPILE = ("-static", "-Os", "-s", "-idirafter", "/usr/include", "-idirafter", "/usr/include/x86_64-linux-gnu")
-"""The last two give the kernel's own headers, which musl does not bring."""
-TAIL = 20
-"""Lines of output that a failed build shows."""
-NOT_IN_GUESTS = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/lintian/*")
-IN_GUESTS = ("/usr/share/doc/*/copyright", "/usr/share/locale/locale.alias")
+"""The kernel's command line. The options save time without KVM: cryptomgr.notests skips self-tests
+of 1 s, and the list of security modules lacks BPF, for which systemd would compile a program for 2
+s. net.ifnames=0 is there because the identity of a VM names its NICs, and not udev.
+"""
+COMPILER_OPTIONS = ("-static", "-Os", "-s", "-idirafter", "/usr/include", "-idirafter", "/usr/include/x86_64-linux-gnu")
+"""musl does not ship the headers of the kernel, so the last options add those of the machine."""
+FAILURE_LINES = 20
+"""How many lines of its output the error of a failed build shows."""
+EXCLUDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/lintian/*")
+"""dpkg does not install these files into an image, except those in `KEPT`."""
+KEPT = ("/usr/share/doc/*/copyright", "/usr/share/locale/locale.alias")
 TOOLS = {
     "mmdebstrap": "mmdebstrap",
     "mke2fs": "e2fsprogs",
@@ -57,15 +70,20 @@ TOOLS = {
     "zstd": "zstd",
     "setpriv": "util-linux",
 }
+"""Programs that a build needs -> the Debian packages that contain them."""
 ISOLATED = ("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+"""Command words to put before a command, see the module's docstring."""
 OUT_OF_SPACE = ("No space left on device", "You don't have enough free space")
+"""Messages of programs that ran out of disk space."""
 NO_NETWORK = ("Temporary failure resolving", "Could not connect", "Could not resolve", "Failed to fetch", "Unable to connect")
+"""Messages of apt that could not reach the package archive."""
 
 
 def build(recipe: Recipe, packages: tuple[str, ...] = (), *, cache: Cache | None = None, progress: Progress = lambda _: None) -> Image:
-    """The image of a recipe, from the cache or made now. `packages` are Debian packages on top of it.
+    """The image of a recipe: from the cache, or built now. `packages` are Debian packages that are
+    added to it.
 
-    Raises ImageError with the end of the output and the way out.
+    Raises ImageError, which shows the end of the failed program's output and says what to do.
     """
     cache = cache or default_cache()
     key = digest(recipe, packages)
@@ -76,14 +94,18 @@ def build(recipe: Recipe, packages: tuple[str, ...] = (), *, cache: Cache | None
 
 
 def _base_image(recipe: Recipe, packages: tuple[str, ...], cache: Cache, progress: Progress) -> Image | None:
-    """What the build starts from: the recipe itself where packages are added to it, else the recipe's base."""
+    """The image that the build starts from. If packages are added, it is the image of the recipe
+    itself, otherwise that of the recipe's base.
+    """
     if packages:
         return build(recipe, cache=cache, progress=progress)
     return build(recipe.base, cache=cache, progress=progress) if recipe.base else None
 
 
 class _Build:
-    """One build in its folder. With a base image, the base's packed root takes the place of the bootstrap."""
+    """One build in its folder. If there is a base image, its packed root takes the place of the
+    bootstrap.
+    """
 
     def __init__(self, recipe: Recipe, added: tuple[str, ...], folder: Path, base: Image | None, progress: Progress) -> None:
         self.recipe = recipe
@@ -95,12 +117,12 @@ class _Build:
 
     def run(self, key: str) -> Description:
         _check_host()
-        self._say("installing packages")
+        self._report("installing packages")
         self._install()
-        self._say("writing kernel and initramfs")
+        self._report("writing kernel and initramfs")
         self._write_kernel()
         self._write_initramfs()
-        self._say("writing the disk")
+        self._report("writing the disk")
         self._finish_root()
         for mount in self.recipe.disks.values():
             self._write_content(mount)
@@ -115,7 +137,7 @@ class _Build:
         hooks = [f"tar-in {shlex.quote(str(files))} /", *map(_in_chroot, (*self._commands(), self.recipe.check))]
         if self.base is None:
             packages = ",".join(self.recipe.packages)
-            excludes = [f"path-exclude={path}" for path in NOT_IN_GUESTS] + [f"path-include={path}" for path in IN_GUESTS]
+            excludes = [f"path-exclude={path}" for path in EXCLUDED] + [f"path-include={path}" for path in KEPT]
             start = ["--variant=minbase", f"--include={packages}", *(f"--dpkgopt={option}" for option in excludes)]
         else:
             packed = shlex.quote(str(self.base.folder / ROOT))
@@ -124,11 +146,13 @@ class _Build:
             start = ["--variant=custom", "--skip=update", f"--setup-hook={unpack}", f"--setup-hook={resolve}"]
             hooks = [*map(_in_chroot, self._package_commands()), *hooks]
         suite = SUITE if self.base is None else ""
-        self._do(["mmdebstrap", *start, *(f"--customize-hook={hook}" for hook in hooks), suite, str(self.root)])
+        self._run_isolated(["mmdebstrap", *start, *(f"--customize-hook={hook}" for hook in hooks), suite, str(self.root)])
         files.unlink()
 
     def _package_commands(self) -> Iterator[str]:
-        """In a derived image, which has no bootstrap to name its packages to."""
+        """The commands that install packages into a derived image. In a root image mmdebstrap
+        itself installs them.
+        """
         if packages := self.added or self.recipe.packages:
             yield "apt-get -q update"
             yield f"apt-get -q install --yes --no-install-recommends -o Dpkg::Options::=--force-unsafe-io {shlex.join(packages)}"
@@ -137,7 +161,9 @@ class _Build:
         return () if self.added else self.recipe.commands
 
     def _files(self) -> bytes:
-        """The recipe's tree as an archive owned by root, and in the root image the compiled guest programs."""
+        """A tar archive, owned by root, of the recipe's tree of files. In a root image also of the
+        compiled guest programs.
+        """
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as archive:
             for name, path in () if self.added else self.recipe.files():
@@ -150,7 +176,7 @@ class _Build:
     def _compile(self, source: str) -> Path:
         program = self.folder / source
         sources = sorted(str(path) for path in (self.recipe.folder / source).glob("*.c"))
-        self._do(["musl-gcc", *COMPILE, "-o", str(program), *sources])
+        self._run_isolated(["musl-gcc", *COMPILER_OPTIONS, "-o", str(program), *sources])
         return program
 
     def _write_kernel(self) -> None:
@@ -168,36 +194,46 @@ class _Build:
         (self.folder / "initrd.cpio").write_bytes(make_initramfs(init, modules, self.recipe.modules))
 
     def _finish_root(self) -> None:
-        """Nothing of the building machine stays."""
+        """Removes everything that comes from the building machine, and packs the root."""
         etc = self.root / "etc"
         (etc / "hostname").write_text("vcloud\n")
         (etc / "resolv.conf").write_text("")
         (etc / "machine-id").write_text("")
-        self._do(["tar", "-C", str(self.root), "--xattrs", "--numeric-owner", "-I", "zstd -1 -T0", "-cf", str(self.folder / ROOT), "."])
+        self._run_isolated(
+            ["tar", "-C", str(self.root), "--xattrs", "--numeric-owner", "-I", "zstd -1 -T0", "-cf", str(self.folder / ROOT), "."]
+        )
 
     def _write_disk(self) -> None:
         raw = str(self.folder / "disk.raw")
         options = ["-q", "-t", "ext4", "-m", "0", "-J", f"size={JOURNAL_MIB}", "-E", "lazy_itable_init=0"]
-        self._do(["mke2fs", *options, "-d", str(self.root), raw, ROOT_SIZE])
-        self._do(["qemu-img", "convert", "-O", "qcow2", raw, str(self.folder / "disk.qcow2")])
+        self._run_isolated(["mke2fs", *options, "-d", str(self.root), raw, ROOT_SIZE])
+        self._run_isolated(["qemu-img", "convert", "-O", "qcow2", raw, str(self.folder / "disk.qcow2")])
         Path(raw).unlink()
 
     def _write_content(self, mount: str) -> None:
-        """What a blank data disk begins with: the image's own folder of that path, as a small file system that the guest lets grow."""
+        """Makes the first content of a data disk from the image's own folder of that path.
+
+        The content is a small ext4 file system in the root disk. The guest copies it to a blank
+        data disk and grows it there.
+        """
         top = self.root / mount[1:]
         if top.resolve() != self.root.resolve() / mount[1:]:
-            raise ImageError(f"the image {self.recipe.name} has a link in {mount}, where a data disk is mounted", "Name the folder itself.")
+            raise ImageError(
+                f"the image {self.recipe.name} has a symbolic link in the path {mount}, where a data disk is mounted",
+                "Write the path of the real folder in `disks` of the recipe.",
+            )
         if not top.is_dir() or not any(top.iterdir()):
             return
         content = self.root / f"{GUEST_FOLDER}/disks{mount}.ext4"
         content.parent.mkdir(parents=True, exist_ok=True)
+        # A quarter more than the files take, as a margin. If even that is too little, mke2fs fails, and so does the build.
         sizes = [-(-path.lstat().st_size // BLOCK) * BLOCK for path in top.rglob("*")]
         files = len(sizes) * 5 // 4
-        size = sum(sizes) * 5 // 4 + files * INODE + CONTENT_ROOM
+        size = sum(sizes) * 5 // 4 + files * INODE + CONTENT_SPARE
         inodes = str(max(size // BYTES_PER_INODE, files + 64))
         kind = ["-q", "-F", "-t", "ext4", "-T", "default", "-b", str(BLOCK), "-I", str(INODE), "-N", inodes]
         journal = ["-J", f"size={CONTENT_JOURNAL_MIB}", "-E", "lazy_journal_init=1"]
-        self._do(["mke2fs", *kind, *journal, "-d", str(top), str(content), f"{size >> 10}k"])
+        self._run_isolated(["mke2fs", *kind, *journal, "-d", str(top), str(content), f"{size >> 10}k"])
         content.chmod(0o600)
 
     def _write_manifest(self) -> None:
@@ -206,11 +242,13 @@ class _Build:
         lines = {*installed.splitlines(), *(self.root / KERNEL_PACKAGE).read_text().splitlines()}
         (self.folder / "manifest.txt").write_text("".join(f"{line}\n" for line in sorted(lines)))
 
-    def _say(self, line: str) -> None:
+    def _report(self, line: str) -> None:
         self.progress(f"{self.recipe.name}: {line}")
 
-    def _do(self, command: Sequence[str]) -> list[str]:
-        """Run a program and return its output's lines. Raises ImageError with the end of its output."""
+    def _run_isolated(self, command: Sequence[str]) -> list[str]:
+        """Runs a program and returns the lines of its output. Raises ImageError with the last lines
+        of the output.
+        """
         lines: list[str] = []
         with subprocess.Popen(
             [*ISOLATED, *command],
@@ -236,12 +274,12 @@ class _Build:
 def _failure(recipe: Recipe, program: str, lines: Sequence[str]) -> ImageError:
     output = "\n".join(lines)
     if any(sign in output for sign in OUT_OF_SPACE):
-        hint = "There is no space left: free some, or set VCLOUD_CACHE_DIR to a larger disk. `vcloud image rm` removes images."
+        hint = "The disk is full. Free some space (`vcloud image rm` removes images), or set VCLOUD_CACHE_DIR to a folder on a larger disk."
     elif any(sign in output for sign in NO_NETWORK):
-        hint = "The package archive cannot be reached: check the network and /etc/apt of this machine, then try again."
+        hint = "The package archive cannot be reached. Check the network and /etc/apt of this machine, then try again."
     else:
         hint = f"Correct {recipe.folder / 'image.yaml'} or its files, then try again."
-    end = "\n".join(f"    {line}" for line in lines[-TAIL:])
+    end = "\n".join(f"    {line}" for line in lines[-FAILURE_LINES:])
     return ImageError(f"the image {recipe.name} cannot be built: {program} failed\n{end}", hint)
 
 
@@ -250,21 +288,31 @@ def _check_host() -> None:
         raise ImageError("building an image needs root", "Run the same command with sudo.")
     if missing := missing_tools():
         packages = " ".join(sorted(set(missing.values())))
-        raise ImageError("building an image needs programs that are not installed", f"apt-get install {packages}")
+        raise ImageError(
+            f"building an image needs programs that are not installed: {', '.join(sorted(missing))}", f"Run: apt-get install {packages}"
+        )
 
 
 def missing_tools() -> dict[str, str]:
-    """Programs that building an image needs and this machine lacks, each with the Debian packages that bring it."""
+    """The programs that a build needs and that this machine lacks -> the Debian packages that
+    contain them.
+    """
     return {program: package for program, package in TOOLS.items() if shutil.which(program) is None}
 
 
 def _in_chroot(command: str) -> str:
-    """A hook of mmdebstrap, which hands hooks to a shell with the image's root as $1."""
+    """A hook for mmdebstrap that runs a command in the image. mmdebstrap runs a hook in a shell
+    with the image's root as $1.
+    """
     return f'chroot "$1" /bin/sh -exc {shlex.quote(command)}'
 
 
 def _add(archive: tarfile.TarFile, name: str, path: Path) -> None:
-    """Folders are left to be made by the unpacking: an entry of its own would replace the image's links to folders."""
+    """Adds a file to the archive, without its folder.
+
+    tar creates missing folders when it unpacks. An entry for a folder would replace a symbolic link
+    of that name in the image.
+    """
     entry = archive.gettarinfo(path, name)
     entry.uid = entry.gid = 0
     entry.uname = entry.gname = "root"

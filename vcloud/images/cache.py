@@ -1,7 +1,9 @@
-"""The image cache: one folder per image, named after its digest, that appears whole in one rename.
+"""The image cache: one folder per image. The folder's name contains the image's digest, and the
+folder appears in one rename.
 
-A folder is made as `NAME-DIGEST.partial` while a lock on `.NAME-DIGEST.lock` is held. The lock dies with its holder, so a partial folder
-whose lock can be taken is the rest of a build that was killed, and the next build removes it.
+An image is made in the folder `NAME-DIGEST.partial` under a lock on the file `.NAME-DIGEST.lock`.
+The kernel releases the lock when its holder ends. So if the lock of a partial folder is free, a
+build was killed, and the next build removes the folder.
 """
 
 from __future__ import annotations
@@ -18,37 +20,43 @@ from pathlib import Path
 from vcloud.errors import ImageError
 
 FORMAT = 1
-"""Format of the cache. An image of another format counts as missing and is built again: nothing in a cache is the only copy."""
+"""The format of the cache. An image in another format counts as missing and is built again. Nothing
+is lost, because a cache never holds the only copy of anything.
+"""
 PARTIAL = ".partial"
-SHORT = 12
-"""Digits of the digest in a folder's name."""
+DIGEST_DIGITS = 12
+"""How many digits of the digest the name of a folder has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What a VM can start from."""
+    """An image that a VM can start from."""
 
     folder: Path
     name: str
     digest: str
-    """SHA-256 in hex: of a recipe and all that goes into it, or of a user's qcow2."""
+    """SHA-256 in hex: of a recipe and everything that it depends on, or of a user's qcow2."""
     disk: Path
-    """A qcow2 without backing file; VMs run on overlays over it."""
+    """A qcow2 without a backing file. The root disks of VMs are overlays over it."""
     kernel: Path | None
-    """ELF kernel for direct kernel boot; None for an image that boots by its own loader and is configured by cloud-init."""
+    """ELF kernel for direct kernel boot. None for a user's image, which boots with its own boot
+    loader and is configured by cloud-init.
+    """
     initrd: Path | None
     cmdline: str
     memory: int
-    """Bytes that a VM gets that does not say it; 0: no opinion."""
+    """Bytes of memory that a VM gets if the vApp file does not say it. 0: the image does not say
+    it, either.
+    """
     disks: Mapping[str, str]
-    """Data disk -> where the image mounts it."""
+    """Name of a data disk -> the folder where the image mounts it."""
     packages: tuple[str, ...]
-    """`name=version`, sorted; empty for a user's qcow2."""
+    """Installed packages as `name=version`, sorted. Empty for a user's qcow2."""
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """image.json: what an image's folder does not say by its files."""
+    """The content of image.json: what cannot be seen from the other files in an image's folder."""
 
     name: str
     digest: str
@@ -59,23 +67,26 @@ class Description:
 
 
 class Cache:
-    """The images of one folder; safe to use from several processes at once."""
+    """The images in one folder. Several processes may use the folder at the same time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def get(self, name: str, digest: str) -> Image | None:
+        """The image of that name and digest. None if the cache does not have it."""
         return _image(self.folder / _entry(name, digest))
 
     def list(self) -> tuple[Image, ...]:
-        """Every image, sorted by name and digest."""
+        """All images, sorted by name and digest."""
         folders = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
         return tuple(image for folder in folders if folder.suffix != PARTIAL and (image := _image(folder)))
 
     def fill(self, name: str, digest: str, make: Callable[[Path], Description], progress: Callable[[str], None]) -> Image:
-        """The image of this digest, made by `make` in a folder of its own unless it is there.
+        """The image of this digest. If the cache does not have it, `make` makes it in the folder
+        that it is given.
 
-        Raises what `make` raises, and then keeps nothing; ImageError where the cache cannot be written.
+        Raises what `make` raises, and then keeps nothing. Raises ImageError if the cache cannot be
+        written.
         """
         if image := self.get(name, digest):
             return image
@@ -86,9 +97,11 @@ class Cache:
             return self.get(name, digest) or self._make(entry, make)
 
     def remove(self, image: Image) -> None:
-        """Forget an image. VMs that run on it are not touched: hosts have copies of their own."""
+        """Removes an image from the cache. This does not affect VMs, because hosts have their own
+        copies.
+        """
         with self._locked(image.folder.name, lambda _: None):
-            if image.folder.exists():  # not removed by somebody else meanwhile
+            if image.folder.exists():  # otherwise another process has removed it meanwhile
                 partial = image.folder.with_name(image.folder.name + PARTIAL)
                 shutil.rmtree(partial, ignore_errors=True)
                 image.folder.rename(partial)
@@ -101,7 +114,7 @@ class Cache:
         except OSError:
             writable = False
         if not writable:
-            raise ImageError(f"the image cache {self.folder} cannot be written", "Set VCLOUD_CACHE_DIR to another folder.")
+            raise ImageError(f"the image cache {self.folder} cannot be written", "Set VCLOUD_CACHE_DIR to a folder that you can write.")
 
     def _make(self, entry: str, make: Callable[[Path], Description]) -> Image:
         partial = self.folder / (entry + PARTIAL)
@@ -111,20 +124,20 @@ class Cache:
             description = make(partial)
             (partial / "image.json").write_text(json.dumps(asdict(description), indent=2, sort_keys=True) + "\n")
             _flush(partial)
-            shutil.rmtree(self.folder / entry, ignore_errors=True)  # of another release, or this would not be asked for
+            shutil.rmtree(self.folder / entry, ignore_errors=True)  # an image in the format of another release, which `get` ignored
             partial.rename(self.folder / entry)
         except OSError as error:
             what = f"the image {entry} cannot be written: {error.strerror or error}"
-            raise ImageError(what, "Free some space, or set VCLOUD_CACHE_DIR to a larger disk.") from error
+            raise ImageError(what, "Free some space, or set VCLOUD_CACHE_DIR to a folder on a larger disk.") from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         image = _image(self.folder / entry)
         if image is None:
-            raise ImageError(f"the image {entry} is incomplete", f"Remove {self.folder / entry} and build it again.")
+            raise ImageError(f"the image {entry} is incomplete", f"Remove the folder {self.folder / entry}, then run the command again.")
         return image
 
     def _sweep(self) -> None:
-        """Remove the partial folders that nobody works on."""
+        """Removes the partial folders of builds that have ended."""
         for partial in self.folder.glob(f"*{PARTIAL}"):
             with self._try_lock(partial.name.removesuffix(PARTIAL)) as free:
                 if free:
@@ -152,18 +165,20 @@ class Cache:
 
 
 def default_cache() -> Cache:
-    """$VCLOUD_CACHE_DIR/images, or `vcloud/images` in the user's cache folder (XDG)."""
+    """The cache in $VCLOUD_CACHE_DIR/images or, without this variable, in `vcloud/images` in the
+    user's cache folder (XDG).
+    """
     own = os.environ.get("VCLOUD_CACHE_DIR")
     base = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vcloud"
     return Cache(base.absolute() / "images")
 
 
 def _entry(name: str, digest: str) -> str:
-    return f"{name}-{digest[:SHORT]}"
+    return f"{name}-{digest[:DIGEST_DIGITS]}"
 
 
 def _image(folder: Path) -> Image | None:
-    """None where there is no image, or not one of this release's format."""
+    """The image in a folder. None if there is none, or if it has another format."""
     try:
         description = Description(**json.loads((folder / "image.json").read_text()))
     except (OSError, ValueError, TypeError):
@@ -186,7 +201,9 @@ def _image(folder: Path) -> Image | None:
 
 
 def _flush(folder: Path) -> None:
-    """Data must be on the disk before the rename is: a power cut must not leave an image of zeros."""
+    """Writes all files of a folder to the disk. Without this, a power cut after the rename could
+    leave an image full of zeros.
+    """
     for path in (*folder.iterdir(), folder):
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -1,6 +1,7 @@
-"""The initramfs: one static program and the kernel modules it loads, in load order, as an uncompressed cpio archive.
+"""The initramfs: one static program and the kernel modules that it loads, in load order, as an
+uncompressed cpio archive.
 
-It is not packed, because unpacking would run in the guest, and the whole is about a megabyte.
+It is not compressed. It has only about a megabyte, and the guest would need time to decompress it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from vcloud.errors import ImageError
 
 NEWC = "070701"
+"""The magic of the `newc` format of cpio."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +29,10 @@ class Entry:
 
 
 def make_initramfs(init: bytes, modules: Path, wanted: Iterable[str]) -> bytes:
-    """The archive: `init` as /init, and the `wanted` modules of the tree `modules` (.../lib/modules/RELEASE) with what they need.
+    """The archive: `init` as /init, and the `wanted` modules with all modules that they need.
 
-    Raises ImageError for a module that does not exist. Modules built into the kernel are left out.
+    `modules` is a folder .../lib/modules/RELEASE. Modules that are built into the kernel are left
+    out. Raises ImageError for a module that does not exist.
     """
     order = load_order(modules, wanted)
     names = [f"{index:02}-{path.name.removesuffix('.xz')}" for index, path in enumerate(order)]
@@ -38,13 +41,14 @@ def make_initramfs(init: bytes, modules: Path, wanted: Iterable[str]) -> bytes:
         Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
         Entry("init", stat.S_IFREG | 0o755, init),
         Entry("modules", stat.S_IFREG | 0o644, "".join(f"/{name}\n" for name in names).encode()),
+        # The names of modules begin with a number, and the file `modules` lists them in this order for init.
         *(Entry(name, stat.S_IFREG | 0o644, _module(path)) for name, path in zip(names, order, strict=True)),
     ]
     return cpio(entries)
 
 
 def load_order(modules: Path, wanted: Iterable[str]) -> list[Path]:
-    """Files of the wanted modules, each after all that it needs."""
+    """The files of the wanted modules. Each file comes after the files that it needs."""
     needs = dict(_dependencies(modules))
     by_name = {_name(path): path for path in needs}
     built_in = {_name(line) for line in (modules / "modules.builtin").read_text().splitlines()}
@@ -54,14 +58,16 @@ def load_order(modules: Path, wanted: Iterable[str]) -> list[Path]:
             continue
         if module not in by_name:
             raise ImageError(f"the kernel {modules.name} has no module {module}", "Correct `modules` in the image's recipe.")
-        # modules.dep lists what a module needs with the deepest last
+        # For each module, modules.dep lists direct dependencies first and the dependencies of these after them.
         for path in (*reversed(needs[by_name[module]]), by_name[module]):
             order.setdefault(path)
     return [modules / path for path in order]
 
 
 def cpio(entries: Iterable[Entry]) -> bytes:
-    """A cpio archive in the `newc` format, which the kernel unpacks; owned by root, without times."""
+    """A cpio archive in the `newc` format, which the kernel can unpack. All files belong to root
+    and have no time.
+    """
     return b"".join(_record(number, entry) for number, entry in enumerate((*entries, Entry("TRAILER!!!", 0)), start=1))
 
 

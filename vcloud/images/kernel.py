@@ -1,6 +1,7 @@
-"""The ELF kernel inside a distribution's bzImage.
+"""Gets the ELF kernel out of a distribution's bzImage.
 
-QEMU boots an ELF file with a PVH entry note directly, which saves the guest the unpacking of itself: more than a second without KVM.
+A bzImage unpacks itself in the guest, which takes more than a second without KVM. QEMU can boot an
+ELF file directly if it has a PVH entry note.
 """
 
 from __future__ import annotations
@@ -13,32 +14,39 @@ import zlib
 from vcloud.errors import ImageError
 
 SETUP_SECTORS = 0x1F1
+"""Offsets in the header of a bzImage; see Documentation/arch/x86/boot.rst in the kernel's source. 0
+setup sectors mean 4.
+"""
 HEADER_MAGIC = 0x202
 PAYLOAD = 0x248
-"""Offset and length of the packed kernel, counted from the end of the setup sectors (boot protocol 2.08 and later)."""
+"""Where the header has the offset and the length of the packed kernel. The offset counts from the
+end of the setup sectors (boot protocol 2.08 and later).
+"""
 SECTOR = 512
 ELF = b"\x7fELF"
 NOTE_SEGMENT = 4
 PVH_NOTE = (b"Xen\0", 18)
+"""Name and type of the ELF note with the PVH entry (XEN_ELFNOTE_PHYS32_ENTRY)."""
 GZIP = 31
-"""zlib's number for a stream with gzip's header."""
+"""zlib's window size for a stream with a gzip header (16 + 15)."""
 STREAM_PROGRAMS = {b"\x28\xb5\x2f\xfd": "zstd", b"\x02\x21\x4c\x18": "lz4"}
+"""First bytes of a packed kernel -> the program that unpacks it."""
 
 
 def unpack_kernel(bzimage: bytes) -> bytes:
-    """The ELF kernel of a bzImage. Raises ImageError for anything that QEMU could not boot directly."""
+    """The ELF kernel in a bzImage. Raises ImageError if QEMU could not boot it directly."""
     if bzimage[HEADER_MAGIC : HEADER_MAGIC + 4] != b"HdrS":
         raise ImageError("the kernel is not an x86 bzImage", "The recipe must install a Debian kernel for amd64.")
     start, length = struct.unpack_from("<II", bzimage, PAYLOAD)
     start += ((bzimage[SETUP_SECTORS] or 4) + 1) * SECTOR
     kernel = _unpack(bzimage[start : start + length])
     if not has_pvh_entry(kernel):
-        raise ImageError("the kernel has no PVH entry note", "A kernel with CONFIG_PVH=y is needed; Debian's cloud kernel has it.")
+        raise ImageError("the kernel has no PVH entry note", "Use a kernel with CONFIG_PVH=y, such as Debian's cloud kernel.")
     return kernel
 
 
 def has_pvh_entry(kernel: bytes) -> bool:
-    """Whether QEMU can start this ELF file without firmware."""
+    """Whether QEMU can boot this ELF file directly, without firmware."""
     if kernel[:5] != ELF + b"\x02":
         return False
     table, size, count = struct.unpack_from("<Q", kernel, 32)[0], *struct.unpack_from("<HH", kernel, 54)
@@ -63,7 +71,9 @@ def _aligned(length: int) -> int:
 
 
 def _unpack(payload: bytes) -> bytes:
-    """What follows the packed stream is ignored: the build of a kernel appends the unpacked size to some."""
+    """Unpacks the kernel. For some compressions the build of the kernel appends the unpacked size.
+    These bytes are ignored.
+    """
     if payload[:4] == ELF:
         return payload
     try:
@@ -79,11 +89,11 @@ def _unpack(payload: bytes) -> bytes:
 def _unpack_by_program(payload: bytes) -> bytes:
     program = STREAM_PROGRAMS.get(payload[:4])
     if program is None:
-        raise ImageError("the kernel is packed in an unknown way", "Known are zstd, xz, lz4 and gzip.")
+        raise ImageError("the kernel is compressed with an unknown program", "Use a kernel that is compressed with zstd, xz, lz4 or gzip.")
     try:
         unpacked = subprocess.run([program, "-d", "-c"], input=payload, capture_output=True, check=False)
     except FileNotFoundError as error:
-        raise ImageError(f"{program} is not installed, and the kernel is packed with it", f"apt-get install {program}") from error
+        raise ImageError(f"the kernel is compressed with {program}, which is not installed", f"Run: apt-get install {program}") from error
     if unpacked.stdout[:4] != ELF:
         raise ImageError(f"{program} cannot unpack the kernel", unpacked.stderr.decode(errors="replace").strip())
     return unpacked.stdout

@@ -1,12 +1,13 @@
-"""An image recipe: the folder `images/NAME` with `image.yaml` and a tree `files/`, which is copied to the image's root.
+"""An image recipe: a folder with image.yaml and a tree `files/`, which is copied to the root of the
+image.
 
-base: base                       # the recipe to start from: a shipped one's name, or a folder (./other)
+base: base                       # the recipe to start from: the name of a shipped recipe, or a folder (./other)
 packages: [nginx]                # Debian packages to install
-commands: [nginx -t]             # shell commands that run in the image, after packages and files
+commands: [nginx -t]             # shell commands that run in the image, after packages and files were installed
 modules: [nf_tables]             # kernel modules that are loaded before the services start
-disks: {data: /var/lib/app}      # mount points of data disks; an empty disk gets what the image has there
-memory: 512M                     # the memory of a VM whose vApp file does not say it
-check: nginx -t                  # a shell command that must succeed in the finished image, or the build fails
+disks: {data: /var/lib/app}      # data disks and their mount points; a blank disk gets a copy of the image's folder
+memory: 512M                     # the memory of a VM if the vApp file does not say it
+check: nginx -t                  # a shell command in the finished image; if it fails, the build fails
 """
 
 from __future__ import annotations
@@ -29,17 +30,20 @@ from vcloud.errors import ImageError, Problem, SpecError
 from vcloud.spec.types import DISK_NAME, parse_local_path, parse_memory, parse_script
 
 FORMAT = 2
-"""Part of each digest. Whoever changes the builder increases it, so that all images are built again."""
+"""Part of every digest. Increase it when the builder changes, so that all images are built again.
+"""
 ROOT_RECIPE = "base"
 SAFE_MODE = 0o755
-"""Group and others never get write permission, because the digest must not depend on the umask of a checkout."""
+"""The permission bits that files in an image may have. The umask of a checkout decides whether
+group and others may write a file, and the digest must not depend on it.
+"""
 SOURCES = ("guest", "initramfs", "power")
-"""Folders of C sources in the root recipe's folder. They are part of every image."""
+"""Folders of C sources in the folder of the root recipe. The programs are part of every image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A recipe with its base. `disks`, `memory` and `modules` include those of the base."""
+    """A recipe. `disks`, `memory` and `modules` include those of its base."""
 
     name: str
     folder: Path
@@ -53,10 +57,12 @@ class Recipe:
     check: str
 
     def files(self) -> Iterator[tuple[str, Path]]:
-        """Every file and link of the tree `files/`, in a stable order: its path without leading slash, and its path here.
+        """All files and symbolic links of the tree `files/` in a fixed order: the path in the image
+        without the leading slash, and the path here.
 
         Raises:
-            ImageError: the tree has something else, such as a pipe, which could block the reader for ever.
+            ImageError: the tree contains something else. For example, a reader of a named pipe
+                could wait for ever.
         """
         tree = self.folder / "files"
         for path in sorted(tree.rglob("*")):
@@ -64,21 +70,26 @@ class Recipe:
             if stat.S_ISLNK(kind) or stat.S_ISREG(kind):
                 yield path.relative_to(tree).as_posix(), path
             elif not stat.S_ISDIR(kind):
-                raise ImageError(f"{path} is neither a file nor a folder nor a link", "Remove it, or create it with a line in `commands`.")
+                raise ImageError(
+                    f"{path} is neither a file, nor a folder, nor a symbolic link",
+                    "Remove it. If the image needs it, create it by a line in `commands`.",
+                )
 
 
 def load_recipe(folder: Path) -> Recipe:
     """The recipe in a folder, with its base.
 
     Raises:
-        SpecError: image.yaml has problems; it has all of them.
-        ImageError: the folder has no recipe, or it cannot be read.
+        SpecError: image.yaml has problems. The error holds all of them.
+        ImageError: the folder has no recipe, or the recipe cannot be read.
     """
     return _load(Path(os.path.realpath(folder)), ())
 
 
 def digest(recipe: Recipe, packages: tuple[str, ...] = ()) -> str:
-    """SHA-256, in hex, of everything that goes into the image. `packages` are those that a VM adds."""
+    """SHA-256, in hex, of everything that the image depends on. `packages` are the packages that a
+    VM adds.
+    """
     parts = {
         "format": FORMAT,
         "base": digest(recipe.base) if recipe.base else {name: _content(path) for name, path in _sources(recipe)},
@@ -119,22 +130,20 @@ def _memory(value: object) -> int:
 PACKAGE: Final = Shape(
     r"[a-z0-9][a-z0-9+.-]*[a-z0-9+](?::[a-z0-9]+)?(?:=[0-9A-Za-z.+:~-]+)?",
     "is not a valid Debian package",
-    "Write it like nginx, libc6:amd64 or nginx=1.26.3-3, in lower-case letters.",
+    "Write it in lower-case letters, for example nginx, libc6:amd64 or nginx=1.26.3-3.",
 )
-MODULE: Final = Shape(
-    r"[a-zA-Z0-9_-]+", "is not a valid name of a kernel module", "Use letters, digits, '-' and '_', for example nf_tables."
-)
+MODULE: Final = Shape(r"[a-zA-Z0-9_-]+", "is not a valid kernel module name", "Use letters, digits, '-' and '_', for example nf_tables.")
 MOUNT: Final = Shape(
     r"(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)+",
     "is not a valid path in a guest",
     "Write an absolute path of letters, digits and _ . - without '.' or '..' between slashes.",
 )
-SIZE: Final = Shape(r"[1-9][0-9]{0,7}[MG]", "is not a size", "Write it like 384M or 1G.")
+SIZE: Final = Shape(r"[1-9][0-9]{0,7}[MG]", "is not a size", "Write a size such as 384M or 1G.")
 Line = Annotated[str, PlainValidator(parse_script)]
 
 
 class _File(BaseModel):
-    """image.yaml as it is written."""
+    """The content of image.yaml."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -144,7 +153,7 @@ class _File(BaseModel):
     modules: list[Annotated[str, MODULE]] = Field(default_factory=list)
     disks: dict[Annotated[str, DISK_NAME], Annotated[str, MOUNT]] = Field(default_factory=dict)
     memory: Annotated[int, PlainValidator(_memory)] = 0
-    """Bytes; 0 means the memory of the base."""
+    """Bytes. 0: the memory of the base."""
     check: Line = "true"
 
 
@@ -152,7 +161,9 @@ _KIND: Final = Kind(_File, "base: base", may_be_empty=True)
 
 
 def _load(folder: Path, seen: tuple[Path, ...]) -> Recipe:
-    """`seen` are the recipes whose base, directly or not, this one is."""
+    """Loads a recipe. `seen` are the recipes that have this one as their base, directly or through
+    others.
+    """
     path = folder / "image.yaml"
     if not path.is_file():
         raise ImageError(f"there is no image recipe in {folder}", _recipe_hint())
@@ -172,13 +183,13 @@ def _load(folder: Path, seen: tuple[Path, ...]) -> Recipe:
 
 
 def _base(folder: Path, name: str, line: int, seen: tuple[Path, ...]) -> Recipe:
-    """The base that a recipe names in a line of its image.yaml."""
-    there = Path(os.path.realpath(folder / name)) if "/" in name else images_dir() / name
-    if there in (*seen, folder):
-        raise _base_problem(folder, line, f"the image recipe {there} is its own base", "Write another recipe.")
-    if not (there / "image.yaml").is_file():
-        raise _base_problem(folder, line, f"there is no image recipe in {there}", _recipe_hint())
-    return _load(there, (*seen, folder))
+    """The base that a recipe names. `line` is the line of the name in image.yaml."""
+    base_folder = Path(os.path.realpath(folder / name)) if "/" in name else images_dir() / name
+    if base_folder in (*seen, folder):
+        raise _base_problem(folder, line, f"the image recipe {base_folder} is its own base", "Choose another base.")
+    if not (base_folder / "image.yaml").is_file():
+        raise _base_problem(folder, line, f"there is no image recipe in {base_folder}", _recipe_hint())
+    return _load(base_folder, (*seen, folder))
 
 
 def _base_problem(folder: Path, line: int, what: str, hint: str) -> SpecError:
@@ -191,7 +202,9 @@ def _recipe_hint() -> str:
 
 
 def _read(path: Path) -> tuple[_File, int]:
-    """What is written, and the line of the base's name. Raises SpecError, ImageError."""
+    """The content of an image.yaml, and the line of the base's name. Raises SpecError and
+    ImageError.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -1,6 +1,6 @@
-"""A user's own qcow2: copied or fetched into the cache, and trusted only when its checksum is right.
+"""A user's own qcow2: copied or downloaded into the cache, and used only if its checksum is right.
 
-It boots by its own loader and is configured by cloud-init.
+Such an image boots with its own boot loader, and cloud-init configures it.
 """
 
 from __future__ import annotations
@@ -20,21 +20,24 @@ from typing import IO
 from vcloud.errors import ImageError
 from vcloud.images.cache import Cache, Description, Image, default_cache
 
-BLOCK = 1 << 20
+BLOCK_BYTES = 1 << 20
 TIMEOUT = 60
-"""Seconds without a byte."""
-LARGEST = 64 << 30
-"""Bytes; an address that never ends must not fill the disk."""
+"""Seconds without a received byte, after which a download fails."""
+SIZE_LIMIT = 64 << 30
+"""Bytes. A download that never ends must not fill the disk."""
 QCOW2_MAGIC = b"QFI\xfb"
 HEADER = ">4sIQ"
-"""Magic, version, offset of the backing file's name."""
+"""Magic, version, offset of the backing file's name. See docs/interop/qcow2.txt in QEMU's source.
+"""
 FEATURES_OFFSET = 72
+"""Where version 3 has the bits of the incompatible features."""
 EXTERNAL_DATA = 1 << 2
-"""An incompatible feature: the guest's data lie in another file."""
+"""A bit of the incompatible features: the data of the guest are in another file."""
 
 
 def source_digest(source: str, sha256: str) -> str:
-    """What identifies the image: its SHA-256 as stated or, for a file without one, as found.
+    """The digest of the image: the stated SHA-256 or, if none is stated for a file, that of the
+    file's content.
 
     Raises ImageError for a file that cannot be read.
     """
@@ -45,16 +48,18 @@ def source_digest(source: str, sha256: str) -> str:
 
 
 def image_name(source: str) -> str:
-    """What the cache and the hosts call the image of a file or an address."""
+    """The name of a user's image in the cache and on hosts, made from its path or address."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", Path(source).name.removesuffix(".qcow2"))
 
 
 def fetch(
-    source: str, sha256: str, progress: Callable[[str], None] = lambda _: None, *, cache: Cache | None = None, largest: int = LARGEST
+    source: str, sha256: str, progress: Callable[[str], None] = lambda _: None, *, cache: Cache | None = None, largest: int = SIZE_LIMIT
 ) -> Image:
-    """The image of a file or an https address, from the cache or brought there now. `largest` is in bytes.
+    """The image of a file or an https address: from the cache, or copied to the cache now.
+    `largest` is in bytes.
 
-    Raises ImageError, and keeps nothing, for what cannot be read, has another checksum, or is not a qcow2 of one file.
+    Raises ImageError if the image cannot be read, has another checksum, or is not a qcow2 in one
+    file. Nothing is then kept.
     """
     cache = cache or default_cache()
     key = source_digest(source, sha256)
@@ -64,8 +69,8 @@ def fetch(
         disk = folder / "disk.qcow2"
         found = _copy(source, disk, progress, largest)
         if found != key:
-            hint = f"Expected is {key}, found {found}. Ask the publisher, or correct sha256."
-            raise ImageError(f"the image {source} has the wrong checksum and was thrown away", hint)
+            hint = f"The expected checksum is {key}, but the image has {found}. Ask the publisher, or correct sha256."
+            raise ImageError(f"the image {source} has the wrong checksum and was deleted", hint)
         _check_qcow2(disk, source)
         return Description(name, key)
 
@@ -73,22 +78,22 @@ def fetch(
 
 
 def _copy(source: str, target: Path, progress: Callable[[str], None], largest: int) -> str:
-    """Copies and returns the SHA-256 of what was copied."""
-    checksum, done, said = hashlib.sha256(), 0, -1
+    """Copies the image and returns the SHA-256 of the copied bytes."""
+    checksum, done, reported = hashlib.sha256(), 0, -1
     try:
         with _open(source) as content, target.open("wb") as copy:
-            while block := content.read(BLOCK):
+            while block := content.read(BLOCK_BYTES):
                 done += len(block)
                 if done > largest:
-                    raise ImageError(f"the image {source} has more than {largest >> 30} GiB", "Use a smaller one.")
+                    raise ImageError(f"the image {source} has more than {largest >> 30} GiB", "Use a smaller image.")
                 checksum.update(block)
                 copy.write(block)
-                if done >> 25 != said:
-                    said = done >> 25
+                if done >> 25 != reported:  # once per 32 MiB
+                    reported = done >> 25
                     progress(f"{target.parent.name.partition('.partial')[0]}: {done >> 20} MiB read")
     except (OSError, http.client.HTTPException) as error:
         hint = (
-            "Free some space, or set VCLOUD_CACHE_DIR to a larger disk."
+            "Free some space, or set VCLOUD_CACHE_DIR to a folder on a larger disk."
             if isinstance(error, OSError) and error.errno == errno.ENOSPC
             else "Check the address and try again."
         )
@@ -96,8 +101,8 @@ def _copy(source: str, target: Path, progress: Callable[[str], None], largest: i
     return checksum.hexdigest()
 
 
-class _StaysSecure(urllib.request.HTTPRedirectHandler):
-    """Follows a redirection only to another https address."""
+class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows only redirects to https addresses."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage, newurl: str
@@ -110,7 +115,7 @@ class _StaysSecure(urllib.request.HTTPRedirectHandler):
 def _open(source: str) -> IO[bytes]:
     if not source.startswith("https://"):
         return _open_file(source)
-    response: IO[bytes] = urllib.request.build_opener(_StaysSecure).open(source, timeout=TIMEOUT)
+    response: IO[bytes] = urllib.request.build_opener(_HttpsRedirects).open(source, timeout=TIMEOUT)
     return response
 
 
@@ -122,7 +127,11 @@ def _open_file(path: str) -> BufferedReader:
 
 
 def _check_qcow2(disk: Path, source: str) -> None:
-    """A qcow2 may name other files as its parts; one from outside would so show files of the host to its guest."""
+    """Accepts only a qcow2 in one file.
+
+    A qcow2 may name other files as its backing file or data file. A hostile one could name a file
+    of the host, and the guest would read it.
+    """
     with disk.open("rb") as content:
         header = content.read(FEATURES_OFFSET + 8)
     if len(header) < FEATURES_OFFSET or header[:4] != QCOW2_MAGIC:
@@ -130,4 +139,6 @@ def _check_qcow2(disk: Path, source: str) -> None:
     _, version, backing = struct.unpack_from(HEADER, header)
     features = struct.unpack_from(">Q", header, FEATURES_OFFSET)[0] if version >= 3 else 0
     if backing or features & EXTERNAL_DATA:
-        raise ImageError(f"the image {source} needs another file beside it", "Make it whole: qemu-img convert -O qcow2 OLD NEW")
+        raise ImageError(
+            f"the image {source} needs another file", "Make one file of both: qemu-img convert -O qcow2 OLD NEW. Use NEW as the image."
+        )

@@ -150,7 +150,7 @@ def test_shipped_recipes_say_the_same_to_every_reader_of_yaml(folder: Path) -> N
 
 def test_a_pipe_among_the_files_is_refused_and_not_waited_for(folder: Path) -> None:
     os.mkfifo(folder / "files" / "pipe")
-    with pytest.raises(ImageError, match="pipe is neither a file nor a folder nor a link"):
+    with pytest.raises(ImageError, match="pipe is neither a file, nor a folder, nor a symbolic link"):
         digest(load_recipe(write(folder, "")))
 
 
