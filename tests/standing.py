@@ -30,12 +30,12 @@ def standing(design: Design) -> VappState:
             vm.uuid,
             running=True,
             id=number,
-            marks=VmMarks(design.vapp, vm.name, vm.role.value, digests=manifest.digests_of(vm.name)),
+            marks=VmMarks(design.instance.name, vm.name, vm.role.value, digests=manifest.digests_of(vm.name)),
         )
         for number, vm in enumerate(design.vms, 1)
     )
     networks = tuple(
-        NetworkState(net.name, net.uuid, True, NetworkMarks(design.vapp, zone.name, manifest.network_digest(net.name)))
+        NetworkState(net.name, net.uuid, True, NetworkMarks(design.instance.name, zone.name, manifest.network_digest(net.name)))
         for zone in design.zones
         for net in zone_networks(zone)
     )

@@ -35,8 +35,8 @@ def read_name(path: Path, parameters: Mapping[str, str] | None = None) -> str:
     return parse_only_name(read_vapp_file(path), str(path), parameters)
 
 
-def design_of(vapp: Vapp) -> Design:
-    """The design of a vApp.
+def design_of(vapp: Vapp, label: str = "") -> Design:
+    """The design of a vApp, or of the copy of it that has this label.
 
     Raises:
         RefusedError: this release cannot enforce something in the file.
@@ -44,6 +44,7 @@ def design_of(vapp: Vapp) -> Design:
         SpecError: an image recipe has problems, or its disks do not fit those of the file.
     """
     from vcloud.data import images_dir
+    from vcloud.design.names import Instance
     from vcloud.design.resolve import RecipeFacts, resolve
     from vcloud.images.recipe import load_recipe
     from vcloud.spec.check import mount_problems
@@ -56,4 +57,9 @@ def design_of(vapp: Vapp) -> Design:
     if mounted := tuple(mount_problems(vapp, {folder: recipe.disks for folder, recipe in recipes.items()})):
         raise SpecError(mounted)
     appliances = {role: str(images_dir() / role) for role in (Role.FIREWALL, Role.IPS)}
-    return resolve(vapp, {folder: RecipeFacts(recipe.disks, recipe.memory) for folder, recipe in recipes.items()}, appliances)
+    return resolve(
+        vapp,
+        {folder: RecipeFacts(recipe.disks, recipe.memory) for folder, recipe in recipes.items()},
+        appliances,
+        instance=Instance(vapp.name, label),
+    )

@@ -42,13 +42,13 @@ def _remove_vm(run: Run, domain: str) -> None:
 
 
 def _define_filter(run: Run, _: str) -> None:
-    vapp = run.design.vapp
+    vapp = run.design.instance.name
     machines.define_filter(run.host, filter_name(vapp), render_filter(vapp))
 
 
 def _make_network(run: Run, name: str) -> None:
     zone, network = next((zone, network) for zone in run.design.zones for network in zone_networks(zone) if network.name == name)
-    marks = NetworkMarks(run.design.vapp, zone.name, run.target.wanted.network_digest(name))
+    marks = NetworkMarks(run.design.instance.name, zone.name, run.target.wanted.network_digest(name))
     machines.make_network(run.host, name, render_network(network, marks.attributes()))
 
 

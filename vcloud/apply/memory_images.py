@@ -22,7 +22,7 @@ def make_memory_images(request: Request, connect: str | None, reporter: Reporter
     """
     design = request.design
     with open_fleet(connect) as fleet:
-        host, state = fleet.home, fleet.state_of(design.vapp)
+        host, state = fleet.home, fleet.state_of(design.instance.name)
         volumes, placement = VappVolumes(host), on_one(design, host.name)
         images = VmImages.of(design)
         images.build(reporter)

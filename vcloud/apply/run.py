@@ -86,7 +86,7 @@ class Run:
         """The mark of a VM. A VM that is `finished` tells what it was made from; one that is not is made anew by the next run."""
         before, key = self.marked.get(vm.name), self.learnt.keys.get(vm.name)
         return VmMarks(
-            vapp=self.design.vapp,
+            vapp=self.design.instance.name,
             vm=vm.name,
             role=vm.role.value,
             host_key=key.public if key else before.host_key if before else "",
@@ -111,5 +111,5 @@ class Run:
             self.reporter.report(vm.name, "failed")
             console = self.volumes.console_tail(vm.domain, CONSOLE_LINES) if booting else []
             shown = "\n  the end of its console:\n" + "\n".join(f"    {line}" for line in console) if console else ""
-            hint = error.hint or f"`vcloud up` tries again, `vcloud down {self.design.vapp}` removes what stands."
+            hint = error.hint or f"`vcloud up` tries again, `vcloud down {self.design.instance.name}` removes what stands."
             raise type(error)(error.what + shown, hint) from error

@@ -51,7 +51,8 @@ def _refuse_unfinished(manifest: Manifest) -> None:
     """Raises VcloudError if a run of `up` was interrupted: half-made VMs would be saved as if they were complete."""
     if manifest.phase is not Phase.READY:
         raise VcloudError(
-            f"a run of `vcloud up` of '{manifest.design.vapp}' has not ended, or was interrupted", "Run `vcloud up` to its end first."
+            f"a run of `vcloud up` of '{manifest.design.instance.name}' has not ended, or was interrupted",
+            "Run `vcloud up` to its end first.",
         )
 
 

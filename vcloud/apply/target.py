@@ -33,7 +33,7 @@ class Target:
 
 
 def target_of(host: Host, design: Design, placement: Placement, state: VappState, accelerator: str) -> Target:
-    uplink = uplink_for(host, design.vapp, state.manifest.uplink if state.manifest else None)
+    uplink = uplink_for(host, design.instance.name, state.manifest.uplink if state.manifest else None)
     artifacts = compile_vapp(design, uplink)
     images = VmImages.of(design)
     wanted = wanted_manifest(artifacts, accelerator, images.digests, datetime.now(UTC).isoformat(timespec="seconds"), __version__)

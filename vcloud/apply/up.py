@@ -71,13 +71,13 @@ def bring_up(request: Request, connect: str | None, agreed: Callable[[Plan], boo
             raise VcloudError("stopped before the first change")
         reporter.part("images")
         target.images.build(reporter)
-        with fleet.locked(request.design.vapp, "up"):
+        with fleet.locked(request.design.instance.name, "up"):
             return _Up(fleet, request, target.images, reporter).carry_out(plan)
 
 
 def _planned(fleet: Fleet, request: Request) -> tuple[Target, Plan]:
     """What is wanted on the host, and the steps to it, by what stands now. Raises RefusedError for what the host cannot enforce."""
-    state, host = fleet.state_of(request.design.vapp), fleet.home
+    state, host = fleet.state_of(request.design.instance.name), fleet.home
     placement = on_one(request.design, host.name) if state.domains or state.manifest else place(request.design, fleet.capabilities())
     target = target_of(host, request.design, placement, state, expected_accelerator(host, state, request.accelerator))
     return target, plan_changes(target.wanted, state, placement.home, reload=request.reload)
@@ -96,7 +96,7 @@ class _Up:
 
     def carry_out(self, agreed: Plan) -> Plan:
         """Looks again, because somebody may have been at work since the plan was agreed to, and does what is to be done."""
-        state = self.fleet.state_of(self.request.design.vapp)
+        state = self.fleet.state_of(self.request.design.instance.name)
         known = self.volumes.image_digests()
         self.reporter.part("accelerator")
         accelerator = proven_accelerator(self.host, self.volumes, self.images, state, self.request.accelerator, self.reporter)

@@ -45,7 +45,7 @@ def write_manifest(host: Host, manifest: Manifest) -> None:
 
     Raises HostError if libvirt refuses it.
     """
-    vapp = manifest.design.vapp
+    vapp = manifest.design.instance.name
     envelope, body = encoded(manifest)
     with translated(f"the manifest of '{vapp}' could not be written on {host.name}"):
         write_record(host, Record(PREFIX + vapp, uuid_of("manifest", vapp), envelope, body))

@@ -67,7 +67,7 @@ def domain_ids(host: Host, design: Design) -> tuple[tuple[str, int], ...]:
     """Pairs of VM name and libvirt's domain id, for the running VMs of a vApp. Costs one call to
     libvirt.
     """
-    with translated(f"the state of '{design.vapp}' could not be read on {host.name}"):
+    with translated(f"the state of '{design.instance.name}' could not be read on {host.name}"):
         ids = {domain.name(): domain.ID() for domain in host.connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)}
     return tuple((vm.name, ids[vm.domain]) for vm in design.vms if vm.domain in ids)
 
@@ -150,13 +150,13 @@ def _described_by(manifest: Manifest | None) -> _Described:
     design = manifest.design
     domains = {
         vm.uuid: DomainState(
-            vm.domain, vm.uuid, False, marks=VmMarks(design.vapp, vm.name, vm.role.value, digests=manifest.digests_of(vm.name))
+            vm.domain, vm.uuid, False, marks=VmMarks(design.instance.name, vm.name, vm.role.value, digests=manifest.digests_of(vm.name))
         )
         for vm in design.vms
     }
     networks = {
         network.uuid: NetworkState(
-            network.name, network.uuid, False, NetworkMarks(design.vapp, zone.name, manifest.network_digest(network.name))
+            network.name, network.uuid, False, NetworkMarks(design.instance.name, zone.name, manifest.network_digest(network.name))
         )
         for zone in design.zones
         for network in zone_networks(zone)

@@ -22,15 +22,15 @@ def plan_changes(wanted: Manifest, state: VappState, host: str, *, reload: bool 
     Raises HostError where a newer release made what stands, VcloudError where a name that the vApp needs belongs to somebody else,
     SmallerDiskError.
     """
-    state.refuse_newer(wanted.design.vapp, host)
+    state.refuse_newer(wanted.design.instance.name, host)
     refuse_renamed(wanted.design, state)
     refuse_foreign_names(wanted.design, state)
     refuse_smaller_disks(wanted.design, state.manifest)
     steps = [*_vm_removals(wanted, state), *_filter_step(wanted, state), *_network_steps(wanted, state), *_vm_steps(wanted, state)]
     steps += [*_protection_steps(wanted, state, steps, reload)]
     if not steps and not _settled(wanted, state):
-        steps.append(Step(Verb.RECORD, wanted.design.vapp, "the description changed, nothing that runs does"))
-    return Plan(wanted.design.vapp, host, in_order(replace(step, host=host) for step in steps))
+        steps.append(Step(Verb.RECORD, wanted.design.instance.name, "the description changed, nothing that runs does"))
+    return Plan(wanted.design.instance.name, host, in_order(replace(step, host=host) for step in steps))
 
 
 def refuse_renamed(design: Design, state: VappState) -> None:
@@ -50,14 +50,14 @@ def refuse_foreign_names(design: Design, state: VappState) -> None:
         if found is not None and found.uuid != vm.uuid:
             raise VcloudError(
                 f"the domain '{vm.domain}' exists already and is not vcloud's",
-                f"Rename it (virsh domrename), or give the vApp '{design.vapp}' another name.",
+                f"Rename it (virsh domrename), or give the vApp '{design.instance.name}' another name.",
             )
     for network in networks_of(design):
         standing = state.network(network.name)
         if standing is not None and standing.uuid != network.uuid:
             raise VcloudError(
                 f"the network '{network.name}' exists already and is not vcloud's",
-                f"Remove it (virsh net-undefine), or give the vApp '{design.vapp}' another name.",
+                f"Remove it (virsh net-undefine), or give the vApp '{design.instance.name}' another name.",
             )
 
 
@@ -86,13 +86,13 @@ def _settled(wanted: Manifest, state: VappState) -> bool:
 def _vm_removals(wanted: Manifest, state: VappState) -> Iterator[Step]:
     names = {vm.domain for vm in wanted.design.vms}
     for domain in state.domains:
-        if domain.is_of(wanted.design.vapp) and domain.name not in names:
+        if domain.is_of(wanted.design.instance.name) and domain.name not in names:
             yield Step(Verb.REMOVE_VM, domain.name, "no longer in the file")
 
 
 def _filter_step(wanted: Manifest, state: VappState) -> Iterator[Step]:
     """A standing filter is defined again only where its text changed: libvirt takes a filter off every NIC for a moment while it does."""
-    name, have = filter_name(wanted.design.vapp), state.manifest
+    name, have = filter_name(wanted.design.instance.name), state.manifest
     if state.filter_gone:
         yield Step(Verb.DEFINE_FILTER, name, "it was removed" if have else "each workload sends with its own MAC address only")
     elif have is not None and have.filter != wanted.filter:
@@ -103,7 +103,7 @@ def _network_steps(wanted: Manifest, state: VappState) -> Iterator[Step]:
     design = wanted.design
     names = {network.name for network in networks_of(design)}
     for standing in state.networks:
-        if standing.marks.vapp == design.vapp and standing.name not in names:
+        if standing.marks.vapp == design.instance.name and standing.name not in names:
             yield Step(Verb.REMOVE_NETWORK, standing.name, "no longer needed")
     for zone in design.zones:
         for network in zone_networks(zone):
