@@ -124,7 +124,8 @@ def find_accelerator(host: Host, kernel: str, initrd: str) -> Accelerator:
     if not found.proven:
         return found
     result = _Stored(versions(host), found)
-    with suppress(HostError):  # if the result cannot be stored, the next command makes another test boot
+    # If the result cannot be stored, the next command makes another test boot.
+    with suppress(HostError):
         StoragePool(host).put(VOLUME, _STORED.dump_json(result))
     return found
 
@@ -242,7 +243,8 @@ def compare_boots(kvm: BootingVm, tcg: BootingVm, started: float) -> Accelerator
 @contextmanager
 def _started_vm(host: Host, xml: str) -> Iterator[socket.socket]:
     """Starts a VM and gives its console. Destroys the VM afterwards."""
-    # The VM is paused until its console is open, so that no output is lost. If this connection ends, libvirt destroys the VM.
+    # The VM is paused until its console is open, so that no output is lost. If this connection
+    # ends, libvirt destroys the VM.
     domain = host.connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY)
 
     def open_console(connection: libvirt.virConnect, stream: libvirt.virStream) -> None:

@@ -35,7 +35,8 @@ COMMAND_TIMEOUT = 30
 them, but a busy guest without KVM is slow.
 """
 FIRST_PAUSE, LONGEST_PAUSE, PAUSE_GROWTH = 0.015, 0.15, 1.5
-"""Seconds before each question whether a program has ended: the first pause, the longest pause, and the factor by which it grows.
+"""Seconds before each question whether a program has ended: the first pause, the longest pause, and
+the factor by which the pause grows.
 
 An answer takes 4 ms of the processor of an emulated guest. The program itself then lacks this time.
 """
@@ -44,7 +45,9 @@ WRITE_SIZE = 64 << 10
 never arrives.
 """
 READ_SIZE = 1 << 20
-"""Bytes of content in one message from the agent. libvirt accepts 4 MiB; after a message of 10 MiB it stops using the agent."""
+"""Bytes of content in one message from the agent. libvirt accepts messages of 4 MiB. After a
+message of 10 MiB it stops using the agent.
+"""
 FILE_LIMIT = 32 << 20
 """Bytes that are read of one file at most. Without a limit, a hostile guest could send a file that
 never ends.
@@ -227,7 +230,8 @@ class Agent:
         while True:
             time.sleep(pause)
             pause = min(pause * PAUSE_GROWTH, LONGEST_PAUSE)
-            with suppress(AgentSilentError):  # the agent is busy; it keeps the result until it is asked for
+            # A busy agent does not answer. It keeps the result until vcloud asks again.
+            with suppress(AgentSilentError):
                 if done := self._command("guest-exec-status", {"pid": pid}, _executed):
                     return done
             if time.monotonic() > deadline:
@@ -291,9 +295,8 @@ def _nothing(_answer: object) -> None:
 def _part_of_file(answer: object) -> tuple[bytes, bool]:
     """The content, and whether the file ends after it."""
     content = encoded(answer, "buf-b64")
-    return content, flag(
-        answer, "eof"
-    ) or not content  # an empty part ends the file, because a hostile agent could send empty parts for ever
+    # An empty part ends the file, too: a hostile agent could send empty parts for ever.
+    return content, flag(answer, "eof") or not content
 
 
 def _executed(status: object) -> Executed | None:

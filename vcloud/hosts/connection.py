@@ -60,7 +60,8 @@ class Host:
     @functools.cached_property
     def shell(self) -> Shell:
         """Runs commands on the host itself. Raises HostError if vcloud cannot log in to the host."""
-        from vcloud.hosts.shell import open_shell  # paramiko takes 0.4 s to import, and few commands need it
+        # paramiko takes 0.4 s to import, and few commands need it.
+        from vcloud.hosts.shell import open_shell
 
         return open_shell(self.ref)
 
@@ -83,7 +84,8 @@ def open_host(ref: HostRef) -> Host:
     Raises:
         HostError: the host does not answer, or refuses the connection. The hint says what to do.
     """
-    libvirt.registerErrorHandler(lambda *_: None, None)  # by default libvirt prints every error on stderr, also those that vcloud handles
+    # By default libvirt prints every error on stderr, also those that vcloud handles.
+    libvirt.registerErrorHandler(lambda *_: None, None)
     try:
         return Host(ref, interruptible(lambda: _open(ref)))
     except libvirt.libvirtError as error:

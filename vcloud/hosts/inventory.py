@@ -161,7 +161,8 @@ class _HostEntry(_Strict):
     ssh_config: Annotated[str, PlainValidator(parse_text)] | None = None
     uplink: UplinkConfig | None = None
     outside: OutsideConfig | None = None
-    # Earlier releases called memory images templates. Inventories have this key, so it keeps its name.
+    # Earlier releases called memory images templates. Inventories have this key, so it keeps its
+    # name.
     templates: Annotated[int, PlainValidator(parse_size)] = MEMORY_IMAGE_SPACE
 
 
@@ -248,7 +249,8 @@ def choose_hosts(connect: str | None, environment: Mapping[str, str] = os.enviro
         return _inventory(environment) or (ref_of_uri(LOCAL_URI),)
     if ":" not in wanted:
         return (_named(wanted, _inventory(environment)),)
-    known = _inventory(environment, tolerant=True)  # the inventory may know more about this host, such as its uplink
+    # The inventory may know more about this host, such as its uplink.
+    known = _inventory(environment, tolerant=True)
     return (next((host for host in known if wanted in (host.uri, host.local_uri)), ref_of_uri(wanted)),)
 
 

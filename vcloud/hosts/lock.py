@@ -120,8 +120,8 @@ def _claim(host: Host, record: Record, subject: str, deadline: float) -> None:
             return write_record(host, record)
         except libvirt.libvirtError:
             seen = read_record(host, record.name)
-            # Without a record, either the holder released the lock a moment ago, or libvirt refused for another reason.
-            # Only the second case happens again and again.
+            # Without a record, either the holder released the lock a moment ago, or libvirt refused
+            # for another reason. Only the second case happens again and again.
             failures += seen is None
             if failures == ATTEMPTS:
                 raise

@@ -130,7 +130,8 @@ def restore_domain(host: Host, name: str, *, linked: bool) -> None:
     """
     with translated(f"'{name}' could not be restored on {host.name}"):
         domain = _domain(host, name)
-        # If the saved memory is missing, this call fails. Without it, the start below would boot the guest anew without a word.
+        # If the saved memory is missing, this call fails. Without it, the start below would boot
+        # the guest anew without a word.
         xml = domain.managedSaveGetXMLDesc(libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE)
         domain.managedSaveDefineXML(_with_appended_log(xml))
         domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
@@ -221,7 +222,8 @@ def remove_domain(host: Host, name: str) -> None:
             return
         if domain.isActive():
             domain.destroy()
-        found_or_none(domain.undefineFlags, UNDEFINE_FLAGS)  # a transient domain has disappeared when it was destroyed
+        # A transient domain has disappeared when it was destroyed.
+        found_or_none(domain.undefineFlags, UNDEFINE_FLAGS)
 
 
 def set_link(host: Host, name: str, interface_xml: str) -> None:

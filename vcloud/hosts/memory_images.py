@@ -44,11 +44,14 @@ from vcloud.hosts.saveimage import HEAD_LIMIT, MAGIC, Clone, NotASaveImageError,
 from vcloud.hosts.volume_reading import backing_files, read_start, usage
 from vcloud.hosts.volumes import Base
 
-VOLUME_PREFIX, UNWAKEABLE_PREFIX = "template-", "cold-"  # hosts have volumes with these names, so they stay
+# Hosts have volumes with these names, so they stay.
+VOLUME_PREFIX, UNWAKEABLE_PREFIX = "template-", "cold-"
 DISK, MEMORY, CONSOLE = ".qcow2", ".save", ".log"
 NAME = re.compile(r"template-(?P<image>.+)-(?P<key>[0-9a-f]{16})\.(?P<id>[0-9a-f]{8})\.(save|qcow2)")
 LOCK = "vcloud-templates-lock"
-"""The lock under which memory images are begun and deleted. Like the volumes, it has kept its name from earlier releases."""
+"""The lock that a process holds while it begins or deletes memory images. Like the volumes, it has
+kept its name from earlier releases.
+"""
 LIST_LOCK_TIMEOUT = 20
 """Seconds to wait while another process begins a memory image or deletes abandoned ones."""
 MAKE_LOCK_TIMEOUT = 300
@@ -62,7 +65,8 @@ AWAIT_SYSTEMD = "command -v systemctl && systemctl is-system-running --wait"
 there is no systemd.
 """
 IDLE_SHARE, SAMPLE_SECONDS, SAMPLES = 0.15, 0.4, 20
-"""A VM counts as idle if it uses less than this share of a core during one sample of so many seconds.
+"""A VM counts as idle if it uses less than this share of a core during one sample of so many
+seconds.
 
 If it was not idle in any of so many samples, its memory is saved nevertheless.
 """
@@ -146,7 +150,7 @@ class MemoryImages:
             existing = [memory_image for memory_image in self.list() if memory_image.key == key]
             if existing:
                 return existing[0]
-            self.sweep()
+            self.sweep()  # what killed runs have left takes space that is needed now
             self.pool.require_space(vm.memory, f"the memory image of '{image}'")
             memory_image = MemoryImage(image, key, secrets.token_hex(4))
             try:
@@ -164,10 +168,11 @@ class MemoryImages:
 
     def _boot_and_save(self, vm: Vm, memory_image: MemoryImage, base: Base, cmdline: str, facts: HostFacts, uplink: Uplink) -> None:
         boot = BootFiles(self.pool.path(memory_image.disk), self.pool.path(memory_image.stem + CONSOLE), base.kernel, base.initrd, cmdline)
-        # The word in the mark is older than the name memory image; it is part of the format of marks.
+        # In marks, memory images keep their older name.
         xml = render_domain(vm, uplink, facts, boot, {}, {"role": "template"})
         with translated(f"the memory image of '{memory_image.image}' could not be made on {self.host.name}"):
-            with self._list_lock():  # until the VM runs, `sweep` would take its disk for the disk of a killed run
+            # Until the VM runs, `sweep` would take its disk for the disk of a killed run.
+            with self._list_lock():
                 self.pool.make_overlay(memory_image.disk, base.disk)
                 domain = self.host.connection.createXML(xml, libvirt.VIR_DOMAIN_START_AUTODESTROY)
             try:
@@ -179,7 +184,8 @@ class MemoryImages:
                 with suppress(libvirt.libvirtError):
                     domain.destroy()
                 raise
-        self.pool.names(VOLUME_PREFIX)  # refreshes the pool, which has not noticed the file that libvirt wrote into its folder
+        # Refreshes the pool, which has not noticed the file that libvirt wrote into its folder.
+        self.pool.names(VOLUME_PREFIX)
 
     def wake(self, memory_image: MemoryImage, clone: Clone) -> None:
         """Starts a domain from a memory image. A domain of that name must be defined.
@@ -205,8 +211,9 @@ class MemoryImages:
             raise DamagedImageError(f"no VM can wake from the memory image of '{memory_image.image}': {error}") from None
         finally:
             self.pool.delete([copy])
-        # Writes the bytes that are there already. This sets the time of the last write, which `trim` goes by. If another
-        # process does the same at this moment, one of the two may fail; the time is set all the same.
+        # Writes the bytes that are there already. This sets the time of the last write, which
+        # `trim` goes by. If another process does the same at this moment, one of the two may fail;
+        # the time is set all the same.
         with suppress(HostError):
             self.pool.overwrite(memory_image.memory, MAGIC)
 
@@ -247,7 +254,8 @@ class MemoryImages:
         Memory images whose keys are in `keep` stay.
         """
         left, surplus = self.host.ref.memory_image_space, []
-        # `sorted` is stable: first come those that stay, then the others, the most recently used one first.
+        # `sorted` is stable: first come those that stay, then the others, the most recently used
+        # one first.
         for memory_image in sorted(self.list(), key=lambda memory_image: memory_image.key not in keep):
             left -= memory_image.size
             if left < 0 and memory_image.key not in keep:
@@ -270,8 +278,9 @@ class MemoryImages:
         disks = {name: match["key"] for name in self.pool.names(VOLUME_PREFIX) if name.endswith(DISK) and (match := NAME.fullmatch(name))}
         if not disks:
             return ()
-        # The running domains must be listed before the complete memory images. A VM whose memory is saved in between is then in
-        # the first list. In the other order it would be in neither, and its disk would be deleted.
+        # The running domains must be listed before the complete memory images. A VM whose memory is
+        # saved in between is then in the first list. In the other order it would be in neither, and
+        # its disk would be deleted.
         running = self._running()
         complete = {memory_image.disk for memory_image in self.list()}
         left = [name for name, key in disks.items() if name not in complete and not any(domain.endswith(f"-{key}") for domain in running)]

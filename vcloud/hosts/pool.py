@@ -230,6 +230,8 @@ def _ensure_pool(connection: libvirt.virConnect) -> libvirt.virStoragePool:
     """The storage pool, created and started if need be."""
     pool = found_or_none(connection.storagePoolLookupByName, POOL)
     if pool is None:
+        # Mode 0711: QEMU runs as another user. It must open volumes by their names, but need not
+        # list the folder.
         pool = connection.storagePoolDefineXML(render_pool(PoolView(POOL, FOLDER, "0711", uuid_of("pool", POOL))))
         pool.setAutostart(1)
     if not pool.isActive():

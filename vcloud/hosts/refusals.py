@@ -31,8 +31,8 @@ def _refusals(name: str, target: str, remote: bool) -> Iterator[tuple[tuple[str,
     "Permission denied (".
     """
     yield (
-        # libvirt reads only 1,023 bytes of ssh's message and reports "Value too large" for a longer one. Of ssh's messages, only
-        # the banner for a changed key is that long.
+        # libvirt reads only 1,023 bytes of ssh's message and reports "Value too large" for a longer
+        # one. Of ssh's messages, only the banner for a changed key is that long.
         ("REMOTE HOST IDENTIFICATION HAS CHANGED", "does not match", "Value too large for defined data type"),
         f"the SSH host key of {name} has changed",
         f"Somebody may be intercepting the connection. If the host was reinstalled, remove its old key: ssh-keygen -R {target.rpartition('@')[2]}.",

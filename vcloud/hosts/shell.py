@@ -22,7 +22,8 @@ from vcloud.hosts.executed import Executed
 from vcloud.hosts.inventory import HostRef
 from vcloud.hosts.refusals import explain_refusal
 
-logging.getLogger("paramiko").addHandler(logging.NullHandler())  # paramiko also raises what it logs; vcloud reports it only once
+# paramiko also raises what it logs; vcloud reports it only once.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 CONNECT_TIMEOUT = 15
 """Seconds for each step of an ssh login."""
@@ -127,7 +128,8 @@ def _communicate(channel: paramiko.Channel, stdin: bytes, deadline: float) -> Ex
     feeder.start()
     out, err = bytearray(), bytearray()
     while True:
-        # This must be asked before the output is read: output that arrives in between is then read in the next round.
+        # This comes before the output is read. In the other order, output that arrives in between
+        # would be lost.
         ended = channel.closed or (channel.exit_status_ready() and channel.eof_received)
         while channel.recv_ready():
             out += channel.recv(CHUNK)
@@ -155,7 +157,8 @@ def _feed(channel: paramiko.Channel, stdin: bytes) -> None:
 
 def _open_ssh(ref: HostRef) -> SshShell:
     client = paramiko.SSHClient()
-    client.set_missing_host_key_policy(paramiko.RejectPolicy())  # no trust on first use, see the package
+    # No trust on first use, see the package.
+    client.set_missing_host_key_policy(paramiko.RejectPolicy())
     try:
         _connect(client, _login(ref))
     except paramiko.BadHostKeyException:

@@ -70,6 +70,7 @@ def uplink_for(host: Host, vapp: str, current: Uplink | None = None) -> Uplink:
     used = addresses_outside(host, but=vapp)
     if host.ref.uplink is not None:
         return _uplink(host.ref.uplink, vapp, used, host.ref.uplink.prefix4.num_addresses // 2)
+    # Number 0 is the network's own address, and number 1 is the host's.
     return _uplink(_existing_nat_network(host) or _planned_nat_network(host), vapp, used, 2)
 
 

@@ -24,7 +24,9 @@ def read_end(pool: StoragePool, name: str, limit: int) -> bytes:
     with translated(f"'{name}' could not be read on {pool.host.name}"):
         volume = pool.volume(name)
         if volume is None:
-            pool.refresh()  # virtlogd creates console logs, and the pool notices new files only when it is refreshed
+            # virtlogd creates console logs, and the pool notices new files only when it is
+            # refreshed.
+            pool.refresh()
             volume = pool.volume(name)
         return b"" if volume is None else _read_end(pool, volume, limit)
 

@@ -113,7 +113,8 @@ class VappVolumes:
         uploaded to the host.
         """
         names = [name for name in self.pool.names("image-") if name.endswith(COMPLETE)]
-        stems = (name.rsplit(".", 3)[0] for name in names)  # cuts off .ID.qcow2.complete; the image's name may have dots, too
+        # Cuts off .ID.qcow2.complete; the image's name may have dots, too.
+        stems = (name.rsplit(".", 3)[0] for name in names)
         return frozenset(stem.rpartition("-")[2] for stem in stems)
 
     def put_seed(self, domain: str, content: bytes) -> None:

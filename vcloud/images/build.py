@@ -205,6 +205,8 @@ class _Build:
 
     def _write_disk(self) -> None:
         raw = str(self.folder / "disk.raw")
+        # lazy_itable_init=0 writes the inode tables now. Otherwise every guest would do it after its
+        # first boot. -m 0 reserves no space for root.
         options = ["-q", "-t", "ext4", "-m", "0", "-J", f"size={JOURNAL_MIB}", "-E", "lazy_itable_init=0"]
         self._run_isolated(["mke2fs", *options, "-d", str(self.root), raw, ROOT_SIZE])
         self._run_isolated(["qemu-img", "convert", "-O", "qcow2", raw, str(self.folder / "disk.qcow2")])
@@ -226,7 +228,8 @@ class _Build:
             return
         content = self.root / f"{GUEST_FOLDER}/disks{mount}.ext4"
         content.parent.mkdir(parents=True, exist_ok=True)
-        # A quarter more than the files take, as a margin. If even that is too little, mke2fs fails, and so does the build.
+        # A quarter more than the files take, as a margin. If even that is too little, mke2fs fails,
+        # and so does the build.
         sizes = [-(-path.lstat().st_size // BLOCK) * BLOCK for path in top.rglob("*")]
         files = len(sizes) * 5 // 4
         size = sum(sizes) * 5 // 4 + files * INODE + CONTENT_SPARE
@@ -256,7 +259,7 @@ class _Build:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=os.environ | {"LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"},
-            umask=0o022,
+            umask=0o022,  # the caller's umask must not decide the modes of files in the image
             text=True,
             errors="replace",
         ) as process:

@@ -124,7 +124,8 @@ class Cache:
             description = make(partial)
             (partial / "image.json").write_text(json.dumps(asdict(description), indent=2, sort_keys=True) + "\n")
             _flush(partial)
-            shutil.rmtree(self.folder / entry, ignore_errors=True)  # an image in the format of another release, which `get` ignored
+            # An image in the format of another release, which `get` ignored.
+            shutil.rmtree(self.folder / entry, ignore_errors=True)
             partial.rename(self.folder / entry)
         except OSError as error:
             what = f"the image {entry} cannot be written: {error.strerror or error}"

@@ -41,7 +41,8 @@ def make_initramfs(init: bytes, modules: Path, wanted: Iterable[str]) -> bytes:
         Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
         Entry("init", stat.S_IFREG | 0o755, init),
         Entry("modules", stat.S_IFREG | 0o644, "".join(f"/{name}\n" for name in names).encode()),
-        # The names of modules begin with a number, and the file `modules` lists them in this order for init.
+        # The names of modules begin with a number, and the file `modules` lists them in this order
+        # for init.
         *(Entry(name, stat.S_IFREG | 0o644, _module(path)) for name, path in zip(names, order, strict=True)),
     ]
     return cpio(entries)
@@ -58,7 +59,8 @@ def load_order(modules: Path, wanted: Iterable[str]) -> list[Path]:
             continue
         if module not in by_name:
             raise ImageError(f"the kernel {modules.name} has no module {module}", "Correct `modules` in the image's recipe.")
-        # For each module, modules.dep lists direct dependencies first and the dependencies of these after them.
+        # For each module, modules.dep lists direct dependencies first and the dependencies of these
+        # after them.
         for path in (*reversed(needs[by_name[module]]), by_name[module]):
             order.setdefault(path)
     return [modules / path for path in order]

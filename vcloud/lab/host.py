@@ -115,17 +115,18 @@ def _start(host: Host) -> None:
     _write_files(host)
     argv = [
         *namespaces.enter(host.namespace),
+        # slave: what is mounted on the machine appears on the host, too, but never the other way.
         *("unshare", "--mount", "--propagation=slave", "--uts", "--pid", "--fork", "--mount-proc"),
-        # The holder is the init process of its PID namespace, so it inherits orphans, but `sleep` never reaps a child.
-        # If a process ignores SIGCHLD, the kernel reaps its children.
+        # The holder is the init process of its PID namespace, so it inherits orphans, but `sleep`
+        # never reaps a child. If a process ignores SIGCHLD, the kernel reaps its children.
         *("env", "--ignore-signal=CHLD", _owner_variable(host), "sleep", "infinity"),
     ]
     with (host.folder / "holder.log").open("w") as log:
         subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=ENVIRONMENT, cwd="/", start_new_session=True)
     wait_for(f"The start of host '{host.name}'", lambda: holder(host) is not None, 10)
     run([*enter(host), "hostname", host.name])
-    # sysfs shows the network interfaces of the namespace in which it was mounted. So the host needs a new one.
-    # The machine's cgroups are mounted below the old one and disappear with it.
+    # sysfs shows the network interfaces of the namespace in which it was mounted. So the host needs
+    # a new one. The machine's cgroups are mounted below the old one and disappear with it.
     run([*enter(host), "umount", "--recursive", "--lazy", "/sys"])
     run([*enter(host), "mount", "--all", "--fstab", str(host.folder / "fstab")])
 
@@ -170,7 +171,8 @@ def _ensure_daemons(host: Host) -> None:
         _copy_capabilities(host)
         run([*WITHOUT_HUGE_PAGES, *enter(host), "libvirtd", "--daemon"])
     if not alive["sshd"]:
-        run([*enter(host), str(namespaces.program("sshd")), "-E", "/var/log/sshd.log"])  # sshd refuses to start without its full path
+        # sshd refuses to start without its full path.
+        run([*enter(host), str(namespaces.program("sshd")), "-E", "/var/log/sshd.log"])
     wait_for(f"The start of the daemons of host '{host.name}'", lambda: all(daemons(host).values()), 30)
 
 

@@ -183,13 +183,16 @@ def _write(path: Path, text: str, mode: int = 0o644) -> None:
 
 @contextlib.contextmanager
 def _locked(lab: Lab) -> Iterator[None]:
-    """Only one `up` or `down` of a lab at a time. The lock is on the folder itself, so that `down` leaves no lock file behind."""
+    """Holds the lock of a lab: only one `up` or `down` at a time.
+
+    The lock is on the lab's folder itself, so that `down` leaves no lock file behind.
+    """
     while True:
         lab.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             handle = os.open(lab.folder, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
-            continue
+            continue  # a `down` has deleted the folder in between
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             if _is_same_folder(handle, lab.folder):

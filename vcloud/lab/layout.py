@@ -17,7 +17,8 @@ DEFAULT_NAME = "vclab"
 DEFAULT_FOLDER = Path("/var/lib/vcloud/labs")
 MAX_HOSTS = 32
 
-# Only address ranges that RFC 2544, 3849 and 5737 reserve for tests and documentation: no lab can hide a real network.
+# Only address ranges that RFC 2544, 3849 and 5737 reserve for tests and documentation: no lab can
+# hide a real network.
 UPLINK4 = IPv4Network("198.18.0.0/16")
 UPLINK6 = IPv6Network("2001:db8:198:18::/64")
 MANAGEMENT4 = IPv4Network("198.19.0.0/24")

@@ -34,8 +34,10 @@ CHUNK = 65536
 IPV6_TRANSPARENT = 75
 IP_RECVORIGDSTADDR = 20
 IPV6_RECVORIGDSTADDR = 74
-"""Linux's numbers of socket options that Python's socket module lacks. With IP_RECVORIGDSTADDR, each datagram comes with the
-address that its sender used."""
+"""Linux's numbers of socket options that Python's socket module lacks.
+
+With IP_RECVORIGDSTADDR, each datagram comes with the address that its sender used.
+"""
 
 
 class Log:

@@ -29,6 +29,8 @@ def ensure_switch(lab: Lab) -> None:
     """
     namespaces.ensure(lab.switch, {"net.ipv6.conf.all.disable_ipv6": 1, "net.ipv6.conf.default.disable_ipv6": 1, **UNFILTERED})
     missing = {"uplink", "management"} - namespaces.links(lab.switch)
+    # With multicast snooping, a bridge without a querier may drop the multicast packets of IPv6
+    # neighbour discovery.
     namespaces.configure(
         lab.switch,
         [
@@ -42,9 +44,11 @@ def ensure_switch(lab: Lab) -> None:
 
 
 def ensure_wire(lab: Lab, port: str, bridge: str, namespace: str, link: str) -> None:
-    """A cable from a port of one of the switch's bridges to `link` in `namespace`. A cable has two ends or none.
+    """A virtual cable (veth pair) from a port of a bridge in `switch` to the interface `link` in
+    `namespace`.
 
-    A new cable has the MAC of the old one, so that what others know about the neighbour stays true.
+    If one end is missing, both ends are created again. The new interface gets the same MAC address,
+    so that the neighbour tables of others stay right.
     """
     ports = namespaces.links(lab.switch)
     if port not in ports or link not in namespaces.links(namespace):

@@ -51,6 +51,9 @@ def uplink_network(host: Host) -> str:
 
 
 def sshd_config(host: Host) -> str:
+    """By default sshd starts to refuse logins when 10 others are in progress (MaxStartups), and allows
+    10 sessions per connection (MaxSessions), see sshd_config(5). Tests need more of both.
+    """
     return f"""\
 ListenAddress {host.management4}
 HostKey /etc/ssh/ssh_host_ed25519_key
@@ -81,7 +84,8 @@ def mounts(host: Host) -> tuple[tuple[Path, Path], ...]:
     A mount that hides the lab's folder from the host comes last, because the sources of all mounts
     are in this folder.
     """
-    # `is_relative_to` is True for a private folder that contains the lab's folder, and True sorts after False.
+    # `is_relative_to` is True for a private folder that contains the lab's folder, and True sorts
+    # after False.
     targets = (HOSTS, *sorted(PRIVATE_FOLDERS, key=host.folder.is_relative_to))
     return tuple((host.machine_path(target), target) for target in targets)
 
