@@ -92,6 +92,6 @@ def test_lab_in_another_folder_is_not_touched(lab: Lab, tmp_path: Path) -> None:
     other = Lab(lab.name, tmp_path / lab.name)
     for change in (labs.up, labs.down):
         other.folder.mkdir(exist_ok=True)
-        with pytest.raises(HostError, match="another folder"):
+        with pytest.raises(HostError, match="but its folder is not"):
             change(other)
     assert not not_running(lab)

@@ -90,7 +90,7 @@ def test_a_recipe_of_ones_own_has_its_files_commands_and_packages(recipe: Path, 
         ("commands: ['echo about to fail; false']", "about to fail"),
         ("check: 'echo not healthy; exit 3'", "not healthy"),
         ("modules: [warp_drive]", "warp_drive"),
-        ("commands: ['ln -s /etc /srv/data']\ndisks: {data: /srv/data}", "has a link in /srv/data"),
+        ("commands: ['ln -s /etc /srv/data']\ndisks: {data: /srv/data}", "has a symbolic link in the path /srv/data"),
     ],
     ids=["package", "command", "check", "module", "disk"],
 )
@@ -107,7 +107,7 @@ def test_a_program_that_is_missing_is_named_with_its_package(recipe: Path, cache
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ImageError) as failure:
         build(load_recipe(write(recipe, "memory: 200M")), cache=cache)
-    assert failure.value.hint.startswith("apt-get install ")
+    assert failure.value.hint.startswith("Run: apt-get install ")
     assert "mmdebstrap" in failure.value.hint
 
 

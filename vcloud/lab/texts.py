@@ -52,7 +52,7 @@ def uplink_network(host: Host) -> str:
 
 def sshd_config(host: Host) -> str:
     """By default sshd starts to refuse logins when 10 others are in progress (MaxStartups), and allows
-    10 sessions per connection (MaxSessions), see sshd_config(5). Tests need more of both.
+    10 sessions per connection (MaxSessions), see sshd_config(5). A lab allows more of both.
     """
     return f"""\
 ListenAddress {host.management4}
