@@ -52,7 +52,7 @@ QUOTE_LIMIT = 120
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """What the VMs of a host run under."""
+    """How the processors of a host's VMs run: under KVM or under TCG."""
 
     name: str
     """`kvm` or `tcg`."""

@@ -1,4 +1,4 @@
-"""Asks a host's libvirt what the host can do."""
+"""Asks the libvirt of a host for the capabilities of the host."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vcloud.placement.capabilities import Capabilities, Version
 
 def capabilities_of(host: Host) -> Capabilities:
     """The capabilities of a host. Raises HostError."""
-    with translated(f"{host.name} could not be asked what it can do"):
+    with translated(f"the capabilities of {host.name} could not be read"):
         _, mebibytes, processors, *_ = host.connection.getInfo()
         libvirt, qemu = host.connection.getLibVersion(), host.connection.getVersion()
     return Capabilities(

@@ -108,7 +108,7 @@ def _open(ref: HostRef) -> libvirt.virConnect:
 
 
 def _ssh_wrapper(program: str, config: Path | None) -> str:
-    """The text of the script that libvirt starts in place of ssh.
+    """The text of the script that libvirt starts instead of ssh.
 
     The script ignores Ctrl-C. The terminal sends Ctrl-C to all its programs, and vcloud still needs
     the connection to clean up.

@@ -144,8 +144,8 @@ class UplinkConfig(_Strict):
 class OutsideConfig(_Strict):
     """The internet side of a lab, from which `verify` probes a vApp as a customer would.
 
-    Without such a place, `verify` sends the probes of customers only from the host itself, and the VMs of the
-    vApp send no probes to servers on the internet.
+    If a host has none, `verify` sends the probes of customers from the host itself, and the VMs of
+    the vApp send no probes to servers on the internet.
     """
 
     netns: NamespaceName = Field(examples=["vclab-outside"])

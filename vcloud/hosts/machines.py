@@ -130,8 +130,8 @@ def restore_domain(host: Host, name: str, *, linked: bool) -> None:
     """
     with translated(f"'{name}' could not be restored on {host.name}"):
         domain = _domain(host, name)
-        # If the saved memory is missing, this call fails. Without it, the start below would boot
-        # the guest anew without a word.
+        # If the saved memory is missing, this call fails. Without this call, libvirt would
+        # silently boot the guest from its disk.
         xml = domain.managedSaveGetXMLDesc(libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE)
         domain.managedSaveDefineXML(_with_appended_log(xml))
         domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)

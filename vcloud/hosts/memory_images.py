@@ -140,8 +140,8 @@ class MemoryImages:
             key: the key of the memory image.
             base: the files of the image on the host.
             cmdline: the kernel's command line.
-            facts: what domains on this host look like.
-            uplink: where firewalls of this host meet the internet.
+            facts: properties of the host that its domains depend on.
+            uplink: the network on which firewalls of this host reach the internet.
 
         Raises:
             HostError, GuestError: the memory image cannot be made. Its volumes are deleted.
@@ -150,7 +150,7 @@ class MemoryImages:
             existing = [memory_image for memory_image in self.list() if memory_image.key == key]
             if existing:
                 return existing[0]
-            self.sweep()  # what killed runs have left takes space that is needed now
+            self.sweep()  # volumes of killed runs take space that is needed now
             self.pool.require_space(vm.memory, f"the memory image of '{image}'")
             memory_image = MemoryImage(image, key, secrets.token_hex(4))
             try:

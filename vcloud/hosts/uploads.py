@@ -68,8 +68,8 @@ def _delete_abandoned(pool: StoragePool, stem: str, suffix: str, now: float) -> 
     `now` is the host's time, because the clocks of this machine and of the host may differ.
     """
     names = pool.names_without_refresh()
-    rests = [name for name in names if _is_upload(name, stem, suffix) and name + COMPLETE not in names]
-    pool.delete([name for name in rests if now - last_written(pool, name) > ABANDONED_AFTER])
+    incomplete = [name for name in names if _is_upload(name, stem, suffix) and name + COMPLETE not in names]
+    pool.delete([name for name in incomplete if now - last_written(pool, name) > ABANDONED_AFTER])
 
 
 def _is_upload(name: str, stem: str, suffix: str) -> bool:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 VM_VOLUMES = ("root", "vm", "console", "seed", "wake")
 """The first parts of the names of volumes that belong to one VM."""
 DIGEST_DIGITS = 12
-"""How many digits of an image's digest stand in the names of its volumes."""
+"""How many digits of an image's digest the names of its volumes contain."""
 LINE_BYTES = 400
 """Assumed length of a console line, to find out how much of the log must be read."""
 TERMINAL_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(\x07|\x1b\\)|\x1b.|\r")

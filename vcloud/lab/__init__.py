@@ -3,7 +3,7 @@ packets cannot leave.
 
 Each host has its own network, mount, UTS and PID namespace. In these namespaces run the libvirtd,
 virtlogd and sshd that are installed on the machine, with configuration and state folders of their
-own. Whoever reaches such a host over qemu+ssh sees a host like any other. The simulated internet is
+own. Over qemu+ssh, such a host looks like any other libvirt host. The simulated internet is
 a network namespace called `outside`.
 
 - The first process in the PID namespace of a host, its holder, stands for the host. When the kernel

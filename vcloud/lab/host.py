@@ -115,7 +115,8 @@ def _start(host: Host) -> None:
     _write_files(host)
     argv = [
         *namespaces.enter(host.namespace),
-        # slave: what is mounted on the machine appears on the host, too, but never the other way.
+        # slave: a new mount of the machine appears on the host, too. A mount of the host never
+        # appears on the machine.
         *("unshare", "--mount", "--propagation=slave", "--uts", "--pid", "--fork", "--mount-proc"),
         # The holder is the init process of its PID namespace, so it inherits orphans, but `sleep`
         # never reaps a child. If a process ignores SIGCHLD, the kernel reaps its children.

@@ -1,4 +1,4 @@
-"""Labs as a whole: start, stop, show the state, and enter."""
+"""Labs as a whole: starts and stops them, shows their state, and runs commands in them."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def enter(lab: Lab, where: str) -> list[str]:
     simulated internet ('outside' or 'customer').
 
     Raises:
-        UsageError: the lab has no place of that name.
+        UsageError: the lab has no host of that name.
         HostError: the caller is not root, or the host does not run.
     """
     check_root()
@@ -116,9 +116,9 @@ def enter(lab: Lab, where: str) -> list[str]:
         return namespaces.enter(lab.outside)
     host = next((host for host in lab.hosts() if host.name == where), None)
     if host is None:
-        places = ["outside", *(host.name for host in lab.hosts())] if namespaces.exists(lab.outside) else []
-        hint = f"This lab has: {', '.join(places)}." if places else f"Start the lab: vcloud lab up --name {lab.name}"
-        raise UsageError(f"Lab '{lab.name}' has no place called '{where}'.", hint)
+        names = ["outside", *(host.name for host in lab.hosts())] if namespaces.exists(lab.outside) else []
+        hint = f"This lab has: {', '.join(names)}." if names else f"Start the lab: vcloud lab up --name {lab.name}"
+        raise UsageError(f"Lab '{lab.name}' has no host or network called '{where}'.", hint)
     return hosts.enter(host)
 
 
