@@ -7,6 +7,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     """Whose host has all images and templates."""
     with lab(LAB, tmp_path_factory.mktemp("home")) as operator:
         operator.run("image", "memory", "make", str(SHOP), timeout=1800)
-        yield operator
+        yield replace(operator, fresh=True)
 
 
 def idle(folder: Path, count: int) -> Path:

@@ -136,7 +136,7 @@ def by_part(how: str, runs: list[dict[str, float]]) -> dict[str, list[float]]:
 
 def calls_of_an_up_with_nothing_to_do(operator: Operator, folder: Path) -> int:
     log = folder / "rpc.log"
-    counted = Operator({**operator.env, "LIBVIRT_LOG_FILTERS": "1:rpc", "LIBVIRT_LOG_OUTPUTS": f"1:file:{log}"})
+    counted = Operator(fresh=True, env={**operator.env, "LIBVIRT_LOG_FILTERS": "1:rpc", "LIBVIRT_LOG_OUTPUTS": f"1:file:{log}"})
     assert "nothing to do" in counted.up(SHOP).out
     sent = [line for line in log.read_text().splitlines() if "RPC_CLIENT_MSG_TX_QUEUE" in line and LIBVIRT_PROGRAM in line]
     return sum(not HANDSHAKE.search(line) for line in sent)

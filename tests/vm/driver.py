@@ -19,7 +19,9 @@ from xml.etree.ElementTree import Element
 
 import yaml
 
-from tests.vm import stock
+from tests.vm import commands, stock
+from vcloud.lab import lab as labs
+from vcloud.lab.layout import Lab
 
 ROOT = Path(__file__).resolve().parents[2]
 LABS = Path("/var/lib/vcloud/test-labs")
@@ -70,6 +72,8 @@ class Operator:
     """Somebody at the command line, with their environment."""
 
     env: Mapping[str, str]
+    fresh: bool = False
+    """Whether each command starts Python anew, as at a shell. It takes longer, and is what measurements measure."""
 
     def elsewhere(self, home: Path, **env: str) -> Operator:
         """The same person on another machine: nothing of what an earlier command left in HOME is there."""
@@ -97,7 +101,8 @@ class Operator:
 
     def run(self, *argv: str, code: int | None = 0, stdin: str = "", timeout: float = 300) -> Done:
         """Runs `vcloud ARGV...` to its end, and asks for this exit code; None takes any."""
-        done = subprocess.run([*VCLOUD, *argv], env=dict(self.env), cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=timeout)
+        run = commands.start_and_run if self.fresh else commands.server().run
+        done = run(argv, self.env, stdin, timeout)
         assert code in (None, done.returncode), (
             f"vcloud {' '.join(argv)} ended with {done.returncode}, not {code}:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
         )
@@ -119,8 +124,13 @@ class Operator:
         return self.inside(vm, "cat /proc/sys/kernel/random/boot_id", code)
 
     def at(self, where: str, *argv: str, timeout: float = 60) -> Done:
-        """A command on a host of the lab (`h1`) or in its outside world (`customer`)."""
-        return self.run("lab", "exec", where, "--", *argv, code=None, timeout=timeout)
+        """A command on a host of the lab (`h1`) or in its outside world (`customer`), as `vcloud lab exec` runs it."""
+        name = self.env["VCLOUD_LAB"]
+        enter = labs.enter(Lab(name, LABS / name), where)
+        done = subprocess.run(
+            [*enter, "--", *argv], env=dict(self.env), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
 
     def virsh(self, *argv: str, code: int | None = 0) -> str:
         """virsh on the lab's host, through its socket on this machine: fast enough to look many times a second."""
