@@ -20,6 +20,7 @@ from vcloud.design.names import (
 )
 from vcloud.design.origin import FromFile, Origin, Product
 from vcloud.spec import model as spec
+from vcloud.spec import vm as written_vm
 from vcloud.values import INTERNET, Action, Mode, Protocol, Service, guest_name, meeting_zones, tiers_at, zone_named
 
 PRODUCT = Product()
@@ -152,7 +153,7 @@ class _Resolver:
             plain_offloads=zone in self.inspection.zones,
         )
 
-    def _disks(self, vm: str, written: spec.Vm, mounts: Mapping[str, str]) -> Iterator[Disk]:
+    def _disks(self, vm: str, written: written_vm.Vm, mounts: Mapping[str, str]) -> Iterator[Disk]:
         for index, (name, disk) in enumerate(written.disks.items()):
             yield Disk(
                 name=name,
@@ -258,16 +259,16 @@ def _parents_first(disks: tuple[Disk, ...]) -> tuple[Disk, ...]:
     return tuple(sorted(disks, key=around))
 
 
-def _image(written: spec.Vm) -> ImageRef:
+def _image(written: written_vm.Vm) -> ImageRef:
     return ImageRef(written.image_name, written.image_folder, written.image_source, written.image_sha256, tuple(written.packages))
 
 
-def _files(written: spec.Vm) -> Iterator[GuestFile]:
+def _files(written: written_vm.Vm) -> Iterator[GuestFile]:
     for path, file in written.files.items():
         yield GuestFile(path, file.content_bytes, file.mode, file.owner)
 
 
-def _ready(written: spec.Vm) -> Ready:
+def _ready(written: written_vm.Vm) -> Ready:
     return Ready(written.ready.tcp or 0, written.ready.command or "", written.ready.timeout)
 
 

@@ -1,6 +1,6 @@
 """What a user may write in a vApp file, and all checks of it that need no host.
 
-`load` takes a file through `documents`, with the model of this package (`model`), and through `check`, which compares
+`load` takes a file through `documents`, with the model of this package (`model`, `vm`), and through `check`, which compares
 parts of the file with each other and with the files beside it. All problems are reported at once: if some values are
 wrong, the rest is still checked. `notes` says what is allowed but probably not meant. `schema` prints the JSON schema.
 This package reads no files. `surroundings` describes what it needs to know about them, and `vcloud.files` provides it.

@@ -14,8 +14,9 @@ from typing import Final
 
 from vcloud.documents.field import FieldError
 from vcloud.errors import Problem
-from vcloud.spec.model import Detector, File, Flow, Vapp, Vm
+from vcloud.spec.model import Detector, Flow, Vapp
 from vcloud.spec.surroundings import Beside
+from vcloud.spec.vm import File, Vm
 from vcloud.values import INTERNET, Service, guest_name, tiers_at, zone_named
 
 MOST_IN_ZONE: Final = 4000

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 from vcloud.documents.document import dotted
 from vcloud.errors import Problem
+from vcloud.spec.base import Spec
 from vcloud.spec.fields import Unenforced
-from vcloud.spec.model import Spec, Vapp
+from vcloud.spec.model import Vapp
 
 _WAY_OUT = "Remove it to go on without. A later release will enforce it."
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from vcloud.files import Folder
+from vcloud.spec.base import Spec
 from vcloud.spec.load import parse_vapp
-from vcloud.spec.model import Spec, Vapp
+from vcloud.spec.model import Vapp
 
 FOLDER = Path(__file__).parents[2] / "golden" / "files" / "whole"
 
