@@ -12,10 +12,10 @@ Every step can be repeated. While a run is under way, the manifest says `applyin
 only when it is wholly made. So the next `up` finishes what a killed run has left, and `down` removes it.
 
 A VM that is made anew wakes from a memory image where the host has one (`wake`). It boots where there is none, or where waking fails. As
-many VMs wake at a time as the host has processors, the appliances first, because all others wait for them. From the first answer of its guest
-agent on, a woken VM and a booted VM are treated alike: one document gives either its name, its key and its own entropy, and libvirt keeps
-the same definition of both. An image of a user's own cannot read that document. It wakes in the middle of its boot
-(`vcloud.compile.guest.gate`), and cloud-init does the rest.
+many VMs wake, are restored or load rules at a time as the host has processors. The appliances come first, because all others wait for them.
+From the first answer of its guest agent on, a woken VM and a booted VM are treated alike: one document gives either its name, its key and
+its own entropy, and libvirt keeps the same definition of both. An image of a user's own cannot read that document. It wakes in the middle
+of its boot (`vcloud.compile.guest.gate`), and cloud-init does the rest.
 
 A VM that was saved (by `vcloud save`, or by hand with virsh) goes on where it was, with its own key and machine id. It gets the time, fresh
 entropy, and whatever the file says differently now. Its links are cut before it runs, and are raised in their turn, after the rules.

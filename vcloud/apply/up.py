@@ -25,7 +25,7 @@ from vcloud.pipeline import design_of, load_file
 from vcloud.placement.place import on_one, place
 from vcloud.plan.diff import plan_changes
 from vcloud.plan.manifest import Phase
-from vcloud.plan.order import ordered, with_memory_images
+from vcloud.plan.order import keeps_processor_busy, ordered, with_memory_images
 from vcloud.plan.reasons import flow_changes
 from vcloud.plan.state import VappState
 from vcloud.plan.steps import FRESH, Plan
@@ -150,7 +150,7 @@ class _Up:
             run.plan.steps,
             lambda step: act(run, step),
             slots=self.host.processors,
-            takes_slot=lambda step: waker is not None and step.verb in FRESH and waker.wakes(step.subject),
+            takes_slot=lambda step: waker is not None and keeps_processor_busy(step, waker.wakes),
             left=lambda step: left(run, step),
         )
 

@@ -10,7 +10,7 @@ from tests.standing import manifest_of, standing
 from tests.vapps import design_of_text
 from vcloud.design.model import Design
 from vcloud.plan.diff import plan_changes
-from vcloud.plan.order import by_urgency, ordered, with_memory_images
+from vcloud.plan.order import by_urgency, keeps_processor_busy, ordered, with_memory_images
 from vcloud.plan.state import VappState
 from vcloud.plan.steps import STARTED, Plan, Step, Verb
 
@@ -125,6 +125,24 @@ def test_people_see_the_steps_that_they_agree_to_and_not_their_parts() -> None:
 
 def test_the_vms_that_others_wait_for_longest_come_first() -> None:
     assert [vm.name for vm in by_urgency(planned(), DESIGN)] == ["ips", "firewall", "db", "api", "own", "web-1", "web-2"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "subject", "busy"),
+    [
+        (Verb.MAKE_VM, "woken", True),
+        (Verb.MAKE_VM, "booted", False),
+        (Verb.REMAKE_VM, "woken", True),
+        (Verb.RESTORE_VM, "booted", True),
+        (Verb.LOAD_IPS, "ips", True),
+        (Verb.LOAD_FIREWALL, "firewall", True),
+        (Verb.START_VM, "booted", False),
+        (Verb.CONNECT_VM, "woken", False),
+        (Verb.MAKE_NETWORK, "zone", False),
+    ],
+)
+def test_what_computes_from_beginning_to_end_waits_for_a_processor(verb: Verb, subject: str, busy: bool) -> None:
+    assert keeps_processor_busy(Step(verb, subject, "", "h1"), lambda vm: vm == "woken") is busy
 
 
 def test_what_is_configured_live_waits_for_nobody() -> None:
