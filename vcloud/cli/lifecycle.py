@@ -35,18 +35,18 @@ def register(app: typer.Typer) -> None:
 
 
 def init(
-    name: Annotated[str, typer.Argument(help="Name of the vApp (default: the name of the template).", show_default=False)] = "",
-    template: Annotated[str, typer.Option("-t", "--template", help="The shipped vApp to start from; --list shows them.")] = "shop",
+    name: Annotated[str, typer.Argument(help="Name of the vApp (default: the name of the starter file).", show_default=False)] = "",
+    template: Annotated[str, typer.Option("-t", "--template", help="The starter file to copy; --list shows them.")] = "shop",
     file: Annotated[Path | None, typer.Option("-f", "--file", help="File to write (default: NAME.yaml).", show_default=False)] = None,
-    show: Annotated[bool, typer.Option("--list", help="List the templates and exit.")] = False,
+    show: Annotated[bool, typer.Option("--list", help="List the starter files and exit.")] = False,
 ) -> None:
     """Write a vApp file to start from."""
-    from vcloud.views.starters import template_names, template_text
+    from vcloud.views.starters import starter_names, starter_text
 
     if show:
-        print("\n".join(template_names()))
+        print("\n".join(starter_names()))
         return
-    text = template_text(template, name)
+    text = starter_text(template, name)
     path = file or Path(f"{name or template}.yaml")
     try:
         with path.open("x") as out:

@@ -1,4 +1,4 @@
-"""Compares what is wanted with what stands. Pure: the same two values give the same plan."""
+"""Compares the wanted manifest with the state of a host, and yields the steps between them. Pure: the same two values give the same plan."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from vcloud.plan.steps import Plan, Step, Verb, in_order
 
 
 def plan_changes(wanted: Manifest, state: VappState, host: str, *, reload: bool = False) -> Plan:
-    """The steps from `state` to `wanted`. With `reload` the appliances get their rules again, whatever rules they should hold already.
+    """The steps from `state` to `wanted`. With `reload`, the appliances load their rules again even if these are unchanged.
 
-    Raises HostError where a newer release made what stands, VcloudError where a name that the vApp needs belongs to somebody else,
-    SmallerDiskError.
+    Raises:
+        HostError: a newer release of vcloud made the vApp on the host.
+        VcloudError: a name that the vApp needs belongs to somebody else, or somebody has renamed a domain of the vApp.
+        SmallerDiskError: the file makes a data disk smaller.
     """
     state.refuse_newer(wanted.design.instance.name, host)
     refuse_renamed(wanted.design, state)
@@ -29,12 +31,12 @@ def plan_changes(wanted: Manifest, state: VappState, host: str, *, reload: bool 
     steps = [*_vm_removals(wanted, state), *_filter_step(wanted, state), *_network_steps(wanted, state), *_vm_steps(wanted, state)]
     steps += [*_protection_steps(wanted, state, steps, reload)]
     if not steps and not _settled(wanted, state):
-        steps.append(Step(Verb.RECORD, wanted.design.instance.name, "the description changed, nothing that runs does"))
+        steps.append(Step(Verb.RECORD, wanted.design.instance.name, "only the description changed; nothing that runs is touched"))
     return Plan(wanted.design.instance.name, host, in_order(replace(step, host=host) for step in steps))
 
 
 def refuse_renamed(design: Design, state: VappState) -> None:
-    """The disks of a VM whose domain has another name now must not go from under it."""
+    """Refuses a plan where somebody has renamed a domain of the vApp: the VM would be made again, with the disks that the domain uses."""
     for vm in design.vms:
         if name := state.renamed(vm):
             raise VcloudError(
@@ -44,7 +46,7 @@ def refuse_renamed(design: Design, state: VappState) -> None:
 
 
 def refuse_foreign_names(design: Design, state: VappState) -> None:
-    """A domain or network that is not ours keeps its name; nothing is touched."""
+    """Refuses a plan that needs the name of a domain or network that is not vcloud's. Nothing is touched."""
     for vm in design.vms:
         found = state.domain(vm.domain)
         if found is not None and found.uuid != vm.uuid:
@@ -91,7 +93,7 @@ def _vm_removals(wanted: Manifest, state: VappState) -> Iterator[Step]:
 
 
 def _filter_step(wanted: Manifest, state: VappState) -> Iterator[Step]:
-    """A standing filter is defined again only where its text changed: libvirt takes a filter off every NIC for a moment while it does."""
+    """A filter is defined again only if its text changed, because libvirt takes a filter off every NIC for a moment while it redefines it."""
     name, have = filter_name(wanted.design.instance.name), state.manifest
     if state.filter_gone:
         yield Step(Verb.DEFINE_FILTER, name, "it was removed" if have else "each workload sends with its own MAC address only")
@@ -118,7 +120,7 @@ def _network_steps(wanted: Manifest, state: VappState) -> Iterator[Step]:
 
 
 def _differs(standing: NetworkState, wanted: Manifest) -> bool:
-    """Whether a network was made from another text. Of one that a release of format 1 marked, the mark does not tell."""
+    """Whether a network was made from another text. A mark of format 1 does not tell; such a network counts as equal."""
     return standing.marks.digest not in ("", wanted.network_digest(standing.name))
 
 
@@ -142,19 +144,22 @@ def _vm_steps(wanted: Manifest, state: VappState) -> Iterator[Step]:
         elif have.identity != digests.identity and not vm.image.recipe:
             yield Step(Verb.RESTART_VM, vm.name, f"{reasons.identity(vm, wanted, state.manifest)}; cloud-init learns of it at boot")
         elif domain.running and (cut := _cut_off(vm, state, wanted)):
-            yield Step(Verb.RESTART_VM, vm.name, f"it is cut off: {cut} and its cards come back only when it starts")
+            yield Step(Verb.RESTART_VM, vm.name, f"it is cut off: {cut} and its NICs are plugged in again only when it starts")
         elif domain.saved:
             yield Step(Verb.RESTORE_VM, vm.name, "its memory was saved")
         elif not domain.running or domain.paused:
             yield Step(Verb.START_VM, vm.name, "it is paused" if domain.paused else "it is not running")
         elif not state.connected(vm):
-            yield Step(Verb.START_VM, vm.name, "it was started, and nobody has seen to its links and services since")
+            yield Step(Verb.START_VM, vm.name, "it was started, but not by `vcloud up`, so its links and services were not set up")
         elif have.identity != digests.identity:
             yield Step(Verb.CONFIGURE_VM, vm.name, reasons.identity(vm, wanted, state.manifest))
 
 
 def _cut_off(vm: Vm, state: VappState, wanted: Manifest) -> str:
-    """Why no packet reaches some card of a VM that runs: when a network ends its bridge goes, and a new one of that name has no ports."""
+    """Why no packet reaches some NIC of a running VM; empty where packets reach all of them.
+
+    When a network stops, its bridge is removed. A new bridge of that name has no ports, so the NICs of running VMs are not on it.
+    """
     if vm.role is Role.FIREWALL and state.uplink_gone:
         return "the uplink's network was stopped or removed,"
     for name in dict.fromkeys(nic.network for nic in vm.nics if nic.network):
