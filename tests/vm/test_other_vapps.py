@@ -104,7 +104,7 @@ flows:
         assert {"flow/in/internet/x/tcp/22/4", "flow/out/x/internet/tcp/80/6"} <= {check["id"] for check in verdict["checks"]}
         operator.virsh("net-destroy", "vcloud-uplink")
         assert any("uplink" in problem for problem in plain.status("natted")["problems"])
-        assert "its cards come back only when it starts" in plain.run("plan", str(file), "-o", "json").out
+        assert "its NICs are plugged in again only when it starts" in plain.run("plan", str(file), "-o", "json").out
         plain.up(file)
         assert plain.status("natted")["healthy"]
         assert plain.run("verify", "natted", "-o", "json", timeout=300).data["summary"] == verdict["summary"]
