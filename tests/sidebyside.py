@@ -38,6 +38,7 @@ SECONDS = {
     "tests/vm/test_other_vapps.py": 150,
     "tests/vm/hosts": 120,
     "tests/vm/test_state.py": 120,
+    "tests/vm/test_tampered.py": 90,
     "tests/netns/ips/test_rules.py": 80,
     "tests/netns/ips/test_life.py": 80,
     "tests/netns/ips/test_leaks.py": 60,

@@ -236,32 +236,6 @@ def broken(shop: Vapp, vm: str, script: str, mend: str) -> Iterator[None]:
         shop.inside(vm, mend)
 
 
-RELOAD = "nft -f /etc/vcloud/firewall.nft"
-
-
-@pytest.mark.parametrize(
-    ("script", "kinds"),
-    [
-        ("nft flush ruleset", {"config", "denied", "spoofed"}),
-        ("nft insert rule inet vcloud hook_forward accept", {"config", "denied"}),
-        ("nft add table inet other", {"config"}),
-    ],
-    ids=["no rules", "a rule that lets all pass", "somebody else's table"],
-)
-def test_verify_goes_red_when_the_firewall_is_tampered_with(shop: Vapp, script: str, kinds: set[str]) -> None:
-    with broken(shop, "firewall", script, f"nft flush ruleset; {RELOAD}"):
-        found = outcomes(shop, code=4)
-        status = shop.operator.run("status", "shop", "-o", "json").data
-        assert not status["healthy"]
-        assert all("vcloud up --reload" in problem for problem in status["problems"])
-        assert "load firewall" in shop.operator.run("up", "--dry-run", "--reload", str(SHOP)).out
-        shop.operator.up(SHOP, "--reload")
-        assert shop.operator.run("status", "shop", "-o", "json").data["healthy"]
-        assert shop.curl("/orders", "--fail").code == 0
-    assert kinds <= {check["kind"] for check in found["checks"] if check["outcome"] == "fail"}
-    wait_until("the shop serves again", lambda: shop.curl("/orders", "--fail", patience=10).code == 0, 90)
-
-
 def test_verify_goes_red_when_the_ips_only_watches(shop: Vapp) -> None:
     """Its own rules, each turned from drop to alert behind vcloud's back."""
     weaken = "cd /etc/vcloud/ips && cp -a . /tmp/ips.kept && sed -i 's/^drop /alert /' rules/*.rules *.rules 2>/dev/null; "
