@@ -1,7 +1,8 @@
 """What each test of the release of November 2026 claims, and which test holds that claim now.
 
-`claims.txt` lists the tests of that release. `claims.tsv` has a row for each test, or for each file of tests, that has moved since: the old
-place, a tab, the new place. A row for one test comes before a row for its file. A test without a row is still where it was.
+`claims.txt` lists the tests of that release. `claims.tsv` has a row for each test, or for each file
+of tests, that has moved since: the old place, a tab, the new place. A row for one test comes before
+a row for its file. A test without a row is still where it was.
 """
 
 from __future__ import annotations

@@ -11,15 +11,22 @@ from hypothesis import settings
 from tests import sidebyside
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
-"""A shell script that runs something in the background makes it ignore Ctrl-C, and with it all programs that it starts."""
+"""A shell script that runs something in the background makes it ignore Ctrl-C, and with it all
+programs that it starts.
+"""
 
 settings.register_profile("vcloud", deadline=None)
 settings.load_profile("vcloud")
-"""A shared machine may be slow for a moment. The tests that promise a time measure it themselves."""
+"""A shared machine may be slow for a moment. The tests that promise a time measure it themselves.
+"""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--update-golden", action="store_true", help="rewrite the expected outputs; read the difference before you commit it")
+    parser.addoption(
+        "--update-golden",
+        action="store_true",
+        help="rewrite the expected outputs; read the difference before you commit it",
+    )
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -43,11 +50,23 @@ DEAREST = 20
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """The tests whose VMs used most processor time. Beside the slowest tests it shows which of these only waited."""
-    reports = [report for reports in terminalreporter.stats.values() for report in reports if getattr(report, "when", "") == "teardown"]
-    used = {report.nodeid: dict(report.user_properties).get(sidebyside.PROCESSOR_SECONDS, 0) for report in reports}
+    """The tests whose VMs used most processor time. Beside the slowest tests it shows which of
+    these only waited.
+    """
+    reports = [
+        report
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", "") == "teardown"
+    ]
+    used = {
+        report.nodeid: dict(report.user_properties).get(sidebyside.PROCESSOR_SECONDS, 0)
+        for report in reports
+    }
     dearest = sorted(used, key=used.__getitem__, reverse=True)[:DEAREST]
     if dearest and used[dearest[0]]:
-        terminalreporter.section(f"processor time of VMs: {sum(used.values()):.0f} s, the {DEAREST} tests that used most")
+        terminalreporter.section(
+            f"processor time of VMs: {sum(used.values()):.0f} s, the {DEAREST} tests that used most"
+        )
         for test in dearest:
             terminalreporter.write_line(f"{used[test]:.1f}s {test}")

@@ -1,4 +1,5 @@
-"""Designs from a compact description, resolved as the designs of vApp files are, but without the checks of a file.
+"""Designs from a compact description, resolved as the designs of vApp files are, but without the
+checks of a file.
 
     build_design(
         zones="dmz app lab:open",
@@ -11,9 +12,10 @@
         ''',
     )
 
-A zone may be `open` or `inspected`; `x2` makes `web-1` and `web-2`. Names of tiers, `zone:NAME` and `internet` are ends of flows. `80=8080`
-publishes port 80 as 8080. A port without `=` in a flow from `internet` is published as itself. Tests may so describe what the checks would
-refuse, such as two flows that publish one port.
+A zone may be `open` or `inspected`; `x2` makes `web-1` and `web-2`. Names of tiers, `zone:NAME` and
+`internet` are ends of flows. `80=8080` publishes port 80 as 8080. A port without `=` in a flow from
+`internet` is published as itself. Tests may so describe what the checks would refuse, such as two
+flows that publish one port.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ UPLINK = Uplink(
     gateway6=IPv6Address("2001:db8:198:18::1"),
 )
 _FLOW = re.compile(r"(?P<id>\S+): (?P<source>\S+) -> (?P<target>\S+) (?P<services>.+)")
-_SERVICE = re.compile(r"(?P<protocol>tcp|udp)/(?P<first>\d+)(-(?P<last>\d+))?(=(?P<published>\d+))?")
+_SERVICE = re.compile(
+    r"(?P<protocol>tcp|udp)/(?P<first>\d+)(-(?P<last>\d+))?(=(?P<published>\d+))?"
+)
 _COUNT = re.compile(r"x(\d+)")
 APPLIANCES = {role: f"/images/{role}" for role in (Role.FIREWALL, Role.IPS)}
 
@@ -62,8 +66,12 @@ def with_flows(design: Design, flows: str) -> Design:
     tiers: dict[str, list[Vm]] = {}
     for vm in design.workloads:
         tiers.setdefault(vm.tier, []).append(vm)
-    zones = " ".join(zone.name + ":open" * zone.open + ":inspected" * zone.inspected for zone in design.zones)
-    other = build_design(zones, {tier: _notation(members) for tier, members in tiers.items()}, flows, design.vapp)
+    zones = " ".join(
+        zone.name + ":open" * zone.open + ":inspected" * zone.inspected for zone in design.zones
+    )
+    other = build_design(
+        zones, {tier: _notation(members) for tier, members in tiers.items()}, flows, design.vapp
+    )
     return replace(design, flows=other.flows)
 
 
@@ -94,7 +102,13 @@ def _flows(text: str) -> Iterator[dict[str, Any]]:
         if match is None:
             raise ValueError(f"not a flow: {row!r}")
         services, published = map(list, zip(*map(_service, match["services"].split()), strict=True))
-        flow = {"id": match["id"], "from": match["source"], "to": match["target"], "service": services, "why": "a test"}
+        flow = {
+            "id": match["id"],
+            "from": match["source"],
+            "to": match["target"],
+            "service": services,
+            "why": "a test",
+        }
         yield flow | ({"publish": published} if match["source"] == "internet" else {})
 
 
@@ -107,4 +121,6 @@ def _service(text: str) -> tuple[str, str]:
         raise ValueError(f"not a service: {text!r}")
     first, last = int(match["first"]), int(match["last"] or match["first"])
     published = int(match["published"] or first)
-    return text.partition("=")[0], str(published) if first == last else f"{published}-{published + last - first}"
+    return text.partition("=")[0], str(
+        published
+    ) if first == last else f"{published}-{published + last - first}"

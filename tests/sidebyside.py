@@ -1,10 +1,13 @@
-"""How the tests are spread over several pytest-xdist workers: which stay together, and which begin first.
+"""How the tests are spread over several pytest-xdist workers: which stay together, and which begin
+first.
 
-Tests that share a fixture which is dear to make (a running vApp, a lab) form a group. One worker runs a whole group, in the order of the
-files. The longest groups begin first, so that at the end no worker waits for one that has just begun.
+Tests that share a fixture which is dear to make (a running vApp, a lab) form a group. One worker
+runs a whole group, in the order of the files. The longest groups begin first, so that at the end no
+worker waits for one that has just begun.
 
-The images that VMs boot from are built by a group of its own. It begins first. While it runs, the other workers get groups that need no
-image. On a machine whose image cache is full the group ends at once.
+The images that VMs boot from are built by a group of its own. It begins first. While it runs, the
+other workers get groups that need no image. On a machine whose image cache is full the group ends
+at once.
 """
 
 from __future__ import annotations
@@ -49,13 +52,17 @@ SECONDS = {
     "tests/lab": 60,
     "tests/test_style.py": 30,
 }
-"""About how long a group takes on two cores without KVM. Only the order matters; a group that is not here takes a few seconds."""
+"""About how long a group takes on two cores without KVM. Only the order matters; a group that is
+not here takes a few seconds.
+"""
 
 PROCESSOR_SECONDS = "processor_seconds"
 """The property of a test's report that says how much processor time its VMs used."""
 
 BOOT_VMS = ("tests/vm/", "tests/nested/")
-"""Only as many of these groups run at a time as the machine has processors. A VM that is starved answers too late."""
+"""Only as many of these groups run at a time as the machine has processors. A VM that is starved
+answers too late.
+"""
 
 GIB_PER_WORKER = 4
 """Memory that the largest vApp of one worker takes, and its share of the page cache."""
@@ -66,7 +73,9 @@ def processors() -> int:
 
 
 def worker_count() -> int:
-    """One worker more than processors, for the tests that boot no VM: these wait most of the time. Fewer where memory is short."""
+    """One worker more than processors, for the tests that boot no VM: these wait most of the time.
+    Fewer where memory is short.
+    """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
     return max(1, min(processors() + 1, memory // GIB_PER_WORKER, 6))
 
@@ -79,11 +88,15 @@ def group_of(nodeid: str) -> str:
 
 def longest_first(items: Iterable[pytest.Item]) -> list[pytest.Item]:
     """The items sorted by the time that their groups take; within a group as they were."""
-    return sorted(items, key=lambda item: (-SECONDS.get(group_of(item.nodeid), 5), group_of(item.nodeid)))
+    return sorted(
+        items, key=lambda item: (-SECONDS.get(group_of(item.nodeid), 5), group_of(item.nodeid))
+    )
 
 
 def may_begin(group: str, beside: Sequence[str]) -> bool:
-    """Whether a group of tests can begin beside others, without waiting for an image and without starving their VMs."""
+    """Whether a group of tests can begin beside others, without waiting for an image and without
+    starving their VMs.
+    """
     if IMAGES in beside and group.startswith(NEED_IMAGES):
         return False
     return not group.startswith(BOOT_VMS) or not all_processors_are_taken(beside)
@@ -104,14 +117,22 @@ class Groups(LoadScopeScheduling):
         return group_of(nodeid)
 
     def _reschedule(self, node: Any) -> None:
-        """Called after each test. A worker ends when only groups that boot VMs are left, and others run enough of these."""
-        if self.workqueue and all(group.startswith(BOOT_VMS) for group in self.workqueue) and all_processors_are_taken(self._beside(node)):
+        """Called after each test. A worker ends when only groups that boot VMs are left, and others
+        run enough of these.
+        """
+        if (
+            self.workqueue
+            and all(group.startswith(BOOT_VMS) for group in self.workqueue)
+            and all_processors_are_taken(self._beside(node))
+        ):
             node.shutdown()
         else:
             super()._reschedule(node)
 
     def _assign_work_unit(self, node: Any) -> None:
-        """Prefers a group that may begin now. Without one, the worker gets the next of the list and waits for its images itself."""
+        """Prefers a group that may begin now. Without one, the worker gets the next of the list and
+        waits for its images itself.
+        """
         beside = self._beside(node)
         group = next((group for group in self.workqueue if may_begin(group, beside)), None)
         if group is not None:
@@ -121,4 +142,6 @@ class Groups(LoadScopeScheduling):
     def _beside(self, node: Any) -> list[str]:
         """The groups of all other workers that have not ended."""
         others = (groups for other, groups in self.assigned_work.items() if other is not node)
-        return [group for groups in others for group, tests in groups.items() if not all(tests.values())]
+        return [
+            group for groups in others for group, tests in groups.items() if not all(tests.values())
+        ]

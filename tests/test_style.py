@@ -25,12 +25,46 @@ PACKAGE = ROOT / "vcloud"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 PURE_PACKAGES = ("documents", "spec", "patterns", "design", "compile", "placement", "plan", "proof")
-PURE = (*(f"vcloud.{name}" for name in PURE_PACKAGES), "vcloud.values", "vcloud.marks", "vcloud.errors", "vcloud.data", "vcloud.untrusted")
-IMPURE = frozenset({"libvirt", "libvirt_qemu", "paramiko", "rich", "typer", "subprocess", "socket", "urllib.request", "http"})
-AROUND = frozenset({"os", "time", "random", "secrets", "stat", "sys", "pathlib.Path", "datetime.datetime", "uuid.uuid4"})
+PURE = (
+    *(f"vcloud.{name}" for name in PURE_PACKAGES),
+    "vcloud.values",
+    "vcloud.marks",
+    "vcloud.errors",
+    "vcloud.data",
+    "vcloud.untrusted",
+)
+IMPURE = frozenset(
+    {
+        "libvirt",
+        "libvirt_qemu",
+        "paramiko",
+        "rich",
+        "typer",
+        "subprocess",
+        "socket",
+        "urllib.request",
+        "http",
+    }
+)
+AROUND = frozenset(
+    {
+        "os",
+        "time",
+        "random",
+        "secrets",
+        "stat",
+        "sys",
+        "pathlib.Path",
+        "datetime.datetime",
+        "uuid.uuid4",
+    }
+)
 HYPERVISOR = frozenset({"libvirt", "libvirt_qemu", "paramiko"})
 LONGEST_MODULE = 500
-PACKAGE_SOURCES = re.compile(r"\b(?:[\w-]+\.)*(?:debian|ubuntu|kernel|pypi|pythonhosted|npmjs|python)\.(?:org|com|net)\b", re.IGNORECASE)
+PACKAGE_SOURCES = re.compile(
+    r"\b(?:[\w-]+\.)*(?:debian|ubuntu|kernel|pypi|pythonhosted|npmjs|python)\.(?:org|com|net)\b",
+    re.IGNORECASE,
+)
 """Where packages come from is the user's choice, or their tools' default."""
 
 
@@ -43,9 +77,13 @@ def module_name(path: Path) -> str:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every module that a file imports, wherever it stands in it but for what only a type checker reads."""
+    """Every module that a file imports, wherever it stands in it but for what only a type checker
+    reads.
+    """
     tree = ast.parse(path.read_text())
-    for_types = {inner for node in ast.walk(tree) if _is_type_checking(node) for inner in ast.walk(node)}
+    for_types = {
+        inner for node in ast.walk(tree) if _is_type_checking(node) for inner in ast.walk(node)
+    }
     for node in ast.walk(tree):
         if node in for_types:
             continue
@@ -57,7 +95,11 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def _is_type_checking(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    return (
+        isinstance(node, ast.If)
+        and isinstance(node.test, ast.Name)
+        and node.test.id == "TYPE_CHECKING"
+    )
 
 
 def within(name: str, packages: tuple[str, ...] | frozenset[str]) -> bool:
@@ -78,7 +120,11 @@ def run(*argv: str) -> str:
 
 def shell_scripts() -> list[str]:
     """Files that a shell runs, by their first line."""
-    return [names(path) for path in tracked_files() if re.match(rb"#!\S*/(env )?(busybox )?(ba)?sh\n", _head(path))]
+    return [
+        names(path)
+        for path in tracked_files()
+        if re.match(rb"#!\S*/(env )?(busybox )?(ba)?sh\n", _head(path))
+    ]
 
 
 def _head(path: Path) -> bytes:
@@ -86,29 +132,43 @@ def _head(path: Path) -> bytes:
         return file.read(80)
 
 
-@pytest.mark.parametrize("command", [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]], ids=" ".join
+)
 def test_the_linters_have_nothing_to_say(command: list[str]) -> None:
     run(sys.executable, "-m", *command)
 
 
 def test_shellcheck_has_nothing_to_say() -> None:
-    """Files that scripts read in are followed. SC2187 only says that busybox's shell is checked as dash."""
+    """Files that scripts read in are followed. SC2187 only says that busybox's shell is checked as
+    dash.
+    """
     scripts = shell_scripts()
     assert {".ci/run", "images/firewall/files/usr/lib/vcloud/firewall-load"} <= set(scripts)
     run("shellcheck", "--external-sources", "--source-path=SCRIPTDIR", "--exclude=SC2187", *scripts)
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if within(module_name(path), PURE)], ids=module_name)
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if within(module_name(path), PURE)], ids=module_name
+)
 def test_the_core_is_pure(path: Path) -> None:
-    """It imports of vcloud only what is pure too, and nothing that reaches a host, a process, the network or a terminal."""
+    """It imports of vcloud only what is pure too, and nothing that reaches a host, a process, the
+    network or a terminal.
+    """
     for name in imports(path):
         assert not name.startswith("vcloud.") or within(name, PURE), f"{names(path)} imports {name}"
         assert not within(name, IMPURE), f"{names(path)} imports {name}"
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if within(module_name(path), PURE) and path.stem != "data"], ids=module_name)
+@pytest.mark.parametrize(
+    "path",
+    [path for path in MODULES if within(module_name(path), PURE) and path.stem != "data"],
+    ids=module_name,
+)
 def test_the_core_depends_on_nothing_around_it(path: Path) -> None:
-    """Same input, same bytes: it asks neither the clock, nor chance, nor the files and the environment of this machine."""
+    """Same input, same bytes: it asks neither the clock, nor chance, nor the files and the
+    environment of this machine.
+    """
     assert not [name for name in imports(path) if within(name, AROUND)], names(path)
 
 
@@ -120,7 +180,11 @@ def test_documents_and_patterns_know_none_of_those_who_use_them() -> None:
     }.items():
         for path in (PACKAGE / package).glob("*.py"):
             ours = [name for name in imports(path) if within(name, ("vcloud",))]
-            others = [name for name in ours if not within(name, (f"vcloud.{package}", "vcloud.errors", *known))]
+            others = [
+                name
+                for name in ours
+                if not within(name, (f"vcloud.{package}", "vcloud.errors", *known))
+            ]
             assert not others, f"{names(path)} imports {others}"
 
 
@@ -133,13 +197,19 @@ def test_only_hosts_speaks_to_the_hypervisor() -> None:
 def test_nothing_imports_the_command_line_but_itself() -> None:
     for path in MODULES:
         if not within(module_name(path), ("vcloud.cli", "vcloud.__main__")):
-            assert not [name for name in imports(path) if within(name, ("vcloud.cli",))], names(path)
+            assert not [name for name in imports(path) if within(name, ("vcloud.cli",))], names(
+                path
+            )
 
 
 def test_hosts_and_images_know_nothing_of_those_who_use_them() -> None:
     for path in MODULES:
         if within(module_name(path), ("vcloud.hosts", "vcloud.images")):
-            assert not [name for name in imports(path) if within(name, ("vcloud.apply", "vcloud.verify", "vcloud.lab"))], names(path)
+            assert not [
+                name
+                for name in imports(path)
+                if within(name, ("vcloud.apply", "vcloud.verify", "vcloud.lab"))
+            ], names(path)
 
 
 @pytest.mark.parametrize("package", ["vcloud.verify", "vcloud.views", "vcloud.guests"])
@@ -147,14 +217,22 @@ def test_what_only_reads_does_not_import_what_changes(package: str) -> None:
     """`verify` and `status` must not build an image or start a lab, whatever happens."""
     for path in MODULES:
         if within(module_name(path), (package,)):
-            assert not [name for name in imports(path) if within(name, ("vcloud.apply", "vcloud.lab", "vcloud.images"))], names(path)
+            assert not [
+                name
+                for name in imports(path)
+                if within(name, ("vcloud.apply", "vcloud.lab", "vcloud.images"))
+            ], names(path)
 
 
 def test_no_modules_and_no_rooms_import_each_other_in_a_circle() -> None:
     """A room is a package of `vcloud`, with all that is below it, or a module beside the packages."""
     known = {module_name(path) for path in MODULES}
     arrows = {
-        module_name(path): {name if name in known else name.rpartition(".")[0] for name in imports(path) if name.startswith("vcloud.")}
+        module_name(path): {
+            name if name in known else name.rpartition(".")[0]
+            for name in imports(path)
+            if name.startswith("vcloud.")
+        }
         & known
         for path in MODULES
     }
@@ -173,7 +251,9 @@ def test_only_the_command_line_ends_the_process() -> None:
     """`vcloud.guests.remote` is a program of its own, which other machines run."""
     for path in MODULES:
         if not within(module_name(path), ("vcloud.cli", "vcloud.guests.remote")):
-            ends = re.findall(r"\b(?:sys\.exit|os\._exit|SystemExit|typer\.Exit)\b", path.read_text())
+            ends = re.findall(
+                r"\b(?:sys\.exit|os\._exit|SystemExit|typer\.Exit)\b", path.read_text()
+            )
             assert not ends, names(path)
 
 
@@ -199,7 +279,9 @@ def test_every_module_says_what_it_is_and_is_short_enough_to_be_read() -> None:
 
 
 def test_every_module_of_tests_is_short_enough_to_be_read() -> None:
-    assert [names(path) for path in TESTS if len(path.read_text().splitlines()) > LONGEST_MODULE] == []
+    assert [
+        names(path) for path in TESTS if len(path.read_text().splitlines()) > LONGEST_MODULE
+    ] == []
 
 
 def test_no_file_names_a_place_that_packages_come_from() -> None:
@@ -211,7 +293,18 @@ def test_no_file_names_a_place_that_packages_come_from() -> None:
 def test_help_works_and_names_every_command() -> None:
     shown = [name for name, command in commands(get_command(app)) if not command.hidden]
     text = run(sys.executable, "-m", "vcloud", "--help")
-    assert {"init", "validate", "plan", "up", "down", "status", "verify", "ssh", "image build", "lab up"} <= set(shown)
+    assert {
+        "init",
+        "validate",
+        "plan",
+        "up",
+        "down",
+        "status",
+        "verify",
+        "ssh",
+        "image build",
+        "lab up",
+    } <= set(shown)
     for name in shown:
         assert re.search(rf"^\W*{name.split()[0]} ", text, re.MULTILINE), name
     assert "Exit codes:" in text
@@ -220,7 +313,11 @@ def test_help_works_and_names_every_command() -> None:
 def test_every_command_explains_itself_and_its_options() -> None:
     for name, command in commands(get_command(app)):
         assert command.help, name
-        assert not [option.name for option in command.params if isinstance(option, TyperOption) and not option.help], name
+        assert not [
+            option.name
+            for option in command.params
+            if isinstance(option, TyperOption) and not option.help
+        ], name
 
 
 def commands(group: Any, *path: str) -> Iterator[tuple[str, Any]]:
@@ -233,8 +330,12 @@ def commands(group: Any, *path: str) -> Iterator[tuple[str, Any]]:
 
 
 def test_an_installed_vcloud_brings_its_templates_and_images(tmp_path: Path) -> None:
-    """The wheel's layout, laid out by hand from its configuration: the package finds its data there, not in the checkout."""
-    included = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    """The wheel's layout, laid out by hand from its configuration: the package finds its data
+    there, not in the checkout.
+    """
+    included = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"][
+        "targets"
+    ]["wheel"]["force-include"]
     shutil.copytree(PACKAGE, tmp_path / "vcloud", ignore=shutil.ignore_patterns("__pycache__"))
     for source, target in included.items():
         shutil.copytree(ROOT / source, tmp_path / target)
@@ -271,7 +372,11 @@ def replaces_our_own_code(path: Path) -> Iterator[str]:
 def test_no_test_replaces_our_own_code() -> None:
     """A test that does proves only that the replacement works."""
     assert [place for path in TESTS for place in replaces_our_own_code(path)] == []
-    assert not [names(path) for path in TESTS if any(within(name, ("unittest.mock", "mock")) for name in imports(path))]
+    assert not [
+        names(path)
+        for path in TESTS
+        if any(within(name, ("unittest.mock", "mock")) for name in imports(path))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -293,9 +398,18 @@ def test_a_replacement_of_our_own_code_is_found(tmp_path: Path, line: str, found
 
 
 def test_no_test_is_skipped() -> None:
-    """A test of something that a machine lacks fails there, because a run without it would prove nothing."""
-    ways = re.compile(r"pytest\.(?:skip|xfail|importorskip)\b|mark\.(?:skip|skipif|xfail)\b|unittest\.skip")
-    found = [f"{names(path)}: {line}" for path in TESTS if path != Path(__file__) for line in ways.findall(path.read_text())]
+    """A test of something that a machine lacks fails there, because a run without it would prove
+    nothing.
+    """
+    ways = re.compile(
+        r"pytest\.(?:skip|xfail|importorskip)\b|mark\.(?:skip|skipif|xfail)\b|unittest\.skip"
+    )
+    found = [
+        f"{names(path)}: {line}"
+        for path in TESTS
+        if path != Path(__file__)
+        for line in ways.findall(path.read_text())
+    ]
     assert found == []
 
 

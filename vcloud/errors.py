@@ -65,7 +65,9 @@ class NoVappError(UsageError):
     """The host has nothing of the vApp that the user named."""
 
     def __init__(self, vapp: str, host: str) -> None:
-        super().__init__(f"there is no vApp '{vapp}' on {host}", "`vcloud list` shows the vApps of the host.")
+        super().__init__(
+            f"there is no vApp '{vapp}' on {host}", "`vcloud list` shows the vApps of the host."
+        )
 
 
 class SpecError(VcloudError):
@@ -79,7 +81,10 @@ class SpecError(VcloudError):
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         self.problems = tuple(sorted(problems))
         count = len(self.problems)
-        super().__init__("\n".join(map(str, self.problems)), f"{count} problem{'s' if count != 1 else ''}; nothing was changed.")
+        super().__init__(
+            "\n".join(map(str, self.problems)),
+            f"{count} problem{'s' if count != 1 else ''}; nothing was changed.",
+        )
 
     def __str__(self) -> str:
         return f"{self.what}\n{self.hint}"

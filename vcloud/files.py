@@ -20,14 +20,19 @@ STDIN: Final = "-"
 
 
 def read_vapp_file(path: Path) -> bytes:
-    """The bytes of a vApp file (`-` is stdin), cut off where a longer file is refused anyway. Raises UsageError."""
+    """The bytes of a vApp file (`-` is stdin), cut off where a longer file is refused anyway.
+    Raises UsageError.
+    """
     if str(path) == STDIN:
         return sys.stdin.buffer.read(LARGEST + 1)
     try:
         with path.open("rb") as file:
             return file.read(LARGEST + 1)
     except OSError as error:
-        raise UsageError(f"'{path}' cannot be read: {error.strerror}", "Name a vApp file, or make one: vcloud init.") from None
+        raise UsageError(
+            f"'{path}' cannot be read: {error.strerror}",
+            "Name a vApp file, or make one: vcloud init.",
+        ) from None
 
 
 class Folder:
@@ -53,13 +58,19 @@ class Folder:
             return False
 
     def content(self, source: str) -> bytes:
-        """The content of a regular file in the folder or below it, of at most 1 MiB. Raises FieldError."""
+        """The content of a regular file in the folder or below it, of at most 1 MiB. Raises
+        FieldError.
+        """
         try:
             return _content_below(self.folder, source)
         except OSError as error:
-            raise FieldError(f"'{source}' cannot be read: {error.strerror}", "Paths are relative to this file.") from None
+            raise FieldError(
+                f"'{source}' cannot be read: {error.strerror}", "Paths are relative to this file."
+            ) from None
         except _UnfitError as error:
-            raise FieldError(f"'{source}' {error}", "Write the path of a file in the folder of the vApp file.") from None
+            raise FieldError(
+                f"'{source}' {error}", "Write the path of a file in the folder of the vApp file."
+            ) from None
 
 
 class _UnfitError(Exception):
@@ -69,7 +80,8 @@ class _UnfitError(Exception):
 def _content_below(folder: Path, source: str) -> bytes:
     """The opened file itself is checked, so that nobody can exchange it between check and use.
 
-    A pipe is opened without waiting for a writer, and the last part of the path is never followed as a link.
+    A pipe is opened without waiting for a writer, and the last part of the path is never followed
+    as a link.
     """
     path = Path(os.path.realpath(folder / source, strict=True))
     if not path.is_relative_to(folder.resolve()):

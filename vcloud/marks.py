@@ -1,10 +1,12 @@
 """The marks that vcloud leaves in the metadata of libvirt's domains and networks.
 
-A mark says what an object is to vcloud, even where every other record is lost: which vApp it belongs to, which VM it is, and which rendered
-texts it was made from. `format` says which release's rules the mark follows. The attributes `format`, `vapp`, `name` and `role` keep their
-meaning in every format, so that an older release can at least say whose object it has found.
+A mark says what an object is to vcloud, even where every other record is lost: which vApp it
+belongs to, which VM it is, and which rendered texts it was made from. `format` says which release's
+rules the mark follows. The attributes `format`, `vapp`, `name` and `role` keep their meaning in
+every format, so that an older release can at least say whose object it has found.
 
-This module needs nothing but Python's standard library, because a program that runs on a host reads marks as well.
+This module needs nothing but Python's standard library, because a program that runs on a host reads
+marks as well.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from dataclasses import dataclass, replace
 NAMESPACE = "https://vcloud.dev/ns/1"
 """XML namespace of every element of vcloud in libvirt's metadata."""
 FORMAT = 2
-"""The newest format of marks that this release reads, and the one that it writes. Format 1 had no `format` attribute."""
+"""The newest format of marks that this release reads, and the one that it writes. Format 1 had no
+`format` attribute.
+"""
 KEPT = "kept"
 """Value of the attribute `data`: see `VmMarks.keeps_data`."""
 _NUMBER = re.compile(r"[1-9][0-9]{0,5}")
@@ -29,9 +33,12 @@ class VmDigests:
     root: str
     """Image, added packages and run commands. Where this digest changes, the VM is made anew."""
     hardware: str
-    """The rendered domain XML without host paths. Where this digest changes, the VM is restarted."""
+    """The rendered domain XML without host paths. Where this digest changes, the VM is restarted.
+    """
     identity: str
-    """Addresses, names, files and keys as the guest gets them. Where this digest changes, the guest is configured live."""
+    """Addresses, names, files and keys as the guest gets them. Where this digest changes, the guest
+    is configured live.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +51,9 @@ class VmMarks:
     host_key: str = ""
     """The public half of the VM's SSH host key, as in known_hosts."""
     digests: VmDigests | None = None
-    """None until the VM is wholly made, and where the mark is of a format that this release does not read."""
+    """None until the VM is wholly made, and where the mark is of a format that this release does
+    not read.
+    """
     rules: str = ""
     """Of a firewall: digest of the ruleset that the firewall reported to be loaded."""
     keeps_data: bool = False
@@ -62,11 +71,21 @@ class VmMarks:
 
     def attributes(self) -> dict[str, str]:
         """The mark as XML attributes, in this release's format."""
-        found = {"format": str(FORMAT), "vapp": self.vapp, "name": self.vm, "role": self.role, "host-key": self.host_key}
+        found = {
+            "format": str(FORMAT),
+            "vapp": self.vapp,
+            "name": self.vm,
+            "role": self.role,
+            "host-key": self.host_key,
+        }
         if self.rules:
             found["rules"] = self.rules
         if self.digests is not None:
-            found |= {"root": self.digests.root, "hardware": self.digests.hardware, "identity": self.digests.identity}
+            found |= {
+                "root": self.digests.root,
+                "hardware": self.digests.hardware,
+                "identity": self.digests.identity,
+            }
         if self.keeps_data:
             found["data"] = KEPT
         return found
@@ -99,7 +118,8 @@ NO_NETWORK = NetworkMarks("", "", format=0)
 def vm_marks(attributes: Mapping[str, str] | None) -> VmMarks:
     """The mark that these attributes are; `NO_VM` where there are none.
 
-    Anybody who may write to the host's libvirt may have written them. What cannot be read counts as missing.
+    Anybody who may write to the host's libvirt may have written them. What cannot be read counts as
+    missing.
     """
     if attributes is None:
         return NO_VM
@@ -128,6 +148,8 @@ def network_marks(attributes: Mapping[str, str] | None) -> NetworkMarks:
 
 
 def _format(attributes: Mapping[str, str]) -> int:
-    """The format of a mark. A mark without one is of format 1; one whose format is no number is taken for a newer release's."""
+    """The format of a mark. A mark without one is of format 1; one whose format is no number is
+    taken for a newer release's.
+    """
     written = attributes.get("format", "1")
     return int(written) if _NUMBER.fullmatch(written) else FORMAT + 1

@@ -1,6 +1,8 @@
-"""From a vApp file on disk to its design, step by step: load the file, refuse what cannot be enforced, load the recipes, resolve.
+"""From a vApp file on disk to its design, step by step: load the file, refuse what cannot be
+enforced, load the recipes, resolve.
 
-The steps themselves are pure. This module reads the files that they need. It imports late, because most commands need a part only.
+The steps themselves are pure. This module reads the files that they need. It imports late, because
+most commands need a part only.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ def design_of(vapp: Vapp, label: str = "") -> Design:
         raise RefusedError(problems)
     folders = {vm.image_folder for vm in vapp.vms.values() if vm.image_folder}
     recipes = {folder: load_recipe(Path(folder)) for folder in sorted(folders)}
-    if mounted := tuple(mount_problems(vapp, {folder: recipe.disks for folder, recipe in recipes.items()})):
+    if mounted := tuple(
+        mount_problems(vapp, {folder: recipe.disks for folder, recipe in recipes.items()})
+    ):
         raise SpecError(mounted)
     appliances = {role: str(images_dir() / role) for role in (Role.FIREWALL, Role.IPS)}
     return resolve(

@@ -1,4 +1,6 @@
-"""How a command that takes long says how far it is. `vcloud.cli` prints what it is told; the rooms that do the work only know this protocol."""
+"""How a command that takes long says how far it is. `vcloud.cli` prints what it is told; the rooms
+that do the work only know this protocol.
+"""
 
 from __future__ import annotations
 
@@ -15,4 +17,6 @@ class Reporter(Protocol):
         """One line that the user should see whatever comes after it."""
 
     def part(self, name: str) -> None:
-        """The part of the run called `name` begins. The durations of the parts are printed at the end."""
+        """The part of the run called `name` begins. The durations of the parts are printed at the
+        end.
+        """

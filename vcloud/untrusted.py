@@ -27,10 +27,15 @@ class UnreadableError(VcloudError):
 
 
 def parse_json(content: bytes | str) -> object:
-    """The value of a JSON document. Raises UnreadableError, also for NaN and Infinity, which JSON does not know."""
+    """The value of a JSON document. Raises UnreadableError, also for NaN and Infinity, which JSON
+    does not know.
+    """
     try:
         return json.loads(content, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):  # not JSON, not UTF-8, a number of 5,000 digits; or nested too deep
+    except (
+        ValueError,
+        RecursionError,
+    ):  # not JSON, not UTF-8, a number of 5,000 digits; or nested too deep
         raise UnreadableError("it is not valid JSON") from None
 
 
@@ -45,7 +50,9 @@ def as_list(value: object, name: str = "it") -> list[object]:
 
 
 def as_text(value: object, name: str = "it") -> str:
-    """The value, which must be a text that can be written in UTF-8 (JSON can express half of a surrogate pair)."""
+    """The value, which must be a text that can be written in UTF-8 (JSON can express half of a
+    surrogate pair).
+    """
     if not isinstance(value, str):
         _refuse(name, "a text")
     try:
@@ -68,7 +75,9 @@ def as_flag(value: object, name: str = "it") -> bool:
 
 
 def member(value: object, key: str, default: object = None) -> object:
-    """What an object has at a key, or the default. Raises UnreadableError if the key is absent and there is no default."""
+    """What an object has at a key, or the default. Raises UnreadableError if the key is absent and
+    there is no default.
+    """
     holder = as_mapping(value, f"what should hold '{key}'")
     if key not in holder and default is None:
         raise UnreadableError(f"'{key}' is missing")
@@ -106,7 +115,9 @@ def flag(value: object, key: str, default: bool | None = None) -> bool:
 
 
 def encoded(value: object, key: str, default: str | None = None) -> bytes:
-    """The bytes that the text at a key of an object holds in base64; those of `default` if the key is absent."""
+    """The bytes that the text at a key of an object holds in base64; those of `default` if the key
+    is absent.
+    """
     try:
         return base64.b64decode(text(value, key, default), validate=True)
     except ValueError:

@@ -34,7 +34,9 @@ HOLD = "systemctl stop network-pre.target systemd-networkd.service"
 def reseed(entropy: bytes) -> None:
     """Without this, all VMs that wake from one memory image would draw the same random numbers."""
     with Path("/dev/urandom").open("wb", buffering=0) as pool:
-        fcntl.ioctl(pool, RNDADDENTROPY, struct.pack("ii", 8 * len(entropy), len(entropy)) + entropy)
+        fcntl.ioctl(
+            pool, RNDADDENTROPY, struct.pack("ii", 8 * len(entropy), len(entropy)) + entropy
+        )
         fcntl.ioctl(pool, RNDRESEEDCRNG)
 
 

@@ -1,4 +1,6 @@
-"""QEMU alone, restoring the memory of a template as libvirt would have it: the limit of what waking can cost."""
+"""QEMU alone, restoring the memory of a template as libvirt would have it: the limit of what waking
+can cost.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ while time.monotonic() < deadline:
         pass
 sys.exit(1)
 """
-"""Lets the VM run as soon as its memory is there (it was saved paused), and ends when its agent answers."""
+"""Lets the VM run as soon as its memory is there (it was saved paused), and ends when its agent
+answers.
+"""
 
 
 @dataclass(frozen=True)
@@ -67,19 +71,30 @@ class Model:
 
 
 def model_of(operator: Operator, domain: str) -> Model:
-    """By a VM that runs: its command line has no card but its template's, and its disk lies over the template's."""
-    argv = next(text for name, text in processes(operator, "cmdline") if name == domain).split("\0")[:-1]
-    info = operator.at("h1", "qemu-img", "info", "-U", "--output=json", f"{POOL}/root.{domain}.qcow2").out
+    """By a VM that runs: its command line has no card but its template's, and its disk lies over
+    the template's.
+    """
+    argv = next(text for name, text in processes(operator, "cmdline") if name == domain).split(
+        "\0"
+    )[:-1]
+    info = operator.at(
+        "h1", "qemu-img", "info", "-U", "--output=json", f"{POOL}/root.{domain}.qcow2"
+    ).out
     disk = json.loads(info)["backing-filename"]
     memory = disk.removesuffix(".qcow2") + ".save"
     head = subprocess.run(
-        [*VCLOUD, "lab", "exec", "h1", "--", "head", "-c", "524288", memory], env=dict(operator.env), capture_output=True, check=True
+        [*VCLOUD, "lab", "exec", "h1", "--", "head", "-c", "524288", memory],
+        env=dict(operator.env),
+        capture_output=True,
+        check=True,
     )
     return Model(tuple(argv), memory, HEADER.size + read_head(head.stdout).length, disk)
 
 
 def processes(operator: Operator, file: str) -> Iterator[tuple[str, str]]:
-    """(domain, what this file of proc(5) says) of every QEMU that runs on the host of the operator's lab."""
+    """(domain, what this file of proc(5) says) of every QEMU that runs on the host of the
+    operator's lab.
+    """
     name = operator.env["VCLOUD_LAB"]
     for pid in namespaces.processes(Lab(name, LABS / name).host(1).namespace):
         with suppress(OSError):
@@ -90,16 +105,33 @@ def processes(operator: Operator, file: str) -> Iterator[tuple[str, str]]:
 
 @contextmanager
 def restored(operator: Operator, models: Sequence[Model]) -> Iterator[None]:
-    """All of them side by side, until the last one's agent has answered; afterwards nothing is left."""
+    """All of them side by side, until the last one's agent has answered; afterwards nothing is
+    left.
+    """
     stem = f"{POOL}/bare-{secrets.token_hex(4)}"
     running: list[subprocess.Popen[bytes]] = []
     for number, model in enumerate(models):
-        operator.at("h1", "qemu-img", "create", "-q", "-f", "qcow2", "-b", model.disk, "-F", "qcow2", f"{stem}.{number}.qcow2")
+        operator.at(
+            "h1",
+            "qemu-img",
+            "create",
+            "-q",
+            "-f",
+            "qcow2",
+            "-b",
+            model.disk,
+            "-F",
+            "qcow2",
+            f"{stem}.{number}.qcow2",
+        )
     try:
         with ThreadPoolExecutor(len(models)) as pool:
             for number, model in enumerate(models):
                 running.append(_on_host(operator, *_argv(model, f"{stem}.{number}")))
-            sockets = [(f"{stem}.{number}.monitor", f"{stem}.{number}.agent") for number in range(len(models))]
+            sockets = [
+                (f"{stem}.{number}.monitor", f"{stem}.{number}.agent")
+                for number in range(len(models))
+            ]
             agents = [_on_host(operator, "python3", "-c", AGENT, *pair) for pair in sockets]
             assert list(pool.map(lambda process: process.wait(90), agents)) == [0] * len(models)
         yield
@@ -111,15 +143,21 @@ def restored(operator: Operator, models: Sequence[Model]) -> Iterator[None]:
 
 
 def _on_host(operator: Operator, *argv: str) -> subprocess.Popen[bytes]:
-    """Without the command line's own start, which would count for QEMU's, and like the host's libvirtd without huge pages."""
+    """Without the command line's own start, which would count for QEMU's, and like the host's
+    libvirtd without huge pages.
+    """
     name = operator.env["VCLOUD_LAB"]
     return subprocess.Popen(
-        [*WITHOUT_HUGE_PAGES, *enter(Lab(name, LABS / name), "h1"), *argv], stdin=subprocess.DEVNULL, start_new_session=True
+        [*WITHOUT_HUGE_PAGES, *enter(Lab(name, LABS / name), "h1"), *argv],
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
     )
 
 
 def _argv(model: Model, stem: str) -> Iterator[str]:
-    """libvirt's command line with sockets and files of our own, and without the sandbox, in which nothing can read the memory for it."""
+    """libvirt's command line with sockets and files of our own, and without the sandbox, in which
+    nothing can read the memory for it.
+    """
     yield from (model.argv[0], "-monitor", f"unix:{stem}.monitor,server=on,wait=off")
     for option, value in _options(model.argv[1:]):
         if (
@@ -136,7 +174,11 @@ def _argv(model: Model, stem: str) -> Iterator[str]:
             yield f"tap,id={name[1] if name else 'hostnet0'},script=no,downscript=no"
         elif option == "-chardev":
             name = value.partition("id=")[2].partition(",")[0]
-            yield f"socket,id={name},path={stem}.agent,server=on,wait=off" if "channel" in name else f"null,id={name}"
+            yield (
+                f"socket,id={name},path={stem}.agent,server=on,wait=off"
+                if "channel" in name
+                else f"null,id={name}"
+            )
         elif value:
             yield re.sub(rf"{POOL}/root\.[^\"]*\.qcow2", f"{stem}.qcow2", value)
 

@@ -23,9 +23,13 @@ def pytest_report_header() -> str:
     """The machine that the figures come from."""
     model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    qemu = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    qemu = subprocess.run(
+        ["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()[0]
     name = model[1] if model else platform.machine()
-    return f"machine: {os.cpu_count()} x {name}, {memory:.0f} GiB, Linux {platform.release()}, {qemu}"
+    return (
+        f"machine: {os.cpu_count()} x {name}, {memory:.0f} GiB, Linux {platform.release()}, {qemu}"
+    )
 
 
 @pytest.fixture(scope="session")

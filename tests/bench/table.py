@@ -1,4 +1,6 @@
-"""How measurements are shown: a table of medians, each beside its reference of the same run, and the same as bars."""
+"""How measurements are shown: a table of medians, each beside its reference of the same run, and
+the same as bars.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ def show(title: str, seconds: Mapping[str, Sequence[float]], reference: str) -> 
     longest = max(medians.values())
     print(f"\n{title:44} {'median':>8} {'ratio':>7}")
     for label, value in medians.items():
-        print(f"{label:44} {value:7.2f}s {value / medians[reference]:6.2f}x  {'#' * max(1, round(BAR * value / longest))}")
+        print(
+            f"{label:44} {value:7.2f}s {value / medians[reference]:6.2f}x  {'#' * max(1, round(BAR * value / longest))}"
+        )
 
 
 def compare(figures: Mapping[str, float]) -> None:

@@ -1,7 +1,9 @@
-"""What the measurements should come to: design.md section 7, and what was last measured where a target is missed.
+"""What the measurements should come to: design.md section 7, and what was last measured where a
+target is missed.
 
-A target that is missed is written down with what was measured and with the cause. It is shown in each run, and it is no error. An error is
-a figure that is worse than the target, or worse than the known miss, by more than measurements differ from run to run.
+A target that is missed is written down with what was measured and with the cause. It is shown in
+each run, and it is no error. An error is a figure that is worse than the target, or worse than the
+known miss, by more than measurements differ from run to run.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ class Target:
 
 
 NOISE = {"x": 1.25, "s": 1.6}
-"""How much worse a figure may be than before. Seconds depend on the machine; a ratio has the machine on both sides."""
+"""How much worse a figure may be than before. Seconds depend on the machine; a ratio has the
+machine on both sides.
+"""
 
 TARGETS: Mapping[str, Target] = {
     "shop made anew": Target(
@@ -48,7 +52,9 @@ TARGETS: Mapping[str, Target] = {
         known=1.8,
         cause="clocks are set and rules are checked after the memory is there",
     ),
-    "shop made anew, seconds": Target("a shop from memory images, to ready and protected", most=15.0, unit="s"),
+    "shop made anew, seconds": Target(
+        "a shop from memory images, to ready and protected", most=15.0, unit="s"
+    ),
     "shop cold": Target("a shop from a cold boot, to ready and protected", most=45.0, unit="s"),
     "nothing to do": Target("`vcloud up` again, everything looked at", most=1.0, unit="s"),
     "one flow more": Target(
@@ -68,8 +74,12 @@ TARGETS: Mapping[str, Target] = {
     "verify": Target("`vcloud verify` of the shop", most=15.0, unit="s"),
     "workload cold": Target("one workload VM from power-on to its agent", most=10.0, unit="s"),
     "appliance cold": Target("one appliance from power-on to its agent", most=7.0, unit="s"),
-    "help": Target("`vcloud --help`, as a multiple of an empty program of two commands", most=1.2, unit="x"),
-    "validate": Target("`vcloud validate` of the shop, as a multiple of the same", most=2.0, unit="x"),
+    "help": Target(
+        "`vcloud --help`, as a multiple of an empty program of two commands", most=1.2, unit="x"
+    ),
+    "validate": Target(
+        "`vcloud validate` of the shop, as a multiple of the same", most=2.0, unit="x"
+    ),
 }
 
 
@@ -87,8 +97,16 @@ def judge(figures: Mapping[str, float]) -> tuple[list[str], list[str]]:
 
 def _verdict(target: Target, figure: float) -> str:
     if figure <= target.most:
-        return "met" + (f"; the known miss of {target.known:g} {target.unit} can be taken out of the table" if target.known else "")
+        return "met" + (
+            f"; the known miss of {target.known:g} {target.unit} can be taken out of the table"
+            if target.known
+            else ""
+        )
     missed = f"missed by {figure - target.most:.2f} {target.unit} ({figure / target.most - 1:.0%})"
     if figure > target.limit:
         return f"{missed}, worse than {f'the {target.known:g} that are known' if target.known else 'it has been'}"
-    return f"{missed}, as is known: {target.cause}" if target.known else f"{missed}, which may be the machine's doing"
+    return (
+        f"{missed}, as is known: {target.cause}"
+        if target.known
+        else f"{missed}, which may be the machine's doing"
+    )

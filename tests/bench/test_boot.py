@@ -1,4 +1,6 @@
-"""Cold boot without KVM: the shipped images beside the kernel alone, which is the limit, and beside Debian untrimmed. Medians, as ratios."""
+"""Cold boot without KVM: the shipped images beside the kernel alone, which is the limit, and beside
+Debian untrimmed. Medians, as ratios.
+"""
 
 from __future__ import annotations
 
@@ -42,11 +44,16 @@ def test_cold_boot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = {name: build(load_recipe(images_dir() / name)) for name in (*WORKLOADS, *APPLIANCES)}
     images["untrimmed"] = untrimmed()
     found = {"kernel alone": [kernel_alone(images["base"], tmp_path) for _ in range(RUNS)]}
-    found |= {f"{name} to agent": [to_agent(image, tmp_path) for _ in range(RUNS)] for name, image in images.items()}
+    found |= {
+        f"{name} to agent": [to_agent(image, tmp_path) for _ in range(RUNS)]
+        for name, image in images.items()
+    }
     medians = {label: statistics.median(seconds) for label, seconds in found.items()}
     limit, most = medians["kernel alone"], medians["untrimmed to agent"]
     with capsys.disabled():
-        print(f"\n{'cold boot, TCG, 1 vCPU':24} {'median':>8} {'kernel = 1':>11} {'untrimmed = 1':>14}")
+        print(
+            f"\n{'cold boot, TCG, 1 vCPU':24} {'median':>8} {'kernel = 1':>11} {'untrimmed = 1':>14}"
+        )
         for label, seconds in medians.items():
             print(f"{label:24} {seconds:7.1f}s {seconds / limit:11.1f} {seconds / most:14.2f}")
         compare(
@@ -55,4 +62,8 @@ def test_cold_boot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
                 "appliance cold": max(medians[f"{name} to agent"] for name in APPLIANCES),
             }
         )
-    assert all(limit < seconds < most for label, seconds in medians.items() if label not in ("kernel alone", "untrimmed to agent"))
+    assert all(
+        limit < seconds < most
+        for label, seconds in medians.items()
+        if label not in ("kernel alone", "untrimmed to agent")
+    )

@@ -1,4 +1,6 @@
-"""What the command itself costs, beside an empty program of two commands made with the same library; and the compiler on long lists."""
+"""What the command itself costs, beside an empty program of two commands made with the same
+library; and the compiler on long lists.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,13 @@ def test_compile_many_flows(flows: int, tmp_path: Path, capsys: pytest.CaptureFi
         "  x: {image: base, zone: a, count: 50}",
         "  y: {image: base, zone: b}",
     ]
-    lines += ["flows:", *(f"  - {{id: f{number}, from: x, to: y, service: tcp/{number + 1}}}" for number in range(flows // 50))]
+    lines += [
+        "flows:",
+        *(
+            f"  - {{id: f{number}, from: x, to: y, service: tcp/{number + 1}}}"
+            for number in range(flows // 50)
+        ),
+    ]
     file = tmp_path / "many.yaml"
     file.write_text("\n".join(lines) + "\n")
     load = timed(lambda: load_file(file, {}))

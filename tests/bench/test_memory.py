@@ -1,4 +1,6 @@
-"""What clones of one template cost the host in memory: as they are, and where the host shares equal pages (KSM)."""
+"""What clones of one template cost the host in memory: as they are, and where the host shares equal
+pages (KSM).
+"""
 
 from __future__ import annotations
 
@@ -25,20 +27,35 @@ SHARING_SECONDS = 180
 
 def proportional_mib(operator: Operator, domains: list[str]) -> float:
     """A shared page counts for each of those who share it by its part: PSS of proc(5)."""
-    found = {domain: rollup for domain, rollup in processes(operator, "smaps_rollup") if domain in domains}
+    found = {
+        domain: rollup
+        for domain, rollup in processes(operator, "smaps_rollup")
+        if domain in domains
+    }
     assert len(found) == len(domains)
-    return sum(int(re.search(r"^Pss: +([0-9]+) kB", rollup, re.MULTILINE)[1]) for rollup in found.values()) / 1024
+    return (
+        sum(
+            int(re.search(r"^Pss: +([0-9]+) kB", rollup, re.MULTILINE)[1])
+            for rollup in found.values()
+        )
+        / 1024
+    )
 
 
 @contextmanager
 def shared_pages() -> Iterator[None]:
-    """Sharing as eager as it gets, until nothing more is found to share; afterwards the host is as it was."""
+    """Sharing as eager as it gets, until nothing more is found to share; afterwards the host is as
+    it was.
+    """
     before = {name: (KSM / name).read_text() for name in EAGER}
     try:
         for name, value in EAGER.items():
             (KSM / name).write_text(value)
         deadline, sharing = time.monotonic() + SHARING_SECONDS, -1
-        while time.monotonic() < deadline and (now := int((KSM / "pages_sharing").read_text())) > sharing * 1.01:
+        while (
+            time.monotonic() < deadline
+            and (now := int((KSM / "pages_sharing").read_text())) > sharing * 1.01
+        ):
             sharing = now
             time.sleep(15)
         yield
@@ -59,6 +76,10 @@ def test_ten_clones(operator: Operator, tmp_path: Path, capsys: pytest.CaptureFi
                 found["woken, on a host that shares pages"] = proportional_mib(operator, domains)
         operator.run("down", "--yes", "bench", timeout=600)
     with capsys.disabled():
-        print(f"\n{f'memory of {CLONES} VMs on the host (PSS)':44} {'in all':>10} {'each':>9} {'ratio':>7}")
+        print(
+            f"\n{f'memory of {CLONES} VMs on the host (PSS)':44} {'in all':>10} {'each':>9} {'ratio':>7}"
+        )
         for label, mib in found.items():
-            print(f"{label:44} {mib:6.0f} MiB {mib / CLONES:5.0f} MiB {mib / found['booted cold']:6.2f}x")
+            print(
+                f"{label:44} {mib:6.0f} MiB {mib / CLONES:5.0f} MiB {mib / found['booted cold']:6.2f}x"
+            )

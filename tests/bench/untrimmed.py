@@ -1,4 +1,6 @@
-"""Debian as its packages leave it, with the programs of the base image: what the trimmed images are measured beside."""
+"""Debian as its packages leave it, with the programs of the base image: what the trimmed images are
+measured beside.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ cp "$1"/boot/initrd.img-* {folder}/initrd
 
 
 def untrimmed() -> Image:
-    """Distribution's kernel, initramfs, units and services; the only thing set is the file system table. Built when it is first asked for."""
+    """Distribution's kernel, initramfs, units and services; the only thing set is the file system
+    table. Built when it is first asked for.
+    """
     script = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
     folder = default_cache().folder.parent / "test-images" / f"untrimmed-{script}"
     if not folder.exists():
@@ -31,7 +35,18 @@ def untrimmed() -> Image:
             _build(Path(work)).rename(folder)
     cmdline = "root=/dev/vda ro console=ttyS0"
     base = load_recipe(images_dir() / "base")
-    return Image(folder, "untrimmed", script, folder / "disk.qcow2", folder / "vmlinuz", folder / "initrd", cmdline, base.memory, {}, ())
+    return Image(
+        folder,
+        "untrimmed",
+        script,
+        folder / "disk.qcow2",
+        folder / "vmlinuz",
+        folder / "initrd",
+        cmdline,
+        base.memory,
+        {},
+        (),
+    )
 
 
 def _build(work: Path) -> Path:
@@ -40,7 +55,15 @@ def _build(work: Path) -> Path:
     packages = ",".join((*load_recipe(images_dir() / "base").packages, *EXTRA))
     hook = CUSTOMIZE.format(folder=made)
     for argv in (
-        ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={packages}", f"--customize-hook={hook}", SUITE, str(root)],
+        [
+            "mmdebstrap",
+            "--quiet",
+            "--variant=minbase",
+            f"--include={packages}",
+            f"--customize-hook={hook}",
+            SUITE,
+            str(root),
+        ],
         ["mke2fs", "-q", "-t", "ext4", "-d", str(root), str(raw), "2G"],
         ["qemu-img", "convert", "-O", "qcow2", str(raw), str(made / "disk.qcow2")],
     ):

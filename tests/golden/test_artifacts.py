@@ -1,7 +1,8 @@
 """Whole vApps, rendered: every byte as expected, and every text loads where it belongs.
 
-The expected folders show a reviewer what a change of a template or of the compiler does. After such a change:
-`pytest tests/golden --update-golden`, and read the difference. (Suricata's files are loaded in tests/netns.)
+The expected folders show a reviewer what a change of a template or of the compiler does. After such
+a change: `pytest tests/golden --update-golden`, and read the difference. (Suricata's files are
+loaded in tests/netns.)
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ IMAGE_DIGEST = re.compile(rb"/(kernel|initrd)-([a-z-]+)-[0-9a-f]{12}")
 
 
 @pytest.fixture(scope="module", params=sorted(CASES))
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+def case(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
     """A vApp's name and the folder that it was rendered to."""
     out = tmp_path_factory.mktemp(request.param)
     render_file(CASES[request.param], out)
@@ -37,7 +40,10 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def contents(folder: Path) -> dict[str, bytes]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != LIST)
-    return {str(path.relative_to(folder)): IMAGE_DIGEST.sub(rb"/\1-\2-DIGEST", path.read_bytes()) for path in files}
+    return {
+        str(path.relative_to(folder)): IMAGE_DIGEST.sub(rb"/\1-\2-DIGEST", path.read_bytes())
+        for path in files
+    }
 
 
 def update(expected: Path, rendered: dict[str, bytes]) -> None:
@@ -49,7 +55,9 @@ def update(expected: Path, rendered: dict[str, bytes]) -> None:
         path.write_bytes(content)
 
 
-def test_what_is_rendered_is_what_was_reviewed(case: tuple[str, Path], request: pytest.FixtureRequest) -> None:
+def test_what_is_rendered_is_what_was_reviewed(
+    case: tuple[str, Path], request: pytest.FixtureRequest
+) -> None:
     name, out = case
     expected, rendered = FOLDER / name / "expected", contents(out)
     if request.config.getoption("--update-golden"):
@@ -75,11 +83,15 @@ def test_nft_refuses_a_ruleset_with_a_broken_line(case: tuple[str, Path], tmp_pa
     """The twin: nft looks at all of it."""
     text = (case[1] / "firewall" / "firewall.nft").read_text()
     broken = tmp_path / "broken.nft"
-    broken.write_text(text[: text.rindex("}\n")] + "\tchain extra {\n\t\tip saddr nonsense accept\n\t}\n}\n")
+    broken.write_text(
+        text[: text.rindex("}\n")] + "\tchain extra {\n\t\tip saddr nonsense accept\n\t}\n}\n"
+    )
     assert load_ruleset(broken).returncode != 0
 
 
-@pytest.mark.parametrize(("folder", "kind"), [("domains", "domain"), ("filters", "nwfilter"), ("networks", "network")])
+@pytest.mark.parametrize(
+    ("folder", "kind"), [("domains", "domain"), ("filters", "nwfilter"), ("networks", "network")]
+)
 def test_libvirts_schemas_accept_the_xml(case: tuple[str, Path], folder: str, kind: str) -> None:
     schema: Callable[[Any], bool] = etree.RelaxNG(etree.parse(SCHEMAS / f"{kind}.rng"))
     files = sorted((case[1] / folder).iterdir())

@@ -25,7 +25,9 @@ pytestmark = pytest.mark.netns
 
 
 @pytest.mark.parametrize("daemon", ["virtlogd", "libvirtd", "sshd"])
-def test_killed_daemon_is_seen_and_started_again_and_machines_live_on(lab: Lab, tmp_path: Path, daemon: str) -> None:
+def test_killed_daemon_is_seen_and_started_again_and_machines_live_on(
+    lab: Lab, tmp_path: Path, daemon: str
+) -> None:
     host = lab.host(1)
     start_machine(host, tmp_path, daemon)
     qemu = pid_in(lab, "h1", "qemu-system-x86")
@@ -42,7 +44,9 @@ def test_killed_daemon_is_seen_and_started_again_and_machines_live_on(lab: Lab, 
 def test_killed_responder_is_seen_and_started_again(lab: Lab) -> None:
     for pid in namespaces.processes(lab.outside):
         os.kill(pid, 9)
-    namespaces.wait_for("The sight of it", lambda: not_running(lab) == {("outside", "responder")}, 5)
+    namespaces.wait_for(
+        "The sight of it", lambda: not_running(lab) == {("outside", "responder")}, 5
+    )
     labs.up(lab)
     at(lab, "outside", "curl", "-sS", "-m", "5", "http://203.0.113.10/")
 
@@ -66,7 +70,12 @@ def test_power_cut_takes_all_of_one_host_and_its_disks_stay(lab: Lab, tmp_path: 
 def test_cut_wire_separates_and_is_laid_again(lab: Lab) -> None:
     at(lab, "h1", "ping", "-c", "1", "-W", "1", str(lab.host(2).management4))
     namespaces.configure(lab.switch, ["link delete h2-management", "link delete h2-uplink"])
-    assert command([*labs.enter(lab, "h1"), "ping", "-c", "1", "-W", "1", str(lab.host(2).management4)]).returncode != 0
+    assert (
+        command(
+            [*labs.enter(lab, "h1"), "ping", "-c", "1", "-W", "1", str(lab.host(2).management4)]
+        ).returncode
+        != 0
+    )
     labs.up(lab)
     at(lab, "h1", "ping", "-c", "1", "-W", "1", str(lab.host(2).management4))
     at(lab, "h2", "ping", "-c", "1", "-W", "1", "2001:db8:203::10")

@@ -30,14 +30,25 @@ pytestmark = pytest.mark.netns
 
 
 def leftovers(lab: Lab, pids: list[int]) -> list[str]:
-    mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"{lab.name}-" in line or str(lab.folder) in line]
-    alive = [str(pid) for pid in pids if Path(f"/proc/{pid}").exists() and Path(f"/proc/{pid}/status").read_text().find("Z (zombie)") < 0]
+    mounts = [
+        line
+        for line in Path("/proc/self/mountinfo").read_text().splitlines()
+        if f"{lab.name}-" in line or str(lab.folder) in line
+    ]
+    alive = [
+        str(pid)
+        for pid in pids
+        if Path(f"/proc/{pid}").exists()
+        and Path(f"/proc/{pid}/status").read_text().find("Z (zombie)") < 0
+    ]
     folders = [str(lab.folder)] if lab.folder.exists() else []
     return [*mounts, *alive, *folders, *filter(lab.owns, namespaces.names())]
 
 
 def all_processes(lab: Lab) -> list[int]:
-    return [pid for name in namespaces.names() if lab.owns(name) for pid in namespaces.processes(name)]
+    return [
+        pid for name in namespaces.names() if lab.owns(name) for pid in namespaces.processes(name)
+    ]
 
 
 def test_down_leaves_nothing(make: Callable[[str], Lab], tmp_path: Path) -> None:
@@ -64,7 +75,9 @@ def test_down_ends_a_lab_whose_folder_is_gone(make: Callable[[str], Lab], tmp_pa
 
 
 def test_up_and_down_finish_what_a_kill_or_a_reboot_left(make: Callable[[str], Lab]) -> None:
-    """A reboot leaves folders only, a killed `ip netns add` a file that is no namespace, a killed ssh-keygen half a pair of keys."""
+    """A reboot leaves folders only, a killed `ip netns add` a file that is no namespace, a killed
+    ssh-keygen half a pair of keys.
+    """
     lab = make("t-half")
     labs.up(lab)
     for name in filter(lab.owns, namespaces.names()):
@@ -97,12 +110,23 @@ def test_several_ups_at_once_make_one_lab(make: Callable[[str], Lab]) -> None:
     lab = make("t-rush")
     argv = [sys.executable, "-m", "vcloud", "lab", "up"]
     environment = os.environ | {"VCLOUD_LAB_DIR": str(lab.folder.parent), "VCLOUD_LAB": lab.name}
-    rush = [subprocess.Popen(argv, cwd=CHECKOUT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(3)]
+    rush = [
+        subprocess.Popen(
+            argv,
+            cwd=CHECKOUT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for _ in range(3)
+    ]
     assert [one.wait(60) for one in rush] == [0, 0, 0]
     assert not not_running(lab)
     assert len(at(lab, "h1", "pgrep", "-x", "libvirtd").split()) == 1
     rush = [
-        subprocess.Popen([*argv[:-1], verb], cwd=CHECKOUT, env=environment, stderr=subprocess.DEVNULL)
+        subprocess.Popen(
+            [*argv[:-1], verb], cwd=CHECKOUT, env=environment, stderr=subprocess.DEVNULL
+        )
         for verb in ("down", "up", "down", "up")
     ]
     assert [one.wait(60) for one in rush] == [0, 0, 0, 0]
@@ -142,11 +166,22 @@ def test_without_root_one_sentence_says_so(tmp_path: Path) -> None:
 def test_missing_programs_are_named_with_their_packages(tmp_path: Path) -> None:
     """In a mount namespace in which two programs cannot be run: /dev/null lies over them."""
     hidden = [namespaces.program(name) for name in ("nc", "virsh")]
-    script = "".join(f"mount --bind /dev/null {path} && " for path in hidden) + f"exec {sys.executable} -m vcloud lab up --name t-none"
+    script = (
+        "".join(f"mount --bind /dev/null {path} && " for path in hidden)
+        + f"exec {sys.executable} -m vcloud lab up --name t-none"
+    )
     environment = os.environ | {"VCLOUD_LAB_DIR": str(tmp_path)}
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True, cwd=CHECKOUT, env=environment, timeout=60
+        ["unshare", "--mount", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=CHECKOUT,
+        env=environment,
+        timeout=60,
     )
     assert done.returncode == Exit.FAILED, done
-    assert re.search(r"nc, virsh\.\n  Run: apt-get install -y libvirt-clients netcat-openbsd$", done.stderr.strip()), done
+    assert re.search(
+        r"nc, virsh\.\n  Run: apt-get install -y libvirt-clients netcat-openbsd$",
+        done.stderr.strip(),
+    ), done
     assert not (tmp_path / "t-none").exists()

@@ -29,9 +29,15 @@ pytestmark = pytest.mark.netns
 
 
 def test_up_twice_leaves_alone_what_runs(lab: Lab) -> None:
-    before = {host.name: (hosts.holder(host), at(lab, host.name, "pgrep", "-x", "libvirtd|virtlogd|sshd")) for host in lab.hosts()}
+    before = {
+        host.name: (hosts.holder(host), at(lab, host.name, "pgrep", "-x", "libvirtd|virtlogd|sshd"))
+        for host in lab.hosts()
+    }
     labs.up(lab, 2)
-    assert before == {host.name: (hosts.holder(host), at(lab, host.name, "pgrep", "-x", "libvirtd|virtlogd|sshd")) for host in lab.hosts()}
+    assert before == {
+        host.name: (hosts.holder(host), at(lab, host.name, "pgrep", "-x", "libvirtd|virtlogd|sshd"))
+        for host in lab.hosts()
+    }
     assert labs.status(lab)
     assert not not_running(lab)
 
@@ -74,7 +80,12 @@ def test_paramiko_reads_the_same_configuration(lab: Lab) -> None:
         client.set_missing_host_key_policy(paramiko.RejectPolicy())
         way = paramiko.ProxyCommand(config["proxycommand"])
         client.connect(
-            config["hostname"], username=config["user"], key_filename=config["identityfile"], sock=way, allow_agent=False, timeout=20
+            config["hostname"],
+            username=config["user"],
+            key_filename=config["identityfile"],
+            sock=way,
+            allow_agent=False,
+            timeout=20,
         )
         assert client.exec_command("hostname")[1].read() == b"h1\n"
         assert "libvirtd.conf" in client.open_sftp().listdir("/etc/libvirt")
@@ -83,7 +94,11 @@ def test_paramiko_reads_the_same_configuration(lab: Lab) -> None:
 def test_inventory_describes_every_host(lab: Lab) -> None:
     entries = yaml.safe_load(labs.inventory(lab))["hosts"]
     assert list(entries) == ["h1", "h2"]
-    assert virsh(entries["h2"]["uri"], "hostname") == virsh(entries["h2"]["local_uri"], "hostname") == "h2"
+    assert (
+        virsh(entries["h2"]["uri"], "hostname")
+        == virsh(entries["h2"]["local_uri"], "hostname")
+        == "h2"
+    )
     assert entries["h1"]["ssh_config"] == str(lab.ssh_config)
     assert entries["h1"]["uplink"] == {
         "network": "uplink",
@@ -133,7 +148,10 @@ def test_exec_names_the_places_there_are(lab: Lab) -> None:
 def test_status_tells_and_exits_with_what_runs(lab: Lab) -> None:
     done = cli(lab, "status", "-o", "json")
     assert done.returncode == Exit.DONE
-    assert {(part["where"], part["what"]) for part in json.loads(done.stdout)} >= {("h1", "libvirtd"), ("outside", "responder")}
+    assert {(part["where"], part["what"]) for part in json.loads(done.stdout)} >= {
+        ("h1", "libvirtd"),
+        ("outside", "responder"),
+    }
     at(lab, "h1", "kill", "-9", pid_in(lab, "h1", "sshd"))
     namespaces.wait_for("The end of sshd", lambda: bool(not_running(lab)), 5)
     done = cli(lab, "status")

@@ -1,4 +1,6 @@
-"""Two kinds of hosts: one as a VM of its own whose KVM works, and a lab's, whose KVM is this machine's."""
+"""Two kinds of hosts: one as a VM of its own whose KVM works, and a lab's, whose KVM is this
+machine's.
+"""
 
 from __future__ import annotations
 
@@ -42,14 +44,20 @@ def base() -> Image:
 def inventory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Of a stock Debian libvirt host whose KVM works.
 
-    It has no path anywhere: QEMU hands a port of this machine's loopback to its sshd, and lets nothing out.
+    It has no path anywhere: QEMU hands a port of this machine's loopback to its sshd, and lets
+    nothing out.
     """
     folder, port = tmp_path_factory.mktemp("kvm-host"), free_port()
-    # One processor: with two, a kernel of the host dies sooner or later while two guests run under the emulated virtualisation.
+    # One processor: with two, a kernel of the host dies sooner or later while two guests run under
+    # the emulated virtualisation.
     processor = ("-cpu", "max,+svm", "-smp", "1")
     way_in = ("-netdev", f"user,id=way-in,restrict=on,ipv6=off,hostfwd=tcp:{LOOPBACK}:{port}-:22")
     card = ("-device", f"virtio-net-pci,netdev=way-in,mac={MAC}")
-    with booted(build(load_recipe(images_dir() / "kvm-host")), folder, arguments=(*processor, *way_in, *card)) as machine:
+    with booted(
+        build(load_recipe(images_dir() / "kvm-host")),
+        folder,
+        arguments=(*processor, *way_in, *card),
+    ) as machine:
         settings = folder / ".ssh"
         settings.mkdir()
         ensure_key(settings / "id_ed25519", "tests")
@@ -67,7 +75,9 @@ def nested(inventory: Path) -> Iterator[Host]:
 @pytest.fixture(scope="session")
 def operator(inventory: Path, tmp_path_factory: pytest.TempPathFactory) -> Operator:
     """Somebody at the command line who knows that host only."""
-    return Operator(environment("none", tmp_path_factory.mktemp("home")) | {"VCLOUD_INVENTORY": str(inventory)})
+    return Operator(
+        environment("none", tmp_path_factory.mktemp("home")) | {"VCLOUD_INVENTORY": str(inventory)}
+    )
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +86,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     lab = Lab("t-kvm", tmp_path_factory.mktemp("labs") / "t-kvm")
     labs.up(lab, 2)
     try:
-        nothing = ("mount", "--bind", "/etc/hosts", "/dev/kvm"), ("mount", "-o", "remount,bind,ro", "/dev/kvm")
+        nothing = (
+            ("mount", "--bind", "/etc/hosts", "/dev/kvm"),
+            ("mount", "-o", "remount,bind,ro", "/dev/kvm"),
+        )
         for command in nothing:
             subprocess.run([*labs.enter(lab, "h2"), *command], check=True)
         yield lab
@@ -114,7 +127,9 @@ def settle(machine: Guest, document: str) -> None:
 
 
 def write_way_in(folder: Path, port: int, host_key: str) -> Path:
-    """What a client needs to know: the host's key, how to log in, and an inventory, which is returned."""
+    """What a client needs to know: the host's key, how to log in, and an inventory, which is
+    returned.
+    """
     settings = folder / ".ssh"
     (settings / "known_hosts").write_text(f"[{LOOPBACK}]:{port} {host_key}\n")
     (settings / "config").write_text(f"""\

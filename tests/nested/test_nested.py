@@ -34,12 +34,18 @@ PAIR = {
 # Where KVM works
 
 
-def test_kvm_is_used_where_a_kernel_boots_under_it(nested: Host, base: Image, operator: Operator) -> None:
+def test_kvm_is_used_where_a_kernel_boots_under_it(
+    nested: Host, base: Image, operator: Operator
+) -> None:
     """Not before one has: that libvirt offers it is no proof. Then it is remembered."""
     assert accelerator_of(operator).startswith("tcg: libvirt offers KVM, but there is no kernel")
     kernel = uploaded(nested, base)
-    assert accelerator.find_accelerator(nested, kernel.kernel, kernel.initrd) == Accelerator("kvm", "a kernel boots under KVM")
-    assert accelerator.find_accelerator(nested, "/none", "/none").name == "kvm", "it is not tried again"
+    assert accelerator.find_accelerator(nested, kernel.kernel, kernel.initrd) == Accelerator(
+        "kvm", "a kernel boots under KVM"
+    )
+    assert accelerator.find_accelerator(nested, "/none", "/none").name == "kvm", (
+        "it is not tried again"
+    )
     assert accelerator_of(operator) == "kvm: a kernel boots under KVM"
     assert nested.connection.listAllDomains() == [], "nothing of the test boot stays"
 
@@ -56,12 +62,17 @@ def pair(operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 def test_every_vm_of_a_vapp_runs_under_kvm(pair: Vapp, nested: Host) -> None:
     assert pair.operator.status("pair")["accelerator"] == "kvm"
-    kinds = {domain.name(): ElementTree.fromstring(domain.XMLDesc()).get("type") for domain in nested.connection.listAllDomains()}  # noqa: S314
+    kinds = {
+        domain.name(): ElementTree.fromstring(domain.XMLDesc()).get("type")  # noqa: S314 - libvirt's own XML
+        for domain in nested.connection.listAllDomains()
+    }
     assert kinds == {"pair.firewall": "kvm", "pair.web": "kvm", "pair.store": "kvm"}
 
 
 def is_protected(pair: Vapp) -> bool:
-    """Whether of two ports that answer in the store, in both families, the web reaches the declared one and not the other."""
+    """Whether of two ports that answer in the store, in both families, the web reaches the declared
+    one and not the other.
+    """
     ends = [pair.addresses4["store"], pair.addresses6["store"]]
     declared, other = ([Probe("tcp", end, port) for end in ends] for port in (5432, 5433))
     assert pair.probe("store", *declared, *other) == ["open"] * 4, "all of them are there"
@@ -70,7 +81,11 @@ def is_protected(pair: Vapp) -> bool:
 
 def listen(pair: Vapp) -> None:
     ends = [pair.addresses4["store"], pair.addresses6["store"]]
-    pair.operator.listen(pair.vm("store"), *(f"tcp {end} {port}" for end in ends for port in (5432, 5433)), seconds=3600)
+    pair.operator.listen(
+        pair.vm("store"),
+        *(f"tcp {end} {port}" for end in ends for port in (5432, 5433)),
+        seconds=3600,
+    )
 
 
 def test_under_kvm_a_declared_flow_passes_and_no_other(pair: Vapp) -> None:
@@ -114,7 +129,9 @@ def test_under_kvm_a_vapp_goes_on_from_its_saved_memory(pair: Vapp) -> None:
 def test_down_leaves_nothing_on_the_host(pair: Vapp, nested: Host) -> None:
     pair.operator.run("down", "--yes", "pair", timeout=900)
     assert nested.connection.listAllDomains() == []
-    assert [network.name() for network in nested.connection.listAllNetworks()] == ["default"], "Debian's own"
+    assert [network.name() for network in nested.connection.listAllNetworks()] == ["default"], (
+        "Debian's own"
+    )
     assert VappVolumes(nested).volumes_of_vapp("pair") == ()
 
 
@@ -134,7 +151,9 @@ def test_the_probe_believes_a_kernel_and_not_a_device(lab: Lab, base: Image) -> 
 
 def test_a_host_without_kvm_is_not_tried(lab: Lab) -> None:
     with open_host(load_inventory(lab.inventory)[1]) as host:
-        assert accelerator.find_accelerator(host, "/none", "/none") == Accelerator("tcg", "libvirt offers no KVM there")
+        assert accelerator.find_accelerator(host, "/none", "/none") == Accelerator(
+            "tcg", "libvirt offers no KVM there"
+        )
 
 
 def uploaded(host: Host, image: Image) -> Base:
@@ -150,9 +169,31 @@ def accelerator_of(operator: Operator) -> str:
 def boots_under_kvm(image: Image) -> bool:
     """Whether QEMU itself gets a kernel to user space here, with the CPU that vcloud would give it."""
     argv = [
-        *("timeout", "--signal=KILL", "90", "qemu-system-x86_64", "-accel", "kvm", "-machine", "q35", "-cpu", "host", "-m", "256"),
+        *(
+            "timeout",
+            "--signal=KILL",
+            "90",
+            "qemu-system-x86_64",
+            "-accel",
+            "kvm",
+            "-machine",
+            "q35",
+            "-cpu",
+            "host",
+            "-m",
+            "256",
+        ),
         *("-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio"),
-        *("-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", "console=ttyS0 quiet panic=-1 vcloud.probe"),
+        *(
+            "-kernel",
+            str(image.kernel),
+            "-initrd",
+            str(image.initrd),
+            "-append",
+            "console=ttyS0 quiet panic=-1 vcloud.probe",
+        ),
     ]
-    said = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False).stdout
+    said = subprocess.run(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False
+    ).stdout
     return accelerator.BOOTED_MESSAGE in said

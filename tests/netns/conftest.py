@@ -1,4 +1,6 @@
-"""Tests with real packets need root and network namespaces; without them they fail, because a pass would prove nothing."""
+"""Tests with real packets need root and network namespaces; without them they fail, because a pass
+would prove nothing.
+"""
 
 from __future__ import annotations
 

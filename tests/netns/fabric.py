@@ -1,8 +1,10 @@
-"""A vApp in network namespaces: real bridges with isolated ports, real addresses, the real ruleset, and real packets.
+"""A vApp in network namespaces: real bridges with isolated ports, real addresses, the real ruleset,
+and real packets.
 
-One namespace stands for the host and holds the zones' bridges; one each for the firewall, every workload VM and the outside. Addresses,
-neighbours, routes and sysctls come from the identity that the VMs would get, so what passes here is what passes there. `firewall-load`
-and `firewall-report` are the programs of the firewall's image; each sees a private, otherwise empty /etc.
+One namespace stands for the host and holds the zones' bridges; one each for the firewall, every
+workload VM and the outside. Addresses, neighbours, routes and sysctls come from the identity that
+the VMs would get, so what passes here is what passes there. `firewall-load` and `firewall-report`
+are the programs of the firewall's image; each sees a private, otherwise empty /etc.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ SERIAL = itertools.count()
 
 
 class Namespace:
-    """A network namespace, and a thread in it that makes sockets: a socket stays in the namespace it was made in."""
+    """A network namespace, and a thread in it that makes sockets: a socket stays in the namespace
+    it was made in.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -55,13 +59,24 @@ class Namespace:
         return self._inside.submit(socket.socket, family, kind, protocol).result()
 
     def run(self, *argv: str, **options: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["ip", "netns", "exec", self.name, *argv], text=True, capture_output=True, **options)  # type: ignore[call-overload, no-any-return]
+        return subprocess.run(
+            ["ip", "netns", "exec", self.name, *argv], text=True, capture_output=True, **options
+        )  # type: ignore[call-overload, no-any-return]
 
     def ip(self, commands: Iterable[str]) -> None:
-        subprocess.run(["ip", "-n", self.name, "-batch", "-"], input="\n".join(commands) + "\n", text=True, check=True)
+        subprocess.run(
+            ["ip", "-n", self.name, "-batch", "-"],
+            input="\n".join(commands) + "\n",
+            text=True,
+            check=True,
+        )
 
     def sysctl(self, settings: Iterable[tuple[str, str]]) -> None:
-        script = "".join(f"echo {value} > /proc/sys/{key}\n" for key, value in settings if key != NOT_PER_NAMESPACE)
+        script = "".join(
+            f"echo {value} > /proc/sys/{key}\n"
+            for key, value in settings
+            if key != NOT_PER_NAMESPACE
+        )
         self.run("sh", "-ec", script, check=True)
 
     def pings(self, address: str, *options: str) -> bool:
@@ -73,7 +88,9 @@ class Namespace:
 
 
 class Servers:
-    """Answers on any number of sockets. TCP: says its own name, then echoes. UDP: its name and what it got."""
+    """Answers on any number of sockets. TCP: says its own name, then echoes. UDP: its name and what
+    it got.
+    """
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -160,19 +177,28 @@ class Fabric:
     def _namespace(self, name: str) -> Namespace:
         namespace = Namespace(f"{self.tag}-{name}")
         self._cleanup.callback(namespace.close)
-        namespace.sysctl((("net/ipv6/conf/default/accept_dad", "0"), ("net/ipv6/conf/all/disable_ipv6", "0")))
+        namespace.sysctl(
+            (("net/ipv6/conf/default/accept_dad", "0"), ("net/ipv6/conf/all/disable_ipv6", "0"))
+        )
         namespace.ip(["link set lo up"])
         return namespace
 
     def _bridges(self) -> None:
-        self.host.sysctl([("net/ipv6/conf/default/disable_ipv6", "1")])  # libvirt does this for a network without addresses
+        self.host.sysctl(
+            [("net/ipv6/conf/default/disable_ipv6", "1")]
+        )  # libvirt does this for a network without addresses
         commands = []
         for zone in self.design.zones:
-            commands += [f"link add {zone.network.bridge} type bridge mcast_snooping 0", f"link set {zone.network.bridge} up"]
+            commands += [
+                f"link add {zone.network.bridge} type bridge mcast_snooping 0",
+                f"link set {zone.network.bridge} up",
+            ]
             commands += self._plug(zone.gateway, self.firewall, zone.network.bridge)
         for vm in self.design.workloads:
             for nic in vm.nics:
-                commands += self._plug(nic, self.vms[vm.name], self.design.zone(nic.zone).network.bridge)
+                commands += self._plug(
+                    nic, self.vms[vm.name], self.design.zone(nic.zone).network.bridge
+                )
         self.host.ip(commands)
 
     def _plug(self, nic: Nic, where: Namespace, bridge: str) -> Iterator[str]:
@@ -195,7 +221,12 @@ class Fabric:
         """What `guest identity` does, with iproute2."""
         if vm is self.design.firewall:
             nic = vm.nics[-1]
-            self.outside.ip([f"link add eth0 type veth peer name {nic.ifname} address {nic.mac} netns {where.name}", "link set eth0 up"])
+            self.outside.ip(
+                [
+                    f"link add eth0 type veth peer name {nic.ifname} address {nic.mac} netns {where.name}",
+                    "link set eth0 up",
+                ]
+            )
         lines = [line.split() for line in identity_lines(self.design, vm, self.uplink)]
         where.ip(f"link set {nic.ifname} up" for nic in vm.nics)
         where.sysctl((line[1], line[2]) for line in lines if line[0] == "sysctl")
@@ -214,18 +245,33 @@ class Fabric:
     def counted(self) -> Counter[str]:
         """Packets that the rules of each flow and control have counted: `flow:store`, `ctl:input`."""
         counted = Counter[str]()
-        for item in json.loads(self._script("firewall-report", check=True).stdout)["ruleset"]["nftables"]:
+        for item in json.loads(self._script("firewall-report", check=True).stdout)["ruleset"][
+            "nftables"
+        ]:
             rule = item.get("rule", {})
             for part in rule.get("expr", ()) if "comment" in rule else ():
-                counted[rule["comment"].split()[0]] += part.get("counter", {"packets": 0})["packets"]
+                counted[rule["comment"].split()[0]] += part.get("counter", {"packets": 0})[
+                    "packets"
+                ]
         return counted
 
     def _script(self, name: str, **options: object) -> subprocess.CompletedProcess[str]:
-        return self.firewall.run("unshare", "--mount", "sh", "-c", PRIVATE_ETC, str(self.etc), str(SCRIPTS / name), **options)
+        return self.firewall.run(
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            PRIVATE_ETC,
+            str(self.etc),
+            str(SCRIPTS / name),
+            **options,
+        )
 
     def forget_connections(self) -> None:
         """What a restart of the firewall VM does to conntrack."""
-        message = struct.pack("=IHHIIBBH", 20, (1 << 8) | 2, 1 | 4, 1, 0, 0, 0, 0)  # CTNETLINK, DELETE of everything, with acknowledgement
+        message = struct.pack(
+            "=IHHIIBBH", 20, (1 << 8) | 2, 1 | 4, 1, 0, 0, 0, 0
+        )  # CTNETLINK, DELETE of everything, with acknowledgement
         with self.firewall.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as netlink:
             netlink.send(message)
             (error,) = struct.unpack_from("=i", netlink.recv(4096), 16)
@@ -248,7 +294,9 @@ class Live:
     """A TCP connection to one of `Servers`, after its greeting."""
 
     def __init__(self, source: Namespace, address: str, port: int, wait: float = 5.0) -> None:
-        self.socket = source.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+        self.socket = source.socket(
+            socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM
+        )
         self.socket.settimeout(wait)
         try:
             self.socket.connect((address, port))
@@ -279,7 +327,9 @@ class Live:
 
 
 def greeting(source: Namespace, address: str, port: int, wait: float = 0.7) -> str:
-    """What the server says (its name and port, and the address it sees), or nothing if no connection came about in time."""
+    """What the server says (its name and port, and the address it sees), or nothing if no
+    connection came about in time.
+    """
     try:
         with Live(source, address, port, wait) as live:
             return live.greeting
@@ -287,9 +337,13 @@ def greeting(source: Namespace, address: str, port: int, wait: float = 0.7) -> s
         return ""
 
 
-def datagram(source: Namespace, address: str, port: int, payload: bytes = b"x", wait: float = 0.7) -> bytes:
+def datagram(
+    source: Namespace, address: str, port: int, payload: bytes = b"x", wait: float = 0.7
+) -> bytes:
     """The answer to a datagram, or nothing."""
-    with source.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as client:
+    with source.socket(
+        socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM
+    ) as client:
         client.settimeout(wait)
         client.connect((address, port))
         try:
@@ -310,7 +364,9 @@ def _as_iproute2(line: Sequence[str]) -> str:
         case ["neigh", ifname, address, mac]:
             return f"neigh replace {address} lladdr {mac} dev {ifname} nud permanent"
         case ["route", ifname, destination, *rest]:
-            return f"route replace {destination} dev {ifname} {' '.join(rest)}" + (" onlink" if "via" in rest else "")
+            return f"route replace {destination} dev {ifname} {' '.join(rest)}" + (
+                " onlink" if "via" in rest else ""
+            )
         case ["rule", address, "table", table]:
             return f"rule add from {address} lookup {table}"
     return ""

@@ -1,4 +1,6 @@
-"""Whole Ethernet frames, for what an honest network stack does not send: forged sources, wrong MACs, answers nobody asked for."""
+"""Whole Ethernet frames, for what an honest network stack does not send: forged sources, wrong
+MACs, answers nobody asked for.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,13 @@ def udp(source: str, source_port: int, target: str, port: int, payload: bytes = 
 
 
 def tcp(source: str, source_port: int, target: str, port: int, flags: int) -> bytes:
-    return _packet(source, target, 6, struct.pack("!HHIIBBHHH", source_port, port, 1000, 0, 5 << 4, flags, 4096, 0, 0), 16)
+    return _packet(
+        source,
+        target,
+        6,
+        struct.pack("!HHIIBBHHH", source_port, port, 1000, 0, 5 << 4, flags, 4096, 0, 0),
+        16,
+    )
 
 
 def unreachable(source: str, target: str, quoted: bytes) -> bytes:

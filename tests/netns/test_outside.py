@@ -24,7 +24,10 @@ def namespace() -> Iterator[str]:
     name = "vcloud-test-outside"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
-        for words in (["link", "set", "lo", "up"], ["address", "add", f"{ADDRESS}/32", "dev", "lo"]):
+        for words in (
+            ["link", "set", "lo", "up"],
+            ["address", "add", f"{ADDRESS}/32", "dev", "lo"],
+        ):
             subprocess.run(["ip", "-n", name, *words], check=True)
         yield name
     finally:
@@ -35,5 +38,9 @@ def test_probes_leave_from_inside_the_namespace(namespace: str) -> None:
     probes = [Probe("tcp", ADDRESS, ip_address(ADDRESS), 1, timeout_ms=500)]
     outside = OutsideConfig(netns=namespace, server4=IPv4Address(ADDRESS))
     with open_host(HostRef("here", "test:///default", outside=outside)) as host:
-        assert [answer.result for answer in outside_prober(host, UPLINK).probe(probes)] == ["refused"]
-        assert [answer.result for answer in host_prober(host).probe(probes)] == ["error"], "the machine itself has no such address"
+        assert [answer.result for answer in outside_prober(host, UPLINK).probe(probes)] == [
+            "refused"
+        ]
+        assert [answer.result for answer in host_prober(host).probe(probes)] == ["error"], (
+            "the machine itself has no such address"
+        )

@@ -1,4 +1,6 @@
-"""Typed getters: what has the promised type is returned as it is, and everything else is unreadable."""
+"""Typed getters: what has the promised type is returned as it is, and everything else is
+unreadable.
+"""
 
 from __future__ import annotations
 
@@ -43,19 +45,27 @@ BAD: list[tuple[Callable[..., object], object]] = [
 
 
 @pytest.mark.parametrize(("get", "value", "expected"), GOOD)
-def test_a_value_of_the_promised_type_is_returned(get: Callable[..., object], value: object, expected: object) -> None:
+def test_a_value_of_the_promised_type_is_returned(
+    get: Callable[..., object], value: object, expected: object
+) -> None:
     assert get({"key": value}, "key") == expected
 
 
 @pytest.mark.parametrize(("get", "value"), BAD)
-def test_any_other_value_is_unreadable_and_is_not_quoted(get: Callable[..., object], value: object) -> None:
+def test_any_other_value_is_unreadable_and_is_not_quoted(
+    get: Callable[..., object], value: object
+) -> None:
     with pytest.raises(UnreadableError, match="'key'") as error:
         get({"key": value}, "key")
     assert str(error.value).isascii()
 
 
-@pytest.mark.parametrize("get", [untrusted.text, untrusted.number, untrusted.port, untrusted.flag, untrusted.encoded])
-def test_what_is_absent_has_its_default_or_is_unreadable_and_null_is_not_absent(get: Callable[..., object]) -> None:
+@pytest.mark.parametrize(
+    "get", [untrusted.text, untrusted.number, untrusted.port, untrusted.flag, untrusted.encoded]
+)
+def test_what_is_absent_has_its_default_or_is_unreadable_and_null_is_not_absent(
+    get: Callable[..., object],
+) -> None:
     default = {untrusted.flag: True, untrusted.text: "x", untrusted.encoded: ""}.get(get, 7)
     assert get({}, "key", default) == (b"" if get is untrusted.encoded else default)
     with pytest.raises(UnreadableError, match="'key' is missing"):
@@ -70,14 +80,19 @@ def test_what_is_no_object_has_no_keys(holder: object) -> None:
         untrusted.text(holder, "key", "default")
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff", b"{", b"[" * 100_000, b"9" * 5000, b"NaN", b"[-Infinity]", "\x00"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff", b"{", b"[" * 100_000, b"9" * 5000, b"NaN", b"[-Infinity]", "\x00"]
+)
 def test_what_is_not_json_is_unreadable(content: bytes | str) -> None:
     with pytest.raises(UnreadableError, match="not valid JSON"):
         parse_json(content)
 
 
 @given(
-    st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
 )
 def test_every_json_document_is_read(document: object) -> None:
     assert parse_json(json.dumps(document)) == document

@@ -1,7 +1,9 @@
-"""A Debian cloud image as its publisher makes them: cloud-init, netplan, a boot loader of its own, and nothing of vcloud in it.
+"""A Debian cloud image as its publisher makes them: cloud-init, netplan, a boot loader of its own,
+and nothing of vcloud in it.
 
-It is built from packages, because nothing can be downloaded, and without loop devices: mke2fs fills the partition, and GRUB's parts are
-laid where its own installer would lay them (its core image behind the partition table, from sector 1 on).
+It is built from packages, because nothing can be downloaded, and without loop devices: mke2fs fills
+the partition, and GRUB's parts are laid where its own installer would lay them (its core image
+behind the partition table, from sector 1 on).
 """
 
 from __future__ import annotations
@@ -19,12 +21,23 @@ from vcloud.images.cache import default_cache
 
 SUITE = "trixie"
 PACKAGES = (
-    *("systemd-sysv", "udev", "dbus", "kmod", "linux-image-cloud-amd64", "initramfs-tools", "zstd", "grub-pc-bin"),
+    *(
+        "systemd-sysv",
+        "udev",
+        "dbus",
+        "kmod",
+        "linux-image-cloud-amd64",
+        "initramfs-tools",
+        "zstd",
+        "grub-pc-bin",
+    ),
     *("cloud-init", "netplan.io", "cloud-guest-utils", "e2fsprogs", "fdisk", "eject", "procps"),
     *("openssh-server", "sudo", "iproute2", "iputils-ping", "qemu-guest-agent"),
 )
 INITRAMFS_MODULES = ("virtio_pci", "virtio_blk", "ext4")
-"""What the root needs. The distribution's initramfs holds every driver there is, which takes ten seconds more to load without KVM."""
+"""What the root needs. The distribution's initramfs holds every driver there is, which takes ten
+seconds more to load without KVM.
+"""
 GRUB_MODULES = ("biosdisk", "part_msdos", "ext2", "linux")
 GRUB = """\
 set root=(hd0,msdos1)
@@ -88,9 +101,26 @@ def _without_agent(whole: Path, work: Path) -> Path:
 
 
 def _build(work: Path) -> Path:
-    root, partition, disk, image = work / "root", work / "partition", work / "disk", work / "image.qcow2"
-    customize = CUSTOMIZE.format(modules=" ".join(INITRAMFS_MODULES), grub=GRUB, grub_modules=" ".join(GRUB_MODULES), folder=work)
-    _run("mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", f"--customize-hook={customize}", SUITE, str(root))
+    root, partition, disk, image = (
+        work / "root",
+        work / "partition",
+        work / "disk",
+        work / "image.qcow2",
+    )
+    customize = CUSTOMIZE.format(
+        modules=" ".join(INITRAMFS_MODULES),
+        grub=GRUB,
+        grub_modules=" ".join(GRUB_MODULES),
+        folder=work,
+    )
+    _run(
+        "mmdebstrap",
+        "--variant=minbase",
+        f"--include={','.join(PACKAGES)}",
+        f"--customize-hook={customize}",
+        SUITE,
+        str(root),
+    )
     _run("mke2fs", "-q", "-t", "ext4", "-d", str(root), str(partition), f"{ROOT_MIB}M")
     shutil.rmtree(root)
     with disk.open("wb") as content:
@@ -100,7 +130,15 @@ def _build(work: Path) -> Path:
         core = (work / "core.img").read_bytes()
         assert len(core) <= (START - 1) * SECTOR
         content.write(core)
-    _run("dd", f"if={partition}", f"of={disk}", "bs=1M", f"seek={START * SECTOR >> 20}", "conv=notrunc,sparse", "status=none")
+    _run(
+        "dd",
+        f"if={partition}",
+        f"of={disk}",
+        "bs=1M",
+        f"seek={START * SECTOR >> 20}",
+        "conv=notrunc,sparse",
+        "status=none",
+    )
     _run("qemu-img", "convert", "-O", "qcow2", str(disk), str(image))
     return image
 

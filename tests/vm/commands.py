@@ -1,7 +1,8 @@
 """Runs the real command many times without paying for Python's imports each time.
 
-A server process has imported vcloud and waits. For each command it forks a process, which gets its own standard streams, environment and
-session, and then does what `python -m vcloud` does. Half of the processor time of a short command are imports.
+A server process has imported vcloud and waits. For each command it forks a process, which gets its
+own standard streams, environment and session, and then does what `python -m vcloud` does. Half of
+the processor time of a short command are imports.
 """
 
 from __future__ import annotations
@@ -23,8 +24,23 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 PRELOADED = (
-    *("vcloud.cli.app", "vcloud.apply.up", "vcloud.apply.down", "vcloud.apply.save", "vcloud.verify.run", "vcloud.views.status"),
-    *("vcloud.guests.access", "vcloud.lab.lab", "paramiko", "libvirt", "libvirt_qemu", "jinja2", "yaml"),
+    *(
+        "vcloud.cli.app",
+        "vcloud.apply.up",
+        "vcloud.apply.down",
+        "vcloud.apply.save",
+        "vcloud.verify.run",
+        "vcloud.views.status",
+    ),
+    *(
+        "vcloud.guests.access",
+        "vcloud.lab.lab",
+        "paramiko",
+        "libvirt",
+        "libvirt_qemu",
+        "jinja2",
+        "yaml",
+    ),
 )
 LONGEST_REQUEST = 1 << 20
 
@@ -36,12 +52,28 @@ class Server:
         self._lock = threading.Lock()
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            argv = [sys.executable, "-c", "from tests.vm.commands import serve; serve()", str(theirs.fileno())]
-            self._process = subprocess.Popen(argv, cwd=ROOT, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+            argv = [
+                sys.executable,
+                "-c",
+                "from tests.vm.commands import serve; serve()",
+                str(theirs.fileno()),
+            ]
+            self._process = subprocess.Popen(
+                argv, cwd=ROOT, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+            )
 
-    def run(self, argv: Sequence[str], env: Mapping[str, str], stdin: str, timeout: float) -> subprocess.CompletedProcess[str]:
-        """`python -m vcloud ARGV...`. Raises subprocess.TimeoutExpired after the command was killed."""
-        with self._lock, tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+    def run(
+        self, argv: Sequence[str], env: Mapping[str, str], stdin: str, timeout: float
+    ) -> subprocess.CompletedProcess[str]:
+        """`python -m vcloud ARGV...`. Raises subprocess.TimeoutExpired after the command was
+        killed.
+        """
+        with (
+            self._lock,
+            tempfile.TemporaryFile() as given,
+            tempfile.TemporaryFile() as out,
+            tempfile.TemporaryFile() as err,
+        ):
             given.write(stdin.encode())
             given.seek(0)
             request = json.dumps({"argv": list(argv), "env": dict(env)}).encode()
@@ -49,7 +81,9 @@ class Server:
             code = self._ended(argv, timeout)
             for stream in (out, err):
                 stream.seek(0)
-            return subprocess.CompletedProcess(list(argv), code, *(_text(stream.read()) for stream in (out, err)))
+            return subprocess.CompletedProcess(
+                list(argv), code, *(_text(stream.read()) for stream in (out, err))
+            )
 
     def _ended(self, argv: Sequence[str], timeout: float) -> int:
         pid = self._answer()
@@ -80,10 +114,21 @@ def server() -> Server:
     return Server()
 
 
-def start_and_run(argv: Sequence[str], env: Mapping[str, str], stdin: str, timeout: float) -> subprocess.CompletedProcess[str]:
+def start_and_run(
+    argv: Sequence[str], env: Mapping[str, str], stdin: str, timeout: float
+) -> subprocess.CompletedProcess[str]:
     """The same without the server: in a process that begins with Python's start."""
     whole = [sys.executable, "-m", "vcloud", *argv]
-    return subprocess.run(whole, env=dict(env), cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+    return subprocess.run(
+        whole,
+        env=dict(env),
+        cwd=ROOT,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
 
 
 def _text(output: bytes) -> str:
@@ -92,7 +137,9 @@ def _text(output: bytes) -> str:
 
 
 def serve() -> None:
-    """The server's program. Returns, and ends with the code of the command, only in the processes of commands."""
+    """The server's program. Returns, and ends with the code of the command, only in the processes
+    of commands.
+    """
     for module in PRELOADED:
         importlib.import_module(module)
     gc.freeze()  # what was imported is garbage of no command

@@ -27,7 +27,9 @@ Raise = Callable[..., Vapp]
 
 @pytest.fixture(scope="session")
 def operator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
-    """Somebody at the command line whose lab has one host. In the end nothing but the lab's own things may be there."""
+    """Somebody at the command line whose lab has one host. In the end nothing but the lab's own
+    things may be there.
+    """
     with lab(LAB, tmp_path_factory.mktemp("home"), stocked=True) as operator:
         yield operator
         assert operator.run("list", "-o", "json").data == []
@@ -62,13 +64,17 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         used = meter.since(before) if meter else Use()
         if used.starved:
             waited = f"the VMs ran for {used.running:.0f} s and waited for a processor for {used.waiting:.0f} s"
-            raise MachineTooSlowError(f"this machine is too busy for this test: {waited}") from error
+            raise MachineTooSlowError(
+                f"this machine is too busy for this test: {waited}"
+            ) from error
         raise
 
 
 @pytest.fixture(scope="module")
 def raised(operator: Operator) -> Iterator[Raise]:
-    """Brings vApps up. Takes each of them down after the module's last test, whatever state it is in then."""
+    """Brings vApps up. Takes each of them down after the module's last test, whatever state it is
+    in then.
+    """
     with taken_down_in_the_end(operator) as bring:
         yield bring
 
@@ -90,7 +96,9 @@ def taken_down_in_the_end(operator: Operator) -> Iterator[Raise]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A failed test leaves what the VMs and the appliances had to say."""
     report = yield
     operator = getattr(item, "funcargs", {}).get("operator")
@@ -131,5 +139,14 @@ def keep_evidence(operator: Operator, folder: Path) -> None:
             (folder / f"{vapp}.{vm['name']}.log").write_text(said.out + said.err)
         rules = operator.run("exec", f"{vapp}/firewall", "--", "nft", "list", "ruleset", code=None)
         (folder / f"{vapp}.nft").write_text(rules.out + rules.err)
-        events = operator.run("exec", f"{vapp}/ips", "--", "tail", "-n", "200", "/var/log/suricata/eve.json", code=None)
+        events = operator.run(
+            "exec",
+            f"{vapp}/ips",
+            "--",
+            "tail",
+            "-n",
+            "200",
+            "/var/log/suricata/eve.json",
+            code=None,
+        )
         (folder / f"{vapp}.eve.json").write_text(events.out + events.err)

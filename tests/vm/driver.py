@@ -1,4 +1,6 @@
-"""An operator and a customer, for tests: the real command in a process of its own, a host of a lab, and its outside world."""
+"""An operator and a customer, for tests: the real command in a process of its own, a host of a lab,
+and its outside world.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ TINY: dict[str, Any] = {
     "name": "tiny",
     "zones": {"one": {}},
     "vms": {"solo": {"image": "base", "memory": "256M", "zone": "one", "ready": {"tcp": 22}}},
-    "flows": [{"id": "login", "from": "internet", "to": "solo", "service": "tcp/22", "publish": 2222}],
+    "flows": [
+        {"id": "login", "from": "internet", "to": "solo", "service": "tcp/22", "publish": 2222}
+    ],
 }
 """A vApp of one VM that a customer may log in to."""
 
@@ -54,9 +58,17 @@ class Done:
 
 
 def environment(lab: str, home: Path) -> dict[str, str]:
-    """What an operator of the lab has in their shell; nothing of it comes from whoever runs the tests, but where images are kept."""
-    cache = os.environ.get("VCLOUD_CACHE_DIR") or str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vcloud")
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("VCLOUD_", "LIBVIRT_", "XDG_"))}
+    """What an operator of the lab has in their shell; nothing of it comes from whoever runs the
+    tests, but where images are kept.
+    """
+    cache = os.environ.get("VCLOUD_CACHE_DIR") or str(
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vcloud"
+    )
+    inherited = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("VCLOUD_", "LIBVIRT_", "XDG_"))
+    }
     return inherited | {
         "HOME": str(home),
         "VCLOUD_LAB": lab,
@@ -73,10 +85,14 @@ class Operator:
 
     env: Mapping[str, str]
     fresh: bool = False
-    """Whether each command starts Python anew, as at a shell. It takes longer, and is what measurements measure."""
+    """Whether each command starts Python anew, as at a shell. It takes longer, and is what
+    measurements measure.
+    """
 
     def elsewhere(self, home: Path, **env: str) -> Operator:
-        """The same person on another machine: nothing of what an earlier command left in HOME is there."""
+        """The same person on another machine: nothing of what an earlier command left in HOME is
+        there.
+        """
         return replace(self, env={**self.env, "HOME": str(home), **env})
 
     def with_host(self, folder: Path, change: Callable[[dict[str, Any]], object]) -> Operator:
@@ -87,7 +103,9 @@ class Operator:
         return self.elsewhere(folder / "home", VCLOUD_INVENTORY=str(folder / "hosts.yaml"))
 
     def start(self, *argv: str) -> subprocess.Popen[str]:
-        """Begins `vcloud ARGV...` and returns at once; it is the head of its own process group, as under a shell."""
+        """Begins `vcloud ARGV...` and returns at once; it is the head of its own process group, as
+        under a shell.
+        """
         return subprocess.Popen(
             [*VCLOUD, *argv],
             env=dict(self.env),
@@ -124,32 +142,63 @@ class Operator:
         return self.inside(vm, "cat /proc/sys/kernel/random/boot_id", code)
 
     def at(self, where: str, *argv: str, timeout: float = 60) -> Done:
-        """A command on a host of the lab (`h1`) or in its outside world (`customer`), as `vcloud lab exec` runs it."""
+        """A command on a host of the lab (`h1`) or in its outside world (`customer`), as `vcloud
+        lab exec` runs it.
+        """
         name = self.env["VCLOUD_LAB"]
         enter = labs.enter(Lab(name, LABS / name), where)
         done = subprocess.run(
-            [*enter, "--", *argv], env=dict(self.env), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout
+            [*enter, "--", *argv],
+            env=dict(self.env),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
         )
         return Done(done.returncode, done.stdout, done.stderr)
 
     def virsh(self, *argv: str, code: int | None = 0) -> str:
-        """virsh on the lab's host, through its socket on this machine: fast enough to look many times a second."""
+        """virsh on the lab's host, through its socket on this machine: fast enough to look many
+        times a second.
+        """
         socket = LABS / self.env["VCLOUD_LAB"] / "h1/run/libvirt/libvirt-sock"
         done = subprocess.run(
-            ["virsh", "-q", "-c", f"qemu+unix:///system?socket={socket}", *argv], capture_output=True, text=True, timeout=60
+            ["virsh", "-q", "-c", f"qemu+unix:///system?socket={socket}", *argv],
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         assert code in (None, done.returncode), f"virsh {' '.join(argv)}: {done.stderr}"
         return done.stdout
 
     def probe(self, vm: str, *probes: Probe) -> list[str]:
         """What came of each probe that `guest probe` sent from a VM."""
-        done = self.run("exec", vm, "--", GUEST, "probe", stdin="".join(f"{number} {probe}\n" for number, probe in enumerate(probes)))
-        results = {int(line["id"]): line["result"] for line in map(json.loads, done.out.splitlines())}
+        done = self.run(
+            "exec",
+            vm,
+            "--",
+            GUEST,
+            "probe",
+            stdin="".join(f"{number} {probe}\n" for number, probe in enumerate(probes)),
+        )
+        results = {
+            int(line["id"]): line["result"] for line in map(json.loads, done.out.splitlines())
+        }
         return [results[number] for number in range(len(probes))]
 
     def listen(self, vm: str, *services: str, seconds: int = 600) -> None:
-        """Services in a VM that send back what they get, until the VM ends or the time is up: `tcp 10.0.0.2 7000`."""
-        self.run("exec", vm, "--", GUEST, "listen", str(seconds), stdin="".join(f"{service}\n" for service in services))
+        """Services in a VM that send back what they get, until the VM ends or the time is up: `tcp
+        10.0.0.2 7000`.
+        """
+        self.run(
+            "exec",
+            vm,
+            "--",
+            GUEST,
+            "listen",
+            str(seconds),
+            stdin="".join(f"{service}\n" for service in services),
+        )
 
 
 @contextmanager
@@ -182,7 +231,9 @@ class Probe:
 
     def __str__(self) -> str:
         payload = base64.b64encode(self.payload).decode() or "-"
-        return f"{self.protocol} {self.source} {self.target} {self.port} {self.milliseconds} {payload}"
+        return (
+            f"{self.protocol} {self.source} {self.target} {self.port} {self.milliseconds} {payload}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +263,9 @@ class Vapp:
         return self.operator.boot_id(self.vm(vm), code)
 
     def clock_error(self, vm: str) -> float:
-        """Seconds between a VM's clock and the one here. While the VM is asked, the clock here goes on: all times in between count as right."""
+        """Seconds between a VM's clock and the one here. While the VM is asked, the clock here goes
+        on: all times in between count as right.
+        """
         asked = time.time()
         there = float(self.inside(vm, "date +%s.%N"))
         return max(asked - there, there - time.time(), 0.0)
@@ -224,20 +277,28 @@ class Vapp:
         """The same with the VMs that it has now."""
         return standing(self.operator, self.name, self.file)
 
-    def curl(self, path: str, *argv: str, port: int = 8080, family: int = 4, patience: int = 30) -> Done:
+    def curl(
+        self, path: str, *argv: str, port: int = 8080, family: int = 4, patience: int = 30
+    ) -> Done:
         """A customer's request to the published port."""
         address = self.uplink[0] if family == 4 else f"[{self.uplink[1]}]"
-        return self.operator.at("customer", "curl", "-sS", "-m", str(patience), *argv, f"http://{address}:{port}{path}")
+        return self.operator.at(
+            "customer", "curl", "-sS", "-m", str(patience), *argv, f"http://{address}:{port}{path}"
+        )
 
     def firewall_report(self) -> Any:
-        return self.operator.run("exec", self.vm("firewall"), "--", "/usr/lib/vcloud/firewall-report").data
+        return self.operator.run(
+            "exec", self.vm("firewall"), "--", "/usr/lib/vcloud/firewall-report"
+        ).data
 
 
 def standing(operator: Operator, name: str, file: Path) -> Vapp:
     """What `vcloud status` says of it."""
     status = operator.status(name)
     workloads = [vm for vm in status["vms"] if vm["role"] == "workload"]
-    addresses4, addresses6 = ({vm["name"]: vm[key][0] for vm in workloads} for key in ("ipv4", "ipv6"))
+    addresses4, addresses6 = (
+        {vm["name"]: vm[key][0] for vm in workloads} for key in ("ipv4", "ipv6")
+    )
     return Vapp(operator, name, file, addresses4, addresses6, status["uplink"])
 
 
@@ -246,8 +307,12 @@ def stages(done: Done, vm: str) -> list[str]:
     return [line.partition(f"  {vm}: ")[2] for line in done.err.splitlines() if f"  {vm}: " in line]
 
 
-def stop_at(operator: Operator, file: Path, stage: str, number: signal.Signals, *argv: str) -> tuple[int, str]:
-    """Runs `up` until it says that it has come to a stage, and signals its whole process group as a terminal would."""
+def stop_at(
+    operator: Operator, file: Path, stage: str, number: signal.Signals, *argv: str
+) -> tuple[int, str]:
+    """Runs `up` until it says that it has come to a stage, and signals its whole process group as a
+    terminal would.
+    """
     process = operator.start("up", "--yes", str(file), *argv)
     assert process.stderr is not None
     said = []
@@ -304,16 +369,27 @@ def mark(operator: Operator, domain: str) -> dict[str, str]:
 def volumes(operator: Operator, *prefixes: str) -> list[str]:
     """Of vcloud's pool, those whose names begin so."""
     listed = operator.virsh("vol-list", "vcloud", code=None).splitlines()
-    return [name for name in (line.split()[0] for line in listed if line.strip()) if name.startswith(prefixes)]
+    return [
+        name
+        for name in (line.split()[0] for line in listed if line.strip())
+        if name.startswith(prefixes)
+    ]
 
 
 def remains(operator: Operator, vapp: str) -> list[str]:
     """Domains, networks, filters, records and volumes that are a vApp's."""
-    listed = [*operator.virsh("list", "--all", "--name").split(), *operator.virsh("net-list", "--all", "--name").split()]
-    listed += [line.split()[1] for line in operator.virsh("nwfilter-list").splitlines() if line.strip()]
+    listed = [
+        *operator.virsh("list", "--all", "--name").split(),
+        *operator.virsh("net-list", "--all", "--name").split(),
+    ]
+    listed += [
+        line.split()[1] for line in operator.virsh("nwfilter-list").splitlines() if line.strip()
+    ]
     prefixes = tuple(f"{kind}{vapp}." for kind in ("", "root.", "vm.", "console.", "seed."))
     records = (f"vcloud-manifest-{vapp}", f"vcloud-lock-{vapp}", f"vcloud-{vapp}")
-    return [name for name in listed if name.startswith(prefixes) or name in records] + volumes(operator, *prefixes)
+    return [name for name in listed if name.startswith(prefixes) or name in records] + volumes(
+        operator, *prefixes
+    )
 
 
 def wait_until(what: str, holds: Callable[[], bool], seconds: float = 30) -> None:

@@ -10,15 +10,20 @@ from pathlib import Path
 from vcloud.lab.namespaces import processes
 
 PAUSE = 1.0
-"""Seconds between two looks. What a VM uses between the last look at it and its end is not counted."""
+"""Seconds between two looks. What a VM uses between the last look at it and its end is not counted.
+"""
 STARVED = 0.2
-"""A VM that gets less than this share of the processor time that it could use answers later than any test expects."""
+"""A VM that gets less than this share of the processor time that it could use answers later than
+any test expects.
+"""
 ENOUGH = 5.0
 """Seconds of waiting below which nothing is said about a share."""
 
 
 class MachineTooSlowError(Exception):
-    """An error of the test run and no finding: the VMs of a failed test were starved of processor time."""
+    """An error of the test run and no finding: the VMs of a failed test were starved of processor
+    time.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,6 @@
-"""A VM of an image under plain QEMU without KVM and without libvirt, driven through its guest agent."""
+"""A VM of an image under plain QEMU without KVM and without libvirt, driven through its guest
+agent.
+"""
 
 from __future__ import annotations
 
@@ -32,29 +34,97 @@ class Done:
 
 
 class Guest:
-    """A running VM. Times are seconds of wall clock, but for `cpu`, which other load on the machine does not stretch as much."""
+    """A running VM. Times are seconds of wall clock, but for `cpu`, which other load on the machine
+    does not stretch as much.
+    """
 
-    def __init__(self, image: Image, folder: Path, *, memory: int = 0, arguments: tuple[str, ...] = (), append: str = "") -> None:
+    def __init__(
+        self,
+        image: Image,
+        folder: Path,
+        *,
+        memory: int = 0,
+        arguments: tuple[str, ...] = (),
+        append: str = "",
+    ) -> None:
         self.folder = folder
         self.console = folder / "console"
         disk = folder / "root.qcow2"
         if not disk.exists():
-            subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(image.disk), "-F", "qcow2", str(disk)], check=True)
+            subprocess.run(
+                [
+                    "qemu-img",
+                    "create",
+                    "-q",
+                    "-f",
+                    "qcow2",
+                    "-b",
+                    str(image.disk),
+                    "-F",
+                    "qcow2",
+                    str(disk),
+                ],
+                check=True,
+            )
         self.started = time.monotonic()
-        self.process = subprocess.Popen(self._command(image, disk, memory or image.memory, arguments, append))
+        self.process = subprocess.Popen(
+            self._command(image, disk, memory or image.memory, arguments, append)
+        )
         self._agent: socket.socket | None = None
         self._qmp: socket.socket | None = None
 
-    def _command(self, image: Image, disk: Path, memory: int, arguments: tuple[str, ...], append: str) -> list[str]:
+    def _command(
+        self, image: Image, disk: Path, memory: int, arguments: tuple[str, ...], append: str
+    ) -> list[str]:
         return [
-            *("qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,tb-size=64", "-cpu", "max", "-smp", "1", "-m", str(memory >> 20)),
-            *("-nodefaults", "-no-user-config", "-display", "none", "-serial", f"file:{self.console}"),
-            *("-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", f"{image.cmdline} {append}"),
-            *("-blockdev", f"qcow2,node-name=root,file.driver=file,file.filename={disk}", "-device", "virtio-blk-pci,drive=root"),
-            *("-device", "virtio-serial-pci", "-chardev", f"socket,id=agent,path={self.folder}/agent,server=on,wait=off"),
+            *(
+                "qemu-system-x86_64",
+                "-machine",
+                "q35",
+                "-accel",
+                "tcg,tb-size=64",
+                "-cpu",
+                "max",
+                "-smp",
+                "1",
+                "-m",
+                str(memory >> 20),
+            ),
+            *(
+                "-nodefaults",
+                "-no-user-config",
+                "-display",
+                "none",
+                "-serial",
+                f"file:{self.console}",
+            ),
+            *(
+                "-kernel",
+                str(image.kernel),
+                "-initrd",
+                str(image.initrd),
+                "-append",
+                f"{image.cmdline} {append}",
+            ),
+            *(
+                "-blockdev",
+                f"qcow2,node-name=root,file.driver=file,file.filename={disk}",
+                "-device",
+                "virtio-blk-pci,drive=root",
+            ),
+            *(
+                "-device",
+                "virtio-serial-pci",
+                "-chardev",
+                f"socket,id=agent,path={self.folder}/agent,server=on,wait=off",
+            ),
             *("-device", f"virtserialport,chardev=agent,name={AGENT}", "-device", "virtio-rng-pci"),
             *("-qmp", f"unix:{self.folder}/qmp,server=on,wait=off"),
-            *(word for index, port in enumerate(SPARE_PORTS) for word in ("-device", f"pcie-root-port,id={port},chassis={index + 1}")),
+            *(
+                word
+                for index, port in enumerate(SPARE_PORTS)
+                for word in ("-device", f"pcie-root-port,id={port},chassis={index + 1}")
+            ),
             *arguments,
         ]
 
@@ -71,19 +141,27 @@ class Guest:
         token = 0
         while time.monotonic() < deadline:
             token += 1
-            self._agent.settimeout(2)  # QEMU holds a question until the agent is there; more are for one that a reset swallowed
-            self._agent.sendall(json.dumps({"execute": "guest-sync", "arguments": {"id": token}}).encode() + b"\n")
+            self._agent.settimeout(
+                2
+            )  # QEMU holds a question until the agent is there; more are for one that a reset swallowed
+            self._agent.sendall(
+                json.dumps({"execute": "guest-sync", "arguments": {"id": token}}).encode() + b"\n"
+            )
             # what an agent of an earlier boot or call left is passed over
             with contextlib.suppress(TimeoutError):
                 while json.loads(_line(self._agent)).get("return") != token:
                     pass
                 self._agent.settimeout(60)
                 return
-        raise AssertionError(f"no answer from the agent; console:\n{self.console.read_text(errors='replace')}")
+        raise AssertionError(
+            f"no answer from the agent; console:\n{self.console.read_text(errors='replace')}"
+        )
 
     def agent(self, command: str, **arguments: Any) -> Any:
         assert self._agent is not None
-        self._agent.sendall(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
+        self._agent.sendall(
+            json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n"
+        )
         answer = json.loads(_line(self._agent))
         assert "return" in answer, answer
         return answer["return"]
@@ -91,7 +169,9 @@ class Guest:
     def shut_down(self, mode: str) -> None:
         """Through the agent, which does not answer: `powerdown` or `reboot`."""
         assert self._agent is not None
-        self._agent.sendall(json.dumps({"execute": "guest-shutdown", "arguments": {"mode": mode}}).encode() + b"\n")
+        self._agent.sendall(
+            json.dumps({"execute": "guest-shutdown", "arguments": {"mode": mode}}).encode() + b"\n"
+        )
 
     def reboot(self, timeout: float = 60) -> None:
         """Through the agent, until it answers again."""
@@ -110,7 +190,10 @@ class Guest:
         while time.monotonic() < deadline:
             status = self.agent("guest-exec-status", pid=pid)
             if status["exited"]:
-                out, err = (base64.b64decode(status.get(key, "")).decode(errors="replace") for key in ("out-data", "err-data"))
+                out, err = (
+                    base64.b64decode(status.get(key, "")).decode(errors="replace")
+                    for key in ("out-data", "err-data")
+                )
                 return Done(status.get("exitcode", -1), out, err)
             time.sleep(0.2)
         raise AssertionError(f"{command} did not end")
@@ -130,7 +213,9 @@ class Guest:
 
     def qmp(self, command: str, **arguments: Any) -> None:
         connection = self._open_qmp()
-        connection.sendall(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
+        connection.sendall(
+            json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n"
+        )
         while "return" not in (answer := json.loads(_line(connection))):
             assert "error" not in answer, answer
 

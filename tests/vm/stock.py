@@ -1,8 +1,10 @@
-"""What the host of a test lab has from the start: uploaded images, memory images of their VMs, and whether KVM works on this machine.
+"""What the host of a test lab has from the start: uploaded images, memory images of their VMs, and
+whether KVM works on this machine.
 
-All of that lies in vcloud's storage pool. One lab fills its pool with the real commands, the pool is kept beside the image cache, and the
-hosts of the other labs begin with a copy. So the tests of a worker need not upload each image and boot each kind of VM once more. A test
-that is about uploads or first boots has a lab without a stock. Without a kept pool every lab does the same work itself.
+All of that lies in vcloud's storage pool. One lab fills its pool with the real commands, the pool
+is kept beside the image cache, and the hosts of the other labs begin with a copy. So the tests of a
+worker need not upload each image and boot each kind of VM once more. A test that is about uploads
+or first boots has a lab without a stock. Without a kept pool every lab does the same work itself.
 """
 
 from __future__ import annotations
@@ -23,12 +25,18 @@ IMAGES = ("base", "firewall", "ips", "nginx", "postgres", "shop-api")
 POOL = Path("h1/var/lib/libvirt/images/vcloud")
 """vcloud's storage pool, in the folder of a lab."""
 WRITTEN = (".save", ".json")
-"""Endings of the files that hosts write to. Each host has a copy of its own; all other files are the same file on every host."""
+"""Endings of the files that hosts write to. Each host has a copy of its own; all other files are
+the same file on every host.
+"""
 
 
 def kept() -> Path:
-    """Where the pool is kept. The name changes with the recipes, so that images of old recipes are not kept for ever."""
-    recipes = hashlib.sha256("".join(digest(load_recipe(images_dir() / name)) for name in IMAGES).encode()).hexdigest()[:12]
+    """Where the pool is kept. The name changes with the recipes, so that images of old recipes are
+    not kept for ever.
+    """
+    recipes = hashlib.sha256(
+        "".join(digest(load_recipe(images_dir() / name)) for name in IMAGES).encode()
+    ).hexdigest()[:12]
     return default_cache().folder.parent / "test-images" / f"stock-{recipes}"
 
 

@@ -1,4 +1,6 @@
-"""Changes of a vApp that runs: what differs is changed, at the cost that the plan names, and nothing else is touched."""
+"""Changes of a vApp that runs: what differs is changed, at the cost that the plan names, and
+nothing else is touched.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,20 @@ BASE: dict[str, Any] = {
         {"id": "inner", "from": "web", "to": "store", "service": ["tcp/22", "icmp"]},
     ],
     "vms": {
-        "web": {"image": "base", "zone": "front", "memory": "256M", "count": 1, "ready": {"tcp": 22}, "files": {"/etc/note": "one\n"}},
-        "store": {"image": "base", "zone": "back", "memory": "256M", "disks": {"data": {"size": "64M", "mount": "/srv/data"}}},
+        "web": {
+            "image": "base",
+            "zone": "front",
+            "memory": "256M",
+            "count": 1,
+            "ready": {"tcp": 22},
+            "files": {"/etc/note": "one\n"},
+        },
+        "store": {
+            "image": "base",
+            "zone": "back",
+            "memory": "256M",
+            "disks": {"data": {"size": "64M", "mount": "/srv/data"}},
+        },
     },
 }
 
@@ -65,7 +79,9 @@ class Park:
         return [(step["verb"], step["subject"], step["cost"]) for step in steps]
 
     def up(self, change: Change | None = None) -> list[tuple[str, str, str]]:
-        """Plans, brings up, checks that afterwards nothing is left to do, and returns what was planned."""
+        """Plans, brings up, checks that afterwards nothing is left to do, and returns what was
+        planned.
+        """
         path = self.write(change)
         planned = self.plan()
         code = self.operator.run("plan", str(path), "--exit-code", code=None).code
@@ -79,7 +95,11 @@ class Park:
     def restarted(self, before: dict[str, str]) -> set[str]:
         """VMs that were started, stopped or removed since."""
         after = domains(self.operator, NAME)
-        return {name.partition(".")[2] for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+        return {
+            name.partition(".")[2]
+            for name in before.keys() | after.keys()
+            if before.get(name) != after.get(name)
+        }
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +113,9 @@ def park(shared: Park) -> Park:
     """As BASE says, whatever the last test did; web-1 echoes."""
     if shared.current != BASE:
         shared.up()
-    shared.operator.inside(shared.vapp.vm("web-1"), "pkill -f '/usr/lib/vcloud/[g]uest listen' || :")
+    shared.operator.inside(
+        shared.vapp.vm("web-1"), "pkill -f '/usr/lib/vcloud/[g]uest listen' || :"
+    )
     shared.operator.listen(shared.vapp.vm("web-1"), f"tcp {shared.vapp.addresses4['web-1']} {ECHO}")
     return shared
 
@@ -123,8 +145,26 @@ class Line:
 
 @contextmanager
 def connection(vapp: Vapp, port: int = ECHO) -> Iterator[Line]:
-    command = [*VCLOUD, "lab", "exec", "customer", "--", "nc", "-w", "120", vapp.uplink[0], str(port)]
-    process = subprocess.Popen(command, env=dict(vapp.operator.env), cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+    command = [
+        *VCLOUD,
+        "lab",
+        "exec",
+        "customer",
+        "--",
+        "nc",
+        "-w",
+        "120",
+        vapp.uplink[0],
+        str(port),
+    ]
+    process = subprocess.Popen(
+        command,
+        env=dict(vapp.operator.env),
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+    )
     try:
         yield Line(process)
     finally:
@@ -147,7 +187,9 @@ def flows(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def test_a_second_up_does_nothing_and_changes_nothing(park: Park) -> None:
     numbers = domains(park.operator, NAME)
     before = {name: xml_of(park.operator, name) for name in numbers}
-    networks = {name: park.operator.virsh("net-dumpxml", name) for name in (f"{NAME}.front", f"{NAME}.back")}
+    networks = {
+        name: park.operator.virsh("net-dumpxml", name) for name in (f"{NAME}.front", f"{NAME}.back")
+    }
     listed = remains(park.operator, NAME)
     assert park.up() == []
     assert "nothing to do" in park.operator.run("up", str(park.file)).out
@@ -159,9 +201,15 @@ def test_a_second_up_does_nothing_and_changes_nothing(park: Park) -> None:
 
 def test_a_plan_and_a_dry_run_change_nothing_and_say_the_same(park: Park) -> None:
     path = park.write(lambda file: file["flows"].pop(0))
-    numbers, rules = domains(park.operator, NAME), park.operator.inside(f"{NAME}/firewall", "cat /etc/vcloud/firewall.nft")
+    numbers, rules = (
+        domains(park.operator, NAME),
+        park.operator.inside(f"{NAME}/firewall", "cat /etc/vcloud/firewall.nft"),
+    )
     assert park.plan() == [("load firewall", "firewall", "live")]
-    assert park.operator.run("up", "--dry-run", str(path), "-o", "json").data == park.operator.run("plan", str(path), "-o", "json").data
+    assert (
+        park.operator.run("up", "--dry-run", str(path), "-o", "json").data
+        == park.operator.run("plan", str(path), "-o", "json").data
+    )
     assert domains(park.operator, NAME) == numbers
     assert park.operator.inside(f"{NAME}/firewall", "cat /etc/vcloud/firewall.nft") == rules
     assert park.operator.run("plan", str(path), "--exit-code", code=3)
@@ -177,7 +225,11 @@ def test_a_new_flow_opens_live_and_a_connection_of_before_goes_on(park: Park) ->
     with connection(park.vapp) as line:
         assert line.echoes(15)
         assert not reaches(park.vapp, 7001)
-        planned = park.up(lambda file: file["flows"].append({"id": "more", "from": "internet", "to": "web", "service": "tcp/7001"}))
+        planned = park.up(
+            lambda file: file["flows"].append(
+                {"id": "more", "from": "internet", "to": "web", "service": "tcp/7001"}
+            )
+        )
         assert planned == [("load firewall", "firewall", "live")]
         assert line.echoes()
         assert reaches(park.vapp, 7001)
@@ -242,29 +294,47 @@ def test_vms_join_and_leave_while_the_others_go_on(park: Park) -> None:
 def ssh_banner(park: Park, source: str, target: str) -> bool:
     """Whether a VM gets a word from the sshd of another, by its name."""
     script = f"exec 3<>/dev/tcp/{target}/22 && head -c 4 <&3"
-    done: Done = park.operator.run("exec", f"{NAME}/{source}", "--", "timeout", "10", "bash", "-c", script, code=None)
+    done: Done = park.operator.run(
+        "exec", f"{NAME}/{source}", "--", "timeout", "10", "bash", "-c", script, code=None
+    )
     return done.out == "SSH-"
 
 
 def test_more_memory_restarts_exactly_that_vm_and_keeps_its_disks(park: Park) -> None:
-    park.operator.inside(f"{NAME}/store", "echo kept > /var/lib/mine; echo kept > /srv/data/mine; sync")
+    park.operator.inside(
+        f"{NAME}/store", "echo kept > /var/lib/mine; echo kept > /srv/data/mine; sync"
+    )
     numbers = domains(park.operator, NAME)
     planned = park.up(lambda file: file["vms"]["store"].update(memory="448M"))
     assert planned == [("restart VM", "store", "restart")]
     assert park.restarted(numbers) == {"store"}
-    assert park.operator.inside(f"{NAME}/store", "cat /var/lib/mine /srv/data/mine") == "kept\nkept\n"
-    assert int(park.operator.inside(f"{NAME}/store", "awk '/MemTotal/ {print $2}' /proc/meminfo")) > 400 << 10
+    assert (
+        park.operator.inside(f"{NAME}/store", "cat /var/lib/mine /srv/data/mine") == "kept\nkept\n"
+    )
+    assert (
+        int(park.operator.inside(f"{NAME}/store", "awk '/MemTotal/ {print $2}' /proc/meminfo"))
+        > 400 << 10
+    )
     assert ssh_banner(park, "web-1", "store")
 
 
-def test_another_run_line_makes_exactly_that_vm_anew_and_keeps_only_its_data_disk(park: Park) -> None:
-    park.operator.inside(f"{NAME}/store", "echo old > /var/lib/old; echo data > /srv/data/mine; sync")
+def test_another_run_line_makes_exactly_that_vm_anew_and_keeps_only_its_data_disk(
+    park: Park,
+) -> None:
+    park.operator.inside(
+        f"{NAME}/store", "echo old > /var/lib/old; echo data > /srv/data/mine; sync"
+    )
     numbers = domains(park.operator, NAME)
     before = park.operator.inside(f"{NAME}/store", "cat /etc/ssh/ssh_host_ed25519_key.pub")
     planned = park.up(lambda file: file["vms"]["store"].update(run=["echo new > /var/lib/new"]))
     assert planned == [("make VM anew", "store", "recreate")]
     assert park.restarted(numbers) == {"store"}
-    assert park.operator.inside(f"{NAME}/store", "cat /var/lib/new /srv/data/mine; ls /var/lib/old 2>/dev/null || :") == "new\ndata\n"
+    assert (
+        park.operator.inside(
+            f"{NAME}/store", "cat /var/lib/new /srv/data/mine; ls /var/lib/old 2>/dev/null || :"
+        )
+        == "new\ndata\n"
+    )
     assert park.operator.inside(f"{NAME}/store", "cat /etc/ssh/ssh_host_ed25519_key.pub") != before
     assert park.operator.run("ssh", f"{NAME}/store", "--", "cat", "/var/lib/new").out == "new\n"
     assert ssh_banner(park, "web-1", "store")
@@ -273,15 +343,24 @@ def test_another_run_line_makes_exactly_that_vm_anew_and_keeps_only_its_data_dis
 def test_a_failed_making_anew_keeps_the_data_of_before(park: Park) -> None:
     park.operator.inside(f"{NAME}/store", "echo older > /srv/data/mine; sync")
     path = park.write(lambda file: file["vms"]["store"].update(run=["false"]))
-    assert "run[0] of 'store' ended with 1" in park.operator.run("up", "--yes", str(path), code=1, timeout=600).err
+    assert (
+        "run[0] of 'store' ended with 1"
+        in park.operator.run("up", "--yes", str(path), code=1, timeout=600).err
+    )
     assert park.up(lambda file: file["vms"]["store"].update(run=["echo new > /srv/data/new"]))
-    assert park.operator.inside(f"{NAME}/store", "cat /srv/data/mine /srv/data/new") == "older\nnew\n"
+    assert (
+        park.operator.inside(f"{NAME}/store", "cat /srv/data/mine /srv/data/new") == "older\nnew\n"
+    )
 
 
 def test_a_data_disk_grows_with_its_content_and_never_shrinks(park: Park) -> None:
     park.operator.inside(f"{NAME}/store", "echo grown > /srv/data/mine; sync")
-    assert park.up(lambda file: file["vms"]["store"]["disks"]["data"].update(size="128M")) == [("restart VM", "store", "restart")]
-    told = park.operator.inside(f"{NAME}/store", "cat /srv/data/mine; df --output=size --block-size=1M /srv/data").split()
+    assert park.up(lambda file: file["vms"]["store"]["disks"]["data"].update(size="128M")) == [
+        ("restart VM", "store", "restart")
+    ]
+    told = park.operator.inside(
+        f"{NAME}/store", "cat /srv/data/mine; df --output=size --block-size=1M /srv/data"
+    ).split()
     assert told[0] == "grown"
     assert int(told[-1]) > 100
     numbers = domains(park.operator, NAME)
@@ -303,9 +382,18 @@ def test_files_and_keys_that_are_no_longer_named_are_gone(park: Park) -> None:
         file["vms"]["web"]["files"]["/etc/more"] = "more\n"
 
     park.up(more)
-    assert park.operator.inside(f"{NAME}/web-1", "cat /etc/more /root/.ssh/authorized_keys") == f"more\n{key}\n"
+    assert (
+        park.operator.inside(f"{NAME}/web-1", "cat /etc/more /root/.ssh/authorized_keys")
+        == f"more\n{key}\n"
+    )
     park.up()
-    assert park.operator.inside(f"{NAME}/web-1", "cat /etc/note; ls /etc/more /root/.ssh/authorized_keys 2>/dev/null || :") == "one\n"
+    assert (
+        park.operator.inside(
+            f"{NAME}/web-1",
+            "cat /etc/note; ls /etc/more /root/.ssh/authorized_keys 2>/dev/null || :",
+        )
+        == "one\n"
+    )
 
 
 def test_a_changed_file_is_applied_live(park: Park) -> None:
@@ -317,7 +405,10 @@ def test_a_changed_file_is_applied_live(park: Park) -> None:
         assert planned == [("configure VM", "web-1", "live")]
         assert line.echoes()
     assert park.restarted(numbers) == set()
-    assert park.operator.inside(f"{NAME}/web-1", "cat /etc/note; stat -c '%a %U:%G' /etc/note") == "two\n640 root:adm\n"
+    assert (
+        park.operator.inside(f"{NAME}/web-1", "cat /etc/note; stat -c '%a %U:%G' /etc/note")
+        == "two\n640 root:adm\n"
+    )
 
 
 def test_a_changed_description_is_recorded_and_touches_nothing(park: Park) -> None:

@@ -1,7 +1,8 @@
 """A user's own qcow2 as a VM: a distribution's cloud image, with a guest agent and without one.
 
-An image with an agent wakes from a memory image: its boot has waited before any service, and cloud-init goes on from there. An image
-without an agent boots cold. Both must be what the file describes.
+An image with an agent wakes from a memory image: its boot has waited before any service, and
+cloud-init goes on from there. An image without an agent boots cold. Both must be what the file
+describes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,19 @@ import yaml
 
 from tests.vm.cloud_image import cloud_image, cloud_image_without_agent
 from tests.vm.conftest import Raise
-from tests.vm.driver import Operator, Probe, Vapp, domains, mark, remains, stages, standing, wait_until, write_vapp, xml_of
+from tests.vm.driver import (
+    Operator,
+    Probe,
+    Vapp,
+    domains,
+    mark,
+    remains,
+    stages,
+    standing,
+    wait_until,
+    write_vapp,
+    xml_of,
+)
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(2400)]
 
@@ -43,7 +56,9 @@ def guest(image: Path) -> dict[str, object]:
 def own(operator: Operator, raised: Raise, tmp_path_factory: pytest.TempPathFactory) -> Vapp:
     """`near` has a key with which it can log in to the others over the network."""
     folder = tmp_path_factory.mktemp("own")
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key")], check=True)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key")], check=True
+    )
     key = {"content": (folder / "key").read_text(), "mode": "0600"}
     document = {
         "vcloud": 1,
@@ -51,7 +66,12 @@ def own(operator: Operator, raised: Raise, tmp_path_factory: pytest.TempPathFact
         "authorized_keys": [(folder / "key.pub").read_text().strip()],
         "zones": {"app": {}, "lab": {"open": True}},
         "vms": {
-            "near": {"image": "base", "memory": "256M", "zone": ["app", "lab"], "files": {"/root/key": key}},
+            "near": {
+                "image": "base",
+                "memory": "256M",
+                "zone": ["app", "lab"],
+                "files": {"/root/key": key},
+            },
             **{name: guest(cloud_image()) for name in WOKEN},
             COLD: guest(cloud_image_without_agent()),
         },
@@ -61,8 +81,12 @@ def own(operator: Operator, raised: Raise, tmp_path_factory: pytest.TempPathFact
         ],
     }
     file = write_vapp(folder / "own.yaml", document)
-    just_woken = {key: value for key, value in document.items() if key != "flows"} | {"vms": {name: guest(cloud_image()) for name in WOKEN}}
-    operator.run("image", "memory", "make", str(write_vapp(folder / "woken.yaml", just_woken)), timeout=600)
+    just_woken = {key: value for key, value in document.items() if key != "flows"} | {
+        "vms": {name: guest(cloud_image()) for name in WOKEN}
+    }
+    operator.run(
+        "image", "memory", "make", str(write_vapp(folder / "woken.yaml", just_woken)), timeout=600
+    )
     return raised("own", file)
 
 
@@ -71,10 +95,14 @@ def addresses(own: Vapp, vm: str) -> tuple[str, str]:
 
 
 def over_ssh(own: Vapp, vm: str, script: str) -> str:
-    """What a shell line in a VM says to one who has logged in from `near`, over the network and with the pinned host key."""
+    """What a shell line in a VM says to one who has logged in from `near`, over the network and
+    with the pinned host key.
+    """
     host_key = mark(own.operator, own.domain(vm))["host-key"]
     login = f"echo '{vm} {host_key}' >/run/known && ssh -i /root/key -o UserKnownHostsFile=/run/known -o StrictHostKeyChecking=yes"
-    return own.inside("near", f"{login} -o BatchMode=yes -o ConnectTimeout=60 root@{vm} sh", stdin=script)
+    return own.inside(
+        "near", f"{login} -o BatchMode=yes -o ConnectTimeout=60 root@{vm} sh", stdin=script
+    )
 
 
 DESCRIBED = (
@@ -100,7 +128,9 @@ def test_cloud_init_makes_it_the_vm_that_the_file_describes(own: Vapp) -> None:
 
 
 def test_they_have_woken(own: Vapp) -> None:
-    """A machine that has woken still has what told its memory image's boot to wait; one that was booted never had it."""
+    """A machine that has woken still has what told its memory image's boot to wait; one that was
+    booted never had it.
+    """
     for vm in WOKEN:
         assert "io.systemd" in xml_of(own.operator, own.domain(vm))
     assert "io.systemd" not in xml_of(own.operator, own.domain(COLD))
@@ -109,7 +139,12 @@ def test_they_have_woken(own: Vapp) -> None:
 def test_it_is_what_a_cold_boot_makes_of_it(own: Vapp) -> None:
     for vm in WOKEN:
         assert_as_described(own, vm, own.inside(vm, DESCRIBED))
-        assert own.inside(vm, "systemctl --failed --no-legend; systemctl is-system-running --wait || :") == "running\n"
+        assert (
+            own.inside(
+                vm, "systemctl --failed --no-legend; systemctl is-system-running --wait || :"
+            )
+            == "running\n"
+        )
     assert "nothing to do" in own.operator.up(own.file).out
 
 
@@ -118,14 +153,17 @@ def test_no_two_share_a_machine_id_a_key_or_a_random_stream(own: Vapp) -> None:
     told = [own.inside(vm, script).splitlines() for vm in WOKEN]
     assert [len(lines) for lines in told] == [3, 3]
     assert all(one != other for one, other in zip(*told, strict=True))
-    assert [lines[1] for lines in told] == [mark(own.operator, own.domain(vm))["host-key"].split()[1] for vm in WOKEN]
+    assert [lines[1] for lines in told] == [
+        mark(own.operator, own.domain(vm))["host-key"].split()[1] for vm in WOKEN
+    ]
 
 
 def test_no_service_of_it_has_run_before_it_knew_who_it_is(own: Vapp) -> None:
     """sshd is the first that would have made something of its own."""
     for vm in WOKEN:
         started = own.inside(
-            vm, "systemctl show --value --property=ActiveEnterTimestampMonotonic cloud-init-local.service ssh.service"
+            vm,
+            "systemctl show --value --property=ActiveEnterTimestampMonotonic cloud-init-local.service ssh.service",
         ).split()
         assert int(started[0]) < int(started[1])
 
@@ -133,7 +171,9 @@ def test_no_service_of_it_has_run_before_it_knew_who_it_is(own: Vapp) -> None:
 def test_its_host_key_is_the_pinned_one_and_it_has_no_other(own: Vapp) -> None:
     for vm in ("left", COLD):
         for address in addresses(own, vm):
-            shown = own.inside("near", f"ssh-keyscan -T 60 {address} 2>/dev/null | grep -v '^#'").split()
+            shown = own.inside(
+                "near", f"ssh-keyscan -T 60 {address} 2>/dev/null | grep -v '^#'"
+            ).split()
             assert shown == [address, *mark(own.operator, own.domain(vm))["host-key"].split()]
 
 
@@ -147,7 +187,9 @@ def test_what_is_declared_passes_and_what_is_not_does_not(own: Vapp) -> None:
         own.inside("left", f"ping -c 1 -W 5 {address}", code=1)
 
 
-def test_verify_tests_it_like_any_other_but_cannot_look_into_one_without_an_agent(own: Vapp) -> None:
+def test_verify_tests_it_like_any_other_but_cannot_look_into_one_without_an_agent(
+    own: Vapp,
+) -> None:
     outcome = own.operator.run("verify", "own", "-o", "json", code=5, timeout=900).data
     assert outcome["summary"]["fail"] == outcome["summary"]["error"] == 0
     not_run = [check for check in outcome["checks"] if check["outcome"] == "not run"]
@@ -159,13 +201,17 @@ def test_an_image_in_which_nothing_answers_is_known_never_to_wake(own: Vapp) -> 
     """Found out when it was booted, so that no memory image of it is ever tried."""
     done = own.operator.run("image", "memory", "make", str(own.file), timeout=600)
     assert f"{COLD} is booted cold: its image has no guest agent" in done.err
-    images = [item["image"] for item in own.operator.run("image", "memory", "list", "-o", "json").data]
+    images = [
+        item["image"] for item in own.operator.run("image", "memory", "list", "-o", "json").data
+    ]
     assert cloud_image().stem in "".join(images)
     assert cloud_image_without_agent().stem not in "".join(images)
 
 
 def test_the_seed_is_for_nobody_but_the_hypervisor(own: Vapp) -> None:
-    volumes = own.operator.at("h1", "sh", "-c", "stat -c '%a %n' /var/lib/libvirt/images/vcloud/seed.own.*.iso").out
+    volumes = own.operator.at(
+        "h1", "sh", "-c", "stat -c '%a %n' /var/lib/libvirt/images/vcloud/seed.own.*.iso"
+    ).out
     assert [line.split()[0] for line in volumes.splitlines()] == ["600", "600", "600"]
     assert "seed.own.left.iso" in xml_of(own.operator, own.domain("left"))
 
@@ -183,14 +229,21 @@ def changed(own: Vapp) -> Vapp:
     assert "restart" in own.operator.run("plan", str(file)).out
     own.operator.up(file)
     after = domains(own.operator, "own", live=True)
-    assert {name for name in before if before[name] != after.get(name)} == {own.domain("left"), own.domain(COLD)}
+    assert {name for name in before if before[name] != after.get(name)} == {
+        own.domain("left"),
+        own.domain(COLD),
+    }
     assert mark(own.operator, own.domain("left"))["host-key"] == pinned
     return standing(own.operator, "own", file)
 
 
 def test_a_changed_identity_restarts_it_and_keeps_what_it_is(changed: Vapp) -> None:
-    """cloud-init applies the new file; it makes no new host key, runs nothing a second time, and the data are still there."""
-    assert changed.inside("left", "cat /etc/motd /root/ran; ls /etc/gone /srv/data 2>/dev/null || :").split() == [
+    """cloud-init applies the new file; it makes no new host key, runs nothing a second time, and
+    the data are still there.
+    """
+    assert changed.inside(
+        "left", "cat /etc/motd /root/ran; ls /etc/gone /srv/data 2>/dev/null || :"
+    ).split() == [
         "second",
         "ran",
         "/srv/data:",
@@ -213,7 +266,11 @@ def test_it_goes_on_from_its_saved_memory(changed: Vapp) -> None:
     for vm in WOKEN:
         assert "restoring" in stages(done, vm)
         assert changed.clock_error(vm) < 4
-        assert changed.probe("near", Probe("tcp", changed.addresses4[vm], SSH), Probe("tcp", changed.addresses4[vm], 80)) == [
+        assert changed.probe(
+            "near",
+            Probe("tcp", changed.addresses4[vm], SSH),
+            Probe("tcp", changed.addresses4[vm], 80),
+        ) == [
             "open",
             "timeout",
         ]
@@ -221,19 +278,26 @@ def test_it_goes_on_from_its_saved_memory(changed: Vapp) -> None:
 
 
 def test_a_reboot_from_inside_goes_through_to_its_services(changed: Vapp) -> None:
-    """The machine still tells it to wait; its definition, from which the next power-on comes, does not."""
+    """The machine still tells it to wait; its definition, from which the next power-on comes, does
+    not.
+    """
     before = changed.boot_id("right")
     changed.operator.run("exec", changed.vm("right"), "--", "systemctl", "reboot", code=None)
 
     def is_back() -> bool:
         again = changed.boot_id("right", code=None) not in ("", before)
-        return again and changed.inside("right", "systemctl is-active ssh.service", code=None) == "active\n"
+        return (
+            again
+            and changed.inside("right", "systemctl is-active ssh.service", code=None) == "active\n"
+        )
 
     wait_until("right is back", is_back, 300)
     assert changed.probe("near", Probe("tcp", changed.addresses4["right"], SSH)) == ["open"]
     assert changed.inside("right", "cat /root/ran").split() == ["ran"]
     assert "io.systemd" in xml_of(changed.operator, changed.domain("right"))
-    assert "io.systemd" not in changed.operator.virsh("dumpxml", "--inactive", changed.domain("right"))
+    assert "io.systemd" not in changed.operator.virsh(
+        "dumpxml", "--inactive", changed.domain("right")
+    )
 
 
 def test_down_leaves_nothing_of_it(changed: Vapp) -> None:

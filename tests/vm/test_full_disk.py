@@ -1,4 +1,6 @@
-"""A host whose disk is full: one sentence says so, nothing stays half made, and what can be done without the room is done."""
+"""A host whose disk is full: one sentence says so, nothing stays half made, and what can be done
+without the room is done.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +25,26 @@ NAME = "cramped"
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     """Somebody whose host keeps its VMs on a disk of its own."""
     with lab(LAB, tmp_path_factory.mktemp("home")) as operator:
-        assert operator.at("h1", "sh", "-c", f"mkdir -p {POOL} && mount -t tmpfs -o size=64M,mode=711 tmpfs {POOL}").code == 0
+        assert (
+            operator.at(
+                "h1",
+                "sh",
+                "-c",
+                f"mkdir -p {POOL} && mount -t tmpfs -o size=64M,mode=711 tmpfs {POOL}",
+            ).code
+            == 0
+        )
         yield operator
 
 
 @pytest.fixture
 def file(host: Operator, tmp_path: Path) -> Iterator[Path]:
-    document = {"vcloud": 1, "name": NAME, "zones": {"one": {}}, "vms": {"solo": {"image": "base", "zone": "one", "memory": "200M"}}}
+    document = {
+        "vcloud": 1,
+        "name": NAME,
+        "zones": {"one": {}},
+        "vms": {"solo": {"image": "base", "zone": "one", "memory": "200M"}},
+    }
     yield write_vapp(tmp_path / "cramped.yaml", document)
     host.at("h1", "rm", "-f", BALLAST)
     if remains(host, NAME):
@@ -43,7 +58,9 @@ def leave_room(host: Operator, room: int) -> None:
     assert host.at("h1", "fallocate", "-l", str(free - room), BALLAST).code == 0
 
 
-def test_up_says_what_is_missing_and_the_next_one_goes_on_where_there_is_room(host: Operator, file: Path) -> None:
+def test_up_says_what_is_missing_and_the_next_one_goes_on_where_there_is_room(
+    host: Operator, file: Path
+) -> None:
     done = host.run("up", str(file), code=1, timeout=600)
     assert "MiB are missing" in done.err
     assert "Traceback" not in done.err
@@ -64,7 +81,10 @@ def test_a_template_that_has_no_room_is_not_made(host: Operator, file: Path) -> 
 def test_where_a_vm_has_no_room_to_wake_it_boots_and_it_is_said(host: Operator, file: Path) -> None:
     host.run("image", "memory", "make", str(file), timeout=600)
     before = volumes(host, "template-")
-    sizes = {item["image"]: item["bytes"] for item in host.run("image", "memory", "list", "-o", "json").data}
+    sizes = {
+        item["image"]: item["bytes"]
+        for item in host.run("image", "memory", "list", "-o", "json").data
+    }
     assert sizes.keys() == {"base", "firewall"}
     leave_room(host, sizes["base"] - MIB)
     done = host.up(file)
@@ -77,7 +97,9 @@ def test_where_a_vm_has_no_room_to_wake_it_boots_and_it_is_said(host: Operator, 
     assert "booted cold" not in host.up(file).err
 
 
-def test_a_vm_whose_memory_has_no_room_runs_on_and_up_brings_its_links_back(host: Operator, file: Path) -> None:
+def test_a_vm_whose_memory_has_no_room_runs_on_and_up_brings_its_links_back(
+    host: Operator, file: Path
+) -> None:
     host.up(file)
     before = host.boot_id(f"{NAME}/solo")
     assert host.at("h1", "mount", "-t", "tmpfs", "-o", "size=8M", "tmpfs", SAVED).code == 0

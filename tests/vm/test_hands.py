@@ -1,4 +1,6 @@
-"""What other hands do to a vApp: virsh beside vcloud, and guests that refuse. Nothing is lost in silence, and no run says more than is so."""
+"""What other hands do to a vApp: virsh beside vcloud, and guests that refuse. Nothing is lost in
+silence, and no run says more than is so.
+"""
 
 from __future__ import annotations
 
@@ -45,11 +47,21 @@ def changed(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
 
 
 def steps(operator: Operator, file: Path) -> list[tuple[str, str]]:
-    return [(step["verb"], step["subject"]) for step in operator.run("plan", str(file), "-o", "json").data["steps"]]
+    return [
+        (step["verb"], step["subject"])
+        for step in operator.run("plan", str(file), "-o", "json").data["steps"]
+    ]
 
 
-def test_a_change_that_the_guest_refuses_is_an_error_and_is_tried_again(hands: Vapp, tmp_path: Path) -> None:
-    nobody = changed(tmp_path, lambda vm: vm.update(files={"/etc/note": {"content": "second\n", "owner": "stranger:stranger"}}))
+def test_a_change_that_the_guest_refuses_is_an_error_and_is_tried_again(
+    hands: Vapp, tmp_path: Path
+) -> None:
+    nobody = changed(
+        tmp_path,
+        lambda vm: vm.update(
+            files={"/etc/note": {"content": "second\n", "owner": "stranger:stranger"}}
+        ),
+    )
     failed = hands.operator.up(nobody, code=1)
     assert "stranger" in failed.err
     assert "up and protected" not in failed.out
@@ -62,7 +74,9 @@ def test_a_change_that_the_guest_refuses_is_an_error_and_is_tried_again(hands: V
     assert hands.inside("solo", "cat /etc/note") == "first\n"
 
 
-def test_a_vm_that_was_undefined_while_it_ran_is_changed_restarted_and_defined_again(hands: Vapp, tmp_path: Path) -> None:
+def test_a_vm_that_was_undefined_while_it_ran_is_changed_restarted_and_defined_again(
+    hands: Vapp, tmp_path: Path
+) -> None:
     operator = hands.operator
     hands.inside("solo", "echo kept > /srv/d/kept; sync")
     operator.virsh("undefine", SOLO)
@@ -74,7 +88,9 @@ def test_a_vm_that_was_undefined_while_it_ran_is_changed_restarted_and_defined_a
     operator.up(hands.file)
 
 
-def test_a_memory_that_virsh_saved_does_not_bring_back_the_hardware_of_then(hands: Vapp, tmp_path: Path) -> None:
+def test_a_memory_that_virsh_saved_does_not_bring_back_the_hardware_of_then(
+    hands: Vapp, tmp_path: Path
+) -> None:
     hands.operator.virsh("managedsave", SOLO)
     hands.operator.up(changed(tmp_path, lambda vm: vm.update(memory="384M")))
     assert int(hands.inside("solo", "awk '/MemTotal/ {print $2}' /proc/meminfo")) > 320 << 10
@@ -88,7 +104,11 @@ def test_a_renamed_domain_keeps_its_disks_and_nobody_makes_another(hands: Vapp) 
     operator.virsh("destroy", SOLO)
     operator.virsh("domrename", SOLO, "backup")
     before = volumes(operator, "root.", "vm.")
-    for command in (("plan", str(hands.file)), ("up", "--yes", str(hands.file)), ("down", "--yes", NAME)):
+    for command in (
+        ("plan", str(hands.file)),
+        ("up", "--yes", str(hands.file)),
+        ("down", "--yes", NAME),
+    ):
         refused = operator.run(*command, code=1)
         assert "is called 'backup'" in refused.err
         assert f"virsh domrename backup {SOLO}" in refused.err
@@ -98,7 +118,9 @@ def test_a_renamed_domain_keeps_its_disks_and_nobody_makes_another(hands: Vapp) 
     assert hands.inside("solo", "cat /root/kept") == "kept\n"
 
 
-def test_data_of_a_disk_that_the_file_renames_outlives_a_failed_making_anew(hands: Vapp, tmp_path: Path) -> None:
+def test_data_of_a_disk_that_the_file_renames_outlives_a_failed_making_anew(
+    hands: Vapp, tmp_path: Path
+) -> None:
     hands.inside("solo", "echo kept > /srv/d/kept; sync")
 
     def broken(vm: dict[str, Any]) -> None:
@@ -110,8 +132,12 @@ def test_data_of_a_disk_that_the_file_renames_outlives_a_failed_making_anew(hand
     assert hands.inside("solo", "cat /srv/d/kept") == "kept\n"
 
 
-def test_data_written_by_a_vm_that_serves_but_is_never_ready_stays(hands: Vapp, tmp_path: Path) -> None:
-    """Its file asks for something that never comes true. What it wrote meanwhile is not of a beginning."""
+def test_data_written_by_a_vm_that_serves_but_is_never_ready_stays(
+    hands: Vapp, tmp_path: Path
+) -> None:
+    """Its file asks for something that never comes true. What it wrote meanwhile is not of a
+    beginning.
+    """
 
     def unready(vm: dict[str, Any]) -> None:
         vm.update(ready={"command": "false", "timeout": 3}, run=["echo begun > /srv/d/begun"])
@@ -128,7 +154,11 @@ def test_a_clone_that_somebody_made_is_left_alone(hands: Vapp, tmp_path: Path) -
     text = operator.virsh("dumpxml", "--inactive", SOLO)
     uuid = operator.virsh("domuuid", SOLO).strip()
     clone = tmp_path / "clone.xml"
-    clone.write_text(text.replace(f"<name>{SOLO}<", f"<name>{SOLO}-clone<").replace(uuid, "11111111-2222-4333-8444-777777777777"))
+    clone.write_text(
+        text.replace(f"<name>{SOLO}<", f"<name>{SOLO}-clone<").replace(
+            uuid, "11111111-2222-4333-8444-777777777777"
+        )
+    )
     operator.virsh("define", str(clone))
     try:
         assert "nothing to do" in operator.up(hands.file).out

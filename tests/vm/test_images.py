@@ -1,4 +1,6 @@
-"""Shipped images, booted for real without KVM: how fast they answer, what runs before and after the gate, and what survives a reboot."""
+"""Shipped images, booted for real without KVM: how fast they answer, what runs before and after the
+gate, and what survives a reboot.
+"""
 
 from __future__ import annotations
 
@@ -43,9 +45,18 @@ def free_port() -> int:
 
 
 def forwarded(**ports: int) -> tuple[str, ...]:
-    """QEMU's arguments for a card without a way out, with ports of this machine's loopback forwarded into the guest."""
-    forwards = "".join(f",hostfwd=tcp:127.0.0.1:{outer}-:{inner.strip('p')}" for inner, outer in ports.items())
-    return ("-netdev", f"user,id=net,restrict=on{forwards}", "-device", f"virtio-net-pci,netdev=net,mac={MAC}")
+    """QEMU's arguments for a card without a way out, with ports of this machine's loopback
+    forwarded into the guest.
+    """
+    forwards = "".join(
+        f",hostfwd=tcp:127.0.0.1:{outer}-:{inner.strip('p')}" for inner, outer in ports.items()
+    )
+    return (
+        "-netdev",
+        f"user,id=net,restrict=on{forwards}",
+        "-device",
+        f"virtio-net-pci,netdev=net,mac={MAC}",
+    )
 
 
 def identity(*lines: str) -> bytes:
@@ -72,7 +83,9 @@ def give_identity(guest: Guest, *lines: str) -> None:
 def open_gate(guest: Guest, *lines: str) -> None:
     give_identity(guest, *lines)
     guest.run(*OPEN_GATE)
-    guest.wait_until("systemctl is-active multi-user.target && ! systemctl list-jobs --no-legend | grep .")
+    guest.wait_until(
+        "systemctl is-active multi-user.target && ! systemctl list-jobs --no-legend | grep ."
+    )
 
 
 def host_key(folder: Path) -> tuple[bytes, paramiko.PKey]:
@@ -83,9 +96,14 @@ def host_key(folder: Path) -> tuple[bytes, paramiko.PKey]:
 
 @pytest.mark.parametrize("name", [*WORKLOADS, *APPLIANCES])
 def test_the_agent_answers_without_a_network(
-    name: str, image_of: Callable[[str], Image], tmp_path: Path, record_property: Callable[[str, object], None]
+    name: str,
+    image_of: Callable[[str], Image],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
-    """How long it takes is recorded, as CPU time too, which is the wall clock of a machine with nothing else to do."""
+    """How long it takes is recorded, as CPU time too, which is the wall clock of a machine with
+    nothing else to do.
+    """
     with booted(image_of(name), tmp_path, arguments=forwarded()) as guest:
         cpu, wall = guest.cpu, time.monotonic() - guest.started
         assert guest.run("true").code == 0
@@ -94,10 +112,16 @@ def test_the_agent_answers_without_a_network(
 
 
 @pytest.fixture(scope="module", params=WORKLOADS)
-def workload(request: pytest.FixtureRequest, image_of: Callable[[str], Image], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
+def workload(
+    request: pytest.FixtureRequest,
+    image_of: Callable[[str], Image],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Guest]:
     """A workload at its gate: nobody has told it who it is."""
     with booted(image_of(request.param), tmp_path_factory.mktemp(request.param)) as guest:
-        guest.wait_until("systemctl is-active vcloud-gate.target && ! systemctl list-jobs --no-legend | grep .")
+        guest.wait_until(
+            "systemctl is-active vcloud-gate.target && ! systemctl list-jobs --no-legend | grep ."
+        )
         yield guest
 
 
@@ -107,7 +131,9 @@ def test_at_the_gate_nothing_has_failed_and_nothing_listens(workload: Guest) -> 
     assert workload.run("/usr/bin/systemctl", "is-active", "ssh.service").out == "inactive\n"
 
 
-def test_an_image_carries_neither_keys_nor_traces_of_the_machine_that_built_it(workload: Guest) -> None:
+def test_an_image_carries_neither_keys_nor_traces_of_the_machine_that_built_it(
+    workload: Guest,
+) -> None:
     assert workload.shell("find /etc/ssh -name 'ssh_host_*'") == ""
     assert workload.shell("cat /etc/resolv.conf /etc/hostname") == "vcloud\n"
     assert workload.shell("ls /boot /tmp") == "/boot:\n\n/tmp:\n"
@@ -119,11 +145,19 @@ def test_packages_are_whole_and_apt_works(workload: Guest) -> None:
 
 
 def test_what_is_plugged_in_at_the_gate_gets_its_names(workload: Guest) -> None:
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(workload.folder / "extra.qcow2"), "64M"], check=True)
-    workload.qmp(
-        "blockdev-add", driver="qcow2", **{"node-name": "extra"}, file={"driver": "file", "filename": f"{workload.folder}/extra.qcow2"}
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", str(workload.folder / "extra.qcow2"), "64M"],
+        check=True,
     )
-    workload.qmp("device_add", driver="virtio-blk-pci", drive="extra", serial="extra", bus=SPARE_PORTS[0])
+    workload.qmp(
+        "blockdev-add",
+        driver="qcow2",
+        **{"node-name": "extra"},
+        file={"driver": "file", "filename": f"{workload.folder}/extra.qcow2"},
+    )
+    workload.qmp(
+        "device_add", driver="virtio-blk-pci", drive="extra", serial="extra", bus=SPARE_PORTS[0]
+    )
     workload.qmp("netdev_add", type="hubport", id="late", hubid=0)
     workload.qmp("device_add", driver="virtio-net-pci", netdev="late", mac=MAC, bus=SPARE_PORTS[1])
     workload.wait_until("test -b /dev/disk/by-id/virtio-extra", 30)
@@ -131,8 +165,12 @@ def test_what_is_plugged_in_at_the_gate_gets_its_names(workload: Guest) -> None:
     assert workload.shell("systemctl list-units --failed --no-legend") == ""
 
 
-def test_a_workload_becomes_itself_and_stays_so_after_a_reboot(image_of: Callable[[str], Image], tmp_path: Path) -> None:
-    """Identity, pinned host key and services come with the gate; after a reboot they come by themselves."""
+def test_a_workload_becomes_itself_and_stays_so_after_a_reboot(
+    image_of: Callable[[str], Image], tmp_path: Path
+) -> None:
+    """Identity, pinned host key and services come with the gate; after a reboot they come by
+    themselves.
+    """
     private, public = host_key(tmp_path)
     port = free_port()
     key_lines = (
@@ -145,7 +183,14 @@ def test_a_workload_becomes_itself_and_stays_so_after_a_reboot(image_of: Callabl
             assert guest.shell("systemctl list-units --failed --no-legend") == "", boot
             assert guest.shell("hostname; cat /etc/machine-id") == f"web-1\n{MACHINE_ID}\n"
             assert ADDRESS in guest.shell("ip -brief address show dev dmz")
-            assert ssh_login(port, public, paramiko.Ed25519Key.from_private_key_file(str(tmp_path / "host_key"))) == "web-1"
+            assert (
+                ssh_login(
+                    port,
+                    public,
+                    paramiko.Ed25519Key.from_private_key_file(str(tmp_path / "host_key")),
+                )
+                == "web-1"
+            )
             if boot == "first":
                 guest.reboot()
                 guest.wait_until("systemctl is-active multi-user.target")
@@ -160,13 +205,23 @@ def ssh_login(port: int, host: paramiko.PKey, client_key: paramiko.PKey) -> str:
     client.get_host_keys().add(f"[127.0.0.1]:{port}", host.get_name(), host)
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
     client.connect(
-        "127.0.0.1", port, "root", pkey=client_key, timeout=60, banner_timeout=60, auth_timeout=60, look_for_keys=False, allow_agent=False
+        "127.0.0.1",
+        port,
+        "root",
+        pkey=client_key,
+        timeout=60,
+        banner_timeout=60,
+        auth_timeout=60,
+        look_for_keys=False,
+        allow_agent=False,
     )
     with client:
         return client.exec_command("hostname", timeout=60)[1].read().decode().strip()
 
 
-def test_sshd_does_not_start_without_the_key_that_it_was_given(image_of: Callable[[str], Image], tmp_path: Path) -> None:
+def test_sshd_does_not_start_without_the_key_that_it_was_given(
+    image_of: Callable[[str], Image], tmp_path: Path
+) -> None:
     with booted(image_of("base"), tmp_path, arguments=forwarded()) as guest:
         open_gate(guest)
         assert guest.run("/usr/bin/systemctl", "is-active", "ssh.service").out == "inactive\n"
@@ -174,7 +229,9 @@ def test_sshd_does_not_start_without_the_key_that_it_was_given(image_of: Callabl
         assert guest.shell("find /etc/ssh -name 'ssh_host_*'") == ""
 
 
-def test_nginx_serves_behind_the_gate_and_takes_a_configuration(image_of: Callable[[str], Image], tmp_path: Path) -> None:
+def test_nginx_serves_behind_the_gate_and_takes_a_configuration(
+    image_of: Callable[[str], Image], tmp_path: Path
+) -> None:
     port = free_port()
     server = b"server { listen 80 default_server; listen [::]:80 default_server; location / { return 200 'the shop'; } }\n"
     with booted(image_of("nginx"), tmp_path, arguments=forwarded(p80=port)) as guest:
@@ -194,29 +251,50 @@ def get(port: int) -> str:
     return connection.getresponse().read().decode()
 
 
-def test_postgres_has_its_cluster_on_all_of_a_blank_disk_and_wants_passwords(image_of: Callable[[str], Image], tmp_path: Path) -> None:
+def test_postgres_has_its_cluster_on_all_of_a_blank_disk_and_wants_passwords(
+    image_of: Callable[[str], Image], tmp_path: Path
+) -> None:
     disk = tmp_path / "data.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(disk), "1G"], check=True)
-    data = "-blockdev", f"qcow2,node-name=data,file.driver=file,file.filename={disk}", "-device", "virtio-blk-pci,drive=data,serial=data"
+    data = (
+        "-blockdev",
+        f"qcow2,node-name=data,file.driver=file,file.filename={disk}",
+        "-device",
+        "virtio-blk-pci,drive=data,serial=data",
+    )
     connect = f"psql -h {ADDRESS} -U shop -d postgres -Atc 'TABLE kept'"
     with booted(image_of("postgres"), tmp_path, arguments=(*forwarded(), *data)) as guest:
         open_gate(guest, f"disk data {dict(image_of('postgres').disks)['data']}")
-        assert guest.shell("findmnt --noheadings --output SOURCE /var/lib/postgresql").strip() == "/dev/vdb"
-        assert int(guest.shell("df --output=size --block-size=1M /var/lib/postgresql").split()[1]) > 900
         assert (
-            guest.shell("stat -c '%U %a' /usr/lib/vcloud/disks/var/lib/postgresql.ext4 /var/lib/postgresql") == "root 600\npostgres 755\n"
+            guest.shell("findmnt --noheadings --output SOURCE /var/lib/postgresql").strip()
+            == "/dev/vdb"
+        )
+        assert (
+            int(guest.shell("df --output=size --block-size=1M /var/lib/postgresql").split()[1])
+            > 900
+        )
+        assert (
+            guest.shell(
+                "stat -c '%U %a' /usr/lib/vcloud/disks/var/lib/postgresql.ext4 /var/lib/postgresql"
+            )
+            == "root 600\npostgres 755\n"
         )
         statements = "CREATE ROLE shop LOGIN PASSWORD 'secret'; CREATE TABLE kept AS SELECT 'here' AS note; GRANT SELECT ON kept TO shop"
         guest.shell(f'runuser -u postgres -- psql -v ON_ERROR_STOP=1 -qc "{statements}"')
         assert guest.shell(f"PGPASSWORD=secret {connect}") == "here\n"
-        assert "password authentication failed" in guest.run("/bin/sh", "-c", f"PGPASSWORD=wrong {connect}").err
+        assert (
+            "password authentication failed"
+            in guest.run("/bin/sh", "-c", f"PGPASSWORD=wrong {connect}").err
+        )
         assert guest.shell("systemctl list-units --failed --no-legend") == ""
         guest.reboot()
         guest.wait_until("systemctl is-active multi-user.target postgresql.service")
         assert guest.shell(f"PGPASSWORD=secret {connect}") == "here\n"
 
 
-def test_postgres_serves_without_a_data_disk(image_of: Callable[[str], Image], tmp_path: Path) -> None:
+def test_postgres_serves_without_a_data_disk(
+    image_of: Callable[[str], Image], tmp_path: Path
+) -> None:
     with booted(image_of("postgres"), tmp_path, arguments=forwarded()) as guest:
         open_gate(guest)
         assert guest.shell("runuser -u postgres -- psql -Atc 'SELECT 42'") == "42\n"
@@ -227,7 +305,9 @@ def test_postgres_serves_without_a_data_disk(image_of: Callable[[str], Image], t
 
 @pytest.mark.parametrize("name", ["base", *APPLIANCES])
 @pytest.mark.parametrize("way", ["agent", "acpi"])
-def test_a_vm_powers_off(name: str, way: str, image_of: Callable[[str], Image], tmp_path: Path) -> None:
+def test_a_vm_powers_off(
+    name: str, way: str, image_of: Callable[[str], Image], tmp_path: Path
+) -> None:
     with booted(image_of(name), tmp_path) as guest:
         guest.wait_until("pidof power")
         if way == "agent":
@@ -235,12 +315,29 @@ def test_a_vm_powers_off(name: str, way: str, image_of: Callable[[str], Image], 
         else:
             guest.qmp("system_powerdown")
         assert guest.process.wait(60) == 0
-    check = subprocess.run(["qemu-img", "convert", "-O", "raw", str(tmp_path / "root.qcow2"), str(tmp_path / "root.raw")], check=False)
+    check = subprocess.run(
+        [
+            "qemu-img",
+            "convert",
+            "-O",
+            "raw",
+            str(tmp_path / "root.qcow2"),
+            str(tmp_path / "root.raw"),
+        ],
+        check=False,
+    )
     assert check.returncode == 0
-    assert subprocess.run(["e2fsck", "-fn", str(tmp_path / "root.raw")], check=False, capture_output=True).returncode == 0
+    assert (
+        subprocess.run(
+            ["e2fsck", "-fn", str(tmp_path / "root.raw")], check=False, capture_output=True
+        ).returncode
+        == 0
+    )
 
 
-def test_the_firewall_drops_everything_until_it_has_rules_and_keeps_them(image_of: Callable[[str], Image], tmp_path: Path) -> None:
+def test_the_firewall_drops_everything_until_it_has_rules_and_keeps_them(
+    image_of: Callable[[str], Image], tmp_path: Path
+) -> None:
     rules = b"table inet vcloud {\n\tchain hook_forward {\n\t\ttype filter hook forward priority filter; policy drop;\n\t}\n}\n"
     with booted(image_of("firewall"), tmp_path) as guest:
         assert guest.shell("nft list ruleset").startswith(CLOSED)
@@ -256,17 +353,26 @@ def test_the_firewall_drops_everything_until_it_has_rules_and_keeps_them(image_o
             assert guest.shell("nft list ruleset").startswith(CLOSED)
 
 
-def test_an_appliance_runs_nothing_but_its_work(image_of: Callable[[str], Image], tmp_path: Path) -> None:
+def test_an_appliance_runs_nothing_but_its_work(
+    image_of: Callable[[str], Image], tmp_path: Path
+) -> None:
     with booted(image_of("firewall"), tmp_path) as guest:
         assert guest.shell("ss --listening --tcp --udp --numeric --no-header") == ""
-        programs = set(guest.shell("ps -e -o comm= | grep -v '^k' | sort -u").split()) & {"sshd", "systemd", "systemd-udevd", "dbus-daemon"}
+        programs = set(guest.shell("ps -e -o comm= | grep -v '^k' | sort -u").split()) & {
+            "sshd",
+            "systemd",
+            "systemd-udevd",
+            "dbus-daemon",
+        }
         assert programs == set()
         assert guest.run("/bin/sh", "-c", "command -v sshd ssh systemctl").code != 0
         guest.shell("kill $(pidof power)")
         guest.wait_until("pidof power", 30)
 
 
-def test_the_ips_is_a_wire_without_a_word_of_its_own(image_of: Callable[[str], Image], tmp_path: Path) -> None:
+def test_the_ips_is_a_wire_without_a_word_of_its_own(
+    image_of: Callable[[str], Image], tmp_path: Path
+) -> None:
     with booted(image_of("ips"), tmp_path, arguments=forwarded()) as guest:
         give_identity(guest)
         assert "inet6" not in guest.shell("ip address show dev dmz")
@@ -275,7 +381,9 @@ def test_the_ips_is_a_wire_without_a_word_of_its_own(image_of: Callable[[str], I
         assert guest.run("/bin/sh", "-c", "pidof suricata").code != 0
 
 
-def test_the_probe_reaches_user_space_and_powers_off(image_of: Callable[[str], Image], tmp_path: Path) -> None:
+def test_the_probe_reaches_user_space_and_powers_off(
+    image_of: Callable[[str], Image], tmp_path: Path
+) -> None:
     guest = Guest(image_of("base"), tmp_path, append="vcloud.probe")
     try:
         assert guest.process.wait(60) == 0
@@ -284,8 +392,12 @@ def test_the_probe_reaches_user_space_and_powers_off(image_of: Callable[[str], I
     assert "vcloud-probe: user space reached" in guest.console.read_text()
 
 
-def test_a_vm_without_its_root_disk_says_so_and_powers_off(image_of: Callable[[str], Image], tmp_path: Path) -> None:
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(tmp_path / "root.qcow2"), "64M"], check=True)
+def test_a_vm_without_its_root_disk_says_so_and_powers_off(
+    image_of: Callable[[str], Image], tmp_path: Path
+) -> None:
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", str(tmp_path / "root.qcow2"), "64M"], check=True
+    )
     guest = Guest(image_of("base"), tmp_path)
     try:
         assert guest.process.wait(60) == 0

@@ -1,4 +1,6 @@
-"""Builds every image that the tests boot, and the memory images of the VMs that several tests use. All workers find them then."""
+"""Builds every image that the tests boot, and the memory images of the VMs that several tests use.
+All workers find them then.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ APPLIANCES = ("firewall", "ips")
 
 
 def kinds() -> dict[str, object]:
-    """A vApp of a VM of each kind that the tests have. A memory image serves VMs of one image, one size and one kind of zone."""
+    """A vApp of a VM of each kind that the tests have. A memory image serves VMs of one image, one
+    size and one kind of zone.
+    """
     return {
         "vcloud": 1,
         "name": "kinds",
@@ -40,11 +44,15 @@ def kinds() -> dict[str, object]:
 
 
 def test_every_image_that_tests_boot_is_built() -> None:
-    """Two at a time. All shipped images begin with the base; the cloud image does not, so it is built beside the base."""
+    """Two at a time. All shipped images begin with the base; the cloud image does not, so it is
+    built beside the base.
+    """
     with ThreadPoolExecutor(2) as pool:
         built = [
             pool.submit(in_order, *map(shipped, WORKLOADS)),
-            pool.submit(in_order, cloud_image, cloud_image_without_agent, *map(shipped, APPLIANCES)),
+            pool.submit(
+                in_order, cloud_image, cloud_image_without_agent, *map(shipped, APPLIANCES)
+            ),
         ]
         assert all(path.is_file() for future in built for path in future.result())
 
@@ -60,7 +68,13 @@ def test_the_hosts_of_the_labs_get_a_stock(tmp_path: Path) -> None:
         for file in (SHOP, write_vapp(tmp_path / "kinds.yaml", kinds())):
             operator.run("image", "memory", "make", str(file), timeout=1800)
         made = volumes(operator, "template-", "image-")
-        assert {name.split("-")[1] for name in made if name.startswith("template-")} >= {"base", "firewall", "ips", "nginx", "postgres"}
+        assert {name.split("-")[1] for name in made if name.startswith("template-")} >= {
+            "base",
+            "firewall",
+            "ips",
+            "nginx",
+            "postgres",
+        }
         if made != before:
             stock.keep(LABS / LAB)
 

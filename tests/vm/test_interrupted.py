@@ -1,4 +1,6 @@
-"""`up` that is killed or interrupted, at every stage: nothing is unprotected then, the next `up` finishes, and `down` leaves nothing."""
+"""`up` that is killed or interrupted, at every stage: nothing is unprotected then, the next `up`
+finishes, and `down` leaves nothing.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.driver import TINY, Operator, Vapp, domains, links, mark, remains, standing, stop_at, write_vapp
+from tests.vm.driver import (
+    TINY,
+    Operator,
+    Vapp,
+    domains,
+    links,
+    mark,
+    remains,
+    standing,
+    stop_at,
+    write_vapp,
+)
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
@@ -25,7 +38,9 @@ STAGES = (
     "solo: starting its services",
 )
 OFTEN = ("firewall: booting", "firewall: loading rules", "solo: starting its services")
-"""Those that `make test` tries, too: one before the vApp has any rule, one while it gets them, one when it has them."""
+"""Those that `make test` tries, too: one before the vApp has any rule, one while it gets them, one
+when it has them.
+"""
 
 
 @pytest.fixture
@@ -46,14 +61,29 @@ def nobody_is_unprotected(operator: Operator) -> None:
 def is_usable(vapp: Vapp) -> None:
     """Services run, the address is there, a customer gets through, nothing failed in the guest."""
     assert vapp.operator.status(NAME)["healthy"]
-    assert vapp.inside("solo", "hostname; systemctl is-active ssh; systemctl --failed --no-legend") == "solo\nactive\n"
-    banner = vapp.operator.at("customer", "timeout", "10", "bash", "-c", f"exec 3<>/dev/tcp/{vapp.uplink[0]}/2222 && head -c 4 <&3")
+    assert (
+        vapp.inside("solo", "hostname; systemctl is-active ssh; systemctl --failed --no-legend")
+        == "solo\nactive\n"
+    )
+    banner = vapp.operator.at(
+        "customer",
+        "timeout",
+        "10",
+        "bash",
+        "-c",
+        f"exec 3<>/dev/tcp/{vapp.uplink[0]}/2222 && head -c 4 <&3",
+    )
     assert banner.out == "SSH-"
     assert vapp.operator.run("ssh", f"{NAME}/solo", "--", "hostname").out == "solo\n"
 
 
-@pytest.mark.parametrize("stage", [stage if stage in OFTEN else pytest.param(stage, marks=pytest.mark.long) for stage in STAGES])
-def test_after_a_kill_up_finishes_what_was_begun(operator: Operator, file: Path, stage: str) -> None:
+@pytest.mark.parametrize(
+    "stage",
+    [stage if stage in OFTEN else pytest.param(stage, marks=pytest.mark.long) for stage in STAGES],
+)
+def test_after_a_kill_up_finishes_what_was_begun(
+    operator: Operator, file: Path, stage: str
+) -> None:
     code, _ = stop_at(operator, file, stage, signal.SIGKILL, "--cold")
     assert code == -signal.SIGKILL
     nobody_is_unprotected(operator)
@@ -74,7 +104,9 @@ def test_after_a_kill_down_leaves_nothing(operator: Operator, file: Path, stage:
 
 
 @pytest.mark.parametrize("stage", ["firewall: booting", "firewall: rules loaded and checked"])
-def test_ctrl_c_ends_with_130_and_a_sentence_and_up_goes_on(operator: Operator, file: Path, stage: str) -> None:
+def test_ctrl_c_ends_with_130_and_a_sentence_and_up_goes_on(
+    operator: Operator, file: Path, stage: str
+) -> None:
     code, said = stop_at(operator, file, stage, signal.SIGINT, "--cold")
     assert code == 130
     assert "Traceback" not in said
@@ -98,8 +130,12 @@ def test_ctrl_c_of_down_is_finished_by_the_next(operator: Operator, file: Path) 
     assert remains(operator, NAME) == []
 
 
-def test_no_workload_has_a_live_link_before_the_firewall_has_its_rules(operator: Operator, file: Path) -> None:
-    """Looks all the time while `up` is at work. Links are looked at first: a firewall that is marked only afterwards is caught."""
+def test_no_workload_has_a_live_link_before_the_firewall_has_its_rules(
+    operator: Operator, file: Path
+) -> None:
+    """Looks all the time while `up` is at work. Links are looked at first: a firewall that is
+    marked only afterwards is caught.
+    """
     unprotected: list[str] = []
     seen: set[tuple[str, ...]] = set()
     ended = threading.Event()
@@ -109,7 +145,9 @@ def test_no_workload_has_a_live_link_before_the_firewall_has_its_rules(operator:
             found = {name: links(operator, name) for name in WORKLOADS}
             rules = mark(operator, f"{NAME}.firewall").get("rules", "")
             seen.update(tuple(sorted(states)) for states in found.values())
-            unprotected.extend(name for name, states in found.items() if "up" in states and not rules)
+            unprotected.extend(
+                name for name, states in found.items() if "up" in states and not rules
+            )
             time.sleep(0.02)
 
     watcher = threading.Thread(target=watch)

@@ -1,4 +1,6 @@
-"""Vapps unlike the shop: ranges, datagrams, cards in two zones, an open zone, leaks in answers only. `verify` must prove every promise of each."""
+"""Vapps unlike the shop: ranges, datagrams, cards in two zones, an open zone, leaks in answers
+only. `verify` must prove every promise of each.
+"""
 
 from __future__ import annotations
 
@@ -66,16 +68,23 @@ def test_every_promise_is_proven(operator: Operator, tmp_path: Path, name: str) 
         found = operator.run("verify", name, "-o", "json", code=None, timeout=300)
         assert [check for check in found.data["checks"] if check["outcome"] != "pass"] == []
         assert found.code == 0
-        assert {"flow", "denied", "spoofed", "host", "ips", "leak", "config"} == {check["kind"] for check in found.data["checks"]}
+        assert {"flow", "denied", "spoofed", "host", "ips", "leak", "config"} == {
+            check["kind"] for check in found.data["checks"]
+        }
     finally:
         operator.run("down", "--yes", name)
     assert remains(operator, name) == []
 
 
 def test_several_may_send_from_the_host_at_once(operator: Operator) -> None:
-    """As they do where the outside is the host as well. Each port is closed, and says so only after a while."""
+    """As they do where the outside is the host as well. Each port is closed, and says so only after
+    a while.
+    """
     (ref,) = load_inventory(Path(operator.env["VCLOUD_INVENTORY"]))
-    probes = [Probe("udp", "-", ip_address("127.0.0.1"), 9000 + number, timeout_ms=700) for number in range(3)]
+    probes = [
+        Probe("udp", "-", ip_address("127.0.0.1"), 9000 + number, timeout_ms=700)
+        for number in range(3)
+    ]
     with open_host(ref) as host, ThreadPoolExecutor() as pool:
         before = operator.at("h1", "find", "/run", "/tmp", "-type", "f").out  # noqa: S108
         sent = list(pool.map(lambda _: host_prober(host).probe(probes), range(4)))
@@ -84,7 +93,9 @@ def test_several_may_send_from_the_host_at_once(operator: Operator) -> None:
     assert after == before, "the program leaves nothing behind"
 
 
-def test_a_host_without_a_segment_of_its_own_gets_a_nat_network_while_it_is_needed(operator: Operator, tmp_path: Path) -> None:
+def test_a_host_without_a_segment_of_its_own_gets_a_nat_network_while_it_is_needed(
+    operator: Operator, tmp_path: Path
+) -> None:
     plain = operator.with_host(tmp_path, lambda host: host.pop("uplink"))
     before = operator.virsh("net-list", "--all", "--name").split()
     file = tmp_path / "natted.yaml"
@@ -101,13 +112,21 @@ flows:
     try:
         assert "vcloud-uplink" in operator.virsh("net-list", "--name").split()
         verdict = plain.run("verify", "natted", "-o", "json", timeout=300).data
-        assert {"flow/in/internet/x/tcp/22/4", "flow/out/x/internet/tcp/80/6"} <= {check["id"] for check in verdict["checks"]}
+        assert {"flow/in/internet/x/tcp/22/4", "flow/out/x/internet/tcp/80/6"} <= {
+            check["id"] for check in verdict["checks"]
+        }
         operator.virsh("net-destroy", "vcloud-uplink")
         assert any("uplink" in problem for problem in plain.status("natted")["problems"])
-        assert "its NICs are plugged in again only when it starts" in plain.run("plan", str(file), "-o", "json").out
+        assert (
+            "its NICs are plugged in again only when it starts"
+            in plain.run("plan", str(file), "-o", "json").out
+        )
         plain.up(file)
         assert plain.status("natted")["healthy"]
-        assert plain.run("verify", "natted", "-o", "json", timeout=300).data["summary"] == verdict["summary"]
+        assert (
+            plain.run("verify", "natted", "-o", "json", timeout=300).data["summary"]
+            == verdict["summary"]
+        )
     finally:
         plain.run("down", "--yes", "natted")
     assert operator.virsh("net-list", "--all", "--name").split() == before

@@ -1,4 +1,6 @@
-"""`vcloud save` and the `up` after it: nothing that ran is lost, and nothing passes before the protection is in force again."""
+"""`vcloud save` and the `up` after it: nothing that ran is lost, and nothing passes before the
+protection is in force again.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,20 @@ from typing import Any
 import pytest
 
 from tests.vm.conftest import Raise
-from tests.vm.driver import LABS, Operator, Probe, Vapp, domains, links, parse, remains, stages, stop_at, wait_until, write_vapp
+from tests.vm.driver import (
+    LABS,
+    Operator,
+    Probe,
+    Vapp,
+    domains,
+    links,
+    parse,
+    remains,
+    stages,
+    stop_at,
+    wait_until,
+    write_vapp,
+)
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
@@ -22,7 +37,13 @@ DOCUMENT: dict[str, Any] = {
     "zones": {"one": {}, "two": {}},
     "vms": {
         "near": {"image": "base", "zone": "one", "memory": "256M"},
-        "far": {"image": "base", "zone": "two", "memory": "256M", "files": {"/etc/note": "first\n"}, "ready": {"tcp": 22}},
+        "far": {
+            "image": "base",
+            "zone": "two",
+            "memory": "256M",
+            "files": {"/etc/note": "first\n"},
+            "ready": {"tcp": 22},
+        },
     },
     "flows": [
         {"id": "talk", "from": "near", "to": "far", "service": "tcp/7000"},
@@ -40,12 +61,18 @@ def kept(raised: Raise, tmp_path_factory: pytest.TempPathFactory) -> Vapp:
 
 
 def listen(vapp: Vapp) -> None:
-    vapp.operator.listen(vapp.vm("far"), *(f"tcp {vapp.addresses4['far']} {port}" for port in (7000, 7001)), seconds=3600)
+    vapp.operator.listen(
+        vapp.vm("far"),
+        *(f"tcp {vapp.addresses4['far']} {port}" for port in (7000, 7001)),
+        seconds=3600,
+    )
 
 
 def reached(vapp: Vapp) -> list[str]:
     """What comes of the declared ports, and of one that is not."""
-    return vapp.probe("near", *(Probe("tcp", vapp.addresses4["far"], port) for port in (7000, 7001, 22)))
+    return vapp.probe(
+        "near", *(Probe("tcp", vapp.addresses4["far"], port) for port in (7000, 7001, 22))
+    )
 
 
 def boots(vapp: Vapp, *vms: str) -> list[str]:
@@ -60,7 +87,11 @@ def changed(folder: Path, **parts: Any) -> Path:
 
 def save_file(vapp: Vapp, vm: str) -> Path:
     """Where libvirt keeps a VM's memory."""
-    return LABS / vapp.operator.env["VCLOUD_LAB"] / f"h1/var/lib/libvirt/qemu/save/{vapp.domain(vm)}.save"
+    return (
+        LABS
+        / vapp.operator.env["VCLOUD_LAB"]
+        / f"h1/var/lib/libvirt/qemu/save/{vapp.domain(vm)}.save"
+    )
 
 
 def test_links_are_cut_in_what_is_saved_and_come_back_after_the_rules(kept: Vapp) -> None:
@@ -79,10 +110,14 @@ def test_links_are_cut_in_what_is_saved_and_come_back_after_the_rules(kept: Vapp
     assert reached(kept) == ["open", "open", "timeout"]
 
 
-def test_what_changed_meanwhile_is_in_force_when_the_links_come_back(kept: Vapp, tmp_path: Path) -> None:
+def test_what_changed_meanwhile_is_in_force_when_the_links_come_back(
+    kept: Vapp, tmp_path: Path
+) -> None:
     before = boots(kept, "near", "far")
     kept.operator.run("save", NAME)
-    kept.operator.up(changed(tmp_path, flows=DOCUMENT["flows"][:1], far={"files": {"/etc/note": "second\n"}}))
+    kept.operator.up(
+        changed(tmp_path, flows=DOCUMENT["flows"][:1], far={"files": {"/etc/note": "second\n"}})
+    )
     assert boots(kept, "near", "far") == before
     assert reached(kept) == ["open", "timeout", "timeout"]
     assert kept.inside("far", "cat /etc/note") == "second\n"
@@ -140,7 +175,10 @@ def test_a_memory_that_cannot_be_restored_is_kept_until_it_is_given_up(kept: Vap
     kept.operator.run("save", NAME)
     path.write_bytes(whole[:100])
     kept.operator.up(kept.file, code=1)
-    assert "far is booted cold: what only its saved memory held is lost" in kept.operator.up(kept.file, "--cold").err
+    assert (
+        "far is booted cold: what only its saved memory held is lost"
+        in kept.operator.up(kept.file, "--cold").err
+    )
     assert not path.exists()
     assert boots(kept, "far") != before[1:]
     assert kept.inside("far", "cat /root/written") == "written\n"

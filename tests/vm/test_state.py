@@ -1,4 +1,6 @@
-"""All state lives in libvirt: any machine sees and manages the same, two operators do not collide, and what is not vcloud's is not touched."""
+"""All state lives in libvirt: any machine sees and manages the same, two operators do not collide,
+and what is not vcloud's is not touched.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +86,10 @@ def test_a_down_while_an_up_is_at_work_is_refused(operator: Operator, tiny: Path
 def test_a_foreign_thing_of_the_same_name_is_refused_and_not_touched(
     operator: Operator, tiny: Path, tmp_path: Path, kind: str, xml: str, name: str
 ) -> None:
-    define, dump, undefine = {"domain": ("define", "dumpxml", "undefine"), "network": ("net-define", "net-dumpxml", "net-undefine")}[kind]
+    define, dump, undefine = {
+        "domain": ("define", "dumpxml", "undefine"),
+        "network": ("net-define", "net-dumpxml", "net-undefine"),
+    }[kind]
     file = tmp_path / "foreign.xml"
     file.write_text(xml)
     operator.virsh(define, str(file))
@@ -100,7 +105,9 @@ def test_a_foreign_thing_of_the_same_name_is_refused_and_not_touched(
         operator.virsh(undefine, name)
 
 
-def test_down_of_a_vapp_leaves_a_foreign_domain_beside_it(operator: Operator, tiny: Path, tmp_path: Path) -> None:
+def test_down_of_a_vapp_leaves_a_foreign_domain_beside_it(
+    operator: Operator, tiny: Path, tmp_path: Path
+) -> None:
     """Its name begins like the vApp's VMs, but it is somebody else's."""
     operator.up(tiny)
     file = tmp_path / "foreign.xml"
@@ -116,5 +123,7 @@ def test_down_of_a_vapp_leaves_a_foreign_domain_beside_it(operator: Operator, ti
 
 def test_a_host_that_is_not_there_is_said_in_a_sentence(operator: Operator, tmp_path: Path) -> None:
     missing = operator.elsewhere(tmp_path, VCLOUD_INVENTORY="")
-    done = missing.run("list", "--connect", f"qemu+unix:///system?socket=/run/none-{os.getpid()}", code=1)
+    done = missing.run(
+        "list", "--connect", f"qemu+unix:///system?socket=/run/none-{os.getpid()}", code=1
+    )
     assert done.err.startswith("error: ")

@@ -1,4 +1,6 @@
-"""A vApp that a release of format 1 has made is taken over: looked at, changed live, verified and removed, without a restart."""
+"""A vApp that a release of format 1 has made is taken over: looked at, changed live, verified and
+removed, without a restart.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +25,18 @@ DOCUMENT: dict[str, Any] = {
     "name": NAME,
     "zones": {"front": {}},
     "vms": {"web": {"image": "base", "zone": "front", "ready": {"tcp": 22}}},
-    "flows": [{"id": "login", "from": "internet", "to": "web", "service": "tcp/22", "publish": 2222}],
+    "flows": [
+        {"id": "login", "from": "internet", "to": "web", "service": "tcp/22", "publish": 2222}
+    ],
 }
 MARKS_OF_1 = ("vapp", "name", "role", "host-key", "rules", "root", "hardware", "identity")
 
 
 @pytest.fixture(scope="module")
 def former(raised: Raise, tmp_path_factory: pytest.TempPathFactory) -> Vapp:
-    """As a release of format 1 left it: its manifest has no envelope, its marks have no format, its networks no digests."""
+    """As a release of format 1 left it: its manifest has no envelope, its marks have no format, its
+    networks no digests.
+    """
     file = write_vapp(tmp_path_factory.mktemp(NAME) / "former.yaml", DOCUMENT)
     vapp = raised(NAME, file)
     write_as_format_1(vapp.operator)
@@ -40,9 +46,13 @@ def former(raised: Raise, tmp_path_factory: pytest.TempPathFactory) -> Vapp:
 def write_as_format_1(operator: Operator) -> None:
     for domain in domains(operator, NAME):
         mark = own_element(operator.virsh("dumpxml", domain), "vm")
-        former = {key: mark.attrib[key] for key in MARKS_OF_1 if key in mark.attrib} | {"hardware": "as format 1 computed it"}
+        former = {key: mark.attrib[key] for key in MARKS_OF_1 if key in mark.attrib} | {
+            "hardware": "as format 1 computed it"
+        }
         text = ElementTree.tostring(ElementTree.Element("vm", former), encoding="unicode")
-        operator.virsh("metadata", domain, NAMESPACE, "--key", "vcloud", "--set", text, "--live", "--config")
+        operator.virsh(
+            "metadata", domain, NAMESPACE, "--key", "vcloud", "--set", text, "--live", "--config"
+        )
     record = parse(operator.virsh("net-dumpxml", RECORD))
     element = record.find(f"metadata/{{{NAMESPACE}}}record")
     assert element is not None
@@ -55,7 +65,9 @@ def write_as_format_1(operator: Operator) -> None:
 def as_format_1(body: dict[str, Any]) -> dict[str, Any]:
     """The body without what format 2 added, and with what it replaced."""
     del body["networks"], body["filter"]
-    body["vms"] = [[name, {**digests, "hardware": "as format 1 computed it"}] for name, digests in body["vms"]]
+    body["vms"] = [
+        [name, {**digests, "hardware": "as format 1 computed it"}] for name, digests in body["vms"]
+    ]
     design = body["design"]
     vms = [*design["workloads"], design["firewall"]]
     for part in (*vms, *design["flows"], *design["inspection"]["detectors"], design["inspection"]):
@@ -78,7 +90,9 @@ def redefine(operator: Operator, network: ElementTree.Element) -> None:
     operator.virsh("net-define", str(path))
 
 
-def test_a_vapp_of_format_1_is_seen_changed_verified_and_removed_without_a_restart(former: Vapp) -> None:
+def test_a_vapp_of_format_1_is_seen_changed_verified_and_removed_without_a_restart(
+    former: Vapp,
+) -> None:
     operator, numbers = former.operator, domains(former.operator, NAME)
     assert operator.run("status", NAME, "--exit-code").code == 0
     (row,) = operator.run("list", "-o", "json").data
@@ -94,7 +108,9 @@ def test_a_vapp_of_format_1_is_seen_changed_verified_and_removed_without_a_resta
     assert remains(operator, NAME) == []
 
 
-def test_nothing_is_done_to_a_vapp_that_a_newer_release_has_made(raised: Raise, tmp_path: Path) -> None:
+def test_nothing_is_done_to_a_vapp_that_a_newer_release_has_made(
+    raised: Raise, tmp_path: Path
+) -> None:
     """Every command says so; whoever made it can still use it, because nothing was changed."""
     file = write_vapp(tmp_path / "former.yaml", DOCUMENT)
     vapp = raised(NAME, file)

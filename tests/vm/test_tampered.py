@@ -1,4 +1,6 @@
-"""`verify` goes red when somebody tampers with the firewall, `status` says so, and `vcloud up --reload` makes it right."""
+"""`verify` goes red when somebody tampers with the firewall, `status` says so, and `vcloud up
+--reload` makes it right.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def is_healthy(vapp: Vapp) -> bool:
     ],
     ids=["no rules", "a rule that lets all pass", "somebody else's table"],
 )
-def test_verify_goes_red_when_the_firewall_is_tampered_with(vapp: Vapp, script: str, kinds: set[str]) -> None:
+def test_verify_goes_red_when_the_firewall_is_tampered_with(
+    vapp: Vapp, script: str, kinds: set[str]
+) -> None:
     assert is_healthy(vapp)
     vapp.inside("firewall", script)
     found = vapp.operator.run("verify", NAME, "-o", "json", code=4, timeout=600).data
@@ -53,7 +57,9 @@ def test_verify_goes_red_when_the_firewall_is_tampered_with(vapp: Vapp, script: 
     assert "load firewall" in vapp.operator.run("up", "--dry-run", "--reload", str(vapp.file)).out
     vapp.operator.up(vapp.file, "--reload")
     assert is_healthy(vapp)
-    assert vapp.probe("near", *(Probe("tcp", vapp.addresses4["far"], port) for port in (22, 23))) == ["open", "timeout"]
+    assert vapp.probe(
+        "near", *(Probe("tcp", vapp.addresses4["far"], port) for port in (22, 23))
+    ) == ["open", "timeout"]
 
 
 def test_after_the_last_reload_verify_is_green(vapp: Vapp) -> None:

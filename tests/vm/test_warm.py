@@ -1,4 +1,6 @@
-"""Waking VMs from templates: the same VMs as by a cold boot, no two of them alike, and a cold boot whenever a template cannot be used."""
+"""Waking VMs from templates: the same VMs as by a cold boot, no two of them alike, and a cold boot
+whenever a template cannot be used.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(1500)]
 NAME = "woken"
 POOL = "/var/lib/libvirt/images/vcloud"
 KINDS = ["base", "base", "firewall", "ips"]
-"""A card in an inspected zone is another hardware than one that leaves checksums and segments to the host: so two of the base."""
+"""A card in an inspected zone is another hardware than one that leaves checksums and segments to
+the host: so two of the base.
+"""
 WORKLOADS = ("twin-1", "twin-2", "twin-3", "store")
 FILE: dict[str, Any] = {
     "vcloud": 1,
@@ -63,7 +67,9 @@ def file(operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With memory images for all of it on the host, and no others."""
     path = write_vapp(tmp_path_factory.mktemp(NAME) / "woken.yaml", FILE)
     operator.run("image", "memory", "make", str(path), timeout=600)
-    others = {item["image"] for item in operator.run("image", "memory", "list", "-o", "json").data} - set(KINDS)
+    others = {
+        item["image"] for item in operator.run("image", "memory", "list", "-o", "json").data
+    } - set(KINDS)
     for image in sorted(others):
         operator.run("image", "memory", "rm", image)
     return path
@@ -77,7 +83,12 @@ def woken(raised: Raise, file: Path) -> Vapp:
 @pytest.fixture
 def tiny(operator: Operator, tmp_path: Path) -> Iterator[Path]:
     """One more VM of the same kind."""
-    document = {"vcloud": 1, "name": "tiny", "zones": {"one": {}}, "vms": {"solo": {"image": "base", "zone": "one", "memory": "256M"}}}
+    document = {
+        "vcloud": 1,
+        "name": "tiny",
+        "zones": {"one": {}},
+        "vms": {"solo": {"image": "base", "zone": "one", "memory": "256M"}},
+    }
     yield write_vapp(tmp_path / "tiny.yaml", document)
     if remains(operator, "tiny"):
         operator.run("down", "--yes", "tiny")
@@ -133,35 +144,60 @@ def test_no_two_vms_share_a_name_a_machine_id_a_key_or_a_random_stream(woken: Va
 
 
 def test_what_wakes_has_its_boot_behind_it(woken: Vapp) -> None:
-    """The journal keeps under which name a VM reached its gate: before its identity it is called `vcloud`."""
+    """The journal keeps under which name a VM reached its gate: before its identity it is called
+    `vcloud`.
+    """
     for vm in WORKLOADS:
-        said = woken.inside(vm, "journalctl --boot --output json UNIT=vcloud-gate.target").splitlines()
+        said = woken.inside(
+            vm, "journalctl --boot --output json UNIT=vcloud-gate.target"
+        ).splitlines()
         assert {json.loads(line)["_HOSTNAME"] for line in said} == {"vcloud"}
 
 
 def test_a_woken_vm_is_whole(woken: Vapp) -> None:
     for vm in WORKLOADS:
-        assert woken.inside(vm, "systemctl --failed --no-legend; systemctl is-system-running --wait || :") == "running\n"
+        assert (
+            woken.inside(
+                vm, "systemctl --failed --no-legend; systemctl is-system-running --wait || :"
+            )
+            == "running\n"
+        )
     assert woken.inside("store", "mountpoint -q /srv/data && echo mounted") == "mounted\n"
-    assert woken.inside("twin-1", "timeout 20 bash -c 'exec 3<>/dev/tcp/store/22 && head -c 4 <&3'") == "SSH-"
+    assert (
+        woken.inside("twin-1", "timeout 20 bash -c 'exec 3<>/dev/tcp/store/22 && head -c 4 <&3'")
+        == "SSH-"
+    )
     assert woken.operator.run("ssh", woken.vm("twin-2"), "--", "hostname").out == "twin-2\n"
 
 
 def test_who_takes_the_card_and_address_of_another_is_not_heard(woken: Vapp) -> None:
-    """twin-2 sends as twin-1 does, from its own place in the same zone: nothing of it arrives, and twin-1 goes on to be heard."""
-    victim, gateway = woken.addresses4["twin-1"], woken.inside("twin-1", "ip -4 route show default | cut -d' ' -f3").strip()
-    stolen, own = (woken.inside(vm, "cat /sys/class/net/eth0/address").strip() for vm in ("twin-1", "twin-2"))
+    """twin-2 sends as twin-1 does, from its own place in the same zone: nothing of it arrives, and
+    twin-1 goes on to be heard.
+    """
+    victim, gateway = (
+        woken.addresses4["twin-1"],
+        woken.inside("twin-1", "ip -4 route show default | cut -d' ' -f3").strip(),
+    )
+    stolen, own = (
+        woken.inside(vm, "cat /sys/class/net/eth0/address").strip() for vm in ("twin-1", "twin-2")
+    )
 
     def arrives(vm: str, port: int) -> bool:
         woken.probe(vm, Probe("udp", gateway, port, source=victim, milliseconds=1500))
-        return (victim, gateway, "udp", port) in parse_firewall_report(json.dumps(woken.firewall_report()).encode()).denied
+        return (victim, gateway, "udp", port) in parse_firewall_report(
+            json.dumps(woken.firewall_report()).encode()
+        ).denied
 
-    woken.inside("twin-2", f"ip link set eth0 address {stolen} && ip address add {victim}/32 dev eth0")
+    woken.inside(
+        "twin-2", f"ip link set eth0 address {stolen} && ip address add {victim}/32 dev eth0"
+    )
     try:
         assert not arrives("twin-2", 4001)
         assert arrives("twin-1", 4002)
     finally:
-        woken.inside("twin-2", f"ip link set eth0 address {own} && ip address del {victim}/32 dev eth0")
+        woken.inside(
+            "twin-2", f"ip link set eth0 address {own} && ip address del {victim}/32 dev eth0"
+        )
 
 
 def test_verify_finds_every_promise_kept(woken: Vapp) -> None:
@@ -183,7 +219,14 @@ def test_it_keeps_its_cards_when_it_is_reset(woken: Vapp) -> None:
     before = woken.boot_id("twin-3")
     woken.operator.virsh("reset", woken.domain("twin-3"))
     wait_until("twin-3 is back", lambda: woken.boot_id("twin-3", code=None) not in ("", before), 90)
-    wait_until("it is reached", lambda: woken.operator.run("ssh", woken.vm("twin-3"), "--", "hostname", code=None).out == "twin-3\n", 60)
+    wait_until(
+        "it is reached",
+        lambda: (
+            woken.operator.run("ssh", woken.vm("twin-3"), "--", "hostname", code=None).out
+            == "twin-3\n"
+        ),
+        60,
+    )
     assert woken.probe("twin-3", Probe("tcp", woken.addresses4["store"], 22)) == ["open"]
 
 
@@ -198,7 +241,11 @@ def test_it_reboots_and_restarts_like_any_other(woken: Vapp) -> None:
 def test_a_template_is_removed_and_its_disk_stays_for_those_who_run_on_it(woken: Vapp) -> None:
     """Other vApps of this host run on the firewall's, too."""
     operator = woken.operator
-    (base,) = (name for name in templates(operator) if name.startswith("base-") and backs(operator, name, woken.domain("store")))
+    (base,) = (
+        name
+        for name in templates(operator)
+        if name.startswith("base-") and backs(operator, name, woken.domain("store"))
+    )
     operator.run("image", "memory", "rm", "--all")
     assert templates(operator) == []
     assert {name.rpartition(".")[2] for name in files(operator)} == {"qcow2"}
@@ -210,10 +257,14 @@ def test_a_template_is_removed_and_its_disk_stays_for_those_who_run_on_it(woken:
 
 def backs(operator: Operator, template: str, domain: str) -> bool:
     """Whether a VM's root disk lies over a template's."""
-    return f"template-{template}." in operator.virsh("vol-dumpxml", f"root.{domain}.qcow2", "vcloud")
+    return f"template-{template}." in operator.virsh(
+        "vol-dumpxml", f"root.{domain}.qcow2", "vcloud"
+    )
 
 
-def test_what_was_not_used_for_longest_goes_when_the_room_is_taken(operator: Operator, tiny: Path, tmp_path: Path) -> None:
+def test_what_was_not_used_for_longest_goes_when_the_room_is_taken(
+    operator: Operator, tiny: Path, tmp_path: Path
+) -> None:
     frugal = operator.with_host(tmp_path, lambda host: host.update(templates="1M"))
     warmed(operator, tiny)
     before = set(templates(operator))
@@ -222,26 +273,38 @@ def test_what_was_not_used_for_longest_goes_when_the_room_is_taken(operator: Ope
     document["vms"]["solo"]["memory"] = "208M"
     write_vapp(tiny, document)
     warmed(frugal, tiny)
-    assert kinds(operator) == ["base", "firewall"], "those of the run stay, even where they take too much"
-    assert {name.partition("-")[0] for name in before & set(templates(operator))} == {"firewall"}, "the other base has made room"
+    assert kinds(operator) == ["base", "firewall"], (
+        "those of the run stay, even where they take too much"
+    )
+    assert {name.partition("-")[0] for name in before & set(templates(operator))} == {"firewall"}, (
+        "the other base has made room"
+    )
     assert "of 1 MiB are taken" in frugal.run("image", "memory", "list").err
     assert "waking" in stages(operator.up(tiny), "solo")
     operator.run("image", "memory", "rm", "base")
 
 
-def test_from_the_template_of_an_image_that_has_changed_nobody_wakes(operator: Operator, tmp_path: Path) -> None:
+def test_from_the_template_of_an_image_that_has_changed_nobody_wakes(
+    operator: Operator, tmp_path: Path
+) -> None:
     recipe = tmp_path / "mine"
     (recipe / "files/etc").mkdir(parents=True)
     (recipe / "image.yaml").write_text("base: base\n")
     vms = {"solo": {"image": "./mine", "zone": "one", "memory": "256M"}}
-    file = write_vapp(tmp_path / "renewed.yaml", {"vcloud": 1, "name": "renewed", "zones": {"one": {}}, "vms": vms})
+    file = write_vapp(
+        tmp_path / "renewed.yaml",
+        {"vcloud": 1, "name": "renewed", "zones": {"one": {}}, "vms": vms},
+    )
     said, made = [], []
     try:
         for text in ("old", "new"):
             (recipe / "files/etc/told").write_text(text)
             warmed(operator, file)
             made.append({name for name in templates(operator) if name.startswith("mine-")})
-            said += [stages(operator.up(file, "--yes"), "solo")[0], operator.inside("renewed/solo", "cat /etc/told")]
+            said += [
+                stages(operator.up(file, "--yes"), "solo")[0],
+                operator.inside("renewed/solo", "cat /etc/told"),
+            ]
     finally:
         operator.run("down", "--yes", "renewed")
     assert said == ["waking", "old", "waking", "new"]
@@ -255,11 +318,17 @@ def warmed(operator: Operator, file: Path) -> None:
     operator.run("image", "memory", "make", str(file), timeout=600)
 
 
-@pytest.mark.parametrize("size", ["90", "40K", "20M"], ids=["its header", "its description", "its memory"])
-def test_from_a_memory_that_was_cut_short_nobody_wakes_and_it_is_said(operator: Operator, tiny: Path, size: str) -> None:
+@pytest.mark.parametrize(
+    "size", ["90", "40K", "20M"], ids=["its header", "its description", "its memory"]
+)
+def test_from_a_memory_that_was_cut_short_nobody_wakes_and_it_is_said(
+    operator: Operator, tiny: Path, size: str
+) -> None:
     warmed(operator, tiny)
     before = templates(operator)
-    assert operator.at("h1", "sh", "-c", f"truncate -s {size} {POOL}/template-base-*.save").code == 0
+    assert (
+        operator.at("h1", "sh", "-c", f"truncate -s {size} {POOL}/template-base-*.save").code == 0
+    )
     done = operator.up(tiny)
     if size != "90":
         assert "solo is booted cold: " in done.err
@@ -270,7 +339,9 @@ def test_from_a_memory_that_was_cut_short_nobody_wakes_and_it_is_said(operator: 
     assert set(templates(operator)) <= {name for name in before if not name.startswith("base-")}
 
 
-def test_a_killed_making_leaves_no_vm_and_the_next_one_makes_it(operator: Operator, tiny: Path) -> None:
+def test_a_killed_making_leaves_no_vm_and_the_next_one_makes_it(
+    operator: Operator, tiny: Path
+) -> None:
     operator.run("image", "memory", "rm", "--all")
     process = operator.start("image", "memory", "make", str(tiny))
     assert process.stderr is not None
@@ -284,12 +355,20 @@ def test_a_killed_making_leaves_no_vm_and_the_next_one_makes_it(operator: Operat
     warmed(operator, tiny)
     made = templates(operator)
     assert len(made) == 2
-    assert sum(len([name for name in files(operator, template) if name.endswith(".save")]) for template in made) == 2
+    assert (
+        sum(
+            len([name for name in files(operator, template) if name.endswith(".save")])
+            for template in made
+        )
+        == 2
+    )
     (base,) = (name for name in made if name.startswith("base-"))
     assert len(files(operator, base)) == 2, "what the killed one left is gone"
 
 
-def test_two_operators_who_need_the_same_template_make_it_once(operator: Operator, tiny: Path) -> None:
+def test_two_operators_who_need_the_same_template_make_it_once(
+    operator: Operator, tiny: Path
+) -> None:
     operator.run("image", "memory", "rm", "--all")
     both = [operator.start("image", "memory", "make", str(tiny)) for _ in range(2)]
     said = [process.communicate(timeout=300)[1] for process in both]
@@ -320,7 +399,10 @@ def test_many_vms_wake_side_by_side(operator: Operator, tmp_path: Path, count: i
     try:
         assert "booted cold" not in done.err
         crowd = standing(operator, "crowd", file)
-        keys = {mark(operator, crowd.domain(f"each-{number}"))["host-key"] for number in range(1, count + 1)}
+        keys = {
+            mark(operator, crowd.domain(f"each-{number}"))["host-key"]
+            for number in range(1, count + 1)
+        }
         assert len(keys) == count
     finally:
         operator.run("down", "--yes", "crowd")

@@ -1,22 +1,29 @@
 """Carries out plans: `up` and what belongs to it, `save` and `down`.
 
-`up` asks for a plan twice: before the user agrees, and again under the vApp's lock, because somebody may have been at work meanwhile. It
-then runs exactly the steps of the second plan. `schedule` begins each step when the steps that it needs have ended; `actions` says what is
-done for each kind of step: `power` starts a VM, `rules` loads an appliance, `connect` raises a workload's links. `run` holds what they share.
+`up` asks for a plan twice: before the user agrees, and again under the vApp's lock, because
+somebody may have been at work meanwhile. It then runs exactly the steps of the second plan.
+`schedule` begins each step when the steps that it needs have ended; `actions` says what is done for
+each kind of step: `power` starts a VM, `rules` loads an appliance, `connect` raises a workload's
+links. `run` holds what they share.
 
-The order is the safety, and it stands in `vcloud.plan.order`: networks first, then the appliances, whose rules are loaded and checked, and
-only then is any workload connected. Workloads boot beside the appliances to save time, with their links down and their services waiting.
-When something is taken away, its links are cut first.
+The order is the safety, and it stands in `vcloud.plan.order`: networks first, then the appliances,
+whose rules are loaded and checked, and only then is any workload connected. Workloads boot beside
+the appliances to save time, with their links down and their services waiting. When something is
+taken away, its links are cut first.
 
-Every step can be repeated. While a run is under way, the manifest says `applying`, and a domain gets the digests of what it was made from
-only when it is wholly made. So the next `up` finishes what a killed run has left, and `down` removes it.
+Every step can be repeated. While a run is under way, the manifest says `applying`, and a domain
+gets the digests of what it was made from only when it is wholly made. So the next `up` finishes
+what a killed run has left, and `down` removes it.
 
-A VM that is made anew wakes from a memory image where the host has one (`wake`). It boots where there is none, or where waking fails. As
-many VMs wake, are restored or load rules at a time as the host has processors. The appliances come first, because all others wait for them.
-From the first answer of its guest agent on, a woken VM and a booted VM are treated alike: one document gives either its name, its key and
-its own entropy, and libvirt keeps the same definition of both. An image of a user's own cannot read that document. It wakes in the middle
-of its boot (`vcloud.compile.guest.gate`), and cloud-init does the rest.
+A VM that is made anew wakes from a memory image where the host has one (`wake`). It boots where
+there is none, or where waking fails. As many VMs wake, are restored or load rules at a time as the
+host has processors. The appliances come first, because all others wait for them. From the first
+answer of its guest agent on, a woken VM and a booted VM are treated alike: one document gives
+either its name, its key and its own entropy, and libvirt keeps the same definition of both. An
+image of a user's own cannot read that document. It wakes in the middle of its boot
+(`vcloud.compile.guest.gate`), and cloud-init does the rest.
 
-A VM that was saved (by `vcloud save`, or by hand with virsh) goes on where it was, with its own key and machine id. It gets the time, fresh
-entropy, and whatever the file says differently now. Its links are cut before it runs, and are raised in their turn, after the rules.
+A VM that was saved (by `vcloud save`, or by hand with virsh) goes on where it was, with its own key
+and machine id. It gets the time, fresh entropy, and whatever the file says differently now. Its
+links are cut before it runs, and are raised in their turn, after the rules.
 """

@@ -1,4 +1,6 @@
-"""What is done for each kind of step. A plan says which steps there are, `vcloud.apply.schedule` when each one begins."""
+"""What is done for each kind of step. A plan says which steps there are, `vcloud.apply.schedule`
+when each one begins.
+"""
 
 from __future__ import annotations
 
@@ -47,8 +49,15 @@ def _define_filter(run: Run, _: str) -> None:
 
 
 def _make_network(run: Run, name: str) -> None:
-    zone, network = next((zone, network) for zone in run.design.zones for network in zone_networks(zone) if network.name == name)
-    marks = NetworkMarks(run.design.instance.name, zone.name, run.target.wanted.network_digest(name))
+    zone, network = next(
+        (zone, network)
+        for zone in run.design.zones
+        for network in zone_networks(zone)
+        if network.name == name
+    )
+    marks = NetworkMarks(
+        run.design.instance.name, zone.name, run.target.wanted.network_digest(name)
+    )
     machines.make_network(run.host, name, render_network(network, marks.attributes()))
 
 
@@ -69,8 +78,13 @@ def _make_memory_image(run: Run, key: str) -> None:
 
 
 def _record(run: Run, _: str) -> None:
-    """Until here the manifest said that a run goes on, and named the VMs that were connected before, so that a killed run's are looked after."""
-    write_manifest(run.host, replace(run.target.wanted, phase=Phase.READY, ids=domain_ids(run.host, run.design)))
+    """Until here the manifest said that a run goes on, and named the VMs that were connected
+    before, so that a killed run's are looked after.
+    """
+    write_manifest(
+        run.host,
+        replace(run.target.wanted, phase=Phase.READY, ids=domain_ids(run.host, run.design)),
+    )
 
 
 ACTIONS: Final[Mapping[Verb, Callable[[Run, str], None]]] = {

@@ -15,7 +15,9 @@ def connect(run: Run, vm: Vm) -> None:
     by_cloud_init = bool(run.boots[vm.name].seed)
     with run.explained(vm, booting=by_cloud_init):
         for nic in vm.nics:
-            machines.set_link(run.host, vm.domain, render_interface(vm, nic, run.target.artifacts.uplink, up=True))
+            machines.set_link(
+                run.host, vm.domain, render_interface(vm, nic, run.target.artifacts.uplink, up=True)
+            )
         run.reporter.report(vm.name, _stage(run, vm))
         if by_cloud_init:
             wait_for_cloud_init(run.host, run.volumes, vm)
@@ -31,7 +33,9 @@ def _stage(run: Run, vm: Vm) -> str:
     """The stage that a workload has reached once its links are up, in words."""
     if run.goes_on(vm):
         return "resumed with its services"
-    return "booting, configured by cloud-init" if run.boots[vm.name].seed else "starting its services"
+    return (
+        "booting, configured by cloud-init" if run.boots[vm.name].seed else "starting its services"
+    )
 
 
 def _open(run: Run, vm: Vm) -> None:

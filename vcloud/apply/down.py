@@ -1,4 +1,6 @@
-"""`vcloud down`: deletes a vApp, whatever state it is in. It needs neither the vApp's file nor a readable manifest: marks in libvirt suffice."""
+"""`vcloud down`: deletes a vApp, whatever state it is in. It needs neither the vApp's file nor a
+readable manifest: marks in libvirt suffice.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,12 @@ from vcloud.reporter import Reporter
 
 
 def take_down(vapp: str, connect: str | None, reporter: Reporter) -> tuple[str, ...]:
-    """Deletes everything of a vApp, and returns the names of the deleted domains, networks and volumes.
+    """Deletes everything of a vApp, and returns the names of the deleted domains, networks and
+    volumes.
 
-    Raises NoVappError where the host has nothing of it, VcloudError where somebody has renamed a domain of it, HostError where a newer
-    release of vcloud made it, or where something cannot be removed.
+    Raises NoVappError where the host has nothing of it, VcloudError where somebody has renamed a
+    domain of it, HostError where a newer release of vcloud made it, or where something cannot be
+    removed.
     """
     with open_fleet(connect) as fleet, fleet.locked(vapp, "down"):
         host, state = fleet.home, fleet.state_of(vapp)
@@ -48,7 +52,9 @@ def take_down(vapp: str, connect: str | None, reporter: Reporter) -> tuple[str, 
         return (*(domain.name for domain in domains), *networks, *volumes)
 
 
-def _without_those_of(standing: Sequence[DomainState], ours: Sequence[DomainState], volumes: Sequence[str]) -> tuple[str, ...]:
+def _without_those_of(
+    standing: Sequence[DomainState], ours: Sequence[DomainState], volumes: Sequence[str]
+) -> tuple[str, ...]:
     """Volumes but for those of domains that are somebody else's, though they are called like ours."""
     foreign = tuple(f".{domain.name}." for domain in standing if domain not in ours)
     return tuple(name for name in volumes if not any(part in name for part in foreign))

@@ -15,8 +15,11 @@ from vcloud.placement.place import on_one
 from vcloud.reporter import Reporter
 
 
-def make_memory_images(request: Request, connect: str | None, reporter: Reporter) -> tuple[MemoryImage, ...]:
-    """Makes the memory images for all VMs of a vApp, but for those that the host has. Returns all of them.
+def make_memory_images(
+    request: Request, connect: str | None, reporter: Reporter
+) -> tuple[MemoryImage, ...]:
+    """Makes the memory images for all VMs of a vApp, but for those that the host has. Returns all
+    of them.
 
     Raises VcloudError where one cannot be made.
     """
@@ -26,10 +29,14 @@ def make_memory_images(request: Request, connect: str | None, reporter: Reporter
         volumes, placement = VappVolumes(host), on_one(design, host.name)
         images = VmImages.of(design)
         images.build(reporter)
-        accelerator = proven_accelerator(host, volumes, images, state, request.accelerator, reporter)
+        accelerator = proven_accelerator(
+            host, volumes, images, state, request.accelerator, reporter
+        )
         target = target_of(host, design, placement, state, accelerator)
         boots = images.upload(volumes, design.vms, reporter)
-        waker = Waker(host, volumes, target, reporter, volumes.image_digests())  # after the upload, so that no image counts as new here
+        waker = Waker(
+            host, volumes, target, reporter, volumes.image_digests()
+        )  # after the upload, so that no image counts as new here
         chosen = waker.choose(design.vms, boots)
         with ThreadPoolExecutor(max(1, len(chosen))) as pool:
             list(pool.map(waker.make, [key for key, _ in chosen]))

@@ -1,4 +1,6 @@
-"""Starts a VM, up to the moment at which it has its identity. A workload has no live link yet, and its services wait."""
+"""Starts a VM, up to the moment at which it has its identity. A workload has no live link yet, and
+its services wait.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from vcloud.plan.order import starts_connected
 from vcloud.plan.steps import FRESH, Verb
 
 AGENT_TIMEOUT = 180
-"""Seconds from power-on to the guest agent's first answer; a distribution's stock image takes a minute without KVM."""
+"""Seconds from power-on to the guest agent's first answer; a distribution's stock image takes a
+minute without KVM.
+"""
 
 
 def start(run: Run, vm: Vm) -> None:
@@ -36,7 +40,9 @@ def start(run: Run, vm: Vm) -> None:
         run.reporter.report(vm.name, "setting name, addresses, keys")
         if verb in FRESH and vm.role is Role.WORKLOAD:
             run.learnt.keys[vm.name] = new_host_key()
-        give_identity(agent, vm, run.target.artifacts.identities[vm.name], run.learnt.keys.get(vm.name))
+        give_identity(
+            agent, vm, run.target.artifacts.identities[vm.name], run.learnt.keys.get(vm.name)
+        )
         if vm.role is not Role.WORKLOAD or verb is Verb.CONFIGURE_VM:
             run.mark(vm)
         run.reporter.report(vm.name, _next_stage(run, vm))
@@ -74,11 +80,20 @@ def _boot(run: Run, vm: Vm, verb: Verb) -> None:
     if boot.seed:
         run.volumes.put_seed(vm.domain, _seed(run, vm, fresh=verb in FRESH))
     marks = run.marks(vm, finished=verb not in FRESH)
-    may_have_data = vm.disks or verb is Verb.REMAKE_VM  # asking costs a call, which counts where many VMs wake
+    may_have_data = (
+        vm.disks or verb is Verb.REMAKE_VM
+    )  # asking costs a call, which counts where many VMs wake
     if verb in FRESH and may_have_data and run.volumes.has_data(vm):
         marks = marks.with_data()
     disks = {disk.volume: run.volumes.make_disk(disk.volume, disk.size) for disk in vm.disks}
-    xml = render_domain(vm, run.target.artifacts.uplink, HostFacts(run.target.wanted.accelerator), boot, disks, marks.attributes())
+    xml = render_domain(
+        vm,
+        run.target.artifacts.uplink,
+        HostFacts(run.target.wanted.accelerator),
+        boot,
+        disks,
+        marks.attributes(),
+    )
     if verb in FRESH and run.waker and run.waker.wake(vm, boot, xml, marks.attributes(), disks):
         return
     run.volumes.make_root(vm, boot)
@@ -87,7 +102,8 @@ def _boot(run: Run, vm: Vm, verb: Verb) -> None:
 
 
 def _restore(run: Run, vm: Vm) -> None:
-    """Lets a VM go on from its saved memory. A memory that cannot be restored is kept: only a person may give it up.
+    """Lets a VM go on from its saved memory. A memory that cannot be restored is kept: only a
+    person may give it up.
 
     An image of a user's own gets no document that would set its clock, so the clock is set here.
     """
@@ -95,14 +111,21 @@ def _restore(run: Run, vm: Vm) -> None:
     try:
         machines.restore_domain(run.host, vm.domain, linked=starts_linked(vm))
     except HostError as error:
-        raise HostError(error.what, "`vcloud up --cold` boots what is saved; what only its memory holds is lost then.") from error
+        raise HostError(
+            error.what,
+            "`vcloud up --cold` boots what is saved; what only its memory holds is lost then.",
+        ) from error
     run.learnt.restored.add(vm.name)
     if run.boots[vm.name].seed and not machines.set_clock(run.host, vm.domain):
-        run.reporter.note(f"the clock of {vm.name} stands where it was saved: no guest agent sets it")
+        run.reporter.note(
+            f"the clock of {vm.name} stands where it was saved: no guest agent sets it"
+        )
 
 
 def _make_way(run: Run, vm: Vm, verb: Verb) -> None:
-    """Ends and removes what the VM is not to begin with. A killed run may have left a root disk without a domain."""
+    """Ends and removes what the VM is not to begin with. A killed run may have left a root disk
+    without a domain.
+    """
     machines.cut_links(run.host, vm.domain)
     if verb in (Verb.RESTART_VM, Verb.RESTORE_VM):
         machines.stop_domain(run.host, vm.domain, graceful=True)
@@ -115,7 +138,9 @@ def _make_way(run: Run, vm: Vm, verb: Verb) -> None:
 
 
 def _began_blank(run: Run, vm: Vm) -> bool:
-    """Whether the VM was never wholly made, so that its data disks, blank at first, hold no more than the beginnings of that."""
+    """Whether the VM was never wholly made, so that its data disks, blank at first, hold no more
+    than the beginnings of that.
+    """
     domain = run.state.domain(vm.domain)
     return domain is None or (domain.marks.digests is None and not domain.marks.keeps_data)
 

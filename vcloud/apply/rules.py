@@ -1,4 +1,6 @@
-"""Loads the rules of an appliance. The appliance checks them first; refused rules leave the old ones in force."""
+"""Loads the rules of an appliance. The appliance checks them first; refused rules leave the old
+ones in force.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The things that all steps of one run of `vcloud up` share: the host, the target, the plan, and what earlier steps found out."""
+"""The things that all steps of one run of `vcloud up` share: the host, the target, the plan, and
+what earlier steps found out.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ CONSOLE_LINES = 12
 
 @dataclass(slots=True)
 class Learnt:
-    """Facts that steps find out for the steps after them. Each entry is written by one step of one VM."""
+    """Facts that steps find out for the steps after them. Each entry is written by one step of one
+    VM.
+    """
 
     keys: dict[str, HostKey] = field(default_factory=dict)
     """VM -> the host key that it was given in this run."""
@@ -54,7 +58,9 @@ class Run:
     waker: Waker | None
     """None: every VM is booted."""
     marked: Mapping[str, VmMarks]
-    """VM -> its own mark, for the VMs that are not made anew: a settled manifest does not repeat host keys."""
+    """VM -> its own mark, for the VMs that are not made anew: a settled manifest does not repeat
+    host keys.
+    """
     learnt: Learnt = field(default_factory=Learnt)
 
     @property
@@ -75,15 +81,23 @@ class Run:
         return self.plan.verb_of(vm.name) in FRESH
 
     def goes_on(self, vm: Vm) -> bool:
-        """Whether the VM has come back with its services: it was restored, and it was saved after an `up` that had ended."""
+        """Whether the VM has come back with its services: it was restored, and it was saved after
+        an `up` that had ended.
+        """
         manifest = self.state.manifest
-        return vm.name in self.learnt.restored and manifest is not None and manifest.phase is Phase.READY
+        return (
+            vm.name in self.learnt.restored
+            and manifest is not None
+            and manifest.phase is Phase.READY
+        )
 
     def agent(self, vm: Vm) -> Agent:
         return machines.agent_of(self.host, vm.domain)
 
     def marks(self, vm: Vm, *, finished: bool) -> VmMarks:
-        """The mark of a VM. A VM that is `finished` tells what it was made from; one that is not is made anew by the next run."""
+        """The mark of a VM. A VM that is `finished` tells what it was made from; one that is not is
+        made anew by the next run.
+        """
         before, key = self.marked.get(vm.name), self.learnt.keys.get(vm.name)
         return VmMarks(
             vapp=self.design.instance.name,
@@ -91,7 +105,9 @@ class Run:
             role=vm.role.value,
             host_key=key.public if key else before.host_key if before else "",
             digests=self.target.wanted.digests_of(vm.name) if finished else None,
-            rules=(self.learnt.rules or (before.rules if before else "")) if vm.role is Role.FIREWALL else "",
+            rules=(self.learnt.rules or (before.rules if before else ""))
+            if vm.role is Role.FIREWALL
+            else "",
         )
 
     def mark(self, vm: Vm) -> None:
@@ -99,17 +115,28 @@ class Run:
         machines.mark_domain(self.host, vm.domain, self.marks(vm, finished=True))
 
     def mark_data(self, vm: Vm) -> None:
-        """From now on the data disks of a VM that is not finished hold data: the VM serves, even if it never becomes ready."""
+        """From now on the data disks of a VM that is not finished hold data: the VM serves, even if
+        it never becomes ready.
+        """
         machines.mark_domain(self.host, vm.domain, self.marks(vm, finished=False).with_data())
 
     @contextmanager
     def explained(self, vm: Vm, *, booting: bool = False) -> Iterator[None]:
-        """Adds to a failure what to type next; while the VM is `booting` also the end of its console."""
+        """Adds to a failure what to type next; while the VM is `booting` also the end of its
+        console.
+        """
         try:
             yield
         except (GuestError, HostError) as error:
             self.reporter.report(vm.name, "failed")
             console = self.volumes.console_tail(vm.domain, CONSOLE_LINES) if booting else []
-            shown = "\n  the end of its console:\n" + "\n".join(f"    {line}" for line in console) if console else ""
-            hint = error.hint or f"`vcloud up` tries again, `vcloud down {self.design.instance.name}` removes what stands."
+            shown = (
+                "\n  the end of its console:\n" + "\n".join(f"    {line}" for line in console)
+                if console
+                else ""
+            )
+            hint = (
+                error.hint
+                or f"`vcloud up` tries again, `vcloud down {self.design.instance.name}` removes what stands."
+            )
             raise type(error)(error.what + shown, hint) from error

@@ -1,7 +1,9 @@
-"""`vcloud save`: saves the memory of every VM of a vApp on its host and stops the VMs. The next `up` resumes them.
+"""`vcloud save`: saves the memory of every VM of a vApp on its host and stops the VMs. The next
+`up` resumes them.
 
-It makes a managed save (libvirt's word) of each VM, in the order that keeps the vApp closed: first the workloads, whose links are cut before,
-then the appliances. `up` restores the appliances first, and raises a link only after their rules are loaded.
+It makes a managed save (libvirt's word) of each VM, in the order that keeps the vApp closed: first
+the workloads, whose links are cut before, then the appliances. `up` restores the appliances first,
+and raises a link only after their rules are loaded.
 """
 
 from __future__ import annotations
@@ -26,12 +28,14 @@ SYNC_TIMEOUT = 60
 
 
 def save_vapp(vapp: str, connect: str | None, reporter: Reporter) -> tuple[str, ...]:
-    """Saves every running VM, and returns their names. If all VMs are saved already, no name is returned.
+    """Saves every running VM, and returns their names. If all VMs are saved already, no name is
+    returned.
 
     Raises:
         NoVappError: the host has no such vApp.
         VcloudError: no VM runs, a run of `up` has not ended, or somebody has renamed a domain.
-        HostError: a VM cannot be saved. It then keeps running, and its links stay cut until the next `up`.
+        HostError: a VM cannot be saved. It then keeps running, and its links stay cut until the
+            next `up`.
     """
     with open_fleet(connect) as fleet, fleet.locked(vapp, "save"):
         host, (state, manifest) = fleet.home, fleet.standing(vapp)
@@ -39,16 +43,23 @@ def save_vapp(vapp: str, connect: str | None, reporter: Reporter) -> tuple[str, 
         running = {domain.name for domain in state.domains if domain.running}
         vms = [vm for vm in manifest.design.vms if vm.domain in running]
         if not vms and not state.saved():
-            raise VcloudError(f"no VM of '{vapp}' runs on {host.name}, so there is no memory to save", "`vcloud up` starts them.")
+            raise VcloudError(
+                f"no VM of '{vapp}' runs on {host.name}, so there is no memory to save",
+                "`vcloud up` starts them.",
+            )
         if vms:
             _refuse_unfinished(manifest)
-            write_manifest(host, replace(manifest, ids=()))  # so that the next `up` raises every link, however this run ends
+            write_manifest(
+                host, replace(manifest, ids=())
+            )  # so that the next `up` raises every link, however this run ends
             _save(host, vapp, vms, reporter)
         return tuple(vm.name for vm in vms)
 
 
 def _refuse_unfinished(manifest: Manifest) -> None:
-    """Raises VcloudError if a run of `up` was interrupted: half-made VMs would be saved as if they were complete."""
+    """Raises VcloudError if a run of `up` was interrupted: half-made VMs would be saved as if they
+    were complete.
+    """
     if manifest.phase is not Phase.READY:
         raise VcloudError(
             f"a run of `vcloud up` of '{manifest.design.instance.name}' has not ended, or was interrupted",
@@ -57,7 +68,9 @@ def _refuse_unfinished(manifest: Manifest) -> None:
 
 
 def _save(host: Host, vapp: str, vms: Sequence[Vm], reporter: Reporter) -> None:
-    """Saves the workloads, then the appliances. As many VMs are saved at a time as the host has processors."""
+    """Saves the workloads, then the appliances. As many VMs are saved at a time as the host has
+    processors.
+    """
     appliances = [vm for vm in vms if vm.role is not Role.WORKLOAD]
     workloads = [vm for vm in vms if vm.role is Role.WORKLOAD]
     for vm in workloads:
@@ -69,12 +82,15 @@ def _save(host: Host, vapp: str, vms: Sequence[Vm], reporter: Reporter) -> None:
 
 def _save_one(host: Host, vapp: str, vm: Vm, reporter: Reporter) -> None:
     reporter.report(vm.name, "saving")
-    with contextlib.suppress(GuestError):  # where no agent may run it, its memory alone knows what it has not written
+    with contextlib.suppress(
+        GuestError
+    ):  # where no agent may run it, its memory alone knows what it has not written
         machines.agent_of(host, vm.domain).execute(["sync"], timeout=SYNC_TIMEOUT)
     try:
         machines.save_domain(host, vm.domain)
     except HostError as error:
         raise HostError(
-            error.what, f"Mend that and run `vcloud save {vapp}` again, or go on with `vcloud up`: until then links of '{vapp}' are cut."
+            error.what,
+            f"Mend that and run `vcloud save {vapp}` again, or go on with `vcloud up`: until then links of '{vapp}' are cut.",
         ) from error
     reporter.report(vm.name, "saved")

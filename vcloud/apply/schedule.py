@@ -1,4 +1,6 @@
-"""Runs the steps of a plan: each one as soon as those that it needs have ended, side by side, and none beyond the plan."""
+"""Runs the steps of a plan: each one as soon as those that it needs have ended, side by side, and
+none beyond the plan.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,9 @@ def run_steps(
 ) -> None:
     """Runs all steps to their end.
 
-    Of several steps that may begin, the one with the lowest rank begins first; then the order of `steps` counts. After the first failure
-    no other step begins. What has begun is awaited, because it may still change the host, and nobody else may meet it there.
+    Of several steps that may begin, the one with the lowest rank begins first; then the order of
+    `steps` counts. After the first failure no other step begins. What has begun is awaited, because
+    it may still change the host, and nobody else may meet it there.
 
     Args:
         steps: steps of one plan; what they need is among them.
@@ -61,7 +64,9 @@ def run_steps(
 class _Queue:
     """Which steps wait, which run, and which may begin."""
 
-    def __init__(self, steps: Sequence[Step], slots: int, takes_slot: Callable[[Step], bool]) -> None:
+    def __init__(
+        self, steps: Sequence[Step], slots: int, takes_slot: Callable[[Step], bool]
+    ) -> None:
         self.waiting = sorted(steps, key=lambda step: step.rank)
         self._ended: set[str] = set()
         self._free = slots

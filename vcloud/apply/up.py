@@ -1,4 +1,6 @@
-"""`vcloud up`: from a file to a protected vApp, and `vcloud plan`, which stops before the first change."""
+"""`vcloud up`: from a file to a protected vApp, and `vcloud plan`, which stops before the first
+change.
+"""
 
 from __future__ import annotations
 
@@ -40,13 +42,20 @@ class Request:
     accelerator: str = "auto"
     """`auto`, `kvm` or `tcg`."""
     cold: bool = False
-    """Boot every VM that does not run, where it might wake from a memory image or be restored from its saved memory."""
+    """Boot every VM that does not run, where it might wake from a memory image or be restored from
+    its saved memory.
+    """
     reload: bool = False
     """Load the appliances' rules again, even if nothing changed."""
 
 
 def request_of(
-    path: Path, parameters: Mapping[str, str], accelerator: str = "auto", *, cold: bool = False, reload: bool = False
+    path: Path,
+    parameters: Mapping[str, str],
+    accelerator: str = "auto",
+    *,
+    cold: bool = False,
+    reload: bool = False,
 ) -> Request:
     """The request for the vApp of a file. Raises SpecError, RefusedError, ImageError."""
     return Request(design_of(load_file(path, parameters)), accelerator, cold=cold, reload=reload)
@@ -58,8 +67,11 @@ def preview(request: Request, connect: str | None) -> Plan:
         return _planned(fleet, request)[1]
 
 
-def bring_up(request: Request, connect: str | None, agreed: Callable[[Plan], bool], reporter: Reporter) -> Plan:
-    """Makes the vApp stand, ready and protected. Returns the plan that was carried out; an empty plan changed nothing.
+def bring_up(
+    request: Request, connect: str | None, agreed: Callable[[Plan], bool], reporter: Reporter
+) -> Plan:
+    """Makes the vApp stand, ready and protected. Returns the plan that was carried out; an empty
+    plan changed nothing.
 
     `agreed` is asked before the first change. Raises VcloudError at the first step that fails.
     """
@@ -76,17 +88,31 @@ def bring_up(request: Request, connect: str | None, agreed: Callable[[Plan], boo
 
 
 def _planned(fleet: Fleet, request: Request) -> tuple[Target, Plan]:
-    """What is wanted on the host, and the steps to it, by what stands now. Raises RefusedError for what the host cannot enforce."""
+    """What is wanted on the host, and the steps to it, by what stands now. Raises RefusedError for
+    what the host cannot enforce.
+    """
     state, host = fleet.state_of(request.design.instance.name), fleet.home
-    placement = on_one(request.design, host.name) if state.domains or state.manifest else place(request.design, fleet.capabilities())
-    target = target_of(host, request.design, placement, state, expected_accelerator(host, state, request.accelerator))
+    placement = (
+        on_one(request.design, host.name)
+        if state.domains or state.manifest
+        else place(request.design, fleet.capabilities())
+    )
+    target = target_of(
+        host,
+        request.design,
+        placement,
+        state,
+        expected_accelerator(host, state, request.accelerator),
+    )
     return target, plan_changes(target.wanted, state, placement.home, reload=request.reload)
 
 
 class _Up:
     """One run of `up` under the vApp's lock."""
 
-    def __init__(self, fleet: Fleet, request: Request, images: VmImages, reporter: Reporter) -> None:
+    def __init__(
+        self, fleet: Fleet, request: Request, images: VmImages, reporter: Reporter
+    ) -> None:
         self.fleet = fleet
         self.host: Host = fleet.home
         self.request = request
@@ -95,11 +121,15 @@ class _Up:
         self.volumes = VappVolumes(self.host)
 
     def carry_out(self, agreed: Plan) -> Plan:
-        """Looks again, because somebody may have been at work since the plan was agreed to, and does what is to be done."""
+        """Looks again, because somebody may have been at work since the plan was agreed to, and
+        does what is to be done.
+        """
         state = self.fleet.state_of(self.request.design.instance.name)
         known = self.volumes.image_digests()
         self.reporter.part("accelerator")
-        accelerator = proven_accelerator(self.host, self.volumes, self.images, state, self.request.accelerator, self.reporter)
+        accelerator = proven_accelerator(
+            self.host, self.volumes, self.images, state, self.request.accelerator, self.reporter
+        )
         with choosing_uplink(self.host):
             placement = on_one(self.request.design, self.host.name)
             target = target_of(self.host, self.request.design, placement, state, accelerator)
@@ -112,9 +142,11 @@ class _Up:
         return plan
 
     def _claim(self, target: Target, state: VappState) -> None:
-        """From now on the manifest says that a run goes on, and which addresses outside the vApp uses.
+        """From now on the manifest says that a run goes on, and which addresses outside the vApp
+        uses.
 
-        Until the end only those VMs count as connected that were before, so that the next run looks after those of a killed one.
+        Until the end only those VMs count as connected that were before, so that the next run looks
+        after those of a killed one.
         """
         before = state.manifest.ids if state.manifest else ()
         write_manifest(self.host, replace(target.wanted, phase=Phase.APPLYING, ids=before))
@@ -131,7 +163,9 @@ class _Up:
             firewall_first=flow_changes(design, state.manifest).only_revokes,
             linked=any(domain.running for domain in state.domains if domain.name not in appliances),
         )
-        waker = None if self.request.cold else Waker(self.host, self.volumes, target, reporter, known)
+        waker = (
+            None if self.request.cold else Waker(self.host, self.volumes, target, reporter, known)
+        )
         fresh = tuple(vm for vm in touched if plan.verb_of(vm.name) in FRESH)
         chosen = waker.choose(fresh, boots) if waker else ()
         run = Run(
@@ -161,7 +195,9 @@ class _Up:
 
 
 def refuse_unasked(plan: Plan, agreed: Plan) -> None:
-    """Raises VcloudError where more would be lost than was agreed to, because somebody has been at work since."""
+    """Raises VcloudError where more would be lost than was agreed to, because somebody has been at
+    work since.
+    """
     if unasked := plan.losses() - agreed.losses():
         raise VcloudError(
             f"somebody has changed '{plan.vapp}' meanwhile: now also {', '.join(sorted(unasked))} would be made anew or removed",

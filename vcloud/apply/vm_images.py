@@ -34,7 +34,9 @@ class VmImages:
 
     @classmethod
     def of(cls, design: Design) -> VmImages:
-        """Reads the recipes of all VMs. Raises ImageError, SpecError for a recipe that cannot be read."""
+        """Reads the recipes of all VMs. Raises ImageError, SpecError for a recipe that cannot be
+        read.
+        """
         known = {reference: _digest(reference) for reference in {vm.image for vm in design.vms}}
         return cls(design, {vm.name: known[vm.image] for vm in design.vms})
 
@@ -42,7 +44,9 @@ class VmImages:
         """The images that this machine's cache lacks, each once, in the order of the design."""
         cache = default_cache()
         wanted = {self.digests[vm.name]: vm.image for vm in self.design.vms}
-        return tuple(image for key, image in wanted.items() if cache.get(cache_name(image), key) is None)
+        return tuple(
+            image for key, image in wanted.items() if cache.get(cache_name(image), key) is None
+        )
 
     def build(self, reporter: Reporter) -> None:
         """Builds or downloads the missing images, several at a time. Raises ImageError."""
@@ -51,11 +55,21 @@ class VmImages:
     def image_of(self, vm: Vm, reporter: Reporter) -> Image:
         return _make(vm.image, reporter)
 
-    def upload(self, volumes: VappVolumes, vms: tuple[Vm, ...], reporter: Reporter) -> dict[str, BootFiles]:
-        """Uploads the images of these VMs to the host, and returns the files that each VM boots from. The VM's own disk is made later."""
+    def upload(
+        self, volumes: VappVolumes, vms: tuple[Vm, ...], reporter: Reporter
+    ) -> dict[str, BootFiles]:
+        """Uploads the images of these VMs to the host, and returns the files that each VM boots
+        from. The VM's own disk is made later.
+        """
         images = {vm.image: self.image_of(vm, reporter) for vm in vms}
-        bases = {reference: volumes.upload_image(image, _coarse(reporter, f"image {image.name}")) for reference, image in images.items()}
-        return {vm.name: volumes.boot_files(vm.domain, bases[vm.image], images[vm.image].cmdline) for vm in vms}
+        bases = {
+            reference: volumes.upload_image(image, _coarse(reporter, f"image {image.name}"))
+            for reference, image in images.items()
+        }
+        return {
+            vm.name: volumes.boot_files(vm.domain, bases[vm.image], images[vm.image].cmdline)
+            for vm in vms
+        }
 
 
 def _coarse(reporter: Reporter, subject: str) -> Callable[[str], None]:

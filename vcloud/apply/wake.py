@@ -1,4 +1,6 @@
-"""Which VMs of a run wake from a memory image, and how. Where anything stands in the way, the VM is booted instead, and a note says why."""
+"""Which VMs of a run wake from a memory image, and how. Where anything stands in the way, the VM is
+booted instead, and a note says why.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +19,39 @@ from vcloud.hosts.connection import Host
 from vcloud.hosts.memory_images import DamagedImageError, MemoryImage, MemoryImages, UnwakeableError
 from vcloud.hosts.saveimage import Clone
 from vcloud.hosts.volumes import DIGEST_DIGITS, VappVolumes
-from vcloud.plan.memory_image import memory_image_key, saved_vm, saved_vm_facts, why_not_wakeable, worth_making
+from vcloud.plan.memory_image import (
+    memory_image_key,
+    saved_vm,
+    saved_vm_facts,
+    why_not_wakeable,
+    worth_making,
+)
 from vcloud.reporter import Reporter
 
 AGENT_PATIENCE = 5
 """Seconds for the agent of a VM that is up."""
 AGENT_TIMEOUT = 30
-"""Seconds from waking to the agent's answer, which takes one; a VM that needs longer is booted cold."""
+"""Seconds from waking to the agent's answer, which takes one; a VM that needs longer is booted
+cold.
+"""
 
 
 class Waker:
-    """The memory images for the VMs that a run makes anew. `choose` decides, `make` makes those that are missing, `wake` uses them."""
+    """The memory images for the VMs that a run makes anew. `choose` decides, `make` makes those
+    that are missing, `wake` uses them.
+    """
 
-    def __init__(self, host: Host, volumes: VappVolumes, target: Target, reporter: Reporter, known: frozenset[str]) -> None:
-        """`known` are the first digits of the digests of the images that the host had before this run."""
+    def __init__(
+        self,
+        host: Host,
+        volumes: VappVolumes,
+        target: Target,
+        reporter: Reporter,
+        known: frozenset[str],
+    ) -> None:
+        """`known` are the first digits of the digests of the images that the host had before this
+        run.
+        """
         self.host = host
         self.volumes = volumes
         self.target = target
@@ -44,8 +65,12 @@ class Waker:
         self.ready: dict[str, MemoryImage] = {}
         self.failed: dict[str, HostError | GuestError] = {}
 
-    def choose(self, vms: Sequence[Vm], boots: Mapping[str, BootFiles]) -> tuple[tuple[str, tuple[str, ...]], ...]:
-        """The memory images that this run makes: pairs of a key and the VMs that wake from it. `vms` are those that are made anew."""
+    def choose(
+        self, vms: Sequence[Vm], boots: Mapping[str, BootFiles]
+    ) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """The memory images that this run makes: pairs of a key and the VMs that wake from it.
+        `vms` are those that are made anew.
+        """
         uplink = self.target.artifacts.uplink
         wakeable = [vm for vm in vms if self._may_wake(vm.name, why_not_wakeable(vm, uplink))]
         if not wakeable:
@@ -62,17 +87,33 @@ class Waker:
         self.ready = {key: there[key] for key in {*self.keys.values()} & there.keys()}
         digests = {name: self.target.images.digests[name][:DIGEST_DIGITS] for name in self.keys}
         made = worth_making(self.keys, there.keys(), digests, self.known, own)
-        self.models = {self.keys[vm.name]: (vm, boots[vm.name]) for vm in reversed(wakeable) if self.keys.get(vm.name) in made}
-        return tuple((key, tuple(name for name, other in self.keys.items() if other == key)) for key in sorted(made))
+        self.models = {
+            self.keys[vm.name]: (vm, boots[vm.name])
+            for vm in reversed(wakeable)
+            if self.keys.get(vm.name) in made
+        }
+        return tuple(
+            (key, tuple(name for name, other in self.keys.items() if other == key))
+            for key in sorted(made)
+        )
 
     def _key(self, vm: Vm, boot: BootFiles, at: str) -> str:
         wanted = self.target.wanted
-        return memory_image_key(vm, self.target.images.digests[vm.name], wanted.accelerator, boot.cmdline, at, self.target.artifacts.uplink)
+        return memory_image_key(
+            vm,
+            self.target.images.digests[vm.name],
+            wanted.accelerator,
+            boot.cmdline,
+            at,
+            self.target.artifacts.uplink,
+        )
 
     def _without_hopeless(self, keys: Mapping[str, str]) -> dict[str, str]:
         """Without the VMs of which an earlier run has found out that they cannot wake."""
         hopeless = self.images.unwakeable()
-        return {name: key for name, key in keys.items() if self._may_wake(name, hopeless.get(key, ""))}
+        return {
+            name: key for name, key in keys.items() if self._may_wake(name, hopeless.get(key, ""))
+        }
 
     def _may_wake(self, name: str, reason: str) -> bool:
         """Whether there is no reason why a VM must boot. A reason is told."""
@@ -81,7 +122,9 @@ class Waker:
         return not reason
 
     def wakes(self, vm: str) -> bool:
-        """Whether the VM is to wake from a memory image, and so keeps a processor of the host busy until it has its identity."""
+        """Whether the VM is to wake from a memory image, and so keeps a processor of the host busy
+        until it has its identity.
+        """
         key = self.keys.get(vm, "")
         return key in self.ready or key in self.models
 
@@ -93,7 +136,9 @@ class Waker:
         facts = saved_vm_facts(vm, self.target.wanted.accelerator)
         base, uplink = self.volumes.base_of(vm), self.target.artifacts.uplink
         try:
-            self.ready[key] = self.images.make(saved_vm(vm, key), name, key, base, boot.cmdline, facts, uplink)
+            self.ready[key] = self.images.make(
+                saved_vm(vm, key), name, key, base, boot.cmdline, facts, uplink
+            )
             self.images.trim(keep={*self.keys.values()})
         except (HostError, GuestError) as error:
             self.failed[key] = error
@@ -102,15 +147,21 @@ class Waker:
             self.reporter.report(f"memory image {name}", "saved")
 
     def made(self) -> tuple[MemoryImage, ...]:
-        """The memory images of the chosen VMs. Raises HostError, GuestError where one could not be made, though such an image can be."""
+        """The memory images of the chosen VMs. Raises HostError, GuestError where one could not be
+        made, though such an image can be.
+        """
         for error in self.failed.values():
             if not isinstance(error, UnwakeableError):
                 raise error
             self.reporter.note(f"no memory image: {error.what}")
         return tuple(self.ready.values())
 
-    def wake(self, vm: Vm, boot: BootFiles, xml: str, marks: Mapping[str, str], disks: Mapping[str, str]) -> bool:
-        """Whether the VM runs now, with its NICs and disks, and its agent answers. Otherwise nothing of the attempt is left."""
+    def wake(
+        self, vm: Vm, boot: BootFiles, xml: str, marks: Mapping[str, str], disks: Mapping[str, str]
+    ) -> bool:
+        """Whether the VM runs now, with its NICs and disks, and its agent answers. Otherwise
+        nothing of the attempt is left.
+        """
         key = self.keys.get(vm.name, "")
         if not self.wakes(vm.name):
             return False
@@ -126,20 +177,34 @@ class Waker:
             return False
         return True
 
-    def _wake(self, image: MemoryImage, vm: Vm, boot: BootFiles, xml: str, marks: Mapping[str, str], disks: Mapping[str, str]) -> None:
+    def _wake(
+        self,
+        image: MemoryImage,
+        vm: Vm,
+        boot: BootFiles,
+        xml: str,
+        marks: Mapping[str, str],
+        disks: Mapping[str, str],
+    ) -> None:
         self.reporter.report(vm.name, "waking")
         root = self.volumes.make_root(vm, boot, self.volumes.pool.path(image.disk))
         machines.define_domain(self.host, vm.domain, xml)
         devices = devices_of(vm, self.target.artifacts.uplink, boot, disks)
-        self.images.wake(image, Clone(vm.domain, vm.uuid, marks, root, boot.console, woken_nic(devices)))
-        machines.attach_devices(self.host, vm.domain, [device.xml() for device in plugged_when_woken(devices)])
+        self.images.wake(
+            image, Clone(vm.domain, vm.uuid, marks, root, boot.console, woken_nic(devices))
+        )
+        machines.attach_devices(
+            self.host, vm.domain, [device.xml() for device in plugged_when_woken(devices)]
+        )
         agent = machines.agent_of(self.host, vm.domain)
         agent.wait(AGENT_TIMEOUT)
         if boot.seed:
             open_gate_of_own_image(agent, vm)
 
     def note_agent(self, vm: Vm) -> None:
-        """Notes on the host that VMs of this kind cannot wake, where no guest agent answers in a VM of a user's own image that is up."""
+        """Notes on the host that VMs of this kind cannot wake, where no guest agent answers in a VM
+        of a user's own image that is up.
+        """
         key = self.keys.get(vm.name)
         if key is None or self.wakes(vm.name):
             return

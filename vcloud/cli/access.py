@@ -10,7 +10,12 @@ from vcloud.cli.options import Connect, Parameters, VmArgument, vapp_and_vm
 from vcloud.errors import UsageError
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
-Argv = Annotated[list[str] | None, typer.Argument(metavar="[-- COMMAND...]", help="The command and its arguments.", show_default=False)]
+Argv = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[-- COMMAND...]", help="The command and its arguments.", show_default=False
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -26,13 +31,19 @@ def execute(
     argv: Argv = None,
     parameters: Parameters = None,
     connect: Connect = None,
-    timeout: Annotated[int, typer.Option("--timeout", help="Seconds after which the command is killed.", min=1)] = 300,
+    timeout: Annotated[
+        int, typer.Option("--timeout", help="Seconds after which the command is killed.", min=1)
+    ] = 300,
 ) -> None:
-    """Run a command in a VM, through its guest agent. Prints its output and ends with its exit code."""
+    """Run a command in a VM, through its guest agent. Prints its output and ends with its exit
+    code.
+    """
     from vcloud.guests.access import execute_in
 
     if not argv:
-        raise UsageError("no command is given", "For example: vcloud exec shop/web-1 -- ip address.")
+        raise UsageError(
+            "no command is given", "For example: vcloud exec shop/web-1 -- ip address."
+        )
     stdin = b"" if sys.stdin.isatty() else sys.stdin.buffer.read()
     done = execute_in(*vapp_and_vm(vm, parameters), argv, connect, stdin, timeout)
     sys.stdout.buffer.write(done.stdout)
@@ -48,7 +59,9 @@ def ssh(
     connect: Connect = None,
     user: Annotated[str, typer.Option("-l", "--user", help="Login name.")] = "root",
 ) -> None:
-    """Open a shell in a VM, or run a command there, with ssh. It uses a channel of the hypervisor, and checks the VM's pinned host key."""
+    """Open a shell in a VM, or run a command there, with ssh. It uses a channel of the hypervisor,
+    and checks the VM's pinned host key.
+    """
     from vcloud.guests.access import ssh_into
 
     raise typer.Exit(ssh_into(*vapp_and_vm(vm, parameters), user, argv or [], connect))
@@ -67,14 +80,18 @@ def logs(
     connect: Connect = None,
     lines: Annotated[int, typer.Option("-n", "--lines", help="Number of lines.", min=1)] = 100,
 ) -> None:
-    """Show the last lines of a VM's console. For the firewall and the IPS, also show what they stopped."""
+    """Show the last lines of a VM's console. For the firewall and the IPS, also show what they
+    stopped.
+    """
     from vcloud.guests.logs import log_of
 
     print(log_of(*vapp_and_vm(vm, parameters), connect, lines), end="")
 
 
 def channel(vapp: str, vm: str, key: Path, connect: Connect = None) -> None:
-    """The ProxyCommand that `vcloud ssh` gives to ssh. While it runs, the key in the file `key` may log in."""
+    """The ProxyCommand that `vcloud ssh` gives to ssh. While it runs, the key in the file `key` may
+    log in.
+    """
     from vcloud.guests.access import pump
 
     pump(vapp, vm, key, connect)

@@ -40,7 +40,13 @@ app.add_typer(lab.app, name="lab")
 @app.callback()
 def _frame(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=lambda value: _print_version(value))
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version and exit.",
+            is_eager=True,
+            callback=lambda value: _print_version(value),
+        ),
     ] = False,
 ) -> None:
     """Options that stand before the command. The help of `app` is shown instead of this text."""
@@ -63,7 +69,9 @@ def main() -> None:
         if not _was_interrupted(end):
             _flush_or_end()
             raise
-        _tell("interrupted; run the same command again to finish it, or `vcloud down` to remove what has been made")
+        _tell(
+            "interrupted; run the same command again to finish it, or `vcloud down` to remove what has been made"
+        )
         _leave(Exit.INTERRUPTED)
     except OSError as error:
         _end_by(error)
@@ -72,7 +80,9 @@ def main() -> None:
 
 
 def _tell_bug(error: Exception) -> NoReturn:
-    _tell(f"this is a bug in vcloud: {type(error).__name__}: {error}\n  The details are in {_debug_file()}; please report them.")
+    _tell(
+        f"this is a bug in vcloud: {type(error).__name__}: {error}\n  The details are in {_debug_file()}; please report them."
+    )
     sys.exit(Exit.FAILED)
 
 
@@ -92,7 +102,9 @@ def _end_by(error: OSError) -> NoReturn:
     if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if error.errno in FULL:
-        _tell(f"there is no room for what vcloud writes: {error.strerror}\n  Free some space, or send the output elsewhere.")
+        _tell(
+            f"there is no room for what vcloud writes: {error.strerror}\n  Free some space, or send the output elsewhere."
+        )
     sys.exit(Exit.FAILED)
 
 

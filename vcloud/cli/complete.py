@@ -1,4 +1,6 @@
-"""What the Tab key of the shell offers: names of vApps and VMs on the host. If anything goes wrong, it offers nothing."""
+"""What the Tab key of the shell offers: names of vApps and VMs on the host. If anything goes wrong,
+it offers nothing.
+"""
 
 from contextlib import suppress
 
@@ -26,6 +28,11 @@ def vms(incomplete: str) -> list[str]:
     with suppress(VcloudError), open_fleet(None) as fleet:
         host = fleet.home
         found = [read_manifest(host, name) for name in vapp_names(host) if name.startswith(vapp)]
-        names = [f"{manifest.design.vapp}/{vm.name}" for manifest in found if isinstance(manifest, Manifest) for vm in manifest.design.vms]
+        names = [
+            f"{manifest.design.vapp}/{vm.name}"
+            for manifest in found
+            if isinstance(manifest, Manifest)
+            for vm in manifest.design.vms
+        ]
         return [name for name in names if name.startswith(incomplete)]
     return []

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Build, list, show and remove images.", no_args_is_help=True)
 memory.register(app)
-Name = Annotated[str, typer.Argument(help="Name of an image, or NAME-DIGEST as `vcloud image list` shows it.")]
+Name = Annotated[
+    str, typer.Argument(help="Name of an image, or NAME-DIGEST as `vcloud image list` shows it.")
+]
 DIGITS = 12
 
 
@@ -24,20 +26,34 @@ DIGITS = 12
 def build(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Names of shipped recipes, or folders of your own (default: all shipped recipes).", show_default=False),
+        typer.Argument(
+            help="Names of shipped recipes, or folders of your own (default: all shipped recipes).",
+            show_default=False,
+        ),
     ] = None,
-    packages: Annotated[list[str] | None, typer.Option("-p", "--package", help="Add a Debian package. Can be given several times.")] = None,
+    packages: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--package", help="Add a Debian package. Can be given several times."),
+    ] = None,
 ) -> None:
     """Build images from their recipes. An image that is already in the cache is not built again."""
     from vcloud.data import images_dir
     from vcloud.images.build import build as build_image
     from vcloud.images.recipe import load_recipe
 
-    folders = [_folder(name) for name in names] if names else sorted(path.parent for path in images_dir().glob("*/image.yaml"))
+    folders = (
+        [_folder(name) for name in names]
+        if names
+        else sorted(path.parent for path in images_dir().glob("*/image.yaml"))
+    )
     with Progress() as progress:
         for folder in folders:
             recipe = load_recipe(folder)
-            image = build_image(recipe, tuple(packages or ()), progress=functools.partial(progress.report, f"image {recipe.name}"))
+            image = build_image(
+                recipe,
+                tuple(packages or ()),
+                progress=functools.partial(progress.report, f"image {recipe.name}"),
+            )
             progress.report(f"image {recipe.name}", f"ready: {_entry(image)}")
 
 
@@ -51,11 +67,27 @@ def list_images(output: Output = Format.TABLE) -> None:
         table(
             "",
             ["image", "digest", "MiB", "packages"],
-            [(image.name, image.digest[:DIGITS], str(_size(image) >> 20), str(len(image.packages))) for image in images],
+            [
+                (
+                    image.name,
+                    image.digest[:DIGITS],
+                    str(_size(image) >> 20),
+                    str(len(image.packages)),
+                )
+                for image in images
+            ],
         )
     else:
         emit(
-            [{"name": image.name, "digest": image.digest, "bytes": _size(image), "packages": len(image.packages)} for image in images],
+            [
+                {
+                    "name": image.name,
+                    "digest": image.digest,
+                    "bytes": _size(image),
+                    "packages": len(image.packages),
+                }
+                for image in images
+            ],
             output,
         )
 
@@ -69,7 +101,9 @@ def show(name: Name, output: Output = Format.TABLE) -> None:
         "digest": image.digest,
         "folder": str(image.folder),
         "bytes": _size(image),
-        "boots": f"directly: {image.cmdline}" if image.kernel else "by its own loader, configured by cloud-init",
+        "boots": f"directly: {image.cmdline}"
+        if image.kernel
+        else "by its own loader, configured by cloud-init",
         "disks": dict(image.disks),
         "packages": list(image.packages),
     }
@@ -77,16 +111,24 @@ def show(name: Name, output: Output = Format.TABLE) -> None:
         emit(data, output)
         return
     for key, value in data.items():
-        print(f"{key}: {value}" if not isinstance(value, list) else f"{key}:\n  " + "\n  ".join(value))
+        print(
+            f"{key}: {value}" if not isinstance(value, list) else f"{key}:\n  " + "\n  ".join(value)
+        )
 
 
 @app.command()
 def rm(
-    names: Annotated[list[str] | None, typer.Argument(help="Images, by name or NAME-DIGEST.", show_default=False)] = None,
-    all_images: Annotated[bool, typer.Option("--all", help="Remove every image in the cache.")] = False,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Images, by name or NAME-DIGEST.", show_default=False)
+    ] = None,
+    all_images: Annotated[
+        bool, typer.Option("--all", help="Remove every image in the cache.")
+    ] = False,
     yes: Yes = False,
 ) -> None:
-    """Remove images from the cache. Running VMs are not affected, because hosts have their own copies."""
+    """Remove images from the cache. Running VMs are not affected, because hosts have their own
+    copies.
+    """
     from vcloud.images.cache import default_cache
 
     cache = default_cache()
@@ -115,9 +157,15 @@ def _found(name: str) -> "Image":
     if len(found) == 1:
         return found[0]
     if found:
-        raise UsageError(f"{len(found)} images are called '{name}'", "Name one of them: " + ", ".join(map(_entry, found)) + ".")
+        raise UsageError(
+            f"{len(found)} images are called '{name}'",
+            "Name one of them: " + ", ".join(map(_entry, found)) + ".",
+        )
     raise UsageError(
-        f"no image is called '{name}'", "In the cache: " + (", ".join(map(_entry, images)) or "none; vcloud image build makes them") + "."
+        f"no image is called '{name}'",
+        "In the cache: "
+        + (", ".join(map(_entry, images)) or "none; vcloud image build makes them")
+        + ".",
     )
 
 

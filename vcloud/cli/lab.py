@@ -1,4 +1,6 @@
-"""`vcloud lab`: a lab of libvirt hosts on this machine. `vcloud.lab` is imported by the commands that need it, to keep `--help` fast."""
+"""`vcloud lab`: a lab of libvirt hosts on this machine. `vcloud.lab` is imported by the commands
+that need it, to keep `--help` fast.
+"""
 
 import os
 from typing import Annotated
@@ -9,19 +11,31 @@ from vcloud.cli.options import Format, Output
 from vcloud.cli.output import emit, say, table
 from vcloud.errors import Exit
 
-app = typer.Typer(help="Run libvirt hosts on this machine, in namespaces, with customers and servers outside.", no_args_is_help=True)
+app = typer.Typer(
+    help="Run libvirt hosts on this machine, in namespaces, with customers and servers outside.",
+    no_args_is_help=True,
+)
 
 Name = Annotated[
-    str, typer.Option("--name", envvar="VCLOUD_LAB", help="The lab's name. Labs with different names can run at the same time.")
+    str,
+    typer.Option(
+        "--name",
+        envvar="VCLOUD_LAB",
+        help="The lab's name. Labs with different names can run at the same time.",
+    ),
 ]
 
 
 @app.command()
 def up(
-    hosts: Annotated[int, typer.Option(envvar="VCLOUD_LAB_HOSTS", help="Number of hosts: h1, h2, ...")] = 1,
+    hosts: Annotated[
+        int, typer.Option(envvar="VCLOUD_LAB_HOSTS", help="Number of hosts: h1, h2, ...")
+    ] = 1,
     name: Name = "vclab",
 ) -> None:
-    """Start the lab and print the path of its inventory. Existing hosts are kept; --hosts only adds."""
+    """Start the lab and print the path of its inventory. Existing hosts are kept; --hosts only
+    adds.
+    """
     from vcloud.lab import lab as labs
     from vcloud.lab import layout
 
@@ -50,17 +64,27 @@ def status(name: Name = "vclab", output: Output = Format.TABLE) -> None:
     if not parts:
         say(f"There is no lab called '{name}'.")
     if output is not Format.TABLE:
-        emit([{"where": part.where, "what": part.what, "runs": part.runs} for part in parts], output)
+        emit(
+            [{"where": part.where, "what": part.what, "runs": part.runs} for part in parts], output
+        )
     elif parts:
-        table("", ("where", "what", "state"), [(part.where, part.what, "running" if part.runs else "not running") for part in parts])
+        table(
+            "",
+            ("where", "what", "state"),
+            [(part.where, part.what, "running" if part.runs else "not running") for part in parts],
+        )
     if not parts or not all(part.runs for part in parts):
         raise typer.Exit(Exit.DIFFERENT)
 
 
 @app.command("exec")
 def execute(
-    where: Annotated[str, typer.Argument(help="A host (h1), or 'outside'; 'customer' is the same as 'outside'.")],
-    argv: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="The command and its arguments.")],
+    where: Annotated[
+        str, typer.Argument(help="A host (h1), or 'outside'; 'customer' is the same as 'outside'.")
+    ],
+    argv: Annotated[
+        list[str], typer.Argument(metavar="-- COMMAND...", help="The command and its arguments.")
+    ],
     name: Name = "vclab",
 ) -> None:
     """Run a command on a host of the lab, or outside. Ends with its exit code."""

@@ -1,4 +1,6 @@
-"""`vcloud image memory`: the memory images of a host, that is the saved memory of booted VMs, which other VMs wake from."""
+"""`vcloud image memory`: the memory images of a host, that is the saved memory of booted VMs, which
+other VMs wake from.
+"""
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -23,7 +25,10 @@ from vcloud.errors import UsageError
 if TYPE_CHECKING:
     from vcloud.hosts.memory_images import MemoryImage
 
-app = typer.Typer(help="Memory images: the saved memory of booted VMs. A VM that wakes from one need not boot.", no_args_is_help=True)
+app = typer.Typer(
+    help="Memory images: the saved memory of booted VMs. A VM that wakes from one need not boot.",
+    no_args_is_help=True,
+)
 former = typer.Typer(help="The former name of `vcloud image memory`.", no_args_is_help=True)
 """Scripts that were written for the release before still work."""
 
@@ -44,13 +49,28 @@ def list_images(connect: Connect = None, output: Output = Format.TABLE) -> None:
     from vcloud.hosts.pool import StoragePool
 
     with open_fleet(connect) as fleet:
-        found, room = MemoryImages(fleet.home, StoragePool(fleet.home)).list(), fleet.home.ref.memory_image_space
+        found, room = (
+            MemoryImages(fleet.home, StoragePool(fleet.home)).list(),
+            fleet.home.ref.memory_image_space,
+        )
     taken = sum(item.size for item in found)
     if output is Format.TABLE:
-        table("", ["memory image", "of", "MiB", "used"], [(_name(item), item.image, str(item.size >> 20), _time(item)) for item in found])
-        say(f"{taken >> 20} of {room >> 20} MiB are taken; the least recently used is deleted first")
+        table(
+            "",
+            ["memory image", "of", "MiB", "used"],
+            [(_name(item), item.image, str(item.size >> 20), _time(item)) for item in found],
+        )
+        say(
+            f"{taken >> 20} of {room >> 20} MiB are taken; the least recently used is deleted first"
+        )
     else:
-        emit([{"name": _name(item), "image": item.image, "bytes": item.size, "used": _time(item)} for item in found], output)
+        emit(
+            [
+                {"name": _name(item), "image": item.image, "bytes": item.size, "used": _time(item)}
+                for item in found
+            ],
+            output,
+        )
 
 
 def make_images(
@@ -71,9 +91,16 @@ def make_images(
 
 
 def remove_images(
-    names: Annotated[list[str] | None, typer.Argument(help="Memory images, or images of VMs, by name.", show_default=False)] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Memory images, or images of VMs, by name.", show_default=False),
+    ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Remove every memory image of the host, and find out anew which images can wake.")
+        bool,
+        typer.Option(
+            "--all",
+            help="Remove every memory image of the host, and find out anew which images can wake.",
+        ),
     ] = False,
     connect: Connect = None,
 ) -> None:
@@ -89,8 +116,12 @@ def remove_images(
         there = images.list()
         for name in names or ():
             if not any(name in (_name(item), item.image) for item in there):
-                raise UsageError(f"no memory image is called '{name}'", "See `vcloud image memory list`.")
-        chosen = [item for item in there if everything or {_name(item), item.image} & {*(names or ())}]
+                raise UsageError(
+                    f"no memory image is called '{name}'", "See `vcloud image memory list`."
+                )
+        chosen = [
+            item for item in there if everything or {_name(item), item.image} & {*(names or ())}
+        ]
         images.remove(chosen)
         if everything:
             images.forget_unwakeable()

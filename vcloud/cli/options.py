@@ -29,7 +29,9 @@ FILE_VARIABLE = "VCLOUD_FILE"
 
 
 def _said(ctx: typer.Context, param: typer.CallbackParam, value: Path | None) -> Path | None:
-    """The value only if it was given on the command line. A value from the environment is a default, which `default_file` reads."""
+    """The value only if it was given on the command line. A value from the environment is a
+    default, which `default_file` reads.
+    """
     source = ctx.get_parameter_source(str(param.name))
     return value if source and source.name == "COMMANDLINE" else None
 
@@ -45,7 +47,12 @@ FileArgument = Annotated[
 FileOption = Annotated[
     Path | None,
     typer.Option(
-        "-f", "--file", help="The vApp file, as an option instead of an argument.", envvar=FILE_VARIABLE, show_default=False, callback=_said
+        "-f",
+        "--file",
+        help="The vApp file, as an option instead of an argument.",
+        envvar=FILE_VARIABLE,
+        show_default=False,
+        callback=_said,
     ),
 ]
 VappArgument = Annotated[
@@ -58,12 +65,21 @@ VappArgument = Annotated[
     ),
 ]
 VmArgument = Annotated[
-    str, typer.Argument(metavar="VAPP/VM", help="A vApp and one of its VMs, such as shop/web-1.", autocompletion=complete.vms)
+    str,
+    typer.Argument(
+        metavar="VAPP/VM",
+        help="A vApp and one of its VMs, such as shop/web-1.",
+        autocompletion=complete.vms,
+    ),
 ]
 Parameters = Annotated[
     list[str] | None,
     typer.Option(
-        "-P", "--param", metavar="KEY=VALUE", help="Set a parameter of the file. Can be given several times.", envvar="VCLOUD_PARAM"
+        "-P",
+        "--param",
+        metavar="KEY=VALUE",
+        help="Set a parameter of the file. Can be given several times.",
+        envvar="VCLOUD_PARAM",
     ),
 ]
 Connect = Annotated[
@@ -77,24 +93,38 @@ Connect = Annotated[
         show_default=False,
     ),
 ]
-Output = Annotated[Format, typer.Option("-o", "--output", help="Output format.", envvar="VCLOUD_OUTPUT")]
-AccelOption = Annotated[
-    Accel, typer.Option("--accel", help="auto uses KVM if a test kernel boots under it, and TCG otherwise.", envvar="VCLOUD_ACCEL")
+Output = Annotated[
+    Format, typer.Option("-o", "--output", help="Output format.", envvar="VCLOUD_OUTPUT")
 ]
-Yes = Annotated[bool, typer.Option("-y", "--yes", help="Do not ask for confirmation.", envvar="VCLOUD_YES")]
+AccelOption = Annotated[
+    Accel,
+    typer.Option(
+        "--accel",
+        help="auto uses KVM if a test kernel boots under it, and TCG otherwise.",
+        envvar="VCLOUD_ACCEL",
+    ),
+]
+Yes = Annotated[
+    bool, typer.Option("-y", "--yes", help="Do not ask for confirmation.", envvar="VCLOUD_YES")
+]
 
 DEFAULT_FILES = ("vcloud.yaml", "vapp.yaml")
 
 
 def chosen_file(argument: Path | None, option: Path | None) -> Path:
-    """The vApp file that a command works on. Raises UsageError if there is none, or if two are named."""
+    """The vApp file that a command works on. Raises UsageError if there is none, or if two are
+    named.
+    """
     if argument and option and argument != option:
         raise UsageError(f"two vApp files are named: '{argument}' and '{option}'", "Name one.")
     if named := argument or option:
         return named
     if found := default_file():
         return found
-    raise UsageError("no vApp file is named and none is here", "Name one (vcloud up shop.yaml), or write one: vcloud init shop.")
+    raise UsageError(
+        "no vApp file is named and none is here",
+        "Name one (vcloud up shop.yaml), or write one: vcloud init shop.",
+    )
 
 
 def default_file() -> Path | None:
@@ -120,11 +150,15 @@ def parameter_values(pairs: list[str] | None) -> dict[str, str]:
 
 
 def vapp_name(text: str | None, pairs: list[str] | None = None) -> str:
-    """The name of a vApp: the text itself or, if it is a file, the name that `up` would give it. Raises UsageError, SpecError."""
+    """The name of a vApp: the text itself or, if it is a file, the name that `up` would give it.
+    Raises UsageError, SpecError.
+    """
     values = parameter_values(pairs)
     path = Path(text) if text else default_file()
     if path is None:
-        raise UsageError("no vApp is named and no vApp file is here", "Name one: vcloud list shows them.")
+        raise UsageError(
+            "no vApp is named and no vApp file is here", "Name one: vcloud list shows them."
+        )
     if not text or path.suffix in (".yaml", ".yml") or path.is_file():
         from vcloud.pipeline import read_name
 
@@ -135,7 +169,9 @@ def vapp_name(text: str | None, pairs: list[str] | None = None) -> str:
 
 
 def vapp_and_vm(text: str, pairs: list[str] | None = None) -> tuple[str, str]:
-    """The vApp and the VM of `shop/web-1`, or of `web-1` if this folder has a vApp file. Raises UsageError, SpecError."""
+    """The vApp and the VM of `shop/web-1`, or of `web-1` if this folder has a vApp file. Raises
+    UsageError, SpecError.
+    """
     vapp, slash, vm = text.partition("/")
     if slash:
         return vapp_name(vapp, pairs), vm

@@ -21,7 +21,9 @@ def say(text: str) -> None:
 
 
 def harmless(text: str) -> str:
-    """The text without control characters. Messages can quote what a VM printed, and an attacker may control the VM."""
+    """The text without control characters. Messages can quote what a VM printed, and an attacker
+    may control the VM.
+    """
     return "".join(char if char.isprintable() or char in "\n\t" else "?" for char in text)
 
 
@@ -51,21 +53,30 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
             view.add_row(*map(escape, row))
         Console().print(view)
         return
-    widths = [max(len(column), *(len(row[index]) for row in rows)) if rows else len(column) for index, column in enumerate(columns)]
+    widths = [
+        max(len(column), *(len(row[index]) for row in rows)) if rows else len(column)
+        for index, column in enumerate(columns)
+    ]
     if title:
         print(title)
     for line in ([column.upper() for column in columns], *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        )
 
 
 class Progress:
-    """Long work, told per VM with times: a live table on a terminal, plain lines elsewhere. Safe to call from several threads."""
+    """Long work, told per VM with times: a live table on a terminal, plain lines elsewhere. Safe to
+    call from several threads.
+    """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._start = self._part_began = time.monotonic()
         self._part = "planning"
         self.parts: dict[str, float] = {}
-        """Seconds that each part of the run took, in order. The last part is added when the run ends."""
+        """Seconds that each part of the run took, in order. The last part is added when the run
+        ends.
+        """
         self._began: dict[str, float] = {}
         self._stage: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -76,7 +87,12 @@ class Progress:
             from rich.console import Console
             from rich.live import Live
 
-            self._live = Live(console=Console(stderr=True), refresh_per_second=8, get_renderable=self._view, transient=False)
+            self._live = Live(
+                console=Console(stderr=True),
+                refresh_per_second=8,
+                get_renderable=self._view,
+                transient=False,
+            )
 
     def __enter__(self) -> Progress:
         if self._live:
@@ -122,7 +138,9 @@ class Progress:
     @property
     def breakdown(self) -> str:
         """The parts that took at least `MOMENT`, with their seconds: `images 53.1, uploads 7.9`."""
-        return ", ".join(f"{part} {seconds:.1f}" for part, seconds in self.parts.items() if seconds >= MOMENT)
+        return ", ".join(
+            f"{part} {seconds:.1f}" for part, seconds in self.parts.items() if seconds >= MOMENT
+        )
 
     def _view(self) -> Any:
         from rich.table import Table
@@ -131,5 +149,9 @@ class Progress:
         view = Table.grid(padding=(0, 2))
         with self._lock:
             for subject, stage in self._stage.items():
-                view.add_row(Text(f"{self._began[subject] - self._start:6.1f}s", style="dim"), Text(subject, style="bold"), Text(stage))
+                view.add_row(
+                    Text(f"{self._began[subject] - self._start:6.1f}s", style="dim"),
+                    Text(subject, style="bold"),
+                    Text(stage),
+                )
         return view

@@ -48,9 +48,13 @@ def status(
     parameters: Parameters = None,
     connect: Connect = None,
     output: Output = Format.TABLE,
-    exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit with 3 if the vApp is not healthy.")] = False,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="Exit with 3 if the vApp is not healthy.")
+    ] = False,
 ) -> None:
-    """Show the state of a vApp: its VMs, addresses, protection and accelerator. Also asks its firewall and IPS."""
+    """Show the state of a vApp: its VMs, addresses, protection and accelerator. Also asks its
+    firewall and IPS.
+    """
     from vcloud.views.status import status_of
 
     found = status_of(vapp_name(vapp, parameters), connect)
@@ -78,7 +82,11 @@ def list_vapps(connect: Connect = None, output: Output = Format.TABLE) -> None:
 
     rows = all_vapps(connect)
     if output is Format.TABLE:
-        table("", ["vApp", "host", "state", "VMs", "running", "owner"], [[str(value) for value in row.values()] for row in rows])
+        table(
+            "",
+            ["vApp", "host", "state", "VMs", "running", "owner"],
+            [[str(value) for value in row.values()] for row in rows],
+        )
     else:
         emit(rows, output)
 
@@ -90,7 +98,9 @@ def render(
     out: Annotated[Path, typer.Option("--out", help="Folder for the files.")] = Path("rendered"),
     accel: AccelOption = Accel.TCG,
 ) -> None:
-    """Write all generated files (libvirt XML, nft and Suricata rules, identities) to a folder. Contacts no host."""
+    """Write all generated files (libvirt XML, nft and Suricata rules, identities) to a folder.
+    Contacts no host.
+    """
     from vcloud.apply.vm_images import VmImages
     from vcloud.images.build import CMDLINE
     from vcloud.views.render import ImageNames, render_to
@@ -98,7 +108,9 @@ def render(
     def images_of(design: "Design") -> ImageNames:
         return ImageNames(VmImages.of(design).digests, CMDLINE)
 
-    written = render_to(chosen_file(argument, file), parameter_values(parameters), out, accel.value, images_of)
+    written = render_to(
+        chosen_file(argument, file), parameter_values(parameters), out, accel.value, images_of
+    )
     say(f"wrote {written} files to {out}")
 
 
@@ -107,9 +119,18 @@ def graph(
     file: FileOption = None,
     parameters: Parameters = None,
     picture: Annotated[
-        Picture | None, typer.Option("-F", "--format", help="Default: chosen by the ending of --out, or mermaid.", show_default=False)
+        Picture | None,
+        typer.Option(
+            "-F",
+            "--format",
+            help="Default: chosen by the ending of --out, or mermaid.",
+            show_default=False,
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="File to write (default: stdout).", show_default=False)] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="File to write (default: stdout).", show_default=False),
+    ] = None,
 ) -> None:
     """Draw a vApp: its zones, VMs and flows, and which zones the IPS inspects."""
     from vcloud.compile.graph import render_dot, render_mermaid
@@ -117,7 +138,9 @@ def graph(
 
     kind = picture or _by_ending(out)
     design = design_of(load_file(chosen_file(argument, file), parameter_values(parameters)))
-    content = render_mermaid(design).encode() if kind is Picture.MERMAID else render_dot(design).encode()
+    content = (
+        render_mermaid(design).encode() if kind is Picture.MERMAID else render_dot(design).encode()
+    )
     if kind in (Picture.SVG, Picture.PNG):
         content = _drawn(content, kind)
     if out is None:
@@ -139,10 +162,13 @@ def _drawn(dot: bytes, kind: Picture) -> bytes:
     import subprocess
 
     try:
-        return subprocess.run(["dot", f"-T{kind}"], input=dot, stdout=subprocess.PIPE, check=True).stdout
+        return subprocess.run(
+            ["dot", f"-T{kind}"], input=dot, stdout=subprocess.PIPE, check=True
+        ).stdout
     except FileNotFoundError:
         raise UsageError(
-            "drawing needs Graphviz, which is not installed", "Install it (apt-get install graphviz), or use --format mermaid."
+            "drawing needs Graphviz, which is not installed",
+            "Install it (apt-get install graphviz), or use --format mermaid.",
         ) from None
 
 
@@ -160,7 +186,11 @@ def doctor(connect: Connect = None, output: Output = Format.TABLE) -> None:
 
     findings = examine(connect, missing_tools())
     if output is Format.TABLE:
-        table("", ["check", "result", "detail"], [(item.check, item.result, item.detail) for item in findings])
+        table(
+            "",
+            ["check", "result", "detail"],
+            [(item.check, item.result, item.detail) for item in findings],
+        )
         for item in findings:
             if item.hint:
                 say(f"{item.check}: {item.hint}")

@@ -19,16 +19,25 @@ def verify(
     parameters: Parameters = None,
     connect: Connect = None,
     output: Output = Format.TABLE,
-    seed: Annotated[int, typer.Option("--seed", help="Seed for random ports; reuse it to repeat a run.")] = 1,
-    all_checks: Annotated[bool, typer.Option("--all", help="Show every check, also those that passed.")] = False,
+    seed: Annotated[
+        int, typer.Option("--seed", help="Seed for random ports; reuse it to repeat a run.")
+    ] = 1,
+    all_checks: Annotated[
+        bool, typer.Option("--all", help="Show every check, also those that passed.")
+    ] = False,
     junit: Annotated[
-        Path | None, typer.Option("--junit", help="Also write the results to this file, as JUnit XML.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--junit", help="Also write the results to this file, as JUnit XML.", show_default=False
+        ),
     ] = None,
 ) -> None:
-    """Test a running vApp with real packets. Declared traffic must pass. Other traffic must be blocked, and the firewall or IPS must have dropped it.
+    """Test a running vApp with real packets. Declared traffic must pass. Other traffic must be
+    blocked, and the firewall or IPS must have dropped it.
 
-    Blocked traffic is tested between all pairs of VMs, on ports that the file names, on ports that attackers like, and on random ports.
-    VMs of the same open zone are not tested against each other. Of many replicas only two are tested; the summary says what was left out.
+    Blocked traffic is tested between all pairs of VMs, on ports that the file names, on ports that
+    attackers like, and on random ports. VMs of the same open zone are not tested against each
+    other. Of many replicas only two are tested; the summary says what was left out.
     """
     from vcloud.proof.report import as_data, exit_code, junit_xml, rows, summary
     from vcloud.verify.run import verify_vapp
@@ -52,7 +61,9 @@ def verify(
 
 
 def check_writable(path: Path) -> None:
-    """Raises UsageError if the file cannot be written, before a run that takes minutes. Leaves no file behind."""
+    """Raises UsageError if the file cannot be written, before a run that takes minutes. Leaves no
+    file behind.
+    """
     try:
         new = not path.exists()
         with path.open("ab"):

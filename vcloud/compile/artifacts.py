@@ -1,4 +1,6 @@
-"""All texts that vcloud generates for a vApp on a host: what it defines in libvirt and what it delivers to guests."""
+"""All texts that vcloud generates for a vApp on a host: what it defines in libvirt and what it
+delivers to guests.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from vcloud.marks import NetworkMarks, VmMarks
 
 @dataclass(frozen=True, slots=True)
 class Artifacts:
-    """The texts that depend on the design and the uplink, but not on where the host keeps its files."""
+    """The texts that depend on the design and the uplink, but not on where the host keeps its
+    files.
+    """
 
     design: Design
     uplink: Uplink
@@ -53,18 +57,26 @@ def compile_vapp(design: Design, uplink: Uplink) -> Artifacts:
 
 
 def comparable_domain(vm: Vm, uplink: Uplink, host: HostFacts, cmdline: str = "") -> str:
-    """The XML of one VM's domain with neither marks nor paths of the host, so that its digest tells whether the machine itself changed.
+    """The XML of one VM's domain with neither marks nor paths of the host, so that its digest tells
+    whether the machine itself changed.
 
-    Placeholders stand for the paths of volumes, kernel and initrd: a path changes with the host's storage pool and with the digest of
-    the image, and neither is a change of the machine. `cmdline` is the kernel command line of the VM's image.
+    Placeholders stand for the paths of volumes, kernel and initrd: a path changes with the host's
+    storage pool and with the digest of the image, and neither is a change of the machine. `cmdline`
+    is the kernel command line of the VM's image.
     """
     boot = placeholder_files(own_kernel=bool(vm.image.recipe), cmdline=cmdline)
-    return render_domain(vm, uplink, host, boot, {disk.volume: disk.volume for disk in vm.disks}, {})
+    return render_domain(
+        vm, uplink, host, boot, {disk.volume: disk.volume for disk in vm.disks}, {}
+    )
 
 
 def comparable_networks(design: Design) -> dict[str, str]:
     """Name -> XML of every libvirt network of the vApp. Nothing of a host stands in it."""
-    return {network.name: render_network(network, {}) for zone in design.zones for network in zone_networks(zone)}
+    return {
+        network.name: render_network(network, {})
+        for zone in design.zones
+        for network in zone_networks(zone)
+    }
 
 
 def comparable_filter(design: Design) -> str:
@@ -73,31 +85,51 @@ def comparable_filter(design: Design) -> str:
 
 
 def rendered_files(
-    artifacts: Artifacts, host: HostFacts, boots: Mapping[str, BootFiles], disk_paths: dict[str, str]
+    artifacts: Artifacts,
+    host: HostFacts,
+    boots: Mapping[str, BootFiles],
+    disk_paths: dict[str, str],
 ) -> Iterator[tuple[str, bytes]]:
     """Relative path and content of every text, for `vcloud render`.
 
-    `boots` maps VMs to their files on the host, `disk_paths` maps the names of data volumes to their paths there.
+    `boots` maps VMs to their files on the host, `disk_paths` maps the names of data volumes to
+    their paths there.
     """
     design = artifacts.design
-    yield f"filters/{filter_name(design.instance.name)}.xml", render_filter(design.instance.name).encode()
+    yield (
+        f"filters/{filter_name(design.instance.name)}.xml",
+        render_filter(design.instance.name).encode(),
+    )
     for zone in design.zones:
         for network in zone_networks(zone):
             yield (
                 f"networks/{network.name}.xml",
-                render_network(network, NetworkMarks(design.instance.name, zone.name).attributes()).encode(),
+                render_network(
+                    network, NetworkMarks(design.instance.name, zone.name).attributes()
+                ).encode(),
             )
     for vm in design.vms:
         yield (
             f"domains/{vm.domain}.xml",
             render_domain(
-                vm, artifacts.uplink, host, boots[vm.name], disk_paths, VmMarks(design.instance.name, vm.name, vm.role.value).attributes()
+                vm,
+                artifacts.uplink,
+                host,
+                boots[vm.name],
+                disk_paths,
+                VmMarks(design.instance.name, vm.name, vm.role.value).attributes(),
             ).encode(),
         )
         if boots[vm.name].seed:
-            yield from ((f"cloud-init/{vm.name}/{name}", content) for name, content in seed_files(design, vm, None).items())
+            yield from (
+                (f"cloud-init/{vm.name}/{name}", content)
+                for name, content in seed_files(design, vm, None).items()
+            )
         else:
-            yield f"identities/{vm.name}", ("\n".join(artifacts.identities[vm.name]) + "\n").encode()
+            yield (
+                f"identities/{vm.name}",
+                ("\n".join(artifacts.identities[vm.name]) + "\n").encode(),
+            )
     yield "firewall/firewall.nft", artifacts.firewall.encode()
     for path, content in sorted(artifacts.ips.items()):
         yield f"ips{path}", content

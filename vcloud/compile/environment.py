@@ -12,7 +12,8 @@ from vcloud.data import templates_dir
 def render(template: str, **values: object) -> str:
     """The text of a template under `templates/`, such as `nftables/firewall.nft.j2`.
 
-    A value that was not passed or that is None is a bug and raises, so that it never becomes an empty text in a ruleset.
+    A value that was not passed or that is None is a bug and raises, so that it never becomes an
+    empty text in a ruleset.
     """
     return _environment().get_template(template).render(values)
 

@@ -10,7 +10,9 @@ from vcloud.design.model import Design, Flow, Vm, Zone
 
 INTERNET = "internet"
 BEYOND = "internet_beyond"
-"""A second box for the internet, at the end of arrows that go out. Drawn where flows also come in, so that all arrows point one way."""
+"""A second box for the internet, at the end of arrows that go out. Drawn where flows also come in,
+so that all arrows point one way.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +54,28 @@ def render_mermaid(design: Design) -> str:
 
 def _render(template: str, design: Design) -> str:
     arrows = list(_arrows(design))
-    clouds = [end for end in (INTERNET, BEYOND) if end == INTERNET or any(end == arrow.target for arrow in arrows)]
-    return render(template, vapp=design.vapp, clouds=clouds, groups=list(_groups(design)), arrows=arrows, ips=design.ips)
+    clouds = [
+        end
+        for end in (INTERNET, BEYOND)
+        if end == INTERNET or any(end == arrow.target for arrow in arrows)
+    ]
+    return render(
+        template,
+        vapp=design.vapp,
+        clouds=clouds,
+        groups=list(_groups(design)),
+        arrows=arrows,
+        ips=design.ips,
+    )
 
 
 def _groups(design: Design) -> Iterator[Group]:
     for zone in design.zones:
-        boxes = tuple(_box(tier, vms) for tier, vms in _tiers(design).items() if vms[0].nics[0].zone == zone.name)
+        boxes = tuple(
+            _box(tier, vms)
+            for tier, vms in _tiers(design).items()
+            if vms[0].nics[0].zone == zone.name
+        )
         yield Group(f"zone_{_safe(zone.name)}", _zone_label(zone), zone.inspected, zone.open, boxes)
 
 
@@ -72,12 +89,18 @@ def _tiers(design: Design) -> dict[str, list[Vm]]:
 def _box(tier: str, vms: list[Vm]) -> Box:
     count = f" x {len(vms)}" if len(vms) > 1 else ""
     also = [nic.zone for nic in vms[0].nics[1:]]
-    note = f"{vms[0].image.name}, {vms[0].memory >> 20} MiB" + (f", also in {', '.join(also)}" if also else "")
+    note = f"{vms[0].image.name}, {vms[0].memory >> 20} MiB" + (
+        f", also in {', '.join(also)}" if also else ""
+    )
     return Box(f"vm_{_safe(tier)}", tier + count, note)
 
 
 def _zone_label(zone: Zone) -> str:
-    return zone.name + (f" (holds {', '.join(zone.holds)})" if zone.holds else "") + (" (open)" if zone.open else "")
+    return (
+        zone.name
+        + (f" (holds {', '.join(zone.holds)})" if zone.holds else "")
+        + (" (open)" if zone.open else "")
+    )
 
 
 def _arrows(design: Design) -> Iterator[Arrow]:
@@ -93,7 +116,10 @@ def _is_watched(design: Design, flow: Flow) -> bool:
     for detector in design.inspection.detectors:
         if flow.id not in detector.excepted:
             for path in flow.paths:
-                inside = [nic is not None and nic.zone in detector.zones for nic in (path.source, path.target)]
+                inside = [
+                    nic is not None and nic.zone in detector.zones
+                    for nic in (path.source, path.target)
+                ]
                 if inside[0] != inside[1]:
                     return True
     return False
@@ -101,14 +127,26 @@ def _is_watched(design: Design, flow: Flow) -> bool:
 
 def _ends(design: Design, flow: Flow) -> tuple[list[str], list[str]]:
     tiers = {nic.mac: vm.tier for vm in design.workloads for nic in vm.nics}
-    outside = BEYOND if any(path.source is None for other in design.flows for path in other.paths) else INTERNET
-    sources = {f"vm_{_safe(tiers[path.source.mac])}" if path.source else INTERNET for path in flow.paths}
-    targets = {f"vm_{_safe(tiers[path.target.mac])}" if path.target else outside for path in flow.paths}
+    outside = (
+        BEYOND
+        if any(path.source is None for other in design.flows for path in other.paths)
+        else INTERNET
+    )
+    sources = {
+        f"vm_{_safe(tiers[path.source.mac])}" if path.source else INTERNET for path in flow.paths
+    }
+    targets = {
+        f"vm_{_safe(tiers[path.target.mac])}" if path.target else outside for path in flow.paths
+    }
     return sorted(sources), sorted(targets)
 
 
 def _flow_label(flow: Flow) -> str:
-    published = " from port " + ", ".join(str(port).partition("/")[2] for port in flow.publish) if flow.publish else ""
+    published = (
+        " from port " + ", ".join(str(port).partition("/")[2] for port in flow.publish)
+        if flow.publish
+        else ""
+    )
     return f"{flow.id}: " + ", ".join(map(str, flow.services)) + published
 
 

@@ -1,7 +1,8 @@
 """UUIDs, MAC addresses and IP addresses as hashes of names.
 
-Nothing is numbered in the order of the file: a new VM or zone does not change the addresses of the others, on any host and in any run.
-Where two names have the same hash, the name that is later in the alphabet takes the next free number.
+Nothing is numbered in the order of the file: a new VM or zone does not change the addresses of the
+others, on any host and in any run. Where two names have the same hash, the name that is later in
+the alphabet takes the next free number.
 """
 
 from __future__ import annotations
@@ -36,12 +37,16 @@ def mac_of(vapp: str, vm: str, zone: str) -> str:
 
 
 def device_name(prefix: str, *path: str) -> str:
-    """A name for an interface on the host that fits IFNAMSIZ: two letters and ten hexadecimal digits."""
+    """A name for an interface on the host that fits IFNAMSIZ: two letters and ten hexadecimal
+    digits.
+    """
     return f"{prefix}{hash_number(40, *path):010x}"
 
 
 def spread(names: Iterable[str], bits: int, first: int, last: int, *path: str) -> dict[str, int]:
-    """A number between `first` and `last` (inclusive) for each name, all different. Raises ValueError when there are too few numbers."""
+    """A number between `first` and `last` (inclusive) for each name, all different. Raises
+    ValueError when there are too few numbers.
+    """
     ordered = sorted(names)
     if len(ordered) > last - first + 1:
         raise ValueError(f"{len(ordered)} names do not fit into {last - first + 1} numbers")
@@ -57,7 +62,9 @@ def spread(names: Iterable[str], bits: int, first: int, last: int, *path: str) -
 
 
 def zone_prefixes(vapp: str, zones: Iterable[str]) -> dict[str, tuple[IPv4Network, IPv6Network]]:
-    """A /20 and a /64 for each zone. The IPv6 prefix is a unique local one (RFC 4193) that belongs to the vApp."""
+    """A /20 and a /64 for each zone. The IPv6 prefix is a unique local one (RFC 4193) that belongs
+    to the vApp.
+    """
     site = (0xFD << 120) | (hash_number(40, vapp, "site") << 80)
     return {
         zone: (
@@ -73,5 +80,7 @@ def vm_numbers(vapp: str, zone: str, vms: Iterable[str]) -> dict[str, int]:
     return spread(vms, 32, FIRST_HOST, 2**HOST_BITS - 2, vapp, zone, "vm")
 
 
-def address_in(prefix4: IPv4Network, prefix6: IPv6Network, number: int) -> tuple[IPv4Address, IPv6Address]:
+def address_in(
+    prefix4: IPv4Network, prefix6: IPv6Network, number: int
+) -> tuple[IPv4Address, IPv6Address]:
     return prefix4[number], prefix6[number]

@@ -1,14 +1,22 @@
 """The vApp as vcloud will build it, with all names, addresses and sizes.
 
-A `Design` is a pure function of the file and its parameters. It does not know which host it will run on: what a host adds (the uplink's
-addresses, the accelerator, storage paths) stands in `Uplink` and in the manifest.
+A `Design` is a pure function of the file and its parameters. It does not know which host it will
+run on: what a host adds (the uplink's addresses, the accelerator, storage paths) stands in `Uplink`
+and in the manifest.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
 
 from vcloud.design.names import Instance
 from vcloud.design.origin import Origin, Product
@@ -16,7 +24,9 @@ from vcloud.values import Action, Mode, Service
 
 
 class Role(StrEnum):
-    """What a VM is for. Appliances come first, because they must protect the workloads before these have a network."""
+    """What a VM is for. Appliances come first, because they must protect the workloads before these
+    have a network.
+    """
 
     FIREWALL = "firewall"
     IPS = "ips"
@@ -28,7 +38,8 @@ class Network:
     """One libvirt network: a plain bridge without an address of the host and without forwarding."""
 
     name: str
-    """libvirt's name: `shop.dmz`, or `shop.dmz.inner` for the firewall's side of an inspected zone."""
+    """libvirt's name: `shop.dmz`, or `shop.dmz.inner` for the firewall's side of an inspected zone.
+    """
     uuid: str
     bridge: str
     """At most 15 characters (IFNAMSIZ)."""
@@ -39,26 +50,38 @@ class Nic:
     """One network card of a VM, with its final names and addresses."""
 
     zone: str
-    """Name of the zone; `uplink` for the firewall's NIC on the uplink; empty for a memory image's NIC, which is plugged in nowhere."""
+    """Name of the zone; `uplink` for the firewall's NIC on the uplink; empty for a memory image's
+    NIC, which is plugged in nowhere.
+    """
     network: str
-    """Name of its libvirt network (`Network.name`); empty on the uplink, whose network the host decides."""
+    """Name of its libvirt network (`Network.name`); empty on the uplink, whose network the host
+    decides.
+    """
     mac: str
     ifname: str
     """Name in the guest: at most 15 characters."""
     tap: str
     """Name on the host: at most 15 characters, unique per host."""
     address4: IPv4Address | None
-    """None for the NICs of the IPS, which have no address, and on the uplink, where the host decides."""
+    """None for the NICs of the IPS, which have no address, and on the uplink, where the host
+    decides.
+    """
     address6: IPv6Address | None
     isolated: bool
-    """Isolated at the bridge: frames pass only from and to ports that are not isolated, which are those of the firewall and the IPS."""
+    """Isolated at the bridge: frames pass only from and to ports that are not isolated, which are
+    those of the firewall and the IPS.
+    """
     plain_offloads: bool
-    """Checksum and segmentation offloads are off. AF_PACKET, by which the IPS forwards frames, needs this on the whole path."""
+    """Checksum and segmentation offloads are off. AF_PACKET, by which the IPS forwards frames,
+    needs this on the whole path.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Zone:
-    """An isolated layer-2 network of the vApp. Unless it is open, the firewall is the only neighbour of each VM."""
+    """An isolated layer-2 network of the vApp. Unless it is open, the firewall is the only
+    neighbour of each VM.
+    """
 
     name: str
     open: bool
@@ -88,7 +111,9 @@ class Disk:
     volume: str
     """Name of the storage volume."""
     mount: str
-    """Where the guest mounts it as ext4, after it has formatted an empty disk. Empty: the guest decides."""
+    """Where the guest mounts it as ext4, after it has formatted an empty disk. Empty: the guest
+    decides.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +172,9 @@ class Vm:
     nics: tuple[Nic, ...]
     """The first one has the default route."""
     disks: tuple[Disk, ...]
-    """In the order in which they are mounted: a disk that is mounted inside another one comes after it."""
+    """In the order in which they are mounted: a disk that is mounted inside another one comes after
+    it.
+    """
     files: tuple[GuestFile, ...]
     run: tuple[str, ...]
     after: tuple[str, ...]
@@ -174,7 +201,9 @@ class Flow:
     target: str
     services: tuple[Service, ...]
     publish: tuple[Service, ...]
-    """Ports on the uplink, one per entry of `services`, for a flow from `internet`; otherwise empty."""
+    """Ports on the uplink, one per entry of `services`, for a flow from `internet`; otherwise
+    empty.
+    """
     paths: tuple[FlowPath, ...]
     carries: tuple[str, ...]
     why: str
@@ -183,7 +212,9 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Detector:
-    """Data that must not leave a set of zones. All traffic from these zones to anything outside the set is searched."""
+    """Data that must not leave a set of zones. All traffic from these zones to anything outside the
+    set is searched.
+    """
 
     id: str
     kind: str
@@ -215,13 +246,17 @@ class Design:
     owner: str
     labels: tuple[tuple[str, str], ...]
     file: str
-    """Name of the vApp file without its folder, as printable text, for messages. No loaded text holds it."""
+    """Name of the vApp file without its folder, as printable text, for messages. No loaded text
+    holds it.
+    """
     authorized_keys: tuple[str, ...]
     zones: tuple[Zone, ...]
     workloads: tuple[Vm, ...]
     firewall: Vm
     ips: Vm | None
-    """None when no zone is inspected. It has two NICs for each inspected zone: on the VMs' side, then on the firewall's side."""
+    """None when no zone is inspected. It has two NICs for each inspected zone: on the VMs' side,
+    then on the firewall's side.
+    """
     flows: tuple[Flow, ...]
     inspection: Inspection
     label: str = ""
@@ -235,13 +270,20 @@ class Design:
     def origin_of(self, stable_id: str) -> Origin:
         """The origin of what loaded text, counters, checks and events name by a stable id.
 
-        `flow:ID` and `detector:ID` are parts of the file or of a profile. `rule:SID` is a shipped rule of the IPS, which runs because the
-        vApp's inspection asks for it. Everything else (`ctl:NAME`) is in every vApp.
+        `flow:ID` and `detector:ID` are parts of the file or of a profile. `rule:SID` is a shipped
+        rule of the IPS, which runs because the vApp's inspection asks for it. Everything else
+        (`ctl:NAME`) is in every vApp.
         """
         kind, _, name = stable_id.partition(":")
         if kind == "rule":
             return self.inspection.origin
-        named = self.flows if kind == "flow" else self.inspection.detectors if kind == "detector" else ()
+        named = (
+            self.flows
+            if kind == "flow"
+            else self.inspection.detectors
+            if kind == "detector"
+            else ()
+        )
         return next((part.origin for part in named if part.id == name), Product())
 
     @property

@@ -1,13 +1,17 @@
 """Every name and UUID that a vApp has on a host, as a function of its instance.
 
-An instance is the vApp itself or a copy of it, such as a drill or a clone. A copy needs other names on the host: those of domains, networks,
-bridges, taps, filters and volumes, and other UUIDs. Inside, it must be the same: addresses, MAC addresses, host names and machine IDs come
-from the vApp's name alone (`vcloud.design.addressing`), because the software, the licences and the data on copied disks expect them.
+An instance is the vApp itself or a copy of it, such as a drill or a clone. A copy needs other names
+on the host: those of domains, networks, bridges, taps, filters and volumes, and other UUIDs.
+Inside, it must be the same: addresses, MAC addresses, host names and machine IDs come from the
+vApp's name alone (`vcloud.design.addressing`), because the software, the licences and the data on
+copied disks expect them.
 
-Two instances may have equal MAC addresses, because their zones have bridges of their own and so never meet. The firewall's NIC on the uplink is
-the exception: two instances may share that network, so the MAC address of this NIC comes from the instance.
+Two instances may have equal MAC addresses, because their zones have bridges of their own and so
+never meet. The firewall's NIC on the uplink is the exception: two instances may share that network,
+so the MAC address of this NIC comes from the instance.
 
-The functions below take the name of an instance on its host (`Instance.name`), which for the vApp itself is the vApp's name.
+The functions below take the name of an instance on its host (`Instance.name`), which for the vApp
+itself is the vApp's name.
 """
 
 from __future__ import annotations
@@ -33,7 +37,9 @@ class Instance:
 
     @property
     def name(self) -> str:
-        """Its name on a host. No name of a vApp has an underscore, so no copy is called like another vApp."""
+        """Its name on a host. No name of a vApp has an underscore, so no copy is called like
+        another vApp.
+        """
         return f"{self.vapp}_{self.label}" if self.label else self.vapp
 
 
@@ -47,7 +53,9 @@ def domain_uuid(instance: str, vm: str) -> str:
 
 
 def network_name(instance: str, *path: str) -> str:
-    """libvirt's name of a network: `shop.dmz`, or `shop.dmz.inner` for the firewall's side of an inspected zone."""
+    """libvirt's name of a network: `shop.dmz`, or `shop.dmz.inner` for the firewall's side of an
+    inspected zone.
+    """
     return ".".join((instance, *path))
 
 
@@ -70,7 +78,9 @@ def filter_name(instance: str) -> str:
 
 
 def filter_uuid(instance: str) -> str:
-    """By this UUID vcloud recognises its own filter: somebody else's filter of the same name has another one."""
+    """By this UUID vcloud recognises its own filter: somebody else's filter of the same name has
+    another one.
+    """
     return uuid_of("filter", instance)
 
 

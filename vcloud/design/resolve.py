@@ -1,4 +1,6 @@
-"""From what the user wrote to what will be built: the only place where defaults of the design are decided."""
+"""From what the user wrote to what will be built: the only place where defaults of the design are
+decided.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,22 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from vcloud.design.addressing import address_in, mac_of, uuid_of, vm_numbers, zone_prefixes
-from vcloud.design.model import Design, Detector, Disk, Flow, FlowPath, GuestFile, ImageRef, Inspection, Network, Nic, Ready, Role, Vm, Zone
+from vcloud.design.model import (
+    Design,
+    Detector,
+    Disk,
+    Flow,
+    FlowPath,
+    GuestFile,
+    ImageRef,
+    Inspection,
+    Network,
+    Nic,
+    Ready,
+    Role,
+    Vm,
+    Zone,
+)
 from vcloud.design.names import (
     Instance,
     bridge_name,
@@ -21,7 +38,17 @@ from vcloud.design.names import (
 from vcloud.design.origin import FromFile, Origin, Product
 from vcloud.spec import model as spec
 from vcloud.spec import vm as written_vm
-from vcloud.values import INTERNET, Action, Mode, Protocol, Service, guest_name, meeting_zones, tiers_at, zone_named
+from vcloud.values import (
+    INTERNET,
+    Action,
+    Mode,
+    Protocol,
+    Service,
+    guest_name,
+    meeting_zones,
+    tiers_at,
+    zone_named,
+)
 
 PRODUCT = Product()
 MIB = 1 << 20
@@ -46,7 +73,11 @@ NO_RECIPE = RecipeFacts({}, MEMORY)
 
 
 def resolve(
-    vapp: spec.Vapp, recipes: Mapping[str, RecipeFacts], appliances: Mapping[Role, str], *, instance: Instance | None = None
+    vapp: spec.Vapp,
+    recipes: Mapping[str, RecipeFacts],
+    appliances: Mapping[Role, str],
+    *,
+    instance: Instance | None = None,
 ) -> Design:
     """The design of a valid vApp.
 
@@ -62,7 +93,13 @@ def resolve(
 class _Resolver:
     """Holds the values that all parts of one design are made from."""
 
-    def __init__(self, vapp: spec.Vapp, recipes: Mapping[str, RecipeFacts], appliances: Mapping[Role, str], instance: Instance) -> None:
+    def __init__(
+        self,
+        vapp: spec.Vapp,
+        recipes: Mapping[str, RecipeFacts],
+        appliances: Mapping[Role, str],
+        instance: Instance,
+    ) -> None:
         self.vapp = vapp
         self.instance = instance
         self.on_host = instance.name
@@ -71,12 +108,16 @@ class _Resolver:
         self.inspection = _inspection(vapp)
         self.prefixes = zone_prefixes(vapp.name, vapp.zones)
         self.members = _members(vapp)
-        self.numbers = {zone: vm_numbers(vapp.name, zone, self._names_in(zone)) for zone in vapp.zones}
+        self.numbers = {
+            zone: vm_numbers(vapp.name, zone, self._names_in(zone)) for zone in vapp.zones
+        }
 
     def design(self) -> Design:
         vapp = self.vapp
         zones = tuple(self._zone(name) for name in vapp.zones)
-        workloads = tuple(self._workload(tier, name) for tier, names in self.members.items() for name in names)
+        workloads = tuple(
+            self._workload(tier, name) for tier, names in self.members.items() for name in names
+        )
         return Design(
             vapp=vapp.name,
             owner=vapp.owner or "",
@@ -93,7 +134,12 @@ class _Resolver:
         )
 
     def _names_in(self, zone: str) -> list[str]:
-        return [name for tier, names in self.members.items() for name in names if zone in self.vapp.vms[tier].zones]
+        return [
+            name
+            for tier, names in self.members.items()
+            for name in names
+            if zone in self.vapp.vms[tier].zones
+        ]
 
     def _zone(self, name: str) -> Zone:
         vapp, written = self.vapp.name, self.vapp.zones[name]
@@ -113,7 +159,17 @@ class _Resolver:
             isolated=False,
             plain_offloads=inspected,
         )
-        return Zone(name, written.open, inspected, tuple(written.holds), prefix4, prefix6, network, inner, gateway)
+        return Zone(
+            name,
+            written.open,
+            inspected,
+            tuple(written.holds),
+            prefix4,
+            prefix6,
+            network,
+            inner,
+            gateway,
+        )
 
     def _network(self, *path: str) -> Network:
         name = network_name(self.on_host, *path)
@@ -165,19 +221,39 @@ class _Resolver:
 
     def _firewall(self, zones: Sequence[Zone]) -> Vm:
         # Two instances may be on the same uplink, so there even the MAC address must differ.
-        uplink = self._appliance_nic(Role.FIREWALL, "uplink", "", "uplink", mac_owner=self.on_host, plain=False)
-        return self._appliance(Role.FIREWALL, FIREWALL_MEMORY, (*(zone.gateway for zone in zones), uplink))
+        uplink = self._appliance_nic(
+            Role.FIREWALL, "uplink", "", "uplink", mac_owner=self.on_host, plain=False
+        )
+        return self._appliance(
+            Role.FIREWALL, FIREWALL_MEMORY, (*(zone.gateway for zone in zones), uplink)
+        )
 
     def _ips(self, zones: Sequence[Zone]) -> Vm:
         nics = []
         for zone in zones:
             if zone.inspected:
-                for network, ifname in ((zone.network, guest_name("v-", zone.name)), (zone.inner, guest_name("f-", zone.name))):
-                    nics.append(self._appliance_nic(Role.IPS, zone.name, network.name, ifname, mac_owner=self.vapp.name, plain=True))
+                for network, ifname in (
+                    (zone.network, guest_name("v-", zone.name)),
+                    (zone.inner, guest_name("f-", zone.name)),
+                ):
+                    nics.append(
+                        self._appliance_nic(
+                            Role.IPS,
+                            zone.name,
+                            network.name,
+                            ifname,
+                            mac_owner=self.vapp.name,
+                            plain=True,
+                        )
+                    )
         return self._appliance(Role.IPS, IPS_MEMORY, tuple(nics))
 
-    def _appliance_nic(self, role: Role, zone: str, network: str, ifname: str, *, mac_owner: str, plain: bool) -> Nic:
-        """A NIC without an address. Its MAC address is a hash of `mac_owner`, the name of the vApp or of the instance."""
+    def _appliance_nic(
+        self, role: Role, zone: str, network: str, ifname: str, *, mac_owner: str, plain: bool
+    ) -> Nic:
+        """A NIC without an address. Its MAC address is a hash of `mac_owner`, the name of the vApp
+        or of the instance.
+        """
         return Nic(
             zone=zone,
             network=network,
@@ -245,22 +321,34 @@ def _members(vapp: spec.Vapp) -> dict[str, tuple[str, ...]]:
     A count of 1 gives `web-1` as well, so a higher count renames no VM.
     """
     return {
-        tier: (tier,) if written.count is None else tuple(f"{tier}-{number}" for number in range(1, written.count + 1))
+        tier: (tier,)
+        if written.count is None
+        else tuple(f"{tier}-{number}" for number in range(1, written.count + 1))
         for tier, written in vapp.vms.items()
     }
 
 
 def _parents_first(disks: tuple[Disk, ...]) -> tuple[Disk, ...]:
-    """The disks in the order of the file, but a disk that is mounted inside another one comes after it."""
+    """The disks in the order of the file, but a disk that is mounted inside another one comes after
+    it.
+    """
 
     def around(disk: Disk) -> int:
-        return sum(bool(other.mount) and disk.mount.startswith(f"{other.mount}/") for other in disks)
+        return sum(
+            bool(other.mount) and disk.mount.startswith(f"{other.mount}/") for other in disks
+        )
 
     return tuple(sorted(disks, key=around))
 
 
 def _image(written: written_vm.Vm) -> ImageRef:
-    return ImageRef(written.image_name, written.image_folder, written.image_source, written.image_sha256, tuple(written.packages))
+    return ImageRef(
+        written.image_name,
+        written.image_folder,
+        written.image_source,
+        written.image_sha256,
+        tuple(written.packages),
+    )
 
 
 def _files(written: written_vm.Vm) -> Iterator[GuestFile]:
@@ -273,7 +361,9 @@ def _ready(written: written_vm.Vm) -> Ready:
 
 
 def _inspection(vapp: spec.Vapp) -> Inspection:
-    """The IPS inspects the zones that the file asks for, and every zone whose data a detector watches."""
+    """The IPS inspects the zones that the file asks for, and every zone whose data a detector
+    watches.
+    """
     protection = vapp.protection
     detectors = tuple(
         Detector(
@@ -308,8 +398,13 @@ class _Flows:
 
     def flows(self) -> Iterator[Flow]:
         for written in self.vapp.flows:
-            services = tuple(Service(Protocol(item.protocol), item.first, item.last) for item in written.services)
-            publish = tuple(Service(Protocol(item.protocol), item.first, item.last) for item in written.published)
+            services = tuple(
+                Service(Protocol(item.protocol), item.first, item.last) for item in written.services
+            )
+            publish = tuple(
+                Service(Protocol(item.protocol), item.first, item.last)
+                for item in written.published
+            )
             yield Flow(
                 id=written.id,
                 source=written.source,
@@ -328,7 +423,12 @@ class _Flows:
         elif target == INTERNET:
             yield from (FlowPath(vm.nics[0], None) for vm in self._end(source))
         else:
-            yield from (self._path(one, other, target) for one in self._end(source) for other in self._end(target) if one is not other)
+            yield from (
+                self._path(one, other, target)
+                for one in self._end(source)
+                for other in self._end(target)
+                if one is not other
+            )
 
     def _end(self, name: str) -> tuple[Vm, ...]:
         """The VMs that the end of a flow stands for."""
@@ -337,7 +437,9 @@ class _Flows:
 
     def _path(self, one: Vm, other: Vm, target: str) -> FlowPath:
         """The two NICs over which `one` reaches `other`."""
-        here, there = meeting_zones(_zones_of(one), _zones_of(other), zone_named(target, self.vapp.vms))
+        here, there = meeting_zones(
+            _zones_of(one), _zones_of(other), zone_named(target, self.vapp.vms)
+        )
         return FlowPath(_nic_in(one, here), _nic_in(other, there))
 
     def _nic_of(self, vm: Vm, target: str) -> Nic:

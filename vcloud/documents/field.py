@@ -1,4 +1,6 @@
-"""What the fields of all documents share: how messages show a wrong value, and the most common checks."""
+"""What the fields of all documents share: how messages show a wrong value, and the most common
+checks.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,13 @@ class FieldError(UsageError, ValueError):
 
 def shown(value: object) -> str:
     """A value as messages quote it: on one line, printable and short."""
-    text = str(value).lower() if isinstance(value, bool) else "nothing" if value is None else str(value)
+    text = (
+        str(value).lower()
+        if isinstance(value, bool)
+        else "nothing"
+        if value is None
+        else str(value)
+    )
     plain = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[:60])
     return plain if len(text) <= 60 else f"{plain}..."
 
@@ -43,7 +51,9 @@ def kind_of(value: object) -> str:
 
 
 def nearest(word: str, known: Collection[str], what: str = "name") -> str:
-    """A hint that names the closest of the known words, or lists them. `what` says in the singular what they are."""
+    """A hint that names the closest of the known words, or lists them. `what` says in the singular
+    what they are.
+    """
     from difflib import get_close_matches
 
     if close := get_close_matches(word[:LONGEST_WORD], known, n=1, cutoff=0.6):
@@ -55,7 +65,9 @@ def nearest(word: str, known: Collection[str], what: str = "name") -> str:
 
 
 class Suggestions:
-    """`nearest` for the first wrong words of a file only, because each search compares all known words."""
+    """`nearest` for the first wrong words of a file only, because each search compares all known
+    words.
+    """
 
     def __init__(self, most: int = 50) -> None:
         self.left = most
@@ -77,7 +89,8 @@ def text_of(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The shape of a short text: a name, an id, a host name. It is the check, the message and the JSON schema in one.
+    """The shape of a short text: a name, an id, a host name. It is the check, the message and the
+    JSON schema in one.
 
     As pydantic's annotation it is all that a field needs: `Annotated[str, Shape(...)]`.
     """
@@ -98,7 +111,9 @@ class Shape:
             raise FieldError(f"'{shown(text)}' {self.wrong}", self.wanted)
         if text in self.reserved:
             words = ", ".join(sorted(self.reserved))
-            raise FieldError(f"'{text}' is a reserved word", f"Choose another name. Reserved words are: {words}.")
+            raise FieldError(
+                f"'{text}' is a reserved word", f"Choose another name. Reserved words are: {words}."
+            )
         return text
 
     def json_schema(self) -> dict[str, Any]:
@@ -114,7 +129,9 @@ class Shape:
 
 
 def parse_content(value: object, limit: int = CONTENT_LENGTH) -> str:
-    """Text of several lines, of at most `limit` characters, without control characters. Raises FieldError."""
+    """Text of several lines, of at most `limit` characters, without control characters. Raises
+    FieldError.
+    """
     text = text_of(value)
     if len(text) > limit:
         raise FieldError(f"this text has {len(text)} characters; the maximum is {limit}")

@@ -1,4 +1,6 @@
-"""From the bytes of a document to a pydantic model: the way that vApp files, image recipes and inventories take."""
+"""From the bytes of a document to a pydantic model: the way that vApp files, image recipes and
+inventories take.
+"""
 
 from __future__ import annotations
 
@@ -49,16 +51,20 @@ class Reading(Generic[M]):
         return self.model
 
 
-def read_model(data: bytes, file: str, kind: Kind[M], prepare: Callable[[Document], object] | None = None) -> Reading[M]:
+def read_model(
+    data: bytes, file: str, kind: Kind[M], prepare: Callable[[Document], object] | None = None
+) -> Reading[M]:
     """Reads a document and validates it. `file` is its name in messages.
 
-    `prepare` may change the tree before it is validated. Its result becomes pydantic's context, for fields that are
-    judged by other parts of the document.
+    `prepare` may change the tree before it is validated. Its result becomes pydantic's context, for
+    fields that are judged by other parts of the document.
 
     Raises:
         SpecError: the file is not readable at all, so that no other problem can be found.
     """
-    document = read_document(data, file, example=kind.example, origin=kind.origin, may_be_empty=kind.may_be_empty)
+    document = read_document(
+        data, file, example=kind.example, origin=kind.origin, may_be_empty=kind.may_be_empty
+    )
     context = prepare(document) if prepare else None
     model, errors = _validated(kind.model, document.tree, context)
     problems = (*document.problems, *problems_in(errors, document, kind.model))
@@ -68,8 +74,8 @@ def read_model(data: bytes, file: str, kind: Kind[M], prepare: Callable[[Documen
 def salvaged(reading: Reading[M], stand_in: Callable[[Node], None]) -> M | None:
     """The model of what remains when all wrong values are removed; None if too little remains.
 
-    With it, the checks across a document can judge the sound parts. `stand_in` puts harmless values in place of
-    required ones that were removed. Changes the reading's tree.
+    With it, the checks across a document can judge the sound parts. `stand_in` puts harmless values
+    in place of required ones that were removed. Changes the reading's tree.
     """
     if reading.model is not None:
         return reading.model
@@ -95,7 +101,9 @@ def _validated(model: type[M], tree: Node, context: object) -> tuple[M | None, l
 
 
 def _sortable(key: str | int) -> tuple[int, str]:
-    """Sorts the indices of a list as numbers: in reverse order, removing one item does not move the next."""
+    """Sorts the indices of a list as numbers: in reverse order, removing one item does not move the
+    next.
+    """
     return (key, "") if isinstance(key, int) else (0, key)
 
 

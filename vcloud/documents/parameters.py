@@ -1,8 +1,8 @@
 """Fills `${name}` into the values of a file.
 
-A value that is only `${name}` takes the parameter's type. Inside text, the parameter is inserted. `$${` stands for
-`${`. Values are put into the tree, never into YAML text, so a parameter can change neither keys nor structure.
-Inserted text is not searched for references again.
+A value that is only `${name}` takes the parameter's type. Inside text, the parameter is inserted.
+`$${` stands for `${`. Values are put into the tree, never into YAML text, so a parameter can change
+neither keys nor structure. Inserted text is not searched for references again.
 """
 
 from __future__ import annotations
@@ -12,11 +12,20 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from vcloud.documents.document import REFUSED, Document, Node, Position, dotted
-from vcloud.documents.field import PARAMETER_LENGTH, FieldError, Suggestions, kind_of, nearest, parse_content, shown
+from vcloud.documents.field import (
+    PARAMETER_LENGTH,
+    FieldError,
+    Suggestions,
+    kind_of,
+    nearest,
+    parse_content,
+    shown,
+)
 from vcloud.errors import Problem
 
 GIVEN: Final = "-P "
-"""Comes before the parameter's name in the field of a problem with a value from the command line."""
+"""Comes before the parameter's name in the field of a problem with a value from the command line.
+"""
 MOST_INSERTED: Final = 8 << 20
 """Characters that all parameters together may add to a file."""
 
@@ -25,7 +34,9 @@ _TRUTH: Final = {"true": True, "false": False}
 
 
 def fill_in(document: Document, given: Mapping[str, str]) -> None:
-    """Replaces all references in the document's tree. `given` overrides defaults. Adds to the document's problems."""
+    """Replaces all references in the document's tree. `given` overrides defaults. Adds to the
+    document's problems.
+    """
     written = document.tree.get("parameters")
     declared = written if isinstance(written, Node) else Node(Position())
     tree = _Filler(document, _values(document, declared, given)).filled(document.tree, Position())
@@ -43,12 +54,22 @@ def _values(document: Document, declared: Node, given: Mapping[str, str]) -> dic
         elif isinstance(default, str) and "${" in default:
             path = dotted("parameters", name)
             position = Position(path, document.lines.get(path, 0))
-            values[name] = document.refuse(position, "a default cannot refer to other parameters", "Write its value.")
+            values[name] = document.refuse(
+                position, "a default cannot refer to other parameters", "Write its value."
+            )
     for name, text in given.items():
         if name not in declared:
             hint = nearest(name, list(declared), "parameter")
             line = document.lines.get("parameters", 0)
-            document.problems.append(Problem(document.file, line, f"{GIVEN}{shown(name)}", "the file has no such parameter", hint))
+            document.problems.append(
+                Problem(
+                    document.file,
+                    line,
+                    f"{GIVEN}{shown(name)}",
+                    "the file has no such parameter",
+                    hint,
+                )
+            )
         elif values[name] is not REFUSED:
             values[name] = _given(document, name, text, declared[name])
     return values
@@ -64,10 +85,14 @@ def _given(document: Document, name: str, text: str, default: object) -> object:
         try:
             return parse_content(text, PARAMETER_LENGTH)
         except FieldError as error:
-            document.problems.append(Problem(document.file, 0, f"{GIVEN}{name}", error.what, error.hint))
+            document.problems.append(
+                Problem(document.file, 0, f"{GIVEN}{name}", error.what, error.hint)
+            )
             return REFUSED
     what = f"'{shown(text)}' is not {kind_of(default)}"
-    document.problems.append(Problem(document.file, 0, f"{GIVEN}{name}", what, f"The default is {shown(default)}."))
+    document.problems.append(
+        Problem(document.file, 0, f"{GIVEN}{name}", what, f"The default is {shown(default)}.")
+    )
     return REFUSED
 
 
@@ -84,14 +109,19 @@ class _Filler:
         if isinstance(value, str):
             return self._text(value, position) if "${" in value else value
         if isinstance(value, list):
-            return [self.filled(item, self._position(position, index)) for index, item in enumerate(value)]
+            return [
+                self.filled(item, self._position(position, index))
+                for index, item in enumerate(value)
+            ]
         if not isinstance(value, Node):
             return value
         made = Node(value.position)
         for key, item in value.items():
             at = self._position(position, key)
             if "${" in key:
-                self.document.refuse(at, "a key cannot contain a parameter", "Write the key itself.")
+                self.document.refuse(
+                    at, "a key cannot contain a parameter", "Write the key itself."
+                )
             else:
                 made[key] = self.filled(item, at) if at.path != "parameters" else item
         return made
@@ -101,7 +131,9 @@ class _Filler:
         return Position(path, self.document.lines.get(path, position.line))
 
     def _text(self, text: str, position: Position) -> Any:
-        """The text with its references replaced. A text that is only one reference becomes the parameter's value."""
+        """The text with its references replaced. A text that is only one reference becomes the
+        parameter's value.
+        """
         try:
             only = _REFERENCE.fullmatch(text)
             if only and only[1] is not None:
@@ -128,10 +160,18 @@ class _Filler:
     def _value(self, found: re.Match[str], position: Position) -> Any:
         name, closed = found[1], found[2]
         if not closed:
-            raise FieldError("a '${' is not closed", "Write ${name}, or $${ for the characters ${ themselves.")
+            raise FieldError(
+                "a '${' is not closed", "Write ${name}, or $${ for the characters ${ themselves."
+            )
         if name not in self.values:
-            hint = self.suggestions.nearest(name, list(self.values), "parameter") or "Declare it under parameters."
-            raise FieldError(f"no parameter is called '{shown(name)}'", f"{hint} For the characters ${{ themselves, write $${{.")
+            hint = (
+                self.suggestions.nearest(name, list(self.values), "parameter")
+                or "Declare it under parameters."
+            )
+            raise FieldError(
+                f"no parameter is called '{shown(name)}'",
+                f"{hint} For the characters ${{ themselves, write $${{.",
+            )
         value = self.values[name]
         if value is REFUSED:
             self.document.refused.add(position.path)

@@ -1,4 +1,6 @@
-"""What pydantic finds wrong with a document, in words that users understand, and with the lines of the file."""
+"""What pydantic finds wrong with a document, in words that users understand, and with the lines of
+the file.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +20,25 @@ from vcloud.errors import Problem
 _EMPTY: Final = "Write a value for the key, or remove the key."
 
 
-def problems_in(errors: list[ErrorDetails], document: Document, model: type[BaseModel]) -> Iterator[Problem]:
-    """The problems behind pydantic's errors. Leaves out those that only follow from a value that was refused before."""
+def problems_in(
+    errors: list[ErrorDetails], document: Document, model: type[BaseModel]
+) -> Iterator[Problem]:
+    """The problems behind pydantic's errors. Leaves out those that only follow from a value that
+    was refused before.
+    """
     suggestions = Suggestions()
     for error in errors:
         position = _position_of(error, document)
         if not (_is_echo(error) or _is_refused(position.path, document.refused)):
-            yield Problem(document.file, position.line, position.path, *_sentence(error, model, suggestions))
+            yield Problem(
+                document.file, position.line, position.path, *_sentence(error, model, suggestions)
+            )
 
 
 def written_part(tree: Node, error: ErrorDetails) -> tuple[str | int, ...]:
-    """The keys that lead to the wrong value, as far as the file has them: short forms leave out the last ones."""
+    """The keys that lead to the wrong value, as far as the file has them: short forms leave out the
+    last ones.
+    """
     value: Any = tree
     for depth, key in enumerate(error["loc"]):
         if not (isinstance(value, dict | list) and _has(value, key)):
@@ -43,7 +53,9 @@ def _has(value: dict[str, Any] | list[Any], key: str | int) -> bool:
 
 def _is_echo(error: ErrorDetails) -> bool:
     """Whether the error only says that a part is missing because another error removed it."""
-    return error["type"] == "default_factory_not_called" or (error["type"] == "too_short" and bool(error["input"]))
+    return error["type"] == "default_factory_not_called" or (
+        error["type"] == "too_short" and bool(error["input"])
+    )
 
 
 def _is_refused(path: str, refused: set[str]) -> bool:
@@ -62,7 +74,9 @@ def _position_of(error: ErrorDetails, document: Document) -> Position:
     return Position(path, line)
 
 
-def _sentence(error: ErrorDetails, model: type[BaseModel], suggestions: Suggestions) -> tuple[str, str]:
+def _sentence(
+    error: ErrorDetails, model: type[BaseModel], suggestions: Suggestions
+) -> tuple[str, str]:
     """What is wrong, and the way out."""
     given, context = error.get("input"), error.get("ctx", {})
     match error["type"]:
@@ -73,13 +87,21 @@ def _sentence(error: ErrorDetails, model: type[BaseModel], suggestions: Suggesti
         case "missing":
             return f"required key '{error['loc'][-1]}' is missing", _example(error, model)
         case "extra_forbidden":
-            return "unknown key", suggestions.nearest(str(error["loc"][-1]), _keys_beside(error, model), "key")
+            return "unknown key", suggestions.nearest(
+                str(error["loc"][-1]), _keys_beside(error, model), "key"
+            )
         case "int_type" | "int_parsing":
             is_quoted = isinstance(given, str) and given.isdecimal()
-            return f"expected a whole number, but this is {_given(given)}", "Remove the quotes." if is_quoted else ""
+            return (
+                f"expected a whole number, but this is {_given(given)}",
+                "Remove the quotes." if is_quoted else "",
+            )
         case "bool_type":
             is_quoted = given in ("true", "false")
-            return f"expected true or false, but this is {_given(given)}", "Remove the quotes." if is_quoted else ""
+            return (
+                f"expected true or false, but this is {_given(given)}",
+                "Remove the quotes." if is_quoted else "",
+            )
         case "dict_type" | "model_type":
             return f"expected a mapping, but this is {_given(given)}", _as_mapping(error, model)
         case "tuple_type" | "list_type":
@@ -91,7 +113,10 @@ def _sentence(error: ErrorDetails, model: type[BaseModel], suggestions: Suggesti
         case "too_short":
             return "this is empty; at least one entry is required", ""
         case "too_long":
-            return f"this has {len(error['input'])} entries; the maximum is {context['max_length']}", ""
+            return (
+                f"this has {len(error['input'])} entries; the maximum is {context['max_length']}",
+                "",
+            )
         case "enum":
             return f"'{shown(given)}' is not possible here", f"Choose {context['expected']}."
         case _:
@@ -131,7 +156,11 @@ def _as_mapping(error: ErrorDetails, model: type[BaseModel]) -> str:
 def _as_list(given: object) -> str:
     if given is None:
         return _EMPTY
-    return f"Write [{shown(given)}]." if isinstance(given, str | int) else "Begin each entry with '- '."
+    return (
+        f"Write [{shown(given)}]."
+        if isinstance(given, str | int)
+        else "Begin each entry with '- '."
+    )
 
 
 def _keys_beside(error: ErrorDetails, model: type[BaseModel]) -> list[str]:

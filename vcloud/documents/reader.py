@@ -1,7 +1,8 @@
 """From the bytes of a YAML file to a tree of plain values that knows its lines.
 
-Tags are refused, because they let a file choose Python classes. The tree is built from the parser's events and not
-by PyYAML's composer: that one recurses in C, and a deeply nested file ends the process.
+Tags are refused, because they let a file choose Python classes. The tree is built from the parser's
+events and not by PyYAML's composer: that one recurses in C, and a deeply nested file ends the
+process.
 """
 
 from __future__ import annotations
@@ -26,13 +27,19 @@ MOST_ALIASED: Final = 20_000
 """How many values aliases may repeat in all."""
 
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_UNREADABLE: Final = re.compile(r"[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+_UNREADABLE: Final = re.compile(
+    r"[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
+)
 
 
-def read_document(data: bytes, file: str, *, example: str, origin: str = "", may_be_empty: bool = False) -> Document:
-    """The tree of a file's bytes, which must be a mapping. What is wrong in it is kept in `problems`.
+def read_document(
+    data: bytes, file: str, *, example: str, origin: str = "", may_be_empty: bool = False
+) -> Document:
+    """The tree of a file's bytes, which must be a mapping. What is wrong in it is kept in
+    `problems`.
 
-    `example` is a first line of such a file; `origin` says where to get one. Both are only for messages.
+    `example` is a first line of such a file; `origin` says where to get one. Both are only for
+    messages.
 
     Raises:
         SpecError: the file has no tree, for example after a syntax error.
@@ -57,10 +64,22 @@ def _text(data: bytes, file: str) -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise SpecError((Problem(file, line, "", "the file is not UTF-8 text", "Save it as UTF-8."),)) from None
+        raise SpecError(
+            (Problem(file, line, "", "the file is not UTF-8 text", "Save it as UTF-8."),)
+        ) from None
     if found := _UNREADABLE.search(text):
         line = text.count("\n", 0, found.start()) + 1
-        raise SpecError((Problem(file, line, "", f"the file contains the control character {found[0]!a}", "Remove it."),))
+        raise SpecError(
+            (
+                Problem(
+                    file,
+                    line,
+                    "",
+                    f"the file contains the control character {found[0]!a}",
+                    "Remove it.",
+                ),
+            )
+        )
     return text
 
 
@@ -96,9 +115,15 @@ class _Reader:
         self.document.tree = self._value(top, Position("", _line(top)), 0)
         next(self.events)
         if not isinstance(more := next(self.events), yaml.StreamEndEvent):
-            raise self._hopeless(_line(more), "a second YAML document begins here", "Put it into a file of its own.")
+            raise self._hopeless(
+                _line(more), "a second YAML document begins here", "Put it into a file of its own."
+            )
         if not isinstance(self.document.tree, Node):
-            raise self._hopeless(_line(top), "the file must be a mapping of keys to values", f"For example: {example}")
+            raise self._hopeless(
+                _line(top),
+                "the file must be a mapping of keys to values",
+                f"For example: {example}",
+            )
 
     def _hopeless(self, line: int, what: str, hint: str = "") -> _HopelessError:
         return _HopelessError(Problem(self.document.file, line, "", what, hint))
@@ -119,7 +144,9 @@ class _Reader:
             value = self._mapping(position, depth)
         if event.tag is not None:
             hint = "Remove it. To make a value text, put it in quotes."
-            value = self.document.refuse(position, f"the YAML tag {shown(event.tag)} is not allowed", hint)
+            value = self.document.refuse(
+                position, f"the YAML tag {shown(event.tag)} is not allowed", hint
+            )
         if event.anchor:
             self.anchors[event.anchor] = value, self.count - before, self.reached - depth
         self.reached = max(self.reached, reached)
@@ -134,7 +161,9 @@ class _Reader:
         if event.anchor not in self.anchors:
             name = shown(event.anchor)
             hint = f"Write &{name} before the value that it repeats."
-            return self.document.refuse(position, f"the alias *{name} has no anchor &{name} before it", hint)
+            return self.document.refuse(
+                position, f"the alias *{name} has no anchor &{name} before it", hint
+            )
         value, count, height = self.anchors[event.anchor]
         self._reach(depth + height, _line(event))
         self.count += count
@@ -172,7 +201,9 @@ class _Reader:
                 merged.append((at, value))
             elif key is not None:
                 first = self.document.lines[at.path]
-                self.document.refuse(at, f"this key was already used in line {first}", "Keep one of them.")
+                self.document.refuse(
+                    at, f"this key was already used in line {first}", "Keep one of them."
+                )
         for at, value in merged:
             self._merge(node, at, value)
         return node
@@ -181,7 +212,11 @@ class _Reader:
         """Adds the keys of `<<: *name`. Keys that the mapping has itself win."""
         sources = value if isinstance(value, list) else [value]
         if not all(isinstance(source, Node) for source in sources):
-            self.document.refuse(at, "'<<' can only merge a mapping or a list of mappings", "Write it like <<: *name.")
+            self.document.refuse(
+                at,
+                "'<<' can only merge a mapping or a list of mappings",
+                "Write it like <<: *name.",
+            )
             return
         for source in sources:
             for key, item in source.items():
@@ -205,7 +240,9 @@ class _Reader:
         at = Position(position.path, _line(event))
         if isinstance(event, yaml.MappingStartEvent) and event.flow_style and isinstance(key, Node):
             name = next(iter(key), "name")
-            self.document.refuse(at, "`{{ }}` is not supported", f"Write a parameter like ${{{shown(name)}}}.")
+            self.document.refuse(
+                at, "`{{ }}` is not supported", f"Write a parameter like ${{{shown(name)}}}."
+            )
         else:
             self.document.refuse(at, "a key must be plain text")
 

@@ -1,7 +1,8 @@
 """The meaning of YAML text without quotes, and the texts that YAML readers disagree about.
 
-Values are read as YAML 1.2 does. A text that a YAML 1.1 reader understands in another way (`no`, `22:22`, `0644`)
-is a trap: the file may be read by other tools, and by people, so it must be unambiguous.
+Values are read as YAML 1.2 does. A text that a YAML 1.1 reader understands in another way (`no`,
+`22:22`, `0644`) is a trap: the file may be read by other tools, and by people, so it must be
+unambiguous.
 """
 
 from __future__ import annotations
@@ -28,10 +29,14 @@ _SWITCHES: Final = {
 }
 """YAML 1.1 reads these as true or false, YAML 1.2 as text."""
 _WHOLE: Final = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
-_FRACTION: Final = re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]{1,3})?")
+_FRACTION: Final = re.compile(
+    r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]{1,3})?"
+)
 _CLOCK: Final = re.compile(r"[-+]?[1-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")
 _OCTAL: Final = re.compile(r"[-+]?0[0-9_]+")
-_ODD_NUMBER: Final = re.compile(r"[-+]?(?:0[xob][0-9A-Fa-f_]+|[1-9][0-9]*_[0-9_]*|\.(?:inf|Inf|INF)|[1-9][0-9]{18,})|\.(?:nan|NaN|NAN)")
+_ODD_NUMBER: Final = re.compile(
+    r"[-+]?(?:0[xob][0-9A-Fa-f_]+|[1-9][0-9]*_[0-9_]*|\.(?:inf|Inf|INF)|[1-9][0-9]{18,})|\.(?:nan|NaN|NAN)"
+)
 
 
 class Trap(NamedTuple):
@@ -59,9 +64,13 @@ def _number(text: str) -> str | int | float | Trap:
         return int(text)
     in_quotes = f"Put it in quotes: '{shown(text)}'."
     if _CLOCK.fullmatch(text):
-        return Trap(f"some YAML readers take {shown(text)} without quotes as a number in base 60", in_quotes)
+        return Trap(
+            f"some YAML readers take {shown(text)} without quotes as a number in base 60", in_quotes
+        )
     if _OCTAL.fullmatch(text):
-        return Trap(f"some YAML readers take {shown(text)} without quotes as an octal number", in_quotes)
+        return Trap(
+            f"some YAML readers take {shown(text)} without quotes as an octal number", in_quotes
+        )
     if _ODD_NUMBER.fullmatch(text):
         return Trap(
             f"not all YAML readers take {shown(text)} as a number",

@@ -1,4 +1,6 @@
-"""Syntax errors of YAML in words that users understand. libyaml's own words name its internal states."""
+"""Syntax errors of YAML in words that users understand. libyaml's own words name its internal
+states.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,11 @@ from typing import Final
 import yaml
 
 _SENTENCES: Final = (
-    ("cannot start any token", "a value cannot begin with this character", "Put the text in quotes."),
+    (
+        "cannot start any token",
+        "a value cannot begin with this character",
+        "Put the text in quotes.",
+    ),
     (
         "mapping values are not allowed",
         "a ':' is not possible here",
@@ -34,9 +40,17 @@ _SENTENCES: Final = (
         "expected a key here",
         "Check the indentation, quotes and brackets around this line.",
     ),
-    ("did not find expected '-' indicator", "expected a '-' here", "Indent all items of the list alike."),
+    (
+        "did not find expected '-' indicator",
+        "expected a '-' here",
+        "Indent all items of the list alike.",
+    ),
     ("unexpected end of stream", "the quotes that begin here are never closed", "Close them."),
-    ("unexpected document indicator", "the quotes that begin here contain a line of dashes", "Close the quotes."),
+    (
+        "unexpected document indicator",
+        "the quotes that begin here contain a line of dashes",
+        "Close the quotes.",
+    ),
     (
         "unknown escape character",
         "unknown escape sequence",
@@ -62,7 +76,11 @@ def explained(error: yaml.MarkedYAMLError, text: str) -> tuple[int, str, str]:
     if bracket and _PARAMETER.search(written, bracket.start()):
         hint = 'Inside { } and [ ], a parameter needs quotes: "${name}".'
     begins = error.context_mark.line + 1 if error.context_mark else line
-    return begins if "quotes that begin" in sentence else line, sentence.replace("{}", str(begins)), hint
+    return (
+        begins if "quotes that begin" in sentence else line,
+        sentence.replace("{}", str(begins)),
+        hint,
+    )
 
 
 def _sentence(said: str) -> tuple[str, str]:

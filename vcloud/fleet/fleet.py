@@ -27,19 +27,26 @@ class Fleet:
         """The one host of the command. Raises UsageError where there are several."""
         if len(self.hosts) != 1:
             names = ", ".join(host.name for host in self.hosts)
-            raise UsageError(f"this command works on one host, and there are: {names}", "Name one host: --connect HOST.")
+            raise UsageError(
+                f"this command works on one host, and there are: {names}",
+                "Name one host: --connect HOST.",
+            )
         return self.hosts[0]
 
     @contextmanager
     def locked(self, vapp: str, command: str) -> Iterator[None]:
-        """Holds the vApp's lock on every host. `command` is what the lock is held for, such as `up`. Raises LockedError."""
+        """Holds the vApp's lock on every host. `command` is what the lock is held for, such as
+        `up`. Raises LockedError.
+        """
         with ExitStack() as locks:
             for host in self.hosts:
                 locks.enter_context(vapp_lock(host, vapp, command))
             yield
 
     def state_of(self, vapp: str) -> VappState:
-        """The state of a vApp on the host. Raises HostError where a newer release of vcloud made it."""
+        """The state of a vApp on the host. Raises HostError where a newer release of vcloud made
+        it.
+        """
         state = observe_vapp(self.home, vapp)
         state.refuse_newer(vapp, self.home.name)
         return state
@@ -47,17 +54,21 @@ class Fleet:
     def standing(self, vapp: str) -> tuple[VappState, Manifest]:
         """The state of a vApp that `vcloud up` has made, and its manifest.
 
-        Raises NoVappError where there is none, UsageError where its description is damaged or lost, HostError where a newer release of
-        vcloud made it.
+        Raises NoVappError where there is none, UsageError where its description is damaged or lost,
+        HostError where a newer release of vcloud made it.
         """
         state, host = self.state_of(vapp), self.home.name
         if state.manifest is not None:
             return state, state.manifest
         way_out = f"`vcloud up` with its file writes the description again; `vcloud down {vapp}` removes the vApp."
         if state.unreadable is not None:
-            raise UsageError(f"'{vapp}' on {host} cannot be read: {state.unreadable.reason}", way_out)
+            raise UsageError(
+                f"'{vapp}' on {host} cannot be read: {state.unreadable.reason}", way_out
+            )
         if state.domains:
-            raise UsageError(f"of '{vapp}' on {host}, leftovers remain; their description is lost", way_out)
+            raise UsageError(
+                f"of '{vapp}' on {host}, leftovers remain; their description is lost", way_out
+            )
         raise NoVappError(vapp, host)
 
     def capabilities(self) -> Capabilities:
@@ -67,7 +78,8 @@ class Fleet:
 
 @contextmanager
 def open_fleet(connect: str | None) -> Iterator[Fleet]:
-    """Opens the hosts that a command works on. `connect` is a host's name or a libvirt URI; None: as the environment says.
+    """Opens the hosts that a command works on. `connect` is a host's name or a libvirt URI; None:
+    as the environment says.
 
     Raises UsageError where the choice is not clear, HostError where a host does not let us in.
     """

@@ -1,4 +1,6 @@
-"""Ways into VMs that need no network: the guest agent, a channel of the hypervisor for ssh, the serial console."""
+"""Ways into VMs that need no network: the guest agent, a channel of the hypervisor for ssh, the
+serial console.
+"""
 
 from __future__ import annotations
 
@@ -27,30 +29,40 @@ KEY_FOLDER = "/run/vcloud/ssh"
 
 @contextmanager
 def _running(vapp: str, vm: str, connect: str | None) -> Iterator[tuple[Host, DomainState]]:
-    """The host and the domain of a running VM. Raises UsageError if it does not run, or if there is none; then it names those there are."""
+    """The host and the domain of a running VM. Raises UsageError if it does not run, or if there is
+    none; then it names those there are.
+    """
     with open_fleet(connect) as fleet:
         host = fleet.home
         domain = observe_domain(host, f"{vapp}.{vm}")
         if domain is None or domain.marks.vapp != vapp:
             names = [found.marks.vm for found in observe_vapp(host, vapp).domains]
-            hint = f"There are: {', '.join(sorted(names))}." if names else "vcloud list shows the vApps."
+            hint = (
+                f"There are: {', '.join(sorted(names))}."
+                if names
+                else "vcloud list shows the vApps."
+            )
             raise UsageError(f"there is no VM '{vapp}/{vm}' on {host.name}", hint)
         if not domain.running:
             raise UsageError(f"'{vapp}/{vm}' does not run", "`vcloud up` starts it.")
         yield host, domain
 
 
-def execute_in(vapp: str, vm: str, argv: Sequence[str], connect: str | None, stdin: bytes, timeout: int) -> Executed:
+def execute_in(
+    vapp: str, vm: str, argv: Sequence[str], connect: str | None, stdin: bytes, timeout: int
+) -> Executed:
     """Runs a command in a VM through its guest agent, for at most `timeout` seconds."""
     with _running(vapp, vm, connect) as (host, domain):
-        return machines.agent_of(host, domain.name).execute_at_length(list(argv), stdin=stdin, timeout=timeout)
+        return machines.agent_of(host, domain.name).execute_at_length(
+            list(argv), stdin=stdin, timeout=timeout
+        )
 
 
 def ssh_into(vapp: str, vm: str, user: str, argv: Sequence[str], connect: str | None) -> int:
     """Runs the system's ssh over a channel of the hypervisor.
 
-    ssh checks the pinned host key of the VM, and logs in with a key that exists for this session only.
-    Returns ssh's exit code. Raises UsageError if the VM has no sshd or no pinned key.
+    ssh checks the pinned host key of the VM, and logs in with a key that exists for this session
+    only. Returns ssh's exit code. Raises UsageError if the VM has no sshd or no pinned key.
     """
     with _running(vapp, vm, connect) as (_, domain):
         if domain.marks.role != Role.WORKLOAD:
@@ -59,18 +71,42 @@ def ssh_into(vapp: str, vm: str, user: str, argv: Sequence[str], connect: str | 
                 f"Use: vcloud exec {vapp}/{vm} -- COMMAND, or vcloud console {vapp}/{vm}.",
             )
         if not domain.marks.host_key:
-            raise UsageError(f"no host key is pinned for '{vapp}/{vm}'", "`vcloud up` finishes the VM and pins its key.")
+            raise UsageError(
+                f"no host key is pinned for '{vapp}/{vm}'",
+                "`vcloud up` finishes the VM and pins its key.",
+            )
         pinned = domain.marks.host_key
     with tempfile.TemporaryDirectory(prefix="vcloud-ssh-") as folder:
         return subprocess.call(_ssh_argv(Path(folder), vapp, vm, user, argv, connect, pinned))
 
 
-def _ssh_argv(folder: Path, vapp: str, vm: str, user: str, argv: Sequence[str], connect: str | None, pinned: str) -> list[str]:
+def _ssh_argv(
+    folder: Path,
+    vapp: str,
+    vm: str,
+    user: str,
+    argv: Sequence[str],
+    connect: str | None,
+    pinned: str,
+) -> list[str]:
     key, known = folder / "key", folder / "known_hosts"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "vcloud", "-f", str(key)], check=True, stdin=subprocess.DEVNULL)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "vcloud", "-f", str(key)],
+        check=True,
+        stdin=subprocess.DEVNULL,
+    )
     alias = f"{vapp}.{vm}"
     known.write_text(f"{alias} {pinned}\n")
-    proxy = [sys.executable, "-m", "vcloud", "_channel", vapp, vm, str(key) + ".pub", *(("--connect", connect) if connect else ())]
+    proxy = [
+        sys.executable,
+        "-m",
+        "vcloud",
+        "_channel",
+        vapp,
+        vm,
+        str(key) + ".pub",
+        *(("--connect", connect) if connect else ()),
+    ]
     options = {
         "HostKeyAlias": alias,
         "UserKnownHostsFile": str(known),
@@ -87,7 +123,9 @@ def _ssh_argv(folder: Path, vapp: str, vm: str, user: str, argv: Sequence[str], 
 
 
 def pump(vapp: str, vm: str, key: Path, connect: str | None) -> None:
-    """Carries stdin and stdout to and from a new sshd in the VM. The sshd lets in the public key in the file `key`."""
+    """Carries stdin and stdout to and from a new sshd in the VM. The sshd lets in the public key in
+    the file `key`.
+    """
     with _running(vapp, vm, connect) as (host, domain):
         agent = machines.agent_of(host, domain.name)
         allowed = authorize(agent, KEY_FOLDER, key.read_text())

@@ -1,7 +1,7 @@
 """Asks a vApp's appliances what they run with, what they have counted and what they have logged.
 
-An attacker may control an appliance like any other VM. What it reports is read as data of any form. A
-report that cannot be read costs the checks of that appliance, and no others.
+An attacker may control an appliance like any other VM. What it reports is read as data of any form.
+A report that cannot be read costs the checks of that appliance, and no others.
 """
 
 from __future__ import annotations
@@ -31,12 +31,14 @@ TIMEOUT = 60
 
 
 def firewall_report(host: Host, domain: str, *, make_room: bool = False) -> FirewallReport:
-    """What the firewall runs with, and what it has dropped; `NOTHING` if it runs without vcloud's ruleset.
+    """What the firewall runs with, and what it has dropped; `NOTHING` if it runs without vcloud's
+    ruleset.
 
     Args:
         host: an open host.
         domain: the firewall's domain.
-        make_room: empty the firewall's sets of denied packets first if they are nearly full, so that the next packets can be counted.
+        make_room: empty the firewall's sets of denied packets first if they are nearly full, so
+            that the next packets can be counted.
 
     Raises:
         GuestError: the firewall does not answer, or its report cannot be read.
@@ -49,29 +51,42 @@ def firewall_report(host: Host, domain: str, *, make_room: bool = False) -> Fire
         return parse_firewall_report(done.stdout)
     except UnreadableError:
         raise GuestError(
-            "the firewall's report cannot be read", "Its image may be older than this vcloud: build it again with 'vcloud image build'."
+            "the firewall's report cannot be read",
+            "Its image may be older than this vcloud: build it again with 'vcloud image build'.",
         ) from None
 
 
 def ips_report(host: Host, domain: str) -> IpsReport:
-    """What the IPS runs with; `NO_REPORT` if its answer cannot be read. Raises GuestError, HostError."""
+    """What the IPS runs with; `NO_REPORT` if its answer cannot be read. Raises GuestError,
+    HostError.
+    """
     done = _ask(host, domain, [IPS_REPORT])
     return parse_ips_report(done.stdout) if done.code == 0 else NO_REPORT
 
 
 def ips_events(host: Host, domain: str, newest: int) -> tuple[Event, ...]:
     """The last `newest` events of the IPS's log, the oldest first. Raises GuestError, HostError."""
-    return tuple(parse_events(_ask(host, domain, [IPS_REPORT, "events", str(newest)], long=newest > 1).stdout))
+    return tuple(
+        parse_events(
+            _ask(host, domain, [IPS_REPORT, "events", str(newest)], long=newest > 1).stdout
+        )
+    )
 
 
 def check_appliances(host: Host, manifest: Manifest) -> tuple[Verdict, ...]:
-    """Whether each appliance runs with the rules that it was given. An appliance that does not answer has none."""
+    """Whether each appliance runs with the rules that it was given. An appliance that does not
+    answer has none.
+    """
     firewall, ips = manifest.design.firewall, manifest.design.ips
     domain = observe_domain(host, firewall.domain)
     with ThreadPoolExecutor(2) as pool:
         counted = pool.submit(_or, NOTHING, lambda: firewall_report(host, firewall.domain))
         inspected = pool.submit(_or, NO_REPORT, lambda: _ips_report_of(host, ips))
-    return tuple(config_verdicts(manifest, domain.marks.rules if domain else "", counted.result(), inspected.result()))
+    return tuple(
+        config_verdicts(
+            manifest, domain.marks.rules if domain else "", counted.result(), inspected.result()
+        )
+    )
 
 
 def _ips_report_of(host: Host, ips: Vm | None) -> IpsReport:
@@ -87,6 +102,8 @@ def _or(otherwise: T, ask: Callable[[], T]) -> T:
 
 
 def _ask(host: Host, domain: str, argv: Sequence[str], *, long: bool = False) -> Executed:
-    """Runs a program in an appliance. `long`: its output may have any length, which takes longer. Raises GuestError, HostError."""
+    """Runs a program in an appliance. `long`: its output may have any length, which takes longer.
+    Raises GuestError, HostError.
+    """
     agent = machines.agent_of(host, domain)
     return (agent.execute_at_length if long else agent.execute)(argv, timeout=TIMEOUT)

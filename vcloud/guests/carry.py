@@ -1,4 +1,6 @@
-"""Carries bytes between a guest's port and this side's files, such as a terminal or the pipes of ssh."""
+"""Carries bytes between a guest's port and this side's files, such as a terminal or the pipes of
+ssh.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,12 @@ from collections.abc import Callable
 CHUNK = 64 << 10
 
 
-def carry(connection: socket.socket, source: int, target: int, outgoing: Callable[[bytes], bytes | None] = lambda chunk: chunk) -> None:
+def carry(
+    connection: socket.socket,
+    source: int,
+    target: int,
+    outgoing: Callable[[bytes], bytes | None] = lambda chunk: chunk,
+) -> None:
     """Carries bytes between a socket and two open files until the socket or `source` ends.
 
     Args:

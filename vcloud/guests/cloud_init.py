@@ -1,4 +1,6 @@
-"""Waits for a VM of a user's own image. cloud-init sets it up, and reports its progress on the serial port. No agent is needed."""
+"""Waits for a VM of a user's own image. cloud-init sets it up, and reports its progress on the
+serial port. No agent is needed.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +14,18 @@ from vcloud.hosts.connection import Host
 from vcloud.hosts.volumes import VappVolumes
 
 BOOT_TIMEOUT = 600
-"""Seconds from power-on until cloud-init has finished its own work. A distribution's image takes two or three minutes without KVM."""
+"""Seconds from power-on until cloud-init has finished its own work. A distribution's image takes
+two or three minutes without KVM.
+"""
 POLL = 1.0
 MARK = "vcloud: "
 """Begins each line that templates/cloudinit/finish.sh writes to the serial port."""
 LINES = 200
 """Lines of the console that are read each time: more than a guest prints between two reads."""
 ALL_LINES = 5000
-"""Lines that are read at first, because the VM may have been ready long before this run. virtlogd keeps 2 MiB."""
+"""Lines that are read at first, because the VM may have been ready long before this run. virtlogd
+keeps 2 MiB.
+"""
 
 
 def wait_for_cloud_init(host: Host, volumes: VappVolumes, vm: Vm) -> None:
@@ -29,14 +35,23 @@ def wait_for_cloud_init(host: Host, volumes: VappVolumes, vm: Vm) -> None:
     """
     begun, lines = time.monotonic(), ALL_LINES
     while True:
-        reported = [line.removeprefix(MARK) for line in volumes.console_tail(vm.domain, lines) if line.startswith(MARK)]
+        reported = [
+            line.removeprefix(MARK)
+            for line in volumes.console_tail(vm.domain, lines)
+            if line.startswith(MARK)
+        ]
         lines = LINES
         if "ready" in reported:
             return
         if failed := [line for line in reported if line.startswith("failed: ")]:
-            raise GuestError(f"'{vm.name}' {failed[-1]}", f"Look inside: vcloud console {path_of(vm)}.")
+            raise GuestError(
+                f"'{vm.name}' {failed[-1]}", f"Look inside: vcloud console {path_of(vm)}."
+            )
         if not machines.is_running(host, vm.domain):
-            raise GuestError(f"'{vm.name}' stopped while it booted", f"See what it reported last: vcloud logs {path_of(vm)}.")
+            raise GuestError(
+                f"'{vm.name}' stopped while it booted",
+                f"See what it reported last: vcloud logs {path_of(vm)}.",
+            )
         allowed = BOOT_TIMEOUT + (len(vm.run) * RUN_TIMEOUT + vm.ready.timeout if reported else 0)
         if time.monotonic() > begun + allowed:
             raise GuestError(

@@ -18,14 +18,18 @@ ESCAPE = b"\x1d"
 
 
 def attach(host: Host, name: str) -> None:
-    """Connects this terminal with the serial console of a running domain, until Ctrl-] is pressed or the domain ends.
+    """Connects this terminal with the serial console of a running domain, until Ctrl-] is pressed
+    or the domain ends.
 
     Raises:
         UsageError: stdin is not a terminal.
         HostError: there is no such console, or somebody else is attached to it.
     """
     if not sys.stdin.isatty():
-        raise UsageError("a console needs a terminal", f"To see what the VM printed: vcloud logs {name.replace('.', '/', 1)}.")
+        raise UsageError(
+            "a console needs a terminal",
+            f"To see what the VM printed: vcloud logs {name.replace('.', '/', 1)}.",
+        )
     with console_socket(host, name) as console:
         print(f"Attached to {name}; Ctrl-] leaves.", file=sys.stderr)
         with _raw(sys.stdin.fileno()):
@@ -39,7 +43,9 @@ def _until_escape(typed: bytes) -> bytes | None:
 
 @contextmanager
 def _raw(terminal: int) -> Iterator[None]:
-    """Sends every key to the guest, Ctrl-C too. The terminal gets its settings back, whatever happens."""
+    """Sends every key to the guest, Ctrl-C too. The terminal gets its settings back, whatever
+    happens.
+    """
     settings = termios.tcgetattr(terminal)
     tty.setraw(terminal)
     try:

@@ -23,7 +23,8 @@ EVENTS = 1000
 
 
 def log_of(vapp: str, vm: str, connect: str | None, lines: int) -> str:
-    """The last `lines` lines of a VM's console and, if it is a running appliance, of what it stopped. The VM need not run.
+    """The last `lines` lines of a VM's console and, if it is a running appliance, of what it
+    stopped. The VM need not run.
 
     Raises UsageError if there is no such VM.
     """
@@ -31,17 +32,27 @@ def log_of(vapp: str, vm: str, connect: str | None, lines: int) -> str:
         host = fleet.home
         domain = observe_domain(host, f"{vapp}.{vm}")
         if domain is None:
-            raise UsageError(f"there is no VM '{vapp}/{vm}'", f"vcloud status {vapp} shows what there is.")
+            raise UsageError(
+                f"there is no VM '{vapp}/{vm}'", f"vcloud status {vapp} shows what there is."
+            )
         manifest = read_manifest(host, vapp)
         origins = rule_origins(manifest.design) if isinstance(manifest, Manifest) else {}
-        shown = [*VappVolumes(host).console_tail(domain.name, lines), *_stopped(host, domain, origins)[-lines:]]
+        shown = [
+            *VappVolumes(host).console_tail(domain.name, lines),
+            *_stopped(host, domain, origins)[-lines:],
+        ]
         return "".join(f"{line}\n" for line in shown)
 
 
 def rule_origins(design: Design) -> dict[str, Origin]:
     """Sid of each rule of the IPS -> why the IPS has it."""
-    leaks = {str(sid): design.origin_of(f"detector:{detector}") for (detector, _), sid in rule_sids(design.inspection.detectors).items()}
-    return {str(shipped.rule.sid): design.origin_of(f"rule:{shipped.rule.sid}") for shipped in SHIPPED} | leaks
+    leaks = {
+        str(sid): design.origin_of(f"detector:{detector}")
+        for (detector, _), sid in rule_sids(design.inspection.detectors).items()
+    }
+    return {
+        str(shipped.rule.sid): design.origin_of(f"rule:{shipped.rule.sid}") for shipped in SHIPPED
+    } | leaks
 
 
 def _stopped(host: Host, domain: DomainState, origins: Mapping[str, Origin]) -> list[str]:
@@ -55,13 +66,15 @@ def _stopped(host: Host, domain: DomainState, origins: Mapping[str, Origin]) -> 
 def _denied(host: Host, firewall: str) -> list[str]:
     return [
         f"denied: {source} -> {target} {protocol}/{port}, {packets} packets"
-        for (source, target, protocol, port), packets in sorted(firewall_report(host, firewall).denied.items())
+        for (source, target, protocol, port), packets in sorted(
+            firewall_report(host, firewall).denied.items()
+        )
     ]
 
 
 def _alerts(host: Host, ips: str, origins: Mapping[str, Origin]) -> list[str]:
-    """One line for each alert, with the line of the file that asked for the rule. A packet that a rule drops causes an alert, too, so
-    drops are left out.
+    """One line for each alert, with the line of the file that asked for the rule. A packet that a
+    rule drops causes an alert, too, so drops are left out.
     """
     return [
         f"{event.time} {'blocked' if event.blocked else 'allowed'}: {event.message}"

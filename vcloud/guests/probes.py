@@ -1,10 +1,11 @@
 """The probe program at one place: sends probes from there, and serves ports there for other probes.
 
-Shipped images have the program (`/usr/lib/vcloud/guest`). To every other place, `vcloud.guests.remote`
-travels over stdin and is run by the python3 of that machine. Both speak the same lines.
+Shipped images have the program (`/usr/lib/vcloud/guest`). To every other place,
+`vcloud.guests.remote` travels over stdin and is run by the python3 of that machine. Both speak the
+same lines.
 
-An attacker may control the machine that answers. An answer that cannot be read is `UNREADABLE` for that
-one probe, and says nothing about the others.
+An attacker may control the machine that answers. An answer that cannot be read is `UNREADABLE` for
+that one probe, and says nothing about the others.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ TAIL = 300
 """Characters of what a failed program printed last that are shown."""
 
 Run = Callable[[Sequence[str], bytes], Executed]
-"""Runs a program with its words and its standard input. Raises GuestError or HostError if it cannot."""
+"""Runs a program with its words and its standard input. Raises GuestError or HostError if it
+cannot.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +73,18 @@ class Prober:
 
 @functools.cache
 def python_words() -> tuple[str, ...]:
-    """The command that runs `python_program`: isolated from the machine's settings, and writing no cache files."""
+    """The command that runs `python_program`: isolated from the machine's settings, and writing no
+    cache files.
+    """
     return ("python3", "-I", "-S", "-B", "-c", (REMOTE / "loader.py").read_text())
 
 
 @functools.cache
 def python_program() -> bytes:
     """What the loader reads from stdin before the input of the program."""
-    modules = {f"vcloud.guests.remote.{name}": (REMOTE / f"{name}.py").read_bytes() for name in MODULES}
+    modules = {
+        f"vcloud.guests.remote.{name}": (REMOTE / f"{name}.py").read_bytes() for name in MODULES
+    }
     header = " ".join(f"{name} {len(source)}" for name, source in modules.items())
     return header.encode() + b"\n" + b"".join(modules.values())
 
@@ -88,8 +95,12 @@ def checked(done: Executed, where: str) -> Executed:
         return done
     said = done.stderr.decode(errors="replace").strip()[-TAIL:]
     if done.code in (126, 127):  # the codes of POSIX shells: not executable, not found
-        raise HostError(f"no probe can be sent from {where}: it has no python3", f"Install python3 on {where}.")
-    raise HostError(f"no probe can be sent from {where}: {said.splitlines()[-1] if said else f'python3 ended with {done.code}'}")
+        raise HostError(
+            f"no probe can be sent from {where}: it has no python3", f"Install python3 on {where}."
+        )
+    raise HostError(
+        f"no probe can be sent from {where}: {said.splitlines()[-1] if said else f'python3 ended with {done.code}'}"
+    )
 
 
 def probe_line(key: str, probe: Probe) -> str:
@@ -104,7 +115,9 @@ def parse_answers(output: bytes, count: int) -> tuple[Answer, ...]:
     for line in output.splitlines():
         try:
             item = as_mapping(parse_json(line))
-            answer = Answer(text(item, "result"), port(item, "port", 0), encoded(item, "answer", ""))
+            answer = Answer(
+                text(item, "result"), port(item, "port", 0), encoded(item, "answer", "")
+            )
             key = text(item, "id")
         except UnreadableError:
             continue

@@ -1,4 +1,6 @@
-"""What vcloud does in a VM of a shipped image between its first answer and its being ready, all through the guest agent."""
+"""What vcloud does in a VM of a shipped image between its first answer and its being ready, all
+through the guest agent.
+"""
 
 from __future__ import annotations
 
@@ -49,8 +51,14 @@ class HostKey:
 def new_host_key() -> HostKey:
     """A new Ed25519 key."""
     key = Ed25519PrivateKey.generate()
-    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
-    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.OpenSSH,
+        serialization.NoEncryption(),
+    )
+    public = key.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
     return HostKey(private, public.decode())
 
 
@@ -72,16 +80,21 @@ def give_identity(agent: Agent, vm: Vm, lines: Sequence[str], key: HostKey | Non
         *((*woken_nic_lines(vm), *host_key_lines(key.private, key.public)) if key else ()),
         *lines,
     ]
-    done = agent.execute([GUEST, "identity"], stdin=("\n".join(document) + "\n").encode(), timeout=IDENTITY_TIMEOUT)
+    done = agent.execute(
+        [GUEST, "identity"], stdin=("\n".join(document) + "\n").encode(), timeout=IDENTITY_TIMEOUT
+    )
     if done.code != 0:
         # The guest names only the number of the line, because the line may hold a secret.
         raise GuestError(
-            f"'{vm.name}' refused its identity: {_text(done.stdout or done.stderr)}", f"See its console: vcloud logs {path_of(vm)}."
+            f"'{vm.name}' refused its identity: {_text(done.stdout or done.stderr)}",
+            f"See its console: vcloud logs {path_of(vm)}.",
         )
 
 
 def open_gate(agent: Agent, vm: Vm) -> None:
-    """Lets the VM's services start, and waits until systemd has started all of them. Raises GuestError."""
+    """Lets the VM's services start, and waits until systemd has started all of them. Raises
+    GuestError.
+    """
     done = agent.execute(OPEN_GATE, timeout=SERVICES_TIMEOUT)
     if done.code != 0:
         raise GuestError(
@@ -91,9 +104,11 @@ def open_gate(agent: Agent, vm: Vm) -> None:
 
 
 def open_gate_of_own_image(agent: Agent, vm: Vm) -> None:
-    """Lets a VM of a user's own image that has just woken from a memory image continue its boot with an identity of its own.
+    """Lets a VM of a user's own image that has just woken from a memory image continue its boot
+    with an identity of its own.
 
-    The VM gets fresh entropy, its machine id and the time; cloud-init does the rest. Raises GuestError.
+    The VM gets fresh entropy, its machine id and the time; cloud-init does the rest. Raises
+    GuestError.
     """
     values = wake_values(secrets.token_bytes(ENTROPY_BYTES), vm.machine_id, time.time())
     done = agent.execute(["python3", "-c", wake_program()], stdin=values, timeout=IDENTITY_TIMEOUT)
@@ -102,7 +117,9 @@ def open_gate_of_own_image(agent: Agent, vm: Vm) -> None:
 
 
 def run_commands(agent: Agent, vm: Vm) -> None:
-    """Runs the `run:` lines of the file in order, each with the guest's shell. Raises GuestError for the first that fails."""
+    """Runs the `run:` lines of the file in order, each with the guest's shell. Raises GuestError
+    for the first that fails.
+    """
     for number, line in enumerate(vm.run):
         done = agent.execute(["/bin/sh", "-c", line], timeout=RUN_TIMEOUT)
         if done.code != 0:
@@ -116,7 +133,10 @@ def wait_ready(agent: Agent, vm: Vm) -> None:
     """Waits until the VM is ready as the file defines it. Raises GuestError when the time is up."""
     deadline = time.monotonic() + vm.ready.timeout
     if vm.ready.tcp:
-        done = agent.execute([GUEST, "wait-tcp", str(vm.ready.tcp), str(vm.ready.timeout)], timeout=vm.ready.timeout + 30)
+        done = agent.execute(
+            [GUEST, "wait-tcp", str(vm.ready.tcp), str(vm.ready.timeout)],
+            timeout=vm.ready.timeout + 30,
+        )
         if done.code != 0:
             raise GuestError(
                 f"nothing listens on tcp/{vm.ready.tcp} in '{vm.name}' after {vm.ready.timeout} s",
@@ -134,7 +154,8 @@ def wait_ready(agent: Agent, vm: Vm) -> None:
 
 
 def load_firewall(agent: Agent, ruleset: str) -> str:
-    """Checks the ruleset and loads it in one transaction. Returns the digest of the ruleset that is loaded now.
+    """Checks the ruleset and loads it in one transaction. Returns the digest of the ruleset that is
+    loaded now.
 
     Raises GuestError if the firewall refuses the ruleset. The old one stays loaded then.
     """
@@ -148,7 +169,9 @@ def load_firewall(agent: Agent, ruleset: str) -> str:
 
 
 def load_ips(agent: Agent, files: Mapping[str, bytes]) -> None:
-    """Checks the IPS's files and loads them. Raises GuestError if the IPS refuses them. The old ones stay loaded then."""
+    """Checks the IPS's files and loads them. Raises GuestError if the IPS refuses them. The old
+    ones stay loaded then.
+    """
     done = agent.execute([IPS_LOAD], stdin=_tar(files), timeout=LOAD_TIMEOUT)
     if done.code != 0:
         raise GuestError(
@@ -157,11 +180,19 @@ def load_ips(agent: Agent, files: Mapping[str, bytes]) -> None:
         )
     try:
         answer = untrusted.parse_json(done.stdout.strip().rpartition(b"\n")[2])
-        loaded, failed = untrusted.number(answer, "rules_loaded"), untrusted.number(answer, "rules_failed")
+        loaded, failed = (
+            untrusted.number(answer, "rules_loaded"),
+            untrusted.number(answer, "rules_failed"),
+        )
     except UnreadableError:
-        raise GuestError(f"the IPS does not say which rules it runs with: {_text(done.stdout)}", "See vcloud logs.") from None
+        raise GuestError(
+            f"the IPS does not say which rules it runs with: {_text(done.stdout)}",
+            "See vcloud logs.",
+        ) from None
     if failed or not loaded:
-        raise GuestError(f"the IPS runs without all of its rules: {loaded} are loaded, {failed} failed")
+        raise GuestError(
+            f"the IPS runs without all of its rules: {loaded} are loaded, {failed} failed"
+        )
 
 
 def _tar(files: Mapping[str, bytes]) -> bytes:

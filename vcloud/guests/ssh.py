@@ -1,7 +1,7 @@
 """An sshd in a guest that has no network to this side.
 
-A virtio-serial port is plugged into the running VM, and the guest agent starts `sshd -i` in the guest with
-that port as its connection. When either side ends, the port is unplugged.
+A virtio-serial port is plugged into the running VM, and the guest agent starts `sshd -i` in the
+guest with that port as its connection. When either side ends, the port is unplugged.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from vcloud.hosts.machines import agent_of
 SSHD = "/usr/sbin/sshd"
 WAIT_FOR_PORT = 10
 """Seconds for the guest to see a port that was plugged in."""
-# $1: the port's name; $2: seconds; the rest is a program that gets the port as stdin and stdout. The port's device is looked up
-# in sysfs, because not every guest runs a udev that makes links by name.
+# $1: the port's name; $2: seconds; the rest is a program that gets the port as stdin and stdout.
+# The port's device is looked up in sysfs, because not every guest runs a udev that makes links by
+# name.
 ON_PORT = """\
 name=$1 tries=$(($2 * 10)) && shift 2
 while [ $tries -gt 0 ]; do
@@ -74,16 +75,20 @@ def ssh_channel(host: Host, name: str, sshd: Sshd) -> Iterator[socket.socket]:
         GuestError: the agent does not answer.
     """
     with plugged_port(host, name) as (port, connection):
-        # Only now: if a guest reads from a port that nobody on the host has opened, it sees the end of the connection.
-        agent_of(host, name).start(["/bin/sh", "-c", ON_PORT, "sh", port, str(WAIT_FOR_PORT), *sshd.argv])
+        # Only now: if a guest reads from a port that nobody on the host has opened, it sees the end
+        # of the connection.
+        agent_of(host, name).start(
+            ["/bin/sh", "-c", ON_PORT, "sh", port, str(WAIT_FOR_PORT), *sshd.argv]
+        )
         yield connection
 
 
 def serve_proxy(host: Host, name: str, sshd: Sshd, source: int = 0, target: int = 1) -> None:
-    """Acts as the ProxyCommand of ssh: carries stdin and stdout to and from an sshd in the domain until one of them ends.
+    """Acts as the ProxyCommand of ssh: carries stdin and stdout to and from an sshd in the domain
+    until one of them ends.
 
-    ssh sends SIGHUP to its ProxyCommand when it ends. This is ignored, because the end of stdin says the same
-    and leaves time to unplug the port.
+    ssh sends SIGHUP to its ProxyCommand when it ends. This is ignored, because the end of stdin
+    says the same and leaves time to unplug the port.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with ssh_channel(host, name, sshd) as connection, suppress(ConnectionError):
@@ -91,14 +96,17 @@ def serve_proxy(host: Host, name: str, sshd: Sshd, source: int = 0, target: int 
 
 
 def authorize(agent: Agent, folder: str, public_key: str) -> str:
-    """Writes a file in the guest that lets a public key log in. Returns its path, for `Sshd.authorized_keys`.
+    """Writes a file in the guest that lets a public key log in. Returns its path, for
+    `Sshd.authorized_keys`.
 
     Raises:
         GuestError: it cannot be written.
     """
     made = agent.execute(["mkdir", "-p", "-m", "0755", folder])
     if made.code != 0:
-        raise GuestError(f"'{folder}' could not be made in '{agent.name}': {made.stderr.decode(errors='replace').strip()}")
+        raise GuestError(
+            f"'{folder}' could not be made in '{agent.name}': {made.stderr.decode(errors='replace').strip()}"
+        )
     path = f"{folder}/{secrets.token_hex(8)}"
     agent.write_file(path, f"restrict,pty {public_key.strip()}\n".encode(), 0o644)
     return path

@@ -88,10 +88,15 @@ def host_accelerator(host: Host) -> Accelerator:
     if stored:
         return stored
     pool = StoragePool(host)
-    kernel, initrd = (any_upload(pool, kind, suffix) for kind, suffix in (("kernel-", KERNEL_SUFFIX), ("initrd-", INITRD_SUFFIX)))
+    kernel, initrd = (
+        any_upload(pool, kind, suffix)
+        for kind, suffix in (("kernel-", KERNEL_SUFFIX), ("initrd-", INITRD_SUFFIX))
+    )
     if kernel and initrd:
         return find_accelerator(host, kernel, initrd)
-    return _without_kvm(host) or Accelerator("tcg", "libvirt offers KVM, but the host has no kernel yet for a test boot")
+    return _without_kvm(host) or Accelerator(
+        "tcg", "libvirt offers KVM, but the host has no kernel yet for a test boot"
+    )
 
 
 def stored_accelerator(host: Host) -> Accelerator | None:
@@ -140,7 +145,9 @@ def versions(host: Host) -> str:
     """
     release = host.shell.run(["uname", "-r"])
     if release.code != 0:
-        raise HostError(f"the kernel's version on {host.name} cannot be read: {release.stderr.decode(errors='replace').strip()}")
+        raise HostError(
+            f"the kernel's version on {host.name} cannot be read: {release.stderr.decode(errors='replace').strip()}"
+        )
     with translated(f"the versions of {host.name} could not be read"):
         return f"libvirt {host.connection.getLibVersion()} qemu {host.connection.getVersion()} linux {release.stdout.decode().strip()}"
 
@@ -170,7 +177,9 @@ def boot_both(host: Host, kvm_xml: str, tcg_xml: str) -> Accelerator:
         with _started_vm(host, kvm_xml) as kvm, _started_vm(host, tcg_xml) as tcg:
             return compare_boots(BootingVm(kvm), BootingVm(tcg), started)
     except libvirt.libvirtError as error:
-        return explain_failed_start(message_of(error), _starts(host, kvm_xml), _starts(host, tcg_xml))
+        return explain_failed_start(
+            message_of(error), _starts(host, kvm_xml), _starts(host, tcg_xml)
+        )
 
 
 def explain_failed_start(why: str, kvm: bool, tcg: bool) -> Accelerator:
@@ -186,7 +195,9 @@ def explain_failed_start(why: str, kvm: bool, tcg: bool) -> Accelerator:
 def _starts(host: Host, xml: str) -> bool:
     """Whether QEMU starts for the domain. The domain is destroyed at once."""
     try:
-        host.connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY).destroy()
+        host.connection.createXML(
+            xml, libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY
+        ).destroy()
     except libvirt.libvirtError:
         return False
     return True
@@ -234,10 +245,19 @@ def compare_boots(kvm: BootingVm, tcg: BootingVm, started: float) -> Accelerator
         if tcg in booting and tcg.booted:
             deadline = min(deadline, started + SLOWDOWN_LIMIT * (time.monotonic() - started))
     if not tcg.booted:
-        return Accelerator("tcg", "KVM could not be tested: the kernel does not reach user space under emulation either", proven=False)
+        return Accelerator(
+            "tcg",
+            "KVM could not be tested: the kernel does not reach user space under emulation either",
+            proven=False,
+        )
     if kvm.ended:
-        return Accelerator("tcg", "/dev/kvm exists, but a test VM failed: it ended before it reached user space")
-    return Accelerator("tcg", f"/dev/kvm exists, but a test VM failed: its kernel hangs, no user space after {deadline - started:.0f} s")
+        return Accelerator(
+            "tcg", "/dev/kvm exists, but a test VM failed: it ended before it reached user space"
+        )
+    return Accelerator(
+        "tcg",
+        f"/dev/kvm exists, but a test VM failed: its kernel hangs, no user space after {deadline - started:.0f} s",
+    )
 
 
 @contextmanager
@@ -245,10 +265,14 @@ def _started_vm(host: Host, xml: str) -> Iterator[socket.socket]:
     """Starts a VM and gives its console. Destroys the VM afterwards."""
     # The VM is paused until its console is open, so that no output is lost. If this connection
     # ends, libvirt destroys the VM.
-    domain = host.connection.createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY)
+    domain = host.connection.createXML(
+        xml, libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY
+    )
 
     def open_console(connection: libvirt.virConnect, stream: libvirt.virStream) -> None:
-        connection.lookupByUUIDString(domain.UUIDString()).openConsole(None, stream, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
+        connection.lookupByUUIDString(domain.UUIDString()).openConsole(
+            None, stream, libvirt.VIR_DOMAIN_CONSOLE_FORCE
+        )
 
     try:
         with stream_socket(host, open_console) as console:
@@ -263,4 +287,6 @@ def boot_xml(kernel: str, initrd: str, accelerator: str) -> str:
     """The XML of a domain for the KVM test boot. Its name is random, so that two operators can test
     at the same time.
     """
-    return render_test_boot(f"vcloud-probe-{secrets.token_hex(4)}", kernel, initrd, HostFacts(accelerator))
+    return render_test_boot(
+        f"vcloud-probe-{secrets.token_hex(4)}", kernel, initrd, HostFacts(accelerator)
+    )

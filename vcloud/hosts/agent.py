@@ -61,7 +61,10 @@ part of the command text.
 KILL = 'kill -9 "$1"'
 NOT_RUNNING = {libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID}
 """libvirt's errors for a domain that does not run."""
-NO_ANSWER = {libvirt.VIR_ERR_AGENT_UNRESPONSIVE, getattr(libvirt, "VIR_ERR_AGENT_COMMAND_TIMEOUT", None)}
+NO_ANSWER = {
+    libvirt.VIR_ERR_AGENT_UNRESPONSIVE,
+    getattr(libvirt, "VIR_ERR_AGENT_COMMAND_TIMEOUT", None),
+}
 """libvirt's errors for an agent that does not answer. Old versions of libvirt-python lack the
 second name.
 """
@@ -123,15 +126,23 @@ class Agent:
             return self._run(argv, stdin, timeout)
         with self._private_folder() as folder:
             self._put(f"{folder}/in", stdin)
-            return self._run(["/bin/sh", "-c", RUN_WITH_FILE_AS_STDIN, "sh", f"{folder}/in", *argv], b"", timeout)
+            return self._run(
+                ["/bin/sh", "-c", RUN_WITH_FILE_AS_STDIN, "sh", f"{folder}/in", *argv], b"", timeout
+            )
 
-    def execute_at_length(self, argv: Sequence[str], stdin: bytes = b"", timeout: float = 60) -> Executed:
+    def execute_at_length(
+        self, argv: Sequence[str], stdin: bytes = b"", timeout: float = 60
+    ) -> Executed:
         """Like `execute`, but the output may have any length. This is slower, because the output
         goes through files in the guest's memory.
         """
         with self._private_folder() as folder:
-            done = self.execute(["/bin/sh", "-c", RUN_WITH_FILES_AS_OUTPUT, "sh", folder, *argv], stdin, timeout)
-            return replace(done, stdout=self.read_file(f"{folder}/out"), stderr=self.read_file(f"{folder}/err"))
+            done = self.execute(
+                ["/bin/sh", "-c", RUN_WITH_FILES_AS_OUTPUT, "sh", folder, *argv], stdin, timeout
+            )
+            return replace(
+                done, stdout=self.read_file(f"{folder}/out"), stderr=self.read_file(f"{folder}/err")
+            )
 
     def start(self, argv: Sequence[str]) -> int:
         """Starts a program in the guest and returns its process number without waiting for its end.
@@ -150,7 +161,9 @@ class Agent:
         """
         done = self.execute(["/bin/sh", "-c", REPLACE_FILE, "sh", path, f"{mode:o}"], content)
         if done.code != 0:
-            raise GuestError(f"'{path}' could not be written in '{self.name}': {done.stderr.decode(errors='replace').strip()}")
+            raise GuestError(
+                f"'{path}' could not be written in '{self.name}': {done.stderr.decode(errors='replace').strip()}"
+            )
 
     def read_file(self, path: str) -> bytes:
         """The content of a file in the guest.
@@ -161,10 +174,14 @@ class Agent:
         content, ended = bytearray(), False
         with self._opened(path, "r") as handle:
             while not ended:
-                part, ended = self._command("guest-file-read", {"handle": handle, "count": READ_SIZE}, _part_of_file)
+                part, ended = self._command(
+                    "guest-file-read", {"handle": handle, "count": READ_SIZE}, _part_of_file
+                )
                 content += part
                 if len(content) > FILE_LIMIT:
-                    raise GuestError(f"'{path}' in '{self.name}' has more than {FILE_LIMIT >> 20} MiB")
+                    raise GuestError(
+                        f"'{path}' in '{self.name}' has more than {FILE_LIMIT >> 20} MiB"
+                    )
         return bytes(content)
 
     def _put(self, path: str, content: bytes) -> None:
@@ -183,7 +200,9 @@ class Agent:
         folder = f"/run/vcloud-{secrets.token_hex(8)}"
         made = self._run(["mkdir", "-m", "0700", folder], b"", COMMAND_TIMEOUT)
         if made.code != 0:
-            raise GuestError(f"'{folder}' could not be made in '{self.name}': {made.stderr.decode(errors='replace').strip()}")
+            raise GuestError(
+                f"'{folder}' could not be made in '{self.name}': {made.stderr.decode(errors='replace').strip()}"
+            )
         try:
             yield folder
         finally:
@@ -245,7 +264,12 @@ class Agent:
             self.start(["/bin/sh", "-c", KILL, "sh", str(pid)])
 
     def _command(
-        self, name: str, arguments: Mapping[str, object] | None, read: Callable[[object], T], *, timeout: int = COMMAND_TIMEOUT
+        self,
+        name: str,
+        arguments: Mapping[str, object] | None,
+        read: Callable[[object], T],
+        *,
+        timeout: int = COMMAND_TIMEOUT,
     ) -> T:
         """Sends a command and passes the answer to `read`, which raises UnreadableError if the
         answer has an unexpected form.
@@ -268,16 +292,25 @@ class Agent:
     def _guest_error(self, name: str, error: libvirt.libvirtError) -> GuestError:
         text, code = message_of(error), error.get_error_code()
         if code in NOT_RUNNING:
-            return GuestError(f"'{self.name}' is not running", f"See the end of its console: vcloud logs {self._path}.")
-        if code == libvirt.VIR_ERR_OPERATION_TIMEOUT or any(mark in text for mark in NOT_SENT_MESSAGES):
-            return NotSentError(f"the guest agent of '{self.name}' has not started yet, or is busy: {text}")
+            return GuestError(
+                f"'{self.name}' is not running",
+                f"See the end of its console: vcloud logs {self._path}.",
+            )
+        if code == libvirt.VIR_ERR_OPERATION_TIMEOUT or any(
+            mark in text for mark in NOT_SENT_MESSAGES
+        ):
+            return NotSentError(
+                f"the guest agent of '{self.name}' has not started yet, or is busy: {text}"
+            )
         if code in NO_ANSWER:
             return AgentSilentError(
-                f"the guest agent of '{self.name}' does not answer: {text}", f"See its console: vcloud logs {self._path}."
+                f"the guest agent of '{self.name}' does not answer: {text}",
+                f"See its console: vcloud logs {self._path}.",
             )
         if "encode message payload" in text:
             return GuestError(
-                f"a program in '{self.name}' has more output than the guest agent can send", "Redirect the output of the program to a file."
+                f"a program in '{self.name}' has more output than the guest agent can send",
+                "Redirect the output of the program to a file.",
             )
         reason = text.removeprefix(f"unable to execute QEMU agent command '{name}': ")
         return GuestError(f"'{self.name}': {reason}")

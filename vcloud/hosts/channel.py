@@ -29,7 +29,12 @@ def plugged_port(host: Host, name: str) -> Iterator[tuple[str, socket.socket]]:
     """
     with _plugged(host, name) as port, ExitStack() as stack:
         with translated(f"the channel into '{name}' could not be opened on {host.name}"):
-            opened = stream_socket(host, lambda connection, stream: connection.lookupByName(name).openChannel(port, stream, 0))
+            opened = stream_socket(
+                host,
+                lambda connection, stream: connection.lookupByName(name).openChannel(
+                    port, stream, 0
+                ),
+            )
             connection = stack.enter_context(opened)
         yield port, connection
 

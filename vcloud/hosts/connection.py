@@ -74,7 +74,12 @@ class Host:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
 
@@ -102,9 +107,15 @@ def _open(ref: HostRef) -> libvirt.virConnect:
     query = dict(parse_qsl(parts.query))
     with tempfile.TemporaryDirectory(prefix="vcloud-") as folder:
         wrapper = Path(folder, "ssh")
-        wrapper.write_text(_ssh_wrapper(query.get("command", "ssh"), ref.ssh_config if "command" not in query else None))
+        wrapper.write_text(
+            _ssh_wrapper(
+                query.get("command", "ssh"), ref.ssh_config if "command" not in query else None
+            )
+        )
         wrapper.chmod(0o700)
-        return libvirt.open(parts._replace(query=urlencode(query | {"command": str(wrapper)}, safe="/")).geturl())
+        return libvirt.open(
+            parts._replace(query=urlencode(query | {"command": str(wrapper)}, safe="/")).geturl()
+        )
 
 
 def _ssh_wrapper(program: str, config: Path | None) -> str:
@@ -113,7 +124,11 @@ def _ssh_wrapper(program: str, config: Path | None) -> str:
     The script ignores Ctrl-C. The terminal sends Ctrl-C to all its programs, and vcloud still needs
     the connection to clean up.
     """
-    argv = [program, *(("-F", str(config)) if config else ()), *(f"-o{option}" for option in SSH_OPTIONS)]
+    argv = [
+        program,
+        *(("-F", str(config)) if config else ()),
+        *(f"-o{option}" for option in SSH_OPTIONS),
+    ]
     return f"#!/bin/sh\ntrap '' INT\nexec {shlex.join(argv)} \"$@\"\n"
 
 
@@ -133,7 +148,9 @@ def run_parallel(tasks: Sequence[Callable[[], T]], limit: int = MAX_CALLS) -> li
         pool.shutdown(wait=False, cancel_futures=True)
         wait(futures, timeout=INTERRUPT_TIMEOUT)
         raise
-    failed = [error for future in futures if not future.cancelled() and (error := future.exception())]
+    failed = [
+        error for future in futures if not future.cancelled() and (error := future.exception())
+    ]
     if failed:
         raise failed[0]
     return [future.result() for future in futures]
@@ -157,7 +174,11 @@ def translated(what: str) -> Iterator[None]:
 
 def message_of(error: libvirt.libvirtError) -> str:
     """libvirt's message on one line, without the general prefixes that libvirt puts before it."""
-    return " ".join(str(error.get_error_message() or error).split()).removeprefix("operation failed: ").removeprefix("internal error: ")
+    return (
+        " ".join(str(error.get_error_message() or error).split())
+        .removeprefix("operation failed: ")
+        .removeprefix("internal error: ")
+    )
 
 
 def is_absent(error: libvirt.libvirtError) -> bool:
@@ -187,7 +208,12 @@ def _hint_for(error: libvirt.libvirtError) -> str:
     text = str(error)
     if "No space left" in text:
         return "Free some space on the host, then run the command again."
-    if error.get_error_code() == libvirt.VIR_ERR_RPC or "socket is closed" in text or "End of file" in text or "Broken pipe" in text:
+    if (
+        error.get_error_code() == libvirt.VIR_ERR_RPC
+        or "socket is closed" in text
+        or "End of file" in text
+        or "Broken pipe" in text
+    ):
         return "The connection broke. Check that the host and its libvirtd run. Then run the command again: it continues from here."
     if error.get_error_code() == libvirt.VIR_ERR_HOOK_SCRIPT_FAILED:
         return "A libvirt hook on the host refused it. The message shows the hook's reason."

@@ -22,7 +22,9 @@ def console_socket(host: Host, name: str) -> Iterator[socket.socket]:
     """
     with ExitStack() as stack:
         with translated(f"the console of '{name}' could not be opened on {host.name}"):
-            console = stack.enter_context(stream_socket(host, lambda connection, stream: _open(connection, stream, name)))
+            console = stack.enter_context(
+                stream_socket(host, lambda connection, stream: _open(connection, stream, name))
+            )
         yield console
 
 
@@ -33,5 +35,6 @@ def _open(connection: libvirt.virConnect, stream: libvirt.virStream, name: str) 
         if "Active console session exists" not in str(error):
             raise
         raise HostError(
-            f"somebody else is attached to the console of '{name}'", "That person can leave the console with Ctrl-]. Then try again."
+            f"somebody else is attached to the console of '{name}'",
+            "That person can leave the console with Ctrl-]. Then try again.",
         ) from None

@@ -92,13 +92,28 @@ HostName = Annotated[
 ]
 LibvirtName = Annotated[
     str,
-    Shape(r"[A-Za-z0-9_.:-]{1,80}", "is not a valid libvirt network name", "Use 1 to 80 letters, digits and _ . : -."),
+    Shape(
+        r"[A-Za-z0-9_.:-]{1,80}",
+        "is not a valid libvirt network name",
+        "Use 1 to 80 letters, digits and _ . : -.",
+    ),
 ]
 NamespaceName = Annotated[
     str,
-    Shape(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", "is not a valid network namespace name", "`ip netns list` shows the names."),
+    Shape(
+        r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}",
+        "is not a valid network namespace name",
+        "`ip netns list` shows the names.",
+    ),
 ]
-BridgeName = Annotated[str, Shape(r"[A-Za-z0-9_.-]{1,15}", "is not a valid bridge name", "Use 1 to 15 letters, digits and _ . -.")]
+BridgeName = Annotated[
+    str,
+    Shape(
+        r"[A-Za-z0-9_.-]{1,15}",
+        "is not a valid bridge name",
+        "Use 1 to 15 letters, digits and _ . -.",
+    ),
+]
 Uri = Annotated[str, PlainValidator(_uri)]
 
 
@@ -116,29 +131,49 @@ class UplinkConfig(_Strict):
     """The name of a libvirt network. Either this or `bridge` must be given."""
     bridge: BridgeName | None = None
     """The name of a bridge of the host."""
-    prefix4: Annotated[IPv4Network, _ip(IPv4Network, "an IPv4 prefix such as 198.18.0.0/16")] = Field(examples=["198.18.0.0/16"])
-    gateway4: Annotated[IPv4Address, _ip(IPv4Address, "an IPv4 address such as 198.18.0.1")] = Field(examples=["198.18.0.1"])
-    prefix6: Annotated[IPv6Network, _ip(IPv6Network, "an IPv6 prefix such as 2001:db8::/64")] | None = None
-    gateway6: Annotated[IPv6Address, _ip(IPv6Address, "an IPv6 address such as 2001:db8::1")] | None = None
+    prefix4: Annotated[IPv4Network, _ip(IPv4Network, "an IPv4 prefix such as 198.18.0.0/16")] = (
+        Field(examples=["198.18.0.0/16"])
+    )
+    gateway4: Annotated[IPv4Address, _ip(IPv4Address, "an IPv4 address such as 198.18.0.1")] = (
+        Field(examples=["198.18.0.1"])
+    )
+    prefix6: (
+        Annotated[IPv6Network, _ip(IPv6Network, "an IPv6 prefix such as 2001:db8::/64")] | None
+    ) = None
+    gateway6: (
+        Annotated[IPv6Address, _ip(IPv6Address, "an IPv6 address such as 2001:db8::1")] | None
+    ) = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> UplinkConfig:
         if (self.network is None) == (self.bridge is None):
-            raise FieldError("an uplink needs either network or bridge", "Write exactly one of them.")
+            raise FieldError(
+                "an uplink needs either network or bridge", "Write exactly one of them."
+            )
         if self.gateway4 not in self.prefix4:
-            raise FieldError(f"gateway4 {self.gateway4} is not in prefix4 {self.prefix4}", "Correct one of them.")
+            raise FieldError(
+                f"gateway4 {self.gateway4} is not in prefix4 {self.prefix4}", "Correct one of them."
+            )
         if self.prefix4.prefixlen > LONGEST_UPLINK_PREFIX:
-            raise FieldError(f"prefix4 {self.prefix4} is too small", f"The smallest possible prefix is a /{LONGEST_UPLINK_PREFIX}.")
+            raise FieldError(
+                f"prefix4 {self.prefix4} is too small",
+                f"The smallest possible prefix is a /{LONGEST_UPLINK_PREFIX}.",
+            )
         self._check_ipv6()
         return self
 
     def _check_ipv6(self) -> None:
         if (self.prefix6 is None) != (self.gateway6 is None):
-            raise FieldError("prefix6 and gateway6 must be written together", "Add the other one, or remove this one.")
+            raise FieldError(
+                "prefix6 and gateway6 must be written together",
+                "Add the other one, or remove this one.",
+            )
         if self.prefix6 is None or self.gateway6 is None or self.gateway6.is_link_local:
             return
         if self.gateway6 not in self.prefix6:
-            raise FieldError(f"gateway6 {self.gateway6} is not in prefix6 {self.prefix6}", "Correct one of them.")
+            raise FieldError(
+                f"gateway6 {self.gateway6} is not in prefix6 {self.prefix6}", "Correct one of them."
+            )
 
 
 class OutsideConfig(_Strict):
@@ -150,9 +185,13 @@ class OutsideConfig(_Strict):
 
     netns: NamespaceName = Field(examples=["vclab-outside"])
     """A network namespace of the machine that runs vcloud."""
-    server4: Annotated[IPv4Address, _ip(IPv4Address, "an IPv4 address such as 203.0.113.10")] = Field(examples=["203.0.113.10"])
+    server4: Annotated[IPv4Address, _ip(IPv4Address, "an IPv4 address such as 203.0.113.10")] = (
+        Field(examples=["203.0.113.10"])
+    )
     """The address of a server on the internet side that answers on every port."""
-    server6: Annotated[IPv6Address, _ip(IPv6Address, "an IPv6 address such as 2001:db8:203::10")] | None = None
+    server6: (
+        Annotated[IPv6Address, _ip(IPv6Address, "an IPv6 address such as 2001:db8:203::10")] | None
+    ) = None
 
 
 class _HostEntry(_Strict):
@@ -167,7 +206,9 @@ class _HostEntry(_Strict):
 
 
 class _File(_Strict):
-    hosts: dict[HostName, _HostEntry] = Field(min_length=1, examples=[{"h1": {"uri": "qemu+ssh://root@h1/system"}}])
+    hosts: dict[HostName, _HostEntry] = Field(
+        min_length=1, examples=[{"h1": {"uri": "qemu+ssh://root@h1/system"}}]
+    )
 
 
 _KIND: Final = Kind(_File, EXAMPLE)
@@ -204,14 +245,18 @@ def load_inventory(path: Path) -> tuple[HostRef, ...]:
         data = path.read_bytes()
     except OSError as error:
         what = f"the inventory {path} cannot be read: {error.strerror}"
-        raise UsageError(what, "Correct the path or the permissions, or set VCLOUD_INVENTORY to another file.") from None
+        raise UsageError(
+            what, "Correct the path or the permissions, or set VCLOUD_INVENTORY to another file."
+        ) from None
     entries = read_model(data, str(path), _KIND).sound().hosts
     return tuple(_ref(name, entry, path.parent) for name, entry in entries.items())
 
 
 def _ref(name: str, entry: _HostEntry, folder: Path) -> HostRef:
     config = folder / Path(entry.ssh_config).expanduser() if entry.ssh_config else None
-    return HostRef(name, entry.uri, config, entry.uplink, entry.local_uri or "", entry.templates, entry.outside)
+    return HostRef(
+        name, entry.uri, config, entry.uplink, entry.local_uri or "", entry.templates, entry.outside
+    )
 
 
 def choose_host(connect: str | None, environment: Mapping[str, str] = os.environ) -> HostRef:
@@ -223,12 +268,15 @@ def choose_host(connect: str | None, environment: Mapping[str, str] = os.environ
     hosts = choose_hosts(connect, environment)
     if len(hosts) > 1:
         raise UsageError(
-            f"there are {len(hosts)} hosts, and this command works on one", f"Choose it: --connect {'|'.join(host.name for host in hosts)}."
+            f"there are {len(hosts)} hosts, and this command works on one",
+            f"Choose it: --connect {'|'.join(host.name for host in hosts)}.",
         )
     return hosts[0]
 
 
-def choose_hosts(connect: str | None, environment: Mapping[str, str] = os.environ) -> tuple[HostRef, ...]:
+def choose_hosts(
+    connect: str | None, environment: Mapping[str, str] = os.environ
+) -> tuple[HostRef, ...]:
     """The hosts that a command works on.
 
     vcloud takes the first of these that is given: `connect` (a URI, or a host's name in the
@@ -251,7 +299,9 @@ def choose_hosts(connect: str | None, environment: Mapping[str, str] = os.enviro
         return (_named(wanted, _inventory(environment)),)
     # The inventory may know more about this host, such as its uplink.
     known = _inventory(environment, tolerant=True)
-    return (next((host for host in known if wanted in (host.uri, host.local_uri)), ref_of_uri(wanted)),)
+    return (
+        next((host for host in known if wanted in (host.uri, host.local_uri)), ref_of_uri(wanted)),
+    )
 
 
 def ref_of_uri(uri: str) -> HostRef:
@@ -264,7 +314,10 @@ def ref_of_uri(uri: str) -> HostRef:
         return HostRef(urlsplit(_uri(uri)).hostname or "localhost", uri)
     except ValueError:
         what = f"'{shown(uri)}' is not a libvirt URI"
-        raise UsageError(what, "Write a libvirt URI, such as qemu+ssh://root@h1/system, or a host's name in the inventory.") from None
+        raise UsageError(
+            what,
+            "Write a libvirt URI, such as qemu+ssh://root@h1/system, or a host's name in the inventory.",
+        ) from None
 
 
 def _named(name: str, hosts: tuple[HostRef, ...]) -> HostRef:
@@ -273,7 +326,8 @@ def _named(name: str, hosts: tuple[HostRef, ...]) -> HostRef:
             return host
     known = ", ".join(host.name for host in hosts)
     raise UsageError(
-        f"there is no host '{name}'" + (f" in the inventory, which has {known}" if known else ", because there is no inventory"),
+        f"there is no host '{name}'"
+        + (f" in the inventory, which has {known}" if known else ", because there is no inventory"),
         "Write a host's name from the inventory, or a libvirt URI, such as qemu+ssh://root@h1/system.",
     )
 
@@ -288,9 +342,14 @@ def _inventory(environment: Mapping[str, str], *, tolerant: bool = False) -> tup
     labs = sorted(Path(environment.get("VCLOUD_LAB_DIR") or LABS).glob("*/hosts.yaml"))
     if len(labs) > 1 and not tolerant:
         names = ", ".join(path.parent.name for path in labs)
-        raise UsageError(f"several labs run: {names}", f"Choose the inventory of one lab: export VCLOUD_INVENTORY={labs[0]}.")
+        raise UsageError(
+            f"several labs run: {names}",
+            f"Choose the inventory of one lab: export VCLOUD_INVENTORY={labs[0]}.",
+        )
     if len(labs) == 1:
         return load_inventory(labs[0])
-    configs = Path(environment.get("XDG_CONFIG_HOME") or Path(environment.get("HOME", "/")) / ".config")
+    configs = Path(
+        environment.get("XDG_CONFIG_HOME") or Path(environment.get("HOME", "/")) / ".config"
+    )
     own = configs / "vcloud" / "hosts.yaml"
     return load_inventory(own) if own.is_file() and not labs else ()

@@ -88,7 +88,9 @@ def vapp_lock(host: Host, vapp: str, command: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def named_lock(host: Host, name: str, subject: str, command: str, timeout: float = 0) -> Iterator[None]:
+def named_lock(
+    host: Host, name: str, subject: str, command: str, timeout: float = 0
+) -> Iterator[None]:
     """Holds the lock of that name.
 
     Args:
@@ -105,7 +107,12 @@ def named_lock(host: Host, name: str, subject: str, command: str, timeout: float
     mine = str(uuid.uuid4())
     try:
         with translated(f"{subject} could not be locked on {host.name}"):
-            _claim(host, Record(name, mine, asdict(_this_process(command))), subject, time.monotonic() + timeout)
+            _claim(
+                host,
+                Record(name, mine, asdict(_this_process(command))),
+                subject,
+                time.monotonic() + timeout,
+            )
         yield
     finally:
         with translated(f"{subject} could not be unlocked on {host.name}"):

@@ -151,7 +151,12 @@ def set_clock(host: Host, name: str) -> bool:
     with contextlib.suppress(GuestError):
         agent = Agent(domain)
         agent.wait(AGENT_TIMEOUT)
-        if agent.execute(["date", "--utc", f"--set=@{time.time():.6f}"], timeout=CLOCK_TIMEOUT).code == 0:
+        if (
+            agent.execute(
+                ["date", "--utc", f"--set=@{time.time():.6f}"], timeout=CLOCK_TIMEOUT
+            ).code
+            == 0
+        ):
             return True
     now = time.time()
     with contextlib.suppress(libvirt.libvirtError):
@@ -247,7 +252,9 @@ def cut_links(host: Host, name: str) -> None:
             if link is None:
                 link = ElementTree.SubElement(nic, "link")
             link.set("state", "down")
-            domain.updateDeviceFlags(ElementTree.tostring(nic, encoding="unicode"), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            domain.updateDeviceFlags(
+                ElementTree.tostring(nic, encoding="unicode"), libvirt.VIR_DOMAIN_AFFECT_LIVE
+            )
 
 
 def mark_domain(host: Host, name: str, marks: VmMarks) -> None:
@@ -260,7 +267,9 @@ def mark_domain(host: Host, name: str, marks: VmMarks) -> None:
         flags = libvirt.VIR_DOMAIN_AFFECT_LIVE if domain.isActive() else 0
         flags |= libvirt.VIR_DOMAIN_AFFECT_CONFIG if domain.isPersistent() else 0
         text = ElementTree.tostring(element, encoding="unicode")
-        domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, text, METADATA_KEY, NAMESPACE, flags)
+        domain.setMetadata(
+            libvirt.VIR_DOMAIN_METADATA_ELEMENT, text, METADATA_KEY, NAMESPACE, flags
+        )
 
 
 def agent_of(host: Host, name: str) -> Agent:
@@ -278,5 +287,7 @@ def is_running(host: Host, name: str) -> bool:
 def _domain(host: Host, name: str) -> libvirt.virDomain:
     domain = found_or_none(host.connection.lookupByName, name)
     if domain is None:
-        raise HostError(f"there is no domain '{name}' on {host.name}", "`vcloud status` shows what exists.")
+        raise HostError(
+            f"there is no domain '{name}' on {host.name}", "`vcloud status` shows what exists."
+        )
     return domain

@@ -23,7 +23,12 @@ def vapp_names(host: Host) -> tuple[str, ...]:
     libvirt.
     """
     with translated(f"the vApps of {host.name} could not be listed"):
-        names = [network.name() for network in host.connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_INACTIVE)]
+        names = [
+            network.name()
+            for network in host.connection.listAllNetworks(
+                libvirt.VIR_CONNECT_LIST_NETWORKS_INACTIVE
+            )
+        ]
     return tuple(sorted(name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)))
 
 

@@ -47,7 +47,9 @@ from vcloud.hosts.volumes import Base
 # Hosts have volumes with these names, so they stay.
 VOLUME_PREFIX, UNWAKEABLE_PREFIX = "template-", "cold-"
 DISK, MEMORY, CONSOLE = ".qcow2", ".save", ".log"
-NAME = re.compile(r"template-(?P<image>.+)-(?P<key>[0-9a-f]{16})\.(?P<id>[0-9a-f]{8})\.(save|qcow2)")
+NAME = re.compile(
+    r"template-(?P<image>.+)-(?P<key>[0-9a-f]{16})\.(?P<id>[0-9a-f]{8})\.(save|qcow2)"
+)
 LOCK = "vcloud-templates-lock"
 """The lock that a process holds while it begins or deletes memory images. Like the volumes, it has
 kept its name from earlier releases.
@@ -127,10 +129,21 @@ class MemoryImages:
             match = NAME.fullmatch(name) if name.endswith(MEMORY) else None
             disk = match and volumes.get(name.removesuffix(MEMORY) + DISK)
             if match and disk and read_start(self.pool, name, len(MAGIC)) == MAGIC:
-                found.append(MemoryImage(match["image"], match["key"], match["id"], size + disk[0], used))
+                found.append(
+                    MemoryImage(match["image"], match["key"], match["id"], size + disk[0], used)
+                )
         return tuple(sorted(found, key=lambda memory_image: -memory_image.used))
 
-    def make(self, vm: Vm, image: str, key: str, base: Base, cmdline: str, facts: HostFacts, uplink: Uplink) -> MemoryImage:
+    def make(
+        self,
+        vm: Vm,
+        image: str,
+        key: str,
+        base: Base,
+        cmdline: str,
+        facts: HostFacts,
+        uplink: Uplink,
+    ) -> MemoryImage:
         """Makes the memory image of that key and returns it. If the host has one already, that one
         is returned.
 
@@ -146,7 +159,9 @@ class MemoryImages:
         Raises:
             HostError, GuestError: the memory image cannot be made. Its volumes are deleted.
         """
-        with named_lock(self.host, vm.domain, f"the memory image of '{image}'", "up", MAKE_LOCK_TIMEOUT):
+        with named_lock(
+            self.host, vm.domain, f"the memory image of '{image}'", "up", MAKE_LOCK_TIMEOUT
+        ):
             existing = [memory_image for memory_image in self.list() if memory_image.key == key]
             if existing:
                 return existing[0]
@@ -166,11 +181,27 @@ class MemoryImages:
                     self.pool.delete([memory_image.stem + CONSOLE])
             return memory_image
 
-    def _boot_and_save(self, vm: Vm, memory_image: MemoryImage, base: Base, cmdline: str, facts: HostFacts, uplink: Uplink) -> None:
-        boot = BootFiles(self.pool.path(memory_image.disk), self.pool.path(memory_image.stem + CONSOLE), base.kernel, base.initrd, cmdline)
+    def _boot_and_save(
+        self,
+        vm: Vm,
+        memory_image: MemoryImage,
+        base: Base,
+        cmdline: str,
+        facts: HostFacts,
+        uplink: Uplink,
+    ) -> None:
+        boot = BootFiles(
+            self.pool.path(memory_image.disk),
+            self.pool.path(memory_image.stem + CONSOLE),
+            base.kernel,
+            base.initrd,
+            cmdline,
+        )
         # In marks, memory images keep their older name.
         xml = render_domain(vm, uplink, facts, boot, {}, {"role": "template"})
-        with translated(f"the memory image of '{memory_image.image}' could not be made on {self.host.name}"):
+        with translated(
+            f"the memory image of '{memory_image.image}' could not be made on {self.host.name}"
+        ):
             # Until the VM runs, `sweep` would take its disk for the disk of a killed run.
             with self._list_lock():
                 self.pool.make_overlay(memory_image.disk, base.disk)
@@ -200,15 +231,21 @@ class MemoryImages:
         """
         copy = f"wake.{clone.name}{MEMORY}"
         try:
-            new_head = head_for(read_head(read_start(self.pool, memory_image.memory, HEAD_LIMIT)), clone).to_bytes()
+            new_head = head_for(
+                read_head(read_start(self.pool, memory_image.memory, HEAD_LIMIT)), clone
+            ).to_bytes()
         except NotASaveImageError as error:
-            raise DamagedImageError(f"the memory image of '{memory_image.image}' is damaged: {error}") from None
+            raise DamagedImageError(
+                f"the memory image of '{memory_image.image}' is damaged: {error}"
+            ) from None
         self.pool.require_space(memory_image.size, f"waking '{clone.name}'")
         try:
             self.pool.copy(memory_image.memory, copy, new_head)
             self.host.connection.restore(self.pool.path(copy))
         except libvirt.libvirtError as error:
-            raise DamagedImageError(f"no VM can wake from the memory image of '{memory_image.image}': {error}") from None
+            raise DamagedImageError(
+                f"no VM can wake from the memory image of '{memory_image.image}': {error}"
+            ) from None
         finally:
             self.pool.delete([copy])
         # Writes the bytes that are there already. This sets the time of the last write, which
@@ -230,7 +267,9 @@ class MemoryImages:
     def unwakeable(self) -> dict[str, str]:
         """The keys of VMs that can never wake -> the reason."""
         return {
-            name.rpartition("-")[2]: read_start(self.pool, name, REASON_LIMIT).decode(errors="replace")
+            name.rpartition("-")[2]: read_start(self.pool, name, REASON_LIMIT).decode(
+                errors="replace"
+            )
             for name in self.pool.names(UNWAKEABLE_PREFIX)
         }
 
@@ -256,7 +295,9 @@ class MemoryImages:
         left, surplus = self.host.ref.memory_image_space, []
         # `sorted` is stable: first come those that stay, then the others, the most recently used
         # one first.
-        for memory_image in sorted(self.list(), key=lambda memory_image: memory_image.key not in keep):
+        for memory_image in sorted(
+            self.list(), key=lambda memory_image: memory_image.key not in keep
+        ):
             left -= memory_image.size
             if left < 0 and memory_image.key not in keep:
                 surplus.append(memory_image)
@@ -269,13 +310,23 @@ class MemoryImages:
         """
         if self._abandoned():
             with self._list_lock():
-                self.pool.delete([name.removesuffix(DISK) + ending for name in self._abandoned() for ending in (DISK, MEMORY, CONSOLE)])
+                self.pool.delete(
+                    [
+                        name.removesuffix(DISK) + ending
+                        for name in self._abandoned()
+                        for ending in (DISK, MEMORY, CONSOLE)
+                    ]
+                )
 
     def _abandoned(self) -> tuple[str, ...]:
         """The disks that do not belong to a complete memory image, that no running command is
         making, and that no VM uses.
         """
-        disks = {name: match["key"] for name in self.pool.names(VOLUME_PREFIX) if name.endswith(DISK) and (match := NAME.fullmatch(name))}
+        disks = {
+            name: match["key"]
+            for name in self.pool.names(VOLUME_PREFIX)
+            if name.endswith(DISK) and (match := NAME.fullmatch(name))
+        }
         if not disks:
             return ()
         # The running domains must be listed before the complete memory images. A VM whose memory is
@@ -283,7 +334,11 @@ class MemoryImages:
         # its disk would be deleted.
         running = self._running()
         complete = {memory_image.disk for memory_image in self.list()}
-        left = [name for name, key in disks.items() if name not in complete and not any(domain.endswith(f"-{key}") for domain in running)]
+        left = [
+            name
+            for name, key in disks.items()
+            if name not in complete and not any(domain.endswith(f"-{key}") for domain in running)
+        ]
         used = backing_files(self.pool, "root.") if left else set()
         return tuple(name for name in left if self.pool.path(name) not in used)
 
@@ -295,7 +350,12 @@ class MemoryImages:
     @contextmanager
     def _list_lock(self) -> Iterator[None]:
         """Excludes all other threads of this process and all other operators."""
-        with self._thread_lock, named_lock(self.host, LOCK, "the list of memory images", "up or down", LIST_LOCK_TIMEOUT):
+        with (
+            self._thread_lock,
+            named_lock(
+                self.host, LOCK, "the list of memory images", "up or down", LIST_LOCK_TIMEOUT
+            ),
+        ):
             yield
 
 
@@ -311,14 +371,20 @@ def _await_agent(domain: libvirt.virDomain, agent: Agent, *, gated: bool) -> Non
         return
     try:
         agent.wait(BOOT_TIMEOUT)
-        shown = agent.execute(["systemctl", "show", "--property=Description", "--value", "default.target"])
+        shown = agent.execute(
+            ["systemctl", "show", "--property=Description", "--value", "default.target"]
+        )
         agent.execute(["python3", "-c", "import json"])
     except GuestError as error:
         if not domain.isActive():
             raise
-        raise UnwakeableError("its image has no guest agent that runs systemctl and python3") from error
+        raise UnwakeableError(
+            "its image has no guest agent that runs systemctl and python3"
+        ) from error
     if shown.stdout.decode(errors="replace").strip() != DESCRIPTION:
-        raise UnwakeableError("its image cannot be made to wait during its boot; it needs systemd 254 or later")
+        raise UnwakeableError(
+            "its image cannot be made to wait during its boot; it needs systemd 254 or later"
+        )
 
 
 def _await_idle(domain: libvirt.virDomain, agent: Agent) -> None:

@@ -53,7 +53,9 @@ def write_record(host: Host, record: Record) -> None:
     Raises:
         libvirt.libvirtError: a record of that name with another UUID exists.
     """
-    host.connection.networkDefineXML(render_record(record.name, record.uuid, record.attributes, record.text))
+    host.connection.networkDefineXML(
+        render_record(record.name, record.uuid, record.attributes, record.text)
+    )
 
 
 def read_record(host: Host, name: str) -> Record | None:
@@ -71,7 +73,12 @@ def record_of(network: libvirt.virNetwork) -> Record:
     """The record in a network. A network that vcloud did not create as a record gives an empty one."""
     element = own_element(network.XMLDesc(), "record")
     attributes = {} if element is None else dict(element.attrib)
-    return Record(network.name(), network.UUIDString(), attributes, (element.text or "") if element is not None else "")
+    return Record(
+        network.name(),
+        network.UUIDString(),
+        attributes,
+        (element.text or "") if element is not None else "",
+    )
 
 
 def remove_record(host: Host, uuid: str) -> None:

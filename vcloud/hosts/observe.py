@@ -42,7 +42,8 @@ def observe_vapp(host: Host, vapp: str) -> VappState:
         manifest = found if isinstance(found, Manifest) else None
         described, saved = _described_by(manifest), objects.saved(host, prefix)
         domains = [
-            _domain_from_manifest(described, domain, state, saved) or _domain_from_xml(domain, state, saved)
+            _domain_from_manifest(described, domain, state, saved)
+            or _domain_from_xml(domain, state, saved)
             for name, (domain, state) in objects.domains.items()
             if name.startswith(prefix)
         ]
@@ -51,7 +52,11 @@ def observe_vapp(host: Host, vapp: str) -> VappState:
             for name, (network, active) in objects.networks.items()
             if name.startswith(prefix)
         ]
-        others = {domain.UUIDString(): name for name, (domain, _) in objects.domains.items() if not name.startswith(prefix)}
+        others = {
+            domain.UUIDString(): name
+            for name, (domain, _) in objects.domains.items()
+            if not name.startswith(prefix)
+        }
         return VappState(
             manifest,
             tuple(filter(None, domains)),
@@ -68,7 +73,10 @@ def domain_ids(host: Host, design: Design) -> tuple[tuple[str, int], ...]:
     libvirt.
     """
     with translated(f"the state of '{design.instance.name}' could not be read on {host.name}"):
-        ids = {domain.name(): domain.ID() for domain in host.connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)}
+        ids = {
+            domain.name(): domain.ID()
+            for domain in host.connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+        }
     return tuple((vm.name, ids[vm.domain]) for vm in design.vms if vm.domain in ids)
 
 
@@ -106,9 +114,13 @@ class _Objects:
         libvirt is asked only if a domain whose name begins with `prefix` is stopped: only such a
         domain can have a saved memory.
         """
-        if not any(state in STOPPED for name, (_, state) in self.domains.items() if name.startswith(prefix)):
+        if not any(
+            state in STOPPED for name, (_, state) in self.domains.items() if name.startswith(prefix)
+        ):
             return frozenset()
-        kept = host.connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE | libvirt.VIR_CONNECT_LIST_DOMAINS_INACTIVE)
+        kept = host.connection.listAllDomains(
+            libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE | libvirt.VIR_CONNECT_LIST_DOMAINS_INACTIVE
+        )
         return frozenset(domain.UUIDString() for domain in kept)
 
     def uplink_gone(self, manifest: Manifest | None) -> bool:
@@ -129,8 +141,13 @@ def _list_objects(host: Host) -> _Objects:
         stats = host.connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE)
         active = host.connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE)
         inactive = host.connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_INACTIVE)
-    networks = {network.name(): (network, False) for network in inactive} | {network.name(): (network, True) for network in active}
-    return _Objects({domain.name(): (domain, values.get("state.state", 0)) for domain, values in stats}, networks)
+    networks = {network.name(): (network, False) for network in inactive} | {
+        network.name(): (network, True) for network in active
+    }
+    return _Objects(
+        {domain.name(): (domain, values.get("state.state", 0)) for domain, values in stats},
+        networks,
+    )
 
 
 def _filter_gone(host: Host, vapp: str) -> bool:
@@ -150,13 +167,21 @@ def _described_by(manifest: Manifest | None) -> _Described:
     design = manifest.design
     domains = {
         vm.uuid: DomainState(
-            vm.domain, vm.uuid, False, marks=VmMarks(design.instance.name, vm.name, vm.role.value, digests=manifest.digests_of(vm.name))
+            vm.domain,
+            vm.uuid,
+            False,
+            marks=VmMarks(
+                design.instance.name, vm.name, vm.role.value, digests=manifest.digests_of(vm.name)
+            ),
         )
         for vm in design.vms
     }
     networks = {
         network.uuid: NetworkState(
-            network.name, network.uuid, False, NetworkMarks(design.instance.name, zone.name, manifest.network_digest(network.name))
+            network.name,
+            network.uuid,
+            False,
+            NetworkMarks(design.instance.name, zone.name, manifest.network_digest(network.name)),
         )
         for zone in design.zones
         for network in zone_networks(zone)
@@ -164,19 +189,35 @@ def _described_by(manifest: Manifest | None) -> _Described:
     return _Described(domains, networks)
 
 
-def _domain_from_manifest(described: _Described, domain: libvirt.virDomain, state: int, saved: frozenset[str]) -> DomainState | None:
+def _domain_from_manifest(
+    described: _Described, domain: libvirt.virDomain, state: int, saved: frozenset[str]
+) -> DomainState | None:
     found = described.domains.get(domain.UUIDString())
     if found is None or found.name != domain.name():
         return None
-    return replace(found, running=state not in STOPPED, paused=state == PAUSED, id=domain.ID(), saved=found.uuid in saved)
+    return replace(
+        found,
+        running=state not in STOPPED,
+        paused=state == PAUSED,
+        id=domain.ID(),
+        saved=found.uuid in saved,
+    )
 
 
-def _network_from_manifest(described: _Described, network: libvirt.virNetwork, active: bool) -> NetworkState | None:
+def _network_from_manifest(
+    described: _Described, network: libvirt.virNetwork, active: bool
+) -> NetworkState | None:
     found = described.networks.get(network.UUIDString())
-    return replace(found, active=active) if found is not None and found.name == network.name() else None
+    return (
+        replace(found, active=active)
+        if found is not None and found.name == network.name()
+        else None
+    )
 
 
-def _domain_from_xml(domain: libvirt.virDomain, state: int, saved: frozenset[str]) -> DomainState | None:
+def _domain_from_xml(
+    domain: libvirt.virDomain, state: int, saved: frozenset[str]
+) -> DomainState | None:
     xml = _unless_gone(domain.XMLDesc)
     if xml is None:
         return None
@@ -197,7 +238,12 @@ def _network_from_xml(network: libvirt.virNetwork, active: bool) -> NetworkState
     if xml is None:
         return None
     element = own_element(xml, "network")
-    return NetworkState(network.name(), network.UUIDString(), active, network_marks(None if element is None else element.attrib))
+    return NetworkState(
+        network.name(),
+        network.UUIDString(),
+        active,
+        network_marks(None if element is None else element.attrib),
+    )
 
 
 def _unless_gone(call: Callable[[], T]) -> T | None:

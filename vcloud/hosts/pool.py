@@ -57,7 +57,9 @@ class StoragePool:
         """
         with translated(f"the volumes of {self.host.name} could not be listed"):
             self.refresh()
-            return tuple(sorted(name for name in self._pool.listVolumes() if name.startswith(prefixes)))
+            return tuple(
+                sorted(name for name in self._pool.listVolumes() if name.startswith(prefixes))
+            )
 
     def exists(self, name: str) -> bool:
         with translated(f"the volume '{name}' could not be searched for on {self.host.name}"):
@@ -116,7 +118,11 @@ class StoragePool:
         """
         self.delete([name])
         with translated(f"the volume '{source}' could not be copied on {self.host.name}"):
-            volume = self._pool.createXMLFrom(render_volume(VolumeView(name, 0, "raw")), self._pool.storageVolLookupByName(source), 0)
+            volume = self._pool.createXMLFrom(
+                render_volume(VolumeView(name, 0, "raw")),
+                self._pool.storageVolLookupByName(source),
+                0,
+            )
             self._send(volume, io.BytesIO(beginning), len(beginning))
 
     def overwrite(self, name: str, beginning: bytes) -> None:
@@ -124,7 +130,9 @@ class StoragePool:
         written.
         """
         with translated(f"the volume '{name}' could not be written on {self.host.name}"):
-            self._send(self._pool.storageVolLookupByName(name), io.BytesIO(beginning), len(beginning))
+            self._send(
+                self._pool.storageVolLookupByName(name), io.BytesIO(beginning), len(beginning)
+            )
 
     def delete(self, names: Iterable[str]) -> None:
         """Deletes volumes. A volume that does not exist is no error."""
@@ -177,7 +185,13 @@ class StoragePool:
         """Creates an empty volume, whose name is a marker."""
         self._make(VolumeView(name, 0, "raw"))
 
-    def _send(self, volume: libvirt.virStorageVol, source: BinaryIO, size: int, progress: Progress = lambda _done, _all: None) -> None:
+    def _send(
+        self,
+        volume: libvirt.virStorageVol,
+        source: BinaryIO,
+        size: int,
+        progress: Progress = lambda _done, _all: None,
+    ) -> None:
         stream = self.host.connection.newStream()
         volume.upload(stream, 0, size)
         done = 0
@@ -232,13 +246,17 @@ def _ensure_pool(connection: libvirt.virConnect) -> libvirt.virStoragePool:
     if pool is None:
         # Mode 0711: QEMU runs as another user. It must open volumes by their names, but need not
         # list the folder.
-        pool = connection.storagePoolDefineXML(render_pool(PoolView(POOL, FOLDER, "0711", uuid_of("pool", POOL))))
+        pool = connection.storagePoolDefineXML(
+            render_pool(PoolView(POOL, FOLDER, "0711", uuid_of("pool", POOL)))
+        )
         pool.setAutostart(1)
     if not pool.isActive():
         try:
             pool.create(libvirt.VIR_STORAGE_POOL_CREATE_WITH_BUILD)
         except libvirt.libvirtError:
-            if not pool.isActive():  # active: another process has started the pool at the same moment
+            if (
+                not pool.isActive()
+            ):  # active: another process has started the pool at the same moment
                 raise
     return pool
 

@@ -16,7 +16,8 @@ from vcloud.hosts.inventory import HostRef
 class Refusal:
     """One reason for which a host cannot be opened.
 
-    In `what` and `hint`, `{name}` stands for the host's name, `{target}` for the login that ssh uses, `{address}` for the login without user.
+    In `what` and `hint`, `{name}` stands for the host's name, `{target}` for the login that ssh
+    uses, `{address}` for the login without user.
     """
 
     parts: tuple[str, ...]
@@ -32,12 +33,19 @@ def explain_refusal(ref: HostRef, text: str) -> HostError:
     message = " ".join(text.split())
     login = urlsplit(ref.uri)
     address = str(login.hostname)
-    named = {"name": ref.name, "address": address, "target": f"{login.username}@{address}" if login.username else address}
+    named = {
+        "name": ref.name,
+        "address": address,
+        "target": f"{login.username}@{address}" if login.username else address,
+    }
     for refusal in REFUSALS:
         fits = any(part in message for part in refusal.parts)
         if fits and ("+ssh" in login.scheme or not refusal.only_remote):
             return HostError(refusal.what.format_map(named), refusal.hint.format_map(named))
-    return HostError(f"{ref.name} cannot be opened ({ref.uri}): {message}", f"Try: virsh --connect '{ref.uri}' version.")
+    return HostError(
+        f"{ref.name} cannot be opened ({ref.uri}): {message}",
+        f"Try: virsh --connect '{ref.uri}' version.",
+    )
 
 
 REFUSALS: Final = (
@@ -135,5 +143,6 @@ REFUSALS: Final = (
         "Use qemu:///system or qemu+ssh://USER@HOST/system.",
     ),
 )
-"""The first reason that fits a message counts. So a general part such as "Permission denied" comes after the more specific "Permission denied (".
+"""The first reason that fits a message counts. So a general part such as "Permission denied" comes
+after the more specific "Permission denied (".
 """

@@ -60,7 +60,9 @@ class Head:
         xml = self.xml.encode() + b"\0"
         body = xml + self.cookie + (b"\0" if self.cookie else b"")
         if len(body) > self.length:
-            raise NotASaveImageError(f"the XML of the domain has {len(body)} bytes, but there is only space for {self.length}")
+            raise NotASaveImageError(
+                f"the XML of the domain has {len(body)} bytes, but there is only space for {self.length}"
+            )
         cookie_at = len(xml) if self.cookie else 0
         numbers = (VERSION, self.length, self.was_running, self.compressed, cookie_at)
         return HEADER.pack(MAGIC, *numbers, self.unused) + body.ljust(self.length, b"\0")
@@ -69,7 +71,9 @@ class Head:
 def read_head(content: bytes) -> Head:
     """The head of a save image, from its first `HEAD_LIMIT` bytes. Raises NotASaveImageError."""
     try:
-        magic, version, length, was_running, compressed, cookie_at, unused = HEADER.unpack_from(content)
+        magic, version, length, was_running, compressed, cookie_at, unused = HEADER.unpack_from(
+            content
+        )
     except struct.error as error:
         raise NotASaveImageError("the file is shorter than the header of a save image") from error
     body = content[HEADER.size : HEADER.size + length]
@@ -106,7 +110,10 @@ def head_for(head: Head, clone: Clone) -> Head:
     """
     try:
         domain = parse(head.xml)
-        disk, mark = domain.find("devices/disk[@device='disk']/source"), domain.find(f"metadata/{{{NAMESPACE}}}vm")
+        disk, mark = (
+            domain.find("devices/disk[@device='disk']/source"),
+            domain.find(f"metadata/{{{NAMESPACE}}}vm"),
+        )
         name, uuid, logs = domain.find("name"), domain.find("uuid"), domain.findall("devices/*/log")
     except ElementTree.ParseError as error:
         raise NotASaveImageError("the save image holds no valid XML") from error

@@ -64,7 +64,10 @@ def open_shell(ref: HostRef) -> Shell:
         return _open_ssh(ref)
     if not parts.hostname:
         return LocalShell(ref.name)
-    raise HostError(f"commands cannot be run on {ref.name}: its URI is neither local nor ssh", "Use qemu+ssh://USER@HOST/system.")
+    raise HostError(
+        f"commands cannot be run on {ref.name}: its URI is neither local nor ssh",
+        "Use qemu+ssh://USER@HOST/system.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +78,15 @@ class LocalShell:
 
     def run(self, argv: Sequence[str], stdin: bytes = b"", timeout: float = 60) -> Executed:
         try:
-            done = subprocess.run(list(argv), input=stdin, capture_output=True, timeout=timeout, check=False)
+            done = subprocess.run(
+                list(argv), input=stdin, capture_output=True, timeout=timeout, check=False
+            )
         except OSError as error:
             raise HostError(f"'{argv[0]}' cannot be run on {self.name}: {error.strerror}") from None
         except subprocess.TimeoutExpired:
-            raise HostError(f"'{argv[0]}' did not end within {timeout:g} s on {self.name}") from None
+            raise HostError(
+                f"'{argv[0]}' did not end within {timeout:g} s on {self.name}"
+            ) from None
         return Executed(done.returncode, done.stdout, done.stderr)
 
     def close(self) -> None:
@@ -103,9 +110,13 @@ class SshShell:
             finally:
                 channel.close()
         except TimeoutError:
-            raise HostError(f"'{argv[0]}' did not end within {timeout:g} s on {self.name}") from None
+            raise HostError(
+                f"'{argv[0]}' did not end within {timeout:g} s on {self.name}"
+            ) from None
         except (paramiko.SSHException, OSError, EOFError) as error:
-            raise HostError(f"'{argv[0]}' cannot be run on {self.name}: {error}", "Check that the host is up.") from None
+            raise HostError(
+                f"'{argv[0]}' cannot be run on {self.name}: {error}", "Check that the host is up."
+            ) from None
 
     def _session(self) -> paramiko.Channel:
         transport = self.client.get_transport()
@@ -211,7 +222,11 @@ class _Login:
 def _login(ref: HostRef) -> _Login:
     parts = urlsplit(ref.uri)
     path = ref.ssh_config or Path("~/.ssh/config").expanduser()
-    config = paramiko.SSHConfig.from_path(str(path)) if path.is_file() or ref.ssh_config else paramiko.SSHConfig()
+    config = (
+        paramiko.SSHConfig.from_path(str(path))
+        if path.is_file() or ref.ssh_config
+        else paramiko.SSHConfig()
+    )
     entry: dict[str, Any] = dict(config.lookup(parts.hostname or ""))
     address, port = str(entry["hostname"]), parts.port or int(entry.get("port", 22))
     keyfile = parse_qs(parts.query).get("keyfile", [])
@@ -228,7 +243,9 @@ def _login(ref: HostRef) -> _Login:
 
 def _known_hosts(entry: dict[str, Any]) -> list[Path]:
     user = str(entry.get("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2"))
-    everyone = str(entry.get("globalknownhostsfile", "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2"))
+    everyone = str(
+        entry.get("globalknownhostsfile", "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2")
+    )
     return [Path(name).expanduser() for name in shlex.split(f"{user} {everyone}") if name != "none"]
 
 
@@ -244,4 +261,11 @@ def _proxy(entry: dict[str, Any], config: Path, address: str, port: int) -> tupl
         return ()
     *before, last = jump.split(",")
     via = ("-J", ",".join(before)) if before else ()
-    return ("ssh", *(("-F", str(config)) if config.is_file() else ()), *via, "-W", f"{address}:{port}", last)
+    return (
+        "ssh",
+        *(("-F", str(config)) if config.is_file() else ()),
+        *via,
+        "-W",
+        f"{address}:{port}",
+        last,
+    )

@@ -34,7 +34,9 @@ def receive(stream: libvirt.virStream) -> bytes:
 
 
 @contextmanager
-def stream_socket(host: Host, open_stream: Callable[[libvirt.virConnect, libvirt.virStream], object]) -> Iterator[socket.socket]:
+def stream_socket(
+    host: Host, open_stream: Callable[[libvirt.virConnect, libvirt.virStream], object]
+) -> Iterator[socket.socket]:
     """The stream that `open_stream` opens, as a socket. If one side ends, the other side ends, too.
 
     The stream uses a second connection to the host.
@@ -77,8 +79,14 @@ class _Pump:
         self._ended = threading.Lock()
         self._pending = b""
         self.socket, self._inner = socket.socketpair()
-        self._stream.eventAddCallback(libvirt.VIR_STREAM_EVENT_READABLE | libvirt.VIR_STREAM_EVENT_HANGUP, self._on_stream, None)
-        self._watch = libvirt.virEventAddHandle(self._inner.fileno(), libvirt.VIR_EVENT_HANDLE_READABLE, self._on_socket, None)
+        self._stream.eventAddCallback(
+            libvirt.VIR_STREAM_EVENT_READABLE | libvirt.VIR_STREAM_EVENT_HANGUP,
+            self._on_stream,
+            None,
+        )
+        self._watch = libvirt.virEventAddHandle(
+            self._inner.fileno(), libvirt.VIR_EVENT_HANDLE_READABLE, self._on_socket, None
+        )
 
     def end(self) -> None:
         """Ends the socket. The owner of the stream ends the stream."""
@@ -120,6 +128,12 @@ class _Pump:
         while self._pending and (sent := self._stream.send(self._pending)) != WOULD_BLOCK:
             self._pending = self._pending[sent:]
         waiting = bool(self._pending)
-        wanted = libvirt.VIR_STREAM_EVENT_READABLE | libvirt.VIR_STREAM_EVENT_HANGUP | (libvirt.VIR_STREAM_EVENT_WRITABLE if waiting else 0)
+        wanted = (
+            libvirt.VIR_STREAM_EVENT_READABLE
+            | libvirt.VIR_STREAM_EVENT_HANGUP
+            | (libvirt.VIR_STREAM_EVENT_WRITABLE if waiting else 0)
+        )
         self._stream.eventUpdateCallback(wanted)
-        libvirt.virEventUpdateHandle(self._watch, 0 if waiting else libvirt.VIR_EVENT_HANDLE_READABLE)
+        libvirt.virEventUpdateHandle(
+            self._watch, 0 if waiting else libvirt.VIR_EVENT_HANDLE_READABLE
+        )

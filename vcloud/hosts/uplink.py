@@ -17,7 +17,14 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, IPv6Network, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Interface,
+    IPv6Network,
+    ip_network,
+)
 from xml.etree.ElementTree import Element
 
 import libvirt
@@ -65,7 +72,9 @@ def uplink_for(host: Host, vapp: str, current: Uplink | None = None) -> Uplink:
     Raises:
         HostError: no address is free, or vcloud cannot find out which addresses are.
     """
-    if current is not None and (fits(current, host.ref.uplink) if host.ref.uplink else current.network == NETWORK):
+    if current is not None and (
+        fits(current, host.ref.uplink) if host.ref.uplink else current.network == NETWORK
+    ):
         return current
     used = addresses_outside(host, but=vapp)
     if host.ref.uplink is not None:
@@ -79,7 +88,14 @@ def fits(uplink: Uplink, config: UplinkConfig) -> bool:
     prefixes and gateways.
     """
     prefix6 = uplink.address6.network if uplink.address6 else None
-    return (uplink.network, uplink.bridge, uplink.address4.network, uplink.gateway4, prefix6, uplink.gateway6) == (
+    return (
+        uplink.network,
+        uplink.bridge,
+        uplink.address4.network,
+        uplink.gateway4,
+        prefix6,
+        uplink.gateway6,
+    ) == (
         config.network or "",
         config.bridge or "",
         config.prefix4,
@@ -112,7 +128,10 @@ def make_uplink(host: Host, uplink: Uplink) -> None:
         if uplink.network:
             _require_active(host, uplink.network)
         return
-    with _nat_network_lock(host), translated(f"the network '{NETWORK}' could not be made on {host.name}"):
+    with (
+        _nat_network_lock(host),
+        translated(f"the network '{NETWORK}' could not be made on {host.name}"),
+    ):
         network = found_or_none(host.connection.networkLookupByName, NETWORK)
         if network is None:
             network = host.connection.networkDefineXML(render_nat_network(NETWORK, BRIDGE, uplink))
@@ -128,7 +147,9 @@ def _require_active(host: Host, name: str) -> None:
         if not (network and network.isActive()):
             raise HostError(
                 f"the network '{name}', the uplink of {host.name}, {'is not active' if network else 'does not exist'}",
-                f"Run: virsh net-start {name}" if network else "Define this network, or name another one in the inventory.",
+                f"Run: virsh net-start {name}"
+                if network
+                else "Define this network, or name another one in the inventory.",
             )
 
 
@@ -186,7 +207,9 @@ def _uplink(config: UplinkConfig, vapp: str, used: Collection[IPv4Address], firs
     )
 
 
-def _free_address(prefix: IPv4Network, vapp: str, used: Collection[IPv4Address], first: int) -> IPv4Address:
+def _free_address(
+    prefix: IPv4Network, vapp: str, used: Collection[IPv4Address], first: int
+) -> IPv4Address:
     """An address between number `first` of the prefix and the broadcast address: the one from the
     vApp's hash, or the next free one.
     """
@@ -197,7 +220,8 @@ def _free_address(prefix: IPv4Network, vapp: str, used: Collection[IPv4Address],
         if address not in used:
             return address
     raise HostError(
-        f"no address is free for the firewall of '{vapp}' in {prefix}", "Write a larger prefix4 for the host's uplink in the inventory."
+        f"no address is free for the firewall of '{vapp}' in {prefix}",
+        "Write a larger prefix4 for the host's uplink in the inventory.",
     )
 
 
@@ -214,7 +238,9 @@ def _existing_nat_network(host: Host) -> UplinkConfig | None:
             f"the network '{NETWORK}' of {host.name} has no IPv4 prefix",
             f"Remove the network: virsh net-undefine {NETWORK}. Then run the command again.",
         )
-    return _nat(prefix4, next((prefix for prefix in prefixes if isinstance(prefix, IPv6Network)), None))
+    return _nat(
+        prefix4, next((prefix for prefix in prefixes if isinstance(prefix, IPv6Network)), None)
+    )
 
 
 def _planned_nat_network(host: Host) -> UplinkConfig:
@@ -222,12 +248,21 @@ def _planned_nat_network(host: Host) -> UplinkConfig:
     with translated(f"the networks of {host.name} could not be read"):
         networks = [parse(network.XMLDesc()) for network in host.connection.listAllNetworks()]
     prefix4 = _free_prefix([*_prefixes(networks), *_routes(host)])
-    return _nat(prefix4, IPv6Network((0xFD << 120 | hash_number(40, host.name, str(prefix4), "uplink") << 80, 64)))
+    return _nat(
+        prefix4,
+        IPv6Network((0xFD << 120 | hash_number(40, host.name, str(prefix4), "uplink") << 80, 64)),
+    )
 
 
 def _nat(prefix4: IPv4Network, prefix6: IPv6Network | None) -> UplinkConfig:
     """The configuration of the NAT network. The host itself has the first address of each prefix."""
-    return UplinkConfig(network=NETWORK, prefix4=prefix4, gateway4=prefix4[1], prefix6=prefix6, gateway6=prefix6[1] if prefix6 else None)
+    return UplinkConfig(
+        network=NETWORK,
+        prefix4=prefix4,
+        gateway4=prefix4[1],
+        prefix6=prefix6,
+        gateway6=prefix6[1] if prefix6 else None,
+    )
 
 
 def _free_prefix(used: Collection[IPv4Network | IPv6Network]) -> IPv4Network:
@@ -245,7 +280,10 @@ def _prefixes(networks: Iterable[Element]) -> Iterator[IPv4Network | IPv6Network
     """The prefixes of libvirt networks, active or not."""
     for network in networks:
         for element in (*network.iter("ip"), *network.iter("route")):
-            address, length = element.get("address", ""), element.get("prefix") or element.get("netmask")
+            address, length = (
+                element.get("address", ""),
+                element.get("prefix") or element.get("netmask"),
+            )
             if address and length:
                 yield ip_network(f"{address}/{length}", strict=False)
 

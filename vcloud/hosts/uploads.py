@@ -28,7 +28,9 @@ deleted.
 def uploaded(pool: StoragePool, stem: str, suffix: str) -> str | None:
     """The path on the host of a complete upload of `stem`. None if there is none. Raises HostError."""
     names = pool.names_without_refresh()
-    complete = sorted(name for name in names if _is_upload(name, stem, suffix) and name + COMPLETE in names)
+    complete = sorted(
+        name for name in names if _is_upload(name, stem, suffix) and name + COMPLETE in names
+    )
     return pool.path(complete[0]) if complete else None
 
 
@@ -37,11 +39,21 @@ def any_upload(pool: StoragePool, prefix: str, suffix: str) -> str | None:
     none. Raises HostError.
     """
     names = pool.names_without_refresh()
-    complete = [name for name in sorted(names) if name.startswith(prefix) and name.endswith(suffix) and name + COMPLETE in names]
+    complete = [
+        name
+        for name in sorted(names)
+        if name.startswith(prefix) and name.endswith(suffix) and name + COMPLETE in names
+    ]
     return pool.path(complete[0]) if complete else None
 
 
-def upload(pool: StoragePool, source: Path, stem: str, suffix: str, progress: Progress = lambda _done, _all: None) -> str:
+def upload(
+    pool: StoragePool,
+    source: Path,
+    stem: str,
+    suffix: str,
+    progress: Progress = lambda _done, _all: None,
+) -> str:
     """Uploads a file and returns its path on the host. If a complete upload of `stem` exists, that
     one is used.
 
@@ -68,7 +80,9 @@ def _delete_abandoned(pool: StoragePool, stem: str, suffix: str, now: float) -> 
     `now` is the host's time, because the clocks of this machine and of the host may differ.
     """
     names = pool.names_without_refresh()
-    incomplete = [name for name in names if _is_upload(name, stem, suffix) and name + COMPLETE not in names]
+    incomplete = [
+        name for name in names if _is_upload(name, stem, suffix) and name + COMPLETE not in names
+    ]
     pool.delete([name for name in incomplete if now - last_written(pool, name) > ABANDONED_AFTER])
 
 

@@ -37,7 +37,9 @@ def usage(pool: StoragePool, prefix: str) -> dict[str, tuple[int, float]]:
     """
     found = {}
     for name in pool.names(prefix):
-        with translated(f"the properties of the volume '{name}' could not be read on {pool.host.name}"):
+        with translated(
+            f"the properties of the volume '{name}' could not be read on {pool.host.name}"
+        ):
             if (volume := pool.volume(name)) is not None:
                 found[name] = (int(volume.info()[2]), _last_written(volume))
     return found
@@ -47,7 +49,9 @@ def backing_files(pool: StoragePool, prefix: str) -> set[str]:
     """The paths of the backing files of all volumes whose names begin with `prefix`."""
     found = set()
     for name in pool.names(prefix):
-        with translated(f"the properties of the volume '{name}' could not be read on {pool.host.name}"):
+        with translated(
+            f"the properties of the volume '{name}' could not be read on {pool.host.name}"
+        ):
             if (volume := pool.volume(name)) is not None:
                 found.add(parse(volume.XMLDesc()).findtext("backingStore/path", ""))
     return found

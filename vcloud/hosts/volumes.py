@@ -68,9 +68,17 @@ class VappVolumes:
             HostError: the pool has too little space, or the connection broke. The next attempt
                 starts from the beginning.
         """
-        missing = [path for kind, path in _parts(image) if not uploaded(self.pool, _stem(kind, image), path.suffix)]
-        self.pool.require_space(sum(path.stat().st_size for path in missing), f"the image '{image.name}'")
-        return Base(**{kind: self._upload(kind, path, image, report) for kind, path in _parts(image)})
+        missing = [
+            path
+            for kind, path in _parts(image)
+            if not uploaded(self.pool, _stem(kind, image), path.suffix)
+        ]
+        self.pool.require_space(
+            sum(path.stat().st_size for path in missing), f"the image '{image.name}'"
+        )
+        return Base(
+            **{kind: self._upload(kind, path, image, report) for kind, path in _parts(image)}
+        )
 
     def _upload(self, kind: str, path: Path, image: Image, report: Callable[[str], None]) -> str:
         def progress(done: int, size: int) -> None:
@@ -152,8 +160,16 @@ class VappVolumes:
 
     def console_tail(self, domain: str, lines: int) -> list[str]:
         """The last lines of a VM's serial console, without characters that control a terminal."""
-        text = TERMINAL_CONTROL.sub("", read_end(self.pool, console_volume(domain), lines * LINE_BYTES).decode(errors="replace"))
-        return ["".join(char for char in line if char.isprintable() or char == "\t") for line in text.splitlines()[-lines:]]
+        text = TERMINAL_CONTROL.sub(
+            "",
+            read_end(self.pool, console_volume(domain), lines * LINE_BYTES).decode(
+                errors="replace"
+            ),
+        )
+        return [
+            "".join(char for char in line if char.isprintable() or char == "\t")
+            for line in text.splitlines()[-lines:]
+        ]
 
 
 def _parts(image: Image) -> list[tuple[str, Path]]:

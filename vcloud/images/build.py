@@ -48,18 +48,30 @@ KERNEL_PACKAGE = f"{GUEST_FOLDER}/kernel-package"
 """A file with the name and version of the kernel's package. The kernel is unpacked and not
 installed, see images/base/image.yaml.
 """
-CMDLINE = (
-    "console=ttyS0 quiet loglevel=3 cryptomgr.notests net.ifnames=0 lsm=lockdown,capability,landlock,yama,apparmor panic=1 root=/dev/vda rw"
-)
+CMDLINE = "console=ttyS0 quiet loglevel=3 cryptomgr.notests net.ifnames=0 lsm=lockdown,capability,landlock,yama,apparmor panic=1 root=/dev/vda rw"
 """The kernel's command line. The options save time without KVM: cryptomgr.notests skips self-tests
 of 1 s, and the list of security modules lacks BPF, for which systemd would compile a program for 2
 s. net.ifnames=0 is there because the identity of a VM names its NICs, and not udev.
 """
-COMPILER_OPTIONS = ("-static", "-Os", "-s", "-idirafter", "/usr/include", "-idirafter", "/usr/include/x86_64-linux-gnu")
+COMPILER_OPTIONS = (
+    "-static",
+    "-Os",
+    "-s",
+    "-idirafter",
+    "/usr/include",
+    "-idirafter",
+    "/usr/include/x86_64-linux-gnu",
+)
 """musl does not ship the headers of the kernel, so the last options add those of the machine."""
 FAILURE_LINES = 20
 """How many lines of its output the error of a failed build shows."""
-EXCLUDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/lintian/*")
+EXCLUDED = (
+    "/usr/share/doc/*",
+    "/usr/share/man/*",
+    "/usr/share/info/*",
+    "/usr/share/locale/*",
+    "/usr/share/lintian/*",
+)
 """dpkg does not install these files into an image, except those in `KEPT`."""
 KEPT = ("/usr/share/doc/*/copyright", "/usr/share/locale/locale.alias")
 TOOLS = {
@@ -71,15 +83,37 @@ TOOLS = {
     "setpriv": "util-linux",
 }
 """Programs that a build needs -> the Debian packages that contain them."""
-ISOLATED = ("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+ISOLATED = (
+    "setpriv",
+    "--pdeathsig",
+    "KILL",
+    "unshare",
+    "--mount",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+)
 """Command words to put before a command, see the module's docstring."""
 OUT_OF_SPACE = ("No space left on device", "You don't have enough free space")
 """Messages of programs that ran out of disk space."""
-NO_NETWORK = ("Temporary failure resolving", "Could not connect", "Could not resolve", "Failed to fetch", "Unable to connect")
+NO_NETWORK = (
+    "Temporary failure resolving",
+    "Could not connect",
+    "Could not resolve",
+    "Failed to fetch",
+    "Unable to connect",
+)
 """Messages of apt that could not reach the package archive."""
 
 
-def build(recipe: Recipe, packages: tuple[str, ...] = (), *, cache: Cache | None = None, progress: Progress = lambda _: None) -> Image:
+def build(
+    recipe: Recipe,
+    packages: tuple[str, ...] = (),
+    *,
+    cache: Cache | None = None,
+    progress: Progress = lambda _: None,
+) -> Image:
     """The image of a recipe: from the cache, or built now. `packages` are Debian packages that are
     added to it.
 
@@ -90,10 +124,17 @@ def build(recipe: Recipe, packages: tuple[str, ...] = (), *, cache: Cache | None
     if image := cache.get(recipe.name, key):
         return image
     base = _base_image(recipe, packages, cache, progress)
-    return cache.fill(recipe.name, key, lambda folder: _Build(recipe, packages, folder, base, progress).run(key), progress)
+    return cache.fill(
+        recipe.name,
+        key,
+        lambda folder: _Build(recipe, packages, folder, base, progress).run(key),
+        progress,
+    )
 
 
-def _base_image(recipe: Recipe, packages: tuple[str, ...], cache: Cache, progress: Progress) -> Image | None:
+def _base_image(
+    recipe: Recipe, packages: tuple[str, ...], cache: Cache, progress: Progress
+) -> Image | None:
     """The image that the build starts from. If packages are added, it is the image of the recipe
     itself, otherwise that of the recipe's base.
     """
@@ -107,7 +148,14 @@ class _Build:
     bootstrap.
     """
 
-    def __init__(self, recipe: Recipe, added: tuple[str, ...], folder: Path, base: Image | None, progress: Progress) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        added: tuple[str, ...],
+        folder: Path,
+        base: Image | None,
+        progress: Progress,
+    ) -> None:
         self.recipe = recipe
         self.added = added
         self.folder = folder
@@ -129,24 +177,48 @@ class _Build:
         self._write_disk()
         self._write_manifest()
         shutil.rmtree(self.root)
-        return Description(self.recipe.name, key, CMDLINE, self.recipe.memory, dict(self.recipe.disks))
+        return Description(
+            self.recipe.name, key, CMDLINE, self.recipe.memory, dict(self.recipe.disks)
+        )
 
     def _install(self) -> None:
         files = self.folder / "files.tar"
         files.write_bytes(self._files())
-        hooks = [f"tar-in {shlex.quote(str(files))} /", *map(_in_chroot, (*self._commands(), self.recipe.check))]
+        hooks = [
+            f"tar-in {shlex.quote(str(files))} /",
+            *map(_in_chroot, (*self._commands(), self.recipe.check)),
+        ]
         if self.base is None:
             packages = ",".join(self.recipe.packages)
-            excludes = [f"path-exclude={path}" for path in EXCLUDED] + [f"path-include={path}" for path in KEPT]
-            start = ["--variant=minbase", f"--include={packages}", *(f"--dpkgopt={option}" for option in excludes)]
+            excludes = [f"path-exclude={path}" for path in EXCLUDED] + [
+                f"path-include={path}" for path in KEPT
+            ]
+            start = [
+                "--variant=minbase",
+                f"--include={packages}",
+                *(f"--dpkgopt={option}" for option in excludes),
+            ]
         else:
             packed = shlex.quote(str(self.base.folder / ROOT))
             unpack = f'zstd -dc {packed} | tar -C "$1" --xattrs --numeric-owner -x'
             resolve = 'cat /etc/resolv.conf > "$1/etc/resolv.conf"'
-            start = ["--variant=custom", "--skip=update", f"--setup-hook={unpack}", f"--setup-hook={resolve}"]
+            start = [
+                "--variant=custom",
+                "--skip=update",
+                f"--setup-hook={unpack}",
+                f"--setup-hook={resolve}",
+            ]
             hooks = [*map(_in_chroot, self._package_commands()), *hooks]
         suite = SUITE if self.base is None else ""
-        self._run_isolated(["mmdebstrap", *start, *(f"--customize-hook={hook}" for hook in hooks), suite, str(self.root)])
+        self._run_isolated(
+            [
+                "mmdebstrap",
+                *start,
+                *(f"--customize-hook={hook}" for hook in hooks),
+                suite,
+                str(self.root),
+            ]
+        )
         files.unlink()
 
     def _package_commands(self) -> Iterator[str]:
@@ -191,7 +263,9 @@ class _Build:
     def _write_initramfs(self) -> None:
         (modules,) = (self.root / "usr/lib/modules").iterdir()
         init = (self.root / GUEST_FOLDER / "initramfs").read_bytes()
-        (self.folder / "initrd.cpio").write_bytes(make_initramfs(init, modules, self.recipe.modules))
+        (self.folder / "initrd.cpio").write_bytes(
+            make_initramfs(init, modules, self.recipe.modules)
+        )
 
     def _finish_root(self) -> None:
         """Removes everything that comes from the building machine, and packs the root."""
@@ -200,16 +274,39 @@ class _Build:
         (etc / "resolv.conf").write_text("")
         (etc / "machine-id").write_text("")
         self._run_isolated(
-            ["tar", "-C", str(self.root), "--xattrs", "--numeric-owner", "-I", "zstd -1 -T0", "-cf", str(self.folder / ROOT), "."]
+            [
+                "tar",
+                "-C",
+                str(self.root),
+                "--xattrs",
+                "--numeric-owner",
+                "-I",
+                "zstd -1 -T0",
+                "-cf",
+                str(self.folder / ROOT),
+                ".",
+            ]
         )
 
     def _write_disk(self) -> None:
         raw = str(self.folder / "disk.raw")
-        # lazy_itable_init=0 writes the inode tables now. Otherwise every guest would do it after its
-        # first boot. -m 0 reserves no space for root.
-        options = ["-q", "-t", "ext4", "-m", "0", "-J", f"size={JOURNAL_MIB}", "-E", "lazy_itable_init=0"]
+        # lazy_itable_init=0 writes the inode tables now. Otherwise every guest would do it after
+        # its first boot. -m 0 reserves no space for root.
+        options = [
+            "-q",
+            "-t",
+            "ext4",
+            "-m",
+            "0",
+            "-J",
+            f"size={JOURNAL_MIB}",
+            "-E",
+            "lazy_itable_init=0",
+        ]
         self._run_isolated(["mke2fs", *options, "-d", str(self.root), raw, ROOT_SIZE])
-        self._run_isolated(["qemu-img", "convert", "-O", "qcow2", raw, str(self.folder / "disk.qcow2")])
+        self._run_isolated(
+            ["qemu-img", "convert", "-O", "qcow2", raw, str(self.folder / "disk.qcow2")]
+        )
         Path(raw).unlink()
 
     def _write_content(self, mount: str) -> None:
@@ -234,13 +331,34 @@ class _Build:
         files = len(sizes) * 5 // 4
         size = sum(sizes) * 5 // 4 + files * INODE + CONTENT_SPARE
         inodes = str(max(size // BYTES_PER_INODE, files + 64))
-        kind = ["-q", "-F", "-t", "ext4", "-T", "default", "-b", str(BLOCK), "-I", str(INODE), "-N", inodes]
+        kind = [
+            "-q",
+            "-F",
+            "-t",
+            "ext4",
+            "-T",
+            "default",
+            "-b",
+            str(BLOCK),
+            "-I",
+            str(INODE),
+            "-N",
+            inodes,
+        ]
         journal = ["-J", f"size={CONTENT_JOURNAL_MIB}", "-E", "lazy_journal_init=1"]
-        self._run_isolated(["mke2fs", *kind, *journal, "-d", str(top), str(content), f"{size >> 10}k"])
+        self._run_isolated(
+            ["mke2fs", *kind, *journal, "-d", str(top), str(content), f"{size >> 10}k"]
+        )
         content.chmod(0o600)
 
     def _write_manifest(self) -> None:
-        query = ["dpkg-query", f"--root={self.root}", "--show", "--showformat", "${Package}=${Version}\\n"]
+        query = [
+            "dpkg-query",
+            f"--root={self.root}",
+            "--show",
+            "--showformat",
+            "${Package}=${Version}\\n",
+        ]
         installed = subprocess.run(query, capture_output=True, text=True, check=True).stdout
         lines = {*installed.splitlines(), *(self.root / KERNEL_PACKAGE).read_text().splitlines()}
         (self.folder / "manifest.txt").write_text("".join(f"{line}\n" for line in sorted(lines)))
@@ -292,7 +410,8 @@ def _check_host() -> None:
     if missing := missing_tools():
         packages = " ".join(sorted(set(missing.values())))
         raise ImageError(
-            f"building an image needs programs that are not installed: {', '.join(sorted(missing))}", f"Run: apt-get install {packages}"
+            f"building an image needs programs that are not installed: {', '.join(sorted(missing))}",
+            f"Run: apt-get install {packages}",
         )
 
 

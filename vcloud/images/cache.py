@@ -79,9 +79,17 @@ class Cache:
     def list(self) -> tuple[Image, ...]:
         """All images, sorted by name and digest."""
         folders = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
-        return tuple(image for folder in folders if folder.suffix != PARTIAL and (image := _image(folder)))
+        return tuple(
+            image for folder in folders if folder.suffix != PARTIAL and (image := _image(folder))
+        )
 
-    def fill(self, name: str, digest: str, make: Callable[[Path], Description], progress: Callable[[str], None]) -> Image:
+    def fill(
+        self,
+        name: str,
+        digest: str,
+        make: Callable[[Path], Description],
+        progress: Callable[[str], None],
+    ) -> Image:
         """The image of this digest. If the cache does not have it, `make` makes it in the folder
         that it is given.
 
@@ -109,12 +117,17 @@ class Cache:
 
     def _make_folder(self) -> None:
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # a recipe's files may be secret
+            self.folder.mkdir(
+                mode=0o700, parents=True, exist_ok=True
+            )  # a recipe's files may be secret
             writable = os.access(self.folder, os.W_OK)
         except OSError:
             writable = False
         if not writable:
-            raise ImageError(f"the image cache {self.folder} cannot be written", "Set VCLOUD_CACHE_DIR to a folder that you can write.")
+            raise ImageError(
+                f"the image cache {self.folder} cannot be written",
+                "Set VCLOUD_CACHE_DIR to a folder that you can write.",
+            )
 
     def _make(self, entry: str, make: Callable[[Path], Description]) -> Image:
         partial = self.folder / (entry + PARTIAL)
@@ -122,19 +135,26 @@ class Cache:
         partial.mkdir()
         try:
             description = make(partial)
-            (partial / "image.json").write_text(json.dumps(asdict(description), indent=2, sort_keys=True) + "\n")
+            (partial / "image.json").write_text(
+                json.dumps(asdict(description), indent=2, sort_keys=True) + "\n"
+            )
             _flush(partial)
             # An image in the format of another release, which `get` ignored.
             shutil.rmtree(self.folder / entry, ignore_errors=True)
             partial.rename(self.folder / entry)
         except OSError as error:
             what = f"the image {entry} cannot be written: {error.strerror or error}"
-            raise ImageError(what, "Free some space, or set VCLOUD_CACHE_DIR to a folder on a larger disk.") from error
+            raise ImageError(
+                what, "Free some space, or set VCLOUD_CACHE_DIR to a folder on a larger disk."
+            ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         image = _image(self.folder / entry)
         if image is None:
-            raise ImageError(f"the image {entry} is incomplete", f"Remove the folder {self.folder / entry}, then run the command again.")
+            raise ImageError(
+                f"the image {entry} is incomplete",
+                f"Remove the folder {self.folder / entry}, then run the command again.",
+            )
         return image
 
     def _sweep(self) -> None:
@@ -170,7 +190,11 @@ def default_cache() -> Cache:
     user's cache folder (XDG).
     """
     own = os.environ.get("VCLOUD_CACHE_DIR")
-    base = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vcloud"
+    base = (
+        Path(own)
+        if own
+        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vcloud"
+    )
     return Cache(base.absolute() / "images")
 
 

@@ -43,7 +43,10 @@ def make_initramfs(init: bytes, modules: Path, wanted: Iterable[str]) -> bytes:
         Entry("modules", stat.S_IFREG | 0o644, "".join(f"/{name}\n" for name in names).encode()),
         # The names of modules begin with a number, and the file `modules` lists them in this order
         # for init.
-        *(Entry(name, stat.S_IFREG | 0o644, _module(path)) for name, path in zip(names, order, strict=True)),
+        *(
+            Entry(name, stat.S_IFREG | 0o644, _module(path))
+            for name, path in zip(names, order, strict=True)
+        ),
     ]
     return cpio(entries)
 
@@ -58,7 +61,10 @@ def load_order(modules: Path, wanted: Iterable[str]) -> list[Path]:
         if module in built_in:
             continue
         if module not in by_name:
-            raise ImageError(f"the kernel {modules.name} has no module {module}", "Correct `modules` in the image's recipe.")
+            raise ImageError(
+                f"the kernel {modules.name} has no module {module}",
+                "Correct `modules` in the image's recipe.",
+            )
         # For each module, modules.dep lists direct dependencies first and the dependencies of these
         # after them.
         for path in (*reversed(needs[by_name[module]]), by_name[module]):
@@ -70,13 +76,29 @@ def cpio(entries: Iterable[Entry]) -> bytes:
     """A cpio archive in the `newc` format, which the kernel can unpack. All files belong to root
     and have no time.
     """
-    return b"".join(_record(number, entry) for number, entry in enumerate((*entries, Entry("TRAILER!!!", 0)), start=1))
+    return b"".join(
+        _record(number, entry)
+        for number, entry in enumerate((*entries, Entry("TRAILER!!!", 0)), start=1)
+    )
 
 
 def _record(number: int, entry: Entry) -> bytes:
     name = entry.name.encode() + b"\0"
     links = 2 if stat.S_ISDIR(entry.mode) else 1
-    fields = (number, entry.mode, 0, 0, links, 0, len(entry.content), 0, 0, *entry.device, len(name), 0)
+    fields = (
+        number,
+        entry.mode,
+        0,
+        0,
+        links,
+        0,
+        len(entry.content),
+        0,
+        0,
+        *entry.device,
+        len(name),
+        0,
+    )
     header = (NEWC + "".join(f"{field:08X}" for field in fields)).encode() + name
     return _padded(header) + _padded(entry.content)
 

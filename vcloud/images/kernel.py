@@ -36,12 +36,17 @@ STREAM_PROGRAMS = {b"\x28\xb5\x2f\xfd": "zstd", b"\x02\x21\x4c\x18": "lz4"}
 def unpack_kernel(bzimage: bytes) -> bytes:
     """The ELF kernel in a bzImage. Raises ImageError if QEMU could not boot it directly."""
     if bzimage[HEADER_MAGIC : HEADER_MAGIC + 4] != b"HdrS":
-        raise ImageError("the kernel is not an x86 bzImage", "The recipe must install a Debian kernel for amd64.")
+        raise ImageError(
+            "the kernel is not an x86 bzImage", "The recipe must install a Debian kernel for amd64."
+        )
     start, length = struct.unpack_from("<II", bzimage, PAYLOAD)
     start += ((bzimage[SETUP_SECTORS] or 4) + 1) * SECTOR
     kernel = _unpack(bzimage[start : start + length])
     if not has_pvh_entry(kernel):
-        raise ImageError("the kernel has no PVH entry note", "Use a kernel with CONFIG_PVH=y, such as Debian's cloud kernel.")
+        raise ImageError(
+            "the kernel has no PVH entry note",
+            "Use a kernel with CONFIG_PVH=y, such as Debian's cloud kernel.",
+        )
     return kernel
 
 
@@ -49,7 +54,10 @@ def has_pvh_entry(kernel: bytes) -> bool:
     """Whether QEMU can boot this ELF file directly, without firmware."""
     if kernel[:5] != ELF + b"\x02":
         return False
-    table, size, count = struct.unpack_from("<Q", kernel, 32)[0], *struct.unpack_from("<HH", kernel, 54)
+    table, size, count = (
+        struct.unpack_from("<Q", kernel, 32)[0],
+        *struct.unpack_from("<HH", kernel, 54),
+    )
     for index in range(count):
         kind, _, offset, _, _, length = struct.unpack_from("<IIQQQQ", kernel, table + index * size)
         if kind == NOTE_SEGMENT and PVH_NOTE in _notes(kernel[offset : offset + length]):
@@ -82,18 +90,31 @@ def _unpack(payload: bytes) -> bytes:
         if payload[:6] == b"\xfd7zXZ\0":
             return lzma.LZMADecompressor().decompress(payload)
     except (zlib.error, lzma.LZMAError) as error:
-        raise ImageError(f"the kernel cannot be unpacked: {error}", "Its package may be damaged; build the image again.") from error
+        raise ImageError(
+            f"the kernel cannot be unpacked: {error}",
+            "Its package may be damaged; build the image again.",
+        ) from error
     return _unpack_by_program(payload)
 
 
 def _unpack_by_program(payload: bytes) -> bytes:
     program = STREAM_PROGRAMS.get(payload[:4])
     if program is None:
-        raise ImageError("the kernel is compressed with an unknown program", "Use a kernel that is compressed with zstd, xz, lz4 or gzip.")
+        raise ImageError(
+            "the kernel is compressed with an unknown program",
+            "Use a kernel that is compressed with zstd, xz, lz4 or gzip.",
+        )
     try:
-        unpacked = subprocess.run([program, "-d", "-c"], input=payload, capture_output=True, check=False)
+        unpacked = subprocess.run(
+            [program, "-d", "-c"], input=payload, capture_output=True, check=False
+        )
     except FileNotFoundError as error:
-        raise ImageError(f"the kernel is compressed with {program}, which is not installed", f"Run: apt-get install {program}") from error
+        raise ImageError(
+            f"the kernel is compressed with {program}, which is not installed",
+            f"Run: apt-get install {program}",
+        ) from error
     if unpacked.stdout[:4] != ELF:
-        raise ImageError(f"{program} cannot unpack the kernel", unpacked.stderr.decode(errors="replace").strip())
+        raise ImageError(
+            f"{program} cannot unpack the kernel", unpacked.stderr.decode(errors="replace").strip()
+        )
     return unpacked.stdout

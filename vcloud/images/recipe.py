@@ -92,7 +92,9 @@ def digest(recipe: Recipe, packages: tuple[str, ...] = ()) -> str:
     """
     parts = {
         "format": FORMAT,
-        "base": digest(recipe.base) if recipe.base else {name: _content(path) for name, path in _sources(recipe)},
+        "base": digest(recipe.base)
+        if recipe.base
+        else {name: _content(path) for name, path in _sources(recipe)},
         "name": recipe.name,
         "packages": recipe.packages,
         "added": sorted(packages),
@@ -132,7 +134,11 @@ PACKAGE: Final = Shape(
     "is not a valid Debian package",
     "Write it in lower-case letters, for example nginx, libc6:amd64 or nginx=1.26.3-3.",
 )
-MODULE: Final = Shape(r"[a-zA-Z0-9_-]+", "is not a valid kernel module name", "Use letters, digits, '-' and '_', for example nf_tables.")
+MODULE: Final = Shape(
+    r"[a-zA-Z0-9_-]+",
+    "is not a valid kernel module name",
+    "Use letters, digits, '-' and '_', for example nf_tables.",
+)
 MOUNT: Final = Shape(
     r"(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)+",
     "is not a valid path in a guest",
@@ -186,9 +192,13 @@ def _base(folder: Path, name: str, line: int, seen: tuple[Path, ...]) -> Recipe:
     """The base that a recipe names. `line` is the line of the name in image.yaml."""
     base_folder = Path(os.path.realpath(folder / name)) if "/" in name else images_dir() / name
     if base_folder in (*seen, folder):
-        raise _base_problem(folder, line, f"the image recipe {base_folder} is its own base", "Choose another base.")
+        raise _base_problem(
+            folder, line, f"the image recipe {base_folder} is its own base", "Choose another base."
+        )
     if not (base_folder / "image.yaml").is_file():
-        raise _base_problem(folder, line, f"there is no image recipe in {base_folder}", _recipe_hint())
+        raise _base_problem(
+            folder, line, f"there is no image recipe in {base_folder}", _recipe_hint()
+        )
     return _load(base_folder, (*seen, folder))
 
 
@@ -208,6 +218,8 @@ def _read(path: Path) -> tuple[_File, int]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ImageError(f"the image recipe {path} cannot be read: {error.strerror}", "Correct its permissions.") from error
+        raise ImageError(
+            f"the image recipe {path} cannot be read: {error.strerror}", "Correct its permissions."
+        ) from error
     reading = read_model(data, str(path), _KIND)
     return reading.sound(), reading.document.lines.get("base", 0)

@@ -53,7 +53,12 @@ def image_name(source: str) -> str:
 
 
 def fetch(
-    source: str, sha256: str, progress: Callable[[str], None] = lambda _: None, *, cache: Cache | None = None, largest: int = SIZE_LIMIT
+    source: str,
+    sha256: str,
+    progress: Callable[[str], None] = lambda _: None,
+    *,
+    cache: Cache | None = None,
+    largest: int = SIZE_LIMIT,
 ) -> Image:
     """The image of a file or an https address: from the cache, or copied to the cache now.
     `largest` is in bytes.
@@ -85,12 +90,17 @@ def _copy(source: str, target: Path, progress: Callable[[str], None], largest: i
             while block := content.read(BLOCK_BYTES):
                 done += len(block)
                 if done > largest:
-                    raise ImageError(f"the image {source} has more than {largest >> 30} GiB", "Use a smaller image.")
+                    raise ImageError(
+                        f"the image {source} has more than {largest >> 30} GiB",
+                        "Use a smaller image.",
+                    )
                 checksum.update(block)
                 copy.write(block)
                 if done >> 25 != reported:  # once per 32 MiB
                     reported = done >> 25
-                    progress(f"{target.parent.name.partition('.partial')[0]}: {done >> 20} MiB read")
+                    progress(
+                        f"{target.parent.name.partition('.partial')[0]}: {done >> 20} MiB read"
+                    )
     except (OSError, http.client.HTTPException) as error:
         hint = (
             "Free some space, or set VCLOUD_CACHE_DIR to a folder on a larger disk."
@@ -105,7 +115,13 @@ class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
     """Follows only redirects to https addresses."""
 
     def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage, newurl: str
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
     ) -> urllib.request.Request | None:
         if not newurl.startswith("https://"):
             raise urllib.error.URLError(f"it redirects to {newurl}, which is not https")
@@ -123,7 +139,9 @@ def _open_file(path: str) -> BufferedReader:
     try:
         return Path(path).open("rb")
     except OSError as error:
-        raise ImageError(f"the image {path} cannot be read: {error.strerror}", "Correct the path of the image.") from error
+        raise ImageError(
+            f"the image {path} cannot be read: {error.strerror}", "Correct the path of the image."
+        ) from error
 
 
 def _check_qcow2(disk: Path, source: str) -> None:
@@ -135,10 +153,14 @@ def _check_qcow2(disk: Path, source: str) -> None:
     with disk.open("rb") as content:
         header = content.read(FEATURES_OFFSET + 8)
     if len(header) < FEATURES_OFFSET or header[:4] != QCOW2_MAGIC:
-        raise ImageError(f"the image {source} is not a qcow2", f"Convert it: qemu-img convert -O qcow2 {Path(source).name} image.qcow2")
+        raise ImageError(
+            f"the image {source} is not a qcow2",
+            f"Convert it: qemu-img convert -O qcow2 {Path(source).name} image.qcow2",
+        )
     _, version, backing = struct.unpack_from(HEADER, header)
     features = struct.unpack_from(">Q", header, FEATURES_OFFSET)[0] if version >= 3 else 0
     if backing or features & EXTERNAL_DATA:
         raise ImageError(
-            f"the image {source} needs another file", "Make one file of both: qemu-img convert -O qcow2 OLD NEW. Use NEW as the image."
+            f"the image {source} needs another file",
+            "Make one file of both: qemu-img convert -O qcow2 OLD NEW. Use NEW as the image.",
         )

@@ -54,7 +54,9 @@ def holder(host: Host) -> int | None:
     """
     for pid in namespaces.processes(host.namespace):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+            status = dict(
+                line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+            )
             if status["Name"].strip() == "sleep" and status["NSpid"].split()[1:] == ["1"]:
                 return pid
     return None
@@ -63,7 +65,9 @@ def holder(host: Host) -> int | None:
 def check_owner(host: Host) -> None:
     """Raises HostError if the host runs and belongs to a lab of the same name in another folder."""
     pid = holder(host)
-    if pid is not None and _owner_variable(host) not in Path(f"/proc/{pid}/environ").read_text().split("\0"):
+    if pid is not None and _owner_variable(host) not in Path(
+        f"/proc/{pid}/environ"
+    ).read_text().split("\0"):
         raise HostError(
             f"A lab called '{host.lab.name}' already runs, but its folder is not '{host.lab.folder}'.",
             "Choose another --name, or set VCLOUD_LAB_DIR to the value with which that lab was started.",
@@ -93,7 +97,10 @@ def enter(host: Host) -> list[str]:
     """
     pid = holder(host)
     if pid is None:
-        raise HostError(f"Host '{host.name}' of lab '{host.lab.name}' does not run.", f"Start it: vcloud lab up --name {host.lab.name}")
+        raise HostError(
+            f"Host '{host.name}' of lab '{host.lab.name}' does not run.",
+            f"Start it: vcloud lab up --name {host.lab.name}",
+        )
     return ["nsenter", f"--target={pid}", "--mount", "--uts", "--net", "--pid"]
 
 
@@ -123,7 +130,15 @@ def _start(host: Host) -> None:
         *("env", "--ignore-signal=CHLD", _owner_variable(host), "sleep", "infinity"),
     ]
     with (host.folder / "holder.log").open("w") as log:
-        subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=ENVIRONMENT, cwd="/", start_new_session=True)
+        subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=ENVIRONMENT,
+            cwd="/",
+            start_new_session=True,
+        )
     wait_for(f"The start of host '{host.name}'", lambda: holder(host) is not None, 10)
     run([*enter(host), "hostname", host.name])
     # sysfs shows the network interfaces of the namespace in which it was mounted. So the host needs
@@ -174,7 +189,9 @@ def _ensure_daemons(host: Host) -> None:
     if not alive["sshd"]:
         # sshd refuses to start without its full path.
         run([*enter(host), str(namespaces.program("sshd")), "-E", "/var/log/sshd.log"])
-    wait_for(f"The start of the daemons of host '{host.name}'", lambda: all(daemons(host).values()), 30)
+    wait_for(
+        f"The start of the daemons of host '{host.name}'", lambda: all(daemons(host).values()), 30
+    )
 
 
 def _copy_capabilities(host: Host) -> None:
@@ -185,7 +202,10 @@ def _copy_capabilities(host: Host) -> None:
     which takes seconds.
     """
     mine = host.machine_path(CAPABILITIES)
-    caches = [CAPABILITIES, *(other.machine_path(CAPABILITIES) for other in host.lab.hosts() if other != host)]
+    caches = [
+        CAPABILITIES,
+        *(other.machine_path(CAPABILITIES) for other in host.lab.hosts() if other != host),
+    ]
     filled = next((cache for cache in caches if cache.is_dir() and any(cache.iterdir())), None)
     if filled and not mine.exists():
         shutil.copytree(filled, mine)

@@ -93,8 +93,13 @@ def status(lab: Lab) -> list[Part]:
     check_root()
     if not lab.folder.exists():
         return []
-    parts = [Part("switch", "network", namespaces.exists(lab.switch)), Part("outside", "network", namespaces.exists(lab.outside))]
-    parts.append(Part("outside", "responder", namespaces.exists(lab.outside) and outside.responder_runs(lab)))
+    parts = [
+        Part("switch", "network", namespaces.exists(lab.switch)),
+        Part("outside", "network", namespaces.exists(lab.outside)),
+    ]
+    parts.append(
+        Part("outside", "responder", namespaces.exists(lab.outside) and outside.responder_runs(lab))
+    )
     for host in lab.hosts():
         runs = namespaces.exists(host.namespace) and hosts.is_complete(host)
         parts.append(Part(host.name, "host", runs))
@@ -116,8 +121,16 @@ def enter(lab: Lab, where: str) -> list[str]:
         return namespaces.enter(lab.outside)
     host = next((host for host in lab.hosts() if host.name == where), None)
     if host is None:
-        names = ["outside", *(host.name for host in lab.hosts())] if namespaces.exists(lab.outside) else []
-        hint = f"This lab has: {', '.join(names)}." if names else f"Start the lab: vcloud lab up --name {lab.name}"
+        names = (
+            ["outside", *(host.name for host in lab.hosts())]
+            if namespaces.exists(lab.outside)
+            else []
+        )
+        hint = (
+            f"This lab has: {', '.join(names)}."
+            if names
+            else f"Start the lab: vcloud lab up --name {lab.name}"
+        )
         raise UsageError(f"Lab '{lab.name}' has no host or network called '{where}'.", hint)
     return hosts.enter(host)
 
@@ -132,23 +145,32 @@ def inventory(lab: Lab) -> str:
         return lab.inventory.read_text()
     except OSError as error:
         raise HostError(
-            f"The inventory of lab '{lab.name}' cannot be read: {error.strerror}.", f"Start the lab: vcloud lab up --name {lab.name}"
+            f"The inventory of lab '{lab.name}' cannot be read: {error.strerror}.",
+            f"Start the lab: vcloud lab up --name {lab.name}",
         ) from None
 
 
 def check_root() -> None:
     """Raises HostError if the caller is not root."""
     if os.geteuid() != 0:
-        raise HostError("A lab consists of namespaces and system daemons, which only root can start.", "Run the same command with sudo.")
+        raise HostError(
+            "A lab consists of namespaces and system daemons, which only root can start.",
+            "Run the same command with sudo.",
+        )
 
 
 def check_machine() -> None:
     """Raises HostError if this machine cannot run a lab."""
     check_root()
-    missing = {name: package for name, package in PACKAGES.items() if namespaces.program(name) is None}
+    missing = {
+        name: package for name, package in PACKAGES.items() if namespaces.program(name) is None
+    }
     if missing:
         packages = " ".join(sorted(set(missing.values())))
-        raise HostError(f"A lab needs programs that are not installed: {', '.join(missing)}.", f"Run: apt-get install -y {packages}")
+        raise HostError(
+            f"A lab needs programs that are not installed: {', '.join(missing)}.",
+            f"Run: apt-get install -y {packages}",
+        )
 
 
 def _namespaces(lab: Lab) -> list[str]:

@@ -37,7 +37,16 @@ HOST_OFFSET = 10
 
 PRIVATE_FOLDERS = tuple(
     Path(path)
-    for path in ("/etc/libvirt", "/etc/ssh", "/var/cache/libvirt", "/var/lib/libvirt", "/var/lib/vcloud", "/var/log", "/run", "/tmp")  # noqa: S108
+    for path in (
+        "/etc/libvirt",
+        "/etc/ssh",
+        "/var/cache/libvirt",
+        "/var/lib/libvirt",
+        "/var/lib/vcloud",
+        "/var/log",
+        "/run",
+        "/tmp",  # noqa: S108 - a folder of the host, nobody writes to a fixed name in it
+    )
 )
 """The folders that each host has for itself. In all other folders a host sees the machine's files.
 """
@@ -96,7 +105,9 @@ class Lab:
 
     def hosts(self) -> tuple[Host, ...]:
         """The hosts of the lab, running or not. These are the hosts that have a folder."""
-        return tuple(host for host in map(self.host, range(1, MAX_HOSTS + 1)) if host.folder.is_dir())
+        return tuple(
+            host for host in map(self.host, range(1, MAX_HOSTS + 1)) if host.folder.is_dir()
+        )
 
     def owns(self, namespace: str) -> bool:
         """Whether a network namespace belongs to this lab, judged by its name."""
@@ -168,12 +179,14 @@ def lab(name: str = DEFAULT_NAME) -> Lab:
     """
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"'{name}' is not a valid lab name.", "Use at most 20 lower-case letters, digits and dashes, and begin with a letter."
+            f"'{name}' is not a valid lab name.",
+            "Use at most 20 lower-case letters, digits and dashes, and begin with a letter.",
         )
     folder = Path(os.environ.get("VCLOUD_LAB_DIR") or DEFAULT_FOLDER) / name
     if not _FOLDER.fullmatch(str(folder)):
         raise UsageError(
-            f"'{folder}' cannot be the folder of a lab.", "Set VCLOUD_LAB_DIR to an absolute path of letters, digits and '/._-'."
+            f"'{folder}' cannot be the folder of a lab.",
+            "Set VCLOUD_LAB_DIR to an absolute path of letters, digits and '/._-'.",
         )
     found = Lab(name, folder.resolve())
     if len(str(found.host(MAX_HOSTS).socket)) > _SOCKET_LIMIT:

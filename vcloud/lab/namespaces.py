@@ -38,7 +38,16 @@ def run(argv: Sequence[str], text: str = "") -> str:
         HostError: the program failed (the message quotes its error), or it did not end in time.
     """
     try:
-        done = subprocess.run(argv, input=text, capture_output=True, text=True, env=ENVIRONMENT, cwd="/", check=False, timeout=TIMEOUT)
+        done = subprocess.run(
+            argv,
+            input=text,
+            capture_output=True,
+            text=True,
+            env=ENVIRONMENT,
+            cwd="/",
+            check=False,
+            timeout=TIMEOUT,
+        )
     except subprocess.TimeoutExpired:
         raise HostError(f"'{' '.join(argv)}' did not end within {TIMEOUT:g} seconds.") from None
     if done.returncode:
@@ -59,7 +68,9 @@ def wait_for(what: str, happened: Callable[[], bool], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not happened():
         if time.monotonic() > deadline:
-            raise HostError(f"{what} took more than {seconds:g} seconds.", "See the logs in the lab's folder.")
+            raise HostError(
+                f"{what} took more than {seconds:g} seconds.", "See the logs in the lab's folder."
+            )
         time.sleep(0.02)
 
 
@@ -82,7 +93,16 @@ def ensure(name: str, sysctls: Mapping[str, int]) -> None:
     if not exists(name):
         (FOLDER / name).unlink(missing_ok=True)
         run(["ip", "netns", "add", name])
-    run([*enter(name), "sysctl", "-q", "-e", "-w", *(f"{key}={value}" for key, value in sysctls.items())])
+    run(
+        [
+            *enter(name),
+            "sysctl",
+            "-q",
+            "-e",
+            "-w",
+            *(f"{key}={value}" for key, value in sysctls.items()),
+        ]
+    )
 
 
 def delete(name: str) -> None:

@@ -30,7 +30,10 @@ def ensure_outside(lab: Lab) -> None:
     except those on the uplink segment, are unreachable.
     """
     here = lab.outside
-    namespaces.ensure(here, {**segments.SEGMENT_SYSCTLS, "net.ipv4.ip_forward": 1, "net.ipv6.conf.all.forwarding": 1})
+    namespaces.ensure(
+        here,
+        {**segments.SEGMENT_SYSCTLS, "net.ipv4.ip_forward": 1, "net.ipv6.conf.all.forwarding": 1},
+    )
     segments.ensure_wire(lab, "outside", "uplink", here, "uplink")
     namespaces.configure(
         here,
@@ -51,11 +54,20 @@ def ensure_outside(lab: Lab) -> None:
 
 
 def responder_runs(lab: Lab) -> bool:
-    return {f"0.0.0.0:{RESPONDER_PORT}", f"[::]:{RESPONDER_PORT}"} <= namespaces.listening(lab.outside)
+    return {f"0.0.0.0:{RESPONDER_PORT}", f"[::]:{RESPONDER_PORT}"} <= namespaces.listening(
+        lab.outside
+    )
 
 
 def _start_responder(lab: Lab) -> None:
-    argv = [*namespaces.enter(lab.outside), sys.executable, "-m", "vcloud.lab.responder", str(RESPONDER_PORT), str(lab.responder_log)]
+    argv = [
+        *namespaces.enter(lab.outside),
+        sys.executable,
+        "-m",
+        "vcloud.lab.responder",
+        str(RESPONDER_PORT),
+        str(lab.responder_log),
+    ]
     with (lab.folder / "responder.log").open("a") as log:
         responder = subprocess.Popen(
             argv,
@@ -70,4 +82,7 @@ def _start_responder(lab: Lab) -> None:
     assert responder.stdout is not None  # noqa: S101  (tells mypy that stdout is a pipe)
     with responder.stdout as output:
         if output.readline().strip() != READY:
-            raise HostError("The responder of the simulated internet did not start.", f"See the log {lab.folder}/responder.log.")
+            raise HostError(
+                "The responder of the simulated internet did not start.",
+                f"See the log {lab.folder}/responder.log.",
+            )

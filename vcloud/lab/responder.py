@@ -81,7 +81,9 @@ def transparent_socket(family: int, kind: int) -> socket.socket:
 def serve_tcp(server: socket.socket, log: Log) -> None:
     while True:
         connection, source = server.accept()
-        threading.Thread(target=answer_connection, args=(connection, source[:2], log), daemon=True).start()
+        threading.Thread(
+            target=answer_connection, args=(connection, source[:2], log), daemon=True
+        ).start()
 
 
 def answer_connection(connection: socket.socket, source: Address, log: Log) -> None:
@@ -117,7 +119,9 @@ class HttpAnswer(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = IDLE_TIMEOUT
 
-    def __init__(self, connection: socket.socket, source: Address, target: Address, log: Log) -> None:
+    def __init__(
+        self, connection: socket.socket, source: Address, target: Address, log: Log
+    ) -> None:
         self._source, self._target, self._log = source, target, log
         super().__init__(connection, source, None)  # type: ignore[arg-type]  # the methods in use need no server object
 
@@ -129,10 +133,27 @@ class HttpAnswer(BaseHTTPRequestHandler):
                 digest.update(data)
             complete = True
         finally:
-            request = {"method": self.command, "path": self.path, "size": size, "sha256": digest.hexdigest()}
+            request = {
+                "method": self.command,
+                "path": self.path,
+                "size": size,
+                "sha256": digest.hexdigest(),
+            }
             host = self.headers.get("Host", "")
-            self._log.write("http", self._source, self._target, **request, host=host, complete=complete)
-        text = json.dumps({**request, "source": self._source[0], "server": self._target[0], "port": self._target[1]}).encode() + b"\n"
+            self._log.write(
+                "http", self._source, self._target, **request, host=host, complete=complete
+            )
+        text = (
+            json.dumps(
+                {
+                    **request,
+                    "source": self._source[0],
+                    "server": self._target[0],
+                    "port": self._target[1],
+                }
+            ).encode()
+            + b"\n"
+        )
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(text)))
@@ -176,7 +197,9 @@ def serve_udp(server: socket.socket, log: Log) -> None:
         with contextlib.suppress(OSError):
             data, extra, _, source = server.recvmsg(CHUNK, 256)
             target = original_target(extra[0][2])
-            log.write("udp", source[:2], target, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+            log.write(
+                "udp", source[:2], target, size=len(data), sha256=hashlib.sha256(data).hexdigest()
+            )
             with transparent_socket(server.family, socket.SOCK_DGRAM) as answer:
                 answer.bind(target)
                 answer.sendto(data, source)

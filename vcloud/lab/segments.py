@@ -11,14 +11,21 @@ from vcloud.lab.layout import GATEWAY, MANAGEMENT4, UPLINK4, UPLINK6, Host, Lab
 SEGMENT_SYSCTLS = {
     f"net.ipv{family}.conf.{scope}.{key}": value
     for scope in ("all", "default")
-    for family, key, value in ((4, "rp_filter", 0), (6, "accept_ra", 0), (6, "accept_dad", 0), (6, "dad_transmits", 0))
+    for family, key, value in (
+        (4, "rp_filter", 0),
+        (6, "accept_ra", 0),
+        (6, "accept_dad", 0),
+        (6, "dad_transmits", 0),
+    )
 }
 """Sysctls of hosts and of the simulated internet. Addresses are usable at once (no duplicate
 address detection), hosts ignore router advertisements, and the kernel does not drop spoofed packets
 that a test wants to see.
 """
 
-UNFILTERED = {f"net.bridge.bridge-nf-call-{table}": 0 for table in ("arptables", "ip6tables", "iptables")}
+UNFILTERED = {
+    f"net.bridge.bridge-nf-call-{table}": 0 for table in ("arptables", "ip6tables", "iptables")
+}
 """Sysctls that keep bridged frames out of the host's IP firewall, as libvirt recommends for hosts.
 """
 
@@ -27,14 +34,24 @@ def ensure_switch(lab: Lab) -> None:
     """Creates the two bridges. The operator has address .1 of the management segment, on the bridge
     itself. The uplink bridge has no address.
     """
-    namespaces.ensure(lab.switch, {"net.ipv6.conf.all.disable_ipv6": 1, "net.ipv6.conf.default.disable_ipv6": 1, **UNFILTERED})
+    namespaces.ensure(
+        lab.switch,
+        {
+            "net.ipv6.conf.all.disable_ipv6": 1,
+            "net.ipv6.conf.default.disable_ipv6": 1,
+            **UNFILTERED,
+        },
+    )
     missing = {"uplink", "management"} - namespaces.links(lab.switch)
     # With multicast snooping, a bridge without a querier may drop the multicast packets of IPv6
     # neighbour discovery.
     namespaces.configure(
         lab.switch,
         [
-            *(f"link add {bridge} type bridge stp_state 0 mcast_snooping 0" for bridge in sorted(missing)),
+            *(
+                f"link add {bridge} type bridge stp_state 0 mcast_snooping 0"
+                for bridge in sorted(missing)
+            ),
             "link set lo up",
             "link set uplink up",
             "link set management up",
@@ -54,7 +71,10 @@ def ensure_wire(lab: Lab, port: str, bridge: str, namespace: str, link: str) -> 
     if port not in ports or link not in namespaces.links(namespace):
         mac = mac_of(lab.name, namespace, link)
         old = [f"link delete {port}"] if port in ports else []
-        namespaces.configure(lab.switch, [*old, f"link add {port} type veth peer name {link} address {mac} netns {namespace}"])
+        namespaces.configure(
+            lab.switch,
+            [*old, f"link add {port} type veth peer name {link} address {mac} netns {namespace}"],
+        )
     namespaces.configure(lab.switch, [f"link set {port} master {bridge} up"])
 
 
@@ -68,7 +88,11 @@ def ensure_host(host: Host) -> None:
     namespaces.ensure(namespace, SEGMENT_SYSCTLS | UNFILTERED)
     ensure_wire(host.lab, f"{host.name}-management", "management", namespace, "eth0")
     ensure_wire(host.lab, f"{host.name}-uplink", "uplink", namespace, "eth1")
-    bridge = [] if "uplink0" in namespaces.links(namespace) else ["link add uplink0 type bridge stp_state 0 mcast_snooping 0"]
+    bridge = (
+        []
+        if "uplink0" in namespaces.links(namespace)
+        else ["link add uplink0 type bridge stp_state 0 mcast_snooping 0"]
+    )
     namespaces.configure(
         namespace,
         [

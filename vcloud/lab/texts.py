@@ -10,7 +10,18 @@ from pathlib import Path
 import yaml
 
 from vcloud.design.addressing import uuid_of
-from vcloud.lab.layout import GATEWAY, MAX_HOSTS, PRIVATE_FOLDERS, SERVER, SERVERS4, SERVERS6, UPLINK4, UPLINK6, Host, Lab
+from vcloud.lab.layout import (
+    GATEWAY,
+    MAX_HOSTS,
+    PRIVATE_FOLDERS,
+    SERVER,
+    SERVERS4,
+    SERVERS6,
+    UPLINK4,
+    UPLINK6,
+    Host,
+    Lab,
+)
 
 HOSTS = Path("/etc/hosts")
 
@@ -51,8 +62,8 @@ def uplink_network(host: Host) -> str:
 
 
 def sshd_config(host: Host) -> str:
-    """By default sshd starts to refuse logins when 10 others are in progress (MaxStartups), and allows
-    10 sessions per connection (MaxSessions), see sshd_config(5). A lab allows more of both.
+    """By default sshd starts to refuse logins when 10 others are in progress (MaxStartups), and
+    allows 10 sessions per connection (MaxSessions), see sshd_config(5). A lab allows more of both.
     """
     return f"""\
 ListenAddress {host.management4}
@@ -147,7 +158,11 @@ def inventory(hosts: Iterable[Host]) -> str:
             "local_uri": host.local_uri,
             "ssh_config": str(host.lab.ssh_config),
             "uplink": dict(uplink),
-            "outside": {"netns": host.lab.outside, "server4": str(SERVERS4[SERVER]), "server6": str(SERVERS6[SERVER])},
+            "outside": {
+                "netns": host.lab.outside,
+                "server4": str(SERVERS4[SERVER]),
+                "server6": str(SERVERS6[SERVER]),
+            },
         }
         for host in hosts
     }

@@ -1,7 +1,9 @@
-"""In how many ways a search tries a pattern at one position of a text, at most, until it knows that there is no match.
+"""In how many ways a search tries a pattern at one position of a text, at most, until it knows that
+there is no match.
 
-Repetitions multiply if they can share out a text in several ways (`a{1,9}a{1,9}b`). They do not multiply if what is
-between them, or they themselves, can match nothing of their neighbours (`[a-z]{1,64}@[a-z]{1,64}`).
+Repetitions multiply if they can share out a text in several ways (`a{1,9}a{1,9}b`). They do not
+multiply if what is between them, or they themselves, can match nothing of their neighbours
+(`[a-z]{1,64}@[a-z]{1,64}`).
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ ENDLESS: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A part of a pattern: the characters that it can match, in how many ways, and whether it always matches some."""
+    """A part of a pattern: the characters that it can match, in how many ways, and whether it
+    always matches some.
+    """
 
     characters: frozenset[str]
     ways: int
@@ -48,7 +52,9 @@ def tries(tree: Node) -> int:
 
 
 def _together(pieces: tuple[_Piece, ...]) -> int:
-    """The ways of pieces that can match the same characters multiply. Such a run ends where a piece matches none of them."""
+    """The ways of pieces that can match the same characters multiply. Such a run ends where a piece
+    matches none of them.
+    """
     runs: list[list[int]] = [[]]
     reach: frozenset[str] = frozenset()
     for piece in pieces:
@@ -90,7 +96,11 @@ def _chosen(sequence: Sequence) -> Iterator[_Piece]:
             continue
         branches = [tuple(_pieces(branch)) for branch in part.branches]
         needed = all(map(_is_needed, part.branches))
-        yield _Piece(frozenset[str]().union(*map(_characters, branches)), sum(map(_together, branches)), needed)
+        yield _Piece(
+            frozenset[str]().union(*map(_characters, branches)),
+            sum(map(_together, branches)),
+            needed,
+        )
 
 
 def _repeated(node: Repeat) -> Iterator[_Piece]:
@@ -116,7 +126,9 @@ def _characters(pieces: Iterable[_Piece]) -> frozenset[str]:
 
 
 def _matched(node: Node) -> frozenset[str]:
-    """What a single character can be. Upper and lower case count as the same, because a flag may ignore the case."""
+    """What a single character can be. Upper and lower case count as the same, because a flag may
+    ignore the case.
+    """
     match node:
         case Literal(character=character):
             return either_case(character)

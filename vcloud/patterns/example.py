@@ -1,4 +1,6 @@
-"""Texts that a pattern matches, and texts that it just does not match. `verify` sends them to prove a leak detector."""
+"""Texts that a pattern matches, and texts that it just does not match. `verify` sends them to prove
+a leak detector.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ def matching_text(pattern: str) -> str:
     """A short text that the pattern matches.
 
     Raises:
-        NoExampleError: none was found. The search ignores look-arounds, and only checks them at the end.
+        NoExampleError: none was found. The search ignores look-arounds, and only checks them at the
+            end.
     """
     try:
         text = "".join(_texts(parsed(pattern)))
@@ -47,7 +50,9 @@ def matching_text(pattern: str) -> str:
 
 
 def near_miss(pattern: str, text: str) -> str:
-    """The text with one character changed, so that the pattern no longer matches. Raises NoExampleError."""
+    """The text with one character changed, so that the pattern no longer matches. Raises
+    NoExampleError.
+    """
     for index in reversed(range(len(text))):
         for other in _ALPHABET:
             changed = text[:index] + other + text[index + 1 :]
@@ -82,10 +87,16 @@ def _texts(node: Node) -> Iterator[str]:
 def _preferred(characters: frozenset[str]) -> str:
     """The first character of the alphabet that is in the set, or the lowest one of the set.
 
-    A character whose other case is in the set, too, comes first: it also matches where a flag ignores the case.
+    A character whose other case is in the set, too, comes first: it also matches where a flag
+    ignores the case.
     """
-    in_both_cases = frozenset(character for character in characters if either_case(character) <= characters)
+    in_both_cases = frozenset(
+        character for character in characters if either_case(character) <= characters
+    )
     for candidates in (in_both_cases, characters):
-        if found := next((character for character in _ALPHABET if character in candidates), min(candidates, default="")):
+        if found := next(
+            (character for character in _ALPHABET if character in candidates),
+            min(candidates, default=""),
+        ):
             return found
     raise LookupError("an empty set")

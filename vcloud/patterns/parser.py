@@ -1,7 +1,7 @@
 r"""The one parser of patterns: from text to the tree that Python's `re` means.
 
-It expects text that `re.compile` accepts without a warning, in printable ASCII and without the flag `x`. What it makes of
-other text has no meaning.
+It expects text that `re.compile` accepts without a warning, in printable ASCII and without the flag
+`x`. What it makes of other text has no meaning.
 """
 
 from __future__ import annotations

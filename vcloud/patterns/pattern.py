@@ -1,4 +1,6 @@
-"""Which patterns of leak detectors are accepted: those that PCRE and Python read alike, and that end in bounded time."""
+"""Which patterns of leak detectors are accepted: those that PCRE and Python read alike, and that
+end in bounded time.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,17 @@ from vcloud.documents.field import FieldError, shown, text_of
 from vcloud.patterns.backtracking import ENDLESS, tries
 from vcloud.patterns.parser import parsed
 from vcloud.patterns.pcre import LARGEST_PROGRAM, compiled_size, differences
-from vcloud.patterns.tree import Alternation, BackReference, Condition, Node, Repeat, children, descendants, merged, width
+from vcloud.patterns.tree import (
+    Alternation,
+    BackReference,
+    Condition,
+    Node,
+    Repeat,
+    children,
+    descendants,
+    merged,
+    width,
+)
 
 LENGTH: Final = 200
 """Characters of a pattern."""
@@ -19,27 +31,40 @@ MOST_REPEATS: Final = 1000
 MOST_ENDLESS: Final = 3
 """Each further repetition without end multiplies the worst case by the length of the text."""
 MOST_TRIES: Final = 10_000_000
-"""At one position of a text, by the estimate of `backtracking`. Enough for two repetitions of a thousand and some short ones."""
+"""At one position of a text, by the estimate of `backtracking`. Enough for two repetitions of a
+thousand and some short ones.
+"""
 HARMLESS_ROUNDS: Final = 4
-"""An optional part may repeat so often: `([0-9]{4}-?){4}` is how people write numbers, and it cannot explode."""
+"""An optional part may repeat so often: `([0-9]{4}-?){4}` is how people write numbers, and it
+cannot explode.
+"""
 
 _TOO_LONG_HINT: Final = "Repeat only a fixed piece of text, or write fixed counts."
 
 
 def parse_pattern(value: object) -> str:
-    """A pattern that always matches some text, in bounded time, and means the same to Python and PCRE. Raises FieldError."""
+    """A pattern that always matches some text, in bounded time, and means the same to Python and
+    PCRE. Raises FieldError.
+    """
     text = text_of(value)
     _check_characters(text)
     tree = _tree(text)
     if found := next(differences(tree, text), None):
-        raise FieldError(f"the pattern '{shown(text)}' contains '{shown(found.what)}': {found.reason}", found.hint)
+        raise FieldError(
+            f"the pattern '{shown(text)}' contains '{shown(found.what)}': {found.reason}",
+            found.hint,
+        )
     if width(tree)[0] == 0:
         what = f"the pattern '{shown(text)}' also matches an empty text"
         raise FieldError(what, "Make at least one character of it required.")
     if reason := next(_dangers(tree, rounds=1), None) or _too_many(tree):
-        raise FieldError(f"the pattern '{shown(text)}' could take very long: {reason}", _TOO_LONG_HINT)
+        raise FieldError(
+            f"the pattern '{shown(text)}' could take very long: {reason}", _TOO_LONG_HINT
+        )
     if compiled_size(tree) > LARGEST_PROGRAM:
-        raise FieldError(f"the pattern '{shown(text)}' is too large for the IPS", "Repeat groups less often.")
+        raise FieldError(
+            f"the pattern '{shown(text)}' is too large for the IPS", "Repeat groups less often."
+        )
     return text
 
 
@@ -59,18 +84,24 @@ def _check_characters(text: str) -> None:
 
 
 def _tree(text: str) -> Node:
-    """The tree of a text, if Python accepts it as a pattern. A warning is an error: the text may mean something else later."""
+    """The tree of a text, if Python accepts it as a pattern. A warning is an error: the text may
+    mean something else later.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             re.compile(text)
     except (re.error, OverflowError, RecursionError, Warning) as error:
-        raise FieldError(f"the pattern '{shown(text)}' is not a regular expression: {shown(error)}") from None
+        raise FieldError(
+            f"the pattern '{shown(text)}' is not a regular expression: {shown(error)}"
+        ) from None
     return parsed(text)
 
 
 def _dangers(node: Node, rounds: int) -> Iterator[str]:
-    """Why the search can take unbounded time. `rounds` is how often the parts around this node can repeat it."""
+    """Why the search can take unbounded time. `rounds` is how often the parts around this node can
+    repeat it.
+    """
     match node:
         case BackReference() | Condition():
             yield "it refers back to a group"
@@ -107,4 +138,6 @@ def _too_many(tree: Node) -> str:
     endless = sum(isinstance(node, Repeat) and node.most is None for node in descendants(tree))
     if endless > MOST_ENDLESS:
         return f"it has {endless} repetitions without end"
-    return "its repetitions can share out a text in too many ways" if tries(tree) > MOST_TRIES else ""
+    return (
+        "its repetitions can share out a text in too many ways" if tries(tree) > MOST_TRIES else ""
+    )

@@ -1,4 +1,6 @@
-r"""How the PCRE of the IPS reads a pattern: where it differs from Python, and how large the compiled pattern becomes."""
+r"""How the PCRE of the IPS reads a pattern: where it differs from Python, and how large the
+compiled pattern becomes.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ _OTHER_FLAGS: Final = {
 
 
 class Difference(NamedTuple):
-    """Something in a pattern that PCRE may read in another way: its spelling, the reason, and what to write instead."""
+    """Something in a pattern that PCRE may read in another way: its spelling, the reason, and what
+    to write instead.
+    """
 
     what: str
     reason: str
@@ -64,19 +68,27 @@ class Difference(NamedTuple):
 
 
 def differences(tree: Node, text: str) -> Iterator[Difference]:
-    """What Python and PCRE do not read alike in a pattern that Python accepts. `text` is the pattern, `tree` its tree."""
+    """What Python and PCRE do not read alike in a pattern that Python accepts. `text` is the
+    pattern, `tree` its tree.
+    """
     for node in descendants(tree):
         match node:
             case Literal(spelling="{") if found := _LOOSE_COUNT.match(text, node.start):
                 yield _loose_count(found[0])
             case Literal() | Anchor() if (escape := node.spelling[:2]) in _OTHER_ESCAPES:
-                yield Difference(escape, "the IPS does not know it, or reads it in another way", _OTHER_ESCAPES[escape])
+                yield Difference(
+                    escape,
+                    "the IPS does not know it, or reads it in another way",
+                    _OTHER_ESCAPES[escape],
+                )
             case Repeat() if node.spelling.startswith("{,"):
                 yield _loose_count(node.spelling)
             case CharSet() if node.is_bracketed:
                 yield from _set_differences(node.spelling)
             case Comment() if "\\" in node.spelling:
-                yield Difference(node.spelling, "the IPS sees another end of the comment", "Remove it.")
+                yield Difference(
+                    node.spelling, "the IPS sees another end of the comment", "Remove it."
+                )
             case Flags(letters=flags) | Group(flags=flags):
                 yield from _flag_differences(flags)
 
@@ -98,11 +110,15 @@ def _set_differences(spelling: str) -> Iterator[Difference]:
         yield Difference(posix[0], reason, "Write the characters: [0-9].")
     for found in re.finditer(r"\\.", spelling):
         if found[0] in _OTHER_ESCAPES:
-            yield Difference(found[0], "the IPS does not know it, or reads it in another way", r"Write \xHH.")
+            yield Difference(
+                found[0], "the IPS does not know it, or reads it in another way", r"Write \xHH."
+            )
 
 
 def compiled_size(tree: Node) -> int:
-    """Bytes of the compiled pattern, at most. A pattern for several occurrences has so many times as much."""
+    """Bytes of the compiled pattern, at most. A pattern for several occurrences has so many times
+    as much.
+    """
     return COUNTING + _PLAIN_GROUP + _size(tree)
 
 
@@ -127,7 +143,9 @@ def _size(node: Node) -> int:
 
 
 def _size_of_repeat(node: Repeat) -> int:
-    """PCRE counts the repetitions of a character or a set, but copies a group. A loop without end is one optional copy."""
+    """PCRE counts the repetitions of a character or a set, but copies a group. A loop without end
+    is one optional copy.
+    """
     once = _size(node.part)
     if not isinstance(node.part, Group | LookAround):
         return once + _QUANTIFIER

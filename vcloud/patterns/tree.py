@@ -1,7 +1,7 @@
 r"""The nodes of a pattern's tree, and what can be said about any pattern: its width, its choices.
 
-The tree keeps the spelling of what was read (`\v` or `\x0b`), because PCRE may read another spelling in another way.
-`parser` makes trees.
+The tree keeps the spelling of what was read (`\v` or `\x0b`), because PCRE may read another
+spelling in another way. `parser` makes trees.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ ALL: Final = frozenset(map(chr, range(MOST_CODE + 1)))
 """A detector searches bytes; a pattern sees each byte as one character."""
 DIGITS: Final = frozenset("0123456789")
 SPACES: Final = frozenset(" \t\n\r\f\v")
-WORDS: Final = frozenset(character for character in ASCII if character.isalnum() or character == "_")
+WORDS: Final = frozenset(
+    character for character in ASCII if character.isalnum() or character == "_"
+)
 
 
 class Opening(Enum):
@@ -176,7 +178,9 @@ def descendants(node: Node) -> Iterator[Node]:
 
 
 def width(node: Node) -> tuple[int, int | None]:
-    """The lengths of the shortest and the longest text that a node matches; None if there is no longest one."""
+    """The lengths of the shortest and the longest text that a node matches; None if there is no
+    longest one.
+    """
     match node:
         case Literal() | AnyChar() | CharSet():
             return 1, 1
@@ -186,7 +190,9 @@ def width(node: Node) -> tuple[int, int | None]:
         case Alternation():
             widths = [width(branch) for branch in node.branches]
             mosts = [most for _, most in widths if most is not None]
-            return min(least for least, _ in widths), max(mosts) if len(mosts) == len(widths) else None
+            return min(least for least, _ in widths), max(mosts) if len(mosts) == len(
+                widths
+            ) else None
         case Repeat():
             least, most = width(node.part)
             if node.most is None or most is None:
@@ -208,12 +214,16 @@ def _total(numbers: list[int | None]) -> int | None:
 def merged(alternation: Alternation) -> Sequence:
     """The same as a sequence, in which the characters that all branches begin with come once.
 
-    If the rest of each branch is a different character, `(abc|abd)`, the alternation ends in a set, `ab[cd]`: only one
-    branch can match, so a search never has to come back and try another.
+    If the rest of each branch is a different character, `(abc|abd)`, the alternation ends in a set,
+    `ab[cd]`: only one branch can match, so a search never has to come back and try another.
     """
     branches = [list(_flat(branch)) for branch in alternation.branches]
     parts: list[Node] = []
-    while all(branches) and _is_leaf(branches[0][0]) and all(branch[0] == branches[0][0] for branch in branches):
+    while (
+        all(branches)
+        and _is_leaf(branches[0][0])
+        and all(branch[0] == branches[0][0] for branch in branches)
+    ):
         parts.append(branches[0][0])
         branches = [branch[1:] for branch in branches]
     if (characters := _distinct(branches)) is not None:
@@ -223,11 +233,17 @@ def merged(alternation: Alternation) -> Sequence:
 
 def either_case(characters: Iterable[str]) -> frozenset[str]:
     """The characters in upper and lower case: a flag may ignore the case."""
-    return frozenset(form for character in characters for form in (character, character.lower(), character.upper()))
+    return frozenset(
+        form
+        for character in characters
+        for form in (character, character.lower(), character.upper())
+    )
 
 
 def _distinct(branches: list[list[Node]]) -> frozenset[str] | None:
-    """The characters of branches that are one character each, if no two branches match the same; else None."""
+    """The characters of branches that are one character each, if no two branches match the same;
+    else None.
+    """
     found = frozenset[str]()
     for branch in branches:
         characters = _choice(branch)
@@ -256,7 +272,9 @@ def _is_leaf(node: Node) -> bool:
 
 
 def _choice(branch: list[Node]) -> frozenset[str] | None:
-    """The characters that a branch of one character matches, in either case; None for any other branch."""
+    """The characters that a branch of one character matches, in either case; None for any other
+    branch.
+    """
     match branch:
         case [Literal(character=character)]:
             return either_case(character)

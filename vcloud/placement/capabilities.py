@@ -29,4 +29,6 @@ class Capabilities:
     libvirt: Version
     qemu: Version
     no_filters: str = ""
-    """Why libvirt on this host has no network filters, which bind a VM to its own MAC address; empty where it has them."""
+    """Why libvirt on this host has no network filters, which bind a VM to its own MAC address;
+    empty where it has them.
+    """

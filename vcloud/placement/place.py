@@ -46,8 +46,20 @@ def _problems(design: Design, hosts: Sequence[Capabilities]) -> Iterator[Problem
     for host in hosts:
         if host.no_filters:
             what = f"{host.host} cannot bind a VM to its own MAC address, so a VM could send in another VM's name: {host.no_filters}"
-            yield Problem(design.file, 0, "", what, "Install libvirt's network filter driver on that host: see `vcloud doctor`.")
+            yield Problem(
+                design.file,
+                0,
+                "",
+                what,
+                "Install libvirt's network filter driver on that host: see `vcloud doctor`.",
+            )
         needed = max(vm.memory for vm in design.vms)
         if needed > host.memory:
             what = f"one VM has {needed >> 20} MiB of memory, and {host.host} has {host.memory >> 20} MiB in all"
-            yield Problem(design.file, 0, "", what, "Give the VM less memory, or choose a larger host with --connect.")
+            yield Problem(
+                design.file,
+                0,
+                "",
+                what,
+                "Give the VM less memory, or choose a larger host with --connect.",
+            )

@@ -1,11 +1,13 @@
 """How a manifest is written down, and how this release reads what other releases wrote.
 
-A manifest is kept in two parts. The *envelope* is a handful of plain attributes that keep their meaning in every format: the format's number,
-the release that wrote it, and the addresses that the vApp's firewall uses outside. So every release can see which addresses are taken, even
-where it cannot read the rest. The *body* is JSON, compressed.
+A manifest is kept in two parts. The *envelope* is a handful of plain attributes that keep their
+meaning in every format: the format's number, the release that wrote it, and the addresses that the
+vApp's firewall uses outside. So every release can see which addresses are taken, even where it
+cannot read the rest. The *body* is JSON, compressed.
 
-To change the format: raise `FORMAT`, write the step from the format before into `UPGRADES`, and add a golden file of the new format to
-tests/golden/formats. A field that gets a default needs no new format.
+To change the format: raise `FORMAT`, write the step from the format before into `UPGRADES`, and add
+a golden file of the new format to tests/golden/formats. A field that gets a default needs no new
+format.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from vcloud.plan.upgrade import from_1
 from vcloud.plan.wanted import filter_digest, hardware_digest, network_digests
 
 FORMAT: Final = 2
-"""The newest format that this release reads, and the one that it writes. Format 1 had no envelope."""
+"""The newest format that this release reads, and the one that it writes. Format 1 had no envelope.
+"""
 UPGRADES: Final[Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {1: from_1}
 """Format -> what turns a body of that format into one of the next format."""
 MOST: Final = 32 << 20
@@ -61,16 +64,25 @@ class Unreadable:
 def encoded(manifest: Manifest) -> tuple[dict[str, str], str]:
     """The envelope and the body of a manifest."""
     uplink = manifest.uplink
-    envelope = {"format": str(FORMAT), "vcloud": manifest.vcloud, "phase": manifest.phase.value, "address4": str(uplink.address4)}
+    envelope = {
+        "format": str(FORMAT),
+        "vcloud": manifest.vcloud,
+        "phase": manifest.phase.value,
+        "address4": str(uplink.address4),
+    }
     if uplink.address6 is not None:
         envelope["address6"] = str(uplink.address6)
     return envelope, base64.b64encode(zlib.compress(_adapter().dump_json(manifest))).decode()
 
 
 def decoded(envelope: Mapping[str, str], body: str) -> Manifest | Unreadable:
-    """The manifest of any format up to this release's. Whoever may write to the host's libvirt may have written it."""
+    """The manifest of any format up to this release's. Whoever may write to the host's libvirt may
+    have written it.
+    """
     form = _format(envelope)
-    unreadable = Unreadable(form if form > FORMAT else 0, _printable(envelope.get("vcloud", "")), _address(envelope))
+    unreadable = Unreadable(
+        form if form > FORMAT else 0, _printable(envelope.get("vcloud", "")), _address(envelope)
+    )
     if form > FORMAT:
         return unreadable
     try:
@@ -84,12 +96,19 @@ def decoded(envelope: Mapping[str, str], body: str) -> Manifest | Unreadable:
 
 
 def _with_digests(manifest: Manifest) -> Manifest:
-    """The manifest of a vApp that a release of format 1 made, with the digests of what that release rendered."""
+    """The manifest of a vApp that a release of format 1 made, with the digests of what that release
+    rendered.
+    """
     design = manifest.design
-    hardware = {vm.name: hardware_digest(vm, manifest.uplink, manifest.accelerator) for vm in design.vms}
+    hardware = {
+        vm.name: hardware_digest(vm, manifest.uplink, manifest.accelerator) for vm in design.vms
+    }
     return replace(
         manifest,
-        vms=tuple((name, replace(digests, hardware=hardware.get(name, ""))) for name, digests in manifest.vms),
+        vms=tuple(
+            (name, replace(digests, hardware=hardware.get(name, "")))
+            for name, digests in manifest.vms
+        ),
         networks=network_digests(design),
         filter=filter_digest(design),
     )
@@ -108,7 +127,9 @@ def _unpacked(body: str) -> bytes:
 
 
 def _format(envelope: Mapping[str, str]) -> int:
-    """A body without an envelope is of format 1. A format that is no number is taken for a newer release's."""
+    """A body without an envelope is of format 1. A format that is no number is taken for a newer
+    release's.
+    """
     written = envelope.get("format", "1")
     return int(written) if _NUMBER.fullmatch(written) else FORMAT + 1
 

@@ -1,4 +1,6 @@
-"""The manifest: the description of a whole vApp that its host keeps, so that no local file is needed to know the vApp again."""
+"""The manifest: the description of a whole vApp that its host keeps, so that no local file is
+needed to know the vApp again.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ class Phase(StrEnum):
 class Manifest:
     """One vApp on one host.
 
-    File contents and run commands are kept as digests only, because more people may read libvirt's state than may read secrets.
+    File contents and run commands are kept as digests only, because more people may read libvirt's
+    state than may read secrets.
     """
 
     phase: Phase
@@ -50,7 +53,9 @@ class Manifest:
     vcloud: str
     """Version that wrote it."""
     ids: tuple[tuple[str, int], ...] = ()
-    """(VM, libvirt's id of its domain) when `up` connected it. Every start gives a new id; with another id, nobody has raised its links."""
+    """(VM, libvirt's id of its domain) when `up` connected it. Every start gives a new id; with
+    another id, nobody has raised its links.
+    """
 
     def image_of(self, vm: str) -> str:
         return dict(self.images).get(vm, "")
@@ -69,7 +74,12 @@ class Manifest:
 
     def agrees_with(self, other: Manifest) -> bool:
         """Whether both are equal in everything but phase, time, writer and ids."""
-        return dataclasses.replace(self, phase=other.phase, written=other.written, vcloud=other.vcloud, ids=other.ids) == other
+        return (
+            dataclasses.replace(
+                self, phase=other.phase, written=other.written, vcloud=other.vcloud, ids=other.ids
+            )
+            == other
+        )
 
 
 def digest_of(*parts: object) -> str:
@@ -78,10 +88,12 @@ def digest_of(*parts: object) -> str:
 
 
 def redacted(design: Design) -> Design:
-    """The design as a manifest keeps it: without secrets, and without paths of the operator's machine.
+    """The design as a manifest keeps it: without secrets, and without paths of the operator's
+    machine.
 
-    File contents and run commands become their digests. Of the path of a recipe or a qcow2 only the last part stays, so that the manifests of
-    two operators, who keep their files in different folders, are equal.
+    File contents and run commands become their digests. Of the path of a recipe or a qcow2 only the
+    last part stays, so that the manifests of two operators, who keep their files in different
+    folders, are equal.
     """
     return dataclasses.replace(
         design,
@@ -92,15 +104,22 @@ def redacted(design: Design) -> Design:
 
 
 def _redacted_vm(vm: Vm) -> Vm:
-    files = tuple(GuestFile(file.path, _as_digest(file.content), file.mode, file.owner) for file in vm.files)
+    files = tuple(
+        GuestFile(file.path, _as_digest(file.content), file.mode, file.owner) for file in vm.files
+    )
     return dataclasses.replace(
-        vm, image=without_folders(vm.image), files=files, run=tuple(_as_digest(line.encode()).decode() for line in vm.run)
+        vm,
+        image=without_folders(vm.image),
+        files=files,
+        run=tuple(_as_digest(line.encode()).decode() for line in vm.run),
     )
 
 
 def without_folders(image: ImageRef) -> ImageRef:
     """The reference with the last part of each path only."""
-    return dataclasses.replace(image, name=_last(image.name), recipe=_last(image.recipe), source=_last(image.source))
+    return dataclasses.replace(
+        image, name=_last(image.name), recipe=_last(image.recipe), source=_last(image.source)
+    )
 
 
 def _last(path: str) -> str:

@@ -1,14 +1,18 @@
-"""Memory images: which VM is booted and saved so that others can wake from its memory, and for which VMs that memory is good.
+"""Memory images: which VM is booted and saved so that others can wake from its memory, and for
+which VMs that memory is good.
 
-The saved VM has no data disk, and of NICs only the first one of a workload. A NIC that is plugged into a running guest keeps the guest's
-udev busy for half a second without KVM, and every workload has a NIC, so the NIC of the memory image becomes the VM's own. An appliance has
-no udev, and its number of NICs depends on the vApp. An image of a user's own gets its NICs together with its seed disk.
+The saved VM has no data disk, and of NICs only the first one of a workload. A NIC that is plugged
+into a running guest keeps the guest's udev busy for half a second without KVM, and every workload
+has a NIC, so the NIC of the memory image becomes the VM's own. An appliance has no udev, and its
+number of NICs depends on the vApp. An image of a user's own gets its NICs together with its seed
+disk.
 
-A guest and its NIC agree on offloads when the guest boots. NICs in inspected zones have no offloads. So an image can have two memory
-images, one for each kind of NIC.
+A guest and its NIC agree on offloads when the guest boots. NICs in inspected zones have no
+offloads. So an image can have two memory images, one for each kind of NIC.
 
-A memory image is good for a VM only if the domain, the image, and the versions of libvirt, QEMU and the kernel are the same. The key of a
-memory image is a digest of exactly these, so a change of any of them asks for another memory image.
+A memory image is good for a VM only if the domain, the image, and the versions of libvirt, QEMU and
+the kernel are the same. The key of a memory image is a digest of exactly these, so a change of any
+of them asks for another memory image.
 """
 
 from __future__ import annotations
@@ -18,7 +22,12 @@ from dataclasses import replace
 
 from vcloud.compile.guest.gate import gate_credentials
 from vcloud.compile.guest.identity import MEMORY_IMAGE_MAC
-from vcloud.compile.libvirt.devices import devices_of, nics_in_memory_image, plugged_when_woken, ports_of
+from vcloud.compile.libvirt.devices import (
+    devices_of,
+    nics_in_memory_image,
+    plugged_when_woken,
+    ports_of,
+)
 from vcloud.compile.libvirt.domain import render_domain
 from vcloud.compile.libvirt.host import BootFiles, HostFacts, placeholder_files
 from vcloud.design.addressing import uuid_of
@@ -26,29 +35,48 @@ from vcloud.design.model import Nic, Uplink, Vm
 from vcloud.plan.manifest import digest_of
 
 FORMAT = 2
-"""Format of memory images. An image of another format has another key, so that nothing wakes from it and it is deleted in its turn."""
+"""Format of memory images. An image of another format has another key, so that nothing wakes from
+it and it is deleted in its turn.
+"""
 PORTS = 14
-"""Free PCIe ports of a memory image: so many devices can be plugged into a VM that has woken from it."""
-UNCONNECTED_NIC = Nic("", "", MEMORY_IMAGE_MAC, "", "", None, None, isolated=False, plain_offloads=False)
+"""Free PCIe ports of a memory image: so many devices can be plugged into a VM that has woken from
+it.
+"""
+UNCONNECTED_NIC = Nic(
+    "", "", MEMORY_IMAGE_MAC, "", "", None, None, isolated=False, plain_offloads=False
+)
 """It leads nowhere; the NIC of a VM that wakes takes its place."""
 SHARING = 3
-"""If so many VMs of one run can wake from one memory image, the image is made even in the run that brings the VM image to the host."""
+"""If so many VMs of one run can wake from one memory image, the image is made even in the run that
+brings the VM image to the host.
+"""
 
 
 def saved_vm(vm: Vm, key: str) -> Vm:
     """The VM that is booted and saved, for all VMs of the same kind as `vm`."""
     name = f"vcloud-template-{key}"
-    nics = tuple(replace(UNCONNECTED_NIC, plain_offloads=nic.plain_offloads) for nic in nics_in_memory_image(vm))
+    nics = tuple(
+        replace(UNCONNECTED_NIC, plain_offloads=nic.plain_offloads)
+        for nic in nics_in_memory_image(vm)
+    )
     return replace(vm, name=name, domain=name, uuid=uuid_of("template", key), nics=nics, disks=())
 
 
 def saved_vm_facts(vm: Vm, accelerator: str) -> HostFacts:
-    """Facts of the host for the saved VM's domain. By credentials for systemd, the host makes an image of a user's own wait."""
-    return HostFacts(accelerator, spare_ports=PORTS, credentials=() if vm.image.recipe else gate_credentials())
+    """Facts of the host for the saved VM's domain. By credentials for systemd, the host makes an
+    image of a user's own wait.
+    """
+    return HostFacts(
+        accelerator, spare_ports=PORTS, credentials=() if vm.image.recipe else gate_credentials()
+    )
 
 
-def memory_image_key(vm: Vm, image: str, accelerator: str, cmdline: str, versions: str, uplink: Uplink) -> str:
-    """16 hex digits. `image` is its digest, `versions` those of libvirt, QEMU and the kernel on the host."""
+def memory_image_key(
+    vm: Vm, image: str, accelerator: str, cmdline: str, versions: str, uplink: Uplink
+) -> str:
+    """16 hex digits. `image` is its digest, `versions` those of libvirt, QEMU and the kernel on the
+    host.
+    """
     boot = BootFiles("disk", "console", "kernel" if vm.image.recipe else "", "initrd", cmdline)
     xml = render_domain(saved_vm(vm, ""), uplink, saved_vm_facts(vm, accelerator), boot, {}, {})
     return digest_of(FORMAT, image, xml, versions)[:16]
@@ -57,28 +85,46 @@ def memory_image_key(vm: Vm, image: str, accelerator: str, cmdline: str, version
 def why_not_wakeable(vm: Vm, uplink: Uplink) -> str:
     """Why a VM cannot wake from any memory image; empty where it can."""
     files = placeholder_files(own_kernel=bool(vm.image.recipe))
-    needed = ports_of(plugged_when_woken(devices_of(vm, uplink, files, {disk.volume: "" for disk in vm.disks})))
-    return f"{needed} devices would have to be plugged into it, and a woken VM has {PORTS} free PCIe ports" if needed > PORTS else ""
+    needed = ports_of(
+        plugged_when_woken(devices_of(vm, uplink, files, {disk.volume: "" for disk in vm.disks}))
+    )
+    return (
+        f"{needed} devices would have to be plugged into it, and a woken VM has {PORTS} free PCIe ports"
+        if needed > PORTS
+        else ""
+    )
 
 
 def worth_making(
-    keys: Mapping[str, str], there: Collection[str], images: Mapping[str, str], known: Collection[str], own: Collection[str] = ()
+    keys: Mapping[str, str],
+    there: Collection[str],
+    images: Mapping[str, str],
+    known: Collection[str],
+    own: Collection[str] = (),
 ) -> frozenset[str]:
     """The keys of the memory images that a run makes.
 
-    The run that brings a VM image to a host boots the VMs, because that is faster for one or two VMs. A user who makes VMs of an image
-    a second time is likely to do so again, so the second run makes the memory image.
+    The run that brings a VM image to a host boots the VMs, because that is faster for one or two
+    VMs. A user who makes VMs of an image a second time is likely to do so again, so the second run
+    makes the memory image.
 
     Args:
         keys: VM -> key of its memory image, for the VMs that are to be made.
         there: keys of the memory images that the host has.
         images: VM -> digest of its image.
         known: digests of the VM images that the host had before this run.
-        own: VMs of images of a user's own. Only after one of them has booted is it known whether they can wake.
+        own: VMs of images of a user's own. Only after one of them has booted is it known whether
+            they can wake.
     """
-    sharing = {key: [vm for vm, other in keys.items() if other == key] for key in set(keys.values())}
+    sharing = {
+        key: [vm for vm, other in keys.items() if other == key] for key in set(keys.values())
+    }
     return frozenset(
         key
         for key, vms in sharing.items()
-        if key not in there and (len([vm for vm in vms if vm not in own]) >= SHARING or any(images[vm] in known for vm in vms))
+        if key not in there
+        and (
+            len([vm for vm in vms if vm not in own]) >= SHARING
+            or any(images[vm] in known for vm in vms)
+        )
     )

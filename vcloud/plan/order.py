@@ -1,8 +1,10 @@
-"""In which order the steps of a plan may run. The order is what keeps a vApp closed while it changes.
+"""In which order the steps of a plan may run. The order is what keeps a vApp closed while it
+changes.
 
-Networks and the filter come first, then the appliances, whose rules are loaded and checked. Only then is any workload connected. Workloads
-start beside the appliances to save time, but with their links down. `Step.needs` says all of this as data, so that it can be tested
-without a host, and so that whoever runs a plan needs no order of its own.
+Networks and the filter come first, then the appliances, whose rules are loaded and checked. Only
+then is any workload connected. Workloads start beside the appliances to save time, but with their
+links down. `Step.needs` says all of this as data, so that it can be tested without a host, and so
+that whoever runs a plan needs no order of its own.
 """
 
 from __future__ import annotations
@@ -18,59 +20,86 @@ LAST = (Verb.REMOVE_NETWORK, Verb.RECORD)
 
 
 def ordered(plan: Plan, design: Design, *, firewall_first: bool, linked: bool) -> Plan:
-    """The plan with every part of its steps, with what each step needs, and with the ranks of those that wait for a processor.
+    """The plan with every part of its steps, with what each step needs, and with the ranks of those
+    that wait for a processor.
 
     Args:
         plan: the steps that people were shown, of a vApp of which at least one thing is to be done.
         design: what is wanted.
-        firewall_first: the firewall is loaded before the IPS, because the new rules only revoke flows. Otherwise the IPS is loaded first,
-            so that what a new flow carries is inspected before the flow is allowed.
+        firewall_first: the firewall is loaded before the IPS, because the new rules only revoke
+            flows. Otherwise the IPS is loaded first, so that what a new flow carries is inspected
+            before the flow is allowed.
         linked: some workload runs with its links up, so that the order of loading matters.
     """
     complete = plan.with_steps(_connections(plan, design))
     if not complete.has(Verb.RECORD):
-        complete = complete.with_steps([Step(Verb.RECORD, plan.vapp, "every run ends with it", plan.host)])
+        complete = complete.with_steps(
+            [Step(Verb.RECORD, plan.vapp, "every run ends with it", plan.host)]
+        )
     needs = _Needs(complete, design, firewall_first=firewall_first, linked=linked)
     ranks = {vm.name: rank for rank, vm in enumerate(by_urgency(complete, design))}
     return replace(
-        complete, steps=tuple(replace(step, needs=frozenset(needs.of(step)), rank=ranks.get(step.subject, 0)) for step in complete.steps)
+        complete,
+        steps=tuple(
+            replace(step, needs=frozenset(needs.of(step)), rank=ranks.get(step.subject, 0))
+            for step in complete.steps
+        ),
     )
 
 
 def with_memory_images(plan: Plan, keys: Iterable[tuple[str, Sequence[str]]]) -> Plan:
-    """The ordered plan with a step for each memory image that this run makes. `keys` are pairs of a key and the VMs that wake from it."""
+    """The ordered plan with a step for each memory image that this run makes. `keys` are pairs of a
+    key and the VMs that wake from it.
+    """
     steps = plan.steps
     for key, vms in keys:
         image = Step(Verb.MAKE_MEMORY_IMAGE, key, f"for {', '.join(vms)}", plan.host)
         steps = tuple(
-            replace(step, needs=step.needs | {image.id}) if step.verb in FRESH and step.subject in vms else step for step in steps
+            replace(step, needs=step.needs | {image.id})
+            if step.verb in FRESH and step.subject in vms
+            else step
+            for step in steps
         )
         steps = (image, *steps)
     record = next(step for step in steps if step.verb is Verb.RECORD)
     others = frozenset(step.id for step in steps) - {record.id}
-    return replace(plan, steps=tuple(replace(step, needs=others) if step is record else step for step in steps))
+    return replace(
+        plan, steps=tuple(replace(step, needs=others) if step is record else step for step in steps)
+    )
 
 
 def starts_connected(vm: Vm) -> bool:
-    """Whether a VM is not even started before its turn: an image of a user's own cannot make its services wait for the links."""
+    """Whether a VM is not even started before its turn: an image of a user's own cannot make its
+    services wait for the links.
+    """
     return vm.role is Role.WORKLOAD and not vm.image.recipe
 
 
 def keeps_processor_busy(step: Step, wakes: Callable[[str], bool]) -> bool:
     """Whether a step computes so much from beginning to end that it slows down the steps beside it.
 
-    `wakes` says whether a VM that is made anew wakes from a memory image. Without KVM the rules of the IPS took twice as long to load while
-    VMs woke that had to wait for these rules. A VM that boots is left out, because it waits for its disk as well, and so are services, because
-    they may wait for something for as long as `ready` allows.
+    `wakes` says whether a VM that is made anew wakes from a memory image. Without KVM the rules of
+    the IPS took twice as long to load while VMs woke that had to wait for these rules. A VM that
+    boots is left out, because it waits for its disk as well, and so are services, because they may
+    wait for something for as long as `ready` allows.
     """
-    return wakes(step.subject) if step.verb in FRESH else step.verb is Verb.RESTORE_VM or step.verb in LOADED
+    return (
+        wakes(step.subject)
+        if step.verb in FRESH
+        else step.verb is Verb.RESTORE_VM or step.verb in LOADED
+    )
 
 
 def by_urgency(plan: Plan, design: Design) -> tuple[Vm, ...]:
-    """The VMs that the plan touches. Those that others wait for longest come first: the IPS, the firewall, then the start order."""
+    """The VMs that the plan touches. Those that others wait for longest come first: the IPS, the
+    firewall, then the start order.
+    """
     touched = {step.subject for step in plan.steps if step.verb in TOUCHED}
     starting = {step.subject for step in plan.steps if step.verb in STARTED}
-    order = [*reversed(design.appliances), *in_start_order([vm for vm in design.workloads if vm.name in starting])]
+    order = [
+        *reversed(design.appliances),
+        *in_start_order([vm for vm in design.workloads if vm.name in starting]),
+    ]
     rest = [vm for vm in design.workloads if vm not in order]
     return tuple(vm for vm in (*order, *rest) if vm.name in touched)
 
@@ -117,12 +146,21 @@ class _Needs:
         elif step.verb is Verb.CONNECT_VM:
             yield from (*self._touching(step.subject), *self._before_links(self.vms[step.subject]))
         elif step.verb in LAST:
-            yield from (other.id for other in self.plan.steps if other.verb not in LAST[LAST.index(step.verb) :])
+            yield from (
+                other.id
+                for other in self.plan.steps
+                if other.verb not in LAST[LAST.index(step.verb) :]
+            )
 
     def _before_links(self, vm: Vm) -> Iterator[str]:
         """Both appliances hold their rules, and the VMs that this one comes after are ready."""
         yield from self.loading
-        yield from (step.id for name in vm.after for step in self.plan.steps if step.verb is Verb.CONNECT_VM and step.subject == name)
+        yield from (
+            step.id
+            for name in vm.after
+            for step in self.plan.steps
+            if step.verb is Verb.CONNECT_VM and step.subject == name
+        )
 
     def _touching(self, vm: str) -> Iterator[str]:
         return (step.id for step in self.plan.steps if step.subject == vm and step.verb in TOUCHED)

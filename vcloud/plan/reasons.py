@@ -1,4 +1,6 @@
-"""Why a plan has a step, in words for the person who reads the plan: each reason names what differs."""
+"""Why a plan has a step, in words for the person who reads the plan: each reason names what
+differs.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,17 @@ def first(vm: Vm) -> str:
     if vm.role is Role.FIREWALL:
         return "between all zones and the outside"
     zones = ", ".join(dict.fromkeys(nic.zone for nic in vm.nics))
-    return f"inspects {zones}" if vm.role is Role.IPS else f"image {vm.image.name}, {vm.memory >> 20} MiB, in {zones}"
+    return (
+        f"inspects {zones}"
+        if vm.role is Role.IPS
+        else f"image {vm.image.name}, {vm.memory >> 20} MiB, in {zones}"
+    )
 
 
 def root(vm: Vm, old: Vm | None) -> str:
-    return "its run commands changed" if old is not None and old.run != vm.run else "its image changed"
+    return (
+        "its run commands changed" if old is not None and old.run != vm.run else "its image changed"
+    )
 
 
 def hardware(vm: Vm, wanted: Manifest, have: Manifest | None) -> str:
@@ -43,9 +51,14 @@ def _hardware(vm: Vm, wanted: Manifest, have: Manifest | None) -> Iterator[str]:
         yield f"CPUs: {old.cpus} -> {vm.cpus}"
     if old.nics != vm.nics:
         zones = dict.fromkeys(nic.zone for nic in vm.nics if nic not in old.nics)
-        yield _listed("NICs", [nic.zone for nic in old.nics], [nic.zone for nic in vm.nics]) or f"NICs in {', '.join(zones)} changed"
+        yield (
+            _listed("NICs", [nic.zone for nic in old.nics], [nic.zone for nic in vm.nics])
+            or f"NICs in {', '.join(zones)} changed"
+        )
     if old.disks != vm.disks:
-        before, after = ([f"{disk.name} {disk.size >> 20} MiB" for disk in one.disks] for one in (old, vm))
+        before, after = (
+            [f"{disk.name} {disk.size >> 20} MiB" for disk in one.disks] for one in (old, vm)
+        )
         yield _listed("disks", before, after) or "its disks changed"
     if have.accelerator != wanted.accelerator:
         yield f"accelerator: {have.accelerator} -> {wanted.accelerator}"
@@ -63,7 +76,10 @@ def _identity(vm: Vm, wanted: Manifest, have: Manifest | None) -> Iterator[str]:
     if old is None or have is None:
         return
     if vm.role is Role.FIREWALL and have.uplink != wanted.uplink:
-        yield _listed("addresses outside", _addresses(have.uplink), _addresses(wanted.uplink)) or "the gateway outside changed"
+        yield (
+            _listed("addresses outside", _addresses(have.uplink), _addresses(wanted.uplink))
+            or "the gateway outside changed"
+        )
     if changed := sorted({file.path for file in {*old.files} ^ {*vm.files}}):
         yield f"files: {', '.join(changed)}"
     if have.design.authorized_keys != wanted.design.authorized_keys:
@@ -76,7 +92,9 @@ def _identity(vm: Vm, wanted: Manifest, have: Manifest | None) -> Iterator[str]:
 
 
 def loading(state: VappState, *, reload: bool) -> str:
-    """Why both appliances are loaded whatever their rules are; empty where only a difference or a restart is a reason."""
+    """Why both appliances are loaded whatever their rules are; empty where only a difference or a
+    restart is a reason.
+    """
     have = state.manifest
     if reload:
         return "--reload asks for it"
@@ -88,7 +106,11 @@ def loading(state: VappState, *, reload: bool) -> str:
 def firewall(wanted: Manifest, have: Manifest | None, why: str) -> str:
     """Which flows come and go. Where none do: why the rules are loaded."""
     changes = flow_changes(wanted.design, have)
-    words = (("allows", changes.allowed), ("revokes", changes.revoked), ("changes", changes.changed))
+    words = (
+        ("allows", changes.allowed),
+        ("revokes", changes.revoked),
+        ("changes", changes.changed),
+    )
     flows = "; ".join(f"{word} {', '.join(names)}" for word, names in words if names)
     return (
         flows
@@ -105,9 +127,14 @@ def ips(wanted: Manifest, have: Manifest | None, why: str) -> str:
         return zones
     old, new = (_detectors(one.design) for one in (have, wanted))
     changed = _listed("detectors", old, new) or (
-        "detectors changed" if have.design.inspection.detectors != wanted.design.inspection.detectors else ""
+        "detectors changed"
+        if have.design.inspection.detectors != wanted.design.inspection.detectors
+        else ""
     )
-    return changed or f"rules are loaded again: {why or _rules_why(have.ips != wanted.ips, wanted.design.ips)}"
+    return (
+        changed
+        or f"rules are loaded again: {why or _rules_why(have.ips != wanted.ips, wanted.design.ips)}"
+    )
 
 
 def _rules_why(differ: bool, vm: Vm) -> str:
@@ -143,12 +170,19 @@ def flow_changes(design: Design, have: Manifest | None) -> FlowChanges:
 
 def same_flow(one: Flow, other: Flow) -> bool:
     """Whether both let the same pass: all is equal but the origin and the reason."""
-    return all(getattr(one, item.name) == getattr(other, item.name) for item in fields(Flow) if item.name not in UNTOLD)
+    return all(
+        getattr(one, item.name) == getattr(other, item.name)
+        for item in fields(Flow)
+        if item.name not in UNTOLD
+    )
 
 
 def _listed(what: str, before: Collection[str], after: Collection[str]) -> str:
     """`what: + new, - old`; empty where both hold the same."""
-    signs = [*(f"+ {name}" for name in after if name not in before), *(f"- {name}" for name in before if name not in after)]
+    signs = [
+        *(f"+ {name}" for name in after if name not in before),
+        *(f"- {name}" for name in before if name not in after),
+    ]
     return f"{what}: {', '.join(signs)}" if signs else ""
 
 

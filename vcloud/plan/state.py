@@ -1,4 +1,6 @@
-"""The state of one vApp on one host, as values. `vcloud.hosts.observe` reads it, `vcloud.plan.diff` compares it with what is wanted."""
+"""The state of one vApp on one host, as values. `vcloud.hosts.observe` reads it, `vcloud.plan.diff`
+compares it with what is wanted.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class DomainState:
     marks: VmMarks = NO_VM
 
     def is_of(self, vapp: str) -> bool:
-        """Whether it is a VM of the vApp. A clone that somebody made of a VM has the VM's mark, and a name that does not fit the mark."""
+        """Whether it is a VM of the vApp. A clone that somebody made of a VM has the VM's mark, and
+        a name that does not fit the mark.
+        """
         return self.marks.vapp == vapp and self.name == f"{vapp}.{self.marks.vm}"
 
 
@@ -45,7 +49,8 @@ class NetworkState:
 class VappState:
     """Everything of one vApp on one host.
 
-    While the manifest is `ready`, the marks of what it names are the manifest's, and those of the domains themselves were not read.
+    While the manifest is `ready`, the marks of what it names are the manifest's, and those of the
+    domains themselves were not read.
     """
 
     manifest: Manifest | None
@@ -61,27 +66,53 @@ class VappState:
     """The manifest that is there and cannot be read."""
 
     def refuse_newer(self, vapp: str, host: str) -> None:
-        """Raises HostError where a newer release of vcloud made any part of what stands: nothing may be built upon that."""
-        newer = [f"the domain '{domain.name}'" for domain in self.domains if domain.marks.is_newer and domain.marks.vapp == vapp]
-        newer += [f"the network '{network.name}'" for network in self.networks if network.marks.is_newer and network.marks.vapp == vapp]
+        """Raises HostError where a newer release of vcloud made any part of what stands: nothing
+        may be built upon that.
+        """
+        newer = [
+            f"the domain '{domain.name}'"
+            for domain in self.domains
+            if domain.marks.is_newer and domain.marks.vapp == vapp
+        ]
+        newer += [
+            f"the network '{network.name}'"
+            for network in self.networks
+            if network.marks.is_newer and network.marks.vapp == vapp
+        ]
         if self.unreadable is not None and self.unreadable.is_newer:
             raise HostError(f"'{vapp}' on {host} cannot be read: {self.unreadable.reason}", WAY_OUT)
         if newer:
-            raise HostError(f"'{vapp}' on {host} cannot be read: a newer release of vcloud made {newer[0]}", WAY_OUT)
+            raise HostError(
+                f"'{vapp}' on {host} cannot be read: a newer release of vcloud made {newer[0]}",
+                WAY_OUT,
+            )
 
     def renamed(self, vm: Vm) -> str:
-        """The name that somebody gave a VM's domain; empty where it has its own name, or where there is no such domain."""
-        found = next((domain.name for domain in self.domains if domain.uuid == vm.uuid), "") or self.others.get(vm.uuid, "")
+        """The name that somebody gave a VM's domain; empty where it has its own name, or where
+        there is no such domain.
+        """
+        found = next(
+            (domain.name for domain in self.domains if domain.uuid == vm.uuid), ""
+        ) or self.others.get(vm.uuid, "")
         return found if found != vm.domain else ""
 
     def connected(self, vm: Vm) -> bool:
-        """Whether `vcloud up` has connected this VM since the VM was started: its links, its services and its rules."""
+        """Whether `vcloud up` has connected this VM since the VM was started: its links, its
+        services and its rules.
+        """
         domain = self.domain(vm.domain)
-        return domain is not None and self.manifest is not None and domain.running and self.manifest.id_of(vm.name) == domain.id
+        return (
+            domain is not None
+            and self.manifest is not None
+            and domain.running
+            and self.manifest.id_of(vm.name) == domain.id
+        )
 
     def saved(self) -> bool:
         """Whether every VM that the manifest names is stopped with its memory kept."""
-        domains = [self.domain(vm.domain) for vm in self.manifest.design.vms] if self.manifest else []
+        domains = (
+            [self.domain(vm.domain) for vm in self.manifest.design.vms] if self.manifest else []
+        )
         return bool(domains) and all(domain is not None and domain.saved for domain in domains)
 
     def domain(self, name: str) -> DomainState | None:

@@ -9,7 +9,9 @@ from typing import Final
 
 
 class Verb(StrEnum):
-    """One kind of change. A plan lists its steps in this order; what runs before what is said by `Step.needs`."""
+    """One kind of change. A plan lists its steps in this order; what runs before what is said by
+    `Step.needs`.
+    """
 
     REMOVE_VM = "remove VM"
     DEFINE_FILTER = "define filter"
@@ -25,7 +27,9 @@ class Verb(StrEnum):
     LOAD_IPS = "load IPS"
     LOAD_FIREWALL = "load firewall"
     CONNECT_VM = "connect VM"
-    """Raise a workload's links, start its services and wait until it is ready. Part of the step that starts the VM."""
+    """Raise a workload's links, start its services and wait until it is ready. Part of the step
+    that starts the VM.
+    """
     REMOVE_NETWORK = "remove network"
     RECORD = "record"
     """Write the manifest that says that the vApp is ready. Every run ends with it."""
@@ -89,7 +93,9 @@ UNDO: Final = {
     Verb.REMOVE_NETWORK: BY_THE_FILE,
     Verb.RECORD: BY_THE_FILE,
 }
-"""The way to undo each kind of change. Empty: there is none, and data that only the VM's root disk holds is lost."""
+"""The way to undo each kind of change. Empty: there is none, and data that only the VM's root disk
+holds is lost.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +104,9 @@ class Step:
 
     verb: Verb
     subject: str
-    """Name of the VM; for what is removed and for networks, libvirt's name; for a memory image, its key."""
+    """Name of the VM; for what is removed and for networks, libvirt's name; for a memory image, its
+    key.
+    """
     why: str
     host: str = ""
     needs: frozenset[str] = field(default=frozenset(), compare=False)
@@ -121,7 +129,9 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All steps from the state of a host to the wanted state. A plan without steps means that nothing is to be done."""
+    """All steps from the state of a host to the wanted state. A plan without steps means that
+    nothing is to be done.
+    """
 
     vapp: str
     host: str
@@ -129,7 +139,9 @@ class Plan:
 
     @property
     def shown(self) -> tuple[Step, ...]:
-        """The steps that people are shown and agree to: all but parts of others. `record` is shown only where nothing else is done."""
+        """The steps that people are shown and agree to: all but parts of others. `record` is shown
+        only where nothing else is done.
+        """
         own = tuple(step for step in self.steps if step.verb not in HIDDEN)
         return tuple(step for step in own if step.verb is not Verb.RECORD) or own
 
@@ -141,11 +153,17 @@ class Plan:
 
     def verb_of(self, vm: str) -> Verb | None:
         """How this plan makes, starts or configures a VM; None where it does not touch the VM."""
-        return next((step.verb for step in self.steps if step.subject == vm and step.verb in TOUCHED), None)
+        return next(
+            (step.verb for step in self.steps if step.subject == vm and step.verb in TOUCHED), None
+        )
 
     def losses(self) -> frozenset[str]:
-        """Names of the VMs and networks that the plan makes anew or removes. Data that only they hold is lost."""
-        return frozenset(step.subject for step in self.steps if step.cost in (Cost.RECREATE, Cost.REMOVE))
+        """Names of the VMs and networks that the plan makes anew or removes. Data that only they
+        hold is lost.
+        """
+        return frozenset(
+            step.subject for step in self.steps if step.cost in (Cost.RECREATE, Cost.REMOVE)
+        )
 
     def with_steps(self, more: Iterable[Step]) -> Plan:
         """The plan with further steps, in the order of `Verb`."""

@@ -1,4 +1,6 @@
-"""How this release reads the manifests of earlier releases: each function turns a body of one format into a body of the next."""
+"""How this release reads the manifests of earlier releases: each function turns a body of one
+format into a body of the next.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +10,31 @@ from typing import Any
 
 
 def from_1(body: dict[str, Any]) -> dict[str, Any]:
-    """Format 2 compares digests of rendered texts, keeps no path of the operator's machine, and has digests of networks and of the filter.
-    In place of a line, every part of its design has an origin.
+    """Format 2 compares digests of rendered texts, keeps no path of the operator's machine, and has
+    digests of networks and of the filter. In place of a line, every part of its design has an
+    origin.
 
-    The digests are left empty here. `vcloud.plan.formats` fills them in from the design: every release that wrote format 1 rendered the
-    same domains, networks and filters as this one, which tests/unit/plan/test_formats.py holds.
-    Raises ValueError where the body is not of format 1.
+    The digests are left empty here. `vcloud.plan.formats` fills them in from the design: every
+    release that wrote format 1 rendered the same domains, networks and filters as this one, which
+    tests/unit/plan/test_formats.py holds. Raises ValueError where the body is not of format 1.
     """
     try:
         for vm in _vms(body["design"]):
             for key in ("name", "recipe", "source"):
                 vm["image"][key] = PurePath(vm["image"][key]).name
         design = body["design"]
-        for part in (*_vms(design), *design["flows"], *design["inspection"]["detectors"], design["inspection"]):
+        for part in (
+            *_vms(design),
+            *design["flows"],
+            *design["inspection"]["detectors"],
+            design["inspection"],
+        ):
             line = part.pop("line")
-            part["origin"] = {"kind": "file", "file": design["file"], "line": line} if line else {"kind": "product"}
+            part["origin"] = (
+                {"kind": "file", "file": design["file"], "line": line}
+                if line
+                else {"kind": "product"}
+            )
         vms = [[name, {**digests, "hardware": ""}] for name, digests in body["vms"]]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"it is no manifest of format 1: {error!r}") from None

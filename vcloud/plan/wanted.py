@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vcloud.compile.artifacts import Artifacts, comparable_domain, comparable_filter, comparable_networks
+from vcloud.compile.artifacts import (
+    Artifacts,
+    comparable_domain,
+    comparable_filter,
+    comparable_networks,
+)
 from vcloud.compile.libvirt.host import HostFacts
 from vcloud.design.model import Design, Uplink, Vm
 from vcloud.marks import VmDigests
 from vcloud.plan.manifest import Manifest, Phase, digest_of, redacted
 
 
-def wanted_manifest(artifacts: Artifacts, accelerator: str, images: Mapping[str, str], written: str, version: str) -> Manifest:
-    """The manifest that a host will carry when the vApp stands. `images` maps VM names to image digests."""
+def wanted_manifest(
+    artifacts: Artifacts, accelerator: str, images: Mapping[str, str], written: str, version: str
+) -> Manifest:
+    """The manifest that a host will carry when the vApp stands. `images` maps VM names to image
+    digests.
+    """
     design = redacted(artifacts.design)
     return Manifest(
         phase=Phase.APPLYING,
@@ -20,7 +29,9 @@ def wanted_manifest(artifacts: Artifacts, accelerator: str, images: Mapping[str,
         uplink=artifacts.uplink,
         accelerator=accelerator,
         images=tuple(sorted(images.items())),
-        vms=tuple((vm.name, _vm_digests(vm, artifacts, accelerator, images[vm.name])) for vm in design.vms),
+        vms=tuple(
+            (vm.name, _vm_digests(vm, artifacts, accelerator, images[vm.name])) for vm in design.vms
+        ),
         networks=network_digests(design),
         filter=filter_digest(design),
         firewall=artifacts.firewall_digest,
@@ -31,7 +42,9 @@ def wanted_manifest(artifacts: Artifacts, accelerator: str, images: Mapping[str,
 
 
 def _vm_digests(vm: Vm, artifacts: Artifacts, accelerator: str, image: str) -> VmDigests:
-    """`vm` is the redacted one: `root` holds the digests of run commands. `identity` holds what is delivered, with the files' contents."""
+    """`vm` is the redacted one: `root` holds the digests of run commands. `identity` holds what is
+    delivered, with the files' contents.
+    """
     return VmDigests(
         root=digest_of(image, vm.run),
         hardware=hardware_digest(vm, artifacts.uplink, accelerator),
@@ -40,13 +53,20 @@ def _vm_digests(vm: Vm, artifacts: Artifacts, accelerator: str, image: str) -> V
 
 
 def hardware_digest(vm: Vm, uplink: Uplink, accelerator: str) -> str:
-    """The digest of a VM's rendered domain XML, and of the sizes of its data disks, which the XML does not hold."""
-    return digest_of(comparable_domain(vm, uplink, HostFacts(accelerator)), tuple((disk.volume, disk.size) for disk in vm.disks))
+    """The digest of a VM's rendered domain XML, and of the sizes of its data disks, which the XML
+    does not hold.
+    """
+    return digest_of(
+        comparable_domain(vm, uplink, HostFacts(accelerator)),
+        tuple((disk.volume, disk.size) for disk in vm.disks),
+    )
 
 
 def network_digests(design: Design) -> tuple[tuple[str, str], ...]:
     """(network, digest of its rendered XML), in alphabetical order."""
-    return tuple(sorted((name, digest_of(text)) for name, text in comparable_networks(design).items()))
+    return tuple(
+        sorted((name, digest_of(text)) for name, text in comparable_networks(design).items())
+    )
 
 
 def filter_digest(design: Design) -> str:

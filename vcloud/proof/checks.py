@@ -1,11 +1,13 @@
-"""The claims about a vApp that packets test, as values. Pure: a function of the design, the uplink and a seed.
+"""The claims about a vApp that packets test, as values. Pure: a function of the design, the uplink
+and a seed.
 
-A packet that gets no answer proves little: the target may be dead, or the packet may have got lost on
-the way. So a claim that something is blocked also names a listener in the target VM. The listener must
-answer a probe from within its own VM, and the firewall must have counted exactly this packet as denied.
+A packet that gets no answer proves little: the target may be dead, or the packet may have got lost
+on the way. So a claim that something is blocked also names a listener in the target VM. The
+listener must answer a probe from within its own VM, and the firewall must have counted exactly this
+packet as denied.
 
-To test one more kind of traffic: add a `Kind`, a generator of checks here, and what its answers mean in
-`vcloud.proof.judge`.
+To test one more kind of traffic: add a `Kind`, a generator of checks here, and what its answers
+mean in `vcloud.proof.judge`.
 """
 
 from __future__ import annotations
@@ -33,9 +35,13 @@ OUTSIDE_PORTS = 4
 """Ports of each protocol that every VM tries to reach outside."""
 TIMEOUT_MS = 2500
 MAX_PER_TIER = 2
-"""Replicas of a tier that take part in probes of what is denied. All replicas take part in probes of declared flows."""
+"""Replicas of a tier that take part in probes of what is denied. All replicas take part in probes
+of declared flows.
+"""
 NO_SERVER = "this host's inventory entry names no test server outside"
-"""Why nothing is sent to the outside: if the firewall is broken, the packets would reach machines of other people."""
+"""Why nothing is sent to the outside: if the firewall is broken, the packets would reach machines
+of other people.
+"""
 
 
 class Kind(StrEnum):
@@ -71,7 +77,9 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Listener:
-    """A port of a VM that must answer, so that silence can mean anything. A service of the VM that listens there already is as good."""
+    """A port of a VM that must answer, so that silence can mean anything. A service of the VM that
+    listens there already is as good.
+    """
 
     vm: str
     protocol: str
@@ -102,14 +110,18 @@ class Check:
     passes: bool
     """True: the probe must come through. False: it must be stopped."""
     proves: str
-    """The stable id of what the check proves: `flow:ID`, `ctl:NAME` (as in the ruleset), `rule:SID` or `detector:ID`."""
+    """The stable id of what the check proves: `flow:ID`, `ctl:NAME` (as in the ruleset), `rule:SID`
+    or `detector:ID`.
+    """
     listener: Listener | None = None
     source: Address | None = None
     """The address that the firewall sees as the sender's; None from outside."""
     rules: tuple[str, ...] = ()
     """Sids of the IPS. One of them must match a test payload, and none a harmless payload."""
     blocked: bool = True
-    """True: the rules drop what they match. False: they only log it, and the payload must come through."""
+    """True: the rules drop what they match. False: they only log it, and the payload must come
+    through.
+    """
     nic: str = ""
     """The firewall's NIC at which a forged packet arrives."""
     echo: Echo | None = None
@@ -122,7 +134,9 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The test servers outside, which answer on every port. None: there is none, and what would be sent there is `not run`."""
+    """The test servers outside, which answer on every port. None: there is none, and what would be
+    sent there is `not run`.
+    """
 
     address4: Address | None
     address6: Address | None
@@ -148,7 +162,9 @@ def left_out(design: Design, uplink: Uplink) -> str:
             f"{pairs - tried} of {pairs} ordered pairs of VMs for what must not pass (only {MAX_PER_TIER} replicas of a tier are tested)"
         )
     if open_zones := [zone.name for zone in design.zones if zone.open]:
-        parts.append(f"traffic between VMs of the same open zone, which passes neither the firewall nor the IPS ({', '.join(open_zones)})")
+        parts.append(
+            f"traffic between VMs of the same open zone, which passes neither the firewall nor the IPS ({', '.join(open_zones)})"
+        )
     if uplink.address6 is None:
         parts.append("IPv6 to and from the outside, because the uplink has no IPv6")
     return "; ".join(parts)
@@ -162,9 +178,17 @@ def _flow_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check
 
 
 def _path_checks(
-    design: Design, uplink: Uplink, world: World, flow: Flow, number: int, service: Service, path: FlowPath
+    design: Design,
+    uplink: Uplink,
+    world: World,
+    flow: Flow,
+    number: int,
+    service: Service,
+    path: FlowPath,
 ) -> Iterator[Check]:
-    """A probe that must come through for each version of IP; two for a range of ports, at its first and its last port."""
+    """A probe that must come through for each version of IP; two for a range of ports, at its first
+    and its last port.
+    """
     families = (4, 6) if path.source and path.target else spoken(uplink)
     for port, family in itertools.product(sorted({service.first, service.last}), families):
         vantage = owner_of(design, path.source).name if path.source else INTERNET
@@ -172,7 +196,9 @@ def _path_checks(
         listener = None
         if path.target and service.protocol is not Protocol.ICMP:
             vm = owner_of(design, path.target)
-            listener = Listener(vm.name, service.protocol, str(address_of(path.target, family)), port)
+            listener = Listener(
+                vm.name, service.protocol, str(address_of(path.target, family)), port
+            )
         goal = owner_of(design, path.target).name if path.target else INTERNET
         label = str(Service(service.protocol, port, port))
         yield Check(
@@ -180,7 +206,9 @@ def _path_checks(
             kind=Kind.FLOW,
             claim=f"{vantage} reaches {goal} on {label} over IPv{family}",
             vantage=vantage,
-            probe=Probe(service.protocol, _from(path.source, family), target, at) if target else None,
+            probe=Probe(service.protocol, _from(path.source, family), target, at)
+            if target
+            else None,
             passes=True,
             proves=f"flow:{flow.id}",
             flow=flow.id,
@@ -191,14 +219,18 @@ def _path_checks(
 
 
 def spoken(uplink: Uplink) -> tuple[int, ...]:
-    """The versions of IP that the uplink has. Nothing is claimed about the outside over another version."""
+    """The versions of IP that the uplink has. Nothing is claimed about the outside over another
+    version.
+    """
     return (4,) if uplink.address6 is None else (4, 6)
 
 
 def destination(
     uplink: Uplink, world: World, flow: Flow, number: int, path: FlowPath, port: int, family: int
 ) -> tuple[Address | None, int]:
-    """The address and port that the probe is sent to. The address is None if no machine is known that would answer."""
+    """The address and port that the probe is sent to. The address is None if no machine is known
+    that would answer.
+    """
     if path.target is None:
         return (world.address4 if family == 4 else world.address6), port
     if path.source is None:
@@ -219,13 +251,29 @@ def allowed(design: Design, source: Nic | None, target: Nic | None) -> set[Servi
     }
 
 
-def undeclared_ports(design: Design, allowed_services: set[Service], protocol: Protocol, seed: int) -> list[int]:
-    """Ports to try: those that the file names anywhere, some that attackers like, some random ones; without those that are allowed."""
+def undeclared_ports(
+    design: Design, allowed_services: set[Service], protocol: Protocol, seed: int
+) -> list[int]:
+    """Ports to try: those that the file names anywhere, some that attackers like, some random ones;
+    without those that are allowed.
+    """
     named = {
-        port for flow in design.flows for service in flow.services if service.protocol is protocol for port in (service.first, service.last)
+        port
+        for flow in design.flows
+        for service in flow.services
+        if service.protocol is protocol
+        for port in (service.first, service.last)
     }
-    candidates = sorted(named | random_ports(seed, design.vapp, protocol) | (set(DANGEROUS) if protocol is Protocol.TCP else {53}))
-    return [port for port in candidates if not any(s.protocol is protocol and s.first <= port <= s.last for s in allowed_services)]
+    candidates = sorted(
+        named
+        | random_ports(seed, design.vapp, protocol)
+        | (set(DANGEROUS) if protocol is Protocol.TCP else {53})
+    )
+    return [
+        port
+        for port in candidates
+        if not any(s.protocol is protocol and s.first <= port <= s.last for s in allowed_services)
+    ]
 
 
 def random_ports(seed: int, vapp: str, protocol: Protocol) -> set[int]:
@@ -233,7 +281,11 @@ def random_ports(seed: int, vapp: str, protocol: Protocol) -> set[int]:
     ports: set[int] = set()
     draws = itertools.count()
     while len(ports) < RANDOM_PORTS:
-        ports.add(FIRST_RANDOM + hash_number(64, str(seed), vapp, protocol, str(next(draws))) % (LAST_RANDOM - FIRST_RANDOM + 1))
+        ports.add(
+            FIRST_RANDOM
+            + hash_number(64, str(seed), vapp, protocol, str(next(draws)))
+            % (LAST_RANDOM - FIRST_RANDOM + 1)
+        )
     return ports
 
 
@@ -246,14 +298,18 @@ def _denied_checks(design: Design, seed: int) -> Iterator[Check]:
         services = allowed(design, here, there)
         for protocol in Protocol:
             if protocol is Protocol.ICMP:
-                ports = [] if any(service.protocol is Protocol.ICMP for service in services) else [0]
+                ports = (
+                    [] if any(service.protocol is Protocol.ICMP for service in services) else [0]
+                )
             else:
                 ports = undeclared_ports(design, services, protocol, seed)
             for port, family in itertools.product(ports, (4, 6)):
                 yield _denied(one, other, here, there, protocol, port, family)
 
 
-def _denied(one: Vm, other: Vm, here: Nic, there: Nic, protocol: Protocol, port: int, family: int) -> Check:
+def _denied(
+    one: Vm, other: Vm, here: Nic, there: Nic, protocol: Protocol, port: int, family: int
+) -> Check:
     target = address_of(there, family)
     label = str(Service(protocol, port, port))
     return Check(
@@ -264,7 +320,9 @@ def _denied(one: Vm, other: Vm, here: Nic, there: Nic, protocol: Protocol, port:
         probe=Probe(protocol, _from(here, family), target, port),
         passes=False,
         proves="ctl:default-deny",
-        listener=None if protocol is Protocol.ICMP else Listener(other.name, protocol, str(target), port),
+        listener=None
+        if protocol is Protocol.ICMP
+        else Listener(other.name, protocol, str(target), port),
         source=address_of(here, family),
     )
 
@@ -272,15 +330,21 @@ def _denied(one: Vm, other: Vm, here: Nic, there: Nic, protocol: Protocol, port:
 def _outside_checks(design: Design, uplink: Uplink, world: World, seed: int) -> Iterator[Check]:
     """From every VM to the outside and back, on ports that no flow names.
 
-    If no test server outside is known, the target is the uplink's gateway. It is outside too, and packets
-    that a broken firewall lets out end there.
+    If no test server outside is known, the target is the uplink's gateway. It is outside too, and
+    packets that a broken firewall lets out end there.
     """
     for vm in _sample(design):
         nic = vm.nics[0]
         services = allowed(design, nic, None)
         for protocol in (Protocol.TCP, Protocol.UDP):
-            for port, family in itertools.product(undeclared_ports(design, services, protocol, seed)[:OUTSIDE_PORTS], spoken(uplink)):
-                target = (world.address4 or uplink.gateway4) if family == 4 else (world.address6 or uplink.gateway6)
+            for port, family in itertools.product(
+                undeclared_ports(design, services, protocol, seed)[:OUTSIDE_PORTS], spoken(uplink)
+            ):
+                target = (
+                    (world.address4 or uplink.gateway4)
+                    if family == 4
+                    else (world.address6 or uplink.gateway6)
+                )
                 label = str(Service(protocol, port, port))
                 yield Check(
                     id=f"denied/{vm.name}/{INTERNET}/{label}/{family}",
@@ -314,14 +378,19 @@ def _inbound_checks(design: Design, uplink: Uplink, seed: int) -> Iterator[Check
 
 
 def _spoof_checks(design: Design) -> Iterator[Check]:
-    """Each VM sends one packet with the address of another VM, to a target that the other VM may reach."""
+    """Each VM sends one packet with the address of another VM, to a target that the other VM may
+    reach.
+    """
     for vm in _sample(design):
         nic = vm.nics[0]
         for family in (4, 6):
             victim = next((other for other in design.workloads if other.name != vm.name), None)
             if victim is None:
                 return
-            forged, target = address_of(victim.nics[0], family), address_of(design.zone(nic.zone).gateway, family)
+            forged, target = (
+                address_of(victim.nics[0], family),
+                address_of(design.zone(nic.zone).gateway, family),
+            )
             yield Check(
                 id=f"spoofed/{vm.name}/{family}",
                 kind=Kind.SPOOFED,
@@ -353,7 +422,9 @@ def _host_checks(design: Design) -> Iterator[Check]:
 
 
 def _sample(design: Design) -> list[Vm]:
-    """All VMs, but of each tier no more than `MAX_PER_TIER`: the number of pairs grows with the square."""
+    """All VMs, but of each tier no more than `MAX_PER_TIER`: the number of pairs grows with the
+    square.
+    """
     tiers: dict[str, list[Vm]] = {}
     for vm in design.workloads:
         tiers.setdefault(vm.tier, []).append(vm)
@@ -366,7 +437,9 @@ def owner_of(design: Design, nic: Nic) -> Vm:
 
 
 def address_of(nic: Nic, family: int) -> Address:
-    """The address of a workload's or gateway's NIC. These NICs always have one in both versions of IP."""
+    """The address of a workload's or gateway's NIC. These NICs always have one in both versions of
+    IP.
+    """
     address = nic.address4 if family == 4 else nic.address6
     assert address is not None  # noqa: S101 - by construction in vcloud.design.resolve
     return address

@@ -17,12 +17,15 @@ SHOWN = 12
 """Characters of a digest that are shown."""
 
 
-def config_verdicts(manifest: Manifest, loaded: str, firewall: FirewallReport, ips: IpsReport) -> Iterator[Verdict]:
+def config_verdicts(
+    manifest: Manifest, loaded: str, firewall: FirewallReport, ips: IpsReport
+) -> Iterator[Verdict]:
     """One verdict for each claim about the configuration of an appliance.
 
     Args:
         manifest: what was delivered.
-        loaded: the digest that the firewall printed when its ruleset was loaded; empty if it never was.
+        loaded: the digest that the firewall printed when its ruleset was loaded; empty if it never
+            was.
         firewall: what the firewall reports now.
         ips: what the IPS reports now. Not used if the vApp has no IPS.
     """
@@ -40,7 +43,10 @@ def config_verdicts(manifest: Manifest, loaded: str, firewall: FirewallReport, i
     )
     if manifest.design.ips is not None:
         yield _verdict(
-            "ips/files", "the IPS's rules are the ones that were delivered", ips.digest == manifest.ips, f"digest {ips.digest[:SHOWN]}"
+            "ips/files",
+            "the IPS's rules are the ones that were delivered",
+            ips.digest == manifest.ips,
+            f"digest {ips.digest[:SHOWN]}",
         )
         yield _verdict(
             "ips/running",
@@ -52,6 +58,12 @@ def config_verdicts(manifest: Manifest, loaded: str, firewall: FirewallReport, i
 
 def _verdict(key: str, claim: str, holds: bool, detail: str) -> Verdict:
     check = Check(
-        id=f"config/{key}", kind=Kind.CONFIG, claim=claim, vantage="host", probe=None, passes=True, proves=f"ctl:{key.partition('/')[0]}"
+        id=f"config/{key}",
+        kind=Kind.CONFIG,
+        claim=claim,
+        vantage="host",
+        probe=None,
+        passes=True,
+        proves=f"ctl:{key.partition('/')[0]}",
     )
     return Verdict(check, Outcome.PASS if holds else Outcome.FAIL, detail)

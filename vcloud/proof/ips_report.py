@@ -1,11 +1,23 @@
-"""Reads what `ips-report` prints in the IPS VM: which rules Suricata runs with, and the end of its event log."""
+"""Reads what `ips-report` prints in the IPS VM: which rules Suricata runs with, and the end of its
+event log.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from vcloud.untrusted import Json, UnreadableError, as_mapping, items, mapping, number, parse_json, port, text
+from vcloud.untrusted import (
+    Json,
+    UnreadableError,
+    as_mapping,
+    items,
+    mapping,
+    number,
+    parse_json,
+    port,
+    text,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +76,13 @@ def parse_ips_report(output: bytes) -> IpsReport:
 
 
 def _all_rules_loaded(report: Json) -> bool:
-    """Suricata answers `ruleset-stats` with an entry per engine: {"id": 0, "rules_loaded": N, "rules_failed": 0, ...}."""
+    """Suricata answers `ruleset-stats` with an entry per engine: {"id": 0, "rules_loaded": N,
+    "rules_failed": 0, ...}.
+    """
     try:
         engines = [
-            (number(engine, "rules_loaded"), number(engine, "rules_failed")) for engine in items(mapping(report, "rules"), "message")
+            (number(engine, "rules_loaded"), number(engine, "rules_failed"))
+            for engine in items(mapping(report, "rules"), "message")
         ]
     except UnreadableError:
         return False
@@ -75,7 +90,9 @@ def _all_rules_loaded(report: Json) -> bool:
 
 
 def parse_events(output: bytes) -> Iterator[Event]:
-    """The alerts and drops that `ips-report events` printed. Other lines are skipped: Suricata may be halfway through the last one."""
+    """The alerts and drops that `ips-report events` printed. Other lines are skipped: Suricata may
+    be halfway through the last one.
+    """
     for line in output.splitlines():
         try:
             event = as_mapping(parse_json(line))
@@ -103,7 +120,9 @@ def _event(event: Json, kind: str) -> Event:
 
 
 def alerts_after(events: Iterable[Event], time: str) -> tuple[Alert, ...]:
-    """The events later than `time` (all events, if that is empty), one for each port: either side may have sent what matched."""
+    """The events later than `time` (all events, if that is empty), one for each port: either side
+    may have sent what matched.
+    """
     return tuple(
         Alert(event.rule, event.protocol, port, event.blocked)
         for event in events

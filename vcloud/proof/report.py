@@ -30,12 +30,16 @@ class Findings:
     """The design that was tested; it knows the origin of each claim."""
 
     def origin(self, verdict: Verdict) -> str:
-        """Why the claim is made: a line of the file, a control of a profile, or vcloud's own rules for every vApp."""
+        """Why the claim is made: a line of the file, a control of a profile, or vcloud's own rules
+        for every vApp.
+        """
         return str(self.design.origin_of(verdict.check.proves) if self.design else Product())
 
 
 def exit_code(verdicts: Sequence[Verdict]) -> Exit:
-    """4 if a check failed; 5 if a check could not be made, or if there was no check at all; otherwise 0."""
+    """4 if a check failed; 5 if a check could not be made, or if there was no check at all;
+    otherwise 0.
+    """
     outcomes = {verdict.outcome for verdict in verdicts}
     if Outcome.FAIL in outcomes:
         return Exit.CHECK_FAILED
@@ -45,43 +49,67 @@ def exit_code(verdicts: Sequence[Verdict]) -> Exit:
 
 
 def plain(text: str) -> str:
-    """A text of any origin, made safe for a terminal and for XML: only printable characters, and at most `LONGEST` of them."""
+    """A text of any origin, made safe for a terminal and for XML: only printable characters, and at
+    most `LONGEST` of them.
+    """
     return "".join(char if char.isprintable() else " " for char in text[:LONGEST])
 
 
 def summary(verdicts: Sequence[Verdict], left_out: str = "") -> str:
     """How many checks had which outcome, and what was not tested."""
     counts = Counter(verdict.outcome for verdict in verdicts)
-    line = f"{len(verdicts)} checks: " + ", ".join(f"{counts[outcome]} {outcome}" for outcome in Outcome if counts[outcome])
+    line = f"{len(verdicts)} checks: " + ", ".join(
+        f"{counts[outcome]} {outcome}" for outcome in Outcome if counts[outcome]
+    )
     return line + (f"\nnot tested: {left_out}" if left_out else "")
 
 
 def rows(verdicts: Sequence[Verdict], all_checks: bool) -> list[tuple[str, str, str, str]]:
     """Rows of (kind, outcome, claim, detail).
 
-    With `all_checks` there is a row for each check. Otherwise one row per kind stands for all checks that
-    passed, and one row per reason for all that were not run; each other check has a row of its own.
+    With `all_checks` there is a row for each check. Otherwise one row per kind stands for all
+    checks that passed, and one row per reason for all that were not run; each other check has a row
+    of its own.
     """
     if all_checks:
-        return [(verdict.check.kind, verdict.outcome, verdict.check.claim, plain(verdict.detail)) for verdict in verdicts]
+        return [
+            (verdict.check.kind, verdict.outcome, verdict.check.claim, plain(verdict.detail))
+            for verdict in verdicts
+        ]
     lines = []
-    for kind, group in groupby(sorted(verdicts, key=lambda verdict: verdict.check.kind), key=lambda verdict: verdict.check.kind):
+    for kind, group in groupby(
+        sorted(verdicts, key=lambda verdict: verdict.check.kind),
+        key=lambda verdict: verdict.check.kind,
+    ):
         members = list(group)
         passed = [verdict for verdict in members if verdict.outcome is Outcome.PASS]
         if passed:
-            lines.append((str(kind), str(Outcome.PASS), f"{len(passed)} of {len(members)}", f"for example: {passed[0].check.claim}"))
+            lines.append(
+                (
+                    str(kind),
+                    str(Outcome.PASS),
+                    f"{len(passed)} of {len(members)}",
+                    f"for example: {passed[0].check.claim}",
+                )
+            )
         lines += [
             (str(kind), str(alike[0].outcome), _claim(alike, len(members)), plain(alike[0].detail))
-            for alike in _alike([verdict for verdict in members if verdict.outcome is not Outcome.PASS])
+            for alike in _alike(
+                [verdict for verdict in members if verdict.outcome is not Outcome.PASS]
+            )
         ]
     return lines
 
 
 def _alike(verdicts: Sequence[Verdict]) -> Iterator[list[Verdict]]:
-    """Groups the verdicts that were not run for the same reason. Every other verdict is a group of its own."""
+    """Groups the verdicts that were not run for the same reason. Every other verdict is a group of
+    its own.
+    """
     groups: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
-        groups.setdefault(verdict.detail if verdict.outcome is Outcome.NOT_RUN else f"id {verdict.check.id}", []).append(verdict)
+        groups.setdefault(
+            verdict.detail if verdict.outcome is Outcome.NOT_RUN else f"id {verdict.check.id}", []
+        ).append(verdict)
     yield from groups.values()
 
 
@@ -115,17 +143,30 @@ def as_data(found: Findings) -> dict[str, Any]:
 
 
 def junit_xml(verdicts: Sequence[Verdict]) -> bytes:
-    """One test suite per kind of check. A check that could not be completed is an error, one that was not run is skipped."""
+    """One test suite per kind of check. A check that could not be completed is an error, one that
+    was not run is skipped.
+    """
     root = ElementTree.Element("testsuites")
-    for kind, group in groupby(sorted(verdicts, key=lambda verdict: verdict.check.kind), key=lambda verdict: verdict.check.kind):
+    for kind, group in groupby(
+        sorted(verdicts, key=lambda verdict: verdict.check.kind),
+        key=lambda verdict: verdict.check.kind,
+    ):
         members = list(group)
         suite = ElementTree.SubElement(root, "testsuite", name=kind, tests=str(len(members)))
-        for attribute, outcome in (("failures", Outcome.FAIL), ("errors", Outcome.ERROR), ("skipped", Outcome.NOT_RUN)):
+        for attribute, outcome in (
+            ("failures", Outcome.FAIL),
+            ("errors", Outcome.ERROR),
+            ("skipped", Outcome.NOT_RUN),
+        ):
             suite.set(attribute, str(sum(verdict.outcome is outcome for verdict in members)))
         for verdict in members:
-            case = ElementTree.SubElement(suite, "testcase", classname=kind, name=verdict.check.claim)
+            case = ElementTree.SubElement(
+                suite, "testcase", classname=kind, name=verdict.check.claim
+            )
             if verdict.outcome is not Outcome.PASS:
-                tag = {Outcome.FAIL: "failure", Outcome.ERROR: "error", Outcome.NOT_RUN: "skipped"}[verdict.outcome]
+                tag = {Outcome.FAIL: "failure", Outcome.ERROR: "error", Outcome.NOT_RUN: "skipped"}[
+                    verdict.outcome
+                ]
                 ElementTree.SubElement(case, tag, message=plain(verdict.detail))
     result: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return result

@@ -1,4 +1,6 @@
-"""The base of all mappings of a vApp file: it knows where it stands in the file, and which short form it has."""
+"""The base of all mappings of a vApp file: it knows where it stands in the file, and which short
+form it has.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,11 @@ class Spec(BaseModel):
         """The mapping that a short form is short for."""
         if value is None and cls.may_be_null:
             return {}
-        return {cls.short: value} if cls.short and isinstance(value, str | int) and not isinstance(value, bool) else value
+        return (
+            {cls.short: value}
+            if cls.short and isinstance(value, str | int) and not isinstance(value, bool)
+            else value
+        )
 
     @model_validator(mode="wrap")
     @classmethod
@@ -52,7 +58,9 @@ class Spec(BaseModel):
         return made
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
         """The schema of the mapping and its short forms."""
         made = handler(schema)
         whole = handler.resolve_ref_schema(made)
@@ -60,7 +68,13 @@ class Spec(BaseModel):
         forms: list[dict[str, Any]] = []
         if cls.short:
             short = whole["properties"][cls.model_fields[cls.short].alias or cls.short]
-            forms.append({key: value for key, value in short.items() if key not in ("default", "description")})
+            forms.append(
+                {
+                    key: value
+                    for key, value in short.items()
+                    if key not in ("default", "description")
+                }
+            )
         if cls.may_be_null:
             forms.append({"type": "null"})
         if forms:

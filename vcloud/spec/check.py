@@ -1,7 +1,7 @@
 """Checks across a vApp file: circles, clashes, ports published twice, files that are missing.
 
-Each value is right in itself here: the model has accepted it. If the file has other problems, only its sound parts are
-checked.
+Each value is right in itself here: the model has accepted it. If the file has other problems, only
+its sound parts are checked.
 """
 
 from __future__ import annotations
@@ -22,18 +22,23 @@ from vcloud.values import INTERNET, Service, guest_name, tiers_at, zone_named
 MOST_IN_ZONE: Final = 4000
 """VMs. A zone is a /20 network."""
 MOST_PAIRS: Final = 250_000
-"""Pairs of VMs that a service connects. Each is an entry of the firewall's tables, in IPv4 and in IPv6."""
+"""Pairs of VMs that a service connects. Each is an entry of the firewall's tables, in IPv4 and in
+IPv6.
+"""
 MOST_EXCEPTIONS: Final = 2000
-"""Services that the exceptions of all detectors name. Each becomes one or a few rules of the IPS."""
+"""Services that the exceptions of all detectors name. Each becomes one or a few rules of the IPS.
+"""
 
 _STEP: Final = re.compile(r"[.\[]")
 """Before each further key of a dotted path."""
 
 
 def problems_of(vapp: Vapp, beside: Beside, wrong: Iterable[str] = ()) -> Iterator[Problem]:
-    """Everything that is wrong with the vApp as a whole. Keeps the content of the files that it names as sources.
+    """Everything that is wrong with the vApp as a whole. Keeps the content of the files that it
+    names as sources.
 
-    At the dotted paths `wrong`, a value was refused and removed. Nothing is concluded from what is missing there.
+    At the dotted paths `wrong`, a value was refused and removed. Nothing is concluded from what is
+    missing there.
     """
     at = _Pointer(vapp, wrong)
     yield from _clashing_names(vapp, at)
@@ -57,7 +62,9 @@ def problems_of(vapp: Vapp, beside: Beside, wrong: Iterable[str] = ()) -> Iterat
 
 
 def mount_problems(vapp: Vapp, recipes: Mapping[str, Mapping[str, str]]) -> Iterator[Problem]:
-    """Disks with the same mount point. `recipes` has for each recipe's folder the mount point of each disk, if known."""
+    """Disks with the same mount point. `recipes` has for each recipe's folder the mount point of
+    each disk, if known.
+    """
     at = _Pointer(vapp)
     for tier, vm in vapp.vms.items():
         by_image = recipes.get(vm.image_folder, {})
@@ -72,7 +79,9 @@ def mount_problems(vapp: Vapp, recipes: Mapping[str, Mapping[str, str]]) -> Iter
 
 
 class _Pointer:
-    """Makes the problems of one vApp, each with its line. Knows at which paths there already are others."""
+    """Makes the problems of one vApp, each with its line. Knows at which paths there already are
+    others.
+    """
 
     def __init__(self, vapp: Vapp, wrong: Iterable[str] = ()) -> None:
         self.vapp = vapp
@@ -99,13 +108,19 @@ def _clashing_names(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
     for tier, vm in vapp.vms.items():
         for name in vm.names(tier) if at.is_sound(f"vms.{tier}.count") else ():
             if name in owners:
-                yield at(f"vms.{tier}", f"vms.{owners[name]} also makes a VM called '{name}'", "Rename one of them.")
+                yield at(
+                    f"vms.{tier}",
+                    f"vms.{owners[name]} also makes a VM called '{name}'",
+                    "Rename one of them.",
+                )
                 break
             owners[name] = tier
 
 
 def _clashing_zones(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
-    """Interface names are short. The name for a long zone ends in a hash, and a short zone may have just that name."""
+    """Interface names are short. The name for a long zone ends in a hash, and a short zone may have
+    just that name.
+    """
     owners: dict[str, str] = {}
     for zone in vapp.zones:
         nic = guest_name("z-", zone)
@@ -116,7 +131,9 @@ def _clashing_zones(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
 
 
 def _circles(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
-    """Each circle of `after` is reported once, at the VM that closes it. A stack replaces recursion: chains may be long."""
+    """Each circle of `after` is reported once, at the VM that closes it. A stack replaces
+    recursion: chains may be long.
+    """
     done: set[str] = set()
     for start in vapp.vms:
         trail = [start]
@@ -129,7 +146,9 @@ def _circles(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
             elif other in trail:
                 circle = " -> ".join([*trail[trail.index(other) :], other])
                 yield at(
-                    f"vms.{trail[-1]}.after", f"these VMs wait for each other in a circle: {circle}", "Remove one of the dependencies."
+                    f"vms.{trail[-1]}.after",
+                    f"these VMs wait for each other in a circle: {circle}",
+                    "Remove one of the dependencies.",
                 )
             elif other in vapp.vms and other not in done:
                 trail.append(other)
@@ -158,12 +177,20 @@ def _vm_problems(path: str, vm: Vm, at: _Pointer) -> Iterator[Problem]:
 def _file_problems(path: str, vm: Vm, at: _Pointer) -> Iterator[Problem]:
     """A file cannot be in another file."""
     for name in vm.files:
-        if above := next((parent for parent in map(str, PurePosixPath(name).parents) if parent in vm.files), None):
-            yield at(f'{path}["{name}"]', f"'{above}' is a file, so it cannot contain another", "Choose another path for one of them.")
+        if above := next(
+            (parent for parent in map(str, PurePosixPath(name).parents) if parent in vm.files), None
+        ):
+            yield at(
+                f'{path}["{name}"]',
+                f"'{above}' is a file, so it cannot contain another",
+                "Choose another path for one of them.",
+            )
 
 
 def _image_problems(path: str, vm: Vm, beside: Beside, at: _Pointer) -> Iterator[Problem]:
-    """Checks folders and files. Names of shipped images were looked up when the model was validated."""
+    """Checks folders and files. Names of shipped images were looked up when the model was
+    validated.
+    """
     image = vm.image
     if "/" in image.recipe and not beside.is_file(f"{image.location}/image.yaml"):
         what = f"'{image.recipe}' is not an image's folder: it has no image.yaml"
@@ -182,10 +209,14 @@ def _source_problems(path: str, file: File, beside: Beside, at: _Pointer) -> Ite
         yield at(path, error.what, error.hint)
 
 
-def _repeated_ids(entries: tuple[Flow | Detector, ...], kind: str, at: _Pointer) -> Iterator[Problem]:
+def _repeated_ids(
+    entries: tuple[Flow | Detector, ...], kind: str, at: _Pointer
+) -> Iterator[Problem]:
     first: dict[str, Flow | Detector] = {}
     for entry in entries:
-        if not at.is_sound(f"{entry.path}.id") or not ("id" in entry.model_fields_set or _has_sound_id(entry, at)):
+        if not at.is_sound(f"{entry.path}.id") or not (
+            "id" in entry.model_fields_set or _has_sound_id(entry, at)
+        ):
             continue
         if entry.id in first:
             yield at(
@@ -211,12 +242,18 @@ def _flow_problems(vapp: Vapp, flow: Flow, at: _Pointer) -> Iterator[Problem]:
         )
     elif flow.source == flow.target and _is_one_vm(vapp, flow.source, at):
         yield at(
-            f"{flow.path}.to", f"'{flow.target}' is a single VM, and needs no flow to itself", "Remove the flow, or give the VM a count."
+            f"{flow.path}.to",
+            f"'{flow.target}' is a single VM, and needs no flow to itself",
+            "Remove the flow, or give the VM a count.",
         )
     if flow.source == INTERNET:
         yield from _publish_problems(flow, at)
     elif "publish" in flow.model_fields_set:
-        yield at(f"{flow.path}.publish", "only a flow from the internet can be published", "Remove publish, or write from: internet.")
+        yield at(
+            f"{flow.path}.publish",
+            "only a flow from the internet can be published",
+            "Remove publish, or write from: internet.",
+        )
 
 
 def _is_one_vm(vapp: Vapp, end: str, at: _Pointer) -> bool:
@@ -235,7 +272,11 @@ def _publish_problems(flow: Flow, at: _Pointer) -> Iterator[Problem]:
         return
     elif len(flow.publish) not in (0, 1, len(flow.services)):
         what = f"publish has {len(flow.publish)} ports for {len(flow.services)} services"
-        yield at(f"{flow.path}.publish", what, "Write one for each service, in the same order, or true for the services' own ports.")
+        yield at(
+            f"{flow.path}.publish",
+            what,
+            "Write one for each service, in the same order, or true for the services' own ports.",
+        )
     else:
         for service, published in zip(flow.services, flow.published, strict=True):
             if service.last - service.first != published.last - published.first:
@@ -248,15 +289,23 @@ def _too_many_pairs(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
     total = 0
     for flow in vapp.flows:
         before = total
-        total += _end_size(vapp, flow.source, at) * _end_size(vapp, flow.target, at) * len(flow.services)
+        total += (
+            _end_size(vapp, flow.source, at) * _end_size(vapp, flow.target, at) * len(flow.services)
+        )
         if before <= MOST_PAIRS < total:
-            what = f"up to this flow, {total} pairs of VMs have a service; the maximum is {MOST_PAIRS}"
-            yield at(flow.path, what, "Use fewer VMs, or write ranges of ports instead of single ports.")
+            what = (
+                f"up to this flow, {total} pairs of VMs have a service; the maximum is {MOST_PAIRS}"
+            )
+            yield at(
+                flow.path, what, "Use fewer VMs, or write ranges of ports instead of single ports."
+            )
 
 
 def _too_many_exceptions(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
     services = {flow.id: len(flow.services) for flow in vapp.flows}
-    total = sum(services.get(name, 0) for detector in vapp.protection.dlp for name in detector.excepted)
+    total = sum(
+        services.get(name, 0) for detector in vapp.protection.dlp for name in detector.excepted
+    )
     if total > MOST_EXCEPTIONS:
         what = f"the exceptions of all detectors name {total} services; the maximum is {MOST_EXCEPTIONS}"
         yield at("protection.dlp", what, "Except fewer flows, or flows with ranges of ports.")
@@ -278,15 +327,26 @@ def _ports(service: Service) -> str:
 
 
 def _published_twice(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
-    """In the order of first ports, a range overlaps an earlier one if it begins before the furthest end so far."""
-    ranges = sorted((item, index) for index, flow in enumerate(vapp.flows) if _can_be_published(flow, at) for item in flow.published)
+    """In the order of first ports, a range overlaps an earlier one if it begins before the furthest
+    end so far.
+    """
+    ranges = sorted(
+        (item, index)
+        for index, flow in enumerate(vapp.flows)
+        if _can_be_published(flow, at)
+        for item in flow.published
+    )
     furthest: tuple[Service, int] | None = None
     for item, index in ranges:
         if furthest and item.protocol == furthest[0].protocol and item.first <= furthest[0].last:
             later, other = max(index, furthest[1]), min(index, furthest[1])
             what = f"the flow '{vapp.flows[other].id}' in line {vapp.flows[other].line} already publishes {item}"
             yield at(f"{vapp.flows[later].path}.publish", what, "Publish another port.")
-        if furthest is None or item.protocol != furthest[0].protocol or item.last > furthest[0].last:
+        if (
+            furthest is None
+            or item.protocol != furthest[0].protocol
+            or item.last > furthest[0].last
+        ):
             furthest = item, index
 
 

@@ -1,7 +1,8 @@
-"""The types of the model's fields: each joins a check of `types` with the JSON schema that tells an editor the same.
+"""The types of the model's fields: each joins a check of `types` with the JSON schema that tells an
+editor the same.
 
-A reference (`ZoneRef`, `VmRef`, `EndRef`, ...) is also looked up among the names that the file declares, so that a wrong
-one is reported together with all other problems.
+A reference (`ZoneRef`, `VmRef`, `EndRef`, ...) is also looked up among the names that the file
+declares, so that a wrong one is reported together with all other problems.
 """
 
 from __future__ import annotations
@@ -11,10 +12,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, PlainValidator, Strict, ValidationInfo, WithJsonSchema
+from pydantic import (
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    PlainValidator,
+    Strict,
+    ValidationInfo,
+    WithJsonSchema,
+)
 from pydantic_core import CoreSchema, core_schema
 
-from vcloud.documents.field import CONTENT_LENGTH, PARAMETER_LENGTH, FieldError, Shape, kind_of, parse_content, shown
+from vcloud.documents.field import (
+    CONTENT_LENGTH,
+    PARAMETER_LENGTH,
+    FieldError,
+    Shape,
+    kind_of,
+    parse_content,
+    shown,
+)
 from vcloud.spec import types
 from vcloud.spec.surroundings import Surroundings
 from vcloud.values import INTERNET, Service
@@ -22,9 +39,11 @@ from vcloud.values import INTERNET, Service
 
 @dataclass(frozen=True, slots=True)
 class Unenforced:
-    """Marks a field that this release accepts and cannot enforce. `refuse` then stops `plan` and `up` with the sentence.
+    """Marks a field that this release accepts and cannot enforce. `refuse` then stops `plan` and
+    `up` with the sentence.
 
-    In the sentence, `{value}` is the field's value (of a list, each item's), and `{owner}` the mapping that has the field.
+    In the sentence, `{value}` is the field's value (of a list, each item's), and `{owner}` the
+    mapping that has the field.
     """
 
     sentence: str
@@ -33,7 +52,9 @@ class Unenforced:
 class Given:
     """For a field that may be left out (its default is None), but not be written as nothing."""
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
         schema: Any = handler(source)
         return cast(CoreSchema, schema["schema"])
 
@@ -44,7 +65,9 @@ class OneOrMany:
 
     repeats: bool = False
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
         return core_schema.no_info_before_validator_function(self._listed, handler(source))
 
     def _listed(self, value: object) -> object:
@@ -56,7 +79,9 @@ class OneOrMany:
         is_one = isinstance(value, str | int) and not isinstance(value, bool)
         return [value] if is_one else value
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
         array = handler(schema)
         return {"anyOf": [array["items"], array]}
 
@@ -74,7 +99,9 @@ class Reference:
     kind: str
     names: Callable[[Surroundings], frozenset[str]]
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
         return core_schema.with_info_plain_validator_function(self._find)
 
     def _find(self, value: object, info: core_schema.ValidationInfo) -> str:
@@ -86,9 +113,13 @@ class Reference:
         if isinstance(value, str) and value in known:
             return value
         name = self.shape.parse(value)
-        raise FieldError(f"no {self.kind} is called '{name}'", around.suggestions.nearest(name, known, self.kind))
+        raise FieldError(
+            f"no {self.kind} is called '{name}'", around.suggestions.nearest(name, known, self.kind)
+        )
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
         return self.shape.json_schema()
 
 
@@ -102,7 +133,9 @@ def _free(length: int) -> WithJsonSchema:
 
 
 def _number_or(shape: Shape, last: int, first: int = 1) -> WithJsonSchema:
-    return WithJsonSchema({"anyOf": [{"type": "integer", "minimum": first, "maximum": last}, shape.json_schema()]})
+    return WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": first, "maximum": last}, shape.json_schema()]}
+    )
 
 
 def parse_end(value: object, info: ValidationInfo) -> str:
@@ -113,7 +146,9 @@ def parse_end(value: object, info: ValidationInfo) -> str:
     if not isinstance(value, str) or value not in around.vms | around.zones:
         return _qualified_end(types.END.parse(value), around)
     if value in around.vms & around.zones:
-        raise FieldError(f"'{value}' is the name of a VM and of a zone", f"Write vm:{value} or zone:{value}.")
+        raise FieldError(
+            f"'{value}' is the name of a VM and of a zone", f"Write vm:{value} or zone:{value}."
+        )
     return value
 
 
@@ -124,12 +159,16 @@ def _qualified_end(text: str, around: Surroundings) -> str:
     called, known = ends.get(kind, ("VM or zone", around.vms | around.zones | {INTERNET}))
     if not kind or name not in known:
         what = called if kind else "end"
-        raise FieldError(f"no {called} is called '{name}'", around.suggestions.nearest(name, known, what))
+        raise FieldError(
+            f"no {called} is called '{name}'", around.suggestions.nearest(name, known, what)
+        )
     return text
 
 
 def parse_recipe(value: object, info: ValidationInfo) -> str:
-    """A shipped recipe's name, or the path of a recipe's folder. Whether the folder exists is checked later."""
+    """A shipped recipe's name, or the path of a recipe's folder. Whether the folder exists is
+    checked later.
+    """
     around: Surroundings | None = info.context
     text = types.parse_local_path(value)
     if around is not None and "/" not in text and text not in around.recipes:
@@ -143,14 +182,19 @@ def parse_version(value: object) -> int:
     if value == "1":
         raise FieldError("the version must be a number, not text", "Remove the quotes.")
     if value is True or value != 1:
-        raise FieldError(f"this release cannot read version {shown(value)} of the file format", "Write vcloud: 1.")
+        raise FieldError(
+            f"this release cannot read version {shown(value)} of the file format",
+            "Write vcloud: 1.",
+        )
     return 1
 
 
 def parse_parameter(value: object) -> str | int | bool:
     """The default of a parameter."""
     if not isinstance(value, str | int):
-        raise FieldError(f"a parameter's default must be text, a whole number, true or false; this is {kind_of(value)}")
+        raise FieldError(
+            f"a parameter's default must be text, a whole number, true or false; this is {kind_of(value)}"
+        )
     return parse_content(value, PARAMETER_LENGTH) if isinstance(value, str) else value
 
 
@@ -159,14 +203,20 @@ def parse_publish(value: object) -> tuple[tuple[int, int], ...]:
     if value is True:
         return ()
     if value is False:
-        raise FieldError("a flow from the internet is always published", "Remove the flow, or write the port.")
+        raise FieldError(
+            "a flow from the internet is always published", "Remove the flow, or write the port."
+        )
     if value == []:
         raise FieldError("this is empty; at least one entry is required")
-    return tuple(types.parse_ports(item) for item in (value if isinstance(value, list) else [value]))
+    return tuple(
+        types.parse_ports(item) for item in (value if isinstance(value, list) else [value])
+    )
 
 
 def parse_regex(value: object) -> str:
-    """A detector's pattern. Its parser is imported late, so that only files with a detector pay for it."""
+    """A detector's pattern. Its parser is imported late, so that only files with a detector pay for
+    it.
+    """
     from vcloud.patterns.pattern import parse_pattern
 
     return parse_pattern(value)
@@ -196,7 +246,9 @@ Script = Annotated[str, PlainValidator(types.parse_script), _free(types.SCRIPT_L
 Text = Annotated[
     str,
     PlainValidator(types.parse_text),
-    WithJsonSchema({"type": "string", "pattern": r"^[^\u0000-\u001f\u007f]*$", "maxLength": types.TEXT_LENGTH}),
+    WithJsonSchema(
+        {"type": "string", "pattern": r"^[^\u0000-\u001f\u007f]*$", "maxLength": types.TEXT_LENGTH}
+    ),
 ]
 Memory = Annotated[
     int,
@@ -208,7 +260,9 @@ DiskSize = Annotated[
     PlainValidator(types.parse_disk_size),
     _number_or(types.SIZE, types.LARGEST >> 20, types.SMALLEST_DISK >> 20),
 ]
-Duration = Annotated[int, PlainValidator(types.parse_duration), _number_or(types.DURATION, types.LONGEST)]
+Duration = Annotated[
+    int, PlainValidator(types.parse_duration), _number_or(types.DURATION, types.LONGEST)
+]
 Port = Annotated[int, Strict(), Field(ge=1, le=types.LAST_PORT)]
 Count = Annotated[int, Strict(), Field(ge=1, le=250)]
 AtLeast = Annotated[int, Strict(), Field(ge=1, le=1000)]
@@ -220,11 +274,18 @@ DiskRef = Annotated[str, Reference(types.DISK_REFERENCE, "disk", lambda around: 
 EndRef = Annotated[str, PlainValidator(parse_end), _like(types.END)]
 RecipeRef = Annotated[str, PlainValidator(parse_recipe), _like(types.LOCAL_PATH)]
 
-_PORTS = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": types.LAST_PORT}, types.PORTS.json_schema()]}
+_PORTS = {
+    "anyOf": [
+        {"type": "integer", "minimum": 1, "maximum": types.LAST_PORT},
+        types.PORTS.json_schema(),
+    ]
+}
 Publish = Annotated[
     tuple[tuple[int, int], ...],
     PlainValidator(parse_publish),
-    WithJsonSchema({"anyOf": [{"const": True}, _PORTS, {"type": "array", "items": _PORTS, "minItems": 1}]}),
+    WithJsonSchema(
+        {"anyOf": [{"const": True}, _PORTS, {"type": "array", "items": _PORTS, "minItems": 1}]}
+    ),
 ]
 Regex = Annotated[
     str,

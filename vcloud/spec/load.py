@@ -19,8 +19,14 @@ from vcloud.spec.types import parse_name
 VAPP_FILE: Final = Kind(Vapp, "vcloud: 1", "vcloud init writes one to start from.")
 
 
-def parse_vapp(data: bytes, beside: Beside, file: str = "vapp.yaml", parameters: Mapping[str, str] | None = None) -> Vapp:
-    """The vApp in the bytes of a file. `file` is its name in messages, `beside` what lies beside it.
+def parse_vapp(
+    data: bytes,
+    beside: Beside,
+    file: str = "vapp.yaml",
+    parameters: Mapping[str, str] | None = None,
+) -> Vapp:
+    """The vApp in the bytes of a file. `file` is its name in messages, `beside` what lies beside
+    it.
 
     Raises:
         SpecError: the file has problems; it has all of them.
@@ -43,20 +49,28 @@ def parse_vapp(data: bytes, beside: Beside, file: str = "vapp.yaml", parameters:
 
 
 def parse_only_name(data: bytes, file: str, parameters: Mapping[str, str] | None = None) -> str:
-    """The name of the vApp in a file, which may be wrong elsewhere. The given parameters must be right.
+    """The name of the vApp in a file, which may be wrong elsewhere. The given parameters must be
+    right.
 
     Raises:
-        SpecError: the name is missing or wrong, a parameter is wrong, or the file is not readable at all.
+        SpecError: the name is missing or wrong, a parameter is wrong, or the file is not readable
+            at all.
     """
     document = read_document(data, file, example=VAPP_FILE.example, origin=VAPP_FILE.origin)
     fill_in(document, parameters or {})
-    wrong = tuple(problem for problem in document.problems if problem.field == "name" or problem.field.startswith(GIVEN))
+    wrong = tuple(
+        problem
+        for problem in document.problems
+        if problem.field == "name" or problem.field.startswith(GIVEN)
+    )
     if wrong:
         raise SpecError(wrong)
     try:
         return parse_name(document.tree.get("name"))
     except FieldError as error:
-        raise SpecError((Problem(file, document.lines.get("name", 0), "name", error.what, error.hint),)) from None
+        raise SpecError(
+            (Problem(file, document.lines.get("name", 0), "name", error.what, error.hint),)
+        ) from None
 
 
 def _without_extensions(tree: Node) -> Node:
@@ -67,7 +81,9 @@ def _without_extensions(tree: Node) -> Node:
 
 
 def _stand_in(tree: Node) -> None:
-    """Puts harmless values in place of required ones that were removed, so that the rest can still be checked."""
+    """Puts harmless values in place of required ones that were removed, so that the rest can still
+    be checked.
+    """
     tree.setdefault("vcloud", 1)
     tree.setdefault("name", "unnamed")
     zones = list(_mapping(tree.get("zones")))

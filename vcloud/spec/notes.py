@@ -38,7 +38,11 @@ def notes(vapp: Vapp) -> tuple[Problem, ...]:
 
 def _empty_zones(vapp: Vapp) -> Iterator[tuple[str, str, str]]:
     used = {zone for vm in vapp.vms.values() for zone in vm.zones}
-    yield from ((f"zones.{zone}", "this zone has no VM", "Remove it, or put a VM into it.") for zone in vapp.zones if zone not in used)
+    yield from (
+        (f"zones.{zone}", "this zone has no VM", "Remove it, or put a VM into it.")
+        for zone in vapp.zones
+        if zone not in used
+    )
 
 
 def _unwatched_nics(vapp: Vapp) -> Iterator[tuple[str, str, str]]:
@@ -66,7 +70,12 @@ def _odd_exceptions(vapp: Vapp) -> Iterator[tuple[str, str, str]]:
     for detector in vapp.protection.dlp:
         for flow in (flows[name] for name in detector.excepted):
             leaving = [path for path in paths[flow.id] if _leaves(path, detector.leaving)]
-            alike = {other.id: other for path in leaving for other in by_path[path] if _share_a_service(flow, other)}
+            alike = {
+                other.id: other
+                for path in leaving
+                for other in by_path[path]
+                if _share_a_service(flow, other)
+            }
             also = [other for name, other in alike.items() if name not in detector.excepted]
             if not leaving:
                 what = f"flow '{flow.id}' never leaves the zones of this detector, so the exception has no effect"
@@ -111,4 +120,8 @@ def _path(one: str, other: str, zones: Mapping[str, tuple[str, ...]], wanted: st
 
 
 def _share_a_service(one: Flow, other: Flow) -> bool:
-    return any(a.protocol is b.protocol and a.first <= b.last and b.first <= a.last for a in one.services for b in other.services)
+    return any(
+        a.protocol is b.protocol and a.first <= b.last and b.first <= a.last
+        for a in one.services
+        for b in other.services
+    )

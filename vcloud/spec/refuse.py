@@ -1,4 +1,5 @@
-"""What a file may say but this release cannot enforce. `plan` and `up` refuse each such thing by name.
+"""What a file may say but this release cannot enforce. `plan` and `up` refuse each such thing by
+name.
 
 The fields themselves carry the sentence: they are marked with `Unenforced` in the model.
 """
@@ -19,7 +20,9 @@ _WAY_OUT = "Remove it to go on without. A later release will enforce it."
 def refusals(vapp: Vapp) -> tuple[Problem, ...]:
     """One problem for each thing that is valid and cannot be enforced yet, in file order."""
     found = _unenforced(vapp)
-    return tuple(sorted(Problem(vapp.file, vapp.line_of(path), path, what, _WAY_OUT) for path, what in found))
+    return tuple(
+        sorted(Problem(vapp.file, vapp.line_of(path), path, what, _WAY_OUT) for path, what in found)
+    )
 
 
 def _unenforced(owner: Spec) -> Iterator[tuple[str, str]]:
@@ -28,7 +31,10 @@ def _unenforced(owner: Spec) -> Iterator[tuple[str, str]]:
         value = getattr(owner, name)
         path = dotted(owner.path, field.alias or name)
         for mark in (mark for mark in field.metadata if isinstance(mark, Unenforced)):
-            yield from ((at, mark.sentence.format(value=item, owner=owner)) for at, item in _items(path, value))
+            yield from (
+                (at, mark.sentence.format(value=item, owner=owner))
+                for at, item in _items(path, value)
+            )
         for part in _mappings(value):
             yield from _unenforced(part)
 
@@ -41,5 +47,11 @@ def _items(path: str, value: object) -> Iterator[tuple[str, object]]:
 
 
 def _mappings(value: object) -> Iterator[Spec]:
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else (value,)
+    parts = (
+        value.values()
+        if isinstance(value, dict)
+        else value
+        if isinstance(value, tuple)
+        else (value,)
+    )
     yield from (part for part in parts if isinstance(part, Spec))

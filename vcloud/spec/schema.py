@@ -1,7 +1,7 @@
 """The JSON schema of the vApp file, for editors and other tools.
 
-It has what the model says about single values. Checks that compare parts of the file (names, circles, ports) are in
-`vcloud validate` only.
+It has what the model says about single values. Checks that compare parts of the file (names,
+circles, ports) are in `vcloud validate` only.
 """
 
 from __future__ import annotations
@@ -12,12 +12,18 @@ from typing import Any, Final
 from vcloud.spec.model import Vapp
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
-PARAMETER: Final = {"type": "string", "pattern": r"\$\{[a-z][a-z0-9_]*\}", "description": "A value that contains a parameter."}
+PARAMETER: Final = {
+    "type": "string",
+    "pattern": r"\$\{[a-z][a-z0-9_]*\}",
+    "description": "A value that contains a parameter.",
+}
 
 _NAMED: Final = frozenset({"properties", "patternProperties", "$defs"})
 """Keywords whose values are mappings from names to schemas."""
 _NOISE: Final = frozenset({"title", "default"})
-"""Titles only repeat names. Defaults are parsed values (bytes, permission bits), which a file writes in another way."""
+"""Titles only repeat names. Defaults are parsed values (bytes, permission bits), which a file
+writes in another way.
+"""
 
 
 def json_schema() -> dict[str, Any]:
@@ -26,7 +32,11 @@ def json_schema() -> dict[str, Any]:
     parameters = _plain(made["properties"]["parameters"])
     made = _open(_plain(made))
     made["properties"]["parameters"] = parameters
-    made["patternProperties"] = {"^x-": {"description": "vcloud ignores these keys. Use them for other tools and for anchors."}}
+    made["patternProperties"] = {
+        "^x-": {
+            "description": "vcloud ignores these keys. Use them for other tools and for anchors."
+        }
+    }
     made["$defs"]["Parameter"] = PARAMETER
     return {"$schema": DIALECT, "title": "vApp", **made}
 
@@ -37,7 +47,11 @@ def _plain(schema: Any) -> Any:
         return [_plain(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    made = {key: _each(_plain, value) if key in _NAMED else _plain(value) for key, value in schema.items() if key not in _NOISE}
+    made = {
+        key: _each(_plain, value) if key in _NAMED else _plain(value)
+        for key, value in schema.items()
+        if key not in _NOISE
+    }
     return made | {"additionalProperties": False} if "patternProperties" in made else made
 
 
@@ -49,8 +63,16 @@ def _open(schema: Any) -> Any:
         return schema
     if _is_narrow(schema):
         about = {"description": schema["description"]} if "description" in schema else {}
-        return {**about, "anyOf": [{key: schema[key] for key in schema if key not in about}, {"$ref": "#/$defs/Parameter"}]}
-    return {key: _each(_open, value) if key in _NAMED else _open(value) for key, value in schema.items()}
+        return {
+            **about,
+            "anyOf": [
+                {key: schema[key] for key in schema if key not in about},
+                {"$ref": "#/$defs/Parameter"},
+            ],
+        }
+    return {
+        key: _each(_open, value) if key in _NAMED else _open(value) for key, value in schema.items()
+    }
 
 
 def _each(change: Callable[[Any], Any], schemas: dict[str, Any]) -> dict[str, Any]:
@@ -59,4 +81,9 @@ def _each(change: Callable[[Any], Any], schemas: dict[str, Any]) -> dict[str, An
 
 def _is_narrow(schema: dict[str, Any]) -> bool:
     kind = schema.get("type")
-    return kind in ("integer", "boolean") or "enum" in schema or "const" in schema or (kind == "string" and "pattern" in schema)
+    return (
+        kind in ("integer", "boolean")
+        or "enum" in schema
+        or "const" in schema
+        or (kind == "string" and "pattern" in schema)
+    )

@@ -15,7 +15,9 @@ APPLIANCES: Final = frozenset({"appliance", "firewall", "ips"})
 
 
 class Beside(Protocol):
-    """What lies beside a vApp file. This package reads no files itself; `vcloud.files` implements this for a folder."""
+    """What lies beside a vApp file. This package reads no files itself; `vcloud.files` implements
+    this for a folder.
+    """
 
     @property
     def recipes(self) -> frozenset[str]:
@@ -36,7 +38,9 @@ class Beside(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """The names that a file declares, and what lies beside it. The context of pydantic's validation."""
+    """The names that a file declares, and what lies beside it. The context of pydantic's
+    validation.
+    """
 
     zones: frozenset[str]
     vms: frozenset[str]
@@ -51,10 +55,15 @@ class Surroundings:
 def surroundings_of(tree: Node, beside: Beside) -> Surroundings:
     """The surroundings of a file's values.
 
-    A name that is declared in a wrong way counts as declared, so that a reference to it is not reported too.
+    A name that is declared in a wrong way counts as declared, so that a reference to it is not
+    reported too.
     """
     vms = _mapping(tree.get("vms"))
-    disks = ((vm, disk) for vm, written in vms.items() for disk in _mapping(_mapping(written).get("disks")))
+    disks = (
+        (vm, disk)
+        for vm, written in vms.items()
+        for disk in _mapping(_mapping(written).get("disks"))
+    )
     return Surroundings(
         zones=frozenset(_names(tree.get("zones"))),
         vms=frozenset(_names(tree.get("vms"))),

@@ -1,8 +1,9 @@
 """The small values of a vApp file: names, sizes, durations, services, ports, paths, text.
 
-A value that only has to match a pattern is a `Shape`. The others have a function `parse_*`, which takes what the file
-has in one place and returns the value, or raises `FieldError` with what is wrong and what to write. Sizes are bytes,
-durations seconds. Nothing here imports pydantic or YAML, so the command line can use it cheaply.
+A value that only has to match a pattern is a `Shape`. The others have a function `parse_*`, which
+takes what the file has in one place and returns the value, or raises `FieldError` with what is
+wrong and what to write. Sizes are bytes, durations seconds. Nothing here imports pydantic or YAML,
+so the command line can use it cheaply.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ RESERVED: Final = frozenset(
         *("localhost", "ip6-localhost", "ip6-loopback", "ip6-allnodes", "ip6-allrouters"),
     }
 )
-"""Names that a VM or a zone cannot have. vcloud uses the first ones; /etc/hosts of every Debian has the others."""
+"""Names that a VM or a zone cannot have. vcloud uses the first ones; /etc/hosts of every Debian has
+the others.
+"""
 TEXT_LENGTH: Final = 200
 SCRIPT_LENGTH: Final = 64 << 10
 ID_LENGTH: Final = 63
@@ -43,11 +46,15 @@ def _name(longest: int) -> str:
     return f"Use 1 to {longest} lower-case letters, digits and dashes. Begin with a letter, and do not end with a dash."
 
 
-VAPP_NAME: Final = Shape(r"[a-z](?:[a-z0-9-]{0,29}[a-z0-9])?", "is not a valid vApp name", _name(31))
+VAPP_NAME: Final = Shape(
+    r"[a-z](?:[a-z0-9-]{0,29}[a-z0-9])?", "is not a valid vApp name", _name(31)
+)
 PART_NAME: Final = Shape(_PART_PATTERN, "is not a valid name", _name(21), RESERVED)
 """Of a VM or a zone."""
 DISK_NAME: Final = Shape(_DISK_PATTERN, "is not a valid disk name", _name(20))
-DISK_REFERENCE: Final = Shape(rf"{_PART_PATTERN}\.{_DISK_PATTERN}", "is not a disk of a VM", "Write it like db.data.")
+DISK_REFERENCE: Final = Shape(
+    rf"{_PART_PATTERN}\.{_DISK_PATTERN}", "is not a disk of a VM", "Write it like db.data."
+)
 PARAMETER_NAME: Final = Shape(
     r"[a-z][a-z0-9_]{0,39}",
     "is not a valid parameter name",
@@ -88,17 +95,37 @@ URL: Final = Shape(
     "is not an address that vcloud fetches images from",
     "Write an https:// address without user name. Write a space as %20.",
 )
-SHA256: Final = Shape(r"[0-9a-f]{64}", "is not a SHA-256 checksum", "Write 64 digits and letters a to f, as sha256sum prints them.")
+SHA256: Final = Shape(
+    r"[0-9a-f]{64}",
+    "is not a SHA-256 checksum",
+    "Write 64 digits and letters a to f, as sha256sum prints them.",
+)
 MODE: Final = Shape(r"0?[0-7]{3}", "is not a valid file mode", "Write it like '0644'.")
-SIZE: Final = Shape(r"[1-9][0-9]{0,7}[MGT]", "is not a size", "Write it like 384M, 1G or 2T. A number alone counts MiB.")
-DURATION: Final = Shape(r"[1-9][0-9]{0,8}[smhd]", "is not a duration", "Write it like 90s, 15m, 2h or 1d. A number alone counts seconds.")
+SIZE: Final = Shape(
+    r"[1-9][0-9]{0,7}[MGT]",
+    "is not a size",
+    "Write it like 384M, 1G or 2T. A number alone counts MiB.",
+)
+DURATION: Final = Shape(
+    r"[1-9][0-9]{0,8}[smhd]",
+    "is not a duration",
+    "Write it like 90s, 15m, 2h or 1d. A number alone counts seconds.",
+)
 SERVICE: Final = Shape(
     r"icmp|(?:tcp|udp)/[0-9]{1,5}(?:-[0-9]{1,5})?",
     "is not a service",
     "Write it like tcp/80, udp/53, tcp/8000-8010 or icmp.",
 )
-PORTS: Final = Shape(r"[0-9]{1,5}(?:-[0-9]{1,5})?", "is not a port or a range of ports", "Write it like 8080 or '8000-8010'.")
-OWNER: Final = Shape(r"[a-z_][a-z0-9_-]{0,31}(?::[a-z_][a-z0-9_-]{0,31})?", "is not a valid owner of a file", "Write it like root:root.")
+PORTS: Final = Shape(
+    r"[0-9]{1,5}(?:-[0-9]{1,5})?",
+    "is not a port or a range of ports",
+    "Write it like 8080 or '8000-8010'.",
+)
+OWNER: Final = Shape(
+    r"[a-z_][a-z0-9_-]{0,31}(?::[a-z_][a-z0-9_-]{0,31})?",
+    "is not a valid owner of a file",
+    "Write it like root:root.",
+)
 GUEST_PATH: Final = Shape(
     r"(?:/[A-Za-z0-9_.+@-]+)+",
     "is not a valid path in a guest",
@@ -109,7 +136,9 @@ LOCAL_PATH: Final = Shape(
     "is not a path that vcloud supports",
     "Use letters, digits and _ . + @ - between the slashes.",
 )
-"""On this machine. The path becomes part of XML and of argument lists, so it may only have these characters."""
+"""On this machine. The path becomes part of XML and of argument lists, so it may only have these
+characters.
+"""
 
 parse_name = VAPP_NAME.parse
 
@@ -138,9 +167,14 @@ def parse_owner(value: object) -> str:
 
 
 def parse_mode(value: object) -> int:
-    """Permission bits. Set-user-id and the like are refused: a file from a vApp file must not give privileges."""
+    """Permission bits. Set-user-id and the like are refused: a file from a vApp file must not give
+    privileges.
+    """
     if isinstance(value, int):
-        raise FieldError(f"expected a file mode as text, but {shown(value)} is a number", f"Put it in quotes: '{value:04}'.")
+        raise FieldError(
+            f"expected a file mode as text, but {shown(value)} is a number",
+            f"Put it in quotes: '{value:04}'.",
+        )
     return int(MODE.parse(value), 8)
 
 
@@ -150,7 +184,10 @@ def parse_text(value: object) -> str:
     if len(text) > TEXT_LENGTH:
         raise FieldError(f"this text has {len(text)} characters; the maximum is {TEXT_LENGTH}")
     if not text.isprintable():
-        raise FieldError(f"'{shown(text)}' contains characters that cannot be printed", "Write one line without control characters.")
+        raise FieldError(
+            f"'{shown(text)}' contains characters that cannot be printed",
+            "Write one line without control characters.",
+        )
     return text
 
 
@@ -170,7 +207,9 @@ def parse_size(value: object, least: int = 1 << 20) -> int:
         text = SIZE.parse(value)
         size = int(text[:-1]) << _SIZES[text[-1]]
     if not least <= size <= LARGEST:
-        raise FieldError(f"'{shown(value)}' is not between {format_size(least)} and {format_size(LARGEST)}")
+        raise FieldError(
+            f"'{shown(value)}' is not between {format_size(least)} and {format_size(LARGEST)}"
+        )
     return size
 
 
@@ -215,7 +254,9 @@ def parse_service(value: object) -> Service:
     if protocol == Protocol.ICMP and ports:
         raise FieldError(f"'{shown(text)}': ICMP has no ports", "Write icmp.")
     if re.fullmatch(PORTS.pattern, text):
-        raise FieldError(f"{text} is a port without its protocol", f"Write the protocol, like tcp/{text}.")
+        raise FieldError(
+            f"{text} is a port without its protocol", f"Write the protocol, like tcp/{text}."
+        )
     SERVICE.parse(text)
     return Service(Protocol(protocol), *(parse_ports(ports) if ports else (0, 0)))
 
@@ -243,7 +284,10 @@ def parse_guest_path(value: object) -> str:
 def parse_local_path(value: object) -> str:
     """A path on this machine."""
     if isinstance(value, str) and _ADDRESS.match(value):
-        raise FieldError(f"'{shown(value)}' is an address, not a path", "Write an image from an address as {url: ..., sha256: ...}.")
+        raise FieldError(
+            f"'{shown(value)}' is an address, not a path",
+            "Write an image from an address as {url: ..., sha256: ...}.",
+        )
     text = LOCAL_PATH.parse(value)
     if len(text) > TEXT_LENGTH:
         raise FieldError(f"this path has {len(text)} characters; the maximum is {TEXT_LENGTH}")
@@ -251,9 +295,14 @@ def parse_local_path(value: object) -> str:
 
 
 def parse_source(value: object) -> str:
-    """A path below the vApp file's folder: somebody else's vApp file must not read other files of this machine."""
+    """A path below the vApp file's folder: somebody else's vApp file must not read other files of
+    this machine.
+    """
     if isinstance(value, str) and _ADDRESS.match(value):
-        raise FieldError(f"'{shown(value)}' is an address, not a path", "Download it, and write the path of the file.")
+        raise FieldError(
+            f"'{shown(value)}' is an address, not a path",
+            "Download it, and write the path of the file.",
+        )
     text = parse_local_path(value)
     if text.startswith("/") or ".." in text.split("/"):
         raise FieldError(
@@ -273,7 +322,12 @@ def parse_public_key(value: object) -> str:
             "this is a private key",
             "Remove it and make a new key pair, because this key is no longer secret. Write the public key (.pub) here.",
         )
-    if kind not in _KEY_TYPES or not comment.isprintable() or len(comment) > TEXT_LENGTH or not _has_key(kind, blob):
+    if (
+        kind not in _KEY_TYPES
+        or not comment.isprintable()
+        or len(comment) > TEXT_LENGTH
+        or not _has_key(kind, blob)
+    ):
         raise FieldError(
             f"'{shown(text)}' is not an OpenSSH public key",
             "Write one line of a .pub file, such as 'ssh-ed25519 AAAA... you@there', without options.",
@@ -292,7 +346,9 @@ def _has_key(kind: str, blob: str) -> bool:
 
 
 def derived_id(*parts: object) -> str:
-    """An id for a flow or a detector that has none, made of what it says. A long one ends in a hash."""
+    """An id for a flow or a detector that has none, made of what it says. A long one ends in a
+    hash.
+    """
     text = re.sub("[^a-z0-9]+", "-", "-".join(map(str, parts)))
     if len(text) <= ID_LENGTH:
         return text

@@ -1,4 +1,6 @@
-"""The mappings below `vms:` of a vApp file: a VM, its image, disks and files, and when it counts as ready."""
+"""The mappings below `vms:` of a vApp file: a VM, its image, disks and files, and when it counts as
+ready.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,14 @@ from vcloud.spec.surroundings import Surroundings
 
 
 class Image(Spec):
-    """What a VM is made from: a shipped recipe, a recipe's folder, a qcow2 file, or the address of one."""
+    """What a VM is made from: a shipped recipe, a recipe's folder, a qcow2 file, or the address of
+    one.
+    """
 
     short = "recipe"
-    recipe: fields.RecipeRef = Field("", description="A shipped image's name, or the folder of a recipe, relative to this file.")
+    recipe: fields.RecipeRef = Field(
+        "", description="A shipped image's name, or the folder of a recipe, relative to this file."
+    )
     file: fields.LocalPath = Field("", description="A qcow2 image, relative to this file.")
     url: fields.Url = Field("", description="The address of a qcow2 image (https only).")
     sha256: fields.Sha256 = Field("", description="Checksum of the qcow2 image; required with url.")
@@ -37,11 +43,18 @@ class Image(Spec):
     @model_validator(mode="after")
     def _one_of_them(self, info: ValidationInfo) -> Self:
         if sum(map(bool, (self.recipe, self.file, self.url))) != 1:
-            raise FieldError("an image needs exactly one of recipe, file and url", "Write one of them.")
+            raise FieldError(
+                "an image needs exactly one of recipe, file and url", "Write one of them."
+            )
         if self.url and not self.sha256:
-            raise FieldError("an image from an address needs its sha256", "Add sha256: with the checksum that its publisher gives.")
+            raise FieldError(
+                "an image from an address needs its sha256",
+                "Add sha256: with the checksum that its publisher gives.",
+            )
         if self.sha256 and self.recipe:
-            raise FieldError("a recipe has no sha256, because vcloud builds the image", "Remove sha256.")
+            raise FieldError(
+                "a recipe has no sha256, because vcloud builds the image", "Remove sha256."
+            )
         around: Surroundings | None = info.context
         if around is not None and not self.url:
             self._location = self._path(around)
@@ -49,11 +62,17 @@ class Image(Spec):
 
     def _path(self, around: Surroundings) -> str:
         is_shipped = self.recipe and "/" not in self.recipe
-        return around.beside.recipe_path(self.recipe) if is_shipped else around.beside.path(self.recipe or self.file)
+        return (
+            around.beside.recipe_path(self.recipe)
+            if is_shipped
+            else around.beside.path(self.recipe or self.file)
+        )
 
     @property
     def location(self) -> str:
-        """Absolute path of the recipe's folder or of the qcow2 file; empty for an image from an address."""
+        """Absolute path of the recipe's folder or of the qcow2 file; empty for an image from an
+        address.
+        """
         return self._location
 
 
@@ -62,7 +81,9 @@ class Disk(Spec):
 
     short = "size"
     size: fields.DiskSize = Field(description="1G, 512M, or a number of MiB.", examples=["1G"])
-    mount: fields.GuestPath = Field("", description="Where the guest mounts it. Default: where the image's recipe says.")
+    mount: fields.GuestPath = Field(
+        "", description="Where the guest mounts it. Default: where the image's recipe says."
+    )
 
 
 class File(Spec):
@@ -94,7 +115,9 @@ class File(Spec):
 class Ready(Spec):
     """When a VM is ready. Without a port and a command: when its services have started."""
 
-    tcp: fields.Optional[fields.Port] = Field(None, description="A port that must accept connections in the guest.")
+    tcp: fields.Optional[fields.Port] = Field(
+        None, description="A port that must accept connections in the guest."
+    )
     command: fields.Text = Field("", description="A shell command that must succeed in the guest.")
     timeout: fields.Duration = Field(120, description="Seconds, or 90s, 5m. Default: 120 seconds.")
 
@@ -107,22 +130,35 @@ class Vm(Spec):
         examples=["nginx"],
     )
     zones: fields.ListOf[fields.ZoneRef] = Field(
-        alias="zone", min_length=1, description="Its zones. Its default route is in the first one.", examples=["dmz"]
+        alias="zone",
+        min_length=1,
+        description="Its zones. Its default route is in the first one.",
+        examples=["dmz"],
     )
-    count: fields.Optional[fields.Count] = Field(None, description="How many VMs. They are called web-1, web-2, ...")
+    count: fields.Optional[fields.Count] = Field(
+        None, description="How many VMs. They are called web-1, web-2, ..."
+    )
     cpus: Annotated[int, Strict()] = Field(1, ge=1, le=64, description="Virtual CPUs. Default: 1.")
     memory: fields.Optional[fields.Memory] = Field(
-        None, description="384M, 1G, or a number of MiB. Default: what the image's recipe says, or 384M."
+        None,
+        description="384M, 1G, or a number of MiB. Default: what the image's recipe says, or 384M.",
     )
-    disks: dict[fields.DiskName, Disk] = Field(default_factory=dict, max_length=16, description="Data disks.")
+    disks: dict[fields.DiskName, Disk] = Field(
+        default_factory=dict, max_length=16, description="Data disks."
+    )
     files: dict[fields.GuestPath, File] = Field(
-        default_factory=dict, description="Files that vcloud writes in the guest before its services start."
+        default_factory=dict,
+        description="Files that vcloud writes in the guest before its services start.",
     )
-    packages: tuple[fields.Package, ...] = Field((), description="Debian packages to add to the image.")
+    packages: tuple[fields.Package, ...] = Field(
+        (), description="Debian packages to add to the image."
+    )
     run: Annotated[tuple[fields.Script, ...], fields.OneOrMany(repeats=True)] = Field(
         (), description="Shell commands that run once in the guest."
     )
-    after: fields.ListOf[fields.VmRef] = Field((), description="VMs that must be ready before this one starts.")
+    after: fields.ListOf[fields.VmRef] = Field(
+        (), description="VMs that must be ready before this one starts."
+    )
     ready: Ready = Field(default_factory=Ready, description="When this VM is ready.")
 
     @property
@@ -146,4 +182,8 @@ class Vm(Spec):
 
     def names(self, tier: str) -> tuple[str, ...]:
         """The names of the VMs that this entry, called `tier` in the file, makes."""
-        return (tier,) if self.count is None else tuple(f"{tier}-{number}" for number in range(1, self.count + 1))
+        return (
+            (tier,)
+            if self.count is None
+            else tuple(f"{tier}-{number}" for number in range(1, self.count + 1))
+        )

@@ -1,4 +1,6 @@
-"""Runs all checks of a vApp: starts listeners, reads counters, sends the probes, reads the counters again, and stops the listeners."""
+"""Runs all checks of a vApp: starts listeners, reads counters, sends the probes, reads the counters
+again, and stops the listeners.
+"""
 
 from __future__ import annotations
 
@@ -48,19 +50,31 @@ def verify_vapp(vapp: str, connect: str | None, seed: int, reporter: Reporter) -
         host = fleet.home
         state, manifest = fleet.standing(vapp)
         if state.saved():
-            raise VcloudError(f"'{vapp}' is saved on {host.name}, so nothing of it can be tested", "`vcloud up` restores it.")
+            raise VcloudError(
+                f"'{vapp}' is saved on {host.name}, so nothing of it can be tested",
+                "`vcloud up` restores it.",
+            )
         design, uplink, world = manifest.design, manifest.uplink, world_of(host)
-        checks = (*network_checks(design, uplink, world, seed), *inspection_checks(design, uplink, world))
+        checks = (
+            *network_checks(design, uplink, world, seed),
+            *inspection_checks(design, uplink, world),
+        )
         session = _Session(host, manifest, reporter)
         session.reach_own_images()
         config = check_appliances(host, manifest)
         seen = session.observe(checks)
         verdicts = (*config, *(judge(check, seen) for check in checks))
-        return Findings(verdicts, "; ".join(filter(None, (left_out(design, uplink), not_carried(design)))), design)
+        return Findings(
+            verdicts,
+            "; ".join(filter(None, (left_out(design, uplink), not_carried(design)))),
+            design,
+        )
 
 
 class _Session:
-    """One run. A place that does not answer makes its own checks `not run`, with the reason, and no others."""
+    """One run. A place that does not answer makes its own checks `not run`, with the reason, and no
+    others.
+    """
 
     def __init__(self, host: Host, manifest: Manifest, reporter: Reporter) -> None:
         self.host = host
@@ -78,7 +92,9 @@ class _Session:
         self.uncounted = ""
 
     def reach_own_images(self) -> None:
-        """Tries to reach the VMs of a user's own image: nothing can be tested from one that has no guest agent or no python3."""
+        """Tries to reach the VMs of a user's own image: nothing can be tested from one that has no
+        guest agent or no python3.
+        """
         for vm in (vm for vm in self.design.workloads if not vm.image.recipe):
             try:
                 wait_for_agent(self.host, vm)
@@ -98,14 +114,22 @@ class _Session:
             after = self._firewall_report()
         if NOTHING in (before, after):
             before = after = NOTHING
-        return Observed(answers, local, before, after, self._alerts(since), self.reasons, self.uncounted)
+        return Observed(
+            answers, local, before, after, self._alerts(since), self.reasons, self.uncounted
+        )
 
     def _more_patient(self, checks: Sequence[Check], answers: Mapping[str, Answer]) -> list[Check]:
         """The checks whose probe is sent once more, with more time."""
-        again = [check for check in checks if check.probe and inconclusive(check, answers.get(check.id))]
+        again = [
+            check for check in checks if check.probe and inconclusive(check, answers.get(check.id))
+        ]
         if again:
             self.reporter.report("verify", f"sending {len(again)} probes again, with more time")
-        return [replace(check, probe=replace(check.probe, timeout_ms=PATIENT_MS)) for check in again if check.probe]
+        return [
+            replace(check, probe=replace(check.probe, timeout_ms=PATIENT_MS))
+            for check in again
+            if check.probe
+        ]
 
     def _firewall_report(self, *, make_room: bool = False) -> FirewallReport:
         try:
@@ -115,9 +139,13 @@ class _Session:
             return NOTHING
 
     def _last_event(self) -> str:
-        """The time of the last event that the IPS has logged, by its own clock; empty if there is none."""
+        """The time of the last event that the IPS has logged, by its own clock; empty if there is
+        none.
+        """
         ips = self.design.ips
-        events = self._attempt(ips.name, lambda: ips_events(self.host, ips.domain, 1)) if ips else None
+        events = (
+            self._attempt(ips.name, lambda: ips_events(self.host, ips.domain, 1)) if ips else None
+        )
         return max((event.time for event in events or ()), default="")
 
     def _alerts(self, since: str) -> tuple[Alert, ...] | None:
@@ -134,7 +162,9 @@ class _Session:
         pids: dict[str, int] = {}
         try:
             for vm, members in _by_vm(listeners):
-                if pid := self._at(vm, partial(Prober.listen, listeners=members, seconds=LISTEN_SECONDS)):
+                if pid := self._at(
+                    vm, partial(Prober.listen, listeners=members, seconds=LISTEN_SECONDS)
+                ):
                     pids[vm] = pid
             yield
         finally:
@@ -161,7 +191,9 @@ class _Session:
             return {key: answer for answers in found for key, answer in answers.items()}
 
     def _send_from(self, place: str, checks: Sequence[Check]) -> dict[str, Answer]:
-        answers = self._at(place, lambda prober: prober.probe([check.probe for check in checks if check.probe]))
+        answers = self._at(
+            place, lambda prober: prober.probe([check.probe for check in checks if check.probe])
+        )
         if answers is None:
             return {}
         readable = sum(answer.result != UNREADABLE for answer in answers)
@@ -170,7 +202,11 @@ class _Session:
 
     def _at(self, place: str, use: Callable[[Prober], T]) -> T | None:
         """Uses the probe program at a place; None if that is not possible."""
-        return None if place in self.unusable else self._attempt(place, lambda: use(self.probers[place]))
+        return (
+            None
+            if place in self.unusable
+            else self._attempt(place, lambda: use(self.probers[place]))
+        )
 
     def _attempt(self, place: str, ask: Callable[[], T]) -> T | None:
         """What is asked of a place; None if it does not answer. The reason is kept."""
@@ -182,9 +218,13 @@ class _Session:
 
 
 def _local_probe(listener: Listener) -> Probe:
-    """A probe from within the listener's own VM. It waits long for a connection, but not for a UDP service that may never answer."""
+    """A probe from within the listener's own VM. It waits long for a connection, but not for a UDP
+    service that may never answer.
+    """
     timeout = PATIENT_MS if listener.protocol == Protocol.TCP else TIMEOUT_MS
-    return Probe(listener.protocol, "-", ip_address(listener.address), listener.port, timeout_ms=timeout)
+    return Probe(
+        listener.protocol, "-", ip_address(listener.address), listener.port, timeout_ms=timeout
+    )
 
 
 def _by_vm(listeners: Sequence[Listener]) -> Iterator[tuple[str, list[Listener]]]:

@@ -1,9 +1,9 @@
 """The places from which probes are sent: the vApp's VMs, the host, and the world outside.
 
-The inventory entry of a host can name a place outside, as that of a lab's host does. Otherwise no server
-outside is known. Then nothing is sent to the outside that must pass: each such check is `not run`, and
-says so. What must not leave is sent to the uplink's gateway, where it would end if the firewall were
-broken. What comes in from outside is sent by the host.
+The inventory entry of a host can name a place outside, as that of a lab's host does. Otherwise no
+server outside is known. Then nothing is sent to the outside that must pass: each such check is `not
+run`, and says so. What must not leave is sent to the uplink's gateway, where it would end if the
+firewall were broken. What comes in from outside is sent by the host.
 """
 
 from __future__ import annotations
@@ -44,15 +44,22 @@ def host_prober(host: Host) -> Prober:
 def outside_prober(host: Host, uplink: Uplink) -> Prober:
     """Sends probes from outside: from the place that the inventory names, or else from the host.
 
-    If the vApp's uplink is the host's own NAT network, only the host can reach the vApp's address there.
+    If the vApp's uplink is the host's own NAT network, only the host can reach the vApp's address
+    there.
     """
     outside = host.ref.outside
     if outside is None or uplink.network == NETWORK:
         return host_prober(host)
-    here, enter = LocalShell("this machine"), ("nsenter", f"--net={NAMESPACES}/{outside.netns}", "--")
+    here, enter = (
+        LocalShell("this machine"),
+        ("nsenter", f"--net={NAMESPACES}/{outside.netns}", "--"),
+    )
 
     def run(argv: Sequence[str], stdin: bytes) -> Executed:
-        return checked(here.run([*enter, *argv], stdin=stdin, timeout=PROBE_SECONDS), f"the network namespace '{outside.netns}'")
+        return checked(
+            here.run([*enter, *argv], stdin=stdin, timeout=PROBE_SECONDS),
+            f"the network namespace '{outside.netns}'",
+        )
 
     return Prober(run, shipped=False)
 
@@ -67,6 +74,8 @@ def vm_prober(host: Host, vm: Vm) -> Prober:
 
 
 def wait_for_agent(host: Host, vm: Vm) -> None:
-    """Waits until the guest agent answers and the VM can run the probe program. Raises GuestError, HostError."""
+    """Waits until the guest agent answers and the VM can run the probe program. Raises GuestError,
+    HostError.
+    """
     machines.agent_of(host, vm.domain).wait(AGENT_SECONDS)
     vm_prober(host, vm).try_out(f"'{vm.name}'")

@@ -1,1 +1,3 @@
-"""What vcloud shows without changing anything: `status`, `list`, `doctor`, `render`, and the starter files of `init`."""
+"""What vcloud shows without changing anything: `status`, `list`, `doctor`, `render`, and the
+starter files of `init`.
+"""

@@ -19,7 +19,9 @@ from vcloud.placement.capabilities import Version
 
 BRIDGE_FILTER = "/proc/sys/net/bridge/bridge-nf-call-iptables"
 KSM = "/sys/kernel/mm/ksm/run"
-"""Kernel samepage merging (Documentation/admin-guide/mm/ksm.rst of Linux). QEMU offers it all memory of its guests."""
+"""Kernel samepage merging (Documentation/admin-guide/mm/ksm.rst of Linux). QEMU offers it all
+memory of its guests.
+"""
 LEAST_LIBVIRT = Version(9, 0, 0)
 LEAST_STORAGE, LEAST_MEMORY = 4 << 30, 2 << 30
 """Bytes below which a note is made."""
@@ -39,11 +41,13 @@ class Finding:
 
 
 def examine(connect: str | None, missing_tools: Mapping[str, str]) -> list[Finding]:
-    """Looks at this machine and at the host. If the host cannot be opened, that is the last finding.
+    """Looks at this machine and at the host. If the host cannot be opened, that is the last
+    finding.
 
     Args:
         connect: the host, as on the command line.
-        missing_tools: programs that building images needs and this machine lacks, with the packages that bring them.
+        missing_tools: programs that building images needs and this machine lacks, with the packages
+            that bring them.
     """
     findings = [_tools(missing_tools)]
     try:
@@ -90,19 +94,33 @@ def _accelerator(host: Host) -> Iterator[Finding]:
         if found.name == "kvm"
         else "VMs run without KVM, but several times slower. On real hardware: load kvm_amd or kvm_intel, and enable virtualisation in the firmware."
     )
-    yield Finding("accelerator", "ok" if found.name == "kvm" else "note", f"{found.name}: {found.reason}", hint)
+    yield Finding(
+        "accelerator",
+        "ok" if found.name == "kvm" else "note",
+        f"{found.name}: {found.reason}",
+        hint,
+    )
 
 
 def _storage(host: Host) -> Iterator[Finding]:
     pool = StoragePool(host)
-    yield Finding("storage", "ok" if pool.free >= LEAST_STORAGE else "note", f"pool 'vcloud': {pool.free >> 30} GiB free")
+    yield Finding(
+        "storage",
+        "ok" if pool.free >= LEAST_STORAGE else "note",
+        f"pool 'vcloud': {pool.free >> 30} GiB free",
+    )
 
 
 def _bridges(host: Host) -> Iterator[Finding]:
     done = host.shell.run(["cat", BRIDGE_FILTER])
     if done.code == 0 and done.stdout.strip() == b"1":
         hint = "On the host: sysctl net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0."
-        yield Finding("bridges", "note", "br_netfilter sends bridged packets through the host's iptables, which can drop them", hint)
+        yield Finding(
+            "bridges",
+            "note",
+            "br_netfilter sends bridged packets through the host's iptables, which can drop them",
+            hint,
+        )
     else:
         yield Finding("bridges", "ok", "bridged packets do not pass through the host's iptables")
 
@@ -110,20 +128,52 @@ def _bridges(host: Host) -> Iterator[Finding]:
 def _filters(host: Host) -> Iterator[Finding]:
     """Without network filters, a VM could send packets with the address of another VM of its zone."""
     missing = capabilities_of(host).no_filters
-    hint = "On the host: apt-get install libvirt-daemon-driver-nwfilter, and restart libvirtd." if missing else ""
-    yield Finding("network filters", "fail" if missing else "ok", missing or "libvirt filters the packets that VMs send", hint)
+    hint = (
+        "On the host: apt-get install libvirt-daemon-driver-nwfilter, and restart libvirtd."
+        if missing
+        else ""
+    )
+    yield Finding(
+        "network filters",
+        "fail" if missing else "ok",
+        missing or "libvirt filters the packets that VMs send",
+        hint,
+    )
 
 
 def _memory(host: Host) -> Iterator[Finding]:
     free = host.connection.getFreeMemory()
-    yield Finding("memory", "ok" if free >= LEAST_MEMORY else "note", f"{free >> 20} MiB free; the shop needs about 2 GiB")
+    yield Finding(
+        "memory",
+        "ok" if free >= LEAST_MEMORY else "note",
+        f"{free >> 20} MiB free; the shop needs about 2 GiB",
+    )
 
 
 def _page_sharing(host: Host) -> Iterator[Finding]:
-    """Whether the host shares equal memory pages of VMs. It saves memory, but a VM can tell by timing which pages other VMs hold."""
+    """Whether the host shares equal memory pages of VMs. It saves memory, but a VM can tell by
+    timing which pages other VMs hold.
+    """
     on = host.shell.run(["cat", KSM]).stdout.strip() == b"1"
-    hint = "" if on else f"KSM saves memory but leaks content by timing; enable it only among trusted VMs: echo 1 >{KSM}."
-    yield Finding("page sharing", "ok", "VMs share equal pages (KSM)" if on else "VMs share no pages (KSM is off)", hint)
+    hint = (
+        ""
+        if on
+        else f"KSM saves memory but leaks content by timing; enable it only among trusted VMs: echo 1 >{KSM}."
+    )
+    yield Finding(
+        "page sharing",
+        "ok",
+        "VMs share equal pages (KSM)" if on else "VMs share no pages (KSM is off)",
+        hint,
+    )
 
 
-LOOKS: tuple[Callable[[Host], Iterator[Finding]], ...] = (_versions, _accelerator, _storage, _bridges, _filters, _memory, _page_sharing)
+LOOKS: tuple[Callable[[Host], Iterator[Finding]], ...] = (
+    _versions,
+    _accelerator,
+    _storage,
+    _bridges,
+    _filters,
+    _memory,
+    _page_sharing,
+)

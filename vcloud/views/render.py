@@ -1,4 +1,6 @@
-"""`vcloud render`: all generated files, to read them, to review them, and to check them with other tools."""
+"""`vcloud render`: all generated files, to read them, to review them, and to check them with other
+tools.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from vcloud.pipeline import design_of, load_file
 
 LIST = ".vcloud-render"
 """Lists the files that a run has written to a folder, so that the next run can remove them."""
-_ARTEFACT = re.compile(r"(?:domains|networks|filters|identities|cloud-init|firewall|ips)(?:/(?!\.\.?(?:/|$))[A-Za-z0-9_.-]+)+")
+_ARTEFACT = re.compile(
+    r"(?:domains|networks|filters|identities|cloud-init|firewall|ips)(?:/(?!\.\.?(?:/|$))[A-Za-z0-9_.-]+)+"
+)
 POOL = "/var/lib/libvirt/images/vcloud"
 UPLINK = Uplink(
     network="uplink",
@@ -28,7 +32,9 @@ UPLINK = Uplink(
     address6=IPv6Interface("2001:db8:198:18::2/64"),
     gateway6=IPv6Address("2001:db8:198:18::1"),
 )
-"""In place of the uplink that a host chooses: addresses of the ranges reserved for tests (RFC 2544) and documentation (RFC 3849)."""
+"""In place of the uplink that a host chooses: addresses of the ranges reserved for tests (RFC 2544)
+and documentation (RFC 3849).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +47,18 @@ class ImageNames:
     """Kernel command line of vcloud's own images."""
 
 
-def render_to(path: Path, parameters: Mapping[str, str], out: Path, accelerator: str, images_of: Callable[[Design], ImageNames]) -> int:
-    """Writes all generated files of a vApp below `out`, and returns their number. Paths on the host and the uplink are examples.
+def render_to(
+    path: Path,
+    parameters: Mapping[str, str],
+    out: Path,
+    accelerator: str,
+    images_of: Callable[[Design], ImageNames],
+) -> int:
+    """Writes all generated files of a vApp below `out`, and returns their number. Paths on the host
+    and the uplink are examples.
 
-    Files that an earlier run wrote there and this one does not are removed; a user's own files stay.
-    Raises UsageError if the folder cannot be written.
+    Files that an earlier run wrote there and this one does not are removed; a user's own files
+    stay. Raises UsageError if the folder cannot be written.
     """
     design = design_of(load_file(path, parameters))
     images = images_of(design)
@@ -66,9 +79,15 @@ def render_to(path: Path, parameters: Mapping[str, str], out: Path, accelerator:
 
 
 def _remove_others(out: Path, kept: Collection[str]) -> None:
-    """Removes the files that an earlier run has listed, except those in `kept`, and then the folders that are empty."""
+    """Removes the files that an earlier run has listed, except those in `kept`, and then the
+    folders that are empty.
+    """
     former = out / LIST
-    names = former.read_text(encoding="utf-8", errors="replace").splitlines() if former.is_file() else []
+    names = (
+        former.read_text(encoding="utf-8", errors="replace").splitlines()
+        if former.is_file()
+        else []
+    )
     for name in names:
         if name in kept or not _ARTEFACT.fullmatch(name) or not (out / name).is_file():
             continue
@@ -83,4 +102,6 @@ def _boot_files(vm: Vm, images: ImageNames) -> BootFiles:
     if not vm.image.recipe:
         return BootFiles(disk, console, seed=f"{POOL}/{seed_volume(vm.domain)}")
     name = f"{Path(vm.image.recipe).name}-{images.digests[vm.name][:12]}"
-    return BootFiles(disk, console, f"{POOL}/kernel-{name}", f"{POOL}/initrd-{name}.cpio", images.cmdline)
+    return BootFiles(
+        disk, console, f"{POOL}/kernel-{name}", f"{POOL}/initrd-{name}.cpio", images.cmdline
+    )

@@ -18,7 +18,9 @@ def starter_text(starter: str, name: str) -> str:
     Raises UsageError for an unknown starter file or a bad name.
     """
     if starter not in starter_names():
-        raise UsageError(f"no starter file is called '{starter}'", f"There are: {', '.join(starter_names())}.")
+        raise UsageError(
+            f"no starter file is called '{starter}'", f"There are: {', '.join(starter_names())}."
+        )
     text = (templates_dir() / "vapps" / f"{starter}.yaml").read_text()
     if not name:
         return text

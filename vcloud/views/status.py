@@ -1,4 +1,5 @@
-"""`vcloud status` and `vcloud list`: what libvirt and the appliances report about vApps. No vApp file is needed.
+"""`vcloud status` and `vcloud list`: what libvirt and the appliances report about vApps. No vApp
+file is needed.
 
 To show one more problem: yield it in `_problems`, with what the user can do about it.
 """
@@ -22,9 +23,14 @@ from vcloud.proof.checks import Outcome
 from vcloud.proof.report import plain
 
 SAVED = "saved"
-"""The state of a vApp whose VMs are all stopped with their memory kept. libvirt calls such a domain the same."""
+"""The state of a vApp whose VMs are all stopped with their memory kept. libvirt calls such a domain
+the same.
+"""
 
-STOPS = {Role.FIREWALL: ", so all traffic between zones is stopped", Role.IPS: ", so the traffic that it inspects is stopped"}
+STOPS = {
+    Role.FIREWALL: ", so all traffic between zones is stopped",
+    Role.IPS: ", so the traffic that it inspects is stopped",
+}
 """What it means if an appliance does not run."""
 
 
@@ -64,10 +70,22 @@ class Status:
         if self.phase == SAVED:
             return f"saved, {len(self.vms)} VMs; `vcloud up` restores them"
         running = sum(vm.state == "running" for vm in self.vms)
-        return f"{'protected' if self.healthy else 'DEGRADED'}, {running} of {len(self.vms)} VMs run"
+        return (
+            f"{'protected' if self.healthy else 'DEGRADED'}, {running} of {len(self.vms)} VMs run"
+        )
 
     def rows(self) -> list[tuple[str, ...]]:
-        return [(vm.name, vm.role, vm.state, " ".join(vm.zones), " ".join(vm.addresses4), " ".join(vm.addresses6)) for vm in self.vms]
+        return [
+            (
+                vm.name,
+                vm.role,
+                vm.state,
+                " ".join(vm.zones),
+                " ".join(vm.addresses4),
+                " ".join(vm.addresses6),
+            )
+            for vm in self.vms
+        ]
 
     def as_data(self) -> dict[str, Any]:
         return {
@@ -95,17 +113,24 @@ class Status:
 
 
 def status_of(vapp: str, connect: str | None) -> Status:
-    """Asks libvirt and the vApp's appliances. Raises UsageError, HostError as `Fleet.standing` does."""
+    """Asks libvirt and the vApp's appliances. Raises UsageError, HostError as `Fleet.standing`
+    does.
+    """
     with open_fleet(connect) as fleet:
         host, (state, manifest) = fleet.home, fleet.standing(vapp)
         found = _status(state, host.name)
-        return found if found.problems or state.saved() else replace(found, problems=tuple(_wrong_rules(host, manifest)))
+        return (
+            found
+            if found.problems or state.saved()
+            else replace(found, problems=tuple(_wrong_rules(host, manifest)))
+        )
 
 
 def all_vapps(connect: str | None) -> list[dict[str, Any]]:
     """A row for each vApp on the host, from what libvirt reports.
 
-    No appliance is asked, so no vApp is called protected: `ready` only says that the last run has ended well.
+    No appliance is asked, so no vApp is called protected: `ready` only says that the last run has
+    ended well.
     """
     with open_fleet(connect) as fleet:
         rows, host = [], fleet.home
@@ -116,7 +141,11 @@ def all_vapps(connect: str | None) -> list[dict[str, Any]]:
                 {
                     "vapp": name,
                     "host": host.name,
-                    "state": "unreadable" if state.unreadable else (found.phase if found.healthy else "problem") if found else "leftovers",
+                    "state": "unreadable"
+                    if state.unreadable
+                    else (found.phase if found.healthy else "problem")
+                    if found
+                    else "leftovers",
                     "vms": len(found.vms) if found else len(state.domains),
                     "running": sum(domain.running for domain in state.domains),
                     "owner": found.owner if found else "",
@@ -148,7 +177,12 @@ def _vm_status(vm: Vm, state: VappState) -> VmStatus:
     shown = vm.nics if vm.role is not Role.IPS else ()
     addresses4 = tuple(str(nic.address4) for nic in shown if nic.address4)
     return VmStatus(
-        vm.name, vm.role.value, _vm_state(vm, state), zones, addresses4, tuple(str(nic.address6) for nic in shown if nic.address6)
+        vm.name,
+        vm.role.value,
+        _vm_state(vm, state),
+        zones,
+        addresses4,
+        tuple(str(nic.address6) for nic in shown if nic.address6),
     )
 
 
@@ -156,7 +190,15 @@ def _vm_state(vm: Vm, state: VappState) -> str:
     domain = state.domain(vm.domain)
     if domain is None:
         return "missing"
-    return "paused" if domain.paused else "running" if domain.running else SAVED if domain.saved else "stopped"
+    return (
+        "paused"
+        if domain.paused
+        else "running"
+        if domain.running
+        else SAVED
+        if domain.saved
+        else "stopped"
+    )
 
 
 def _published(design: Design, addresses: list[str]) -> list[str]:
@@ -164,24 +206,35 @@ def _published(design: Design, addresses: list[str]) -> list[str]:
     for flow in design.flows:
         for service, port in zip(flow.services, flow.publish, strict=bool(flow.publish)):
             ports = str(port).rpartition("/")[2]
-            ends = ", ".join(f"[{address}]:{ports}" if ":" in address else f"{address}:{ports}" for address in addresses)
+            ends = ", ".join(
+                f"[{address}]:{ports}" if ":" in address else f"{address}:{ports}"
+                for address in addresses
+            )
             lines.append(f"{ends} -> {flow.target} {service} ({flow.id})")
     return lines
 
 
 def _problems(state: VappState, design: Design, phase: Phase) -> list[str]:
     """What is wrong, by what libvirt reports."""
-    problems = ["a run of `vcloud up` is still going on or was interrupted; `vcloud up` finishes it"] if phase is Phase.APPLYING else []
+    problems = (
+        ["a run of `vcloud up` is still going on or was interrupted; `vcloud up` finishes it"]
+        if phase is Phase.APPLYING
+        else []
+    )
     for vm in design.vms if not state.saved() else ():
         found = _vm_state(vm, state)
         if found != "running":
-            problems.append(f"{vm.role} '{vm.name}' is {found}{STOPS.get(vm.role, '')}; `vcloud up` repairs it")
+            problems.append(
+                f"{vm.role} '{vm.name}' is {found}{STOPS.get(vm.role, '')}; `vcloud up` repairs it"
+            )
         elif phase is Phase.READY and not state.connected(vm):
             problems.append(
                 f"{vm.role} '{vm.name}' was not started by `vcloud up`, so its links and services are not set up; `vcloud up` repairs it"
             )
     if state.uplink_gone:
-        problems.append("the uplink's network is stopped or removed, so no traffic goes out or comes in; `vcloud up` repairs it")
+        problems.append(
+            "the uplink's network is stopped or removed, so no traffic goes out or comes in; `vcloud up` repairs it"
+        )
     for zone in design.zones:
         for network in zone_networks(zone):
             standing = state.network(network.name)

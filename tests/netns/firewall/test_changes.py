@@ -46,17 +46,25 @@ def test_a_revoked_flow_dies_at_once_and_the_others_live(net: Fabric, version: i
         assert net.report().denied[key] >= 1
         net.load(DESIGN)
         revoked.socket.settimeout(60)  # the longer the flow was revoked, the later TCP repeats
-        assert revoked.line() == "after", "the flow is declared again: TCP's own repetition gets through"
+        assert revoked.line() == "after", (
+            "the flow is declared again: TCP's own repetition gets through"
+        )
 
 
 @both_versions
-@pytest.mark.parametrize(("before", "after", "port"), [("tcp/80=8080", "tcp/80=8081", 8080), ("5003=6000", "5003=6010", 6002)])
+@pytest.mark.parametrize(
+    ("before", "after", "port"),
+    [("tcp/80=8080", "tcp/80=8081", 8080), ("5003=6000", "5003=6010", 6002)],
+)
 def test_a_connection_to_a_port_that_is_published_no_more_dies_though_the_flow_lives(
     net: Fabric, version: int, before: str, after: str, port: int
 ) -> None:
     """Its packets reach the same service as those of the port that is published now."""
     other = 9100
-    with Live(net.outside, net.uplink_address(version), port) as moved, Live(net.outside, net.uplink_address(version), other) as kept:
+    with (
+        Live(net.outside, net.uplink_address(version), port) as moved,
+        Live(net.outside, net.uplink_address(version), other) as kept,
+    ):
         assert moved.echoes("before")
         net.load(with_flows(DESIGN, FLOWS.replace(before, after)))
         assert not moved.echoes("after", wait=0.7)
@@ -75,7 +83,9 @@ def test_a_revoked_server_push_dies_although_its_client_is_silent(net: Fabric) -
         assert len(numbers) <= seen + 2
 
 
-def test_allowed_connections_live_through_twenty_changes_and_no_denied_one_slips_through(net: Fabric) -> None:
+def test_allowed_connections_live_through_twenty_changes_and_no_denied_one_slips_through(
+    net: Fabric,
+) -> None:
     other = with_flows(DESIGN, FLOWS + "    extra: web -> db tcp/1\n")
     failures: list[str] = []
     stop = threading.Event()
@@ -109,7 +119,9 @@ def test_allowed_connections_live_through_twenty_changes_and_no_denied_one_slips
 
 @both_versions
 def test_connections_live_through_a_restart_of_the_firewall(net: Fabric, version: int) -> None:
-    """Conntrack forgets all; the client's next packet is judged like its first, a server's alone is not believed."""
+    """Conntrack forgets all; the client's next packet is judged like its first, a server's alone is
+    not believed.
+    """
     with (
         Live(net.vms["web-1"], net.address("api", version), 8000) as inside,
         Live(net.vms["api"], outside(version), 443) as leaving,
@@ -129,7 +141,9 @@ def test_connections_live_through_a_restart_of_the_firewall(net: Fabric, version
 def test_a_refused_ruleset_leaves_the_old_one_in_force(net: Fabric) -> None:
     kept = (net.etc / "vcloud/firewall.nft").read_bytes()
     digest = net.report().digest
-    broken = render_firewall(with_flows(DESIGN, WITHOUT_STORE), UPLINK).replace("goto flow_stock", "goto flow_nowhere", 1)
+    broken = render_firewall(with_flows(DESIGN, WITHOUT_STORE), UPLINK).replace(
+        "goto flow_stock", "goto flow_nowhere", 1
+    )
     refused = net.load_text(broken)
     assert refused.returncode == 1
     assert "flow_nowhere" in refused.stderr
@@ -185,11 +199,13 @@ def test_an_uplink_without_ipv6_lets_no_ipv6_out(tmp_path: Path) -> None:
         assert not greeting(fabric.vms["api"], OUTSIDE6, 443)
 
 
-def test_ten_thousand_flows_cost_no_more_per_packet_than_ten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ten_thousand_flows_cost_no_more_per_packet_than_ten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Loads them for real and prints times and throughput. The absolute numbers are the machine's.
 
-    Throughput is bytes per second of processor time, so that other work on the machine does not change it: the kernel forwards a packet in
-    the time of the process that sent it.
+    Throughput is bytes per second of processor time, so that other work on the machine does not
+    change it: the kernel forwards a packet in the time of the process that sent it.
     """
     with Fabric(many(10), UPLINK, tmp_path) as fabric:
         rates: dict[int, list[float]] = {}
@@ -202,7 +218,10 @@ def test_ten_thousand_flows_cost_no_more_per_packet_than_ten(tmp_path: Path, cap
             loaded = time.perf_counter()
             rates.setdefault(count, []).append(throughput(fabric))
             with capsys.disabled():
-                print(f"\n{count} flows: rendered in {rendered - started:.2f} s, loaded in {loaded - rendered:.2f} s", end="")
+                print(
+                    f"\n{count} flows: rendered in {rendered - started:.2f} s, loaded in {loaded - rendered:.2f} s",
+                    end="",
+                )
                 print(f", {rates[count][-1] / 1e6:.0f} MB/s")
     ratio = max(rates[10_000]) / max(rates[10])
     with capsys.disabled():
@@ -216,9 +235,14 @@ def many(count: int) -> Design:
 
 
 def throughput(fabric: Fabric, size: int = 400_000_000) -> float:
-    """Bytes of one TCP connection through the firewall, per second of processor time that this process took for both ends."""
+    """Bytes of one TCP connection through the firewall, per second of processor time that this
+    process took for both ends.
+    """
     chunk = bytes(1 << 20)
-    with fabric.vms["b"].socket(socket.AF_INET, STREAM) as server, fabric.vms["a"].socket(socket.AF_INET, STREAM) as client:
+    with (
+        fabric.vms["b"].socket(socket.AF_INET, STREAM) as server,
+        fabric.vms["a"].socket(socket.AF_INET, STREAM) as client,
+    ):
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         server.bind(("0.0.0.0", 10000))  # noqa: S104
         server.listen()

@@ -74,7 +74,9 @@ def test_replicas_of_a_tier_cannot_meet(net: Fabric, version: int) -> None:
 
 @both_versions
 def test_a_direct_route_to_a_neighbour_leads_nowhere(net: Fabric, version: int) -> None:
-    """Isolated ports: a VM that goes round the firewall gets no answer from its neighbour at layer 2."""
+    """Isolated ports: a VM that goes round the firewall gets no answer from its neighbour at layer
+    2.
+    """
     neighbour, length = net.address("web-2", version), 32 if version == 4 else 128
     net.vms["web-1"].ip([f"route add {neighbour}/{length} dev eth0"])
     try:
@@ -94,7 +96,11 @@ def test_published_ports_reach_all_replicas_in_turn(net: Fabric, version: int) -
 def test_published_ranges_keep_their_order(net: Fabric, version: int) -> None:
     uplink = net.uplink_address(version)
     for offset in range(4):
-        assert greeting(net.outside, uplink, 6000 + offset).split(":")[1].startswith(f"{5000 + offset} ")
+        assert (
+            greeting(net.outside, uplink, 6000 + offset)
+            .split(":")[1]
+            .startswith(f"{5000 + offset} ")
+        )
         assert f":{7000 + offset} ".encode() in datagram(net.outside, uplink, 7000 + offset)
     assert not greeting(net.outside, uplink, 6004)
 
@@ -139,7 +145,9 @@ def test_what_may_leave_is_declared_too(net: Fabric, version: int) -> None:
 
 
 @both_versions
-def test_a_flow_to_the_internet_is_none_to_the_vapps_own_prefixes(net: Fabric, version: int) -> None:
+def test_a_flow_to_the_internet_is_none_to_the_vapps_own_prefixes(
+    net: Fabric, version: int
+) -> None:
     """An address of a zone that no VM has would follow the default route."""
     zone = DESIGN.zone("dmz")
     free = str(zone.prefix4[4000] if version == 4 else zone.prefix6[4000])
@@ -150,15 +158,28 @@ def test_a_flow_to_the_internet_is_none_to_the_vapps_own_prefixes(net: Fabric, v
 @both_versions
 @pytest.mark.parametrize("vm", ["web-1", "tool-1"])
 def test_forged_sources_are_dropped_and_counted(net: Fabric, version: int, vm: str) -> None:
-    """Another VM's address, an outsider's, and the right address with the wrong MAC; in an open zone as well."""
+    """Another VM's address, an outsider's, and the right address with the wrong MAC; in an open
+    zone as well.
+    """
     zone = DESIGN.zone(net.card(vm).zone)
     own, mac, api = net.address(vm, version), net.card(vm).mac, net.address("api", version)
     neighbour = net.address(vm.replace("1", "2"), version)
-    forged = [(neighbour, mac), (outside(version), mac), (net.address("db", version), mac), (own, "52:54:00:00:00:99")]
+    forged = [
+        (neighbour, mac),
+        (outside(version), mac),
+        (net.address("db", version), mac),
+        (own, "52:54:00:00:00:99"),
+    ]
     for source, source_mac in forged:
-        frames.send(net.vms[vm], "eth0", frames.ethernet(source_mac, zone.gateway.mac, frames.udp(source, 4000, api, 53)))
+        frames.send(
+            net.vms[vm],
+            "eth0",
+            frames.ethernet(source_mac, zone.gateway.mac, frames.udp(source, 4000, api, 53)),
+        )
     assert settled(lambda: net.counted()["ctl:antispoof"] == len(forged))
-    frames.send(net.vms[vm], "eth0", frames.ethernet(mac, zone.gateway.mac, frames.udp(own, 4000, api, 54)))
+    frames.send(
+        net.vms[vm], "eth0", frames.ethernet(mac, zone.gateway.mac, frames.udp(own, 4000, api, 54))
+    )
     assert settled(lambda: net.report().denied.get((own, api, "udp", 54)) == 1)
     assert net.counted()["ctl:antispoof"] == len(forged)
 
@@ -173,9 +194,13 @@ def test_no_address_of_the_vapp_comes_in_from_outside(net: Fabric, version: int)
 
 @both_versions
 def test_an_answer_that_nobody_asked_for_is_dropped(net: Fabric, version: int) -> None:
-    """From the port of an allowed service to any port of its client; the same frame passes while the client has asked."""
+    """From the port of an allowed service to any port of its client; the same frame passes while
+    the client has asked.
+    """
     api, web = net.address("api", version), net.address("web-1", version)
-    frame = frames.ethernet(net.card("api").mac, DESIGN.zone("app").gateway.mac, frames.udp(api, 53, web, 4444))
+    frame = frames.ethernet(
+        net.card("api").mac, DESIGN.zone("app").gateway.mac, frames.udp(api, 53, web, 4444)
+    )
     with bound(net.vms["web-1"], version, 4444) as client:
         frames.send(net.vms["api"], "eth0", frame)
         with pytest.raises(TimeoutError):
@@ -191,7 +216,11 @@ def test_an_answer_that_nobody_asked_for_is_dropped(net: Fabric, version: int) -
 def test_a_lone_tcp_answer_is_dropped(net: Fabric, version: int) -> None:
     api, web = net.address("api", version), net.address("web-1", version)
     packet = frames.tcp(api, 8000, web, 4444, frames.ACK)
-    frames.send(net.vms["api"], "eth0", frames.ethernet(net.card("api").mac, DESIGN.zone("app").gateway.mac, packet))
+    frames.send(
+        net.vms["api"],
+        "eth0",
+        frames.ethernet(net.card("api").mac, DESIGN.zone("app").gateway.mac, packet),
+    )
     assert settled(lambda: net.report().denied.get((api, web, "tcp", 4444)) == 1)
 
 
@@ -204,7 +233,9 @@ def test_fragments_are_judged_as_the_packet_they_make(net: Fabric, version: int)
 
 
 def test_icmp_errors_pass_while_their_flow_is_declared(net: Fabric) -> None:
-    """The mark on the connection decides: the same error about the same connection is dropped once the flow is revoked."""
+    """The mark on the connection decides: the same error about the same connection is dropped once
+    the flow is revoked.
+    """
     api, web = net.address("api", 4), net.address("web-1", 4)
     with bound(net.vms["web-1"], 4, 4445) as client:
         client.connect((api, 53))
@@ -215,14 +246,21 @@ def test_icmp_errors_pass_while_their_flow_is_declared(net: Fabric) -> None:
         frames.send(net.vms["api"], "eth0", frame)
         with pytest.raises(ConnectionRefusedError):
             client.recv(100)
-        net.load(with_flows(DESIGN, FLOWS.replace("orders: web -> api tcp/8000 udp/53", "orders: web -> api tcp/8000")))
+        net.load(
+            with_flows(
+                DESIGN,
+                FLOWS.replace("orders: web -> api tcp/8000 udp/53", "orders: web -> api tcp/8000"),
+            )
+        )
         frames.send(net.vms["api"], "eth0", frame)
         with pytest.raises(TimeoutError):
             client.recv(100)
 
 
 @both_versions
-def test_the_firewall_answers_pings_from_its_zones_and_nothing_else(net: Fabric, version: int) -> None:
+def test_the_firewall_answers_pings_from_its_zones_and_nothing_else(
+    net: Fabric, version: int
+) -> None:
     gateway = DESIGN.zone("dmz").gateway
     address = str(gateway.address4 if version == 4 else gateway.address6)
     assert net.vms["web-1"].pings(address)
@@ -237,4 +275,6 @@ def test_neighbour_discovery_reaches_the_firewall(net: Fabric) -> None:
     try:
         assert net.vms["web-1"].pings(str(gateway.address6))
     finally:
-        net.vms["web-1"].ip([f"neigh replace {gateway.address6} lladdr {gateway.mac} dev eth0 nud permanent"])
+        net.vms["web-1"].ip(
+            [f"neigh replace {gateway.address6} lladdr {gateway.mac} dev eth0 nud permanent"]
+        )

@@ -24,7 +24,11 @@ FLOWS = """
 """
 WITHOUT_STORE = FLOWS.replace("    store: api -> db tcp/5432\n", "")
 WITHOUT_STOCK = FLOWS.replace("    stock: api -> db tcp/9000-9010\n", "")
-DESIGN = build_design("dmz app cde plain:open", {"web": "dmz x2", "api": "app", "db": "cde", "tool": "plain x2"}, FLOWS)
+DESIGN = build_design(
+    "dmz app cde plain:open",
+    {"web": "dmz x2", "api": "app", "db": "cde", "tool": "plain x2"},
+    FLOWS,
+)
 UNDECLARED = 8001
 PUSHED = 9007
 STREAM, DATAGRAM = socket.SOCK_STREAM, socket.SOCK_DGRAM
@@ -67,7 +71,9 @@ def bound(where: Namespace, version: int, port: int) -> Iterator[socket.socket]:
 
 @contextlib.contextmanager
 def pushed(net: Fabric) -> Iterator[tuple[list[int], Callable[[], int]]]:
-    """What a server sends of its own accord, one number every 5 ms: the numbers that came in so far, and how many were sent."""
+    """What a server sends of its own accord, one number every 5 ms: the numbers that came in so
+    far, and how many were sent.
+    """
     numbers: list[int] = []
     number = 0
 
@@ -75,7 +81,10 @@ def pushed(net: Fabric) -> Iterator[tuple[list[int], Callable[[], int]]]:
         with contextlib.suppress(OSError), client.makefile("r") as lines:
             numbers.extend(map(int, lines))
 
-    with net.vms["db"].socket(socket.AF_INET, STREAM) as server, net.vms["api"].socket(socket.AF_INET, STREAM) as client:
+    with (
+        net.vms["db"].socket(socket.AF_INET, STREAM) as server,
+        net.vms["api"].socket(socket.AF_INET, STREAM) as client,
+    ):
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         server.bind((net.address("db", 4), PUSHED))
         server.listen()

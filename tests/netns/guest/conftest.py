@@ -22,7 +22,13 @@ from tests.netns.guest.machines import (
 @pytest.fixture(scope="session")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("guest") / "guest"
-    run("musl-gcc", *FLAGS, "-o", str(path), *(str(source) for source in sorted(SOURCES.glob("*.c"))))
+    run(
+        "musl-gcc",
+        *FLAGS,
+        "-o",
+        str(path),
+        *(str(source) for source in sorted(SOURCES.glob("*.c"))),
+    )
     return path
 
 

@@ -1,8 +1,9 @@
 """Machines of one guest program each: what they can be asked, and how they are made.
 
-A machine lives in mount, UTS, network and PID namespaces, which one `cat` holds. The `cat` reads a pipe of this process: when the tests
-end, the machines end, and with them every NIC, mount and process. The guest program runs without CAP_SYS_TIME, because the clock is the
-only thing it sets that is in no namespace.
+A machine lives in mount, UTS, network and PID namespaces, which one `cat` holds. The `cat` reads a
+pipe of this process: when the tests end, the machines end, and with them every NIC, mount and
+process. The guest program runs without CAP_SYS_TIME, because the clock is the only thing it sets
+that is in no namespace.
 """
 
 from __future__ import annotations
@@ -18,12 +19,24 @@ from pathlib import Path
 from typing import Any
 
 SOURCES = Path(__file__).parents[3] / "images/base/guest"
-FLAGS = ["-static", "-Os", "-Wall", "-Wextra", "-Werror", "-idirafter", "/usr/include", "-idirafter", "/usr/include/x86_64-linux-gnu"]
+FLAGS = [
+    "-static",
+    "-Os",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-idirafter",
+    "/usr/include",
+    "-idirafter",
+    "/usr/include/x86_64-linux-gnu",
+]
 GUEST_MAC, FIREWALL_MAC = "52:54:00:00:00:02", "52:54:00:00:00:01"
 
 
 def run(*argv: str, stdin: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(argv, input=stdin, capture_output=True, text=True, check=check, timeout=60)
+    return subprocess.run(
+        argv, input=stdin, capture_output=True, text=True, check=check, timeout=60
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +44,29 @@ class Machine:
     pid: int
     root: Path
 
-    def enter(self, *argv: str, stdin: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
-        return run("nsenter", "-t", str(self.pid), "-m", "-u", "-n", "-p", *argv, stdin=stdin, check=check)
+    def enter(
+        self, *argv: str, stdin: str = "", check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        return run(
+            "nsenter", "-t", str(self.pid), "-m", "-u", "-n", "-p", *argv, stdin=stdin, check=check
+        )
 
     def argv(self, *words: str) -> list[str]:
         drop = ["setpriv", "--bounding-set=-sys_time", "--inh-caps=-sys_time"]
-        return [*drop, "nsenter", "-t", str(self.pid), "-m", "-u", "-n", "-p", "chroot", str(self.root), "/guest", *words]
+        return [
+            *drop,
+            "nsenter",
+            "-t",
+            str(self.pid),
+            "-m",
+            "-u",
+            "-n",
+            "-p",
+            "chroot",
+            str(self.root),
+            "/guest",
+            *words,
+        ]
 
     def guest(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         return run(*self.argv(*words), stdin=stdin, check=False)
@@ -51,16 +81,32 @@ class Machine:
         return found
 
     def addresses(self, card: str = "eth0") -> set[str]:
-        return {f"{at['local']}/{at['prefixlen']}" for at in self.ip("addr", "show", card)[0]["addr_info"] if at["scope"] != "link"}
+        return {
+            f"{at['local']}/{at['prefixlen']}"
+            for at in self.ip("addr", "show", card)[0]["addr_info"]
+            if at["scope"] != "link"
+        }
 
     def routes(self, family: str, *words: str) -> list[dict[str, Any]]:
         keys = ("dst", "gateway", "dev", "prefsrc")
         found = self.ip(family, "route", "show", *words)
-        return [{key: route[key] for key in keys if key in route} for route in found if route.get("protocol") != "kernel"]
+        return [
+            {key: route[key] for key in keys if key in route}
+            for route in found
+            if route.get("protocol") != "kernel"
+        ]
 
     def nft(self, *rules: str) -> None:
         """Replaces the rules that packets meet on their way into this machine."""
-        lines = ("flush ruleset", "table inet t {", "chain c {", "type filter hook input priority 0", *rules, "}", "}")
+        lines = (
+            "flush ruleset",
+            "table inet t {",
+            "chain c {",
+            "type filter hook input priority 0",
+            *rules,
+            "}",
+            "}",
+        )
         self.enter("nft", "-f", "-", stdin="\n".join(lines))
 
     def setting(self, key: str) -> str:
@@ -88,17 +134,24 @@ class Machine:
     def sleeps_in(self, program: str, call: int) -> bool:
         """Whether a program of this machine sleeps in this system call (of x86-64)."""
         pids = self.enter("pgrep", "-x", program, check=False).stdout.split()
-        return any(self.enter("cat", f"/proc/{pid}/syscall", check=False).stdout.split()[:1] == [str(call)] for pid in pids)
+        return any(
+            self.enter("cat", f"/proc/{pid}/syscall", check=False).stdout.split()[:1] == [str(call)]
+            for pid in pids
+        )
 
     def log(self, service: dict[str, Any]) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.file(service["log"]).read_text().splitlines()]
 
 
 def furnish(machine: Machine, program: Path) -> None:
-    """Gives the machine a root folder in which the program can change network settings and its own /etc, and nothing of the host's."""
+    """Gives the machine a root folder in which the program can change network settings and its own
+    /etc, and nothing of the host's.
+    """
     root = str(machine.root)
     machine.enter("mount", "-t", "tmpfs", "tmpfs", root)
-    machine.enter("mkdir", *(f"{root}/{name}" for name in ("usr", "proc", "sys", "dev", "etc", "run", "tmp")))
+    machine.enter(
+        "mkdir", *(f"{root}/{name}" for name in ("usr", "proc", "sys", "dev", "etc", "run", "tmp"))
+    )
     machine.enter("ln", "-s", "usr/bin", "usr/sbin", "usr/lib", "usr/lib64", root)
     machine.enter("mount", "--bind", "/usr", f"{root}/usr")
     machine.enter("mount", "-o", "remount,bind,ro", f"{root}/usr")
@@ -106,7 +159,9 @@ def furnish(machine: Machine, program: Path) -> None:
     machine.enter("mount", "-o", "remount,bind,ro", f"{root}/proc")
     machine.enter("mount", "--bind", "/proc/sys/net", f"{root}/proc/sys/net")
     machine.enter("mount", "-t", "sysfs", "-o", "ro", "sysfs", f"{root}/sys")
-    machine.enter("mount", "-t", "tmpfs", "tmpfs", f"{root}/sys/block")  # the host's disks stay out of sight
+    machine.enter(
+        "mount", "-t", "tmpfs", "tmpfs", f"{root}/sys/block"
+    )  # the host's disks stay out of sight
     for device in ("null", "urandom"):
         machine.file(f"/dev/{device}").touch()
         machine.enter("mount", "--bind", f"/dev/{device}", f"{root}/dev/{device}")
@@ -131,10 +186,23 @@ def until(what: str, holds: Callable[[], bool], seconds: float = 30) -> None:
 @contextmanager
 def new_machine(root: Path, program: Path) -> Iterator[Machine]:
     root.mkdir()
-    unshare = ["unshare", "--mount", "--uts", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "cat"]
+    unshare = [
+        "unshare",
+        "--mount",
+        "--uts",
+        "--net",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+        "cat",
+    ]
     with subprocess.Popen(unshare, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as holder:
         children = Path(f"/proc/{holder.pid}/task/{holder.pid}/children")
-        while not (pid := children.read_text().strip()) or Path(f"/proc/{pid}/comm").read_text() != "cat\n":
+        while (
+            not (pid := children.read_text().strip())
+            or Path(f"/proc/{pid}/comm").read_text() != "cat\n"
+        ):
             assert holder.poll() is None
             time.sleep(0.005)
         machine = Machine(int(pid), root)
@@ -142,7 +210,13 @@ def new_machine(root: Path, program: Path) -> Iterator[Machine]:
         yield machine
 
 
-def plug(guest: Machine, firewall: Machine, mac: str = GUEST_MAC, name: str = "g0", peer_mac: str = FIREWALL_MAC) -> None:
+def plug(
+    guest: Machine,
+    firewall: Machine,
+    mac: str = GUEST_MAC,
+    name: str = "g0",
+    peer_mac: str = FIREWALL_MAC,
+) -> None:
     """Connects the two by a cable, whose ends are down and have the same name in both."""
     ends = ["name", name, "netns", str(guest.pid), "address", mac, "type", "veth"]
     peer = ["peer", "name", name, "netns", str(firewall.pid), "address", peer_mac]

@@ -63,15 +63,23 @@ def test_bad_usage_is_told_on_stderr(guest: Machine) -> None:
         ('{"return": "OK", "mess', 1),
     ],
 )
-def test_suricata_answers_are_read_whole_and_judged_by_their_own_return(guest: Machine, reply: str, status: int) -> None:
+def test_suricata_answers_are_read_whole_and_judged_by_their_own_return(
+    guest: Machine, reply: str, status: int
+) -> None:
     """The wire protocol alone; against a real Suricata it is proved with the IPS image."""
     guest.file("/run/suricata").mkdir()
     with ExitStack() as stack:
         server = stack.enter_context(socket.socket(socket.AF_UNIX))
-        server.bind(f"/proc/self/fd/{stack.enter_context(open_folder(guest.file('/run/suricata')))}/command.socket")
+        server.bind(
+            f"/proc/self/fd/{stack.enter_context(open_folder(guest.file('/run/suricata')))}/command.socket"
+        )
         server.listen()
         client = stack.enter_context(
-            subprocess.Popen(guest.argv("suricata", "ruleset-reload-rules", '{"a":"}"}'), stdout=subprocess.PIPE, text=True)
+            subprocess.Popen(
+                guest.argv("suricata", "ruleset-reload-rules", '{"a":"}"}'),
+                stdout=subprocess.PIPE,
+                text=True,
+            )
         )
         peer = stack.enter_context(server.accept()[0])
         assert json.loads(peer.recv(4096)) == {"version": "0.2"}
@@ -85,7 +93,11 @@ def test_suricata_answers_are_read_whole_and_judged_by_their_own_return(guest: M
         peer.shutdown(socket.SHUT_RDWR)
         output = client.communicate(timeout=10)[0]
     assert client.returncode == status
-    assert output.strip() == reply.strip() if status == 0 or "NOK" in reply else output.startswith("error 0 ")
+    assert (
+        output.strip() == reply.strip()
+        if status == 0 or "NOK" in reply
+        else output.startswith("error 0 ")
+    )
 
 
 JOB, OTHER_JOB = "/org/freedesktop/systemd1/job/7", "/org/freedesktop/systemd1/job/8"
@@ -100,7 +112,12 @@ def dbus_string(text: str) -> bytes:
 def dbus_message(kind: int, member: str, body: bytes) -> bytes:
     """A message whose one header field is its member."""
     fields = b"\3\1s\0" + dbus_string(member)
-    return struct.pack("<4sIII", bytes([ord("l"), kind, 0, 1]), len(body), 1, len(fields)) + fields + bytes(-len(fields) % 8) + body
+    return (
+        struct.pack("<4sIII", bytes([ord("l"), kind, 0, 1]), len(body), 1, len(fields))
+        + fields
+        + bytes(-len(fields) % 8)
+        + body
+    )
 
 
 def job_removed(job: str, result: str) -> bytes:
@@ -108,8 +125,14 @@ def job_removed(job: str, result: str) -> bytes:
     return dbus_message(SIGNAL, "JobRemoved", body)
 
 
-JOB_NEW = dbus_message(SIGNAL, "JobNew", struct.pack("<I", 7) + dbus_string(JOB) + dbus_string("multi-user.target"))
-UNIT_NEW = dbus_message(SIGNAL, "UnitNew", dbus_string("ssh.socket") + dbus_string("/org/freedesktop/systemd1/unit/ssh_2esocket"))
+JOB_NEW = dbus_message(
+    SIGNAL, "JobNew", struct.pack("<I", 7) + dbus_string(JOB) + dbus_string("multi-user.target")
+)
+UNIT_NEW = dbus_message(
+    SIGNAL,
+    "UnitNew",
+    dbus_string("ssh.socket") + dbus_string("/org/freedesktop/systemd1/unit/ssh_2esocket"),
+)
 
 
 def start_services(guest: Machine, *messages: bytes) -> tuple[bytes, str]:
@@ -118,9 +141,13 @@ def start_services(guest: Machine, *messages: bytes) -> tuple[bytes, str]:
     guest.file("/etc/systemd/system").mkdir(parents=True)
     with ExitStack() as stack:
         server = stack.enter_context(socket.socket(socket.AF_UNIX))
-        server.bind(f"/proc/self/fd/{stack.enter_context(open_folder(guest.file('/run/systemd')))}/private")
+        server.bind(
+            f"/proc/self/fd/{stack.enter_context(open_folder(guest.file('/run/systemd')))}/private"
+        )
         server.listen()
-        client = stack.enter_context(subprocess.Popen(guest.argv("start-services"), stdout=subprocess.PIPE, text=True))
+        client = stack.enter_context(
+            subprocess.Popen(guest.argv("start-services"), stdout=subprocess.PIPE, text=True)
+        )
         peer = stack.enter_context(server.accept()[0])
         assert peer.recv(4096).startswith(b"\0AUTH EXTERNAL 30\r\nBEGIN\r\n")
         peer.send(b"OK 0123456789abcdef0123456789abcdef\r\n")
@@ -136,26 +163,62 @@ def start_services(guest: Machine, *messages: bytes) -> tuple[bytes, str]:
 
 def test_services_are_started_now_and_at_each_boot(guest: Machine) -> None:
     answer = dbus_message(METHOD_RETURN, "", dbus_string(JOB))
-    call, output = start_services(guest, JOB_NEW, UNIT_NEW, answer, job_removed(OTHER_JOB, "failed"), UNIT_NEW, job_removed(JOB, "done"))
+    call, output = start_services(
+        guest,
+        JOB_NEW,
+        UNIT_NEW,
+        answer,
+        job_removed(OTHER_JOB, "failed"),
+        UNIT_NEW,
+        job_removed(JOB, "done"),
+    )
     assert output == ""
     order, kind, _, version, body, _, fields = struct.unpack_from("<BBBBIII", call)
     assert (order, kind, version) == (ord("l"), CALL, 1)
-    assert call[16 + fields + -fields % 8 :] == dbus_string("multi-user.target") + dbus_string("replace").ljust(body - 24, b"\0")
-    assert [name in call for name in (b"StartUnit", b"org.freedesktop.systemd1.Manager", b"/org/freedesktop/systemd1")] == [True] * 3
-    assert guest.file("/etc/systemd/system/default.target").readlink() == Path("/usr/lib/systemd/system/multi-user.target")
+    assert call[16 + fields + -fields % 8 :] == dbus_string("multi-user.target") + dbus_string(
+        "replace"
+    ).ljust(body - 24, b"\0")
+    assert [
+        name in call
+        for name in (
+            b"StartUnit",
+            b"org.freedesktop.systemd1.Manager",
+            b"/org/freedesktop/systemd1",
+        )
+    ] == [True] * 3
+    assert guest.file("/etc/systemd/system/default.target").readlink() == Path(
+        "/usr/lib/systemd/system/multi-user.target"
+    )
 
 
 @pytest.mark.parametrize(
     ("messages", "said"),
     [
-        ([dbus_message(METHOD_RETURN, "", dbus_string(JOB)), job_removed(JOB, "dependency")], "error 0 multi-user.target: dependency"),
-        ([dbus_message(ERROR, "", dbus_string("Unit is masked."))], "error 0 multi-user.target: Unit is masked."),
-        ([dbus_message(METHOD_RETURN, "", dbus_string(JOB))], "error 0 /run/systemd/private: systemd has closed the connection"),
-        ([dbus_message(METHOD_RETURN, "", struct.pack("<I", 1 << 31) + b"x")], "error 0 multi-user.target: no reason"),
-        ([struct.pack("<4sIII", b"l\2\0\1", 1 << 31, 1, 1 << 31)], "error 0 /run/systemd/private: no message of D-Bus"),
+        (
+            [dbus_message(METHOD_RETURN, "", dbus_string(JOB)), job_removed(JOB, "dependency")],
+            "error 0 multi-user.target: dependency",
+        ),
+        (
+            [dbus_message(ERROR, "", dbus_string("Unit is masked."))],
+            "error 0 multi-user.target: Unit is masked.",
+        ),
+        (
+            [dbus_message(METHOD_RETURN, "", dbus_string(JOB))],
+            "error 0 /run/systemd/private: systemd has closed the connection",
+        ),
+        (
+            [dbus_message(METHOD_RETURN, "", struct.pack("<I", 1 << 31) + b"x")],
+            "error 0 multi-user.target: no reason",
+        ),
+        (
+            [struct.pack("<4sIII", b"l\2\0\1", 1 << 31, 1, 1 << 31)],
+            "error 0 /run/systemd/private: no message of D-Bus",
+        ),
     ],
 )
-def test_services_that_do_not_start_are_told_and_the_next_boot_waits_again(guest: Machine, messages: list[bytes], said: str) -> None:
+def test_services_that_do_not_start_are_told_and_the_next_boot_waits_again(
+    guest: Machine, messages: list[bytes], said: str
+) -> None:
     assert start_services(guest, *messages)[1] == said
     assert not guest.file("/etc/systemd/system/default.target").is_symlink()
 
@@ -171,6 +234,12 @@ def open_folder(path: Path) -> Iterator[int]:
 
 
 def test_suricata_that_does_not_run_is_an_error(guest: Machine) -> None:
-    assert guest.guest("suricata", "uptime").stdout == "error 0 /run/suricata/command.socket: No such file or directory\n"
-    assert guest.guest("suricata", "uptime", "[1]").stdout == "error 0 the arguments are no JSON object\n"
+    assert (
+        guest.guest("suricata", "uptime").stdout
+        == "error 0 /run/suricata/command.socket: No such file or directory\n"
+    )
+    assert (
+        guest.guest("suricata", "uptime", "[1]").stdout
+        == "error 0 the arguments are no JSON object\n"
+    )
     assert guest.guest("suricata", 'x"}').returncode == 1

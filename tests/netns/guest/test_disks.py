@@ -40,13 +40,19 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_blank_disk_is_formatted_once_and_mounted_again_and_again(guest: Machine, image: Path) -> None:
+def test_a_blank_disk_is_formatted_once_and_mounted_again_and_again(
+    guest: Machine, image: Path
+) -> None:
     with loop_disk(guest, image, "db-data"):
         assert guest.identity("disk db-data /data") == "ok"
         guest.file("/data/row").write_text("kept")
         assert guest.identity("disk db-data /data") == "ok"
         mounts = [line.split() for line in guest.enter("cat", "/proc/mounts").stdout.splitlines()]
-        assert [(kind, "nodev" in options) for _, at, kind, options, *_ in mounts if at.endswith("/data")] == [("ext4", True)]
+        assert [
+            (kind, "nodev" in options)
+            for _, at, kind, options, *_ in mounts
+            if at.endswith("/data")
+        ] == [("ext4", True)]
         guest.enter("umount", str(guest.root / "data"))
         assert guest.guest("boot").stdout == "ok\n"
         assert guest.file("/data/row").read_text() == "kept"
@@ -59,14 +65,24 @@ def content(guest: Machine, tmp_path: Path) -> Path:
     (tmp_path / "top/row").write_text("from the image")
     layers = guest.root / "run/usr"
     guest.enter("mkdir", "-p", f"{layers}/vcloud/disks")
-    guest.enter("mount", "-t", "overlay", "-o", f"lowerdir={layers}:/usr/lib", "overlay", str(guest.root / "usr/lib"))
+    guest.enter(
+        "mount",
+        "-t",
+        "overlay",
+        "-o",
+        f"lowerdir={layers}:/usr/lib",
+        "overlay",
+        str(guest.root / "usr/lib"),
+    )
     path = guest.file("/run/usr/vcloud/disks/data.ext4")
     run("mke2fs", "-q", "-t", "ext4", "-b", "4096", "-d", str(tmp_path / "top"), str(path), "16M")
     return path
 
 
 @pytest.mark.usefixtures("content")
-def test_a_blank_disk_begins_with_what_the_image_has_there_and_keeps_what_is_written(guest: Machine, image: Path) -> None:
+def test_a_blank_disk_begins_with_what_the_image_has_there_and_keeps_what_is_written(
+    guest: Machine, image: Path
+) -> None:
     guest.file("/data").mkdir(mode=0o750)
     os.chown(guest.file("/data"), 7, 8)
     with loop_disk(guest, image, "db-data"):
@@ -83,7 +99,10 @@ def test_a_blank_disk_begins_with_what_the_image_has_there_and_keeps_what_is_wri
 def test_a_copy_that_was_cut_short_begins_anew(guest: Machine, image: Path, content: Path) -> None:
     whole = content.read_bytes()
     with image.open("r+b") as disk:
-        disk.write(b"vcloud is copying the image's content to this disk\n\0".ljust(4096, b"\0") + whole[4096 : 8 << 20])
+        disk.write(
+            b"vcloud is copying the image's content to this disk\n\0".ljust(4096, b"\0")
+            + whole[4096 : 8 << 20]
+        )
     with loop_disk(guest, image, "db-data"):
         assert guest.identity("disk db-data /data") == "ok"
         assert guest.file("/data/row").read_text() == "from the image"
@@ -92,14 +111,20 @@ def test_a_copy_that_was_cut_short_begins_anew(guest: Machine, image: Path, cont
 
 
 @pytest.mark.usefixtures("content")
-def test_a_disk_too_small_for_what_the_image_puts_there_stays_blank_and_it_is_said(guest: Machine, image: Path) -> None:
+def test_a_disk_too_small_for_what_the_image_puts_there_stays_blank_and_it_is_said(
+    guest: Machine, image: Path
+) -> None:
     os.truncate(image, 8 << 20)
     with loop_disk(guest, image, "db-data"):
-        assert guest.identity("disk db-data /data").endswith("too small; what the image puts there takes 16 MiB")
+        assert guest.identity("disk db-data /data").endswith(
+            "too small; what the image puts there takes 16 MiB"
+        )
     assert not any(image.read_bytes())
 
 
-def test_data_that_is_no_known_file_system_is_never_written_over(guest: Machine, image: Path) -> None:
+def test_data_that_is_no_known_file_system_is_never_written_over(
+    guest: Machine, image: Path
+) -> None:
     with image.open("r+b") as disk:
         disk.seek(70_000)
         disk.write(b"precious")

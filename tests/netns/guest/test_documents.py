@@ -24,29 +24,44 @@ pytestmark = pytest.mark.netns
 
 
 def network(machine: Machine) -> list[Any]:
-    """All that identity sets in the network, without what changes by itself: lifetimes, and the kernel's own routes."""
+    """All that identity sets in the network, without what changes by itself: lifetimes, and the
+    kernel's own routes.
+    """
     keys = ("local", "prefixlen", "scope")
-    addresses = [[{key: at[key] for key in keys} for at in card["addr_info"]] for card in machine.ip("addr", "show")]
-    routes = [route for family in ("-4", "-6") for route in machine.ip(family, "route", "show", "table", "all")]
+    addresses = [
+        [{key: at[key] for key in keys} for at in card["addr_info"]]
+        for card in machine.ip("addr", "show")
+    ]
+    routes = [
+        route
+        for family in ("-4", "-6")
+        for route in machine.ip(family, "route", "show", "table", "all")
+    ]
     rules = [machine.ip(family, "rule") for family in ("-4", "-6")]
     return [addresses, [route for route in routes if route["protocol"] != "kernel"], rules]
 
 
 def monitor_waits(pid: int) -> bool:
-    return Path(f"/proc/{pid}/comm").read_text() == "ip\n" and Path(f"/proc/{pid}/syscall").read_text().split()[0] == str(RECVMSG)
+    return Path(f"/proc/{pid}/comm").read_text() == "ip\n" and Path(
+        f"/proc/{pid}/syscall"
+    ).read_text().split()[0] == str(RECVMSG)
 
 
 @pytest.mark.usefixtures("lan")
 def test_the_same_document_again_changes_nothing(guest: Machine) -> None:
     before, carrier = network(guest), guest.file("/sys/class/net/eth0/carrier_changes").read_text()
     with subprocess.Popen(
-        ["nsenter", "-t", str(guest.pid), "-n", "ip", "monitor", "address"], stdout=subprocess.PIPE, text=True
+        ["nsenter", "-t", str(guest.pid), "-n", "ip", "monitor", "address"],
+        stdout=subprocess.PIPE,
+        text=True,
     ) as monitor:
         until("the monitor listens", lambda: monitor_waits(monitor.pid))
         assert guest.identity(*WORKLOAD) == "ok"
         guest.enter("ip", "address", "add", "127.0.0.9/32", "dev", "lo")
         assert monitor.stdout is not None
-        assert "127.0.0.9" in monitor.stdout.readline(), "the first change is the one that was made after the document"
+        assert "127.0.0.9" in monitor.stdout.readline(), (
+            "the first change is the one that was made after the document"
+        )
         monitor.terminate()
     guest.enter("ip", "address", "del", "127.0.0.9/32", "dev", "lo")
     assert network(guest) == before
@@ -55,7 +70,10 @@ def test_the_same_document_again_changes_nothing(guest: Machine) -> None:
 
 def test_a_file_that_is_no_longer_named_is_gone_and_host_keys_stay(guest: Machine) -> None:
     first, second, key = ("/etc/a/one", "/etc/a/two", "/etc/ssh/ssh_host_ed25519_key")
-    assert guest.identity(*(f"file {path} 0644 root:root aGk=" for path in (first, second, key))) == "ok"
+    assert (
+        guest.identity(*(f"file {path} 0644 root:root aGk=" for path in (first, second, key)))
+        == "ok"
+    )
     assert guest.identity(f"file {first} 0644 root:root aGk=") == "ok"
     assert guest.file(first).read_text() == "hi"
     assert not guest.file(second).exists()
@@ -68,21 +86,38 @@ def test_a_file_that_is_no_longer_named_is_gone_and_host_keys_stay(guest: Machin
 
 @pytest.mark.usefixtures("cable")
 def test_the_second_document_replaces_the_first(guest: Machine) -> None:
-    more = ("addr eth0 10.8.0.3/32", "addr eth0 fd00:8::3/128", "route eth0 10.9.0.0/24", "route eth0 fd00:9::/64 table 7")
-    rules = ("rule 10.8.0.3 table 7", "rule fd00:8::3 table 7", f"neigh eth0 10.8.0.9 {FIREWALL_MAC}")
+    more = (
+        "addr eth0 10.8.0.3/32",
+        "addr eth0 fd00:8::3/128",
+        "route eth0 10.9.0.0/24",
+        "route eth0 fd00:9::/64 table 7",
+    )
+    rules = (
+        "rule 10.8.0.3 table 7",
+        "rule fd00:8::3 table 7",
+        f"neigh eth0 10.8.0.9 {FIREWALL_MAC}",
+    )
     assert guest.identity(*WORKLOAD) == "ok"
     alone = network(guest)
     assert guest.identity(*WORKLOAD, *more, *rules) == "ok"
     assert network(guest) != alone
     assert guest.identity(*WORKLOAD) == "ok"
     assert network(guest) == alone
-    assert {entry["dst"] for entry in guest.ip("neigh", "show", "nud", "permanent")} == {"10.8.0.1", "fd00:8::1"}
+    assert {entry["dst"] for entry in guest.ip("neigh", "show", "nud", "permanent")} == {
+        "10.8.0.1",
+        "fd00:8::1",
+    }
 
 
 @pytest.mark.usefixtures("cable")
 def test_gateways_sources_and_neighbours_can_change_in_place(guest: Machine) -> None:
     assert guest.identity(*WORKLOAD) == "ok"
-    other = [line.replace("8.0.1", "8.0.7").replace("8::1", "8::7").replace(FIREWALL_MAC, "52:54:00:00:00:07") for line in WORKLOAD]
+    other = [
+        line.replace("8.0.1", "8.0.7")
+        .replace("8::1", "8::7")
+        .replace(FIREWALL_MAC, "52:54:00:00:00:07")
+        for line in WORKLOAD
+    ]
     assert guest.identity(*other) == "ok"
     assert {route.get("gateway") for route in guest.routes("-4")} == {"10.8.0.7", None}
     assert {route.get("gateway") for route in guest.routes("-6")} == {"fd00:8::7", None}
@@ -106,7 +141,9 @@ def test_the_length_of_a_prefix_can_change(guest: Machine) -> None:
     assert guest.addresses() == {"10.8.0.2/32", "fd00:8::2/128"}
 
 
-def test_foreign_settings_go_from_named_cards_and_stay_on_others(guest: Machine, firewall: Machine) -> None:
+def test_foreign_settings_go_from_named_cards_and_stay_on_others(
+    guest: Machine, firewall: Machine
+) -> None:
     plug(guest, firewall)
     plug(guest, firewall, name="other", mac="52:54:00:00:00:99", peer_mac="52:54:00:00:00:98")
     for card, net in (("g0", "7"), ("other", "6")):
@@ -120,14 +157,31 @@ def test_foreign_settings_go_from_named_cards_and_stay_on_others(guest: Machine,
     assert guest.addresses("eth0") == {"10.8.0.2/32", "fd00:8::2/128"}
     assert guest.addresses("other") == {"192.168.6.2/24"}
     destinations = {route["dst"] for family in ("-4", "-6") for route in guest.routes(family)}
-    assert destinations == {"default", "10.8.0.1", "fd00:8::1", "172.16.6.0/24", "fd00:6::/64", "172.16.99.0/24"}
+    assert destinations == {
+        "default",
+        "10.8.0.1",
+        "fd00:8::1",
+        "172.16.6.0/24",
+        "fd00:6::/64",
+        "172.16.99.0/24",
+    }
     assert "192.168.6.2" in {rule["src"] for rule in guest.ip("rule")}
 
 
-def test_a_card_that_the_next_document_leaves_out_loses_its_settings(guest: Machine, firewall: Machine) -> None:
+def test_a_card_that_the_next_document_leaves_out_loses_its_settings(
+    guest: Machine, firewall: Machine
+) -> None:
     plug(guest, firewall)
     plug(guest, firewall, name="g1", mac="52:54:00:00:00:12", peer_mac="52:54:00:00:00:11")
-    assert guest.identity(*WORKLOAD, "nic 52:54:00:00:00:12 eth1", "addr eth1 10.9.0.2/24", "route eth1 10.10.0.0/24 via 10.9.0.1") == "ok"
+    assert (
+        guest.identity(
+            *WORKLOAD,
+            "nic 52:54:00:00:00:12 eth1",
+            "addr eth1 10.9.0.2/24",
+            "route eth1 10.10.0.0/24 via 10.9.0.1",
+        )
+        == "ok"
+    )
     assert guest.addresses("eth1") == {"10.9.0.2/24"}
     assert guest.identity(*WORKLOAD) == "ok"
     assert guest.addresses("eth1") == set()
@@ -135,9 +189,15 @@ def test_a_card_that_the_next_document_leaves_out_loses_its_settings(guest: Mach
 
 
 @pytest.mark.usefixtures("cable")
-def test_boot_applies_again_what_was_kept_and_keeps_no_secret(guest: Machine, firewall: Machine) -> None:
+def test_boot_applies_again_what_was_kept_and_keeps_no_secret(
+    guest: Machine, firewall: Machine
+) -> None:
     extra = ("hostname web-1", "sysctl net/ipv4/ip_forward 1", "rule 10.8.0.2 table 9")
-    once = (f"seed {encode(b'secret seed 0123')}", f"file /etc/key 0600 root:root {encode('secret key')}", "machine-id " + "0" * 32)
+    once = (
+        f"seed {encode(b'secret seed 0123')}",
+        f"file /etc/key 0600 root:root {encode('secret key')}",
+        "machine-id " + "0" * 32,
+    )
     assert guest.guest("boot").stdout == "ok\n"  # nothing is kept yet
     assert guest.identity(*WORKLOAD, *extra, *once) == "ok"
     before = network(guest)
@@ -161,6 +221,8 @@ def test_boot_needs_no_writable_root(guest: Machine) -> None:
     assert guest.identity("hostname web-1", *WORKLOAD) == "ok"
     guest.enter("ip", "addr", "flush", "dev", "eth0")
     guest.enter("mount", "-o", "remount,ro", str(guest.root))
-    assert guest.identity("hostname web-2").startswith("error 1 hostname: /etc/hostname: Read-only")  # a read-only root it is
+    assert guest.identity("hostname web-2").startswith(
+        "error 1 hostname: /etc/hostname: Read-only"
+    )  # a read-only root it is
     assert guest.guest("boot").stdout == "ok\n"
     assert guest.addresses() == {"10.8.0.2/32", "fd00:8::2/128"}

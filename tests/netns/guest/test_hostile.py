@@ -101,7 +101,9 @@ def test_a_hostile_line_is_refused_by_number(guest: Machine, line: str) -> None:
 
 @pytest.mark.usefixtures("cable")
 def test_a_malformed_document_has_no_effect_at_all(guest: Machine) -> None:
-    assert guest.identity("hostname web-1", *WORKLOAD, "sysctl net/ipv4/ip_forward 1", "route eth0 nowhere").startswith("error 12 route")
+    assert guest.identity(
+        "hostname web-1", *WORKLOAD, "sysctl net/ipv4/ip_forward 1", "route eth0 nowhere"
+    ).startswith("error 12 route")
     assert guest.enter("hostname").stdout != "web-1\n"
     assert guest.ip("link", "show", "g0")
     assert guest.setting("ipv4/ip_forward") == "0"
@@ -116,9 +118,47 @@ def test_the_kernels_own_words_reach_the_reader(guest: Machine) -> None:
 
 WORDS = st.sampled_from(
     [
-        *("hostname", "machine-id", "clock", "seed", "nic", "sysctl", "addr", "neigh", "route", "rule", "dir", "file", "disk"),
-        *("eth0", "eth1", "lo", "via", "src", "table", "10.8.0.2/32", "10.8.0.1", "fd00:8::2/128", "fd00:8::1", "::/0", "0.0.0.0/0"),
-        *("net/ipv4/ip_forward", "0", "1", "254", "4294967295", "0644", "1.5", "-", "root:root", "postgres:postgres"),
+        *(
+            "hostname",
+            "machine-id",
+            "clock",
+            "seed",
+            "nic",
+            "sysctl",
+            "addr",
+            "neigh",
+            "route",
+            "rule",
+            "dir",
+            "file",
+            "disk",
+        ),
+        *(
+            "eth0",
+            "eth1",
+            "lo",
+            "via",
+            "src",
+            "table",
+            "10.8.0.2/32",
+            "10.8.0.1",
+            "fd00:8::2/128",
+            "fd00:8::1",
+            "::/0",
+            "0.0.0.0/0",
+        ),
+        *(
+            "net/ipv4/ip_forward",
+            "0",
+            "1",
+            "254",
+            "4294967295",
+            "0644",
+            "1.5",
+            "-",
+            "root:root",
+            "postgres:postgres",
+        ),
         *("/etc/x", "/etc/x/y", GUEST_MAC, "AAAA", "0" * 32, "A" * 64),
     ]
 )
@@ -130,13 +170,21 @@ LINES = st.one_of(
 
 
 @pytest.mark.usefixtures("cable")
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(lines=st.lists(LINES, max_size=8), named=st.booleans())
 def test_no_document_crashes_the_program(guest: Machine, lines: list[str], named: bool) -> None:
     document = "\n".join([NIC, *lines] if named else lines)
     result = subprocess.run(
-        guest.argv("identity"), input=document.encode("utf-8", "surrogatepass"), capture_output=True, check=False, timeout=60
+        guest.argv("identity"),
+        input=document.encode("utf-8", "surrogatepass"),
+        capture_output=True,
+        check=False,
+        timeout=60,
     )
     assert result.returncode in (0, 1), (result, document)
-    assert result.stdout == b"ok\n" if result.returncode == 0 else result.stdout.startswith(b"error ")
+    assert (
+        result.stdout == b"ok\n" if result.returncode == 0 else result.stdout.startswith(b"error ")
+    )
     assert result.stdout.count(b"\n") == 1

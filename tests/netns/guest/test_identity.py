@@ -33,7 +33,9 @@ def test_the_program_is_static_and_small(program: Path) -> None:
 
 
 def test_hostname_and_machine_id_are_set(guest: Machine) -> None:
-    assert guest.identity("hostname web-1.shop", "machine-id 0123456789abcdef0123456789abcdef") == "ok"
+    assert (
+        guest.identity("hostname web-1.shop", "machine-id 0123456789abcdef0123456789abcdef") == "ok"
+    )
     assert guest.enter("hostname").stdout == "web-1.shop\n"
     assert guest.file("/etc/hostname").read_text() == "web-1.shop\n"
     assert guest.file("/etc/machine-id").read_text() == "0123456789abcdef0123456789abcdef\n"
@@ -41,7 +43,9 @@ def test_hostname_and_machine_id_are_set(guest: Machine) -> None:
 
 def test_seed_is_taken_and_clock_needs_the_right_to_set_it(guest: Machine) -> None:
     assert guest.identity(f"seed {encode(os.urandom(64))}") == "ok"
-    assert guest.identity("", "clock 1700000000.000000001") == "error 2 clock: Operation not permitted"
+    assert (
+        guest.identity("", "clock 1700000000.000000001") == "error 2 clock: Operation not permitted"
+    )
 
 
 def test_a_card_is_found_by_its_mac_named_and_brought_up(guest: Machine, firewall: Machine) -> None:
@@ -57,13 +61,23 @@ def test_a_card_is_found_by_its_mac_named_and_brought_up(guest: Machine, firewal
 
 def test_cards_that_have_each_others_names_are_swapped(guest: Machine, firewall: Machine) -> None:
     for name, last in (("eth0", "a"), ("eth1", "b")):
-        plug(guest, firewall, name=name, mac=f"52:54:00:00:01:0{last}", peer_mac=f"52:54:00:00:02:0{last}")
+        plug(
+            guest,
+            firewall,
+            name=name,
+            mac=f"52:54:00:00:01:0{last}",
+            peer_mac=f"52:54:00:00:02:0{last}",
+        )
         guest.enter("ip", "link", "set", name, "up")
     assert guest.identity("nic 52:54:00:00:01:0b eth0", "nic 52:54:00:00:01:0a eth1") == "ok"
-    assert {card["ifname"]: card["address"][-1] for card in guest.ip("link") if card["ifname"] != "lo"} == {"eth0": "b", "eth1": "a"}
+    assert {
+        card["ifname"]: card["address"][-1] for card in guest.ip("link") if card["ifname"] != "lo"
+    } == {"eth0": "b", "eth1": "a"}
 
 
-def test_a_templates_card_takes_the_address_of_the_vms_own(guest: Machine, firewall: Machine) -> None:
+def test_a_templates_card_takes_the_address_of_the_vms_own(
+    guest: Machine, firewall: Machine
+) -> None:
     plug(guest, firewall, name="enp1s0", mac=MEMORY_IMAGE_MAC)
     assert guest.identity(f"mac {MEMORY_IMAGE_MAC} {GUEST_MAC}", NIC) == "ok"
     assert guest.ip("link", "show", "eth0")[0]["address"] == GUEST_MAC
@@ -77,7 +91,9 @@ def test_a_card_that_is_no_templates_keeps_its_address(guest: Machine, firewall:
 
 
 def test_a_card_that_comes_late_is_waited_for(guest: Machine, firewall: Machine) -> None:
-    with subprocess.Popen(guest.argv("identity"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as waiting:
+    with subprocess.Popen(
+        guest.argv("identity"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as waiting:
         assert waiting.stdin is not None
         waiting.stdin.write(f"{NIC}\naddr eth0 10.8.0.2/32\n")
         waiting.stdin.close()
@@ -106,29 +122,50 @@ def test_the_network_is_as_the_document_says(guest: Machine) -> None:
         {"dst": "fd00:8::1", "dev": "eth0"},
         {"dst": "default", "gateway": "fd00:8::1", "dev": "eth0", "prefsrc": "fd00:8::2"},
     ]
-    neighbours = {(entry["dst"], entry["lladdr"], *entry["state"]) for entry in guest.ip("neigh", "show", "nud", "permanent")}
-    assert neighbours == {("10.8.0.1", FIREWALL_MAC, "PERMANENT"), ("fd00:8::1", FIREWALL_MAC, "PERMANENT")}
+    neighbours = {
+        (entry["dst"], entry["lladdr"], *entry["state"])
+        for entry in guest.ip("neigh", "show", "nud", "permanent")
+    }
+    assert neighbours == {
+        ("10.8.0.1", FIREWALL_MAC, "PERMANENT"),
+        ("fd00:8::1", FIREWALL_MAC, "PERMANENT"),
+    }
     assert guest.setting("ipv4/ip_local_port_range").split() == ["20000", "30000"]
 
 
 @pytest.mark.usefixtures("cable")
 def test_ipv6_addresses_are_usable_at_once(guest: Machine) -> None:
-    """Without duplicate address detection: a source that is still tentative would make the first second's packets fail."""
+    """Without duplicate address detection: a source that is still tentative would make the first
+    second's packets fail.
+    """
     assert guest.identity(*WORKLOAD) == "ok"
-    (address,) = [at for at in guest.ip("addr", "show", "eth0")[0]["addr_info"] if at["local"] == "fd00:8::2"]
+    (address,) = [
+        at for at in guest.ip("addr", "show", "eth0")[0]["addr_info"] if at["local"] == "fd00:8::2"
+    ]
     assert address["nodad"]
     assert "tentative" not in address
 
 
 @pytest.mark.usefixtures("cable")
 def test_rules_lead_to_tables(guest: Machine) -> None:
-    tables = ("route eth0 0.0.0.0/0 via 10.8.0.1 table 100", "route eth0 ::/0 via fd00:8::1 table 70000")
+    tables = (
+        "route eth0 0.0.0.0/0 via 10.8.0.1 table 100",
+        "route eth0 ::/0 via fd00:8::1 table 70000",
+    )
     rules = ("rule 10.8.0.2 table 100", "rule fd00:8::2 table 70000")
     assert guest.identity(*WORKLOAD, *tables, *rules) == "ok"
-    assert guest.routes("-4", "table", "100") == [{"dst": "default", "gateway": "10.8.0.1", "dev": "eth0"}]
-    assert guest.routes("-6", "table", "70000") == [{"dst": "default", "gateway": "fd00:8::1", "dev": "eth0"}]
-    assert [rule["table"] for rule in guest.ip("-4", "rule") if rule["src"] == "10.8.0.2"] == ["100"]
-    assert [rule["table"] for rule in guest.ip("-6", "rule") if rule["src"] == "fd00:8::2"] == ["70000"]
+    assert guest.routes("-4", "table", "100") == [
+        {"dst": "default", "gateway": "10.8.0.1", "dev": "eth0"}
+    ]
+    assert guest.routes("-6", "table", "70000") == [
+        {"dst": "default", "gateway": "fd00:8::1", "dev": "eth0"}
+    ]
+    assert [rule["table"] for rule in guest.ip("-4", "rule") if rule["src"] == "10.8.0.2"] == [
+        "100"
+    ]
+    assert [rule["table"] for rule in guest.ip("-6", "rule") if rule["src"] == "fd00:8::2"] == [
+        "70000"
+    ]
 
 
 @pytest.mark.usefixtures("cable")
@@ -148,7 +185,11 @@ def test_files_and_directories_have_content_mode_and_owner(guest: Machine) -> No
     )
     assert guest.identity(*lines) == "ok"
     assert guest.identity(*lines) == "ok"
-    for path, mode, owner in (("/etc/app", 0o750, (70, 71)), ("/etc/app/deep/er/key", 0o600, (70, 0)), ("/etc/empty", 0o4755, (70, 71))):
+    for path, mode, owner in (
+        ("/etc/app", 0o750, (70, 71)),
+        ("/etc/app/deep/er/key", 0o600, (70, 0)),
+        ("/etc/empty", 0o4755, (70, 71)),
+    ):
         found = guest.file(path).stat()
         assert (stat.S_IMODE(found.st_mode), (found.st_uid, found.st_gid)) == (mode, owner)
     assert guest.file("/etc/app/deep/er/key").read_bytes() == content
@@ -160,7 +201,12 @@ def test_files_and_directories_have_content_mode_and_owner(guest: Machine) -> No
 def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_else(guest: Machine) -> None:
     guest.file("/etc/app").mkdir()
     guest.file("/etc/app/inside").write_text("old")
-    assert guest.identity(f"file /etc/app 0644 root:root {encode('new')}") == "error 1 file: /etc/app: Is a directory"
-    assert guest.identity(f"file /etc/app/inside 0644 nobody:root {encode('new')}").startswith("error 1 file: no such user")
+    assert (
+        guest.identity(f"file /etc/app 0644 root:root {encode('new')}")
+        == "error 1 file: /etc/app: Is a directory"
+    )
+    assert guest.identity(f"file /etc/app/inside 0644 nobody:root {encode('new')}").startswith(
+        "error 1 file: no such user"
+    )
     assert guest.file("/etc/app/inside").read_text() == "old"
     assert not list(guest.file("/etc").rglob("*.vcloud-new"))

@@ -1,7 +1,8 @@
-"""The two probe programs, the C program of shipped images and the Python program that is sent elsewhere, on the same cases.
+"""The two probe programs, the C program of shipped images and the Python program that is sent
+elsewhere, on the same cases.
 
-Each case runs one program on two machines (network namespaces joined by a cable), and looks only at the
-lines that the program reads and prints.
+Each case runs one program on two machines (network namespaces joined by a cable), and looks only at
+the lines that the program reads and prints.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from vcloud.guests.probes import python_program, python_words
 
 pytestmark = pytest.mark.netns
 
-PEERS = pytest.mark.parametrize(("own", "there"), [("10.8.0.2", "10.8.0.1"), ("fd00:8::2", "fd00:8::1")], ids=["ipv4", "ipv6"])
+PEERS = pytest.mark.parametrize(
+    ("own", "there"), [("10.8.0.2", "10.8.0.1"), ("fd00:8::2", "fd00:8::1")], ids=["ipv4", "ipv6"]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,9 @@ class Machine:
 
     def enter(self, *argv: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         enter = ["nsenter", "-t", str(self.pid), "-n", "-m", "-p"]
-        return subprocess.run([*enter, *argv], input=stdin, capture_output=True, check=False, timeout=60)
+        return subprocess.run(
+            [*enter, *argv], input=stdin, capture_output=True, check=False, timeout=60
+        )
 
     def run(self, *words: str, lines: str = "") -> subprocess.CompletedProcess[bytes]:
         return self.enter(*self.program, *words, stdin=self.before + lines.encode())
@@ -50,7 +55,15 @@ class Machine:
 
     def rules(self, *rules: str) -> None:
         """Replaces the rules that packets meet on their way into this machine."""
-        lines = ("flush ruleset", "table inet t {", "chain c {", "type filter hook input priority 0", *rules, "}", "}")
+        lines = (
+            "flush ruleset",
+            "table inet t {",
+            "chain c {",
+            "type filter hook input priority 0",
+            *rules,
+            "}",
+            "}",
+        )
         self.set("nft", "-f", "-", stdin="\n".join(lines))
 
     def probe(self, *lines: str) -> dict[str, dict[str, Any]]:
@@ -74,12 +87,23 @@ class Machine:
 
 
 @pytest.fixture(scope="session", params=["c", "python"])
-def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, ...], bytes]:
+def program(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[tuple[str, ...], bytes]:
     """The words that run a program, and what it reads before its input."""
     if request.param == "python":
         return python_words(), python_program()
     path = tmp_path_factory.mktemp("guest") / "guest"
-    subprocess.run(["musl-gcc", *FLAGS, "-o", str(path), *(str(source) for source in sorted(SOURCES.glob("*.c")))], check=True)
+    subprocess.run(
+        [
+            "musl-gcc",
+            *FLAGS,
+            "-o",
+            str(path),
+            *(str(source) for source in sorted(SOURCES.glob("*.c"))),
+        ],
+        check=True,
+    )
     return (str(path),), b""
 
 
@@ -87,8 +111,21 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def new_machine(program: tuple[tuple[str, ...], bytes]) -> Iterator[Machine]:
     """Whatever ends the tests ends the machine: it lives as long as a pipe of this process is open."""
     script = "mount -t tmpfs tmpfs /run && ip link set lo up && echo ready && exec cat"
-    unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script]
-    with subprocess.Popen(unshare, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+    unshare = [
+        "unshare",
+        "--mount",
+        "--net",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+        "sh",
+        "-c",
+        script,
+    ]
+    with subprocess.Popen(
+        unshare, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "ready\n"
         pid = Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text().strip()
@@ -99,13 +136,27 @@ def new_machine(program: tuple[tuple[str, ...], bytes]) -> Iterator[Machine]:
 def pair(program: tuple[tuple[str, ...], bytes]) -> Iterator[tuple[Machine, Machine]]:
     """A machine that probes, and one that is probed."""
     with new_machine(program) as near, new_machine(program) as far:
-        cable = ["name", "g0", "netns", str(near.pid), "type", "veth", "peer", "name", "g0", "netns", str(far.pid)]
+        cable = [
+            "name",
+            "g0",
+            "netns",
+            str(near.pid),
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "g0",
+            "netns",
+            str(far.pid),
+        ]
         subprocess.run(["ip", "link", "add", *cable], check=True)
         for machine, number in ((near, 2), (far, 1)):
             machine.set("ip", "link", "set", "g0", "up")
             machine.set("ip", "address", "add", f"10.8.0.{number}/24", "dev", "g0")
             machine.set("ip", "address", "add", f"fd00:8::{number}/64", "dev", "g0", "nodad")
-            machine.set("sysctl", "-q", "-w", "net.ipv6.icmp.ratelimit=0", "net.ipv4.icmp_ratelimit=0")
+            machine.set(
+                "sysctl", "-q", "-w", "net.ipv6.icmp.ratelimit=0", "net.ipv4.icmp_ratelimit=0"
+            )
         yield near, far
 
 
@@ -125,7 +176,9 @@ def results(found: dict[str, dict[str, Any]]) -> dict[str, str]:
 
 
 @PEERS
-def test_tcp_probes_tell_open_refused_timeout_and_unreachable_apart(near: Machine, far: Machine, own: str, there: str) -> None:
+def test_tcp_probes_tell_open_refused_timeout_and_unreachable_apart(
+    near: Machine, far: Machine, own: str, there: str
+) -> None:
     far.rules(
         "tcp dport 81 drop",
         "tcp dport 82 reject with icmpx type admin-prohibited",
@@ -135,16 +188,32 @@ def test_tcp_probes_tell_open_refused_timeout_and_unreachable_apart(near: Machin
     with far.listening(*(f"tcp {there} {port}" for port in (80, 81, 82, 83, 84))):
         lines = [f"{port} tcp {own} {there} {port} 1500" for port in (80, 81, 82, 83, 84, 85)]
         found = near.probe(*lines, f"any tcp - {there} 80 700")
-    expected = {"80": "open", "81": "timeout", "82": "unreachable", "83": "refused", "84": "refused", "85": "refused", "any": "open"}
+    expected = {
+        "80": "open",
+        "81": "timeout",
+        "82": "unreachable",
+        "83": "refused",
+        "84": "refused",
+        "85": "refused",
+        "any": "open",
+    }
     assert results(found) == expected
     assert found["80"]["port"] > 1024
     assert 1500 <= found["81"]["ms"] < 2500
 
 
 @PEERS
-def test_udp_probes_tell_answered_refused_timeout_and_unreachable_apart(near: Machine, far: Machine, own: str, there: str) -> None:
-    far.rules("udp dport 91 drop", "udp dport 92 reject with icmpx type admin-prohibited", "udp dport 93 reject with icmpx type no-route")
-    with far.listening(f"udp {there} 90 {encode('hello')}", *(f"udp {there} {port}" for port in (91, 92, 93, 95))):
+def test_udp_probes_tell_answered_refused_timeout_and_unreachable_apart(
+    near: Machine, far: Machine, own: str, there: str
+) -> None:
+    far.rules(
+        "udp dport 91 drop",
+        "udp dport 92 reject with icmpx type admin-prohibited",
+        "udp dport 93 reject with icmpx type no-route",
+    )
+    with far.listening(
+        f"udp {there} 90 {encode('hello')}", *(f"udp {there} {port}" for port in (91, 92, 93, 95))
+    ):
         lines = [f"{port} udp {own} {there} {port} 500" for port in range(90, 95)]
         found = near.probe(*lines, f"95 udp - {there} 95 500 {encode('ping')}")
     expected = ["answered", "timeout", "unreachable", "unreachable", "refused", "answered"]
@@ -153,40 +222,79 @@ def test_udp_probes_tell_answered_refused_timeout_and_unreachable_apart(near: Ma
 
 
 @PEERS
-def test_icmp_probes_are_answered_until_a_rule_forbids_it(near: Machine, far: Machine, own: str, there: str) -> None:
-    echo = [f"{number} icmp {source} {there} 0 400" for number, source in enumerate((own, "-", "-"))]
+def test_icmp_probes_are_answered_until_a_rule_forbids_it(
+    near: Machine, far: Machine, own: str, there: str
+) -> None:
+    echo = [
+        f"{number} icmp {source} {there} 0 400" for number, source in enumerate((own, "-", "-"))
+    ]
     assert set(results(near.probe(*echo)).values()) == {"answered"}
     far.rules("icmp type echo-request drop", "icmpv6 type echo-request drop")
     assert set(results(near.probe(*echo)).values()) == {"timeout"}
-    far.rules(*(f"{name} type echo-request reject with icmpx type admin-prohibited" for name in ("icmp", "icmpv6")))
+    far.rules(
+        *(
+            f"{name} type echo-request reject with icmpx type admin-prohibited"
+            for name in ("icmp", "icmpv6")
+        )
+    )
     assert set(results(near.probe(*echo)).values()) == {"unreachable"}
 
 
 def test_no_route_is_unreachable_and_a_foreign_source_an_error(near: Machine) -> None:
     lines = [f"{protocol} {protocol} - 198.51.100.1 80 500" for protocol in ("tcp", "udp", "icmp")]
     found = near.probe(*lines, "foreign tcp 10.8.0.77 10.8.0.1 80 500")
-    assert results(found) == {"tcp": "unreachable", "udp": "unreachable", "icmp": "unreachable", "foreign": "error"}
-    assert "address" in found["foreign"]["error"].lower()  # the C library and Python word it differently
+    assert results(found) == {
+        "tcp": "unreachable",
+        "udp": "unreachable",
+        "icmp": "unreachable",
+        "foreign": "error",
+    }
+    assert (
+        "address" in found["foreign"]["error"].lower()
+    )  # the C library and Python word it differently
 
 
 @PEERS
-def test_a_payload_is_delivered_stalled_or_reset(near: Machine, far: Machine, own: str, there: str) -> None:
+def test_a_payload_is_delivered_stalled_or_reset(
+    near: Machine, far: Machine, own: str, there: str
+) -> None:
     """As behind an IPS: the handshake passes, and then the content of the packets decides."""
-    far.rules("tcp dport 81 meta length > 500 drop", "tcp dport 82 meta length > 500 reject with tcp reset")
+    far.rules(
+        "tcp dport 81 meta length > 500 drop",
+        "tcp dport 82 meta length > 500 reject with tcp reset",
+    )
     bulk = encode(b"x" * 1000)
-    with far.listening(f"tcp {there} 80 {encode('HTTP/1.1 200 OK')}", *(f"tcp {there} {port}" for port in (81, 82))) as service:
+    with far.listening(
+        f"tcp {there} 80 {encode('HTTP/1.1 200 OK')}", *(f"tcp {there} {port}" for port in (81, 82))
+    ) as service:
         lines = [f"{port} tcp {own} {there} {port} 1500 {bulk}" for port in (80, 81, 82, 85)]
         found = near.probe(*lines, f"short tcp - {there} 81 1500 {encode('short')}")
-    assert results(found) == {"80": "delivered", "81": "stalled", "82": "reset", "85": "refused", "short": "delivered"}
-    assert (found["80"]["answer"], found["short"]["answer"]) == (encode("HTTP/1.1 200 OK"), encode("short"))
-    peers = {(peer["port"], peer["from"], peer["from_port"]): peer["bytes"] for peer in far.log(service)}
+    assert results(found) == {
+        "80": "delivered",
+        "81": "stalled",
+        "82": "reset",
+        "85": "refused",
+        "short": "delivered",
+    }
+    assert (found["80"]["answer"], found["short"]["answer"]) == (
+        encode("HTTP/1.1 200 OK"),
+        encode("short"),
+    )
+    peers = {
+        (peer["port"], peer["from"], peer["from_port"]): peer["bytes"] for peer in far.log(service)
+    }
     assert peers[80, own, found["80"]["port"]] == 1000
     assert peers[81, own, found["81"]["port"]] == 0
 
 
-def test_a_long_payload_is_delivered_and_an_answer_is_cut_at_8_kib(near: Machine, far: Machine) -> None:
+def test_a_long_payload_is_delivered_and_an_answer_is_cut_at_8_kib(
+    near: Machine, far: Machine
+) -> None:
     with far.listening("tcp 10.8.0.1 80", f"tcp 10.8.0.1 81 {encode(b'y' * 20_000)}") as service:
-        found = near.probe(f"a tcp - 10.8.0.1 80 5000 {encode(b'x' * 3_000_000)}", f"b tcp - 10.8.0.1 81 5000 {encode('z')}")
+        found = near.probe(
+            f"a tcp - 10.8.0.1 80 5000 {encode(b'x' * 3_000_000)}",
+            f"b tcp - 10.8.0.1 81 5000 {encode('z')}",
+        )
     assert results(found) == {"a": "delivered", "b": "delivered"}
     assert [len(base64.b64decode(found[name]["answer"])) for name in "ab"] == [8192, 8192]
     assert {peer["bytes"] for peer in far.log(service)} == {3_000_000, 1}
@@ -201,11 +309,17 @@ def test_a_probe_with_an_answer_ends_long_before_its_timeout(near: Machine, far:
 
 
 @PEERS
-def test_forged_packets_arrive_with_the_source_that_was_asked_for(near: Machine, far: Machine, own: str, there: str) -> None:
+def test_forged_packets_arrive_with_the_source_that_was_asked_for(
+    near: Machine, far: Machine, own: str, there: str
+) -> None:
     forged = own + "2"
     far.rules(f"{'ip6' if ':' in own else 'ip'} saddr {forged} tcp dport 81 tcp flags syn counter")
     with far.listening(f"udp {there} 80") as service:
-        lines = (f"a spoof-udp {forged} {there} 80 500", f"b spoof-tcp {forged} {there} 81 500", f"c udp - {there} 80 500")
+        lines = (
+            f"a spoof-udp {forged} {there} 80 500",
+            f"b spoof-tcp {forged} {there} 81 500",
+            f"c udp - {there} 80 500",
+        )
         found = near.probe(*lines)
         peers = {(peer["from"], peer["from_port"], peer["bytes"]) for peer in far.log(service)}
     assert results(found) == {"a": "sent", "b": "sent", "c": "answered"}
@@ -214,9 +328,15 @@ def test_forged_packets_arrive_with_the_source_that_was_asked_for(near: Machine,
 
 
 @PEERS
-def test_what_is_lost_on_the_way_is_sent_again_but_not_for_ever(near: Machine, far: Machine, own: str, there: str) -> None:
+def test_what_is_lost_on_the_way_is_sent_again_but_not_for_ever(
+    near: Machine, far: Machine, own: str, there: str
+) -> None:
     first = "limit rate 1/hour burst 1 packets counter drop"
-    far.rules(f"udp dport 80 {first}", *(f"{name} type echo-request {first}" for name in ("icmp", "icmpv6")), "udp dport 81 counter drop")
+    far.rules(
+        f"udp dport 80 {first}",
+        *(f"{name} type echo-request {first}" for name in ("icmp", "icmpv6")),
+        "udp dport 81 counter drop",
+    )
     with far.listening(f"udp {there} 80", f"udp {there} 82") as service:
         found = near.probe(
             f"udp udp {own} {there} 80 2500",
@@ -224,8 +344,15 @@ def test_what_is_lost_on_the_way_is_sent_again_but_not_for_ever(near: Machine, f
             f"never udp {own} {there} 81 2500",
             f"forged spoof-udp {own}2 {there} 82 2500",
         )
-        heard = [(peer["from"], peer["from_port"]) for peer in far.log(service) if peer["port"] == 82]
-    assert results(found) == {"udp": "answered", "icmp": "answered", "never": "timeout", "forged": "sent"}
+        heard = [
+            (peer["from"], peer["from_port"]) for peer in far.log(service) if peer["port"] == 82
+        ]
+    assert results(found) == {
+        "udp": "answered",
+        "icmp": "answered",
+        "never": "timeout",
+        "forged": "sent",
+    }
     assert all(found[name]["ms"] >= 600 for name in ("udp", "icmp"))
     assert "udp dport 81 counter packets 3 " in far.set("nft", "list", "ruleset")
     assert heard == [(f"{own}2", found["forged"]["port"])] * 3
@@ -235,8 +362,13 @@ def test_many_probes_run_side_by_side(near: Machine, far: Machine) -> None:
     far.rules("tcp dport 81 drop")
     with far.listening("tcp 10.8.0.1 80", "udp 10.8.0.1 80"):
         began = time.monotonic()
-        lines = [f"{number} {('tcp', 'udp', 'icmp')[number % 3]} - 10.8.0.1 80 5000" for number in range(600)]
-        found = near.probe(*lines, *(f"drop-{number} tcp - 10.8.0.1 81 500" for number in range(300)))
+        lines = [
+            f"{number} {('tcp', 'udp', 'icmp')[number % 3]} - 10.8.0.1 80 5000"
+            for number in range(600)
+        ]
+        found = near.probe(
+            *lines, *(f"drop-{number} tcp - 10.8.0.1 81 500" for number in range(300))
+        )
     assert time.monotonic() - began < 60  # one after the other they would take 150 s
     assert {found[str(number)]["result"] for number in range(600)} == {"open", "answered"}
     assert {found[f"drop-{number}"]["result"] for number in range(300)} == {"timeout"}
@@ -259,7 +391,9 @@ def test_many_probes_run_side_by_side(near: Machine, far: Machine) -> None:
         "a tcp - 10.8.0.1 \u0661 500",
     ],
 )
-def test_a_malformed_probe_is_refused_by_number_before_any_is_sent(near: Machine, line: str) -> None:
+def test_a_malformed_probe_is_refused_by_number_before_any_is_sent(
+    near: Machine, line: str
+) -> None:
     done = near.run("probe", lines=f"\nfine tcp - 127.0.0.1 80 500\n{line}\n")
     assert (done.returncode, done.stdout.split(b" ", 2)[:2]) == (1, [b"error", b"3"])
     assert done.stdout.count(b"\n") == 1
@@ -289,7 +423,10 @@ def test_a_listener_ends_by_itself_and_only_listeners_can_be_stopped(near: Machi
         assert time.monotonic() < deadline
     assert near.run("listen-stop", str(pid)).returncode == 0
     other = near.set("sh", "-c", "sleep 30 >/dev/null 2>&1 & echo $!").strip()
-    assert near.run("listen-stop", other).stdout == f"error 0 process {other} is no guest listen\n".encode()
+    assert (
+        near.run("listen-stop", other).stdout
+        == f"error 0 process {other} is no guest listen\n".encode()
+    )
     near.set("kill", other)  # it ran until now
 
 

@@ -20,7 +20,9 @@ from vcloud.compile.ips.files import ips_digest, ips_files
 @pytest.fixture(scope="session")
 def guest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("guest-program") / "guest"
-    subprocess.run(["musl-gcc", *FLAGS, "-o", str(path), *map(str, sorted(SOURCES.glob("*.c")))], check=True)
+    subprocess.run(
+        ["musl-gcc", *FLAGS, "-o", str(path), *map(str, sorted(SOURCES.glob("*.c")))], check=True
+    )
     return path
 
 
@@ -30,11 +32,17 @@ def ips_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shared(ips_root: Path, guest: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[IpsLab]:
+def shared(
+    ips_root: Path, guest: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[IpsLab]:
     """One running IPS for all tests that only send packets."""
     with IpsLab(DESIGN, ips_root, guest, tmp_path_factory.mktemp("ips")) as lab:
         answer = lab.load(ips_files(DESIGN))
-        assert (answer["action"], answer["rules_failed"], answer["digest"]) == ("start", 0, ips_digest(ips_files(DESIGN)))
+        assert (answer["action"], answer["rules_failed"], answer["digest"]) == (
+            "start",
+            0,
+            ips_digest(ips_files(DESIGN)),
+        )
         yield lab
 
 

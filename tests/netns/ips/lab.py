@@ -1,8 +1,10 @@
-"""A vApp's inspected zones in network namespaces, with the real Suricata of the IPS image between every zone and the firewall.
+"""A vApp's inspected zones in network namespaces, with the real Suricata of the IPS image between
+every zone and the firewall.
 
-One namespace per zone holds the addresses of all its VMs; one is the firewall, which routes and has the outside's addresses, too; one is
-the IPS, with the image's root folder under an overlay and the image's own scripts. Every namespace is held by a `cat` that reads a pipe
-of this process: whatever ends the tests ends all of it.
+One namespace per zone holds the addresses of all its VMs; one is the firewall, which routes and has
+the outside's addresses, too; one is the IPS, with the image's root folder under an overlay and the
+image's own scripts. Every namespace is held by a `cat` that reads a pipe of this process: whatever
+ends the tests ends all of it.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ OUTSIDE4, OUTSIDE6 = "203.0.113.5", "2001:db8:203::5"
 CLONE_NEWNET = 0x40000000
 SIOCETHTOOL = 0x8946
 OFFLOADS_OFF = (0x15, 0x17, 0x19, 0x1F, 0x24, 0x2C)
-"""ETHTOOL_SRXCSUM, STXCSUM, SSG, STSO, SGSO and SGRO: what `plain_offloads` does for a VM's card."""
+"""ETHTOOL_SRXCSUM, STXCSUM, SSG, STSO, SGSO and SGRO: what `plain_offloads` does for a VM's card.
+"""
 LONGEST = 20.0
 """Seconds that anything may take."""
 QUIET = 0.15
@@ -46,10 +49,22 @@ class Machine:
     """Namespaces for network, mounts and processes."""
 
     def __init__(self) -> None:
-        unshare = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "cat"]
+        unshare = [
+            "unshare",
+            "--mount",
+            "--net",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "cat",
+        ]
         self._holder = subprocess.Popen(unshare, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
         children = Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children")
-        while not (pid := children.read_text().strip()) or Path(f"/proc/{pid}/comm").read_text() != "cat\n":
+        while (
+            not (pid := children.read_text().strip())
+            or Path(f"/proc/{pid}/comm").read_text() != "cat\n"
+        ):
             time.sleep(0.005)
         self.pid = int(pid)
         self._inside = ThreadPoolExecutor(max_workers=1, initializer=self._enter)
@@ -65,7 +80,9 @@ class Machine:
         """A socket stays in the namespace that it was made in."""
         return self._inside.submit(socket.socket, family, kind, protocol).result()
 
-    def run(self, *argv: str, stdin: bytes = b"", check: bool = True) -> subprocess.CompletedProcess[bytes]:
+    def run(
+        self, *argv: str, stdin: bytes = b"", check: bool = True
+    ) -> subprocess.CompletedProcess[bytes]:
         enter = ["nsenter", "-t", str(self.pid), "-m", "-n", "-p"]
         done = subprocess.run([*enter, *argv], input=stdin, capture_output=True, timeout=60)
         assert done.returncode == 0 or not check, (argv, done)
@@ -79,7 +96,11 @@ class Machine:
             for command in OFFLOADS_OFF:
                 value = ctypes.create_string_buffer(struct.pack("II", command, 0))
                 with contextlib.suppress(OSError):
-                    fcntl.ioctl(control, SIOCETHTOOL, struct.pack("16sP", card.encode(), ctypes.addressof(value)))
+                    fcntl.ioctl(
+                        control,
+                        SIOCETHTOOL,
+                        struct.pack("16sP", card.encode(), ctypes.addressof(value)),
+                    )
 
     def close(self) -> None:
         self._inside.shutdown()
@@ -102,7 +123,22 @@ def archive(files: Mapping[str, bytes]) -> bytes:
 def connect(one: Machine, card: str, other: Machine, peer: str) -> None:
     """A cable between two machines."""
     subprocess.run(
-        ["ip", "link", "add", card, "netns", str(one.pid), "type", "veth", "peer", "name", peer, "netns", str(other.pid)], check=True
+        [
+            "ip",
+            "link",
+            "add",
+            card,
+            "netns",
+            str(one.pid),
+            "type",
+            "veth",
+            "peer",
+            "name",
+            peer,
+            "netns",
+            str(other.pid),
+        ],
+        check=True,
     )
     for machine, name in ((one, card), (other, peer)):
         machine.ip([f"link set {name} up"])
@@ -133,7 +169,8 @@ class IpsLab:
     def __init__(self, design: Design, root: Path, guest: Path, folder: Path) -> None:
         self.design = design
         self._machines = contextlib.ExitStack()
-        # Each connection has a port of its own: Suricata goes on dropping a connection's ports once it has dropped it.
+        # Each connection has a port of its own: Suricata goes on dropping a connection's ports once
+        # it has dropped it.
         self._ports = itertools.count(20000)
         try:
             self.ips, self.firewall = self._machine(), self._machine()
@@ -156,7 +193,9 @@ class IpsLab:
         return machine
 
     def _furnish(self, root: Path, guest: Path, folder: Path) -> None:
-        """The image's root folder, or its file system, to be written to without harm, with the scripts of this checkout."""
+        """The image's root folder, or its file system, to be written to without harm, with the
+        scripts of this checkout.
+        """
         self._root = folder / "root"
         for name in ("upper", "work", "root"):
             (folder / name).mkdir()
@@ -182,26 +221,44 @@ class IpsLab:
 
     def _wire(self) -> None:
         assert self.design.ips is not None
-        self.firewall.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+        self.firewall.run(
+            "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"
+        )
         self.firewall.ip(f"addr add {address} dev lo" for address in (OUTSIDE4, OUTSIDE6))
         cards = self.design.ips.nics
         for outer, inner in zip(cards[::2], cards[1::2], strict=True):
             connect(self.zones[outer.zone], "eth0", self.ips, outer.ifname)
-            connect(self.ips, inner.ifname, self.firewall, self.design.zone(inner.zone).gateway.ifname)
+            connect(
+                self.ips, inner.ifname, self.firewall, self.design.zone(inner.zone).gateway.ifname
+            )
         for zone in self.design.zones:
             if zone.inspected:
                 self._address(zone.name, zone.gateway)
 
     def _address(self, zone: str, gateway: Nic) -> None:
         members = [nic for vm in self.design.workloads for nic in vm.nics if nic.zone == zone]
-        own = [f"addr add {address} dev eth0 {flag}" for nic in members for address, flag in ((nic.address4, ""), (nic.address6, "nodad"))]
+        own = [
+            f"addr add {address} dev eth0 {flag}"
+            for nic in members
+            for address, flag in ((nic.address4, ""), (nic.address6, "nodad"))
+        ]
         routes = [
-            line for via in (gateway.address4, gateway.address6) for line in (f"route add {via} dev eth0", f"route add default via {via}")
+            line
+            for via in (gateway.address4, gateway.address6)
+            for line in (f"route add {via} dev eth0", f"route add default via {via}")
         ]
         self.zones[zone].ip([*own, *routes])
-        there = [f"route add {address} dev {gateway.ifname}" for nic in members for address in (nic.address4, nic.address6)]
+        there = [
+            f"route add {address} dev {gateway.ifname}"
+            for nic in members
+            for address in (nic.address4, nic.address6)
+        ]
         self.firewall.ip(
-            [f"addr add {gateway.address4} dev {gateway.ifname}", f"addr add {gateway.address6} dev {gateway.ifname} nodad", *there]
+            [
+                f"addr add {gateway.address4} dev {gateway.ifname}",
+                f"addr add {gateway.address6} dev {gateway.ifname} nodad",
+                *there,
+            ]
         )
 
     def chroot(self, *argv: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
@@ -232,17 +289,39 @@ class IpsLab:
         whole, _, _half_written = self.log[since:].rpartition("\n")
         events = map(json.loads, whole.splitlines())
         ours = (
-            event for event in events if event["event_type"] == "alert" and port in (event.get("src_port", 0), event.get("dest_port", 0))
+            event
+            for event in events
+            if event["event_type"] == "alert"
+            and port in (event.get("src_port", 0), event.get("dest_port", 0))
         )
-        return tuple((event["alert"]["signature_id"], event["alert"]["action"] == "blocked") for event in ours)
+        return tuple(
+            (event["alert"]["signature_id"], event["alert"]["action"] == "blocked")
+            for event in ours
+        )
 
     def machine(self, address: str) -> Machine:
         """Where an address is."""
         at = ip_address(address)
-        return next((self.zones[zone.name] for zone in self.design.zones if at in zone.prefix4 or at in zone.prefix6), self.firewall)
+        return next(
+            (
+                self.zones[zone.name]
+                for zone in self.design.zones
+                if at in zone.prefix4 or at in zone.prefix6
+            ),
+            self.firewall,
+        )
 
-    def tcp(self, source: str, target: str, port: int, payload: bytes | Sequence[bytes], request: bytes = b"") -> Seen:
-        """One connection. The client sends the payload, or the server does once it has got the request. Pieces become segments of their own."""
+    def tcp(
+        self,
+        source: str,
+        target: str,
+        port: int,
+        payload: bytes | Sequence[bytes],
+        request: bytes = b"",
+    ) -> Seen:
+        """One connection. The client sends the payload, or the server does once it has got the
+        request. Pieces become segments of their own.
+        """
         pieces = [payload] if isinstance(payload, bytes) else payload
         since = self._end_of_log()
         with self.connection(source, target, port) as (client, server):
@@ -256,7 +335,9 @@ class IpsLab:
             return self._outcome(client.getsockname()[1], receiver, b"".join(pieces), since)
 
     @contextlib.contextmanager
-    def connection(self, source: str, target: str, port: int) -> Iterator[tuple[socket.socket, socket.socket]]:
+    def connection(
+        self, source: str, target: str, port: int
+    ) -> Iterator[tuple[socket.socket, socket.socket]]:
         """Both ends of an open connection."""
         family = socket.AF_INET6 if ":" in target else socket.AF_INET
         with contextlib.ExitStack() as stack:
@@ -293,10 +374,17 @@ class IpsLab:
         since = self._end_of_log()
         six = ":" in target
         kind, protocol = (128, socket.IPPROTO_ICMPV6) if six else (8, socket.IPPROTO_ICMP)
-        with self.machine(source).socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_RAW, protocol) as raw:
+        with self.machine(source).socket(
+            socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_RAW, protocol
+        ) as raw:
             raw.bind((source, 0))
             head = struct.pack("!BBHHH", kind, 0, 0, 7, 7)
-            total = sum(struct.unpack(f"!{(len(head + payload) + 1) // 2}H", head + payload + b"\0" * (len(payload) % 2)))
+            total = sum(
+                struct.unpack(
+                    f"!{(len(head + payload) + 1) // 2}H",
+                    head + payload + b"\0" * (len(payload) % 2),
+                )
+            )
             total = (total & 0xFFFF) + (total >> 16)
             head = struct.pack("!BBHHH", kind, 0, ~(total + (total >> 16)) & 0xFFFF, 7, 7)
             raw.sendto(head + payload, (target, 0))

@@ -14,7 +14,9 @@ GIVEN = "VCLOUD_TEST_IPS_ROOT"
 
 
 def find_ips_root(folder: Path) -> Path:
-    """The image's file system: a raw ext4, made in `folder`. The variable can name a root folder with Suricata instead, to save the build."""
+    """The image's file system: a raw ext4, made in `folder`. The variable can name a root folder
+    with Suricata instead, to save the build.
+    """
     if given := os.environ.get(GIVEN):
         return Path(given)
     image = build(load_recipe(images_dir() / "ips"))

@@ -57,7 +57,13 @@ def _take_mail(listener: socket.socket, mails: list[bytes]) -> None:
         stream.flush()
         for line in stream:
             word = line.split()[0].upper()
-            stream.write(b"354 go on\r\n" if word == b"DATA" else b"221 bye\r\n" if word == b"QUIT" else b"250 ok\r\n")
+            stream.write(
+                b"354 go on\r\n"
+                if word == b"DATA"
+                else b"221 bye\r\n"
+                if word == b"QUIT"
+                else b"250 ok\r\n"
+            )
             stream.flush()
             if word == b"DATA":
                 mail = b"".join(iter(stream.readline, b".\r\n"))
@@ -72,7 +78,9 @@ def send_mail(lab: IpsLab, source: str, port: int, mail: bytes) -> None:
     raw.connect((OUTSIDE4, port))
 
     class Client(smtplib.SMTP):
-        def _get_socket(self, *_: object) -> socket.socket:  # the library offers no other way to bring a socket
+        def _get_socket(
+            self, *_: object
+        ) -> socket.socket:  # the library offers no other way to bring a socket
             return raw
 
     with Client(OUTSIDE4, port, local_hostname="api.example") as client:

@@ -40,15 +40,26 @@ from vcloud.values import Action, Mode, Protocol
 def test_card_numbers_are_counted_over_the_whole_connection(own: IpsLab, at_least: int) -> None:
     detector = replace(CARDS, at_least=at_least)
     own.load(ips_files(with_detectors(DESIGN, detector)))
-    numbers = [number.encode() for number in ("4012888888881881", "5555555555554444", "378282246310005", CARD)][:at_least]
+    numbers = [
+        number.encode()
+        for number in ("4012888888881881", "5555555555554444", "378282246310005", CARD)
+    ][:at_least]
     apart = (b"x" * 100_000).join(b" " + number + b" " for number in numbers)
     assert not own.tcp(API[0], OUTSIDE4, 80, upload(apart)).arrived
-    assert own.tcp(API[0], OUTSIDE4, 80, upload(apart.replace(numbers[-1], NO_CARD.encode()))).arrived
-    assert own.tcp(API[0], OUTSIDE4, 80, upload(apart.replace(numbers[-1], numbers[0]))).arrived, "the same number twice is one"
+    assert own.tcp(
+        API[0], OUTSIDE4, 80, upload(apart.replace(numbers[-1], NO_CARD.encode()))
+    ).arrived
+    assert own.tcp(API[0], OUTSIDE4, 80, upload(apart.replace(numbers[-1], numbers[0]))).arrived, (
+        "the same number twice is one"
+    )
 
 
 def test_probes_of_detectors_prove_them(own: IpsLab) -> None:
-    detectors = (replace(CARDS, at_least=2), ORDERS, _detector("key", "-----BEGIN [A-Z ]*PRIVATE KEY-----", 1, ("app",)))
+    detectors = (
+        replace(CARDS, at_least=2),
+        ORDERS,
+        _detector("key", "-----BEGIN [A-Z ]*PRIVATE KEY-----", 1, ("app",)),
+    )
     own.load(ips_files(with_detectors(DESIGN, *detectors)))
     for detector in detectors:
         for probe in payloads_of(detector):
@@ -58,7 +69,9 @@ def test_probes_of_detectors_prove_them(own: IpsLab) -> None:
 
 
 def test_hostile_patterns_mean_what_they_say(own: IpsLab) -> None:
-    detectors = tuple(_detector(f"d{number}", regex, 1, ("app",)) for number, regex in enumerate(HOSTILE))
+    detectors = tuple(
+        _detector(f"d{number}", regex, 1, ("app",)) for number, regex in enumerate(HOSTILE)
+    )
     assert own.load(ips_files(with_detectors(DESIGN, *detectors)))["rules_failed"] == 0
     sids = rule_sids(detectors)
     for detector, text in list(zip(detectors, HOSTILE_TEXTS, strict=True)):
@@ -83,11 +96,23 @@ def test_detect_logs_attacks_and_drops_nothing_but_leaks(own: IpsLab) -> None:
     assert logged.logged
 
 
-@pytest.mark.parametrize("folder", sorted(GOLDEN.glob("*/expected/ips/etc/vcloud/ips")), ids=lambda folder: folder.parts[-6])
+@pytest.mark.parametrize(
+    "folder",
+    sorted(GOLDEN.glob("*/expected/ips/etc/vcloud/ips")),
+    ids=lambda folder: folder.parts[-6],
+)
 def test_suricata_accepts_what_was_reviewed(own: IpsLab, folder: Path) -> None:
     shutil.copytree(folder, own.path("/etc/vcloud/ips"))
     own.path("/run/suricata").mkdir()
-    done = own.chroot("suricata", "-T", "--init-errors-fatal", "-l", "/run/suricata", "-c", "/etc/vcloud/ips/suricata.yaml")
+    done = own.chroot(
+        "suricata",
+        "-T",
+        "--init-errors-fatal",
+        "-l",
+        "/run/suricata",
+        "-c",
+        "/etc/vcloud/ips/suricata.yaml",
+    )
     assert done.returncode == 0, done.stderr.decode()
 
 
@@ -96,7 +121,12 @@ def test_suricata_accepts_what_was_reviewed(own: IpsLab, folder: Path) -> None:
 
 def test_nothing_passes_before_it_has_rules_nor_after_it_dies(own: IpsLab) -> None:
     def pings() -> bool:
-        return own.machine(WEB[0]).run("ping", "-c", "5", "-i", "0.4", "-W", "1", OUTSIDE4, check=False).returncode == 0
+        return (
+            own.machine(WEB[0])
+            .run("ping", "-c", "5", "-i", "0.4", "-W", "1", OUTSIDE4, check=False)
+            .returncode
+            == 0
+        )
 
     assert not pings()
     assert own.report()["running"] is False
@@ -116,7 +146,11 @@ def test_new_rules_are_loaded_live_and_open_connections_live_on(own: IpsLab) -> 
         assert receive(server, 6) == b"before"
         changed = ips_files(with_detectors(DESIGN, CARDS, _detector("word", "secret", 1, ("app",))))
         answer = own.load(changed)
-        assert (answer["action"], answer["rules_failed"], answer["digest"]) == ("reload", 0, ips_digest(changed))
+        assert (answer["action"], answer["rules_failed"], answer["digest"]) == (
+            "reload",
+            0,
+            ips_digest(changed),
+        )
         client.sendall(b"after!")
         assert receive(server, 6) == b"after!"
         client.sendall(b"secret")
@@ -129,7 +163,8 @@ def test_new_rules_are_loaded_live_and_open_connections_live_on(own: IpsLab) -> 
 def test_a_zone_that_changes_its_addresses_is_known_after_a_live_load(own: IpsLab) -> None:
     """Variables are loaded with the rules."""
     moved = {
-        path: content.replace(str(DESIGN.zone("app").prefix4).encode(), b"192.0.2.0/24") for path, content in ips_files(DESIGN).items()
+        path: content.replace(str(DESIGN.zone("app").prefix4).encode(), b"192.0.2.0/24")
+        for path, content in ips_files(DESIGN).items()
     }
     own.load(moved)
     assert own.tcp(API[0], OUTSIDE4, 8000, upload(CARD.encode())).arrived
@@ -154,7 +189,10 @@ def test_a_restart_drops_the_connections_of_before(own: IpsLab) -> None:
     files = ips_files(DESIGN)
     own.load(files)
     with own.connection(WEB[0], OUTSIDE4, 8000) as (client, server):
-        other = {**files, f"{FOLDER}/suricata.yaml": files[f"{FOLDER}/suricata.yaml"] + b"# changed\n"}
+        other = {
+            **files,
+            f"{FOLDER}/suricata.yaml": files[f"{FOLDER}/suricata.yaml"] + b"# changed\n",
+        }
         assert own.load(other)["action"] == "restart"
         client.sendall(b"still there?")
         server.settimeout(1)
@@ -163,7 +201,9 @@ def test_a_restart_drops_the_connections_of_before(own: IpsLab) -> None:
     assert own.tcp(WEB[0], OUTSIDE4, 8000, b"a new one").arrived
 
 
-@pytest.mark.parametrize("broken", ["rules/attacks.rules", "lua/card-number-buffer.lua", "suricata.yaml"])
+@pytest.mark.parametrize(
+    "broken", ["rules/attacks.rules", "lua/card-number-buffer.lua", "suricata.yaml"]
+)
 def test_refused_files_change_nothing(own: IpsLab, broken: str) -> None:
     """Neither while it runs nor at the first start; the reason is told."""
     files = ips_files(DESIGN)
@@ -194,7 +234,9 @@ def test_the_report_counts_what_was_dropped(own: IpsLab) -> None:
 
 
 def test_a_full_disk_stops_the_log_and_not_the_protection(own: IpsLab) -> None:
-    own.ips.run("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(own._root / "var/log/suricata"))
+    own.ips.run(
+        "mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(own._root / "var/log/suricata")
+    )
     own.load(ips_files(DESIGN))
     own.path("/var/log/suricata/filler").write_bytes(b"x" * 40_000)
     for _ in range(60):

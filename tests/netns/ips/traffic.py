@@ -46,16 +46,54 @@ PUBLISHED = (
     *("3782-822463-10005", "3056 930902 5904"),
 )
 HARMLESS = (
-    *("550e8400-e29b-41d4-a716-446655440000", "0.4111111111111111", "41111111111111111111", "a4111111111111111f", "1732406400123"),
-    *("4111   1111   1111   1111", "41111\t111111\t11111", "4111\t1111\t1111\t1112", "4111--1111  1111- 1112"),
-    *("2026-11-24 00:33:12 4111", "+49 4111 111", "9999999999999999", "411111111111111", "4111 1111 1111 1112"),
+    *(
+        "550e8400-e29b-41d4-a716-446655440000",
+        "0.4111111111111111",
+        "41111111111111111111",
+        "a4111111111111111f",
+        "1732406400123",
+    ),
+    *(
+        "4111   1111   1111   1111",
+        "41111\t111111\t11111",
+        "4111\t1111\t1111\t1112",
+        "4111--1111  1111- 1112",
+    ),
+    *(
+        "2026-11-24 00:33:12 4111",
+        "+49 4111 111",
+        "9999999999999999",
+        "411111111111111",
+        "4111 1111 1111 1112",
+    ),
 )
-HOSTILE = (r"a/b\/c", 'say "no"', "x;y", r"tail\\", r"[/\";]{3}", r"\Aabc", r"(?P<pkt_x>id)=\d+", "drop#$HOME_NET", "k|6b|k")
+HOSTILE = (
+    r"a/b\/c",
+    'say "no"',
+    "x;y",
+    r"tail\\",
+    r"[/\";]{3}",
+    r"\Aabc",
+    r"(?P<pkt_x>id)=\d+",
+    "drop#$HOME_NET",
+    "k|6b|k",
+)
 HOSTILE_TEXTS = ("a/b/c", 'say "no"', "x;y", "tail\\", '/";', "abc", "id=7", "drop#", "|6b|")
 
 
-def _detector(name: str, regex: str, at_least: int, zones: tuple[str, ...], excepted: tuple[str, ...] = ()) -> Detector:
-    return Detector(name, "regex" if regex else "card-number", regex, at_least, zones, excepted, Action.BLOCK, Product())
+def _detector(
+    name: str, regex: str, at_least: int, zones: tuple[str, ...], excepted: tuple[str, ...] = ()
+) -> Detector:
+    return Detector(
+        name,
+        "regex" if regex else "card-number",
+        regex,
+        at_least,
+        zones,
+        excepted,
+        Action.BLOCK,
+        Product(),
+    )
 
 
 CARDS = _detector("card-number", "", 1, ("app", "cde"), ("acquirer",))
@@ -67,7 +105,11 @@ def with_detectors(design: Design, *detectors: Detector, mode: Mode = Mode.PREVE
 
 
 DESIGN = with_detectors(
-    build_design(zones="dmz:inspected app:inspected cde:inspected", vms={"web": "dmz", "api": "app", "db": "cde"}, flows=FLOWS),
+    build_design(
+        zones="dmz:inspected app:inspected cde:inspected",
+        vms={"web": "dmz", "api": "app", "db": "cde"},
+        flows=FLOWS,
+    ),
     CARDS,
     ORDERS,
 )
@@ -83,13 +125,22 @@ def send(lab: IpsLab, probe: PayloadPair, payload: bytes, source: str, target: s
 
 
 def form(text: str) -> bytes:
-    return http_request("/", "Content-Type: application/x-www-form-urlencoded\r\n", text.encode(), "POST")
+    return http_request(
+        "/", "Content-Type: application/x-www-form-urlencoded\r\n", text.encode(), "POST"
+    )
 
 
 def fields(*values: str) -> bytes:
     """What `curl -F` sends."""
-    parts = "".join(f'--b\r\nContent-Disposition: form-data; name="f"\r\n\r\n{value}\r\n' for value in values)
-    return http_request("/", "Content-Type: multipart/form-data; boundary=b\r\n", f"{parts}--b--\r\n".encode(), "POST")
+    parts = "".join(
+        f'--b\r\nContent-Disposition: form-data; name="f"\r\n\r\n{value}\r\n' for value in values
+    )
+    return http_request(
+        "/",
+        "Content-Type: multipart/form-data; boundary=b\r\n",
+        f"{parts}--b--\r\n".encode(),
+        "POST",
+    )
 
 
 def json_body(text: str) -> bytes:
@@ -118,20 +169,31 @@ def answer(body: bytes, headers: str = "") -> bytes:
 
 def dns_query(*labels: bytes) -> bytes:
     return (
-        bytes.fromhex("766301000001000000000000") + b"".join(bytes([len(label)]) + label for label in labels) + bytes.fromhex("0000010001")
+        bytes.fromhex("766301000001000000000000")
+        + b"".join(bytes([len(label)]) + label for label in labels)
+        + bytes.fromhex("0000010001")
     )
 
 
 def http2_upload(body: bytes) -> bytes:
-    """The beginning of an HTTP/2 connection without TLS: settings, a POST with plain HPACK, and the body in frames of 9 bytes."""
+    """The beginning of an HTTP/2 connection without TLS: settings, a POST with plain HPACK, and the
+    body in frames of 9 bytes.
+    """
 
     def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-        return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+        return (
+            len(payload).to_bytes(3, "big")
+            + bytes([kind, flags])
+            + stream.to_bytes(4, "big")
+            + payload
+        )
 
     headers = bytes.fromhex("838684") + b"\x41\x01x"
     pieces = [body[at : at + 9] for at in range(0, len(body), 9)]
     data = b"".join(frame(0, 0, 1, piece) for piece in pieces) + frame(0, 1, 1, b"")
-    return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"") + frame(1, 4, 1, headers) + data
+    return (
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"") + frame(1, 4, 1, headers) + data
+    )
 
 
 def grouped(number: str, separator: str) -> bytes:

@@ -27,7 +27,9 @@ from vcloud.plan.steps import Step, Verb
 
 DESIGN = design_of_text(TWO_HOMES)
 NETWORKS = tuple(network.name for zone in DESIGN.zones for network in zone_networks(zone))
-UPLINK = UplinkConfig(network="uplink", prefix4=IPv4Network("198.18.0.0/16"), gateway4=IPv4Address("198.18.0.1"))
+UPLINK = UplinkConfig(
+    network="uplink", prefix4=IPv4Network("198.18.0.0/16"), gateway4=IPv4Address("198.18.0.1")
+)
 
 
 @dataclass
@@ -70,7 +72,9 @@ def target(host: Host) -> Target:
 def run(host: Host, target: Target) -> Run:
     state = observe_vapp(host, DESIGN.vapp)
     plan = plan_changes(target.wanted, state, "t")
-    return Run(host, VappVolumes(host), target, state, plan, Told(), boots={}, waker=None, marked={})
+    return Run(
+        host, VappVolumes(host), target, state, plan, Told(), boots={}, waker=None, marked={}
+    )
 
 
 def step(verb: Verb, subject: str) -> Step:
@@ -86,22 +90,37 @@ def test_networks_are_made_with_the_mark_that_says_what_they_were_made_from(run:
         act(run, step(Verb.MAKE_NETWORK, name))
     state = observe_vapp(run.host, DESIGN.vapp)
     assert {network.name for network in state.networks if network.active} == set(NETWORKS)
-    assert {network.name: network.marks.digest for network in state.networks} == dict(run.target.wanted.networks)
-    assert not plan_changes(run.target.wanted, state, "t").has(Verb.MAKE_NETWORK, Verb.REMAKE_NETWORK)
+    assert {network.name: network.marks.digest for network in state.networks} == dict(
+        run.target.wanted.networks
+    )
+    assert not plan_changes(run.target.wanted, state, "t").has(
+        Verb.MAKE_NETWORK, Verb.REMAKE_NETWORK
+    )
 
 
 def test_a_network_is_made_anew_and_removed(run: Run) -> None:
     name = NETWORKS[0]
-    old = replace(run, target=replace(run.target, wanted=replace(run.target.wanted, networks=((name, "another"),))))
+    old = replace(
+        run,
+        target=replace(
+            run.target, wanted=replace(run.target.wanted, networks=((name, "another"),))
+        ),
+    )
     act(old, step(Verb.MAKE_NETWORK, name))
-    assert plan_changes(run.target.wanted, observe_vapp(run.host, DESIGN.vapp), "t").subjects(Verb.REMAKE_NETWORK) == (name,)
+    assert plan_changes(run.target.wanted, observe_vapp(run.host, DESIGN.vapp), "t").subjects(
+        Verb.REMAKE_NETWORK
+    ) == (name,)
     act(run, step(Verb.REMAKE_NETWORK, name))
-    assert not plan_changes(run.target.wanted, observe_vapp(run.host, DESIGN.vapp), "t").has(Verb.REMAKE_NETWORK)
+    assert not plan_changes(run.target.wanted, observe_vapp(run.host, DESIGN.vapp), "t").has(
+        Verb.REMAKE_NETWORK
+    )
     act(run, step(Verb.REMOVE_NETWORK, name))
     assert observe_vapp(run.host, DESIGN.vapp).networks == ()
 
 
-@pytest.mark.parametrize("verb", [Verb.MAKE_NETWORK, Verb.REMAKE_NETWORK, Verb.REMOVE_NETWORK, Verb.RECORD])
+@pytest.mark.parametrize(
+    "verb", [Verb.MAKE_NETWORK, Verb.REMAKE_NETWORK, Verb.REMOVE_NETWORK, Verb.RECORD]
+)
 def test_a_step_that_a_killed_run_has_done_can_be_done_again(run: Run, verb: Verb) -> None:
     for _ in range(2):
         act(run, step(verb, NETWORKS[0]))
@@ -119,7 +138,10 @@ def test_a_failure_says_what_to_type_next_and_keeps_a_hint_that_there_is(run: Ru
     with pytest.raises(GuestError) as caught, run.explained(vm):
         raise GuestError("it failed")
     assert caught.value.what == "it failed"
-    assert caught.value.hint == f"`vcloud up` tries again, `vcloud down {DESIGN.vapp}` removes what stands."
+    assert (
+        caught.value.hint
+        == f"`vcloud up` tries again, `vcloud down {DESIGN.vapp}` removes what stands."
+    )
     with pytest.raises(HostError) as caught_too, run.explained(vm):
         raise HostError("it failed", "Plug it in.")
     assert caught_too.value.hint == "Plug it in."

@@ -1,4 +1,6 @@
-"""The scheduler runs exactly the plan: each step after those it needs, nothing after a failure, and says what did not begin."""
+"""The scheduler runs exactly the plan: each step after those it needs, nothing after a failure, and
+says what did not begin.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ def test_every_step_runs_once_and_after_all_that_it_needs() -> None:
 
 
 @pytest.mark.parametrize("failing", [step.id for step in PLAN.steps])
-def test_after_the_failure_of_any_step_nothing_that_needs_it_begins_and_the_rest_is_named(failing: str) -> None:
+def test_after_the_failure_of_any_step_nothing_that_needs_it_begins_and_the_rest_is_named(
+    failing: str,
+) -> None:
     journal, left = Journal(failing), list[Step]()
     with pytest.raises(HostError, match=f"{failing} failed"):
         run_steps(PLAN.steps, journal.act, left=left.append)
@@ -63,7 +67,9 @@ def test_after_the_failure_of_any_step_nothing_that_needs_it_begins_and_the_rest
     assert not begun & {step.id for step in left}
 
 
-@pytest.mark.parametrize("failing", [step.id for step in PLAN.steps if step.verb is not Verb.RECORD])
+@pytest.mark.parametrize(
+    "failing", [step.id for step in PLAN.steps if step.verb is not Verb.RECORD]
+)
 def test_a_run_that_failed_never_says_that_the_vapp_is_ready(failing: str) -> None:
     journal = Journal(failing)
     with pytest.raises(HostError):
@@ -129,7 +135,9 @@ def test_no_more_steps_keep_a_processor_busy_than_there_are(slots: int) -> None:
         run_steps(steps, act, slots=slots, takes_slot=lambda _: True)
     assert most[0] <= slots
     if slots == 1:
-        assert begun == [f"vm-{number}" for number in reversed(range(9))], "the lowest rank begins first"
+        assert begun == [f"vm-{number}" for number in reversed(range(9))], (
+            "the lowest rank begins first"
+        )
 
 
 def test_who_takes_no_processor_does_not_wait_for_one() -> None:
@@ -141,7 +149,10 @@ def test_who_takes_no_processor_does_not_wait_for_one() -> None:
 def test_steps_that_need_each_other_are_a_mistake_of_ours_and_not_a_silent_end() -> None:
     one, other = Step(Verb.MAKE_VM, "one", ""), Step(Verb.MAKE_VM, "other", "")
     with pytest.raises(AssertionError, match="need each other"):
-        run_steps([replace(one, needs=frozenset({other.id})), replace(other, needs=frozenset({one.id}))], lambda _: None)
+        run_steps(
+            [replace(one, needs=frozenset({other.id})), replace(other, needs=frozenset({one.id}))],
+            lambda _: None,
+        )
 
 
 def test_nothing_to_do_ends_at_once() -> None:
@@ -151,7 +162,13 @@ def test_nothing_to_do_ends_at_once() -> None:
 @given(st.lists(st.tuples(st.integers(0, 5), st.sets(st.integers(0, 11), max_size=3)), max_size=12))
 def test_any_graph_without_a_circle_runs_to_its_end(shape: list[tuple[int, set[int]]]) -> None:
     steps = [
-        Step(Verb.MAKE_VM, str(number), "", needs=frozenset(f"make VM {need}" for need in needs if need < number), rank=rank)
+        Step(
+            Verb.MAKE_VM,
+            str(number),
+            "",
+            needs=frozenset(f"make VM {need}" for need in needs if need < number),
+            rank=rank,
+        )
         for number, (rank, needs) in enumerate(shape)
     ]
     journal = Journal()

@@ -18,7 +18,9 @@ MET, KNOWN = "verify", "one flow more"
         (KNOWN, TARGETS[KNOWN].most / 2, "can be taken out of the table"),
     ],
 )
-def test_a_figure_that_is_no_worse_than_known_is_told_and_no_error(name: str, figure: float, said: str) -> None:
+def test_a_figure_that_is_no_worse_than_known_is_told_and_no_error(
+    name: str, figure: float, said: str
+) -> None:
     (line,), errors = judge({name: figure})
     assert said in line
     assert errors == []

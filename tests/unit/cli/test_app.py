@@ -32,7 +32,9 @@ app.main()
         ("SystemExit(4)", 4, ""),
     ],
 )
-def test_every_end_has_its_code_and_its_sentence(error: str, code: int, said: str, tmp_path: object) -> None:
+def test_every_end_has_its_code_and_its_sentence(
+    error: str, code: int, said: str, tmp_path: object
+) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(error=error)],
         capture_output=True,
@@ -65,6 +67,11 @@ def test_a_reader_who_has_gone_is_told_nothing(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     program = PROGRAM.replace("raise {error}", "print('something')")
-    done = subprocess.run([sys.executable, "-c", program], stdout=writing, stderr=subprocess.PIPE, env={"XDG_STATE_HOME": str(tmp_path)})
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        env={"XDG_STATE_HOME": str(tmp_path)},
+    )
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, b"")

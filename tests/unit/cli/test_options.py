@@ -38,7 +38,9 @@ HOST = """\
   <pool type='dir'><name>vcloud</name><target><path>/none</path></target></pool>
 </node>
 """
-"""A host of libvirt's test driver, which lives in the memory of the process. vcloud's storage pool is there; no vApp is."""
+"""A host of libvirt's test driver, which lives in the memory of the process. vcloud's storage pool
+is there; no vApp is.
+"""
 ABSENT = re.compile(r"there is no (?:vApp|VM) '([^'/]+)(?:/web)?'")
 
 
@@ -61,12 +63,20 @@ COMMANDS: list[tuple[list[str], str, list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("command", "vm", "rest"), COMMANDS, ids=lambda value: " ".join(value) if isinstance(value, list) else value)
-def test_every_command_means_the_vapp_that_up_made(host: str, command: list[str], vm: str, rest: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("command", "vm", "rest"),
+    COMMANDS,
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_every_command_means_the_vapp_that_up_made(
+    host: str, command: list[str], vm: str, rest: list[str]
+) -> None:
     """Each command says the name of the vApp that it did not find."""
 
     def meant(*argv: str, **env: str) -> str:
-        done = CliRunner().invoke(app, [*command, *argv, *rest], env={"VCLOUD_CONNECT": host, **env})
+        done = CliRunner().invoke(
+            app, [*command, *argv, *rest], env={"VCLOUD_CONNECT": host, **env}
+        )
         found = ABSENT.search(str(done.exception))
         assert found, done
         return found[1]
@@ -113,7 +123,13 @@ def test_an_invalid_file_is_data_for_programs(output: str, read: Any) -> None:
     assert (found["file"], found["vapp"], found["valid"]) == ("b.yaml", "small", False)
     zone, cpus = sorted(found["problems"], key=lambda problem: str(problem["field"]), reverse=True)
     assert zone["field"].startswith("vms.web.zone")
-    assert cpus == {"file": "b.yaml", "line": 5, "field": "vms.web.cpus", "what": "0 is too small; the minimum is 1", "hint": ""}
+    assert cpus == {
+        "file": "b.yaml",
+        "line": 5,
+        "field": "vms.web.cpus",
+        "what": "0 is too small; the minimum is 1",
+        "hint": "",
+    }
     assert zone["hint"] == "Did you mean 'dmz'?"
 
 

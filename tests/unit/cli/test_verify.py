@@ -28,6 +28,8 @@ def test_a_report_that_cannot_be_written_is_said_before_the_run(tmp_path: Path, 
     (tmp_path / "folder.xml").touch()
     with pytest.raises(UsageError, match="cannot be written"):
         check_writable(tmp_path / name)
-    done = CliRunner().invoke(app, ["verify", "shop", "-c", "test:///none", "--junit", str(tmp_path / name)])
+    done = CliRunner().invoke(
+        app, ["verify", "shop", "-c", "test:///none", "--junit", str(tmp_path / name)]
+    )
     assert isinstance(done.exception, UsageError)
     assert "cannot be written" in done.exception.what

@@ -14,7 +14,13 @@ import pytest
 
 from tests.rendered import render_file
 from tests.vapps import SHOP, TWO_HOMES, design_of_text, shop
-from vcloud.compile.artifacts import comparable_domain, comparable_filter, comparable_networks, compile_vapp, rendered_files
+from vcloud.compile.artifacts import (
+    comparable_domain,
+    comparable_filter,
+    comparable_networks,
+    compile_vapp,
+    rendered_files,
+)
 from vcloud.compile.guest.cloudinit import seed_files
 from vcloud.compile.libvirt.host import BootFiles, HostFacts, placeholder_files
 from vcloud.design.model import Vm
@@ -29,7 +35,10 @@ PROGRAM = "import sys; from pathlib import Path; from tests.rendered import rend
 def tree(folder: Path) -> dict[str, str]:
     """Relative path -> digest of every file."""
     files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 def test_two_processes_with_different_hash_seeds_write_the_same_bytes(tmp_path: Path) -> None:
@@ -39,7 +48,9 @@ def test_two_processes_with_different_hash_seeds_write_the_same_bytes(tmp_path: 
         for seed in ("1", "2"):
             out = tmp_path / f"{file.stem}-{seed}"
             environment = {**os.environ, "PYTHONHASHSEED": seed, "TZ": f"UTC+{seed}", "LC_ALL": "C"}
-            subprocess.run([sys.executable, "-c", PROGRAM, file, out], env=environment, check=True, timeout=120)
+            subprocess.run(
+                [sys.executable, "-c", PROGRAM, file, out], env=environment, check=True, timeout=120
+            )
             seen.append(tree(out))
         assert seen[0] == seen[1]
         assert len(seen[0]) > 15
@@ -56,16 +67,26 @@ def test_where_the_file_lies_does_not_show(tmp_path: Path) -> None:
 def test_rendered_files_are_for_their_owner_only(tmp_path: Path) -> None:
     """Identities hold the contents of files, and so perhaps passwords."""
     render_file(SHOP, tmp_path)
-    assert {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()} == {
+        0o600
+    }
 
 
 def test_what_a_reviewer_reads_is_complete(tmp_path: Path) -> None:
-    """One file per domain, identity and network, the ruleset, and the IPS's tree; and as many as are told."""
+    """One file per domain, identity and network, the ruleset, and the IPS's tree; and as many as
+    are told.
+    """
     count = render_file(SHOP, tmp_path)
     names, design = set(tree(tmp_path)) - {LIST}, shop()
     assert count == len(names)
-    assert {f"domains/{vm.domain}.xml" for vm in design.vms} | {f"identities/{vm.name}" for vm in design.vms} <= names
-    assert {"networks/shop.dmz.xml", "networks/shop.dmz.inner.xml", "firewall/firewall.nft"} <= names
+    assert {f"domains/{vm.domain}.xml" for vm in design.vms} | {
+        f"identities/{vm.name}" for vm in design.vms
+    } <= names
+    assert {
+        "networks/shop.dmz.xml",
+        "networks/shop.dmz.inner.xml",
+        "firewall/firewall.nft",
+    } <= names
     assert any(name.startswith("ips/") and name.endswith("suricata.yaml") for name in names)
 
 
@@ -92,12 +113,23 @@ OWN = replace(DATABASE, image=replace(DATABASE.image, recipe="", source="/srv/ow
     [
         comparable_domain(replace(DATABASE, memory=DATABASE.memory + (1 << 20)), UPLINK, FACTS),
         comparable_domain(replace(DATABASE, disks=()), UPLINK, FACTS),
-        comparable_domain(replace(DATABASE, nics=(replace(DATABASE.nics[0], mac="52:54:00:00:00:09"),)), UPLINK, FACTS),
+        comparable_domain(
+            replace(DATABASE, nics=(replace(DATABASE.nics[0], mac="52:54:00:00:00:09"),)),
+            UPLINK,
+            FACTS,
+        ),
         comparable_domain(DATABASE, UPLINK, HostFacts("kvm")),
         comparable_domain(DATABASE, UPLINK, FACTS, "loud"),
         comparable_domain(OWN, UPLINK, FACTS),
     ],
-    ids=["memory", "disks", "NICs", "accelerator", "kernel command line", "an image that boots by its own loader"],
+    ids=[
+        "memory",
+        "disks",
+        "NICs",
+        "accelerator",
+        "kernel command line",
+        "an image that boots by its own loader",
+    ],
 )
 def test_what_changes_a_machine_shows_in_its_comparable_text(other: str) -> None:
     assert other != comparable_domain(DATABASE, UPLINK, FACTS)
@@ -109,7 +141,9 @@ def test_comparable_text_is_the_domain_without_marks_and_paths(vm: Vm) -> None:
     text = comparable_domain(vm, UPLINK, FACTS)
     assert comparable_domain(replace(vm, files=(), run=("other",)), UPLINK, FACTS) == text
     assert "/" not in "".join(re.findall(r'file="([^"]*)"', text))
-    assert ("<kernel>KERNEL</kernel>" in text, "SEED" in text) == ((True, False) if vm.image.recipe else (False, True))
+    assert ("<kernel>KERNEL</kernel>" in text, "SEED" in text) == (
+        (True, False) if vm.image.recipe else (False, True)
+    )
 
 
 def test_comparable_networks_and_filter_are_what_is_defined() -> None:
@@ -118,18 +152,29 @@ def test_comparable_networks_and_filter_are_what_is_defined() -> None:
     disks = {disk.volume: "disk" for vm in design.vms for disk in vm.disks}
     files = dict(rendered_files(compile_vapp(design, UPLINK), FACTS, boots, disks))
     assert files[f"filters/vcloud-{design.vapp}.xml"].decode() == comparable_filter(design)
-    networks = {name.removeprefix("networks/").removesuffix(".xml"): text.decode() for name, text in files.items() if "networks/" in name}
+    networks = {
+        name.removeprefix("networks/").removesuffix(".xml"): text.decode()
+        for name, text in files.items()
+        if "networks/" in name
+    }
     assert {
-        name: re.sub(r"(<vcloud:network xmlns:vcloud=\"[^\"]*\")[^/]*/>", r"\1/>", text) for name, text in networks.items()
+        name: re.sub(r"(<vcloud:network xmlns:vcloud=\"[^\"]*\")[^/]*/>", r"\1/>", text)
+        for name, text in networks.items()
     } == comparable_networks(design)
 
 
 def everything(text: str, file: str = "vapp.yaml") -> dict[str, bytes]:
-    """Every text that would be loaded or defined for a vApp file of that name, cloud-init's seed disks included."""
+    """Every text that would be loaded or defined for a vApp file of that name, cloud-init's seed
+    disks included.
+    """
     design = design_of(parse_vapp(text.encode(), Folder(Path()), file))
     boots = {vm.name: placeholder_files(own_kernel=bool(vm.image.recipe)) for vm in design.vms}
     disks = {disk.volume: disk.volume for vm in design.vms for disk in vm.disks}
-    seeds = {f"seed/{vm.name}/{name}": content for vm in design.workloads for name, content in seed_files(design, vm, None).items()}
+    seeds = {
+        f"seed/{vm.name}/{name}": content
+        for vm in design.workloads
+        for name, content in seed_files(design, vm, None).items()
+    }
     return dict(rendered_files(compile_vapp(design, UPLINK), FACTS, boots, disks)) | seeds
 
 
@@ -142,15 +187,26 @@ def with_lines_reversed(text: str, start: str) -> str:
     return "".join(swapped.get(index, line) for index, line in enumerate(lines))
 
 
-RELAY = TWO_HOMES.replace("detect: card-number, leaving: back}]", "detect: card-number, leaving: back, except: [fetches, reads]}]")
+RELAY = TWO_HOMES.replace(
+    "detect: card-number, leaving: back}]",
+    "detect: card-number, leaving: back, except: [fetches, reads]}]",
+)
 
 
 @pytest.mark.parametrize("text", [SHOP.read_text(), RELAY], ids=["shop", "relay"])
 def test_no_loaded_text_names_a_line_a_file_or_a_reason(text: str) -> None:
-    """A comment line more, another name of the file and another reason reload nothing: each rule says only the id of its flow."""
-    explained = re.sub(r"why: [^}]*", "", text).replace("service:", "why: some other reason, service:")
+    """A comment line more, another name of the file and another reason reload nothing: each rule
+    says only the id of its flow.
+    """
+    explained = re.sub(r"why: [^}]*", "", text).replace(
+        "service:", "why: some other reason, service:"
+    )
     assert everything("# one more line\n" + explained, "renamed.yaml") == everything(text)
-    assert not [name for name, content in everything(text, "strange-name.yaml").items() if b"strange-name" in content]
+    assert not [
+        name
+        for name, content in everything(text, "strange-name.yaml").items()
+        if b"strange-name" in content
+    ]
 
 
 @pytest.mark.parametrize(
@@ -158,7 +214,9 @@ def test_no_loaded_text_names_a_line_a_file_or_a_reason(text: str) -> None:
     [(SHOP.read_text(), "  - {id:"), (RELAY, "  - {id:"), (SHOP.read_text(), "    - {detect:")],
     ids=["flows of the shop", "flows of the relay", "detectors of the shop"],
 )
-def test_the_order_of_flows_and_detectors_in_the_file_changes_no_byte(text: str, start: str) -> None:
+def test_the_order_of_flows_and_detectors_in_the_file_changes_no_byte(
+    text: str, start: str
+) -> None:
     assert everything(with_lines_reversed(text, start)) == everything(text)
 
 

@@ -17,7 +17,11 @@ from vcloud.design.model import Design
 DESIGNS = {
     "shop": shop(web_count="3"),
     "relay": design_of_text(TWO_HOMES),
-    "names": build_design("end graph:inspected", {"node": "end", "sub-graph": "graph x2"}, "edge: node -> sub-graph tcp/80"),
+    "names": build_design(
+        "end graph:inspected",
+        {"node": "end", "sub-graph": "graph x2"},
+        "edge: node -> sub-graph tcp/80",
+    ),
     "spare": build_design("dmz spare", {"web": "dmz"}),
 }
 """`names`: words that mean something to Graphviz or to Mermaid."""
@@ -30,10 +34,15 @@ def design(request: pytest.FixtureRequest) -> Design:
 
 def drawn(text: str) -> tuple[set[str], set[str]]:
     """Titles of the nodes and of the edges that Graphviz drew."""
-    done = subprocess.run(["dot", "-Tsvg"], input=text.encode(), capture_output=True, timeout=60, check=False)
+    done = subprocess.run(
+        ["dot", "-Tsvg"], input=text.encode(), capture_output=True, timeout=60, check=False
+    )
     assert (done.returncode, done.stderr) == (0, b"")
     groups = etree.fromstring(done.stdout).findall(".//{*}g")
-    nodes, edges = ({group.findtext("{*}title") for group in groups if group.get("class") == kind} for kind in ("node", "edge"))
+    nodes, edges = (
+        {group.findtext("{*}title") for group in groups if group.get("class") == kind}
+        for kind in ("node", "edge")
+    )
     return nodes, edges
 
 
@@ -50,7 +59,9 @@ def test_mermaid_has_the_same_boxes_and_arrows(design: Design) -> None:
     arrows = set(re.findall(r"^  (\w+) -->\|\"[^\"|]*\"\| (\w+)$", mermaid, re.MULTILINE))
     assert arrows == {tuple(edge.split("->")) for edge in drawn(dot)[1]}
     assert (
-        len(re.findall(r"^  subgraph ", mermaid, re.MULTILINE)) == len(re.findall(r"^  end$", mermaid, re.MULTILINE)) == len(design.zones)
+        len(re.findall(r"^  subgraph ", mermaid, re.MULTILINE))
+        == len(re.findall(r"^  end$", mermaid, re.MULTILINE))
+        == len(design.zones)
     )
     boxes = set(re.findall(r"^    (\w+)\[", mermaid, re.MULTILINE))
     assert {end for arrow in arrows for end in arrow} <= boxes | {"internet", "internet_beyond"}
@@ -65,9 +76,20 @@ def test_labels_tell_services_ports_counts_and_data() -> None:
 
 
 def test_only_what_a_detector_looks_at_is_drawn_as_watched() -> None:
-    """`acquirer` is excepted by one of the two detectors only; `store` stays within the set of zones."""
-    arrows = {match[1]: "color" in match[0] for match in re.finditer(r'-> \w+ \[label=" ([a-z]+):.*', render_dot(DESIGNS["shop"]))}
-    assert arrows == {"checkout": False, "orders": True, "store": False, "acquirer": True, "parcels": True}
+    """`acquirer` is excepted by one of the two detectors only; `store` stays within the set of
+    zones.
+    """
+    arrows = {
+        match[1]: "color" in match[0]
+        for match in re.finditer(r'-> \w+ \[label=" ([a-z]+):.*', render_dot(DESIGNS["shop"]))
+    }
+    assert arrows == {
+        "checkout": False,
+        "orders": True,
+        "store": False,
+        "acquirer": True,
+        "parcels": True,
+    }
 
 
 def test_a_design_without_detectors_watches_nothing() -> None:

@@ -30,7 +30,10 @@ def render(text: str, folder: Path) -> Path:
 
 
 def everything(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else b""
+        for path in folder.rglob("*")
+    }
 
 
 def test_a_folder_holds_one_render_after_another_and_what_is_the_users(tmp_path: Path) -> None:
@@ -49,7 +52,9 @@ def test_only_what_vcloud_writes_is_removed_whatever_the_list_says(tmp_path: Pat
     out = render(SMALL, tmp_path)
     (tmp_path / "secret").write_text("mine")
     (out / "mine").write_text("mine")
-    (out / LIST).write_text(f"../secret\ndomains/../../secret\n{tmp_path}/secret\nmine\ndomains\n\0\n")
+    (out / LIST).write_text(
+        f"../secret\ndomains/../../secret\n{tmp_path}/secret\nmine\ndomains\n\0\n"
+    )
     render(SMALL, tmp_path)
     assert (tmp_path / "secret").exists()
     assert (out / "mine").exists()

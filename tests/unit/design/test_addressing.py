@@ -1,4 +1,6 @@
-"""Addresses are functions of names: they are the same everywhere, and whoever comes later moves nobody."""
+"""Addresses are functions of names: they are the same everywhere, and whoever comes later moves
+nobody.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,10 @@ def test_no_two_vms_of_a_zone_share_a_number_and_all_numbers_are_hosts(vms: set[
 def test_zones_do_not_overlap(zones: set[str]) -> None:
     prefixes = list(zone_prefixes("shop", zones).values())
     for version in (0, 1):
-        ranges = sorted((int(pair[version].network_address), int(pair[version].broadcast_address)) for pair in prefixes)
+        ranges = sorted(
+            (int(pair[version].network_address), int(pair[version].broadcast_address))
+            for pair in prefixes
+        )
         assert all(before[1] < after[0] for before, after in pairwise(ranges))
     assert all(pair[0].is_private and pair[1].is_private for pair in prefixes)
 
@@ -90,7 +95,9 @@ def test_the_order_in_the_file_does_not_matter(names: list[str]) -> None:
 
 def test_a_full_zone_still_has_a_number_for_each() -> None:
     vms = [f"vm-{number}" for number in range(2**HOST_BITS - 3)]
-    assert sorted(vm_numbers("shop", "dmz", vms).values()) == list(range(FIRST_HOST, 2**HOST_BITS - 1))
+    assert sorted(vm_numbers("shop", "dmz", vms).values()) == list(
+        range(FIRST_HOST, 2**HOST_BITS - 1)
+    )
 
 
 def test_vapps_of_one_host_differ_in_all_that_the_host_sees() -> None:
@@ -107,7 +114,12 @@ def test_a_mac_is_a_unicast_address_that_nobody_was_sold(vapp: str, vm: str, zon
     assert int(mac[:2], 16) & 3 == 2
 
 
-@given(st.sampled_from(["vc", "vb"]), NAMES, st.sampled_from(["z-", "v-", "f-"]), st.from_regex(r"[a-z][a-z0-9-]{0,60}", fullmatch=True))
+@given(
+    st.sampled_from(["vc", "vb"]),
+    NAMES,
+    st.sampled_from(["z-", "v-", "f-"]),
+    st.from_regex(r"[a-z][a-z0-9-]{0,60}", fullmatch=True),
+)
 def test_names_of_interfaces_fit_the_kernel(prefix: str, vm: str, side: str, zone: str) -> None:
     for name in (device_name(prefix, "shop", vm, zone), guest_name(side, zone)):
         assert len(name) <= LONGEST_INTERFACE_NAME
@@ -122,13 +134,22 @@ def test_long_zones_that_begin_alike_keep_apart() -> None:
 def test_both_addresses_of_a_vm_end_in_the_same_number() -> None:
     prefix4, prefix6 = zone_prefixes("shop", ["dmz"])["dmz"]
     address4, address6 = address_in(prefix4, prefix6, 77)
-    assert int(address4) - int(prefix4.network_address) == int(address6) - int(prefix6.network_address) == 77
+    assert (
+        int(address4) - int(prefix4.network_address)
+        == int(address6) - int(prefix6.network_address)
+        == 77
+    )
 
 
 def test_another_process_agrees() -> None:
     """Python draws a new hash seed for each process; nothing may depend on it."""
     program = "from vcloud.design.addressing import *; print(zone_prefixes('shop', {'a', 'b', 'c'}), mac_of('shop', 'web', 'a'))"
-    said = {subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout for _ in range(3)}
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        ).stdout
+        for _ in range(3)
+    }
     assert said == {f"{zone_prefixes('shop', ['a', 'b', 'c'])} {mac_of('shop', 'web', 'a')}\n"}
 
 

@@ -18,7 +18,14 @@ from vcloud.compile.libvirt.host import HostFacts
 from vcloud.compile.libvirt.nwfilter import render_filter
 from vcloud.data import images_dir
 from vcloud.design.model import Design, Role
-from vcloud.design.names import Instance, console_volume, filter_name, filter_uuid, root_volume, seed_volume
+from vcloud.design.names import (
+    Instance,
+    console_volume,
+    filter_name,
+    filter_uuid,
+    root_volume,
+    seed_volume,
+)
 from vcloud.design.resolve import MEMORY, RecipeFacts, resolve
 from vcloud.views.render import UPLINK
 
@@ -30,7 +37,9 @@ APPLIANCES = {role: str(images_dir() / role) for role in (Role.FIREWALL, Role.IP
 @cache
 def design(name: str, label: str = "") -> Design:
     vapp = vapp_of(TEXTS[name])
-    recipes = {vm.image_folder: RecipeFacts({}, MEMORY) for vm in vapp.vms.values() if vm.image_folder}
+    recipes = {
+        vm.image_folder: RecipeFacts({}, MEMORY) for vm in vapp.vms.values() if vm.image_folder
+    }
     return resolve(vapp, recipes, APPLIANCES, instance=Instance(vapp.name, label))
 
 
@@ -38,9 +47,19 @@ def names_on_host(built: Design) -> Iterator[str]:
     """Everything that must be unique on a host."""
     yield from (filter_name(built.instance.name), filter_uuid(built.instance.name))
     for zone in built.zones:
-        yield from (value for network in {zone.network, zone.inner} for value in (network.name, network.uuid, network.bridge))
+        yield from (
+            value
+            for network in {zone.network, zone.inner}
+            for value in (network.name, network.uuid, network.bridge)
+        )
     for vm in built.vms:
-        yield from (vm.domain, vm.uuid, root_volume(vm.domain), console_volume(vm.domain), seed_volume(vm.domain))
+        yield from (
+            vm.domain,
+            vm.uuid,
+            root_volume(vm.domain),
+            console_volume(vm.domain),
+            seed_volume(vm.domain),
+        )
         yield from (disk.volume for disk in vm.disks)
         yield from (nic.tap for nic in vm.nics)
 
@@ -48,7 +67,10 @@ def names_on_host(built: Design) -> Iterator[str]:
 @pytest.mark.parametrize("name", TEXTS)
 def test_two_instances_share_no_name_on_a_host(name: str) -> None:
     for one, other in (("", "drill"), ("drill", "clone")):
-        ours, theirs = list(names_on_host(design(name, one))), list(names_on_host(design(name, other)))
+        ours, theirs = (
+            list(names_on_host(design(name, one))),
+            list(names_on_host(design(name, other))),
+        )
         assert len(set(ours)) == len(ours)
         assert not set(ours) & set(theirs)
         networks = {nic.network for vm in design(name, one).vms for nic in vm.nics} & {
@@ -60,11 +82,19 @@ def test_two_instances_share_no_name_on_a_host(name: str) -> None:
 @pytest.mark.parametrize("name", TEXTS)
 def test_inside_two_instances_are_the_same_but_for_the_nic_on_the_uplink(name: str) -> None:
     one, other = compile_vapp(design(name), UPLINK), compile_vapp(design(name, "drill"), UPLINK)
-    uplink = (f"nic {one.design.firewall.nics[-1].mac} uplink", f"nic {other.design.firewall.nics[-1].mac} uplink")
+    uplink = (
+        f"nic {one.design.firewall.nics[-1].mac} uplink",
+        f"nic {other.design.firewall.nics[-1].mac} uplink",
+    )
     assert uplink[0] != uplink[1]
-    same = {vm: tuple(uplink[0] if line == uplink[1] else line for line in lines) for vm, lines in other.identities.items()}
+    same = {
+        vm: tuple(uplink[0] if line == uplink[1] else line for line in lines)
+        for vm, lines in other.identities.items()
+    }
     assert same == one.identities
-    assert [vm for vm in one.identities if one.identities[vm] != other.identities[vm]] == ["firewall"]
+    assert [vm for vm in one.identities if one.identities[vm] != other.identities[vm]] == [
+        "firewall"
+    ]
     assert (other.firewall, other.ips) == (one.firewall, one.ips)
     for first, second in zip(one.design.workloads, other.design.workloads, strict=True):
         assert meta_data(one.design, first, "digest") == meta_data(other.design, second, "digest")
@@ -73,7 +103,9 @@ def test_inside_two_instances_are_the_same_but_for_the_nic_on_the_uplink(name: s
 def test_the_xml_of_an_instance_names_no_other() -> None:
     built = design("shop", "drill")
     texts = [*comparable_networks(built).values(), render_filter(built.instance.name)]
-    assert all(re.search(r"<(?:name>|filter name=\")(?:vcloud-)?shop_drill\b", text) for text in texts)
+    assert all(
+        re.search(r"<(?:name>|filter name=\")(?:vcloud-)?shop_drill\b", text) for text in texts
+    )
 
 
 @pytest.mark.parametrize("kind", ["domain", "network", "nwfilter"])
@@ -100,14 +132,21 @@ def test_the_names_of_the_vapp_itself_are_those_of_every_release() -> None:
     """Changed names would leave everything on every host without an owner."""
     built = design("shop")
     web = built.workloads[0]
-    assert (web.domain, web.uuid, web.nics[0].tap) == ("shop.web-1", "3ac4f509-609e-51c2-bd1f-7811e70d274a", "vc3188160148")
+    assert (web.domain, web.uuid, web.nics[0].tap) == (
+        "shop.web-1",
+        "3ac4f509-609e-51c2-bd1f-7811e70d274a",
+        "vc3188160148",
+    )
     zone = built.zone("dmz")
     assert (zone.inner.name, zone.inner.uuid, zone.inner.bridge) == (
         "shop.dmz.inner",
         "982ecbd4-d8b1-513f-b9a7-ba7e0578ed13",
         "vbe4129e7133",
     )
-    assert (filter_name("shop"), filter_uuid("shop")) == ("vcloud-shop", "0e326626-894c-5aaf-bd44-d9d2488bd802")
+    assert (filter_name("shop"), filter_uuid("shop")) == (
+        "vcloud-shop",
+        "0e326626-894c-5aaf-bd44-d9d2488bd802",
+    )
     assert built.workloads[-1].disks[0].volume == "vm.shop.db.data.qcow2"
     assert [root_volume("shop.db"), console_volume("shop.db"), seed_volume("shop.db")] == [
         "root.shop.db.qcow2",

@@ -52,8 +52,14 @@ def test_counting_up_changes_nothing_of_those_who_are_there() -> None:
 def test_the_order_in_the_file_gives_everybody_the_same_addresses(relay: Design) -> None:
     lines = TWO_HOMES.splitlines(keepends=True)
     where = next(number for number, line in enumerate(lines) if "  gate:" in line)
-    moved = design_of_text("".join([*lines[:where], lines[where + 2], lines[where + 1], lines[where], *lines[where + 3 :]]))
-    assert {vm.name: vm.nics for vm in moved.workloads} == {vm.name: vm.nics for vm in relay.workloads}
+    moved = design_of_text(
+        "".join(
+            [*lines[:where], lines[where + 2], lines[where + 1], lines[where], *lines[where + 3 :]]
+        )
+    )
+    assert {vm.name: vm.nics for vm in moved.workloads} == {
+        vm.name: vm.nics for vm in relay.workloads
+    }
 
 
 def test_every_name_and_address_is_there_once(relay: Design) -> None:
@@ -78,7 +84,11 @@ def test_a_vm_in_two_zones_has_a_nic_in_each_in_the_files_order(relay: Design) -
 
 
 def test_nics_are_isolated_but_in_an_open_zone(relay: Design) -> None:
-    assert {nic.zone: nic.isolated for vm in relay.workloads for nic in vm.nics} == {"front": True, "back": True, "lab": False}
+    assert {nic.zone: nic.isolated for vm in relay.workloads for nic in vm.nics} == {
+        "front": True,
+        "back": True,
+        "lab": False,
+    }
     assert not any(nic.isolated for vm in relay.appliances for nic in vm.nics)
 
 
@@ -87,9 +97,16 @@ def test_a_zone_is_inspected_because_a_detector_watches_it(relay: Design) -> Non
     assert relay.inspection.zones == ("back",)
     assert relay.inspection.mode is Mode.PREVENT
     zone = relay.zone("back")
-    assert (zone.network.name, zone.inner.name, zone.gateway.network) == ("relay.back", "relay.back.inner", "relay.back.inner")
+    assert (zone.network.name, zone.inner.name, zone.gateway.network) == (
+        "relay.back",
+        "relay.back.inner",
+        "relay.back.inner",
+    )
     assert relay.ips is not None
-    assert [(nic.network, nic.ifname) for nic in relay.ips.nics] == [("relay.back", "v-back"), ("relay.back.inner", "f-back")]
+    assert [(nic.network, nic.ifname) for nic in relay.ips.nics] == [
+        ("relay.back", "v-back"),
+        ("relay.back.inner", "f-back"),
+    ]
 
 
 def test_offloads_are_plain_exactly_on_the_path_that_is_inspected(relay: Design) -> None:
@@ -138,7 +155,10 @@ def test_the_way_out_is_by_the_first_nic(relay: Design) -> None:
 
 
 def test_a_disk_is_mounted_where_the_file_says_or_else_where_the_image_says(relay: Design) -> None:
-    assert [(disk.name, disk.size, disk.target, disk.mount, disk.volume) for disk in vm(relay, "store").disks] == [
+    assert [
+        (disk.name, disk.size, disk.target, disk.mount, disk.volume)
+        for disk in vm(relay, "store").disks
+    ] == [
         ("data", 1 << 30, "vdb", "/var/lib/postgresql", "vm.relay.store.data.qcow2"),
         ("extra", 64 << 20, "vdc", "/srv", "vm.relay.store.extra.qcow2"),
     ]
@@ -147,20 +167,28 @@ def test_a_disk_is_mounted_where_the_file_says_or_else_where_the_image_says(rela
 def test_a_disk_comes_before_what_is_mounted_in_it_and_keeps_its_letter() -> None:
     disks = "b: {size: 1G, mount: /m/a/b}, a: {size: 1G, mount: /m/a}, raw: 1G"
     design = design_of_text(SMALL.replace("zone: dmz}", f"zone: dmz, disks: {{{disks}}}}}"))
-    assert [(disk.mount, disk.target) for disk in vm(design, "web").disks] == [("/m/a", "vdc"), ("", "vdd"), ("/m/a/b", "vdb")]
+    assert [(disk.mount, disk.target) for disk in vm(design, "web").disks] == [
+        ("/m/a", "vdc"),
+        ("", "vdd"),
+        ("/m/a/b", "vdb"),
+    ]
 
 
 def test_a_disk_is_not_mounted_where_the_image_mounts_another() -> None:
     disks = "data: 1G, extra: {size: 1G, mount: /var/lib/postgresql}"
     with pytest.raises(SpecError) as raised:
-        design_of_text(SMALL.replace("nginx, zone: dmz}", f"postgres, zone: dmz, disks: {{{disks}}}}}"))
+        design_of_text(
+            SMALL.replace("nginx, zone: dmz}", f"postgres, zone: dmz, disks: {{{disks}}}}}")
+        )
     (problem,) = raised.value.problems
     assert (problem.line, problem.field) == (5, "vms.web.disks.extra.mount")
     assert problem.what == "the disk 'data' is already mounted at /var/lib/postgresql"
 
 
 @pytest.mark.parametrize("name", ["base", "firewall", "ips"])
-def test_a_file_that_is_called_like_a_recipe_is_still_the_users_file(tmp_path: Path, name: str) -> None:
+def test_a_file_that_is_called_like_a_recipe_is_still_the_users_file(
+    tmp_path: Path, name: str
+) -> None:
     (tmp_path / name).touch()
     others = f"  web: {{image: {{file: {name}}}, zone: dmz}}\n  plain: {{image: base, zone: dmz}}\n"
     design = design_of(vapp_of(SMALL.partition("  web:")[0] + others, tmp_path))
@@ -172,9 +200,17 @@ def test_a_file_that_is_called_like_a_recipe_is_still_the_users_file(tmp_path: P
 
 @pytest.mark.parametrize(
     ("image", "said", "mebibytes"),
-    [("postgres", "", 512), ("postgres", ", memory: 1G", 1024), ("nginx", "", 384), ("./own", "", 640), ("{file: own.qcow2}", "", 384)],
+    [
+        ("postgres", "", 512),
+        ("postgres", ", memory: 1G", 1024),
+        ("nginx", "", 384),
+        ("./own", "", 640),
+        ("{file: own.qcow2}", "", 384),
+    ],
 )
-def test_a_vm_has_the_memory_that_it_says_or_else_its_image(tmp_path: Path, image: str, said: str, mebibytes: int) -> None:
+def test_a_vm_has_the_memory_that_it_says_or_else_its_image(
+    tmp_path: Path, image: str, said: str, mebibytes: int
+) -> None:
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "image.yaml").write_text("memory: 640M\n")
     (tmp_path / "own.qcow2").touch()
@@ -187,14 +223,24 @@ def test_the_shop_is_what_its_file_says() -> None:
     assert [zone.name for zone in design.zones] == ["dmz", "app", "cde"]
     assert design.zone("cde").holds == ("cardholder-data",)
     assert design.inspection.zones == ("dmz", "app", "cde")
-    assert [(item.id, item.kind, item.zones, item.action, item.at_least) for item in design.inspection.detectors] == [
+    assert [
+        (item.id, item.kind, item.zones, item.action, item.at_least)
+        for item in design.inspection.detectors
+    ] == [
         ("card-number-leaving-app-cde", "card-number", ("app", "cde"), Action.BLOCK, 1),
         ("order-list-leaving-app-cde", "regex", ("app", "cde"), Action.ALERT, 3),
     ]
     assert design.inspection.detectors[0].excepted == ("acquirer",)
     db, api = vm(design, "db"), vm(design, "api")
-    assert (db.memory, db.ready.tcp, api.after, api.role) == (512 << 20, 5432, ("db",), Role.WORKLOAD)
-    assert [(file.path, file.mode, file.owner) for file in db.files] == [("/etc/shop/schema.sql", 0o640, "root:postgres")]
+    assert (db.memory, db.ready.tcp, api.after, api.role) == (
+        512 << 20,
+        5432,
+        ("db",),
+        Role.WORKLOAD,
+    )
+    assert [(file.path, file.mode, file.owner) for file in db.files] == [
+        ("/etc/shop/schema.sql", 0o640, "root:postgres")
+    ]
     assert b"first-choice" in db.files[0].content
     assert all(isinstance(flow.origin, FromFile) and flow.origin.line > 0 for flow in design.flows)
 
@@ -206,7 +252,10 @@ def test_every_part_says_which_line_of_the_file_asked_for_it() -> None:
         assert isinstance(flow.origin, FromFile)
         assert f"id: {flow.id}," in lines[flow.origin.line - 1]
     origins = {vm.name: str(vm.origin) for vm in design.vms}
-    assert origins["store"] == f"relay.yaml:{1 + next(index for index, line in enumerate(lines) if '  store:' in line)}"
+    assert (
+        origins["store"]
+        == f"relay.yaml:{1 + next(index for index, line in enumerate(lines) if '  store:' in line)}"
+    )
     assert (origins["firewall"], origins["ips"]) == ("vcloud", "vcloud")
     assert isinstance(design.inspection.detectors[0].origin, FromFile)
     assert isinstance(design.inspection.origin, FromFile)
@@ -214,7 +263,14 @@ def test_every_part_says_which_line_of_the_file_asked_for_it() -> None:
 
 
 def test_an_origin_reads_like_what_it_points_to() -> None:
-    assert [str(origin) for origin in (FromFile("shop.yaml", 12), FromControl("pci-dss", "4.0.1", "1.3.1"), Product())] == [
+    assert [
+        str(origin)
+        for origin in (
+            FromFile("shop.yaml", 12),
+            FromControl("pci-dss", "4.0.1", "1.3.1"),
+            Product(),
+        )
+    ] == [
         "shop.yaml:12",
         "pci-dss@4.0.1 1.3.1",
         "vcloud",
@@ -228,12 +284,20 @@ def test_the_name_of_the_file_in_an_origin_is_text_on_one_line() -> None:
 
 
 def test_who_comes_after_a_tier_waits_for_each_of_it() -> None:
-    design = design_of_text(SMALL.replace("zone: dmz}", "zone: dmz, count: 2}") + "  late: {image: nginx, zone: dmz, after: web}\n")
+    design = design_of_text(
+        SMALL.replace("zone: dmz}", "zone: dmz, count: 2}")
+        + "  late: {image: nginx, zone: dmz, after: web}\n"
+    )
     assert vm(design, "late").after == ("web-1", "web-2")
 
 
 @pytest.mark.parametrize(
-    "section", ["tenancy: {share: dedicated}", "placement: {require: {site: eu}}", "protection: {profiles: [pci-dss]}"]
+    "section",
+    [
+        "tenancy: {share: dedicated}",
+        "placement: {require: {site: eu}}",
+        "protection: {profiles: [pci-dss]}",
+    ],
 )
 def test_what_cannot_be_enforced_is_refused_by_name(section: str) -> None:
     with pytest.raises(RefusedError, match=section.partition(":")[0]):

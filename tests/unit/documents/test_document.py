@@ -52,7 +52,24 @@ def test_plain_values(text: str, value: object) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["no", "Yes", "ON", "off", "22:22", "1:30:00", "0644", "-07", "0x1F", "0o17", "0b1", "1_000", ".inf", "-.INF", ".nan", "1" * 19],
+    [
+        "no",
+        "Yes",
+        "ON",
+        "off",
+        "22:22",
+        "1:30:00",
+        "0644",
+        "-07",
+        "0x1F",
+        "0o17",
+        "0b1",
+        "1_000",
+        ".inf",
+        "-.INF",
+        ".nan",
+        "1" * 19,
+    ],
 )
 def test_values_that_readers_disagree_about_are_refused(text: str) -> None:
     (problem,) = read(f"a: 1\nkey: {text}\n").problems
@@ -63,20 +80,35 @@ def test_values_that_readers_disagree_about_are_refused(text: str) -> None:
 
 @given(st.text(alphabet="0123456789+-._:eExobtrufalsynoONull~", max_size=8))
 def test_what_is_taken_is_what_the_common_reader_takes(text: str) -> None:
-    """PyYAML reads YAML 1.1: where nothing is refused, it sees the same, but for dates and numbers with an exponent."""
+    """PyYAML reads YAML 1.1: where nothing is refused, it sees the same, but for dates and numbers
+    with an exponent.
+    """
     try:
         common = yaml.safe_load(f"key: {text}\n")
         document = read(f"key: {text}\n")
     except (yaml.YAMLError, SpecError, ValueError):
         return
     value = document.tree["key"]
-    if not document.problems and not isinstance(value, float) and isinstance(common["key"], str | int | bool | None):
+    if (
+        not document.problems
+        and not isinstance(value, float)
+        and isinstance(common["key"], str | int | bool | None)
+    ):
         assert value == common["key"]
 
 
 def test_lines_and_paths() -> None:
     document = read("# a comment\na:\n  b: 1\n  c:\n    - x\n    - d: 2\n/etc/motd: {m: 1}\n")
-    assert document.lines == {"a": 2, "a.b": 3, "a.c": 4, "a.c[0]": 5, "a.c[1]": 6, "a.c[1].d": 6, '["/etc/motd"]': 7, '["/etc/motd"].m': 7}
+    assert document.lines == {
+        "a": 2,
+        "a.b": 3,
+        "a.c": 4,
+        "a.c[0]": 5,
+        "a.c[1]": 6,
+        "a.c[1].d": 6,
+        '["/etc/motd"]': 7,
+        '["/etc/motd"].m': 7,
+    }
     assert document.tree["a"]["c"][1].position == ("a.c[1]", 6)
 
 
@@ -91,12 +123,24 @@ def test_an_alias_to_what_contains_it_is_refused() -> None:
     assert "has no anchor &a before it" in read("a: &a [*a]\n").problems[0].what
 
 
-@pytest.mark.parametrize("text", ["!!str 5", "!mine {a: 1}", "! x", "!!binary aGk=", "!!python/name:os.system x", "!<tag:x> [1]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "!!str 5",
+        "!mine {a: 1}",
+        "! x",
+        "!!binary aGk=",
+        "!!python/name:os.system x",
+        "!<tag:x> [1]",
+    ],
+)
 def test_tags_are_refused(text: str) -> None:
     assert "tag" in read(f"key: {text}\n").problems[0].what
 
 
-@pytest.mark.parametrize("text", ["? [a]\n: 1\n", "? {a: 1}\n: 1\n", "1: a\n", "no: a\n", "~: a\n", "a: 1\n*b : 2\n"])
+@pytest.mark.parametrize(
+    "text", ["? [a]\n: 1\n", "? {a: 1}\n: 1\n", "1: a\n", "no: a\n", "~: a\n", "a: 1\n*b : 2\n"]
+)
 def test_keys_are_plain_text(text: str) -> None:
     assert read(f"ok: 1\n{text}").problems
 
@@ -146,7 +190,12 @@ def test_a_huge_file_is_refused() -> None:
         read(b"a: 1\n" * (LARGEST // 5 + 1))
 
 
-@given(st.one_of(st.binary(max_size=200), st.text(alphabet="ab:-[]{},&*!|>'\"%@`#?\n\t 01<~$", max_size=80).map(str.encode)))
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.text(alphabet="ab:-[]{},&*!|>'\"%@`#?\n\t 01<~$", max_size=80).map(str.encode),
+    )
+)
 def test_any_bytes_are_a_document_or_a_spec_error(data: bytes) -> None:
     try:
         tree = read_document(data, "f", example="a: 1").tree

@@ -12,7 +12,9 @@ from vcloud.documents.field import Shape
 from vcloud.documents.model import Kind, read_model, salvaged
 from vcloud.errors import SpecError
 
-NAME = Shape("[a-z]{1,8}", "is not a pet's name", "Use up to 8 lower-case letters.", frozenset({"nobody"}))
+NAME = Shape(
+    "[a-z]{1,8}", "is not a pet's name", "Use up to 8 lower-case letters.", frozenset({"nobody"})
+)
 
 
 class Pet(BaseModel):
@@ -40,22 +42,42 @@ FARM = Kind(Farm, "pets: {tom: {kind: cat}}", "The vet has some.")
 def said(text: str) -> list[tuple[int, str, str, str]]:
     with pytest.raises(SpecError) as raised:
         read_model(text.encode(), "farm.yaml", FARM).sound()
-    return [(problem.line, problem.field, problem.what, problem.hint) for problem in raised.value.problems]
+    return [
+        (problem.line, problem.field, problem.what, problem.hint)
+        for problem in raised.value.problems
+    ]
 
 
 def test_a_right_document_is_a_model() -> None:
-    farm = read_model(b"pets: {tom: {kind: cat}, jerry: {kind: mouse, legs: 3}}", "farm.yaml", FARM).sound()
-    assert [(name, pet.kind, pet.legs) for name, pet in farm.pets.items()] == [("tom", "cat", 4), ("jerry", "mouse", 3)]
+    farm = read_model(
+        b"pets: {tom: {kind: cat}, jerry: {kind: mouse, legs: 3}}", "farm.yaml", FARM
+    ).sound()
+    assert [(name, pet.kind, pet.legs) for name, pet in farm.pets.items()] == [
+        ("tom", "cat", 4),
+        ("jerry", "mouse", 3),
+    ]
 
 
 def test_all_problems_come_at_once_with_their_lines() -> None:
-    assert said("pets:\n  tom: {kind: cat, legs: 9}\n  Bo: {knid: ox}\n  nobody: {kind: ox}\nfed: yes\n") == [
+    assert said(
+        "pets:\n  tom: {kind: cat, legs: 9}\n  Bo: {knid: ox}\n  nobody: {kind: ox}\nfed: yes\n"
+    ) == [
         (2, "pets.tom.legs", "9 is too large; the maximum is 8", ""),
         (3, "pets.Bo", "'Bo' is not a pet's name", "Use up to 8 lower-case letters."),
         (3, "pets.Bo.kind", "required key 'kind' is missing", "For example: kind: cat"),
         (3, "pets.Bo.knid", "unknown key", "Did you mean 'kind'?"),
-        (4, "pets.nobody", "'nobody' is a reserved word", "Choose another name. Reserved words are: nobody."),
-        (5, "fed", "some YAML readers take yes without quotes as true, others as text", "Write true, or 'yes' in quotes for the text."),
+        (
+            4,
+            "pets.nobody",
+            "'nobody' is a reserved word",
+            "Choose another name. Reserved words are: nobody.",
+        ),
+        (
+            5,
+            "fed",
+            "some YAML readers take yes without quotes as true, others as text",
+            "Write true, or 'yes' in quotes for the text.",
+        ),
     ]
 
 
@@ -63,17 +85,45 @@ def test_all_problems_come_at_once_with_their_lines() -> None:
     ("text", "what", "hint"),
     [
         ("fed: true", "required key 'pets' is missing", "For example: pets: {tom: {kind: cat}}"),
-        ("pets: [tom]", "expected a mapping, but this is a list", "Write `tom: {}` instead of `- tom`."),
-        ("pets: [{tom: 1}]", "expected a mapping, but this is a list", "Remove the dash before each key."),
+        (
+            "pets: [tom]",
+            "expected a mapping, but this is a list",
+            "Write `tom: {}` instead of `- tom`.",
+        ),
+        (
+            "pets: [{tom: 1}]",
+            "expected a mapping, but this is a list",
+            "Remove the dash before each key.",
+        ),
         ("pets: [1]", "expected a mapping, but this is a list", ""),
-        ("pets:", "expected a mapping, but this is empty", "Write a value for the key, or remove the key."),
-        ("{pets: {a: {kind: a}}, names: [a]}", "expected a mapping, but this is a list", "Write `a: ...` instead of `- a`."),
-        ("{pets: {a: {kind: a}}, fed: 'true'}", "expected true or false, but this is 'true'", "Remove the quotes."),
+        (
+            "pets:",
+            "expected a mapping, but this is empty",
+            "Write a value for the key, or remove the key.",
+        ),
+        (
+            "{pets: {a: {kind: a}}, names: [a]}",
+            "expected a mapping, but this is a list",
+            "Write `a: ...` instead of `- a`.",
+        ),
+        (
+            "{pets: {a: {kind: a}}, fed: 'true'}",
+            "expected true or false, but this is 'true'",
+            "Remove the quotes.",
+        ),
         ("{pets: {a: {kind: a}}, fed: 'maybe'}", "expected true or false, but this is 'maybe'", ""),
-        ("{pets: {a: {kind: a, legs: '4'}}}", "expected a whole number, but this is '4'", "Remove the quotes."),
+        (
+            "{pets: {a: {kind: a, legs: '4'}}}",
+            "expected a whole number, but this is '4'",
+            "Remove the quotes.",
+        ),
         ("{pets: {a: {kind: 4}}}", "expected text, but this is a number", "Put it in quotes."),
         ("", "the file is empty", "The vet has some."),
-        ("- a", "the file must be a mapping of keys to values", "For example: pets: {tom: {kind: cat}}"),
+        (
+            "- a",
+            "the file must be a mapping of keys to values",
+            "For example: pets: {tom: {kind: cat}}",
+        ),
     ],
 )
 def test_a_sentence_and_a_way_out(text: str, what: str, hint: str) -> None:
@@ -99,11 +149,16 @@ def test_what_is_right_is_salvaged_from_a_document_with_problems() -> None:
         for pet in tree["pets"].values():
             pet.setdefault("kind", "unknown")
 
-    reading = read_model(b"pets: {tom: {kind: cat, legs: 9, more: 1}, Bo: {}, rex: {kind: 1}}", "farm.yaml", FARM)
+    reading = read_model(
+        b"pets: {tom: {kind: cat, legs: 9, more: 1}, Bo: {}, rex: {kind: 1}}", "farm.yaml", FARM
+    )
     farm = salvaged(reading, stand_in)
     assert reading.model is None
     assert farm is not None
-    assert {name: (pet.kind, pet.legs) for name, pet in farm.pets.items()} == {"tom": ("cat", 4), "rex": ("unknown", 4)}
+    assert {name: (pet.kind, pet.legs) for name, pet in farm.pets.items()} == {
+        "tom": ("cat", 4),
+        "rex": ("unknown", 4),
+    }
 
 
 def test_too_little_to_salvage_is_nothing() -> None:

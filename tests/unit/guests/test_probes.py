@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 
 from vcloud.errors import HostError
 from vcloud.guests import remote
-from vcloud.guests.probes import Prober, checked, parse_answers, parse_pid, python_program, python_words
+from vcloud.guests.probes import (
+    Prober,
+    checked,
+    parse_answers,
+    parse_pid,
+    python_program,
+    python_words,
+)
 from vcloud.hosts.executed import Executed
 from vcloud.proof.checks import Listener, Probe
 from vcloud.proof.judge import RESULTS, UNREADABLE, Answer
@@ -60,13 +67,17 @@ def test_an_answer_that_makes_no_sense_costs_that_probe_and_no_other(output: byt
 
 
 def test_answers_are_those_that_were_asked_for() -> None:
-    assert parse_answers(line() + b"\n" + line(id="1", result="timeout") + b"\n" + line(id="77"), 2) == (
+    assert parse_answers(
+        line() + b"\n" + line(id="1", result="timeout") + b"\n" + line(id="77"), 2
+    ) == (
         Answer("open", 5),
         Answer("timeout", 5),
     )
 
 
-@pytest.mark.parametrize("output", [b"", b"[]", b"{}", b'{"pid": "x"}', b'{"pid": [1]}', b'{"pid": Infinity}', DEEP])
+@pytest.mark.parametrize(
+    "output", [b"", b"[]", b"{}", b'{"pid": "x"}', b'{"pid": [1]}', b'{"pid": Infinity}', DEEP]
+)
 def test_a_listener_that_does_not_say_its_number_has_none(output: bytes) -> None:
     assert parse_pid(output) is None
     assert parse_pid(b'{"pid": 44, "bound": []}') == 44
@@ -80,7 +91,10 @@ def test_no_bytes_at_all_break_the_reading_of_answers(output: bytes) -> None:
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["id", "result", "port", "answer", "pid", "x"]), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["id", "result", "port", "answer", "pid", "x"]), inner)
+    ),
     max_leaves=8,
 )
 
@@ -120,7 +134,10 @@ def test_a_shipped_image_gets_its_own_program_and_nothing_else() -> None:
     ("done", "reason"),
     [
         (Executed(127, b"", b"sh: python3: not found"), "it has no python3"),
-        (Executed(1, b"", b"Traceback\nRuntimeError: python3 is older than 3.9"), "python3 is older than 3.9"),
+        (
+            Executed(1, b"", b"Traceback\nRuntimeError: python3 is older than 3.9"),
+            "python3 is older than 3.9",
+        ),
         (Executed(2, b"", b""), "python3 ended with 2"),
     ],
 )
@@ -131,9 +148,16 @@ def test_a_host_that_cannot_run_the_program_says_why(done: Executed, reason: str
 
 
 @pytest.mark.parametrize("path", sorted(REMOTE.glob("*.py")), ids=lambda path: path.stem)
-def test_the_program_runs_on_python_3_9_and_imports_only_the_standard_library_and_itself(path: Path) -> None:
+def test_the_program_runs_on_python_3_9_and_imports_only_the_standard_library_and_itself(
+    path: Path,
+) -> None:
     tree = ast.parse(path.read_text(), feature_version=(3, 9))
-    imported = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    imported = [
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    ]
     imported += [str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     foreign = {name for name in imported if name.partition(".")[0] not in sys.stdlib_module_names}
     assert all(name.startswith("vcloud.guests.remote.") for name in foreign)

@@ -1,4 +1,6 @@
-"""What the KVM test boot shows, with sockets in the place of consoles; tests/vm and tests/nested boot real VMs."""
+"""What the KVM test boot shows, with sockets in the place of consoles; tests/vm and tests/nested
+boot real VMs.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ from vcloud.hosts.connection import open_host
 from vcloud.hosts.inventory import HostRef
 
 NOT_HERE, ENDS = b"booting", None
-ENDED_FIRST = Accelerator("tcg", "/dev/kvm exists, but a test VM failed: it ended before it reached user space")
+ENDED_FIRST = Accelerator(
+    "tcg", "/dev/kvm exists, but a test VM failed: it ended before it reached user space"
+)
 
 
 @pytest.fixture
@@ -53,12 +57,16 @@ def runner(consoles: list[socket.socket], said: bytes | None) -> BootingVm:
         (ENDS, BOOTED_MESSAGE, ENDED_FIRST),
     ],
 )
-def test_who_reaches_user_space_decides(consoles: list[socket.socket], kvm: bytes | None, tcg: bytes | None, expected: Accelerator) -> None:
+def test_who_reaches_user_space_decides(
+    consoles: list[socket.socket], kvm: bytes | None, tcg: bytes | None, expected: Accelerator
+) -> None:
     assert compare_boots(runner(consoles, kvm), runner(consoles, tcg), time.monotonic()) == expected
 
 
 def test_a_kernel_that_hangs_under_kvm_alone_is_proven_to(consoles: list[socket.socket]) -> None:
-    found = compare_boots(runner(consoles, NOT_HERE), runner(consoles, BOOTED_MESSAGE), time.monotonic() - 0.1)
+    found = compare_boots(
+        runner(consoles, NOT_HERE), runner(consoles, BOOTED_MESSAGE), time.monotonic() - 0.1
+    )
     assert (found.name, found.proven) == ("tcg", True)
     assert "hangs" in found.reason
     assert SLOWDOWN_LIMIT > 1
@@ -69,8 +77,13 @@ def test_a_kernel_that_boots_nowhere_says_nothing_of_kvm(consoles: list[socket.s
     assert (found.name, found.proven) == ("tcg", False)
 
 
-@pytest.mark.parametrize(("kvm", "tcg", "proven"), [(False, True, True), (False, False, False), (True, False, False), (True, True, False)])
-def test_only_a_vm_that_starts_under_emulation_alone_speaks_against_kvm(kvm: bool, tcg: bool, proven: bool) -> None:
+@pytest.mark.parametrize(
+    ("kvm", "tcg", "proven"),
+    [(False, True, True), (False, False, False), (True, False, False), (True, True, False)],
+)
+def test_only_a_vm_that_starts_under_emulation_alone_speaks_against_kvm(
+    kvm: bool, tcg: bool, proven: bool
+) -> None:
     found = explain_failed_start("cannot allocate memory", kvm, tcg)
     assert (found.name, found.proven) == ("tcg", proven)
     assert "cannot allocate memory" in found.reason
@@ -79,6 +92,8 @@ def test_only_a_vm_that_starts_under_emulation_alone_speaks_against_kvm(kvm: boo
 def test_a_host_where_no_vm_starts_at_all_is_not_remembered_as_one_without_kvm() -> None:
     """libvirt's test driver starts neither of the two."""
     with open_host(HostRef("t", "test:///default")) as host:
-        found = boot_both(host, boot_xml("/kernel", "/initrd", "kvm"), boot_xml("/kernel", "/initrd", "tcg"))
+        found = boot_both(
+            host, boot_xml("/kernel", "/initrd", "kvm"), boot_xml("/kernel", "/initrd", "tcg")
+        )
         assert (found.name, found.proven) == ("tcg", False)
         assert found.reason.startswith("KVM could not be tested: ")

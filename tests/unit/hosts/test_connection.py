@@ -31,13 +31,23 @@ def test_a_host_opens_and_closes() -> None:
 @pytest.mark.parametrize(
     ("uri", "what", "way_out"),
     [
-        ("qemu+unix:///system?socket=/nowhere/sock", "libvirt does not run on x", "systemctl enable --now libvirtd"),
+        (
+            "qemu+unix:///system?socket=/nowhere/sock",
+            "libvirt does not run on x",
+            "systemctl enable --now libvirtd",
+        ),
         ("qemu+qqq:///system", "the URI of x does not lead to a libvirt", "qemu:///system"),
         ("qemu+ssh://nobody@name.invalid/system", "the name of x cannot be resolved", "HostName"),
-        ("qemu+ssh://nobody@127.0.0.1:9/system", "x does not answer ssh", "ssh nobody@127.0.0.1 true"),
+        (
+            "qemu+ssh://nobody@127.0.0.1:9/system",
+            "x does not answer ssh",
+            "ssh nobody@127.0.0.1 true",
+        ),
     ],
 )
-def test_a_refusal_says_what_to_do(uri: str, what: str, way_out: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_refusal_says_what_to_do(
+    uri: str, what: str, way_out: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(HostError) as caught:
         open_host(HostRef("x", uri))
     assert caught.value.what.startswith(what)
@@ -48,13 +58,21 @@ def test_a_refusal_says_what_to_do(uri: str, what: str, way_out: str, capfd: pyt
 @pytest.mark.parametrize(
     ("words", "what", "way_out"),
     [
-        ("Cannot recv data: Host key verification failed.: Connection reset by peer", "host key of h1 is unknown", "fingerprint"),
+        (
+            "Cannot recv data: Host key verification failed.: Connection reset by peer",
+            "host key of h1 is unknown",
+            "fingerprint",
+        ),
         (
             "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @ Host key verification failed.",
             "host key of h1 has changed",
             "ssh-keygen -R h1",
         ),
-        ("Cannot recv data: root@h1: Permission denied (publickey).: Connection reset by peer", "refuses the SSH login root@h1", "ssh-add"),
+        (
+            "Cannot recv data: root@h1: Permission denied (publickey).: Connection reset by peer",
+            "refuses the SSH login root@h1",
+            "ssh-add",
+        ),
         (
             "End of file while reading data: sh: 1: virt-ssh-helper: not found: Input/output error",
             "libvirt is not installed on h1",
@@ -65,9 +83,21 @@ def test_a_refusal_says_what_to_do(uri: str, what: str, way_out: str, capfd: pyt
             "does not allow you to connect",
             "usermod -aG libvirt",
         ),
-        ("authentication unavailable: no polkit agent available to authenticate", "does not allow you to connect", "usermod -aG libvirt"),
-        ("ssh: connect to host h1 port 22: Connection timed out", "h1 does not answer ssh", "ssh root@h1 true"),
-        ("something that nobody has seen before", "something that nobody has seen before", "virsh --connect"),
+        (
+            "authentication unavailable: no polkit agent available to authenticate",
+            "does not allow you to connect",
+            "usermod -aG libvirt",
+        ),
+        (
+            "ssh: connect to host h1 port 22: Connection timed out",
+            "h1 does not answer ssh",
+            "ssh root@h1 true",
+        ),
+        (
+            "something that nobody has seen before",
+            "something that nobody has seen before",
+            "virsh --connect",
+        ),
     ],
 )
 def test_the_words_of_libvirt_and_ssh_are_understood(words: str, what: str, way_out: str) -> None:
@@ -79,7 +109,9 @@ def test_the_words_of_libvirt_and_ssh_are_understood(words: str, what: str, way_
 def test_an_unknown_host_key_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
     """A real sshd whose key is in no known_hosts: no trust on first use, and the message says so."""
     with sshd(tmp_path) as port:
-        (tmp_path / "config").write_text(f"Host *\n  UserKnownHostsFile {tmp_path}/none\n  StrictHostKeyChecking yes\n  BatchMode yes\n")
+        (tmp_path / "config").write_text(
+            f"Host *\n  UserKnownHostsFile {tmp_path}/none\n  StrictHostKeyChecking yes\n  BatchMode yes\n"
+        )
         ref = HostRef("x", f"qemu+ssh://root@127.0.0.1:{port}/system", tmp_path / "config")
         with pytest.raises(HostError, match="the SSH host key of x is unknown"):
             open_host(ref)
@@ -89,10 +121,15 @@ def test_an_unknown_host_key_is_refused_before_anything_is_sent(tmp_path: Path) 
 
 def test_another_host_key_than_the_known_one_is_refused(tmp_path: Path) -> None:
     with sshd(tmp_path) as port:
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "other")], check=True)
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "other")],
+            check=True,
+        )
         key = (tmp_path / "other.pub").read_text()
         (tmp_path / "known").write_text(f"[127.0.0.1]:{port} {key}")
-        (tmp_path / "config").write_text(f"Host *\n  UserKnownHostsFile {tmp_path}/known\n  StrictHostKeyChecking yes\n  BatchMode yes\n")
+        (tmp_path / "config").write_text(
+            f"Host *\n  UserKnownHostsFile {tmp_path}/known\n  StrictHostKeyChecking yes\n  BatchMode yes\n"
+        )
         ref = HostRef("x", f"qemu+ssh://root@127.0.0.1:{port}/system", tmp_path / "config")
         with pytest.raises(HostError, match="the SSH host key of x has changed"):
             open_host(ref)
@@ -101,14 +138,23 @@ def test_another_host_key_than_the_known_one_is_refused(tmp_path: Path) -> None:
 
 
 def test_errors_of_libvirt_become_sentences() -> None:
-    with open_host(TEST) as host, pytest.raises(HostError) as caught, translated("the network 'x' could not be found"):
+    with (
+        open_host(TEST) as host,
+        pytest.raises(HostError) as caught,
+        translated("the network 'x' could not be found"),
+    ):
         host.connection.networkLookupByName("x")
-    assert str(caught.value) == "the network 'x' could not be found: Network not found: no network with matching name 'x'"
+    assert (
+        str(caught.value)
+        == "the network 'x' could not be found: Network not found: no network with matching name 'x'"
+    )
 
 
 def test_tasks_run_side_by_side_and_answer_in_order() -> None:
     barrier = threading.Barrier(3, timeout=10)
-    assert run_parallel([lambda number=number: (barrier.wait(), number)[1] for number in range(3)], 3) == [0, 1, 2]
+    assert run_parallel(
+        [lambda number=number: (barrier.wait(), number)[1] for number in range(3)], 3
+    ) == [0, 1, 2]
 
 
 def test_no_more_than_so_many_run_at_once() -> None:
@@ -152,7 +198,9 @@ def test_ctrl_c_is_heard_while_a_connection_hangs(tmp_path: Path) -> None:
         "except KeyboardInterrupt: print('heard', flush=True); os._exit(130)"
     )
     uri = f"qemu+ssh://root@127.0.0.1/system?command={hanging}"
-    with subprocess.Popen([sys.executable, "-c", program, uri], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", program, uri], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "opening\n"
         time.sleep(0.5)
@@ -174,7 +222,18 @@ class sshd:  # noqa: N801 - used like a function
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
         Path("/run/sshd").mkdir(exist_ok=True)
         port = free_port()
-        argv = ["/usr/sbin/sshd", "-D", "-e", "-f", "/dev/null", "-h", str(key), "-oListenAddress=127.0.0.1", "-p", str(port)]
+        argv = [
+            "/usr/sbin/sshd",
+            "-D",
+            "-e",
+            "-f",
+            "/dev/null",
+            "-h",
+            str(key),
+            "-oListenAddress=127.0.0.1",
+            "-p",
+            str(port),
+        ]
         self.process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         assert "listening" in self.process.stderr.readline()

@@ -61,27 +61,71 @@ UPLINK = "hosts: {h1: {uri: qemu:///system, uplink: {bridge: b, prefix4: 10.0.0.
         ("hosts: {h1: {url: qemu:///system}}", "hosts.h1.uri", "required key 'uri' is missing"),
         ("hosts: {}", "hosts", "this is empty; at least one entry is required"),
         ("hosts: {h1: {uri: nonsense}}", "hosts.h1.uri", "'nonsense' is not a libvirt URI"),
-        ("hosts: {h1: {uri: 'qemu:///system x'}}", "hosts.h1.uri", "'qemu:///system x' is not a libvirt URI"),
-        ("hosts: {h1: {uri: 'qemu+ssh://[::1/system'}}", "hosts.h1.uri", "'qemu+ssh://[::1/system' is not a libvirt URI"),
+        (
+            "hosts: {h1: {uri: 'qemu:///system x'}}",
+            "hosts.h1.uri",
+            "'qemu:///system x' is not a libvirt URI",
+        ),
+        (
+            "hosts: {h1: {uri: 'qemu+ssh://[::1/system'}}",
+            "hosts.h1.uri",
+            "'qemu+ssh://[::1/system' is not a libvirt URI",
+        ),
         ("hosts: {h1: {uri: 3}}", "hosts.h1.uri", "expected text, but this is a number"),
         ("hosts: {'a b': {uri: qemu:///system}}", 'hosts["a b"]', "'a b' is not a valid host name"),
         ("hosts: [1]", "hosts", "expected a mapping, but this is a list"),
         ("hosts: {h1: [1]}", "hosts.h1", "expected a mapping, but this is a list"),
         ("- h1", "", "the file must be a mapping of keys to values"),
-        (UPLINK.replace("bridge: b, ", ""), "hosts.h1.uplink", "an uplink needs either network or bridge"),
-        (UPLINK.replace("bridge: b", "bridge: b, network: n"), "hosts.h1.uplink", "an uplink needs either network or bridge"),
-        (UPLINK.replace("10.0.0.1", "11.0.0.1"), "hosts.h1.uplink", "gateway4 11.0.0.1 is not in prefix4 10.0.0.0/8"),
-        (UPLINK.replace("10.0.0.1", "gateway"), "hosts.h1.uplink.gateway4", "'gateway' is not an IPv4 address such as 198.18.0.1"),
-        (UPLINK.replace("10.0.0.0/8", "10.0.0.1/8"), "hosts.h1.uplink.prefix4", "'10.0.0.1/8' is not an IPv4 prefix"),
-        (UPLINK.replace("10.0.0.1}", "10.0.0.1, gateway6: fe80::1}"), "hosts.h1.uplink", "prefix6 and gateway6 must be written together"),
+        (
+            UPLINK.replace("bridge: b, ", ""),
+            "hosts.h1.uplink",
+            "an uplink needs either network or bridge",
+        ),
+        (
+            UPLINK.replace("bridge: b", "bridge: b, network: n"),
+            "hosts.h1.uplink",
+            "an uplink needs either network or bridge",
+        ),
+        (
+            UPLINK.replace("10.0.0.1", "11.0.0.1"),
+            "hosts.h1.uplink",
+            "gateway4 11.0.0.1 is not in prefix4 10.0.0.0/8",
+        ),
+        (
+            UPLINK.replace("10.0.0.1", "gateway"),
+            "hosts.h1.uplink.gateway4",
+            "'gateway' is not an IPv4 address such as 198.18.0.1",
+        ),
+        (
+            UPLINK.replace("10.0.0.0/8", "10.0.0.1/8"),
+            "hosts.h1.uplink.prefix4",
+            "'10.0.0.1/8' is not an IPv4 prefix",
+        ),
+        (
+            UPLINK.replace("10.0.0.1}", "10.0.0.1, gateway6: fe80::1}"),
+            "hosts.h1.uplink",
+            "prefix6 and gateway6 must be written together",
+        ),
         (
             UPLINK.replace("bridge: b", "bridge: a-name-of-more-than-15"),
             "hosts.h1.uplink.bridge",
             "'a-name-of-more-than-15' is not a valid bridge name",
         ),
-        (UPLINK.replace("10.0.0.0/8", "10.0.0.0/30"), "hosts.h1.uplink", "prefix4 10.0.0.0/30 is too small"),
-        ("hosts: {h1: {uri: qemu:///system, templates: lots}}", "hosts.h1.templates", "'lots' is not a size"),
-        ("hosts: {h1: {uri: qemu:///system, templates: 0}}", "hosts.h1.templates", "'0' is not between 1M and 64T"),
+        (
+            UPLINK.replace("10.0.0.0/8", "10.0.0.0/30"),
+            "hosts.h1.uplink",
+            "prefix4 10.0.0.0/30 is too small",
+        ),
+        (
+            "hosts: {h1: {uri: qemu:///system, templates: lots}}",
+            "hosts.h1.templates",
+            "'lots' is not a size",
+        ),
+        (
+            "hosts: {h1: {uri: qemu:///system, templates: 0}}",
+            "hosts.h1.templates",
+            "'0' is not between 1M and 64T",
+        ),
         (
             "hosts: {h1: {uri: qemu:///system, ssh_config: off}}",
             "hosts.h1.ssh_config",
@@ -92,13 +136,23 @@ UPLINK = "hosts: {h1: {uri: qemu:///system, uplink: {bridge: b, prefix4: 10.0.0.
             "hosts.h1.templates",
             "some YAML readers take 0512 without quotes as an octal",
         ),
-        ("hosts: {h1: {uri: qemu:///a, uri: qemu:///b}}", "hosts.h1.uri", "this key was already used in line 2"),
-        ("hosts: {h1: !!str {uri: qemu:///system}}", "hosts.h1", "the YAML tag tag:yaml.org,2002:str is not allowed"),
+        (
+            "hosts: {h1: {uri: qemu:///a, uri: qemu:///b}}",
+            "hosts.h1.uri",
+            "this key was already used in line 2",
+        ),
+        (
+            "hosts: {h1: !!str {uri: qemu:///system}}",
+            "hosts.h1",
+            "the YAML tag tag:yaml.org,2002:str is not allowed",
+        ),
         ("hosts: {h1: {uri: [", "", "the file is not valid YAML: "),
         ("", "", "the file is empty"),
     ],
 )
-def test_a_problem_of_an_inventory_has_its_line_and_field(inventory: Path, text: str, field: str, what: str) -> None:
+def test_a_problem_of_an_inventory_has_its_line_and_field(
+    inventory: Path, text: str, field: str, what: str
+) -> None:
     inventory.write_text(f"# my hosts\n{text}\n")
     with pytest.raises(SpecError) as caught:
         load_inventory(inventory)
@@ -120,14 +174,19 @@ def test_the_uplink_of_these_examples_is_valid(inventory: Path) -> None:
         ("hosts: {h1: {url: qemu:///system}}", "Did you mean 'uri'?"),
         ("host: {h1: {uri: qemu:///system}}", "Did you mean 'hosts'?"),
         (UPLINK.replace("prefix4", "prefx4"), "Did you mean 'prefix4'?"),
-        (UPLINK.replace("bridge: b", "bridge: b, dns: 1"), "Known keys: bridge, gateway4, gateway6, network, prefix4, prefix6."),
+        (
+            UPLINK.replace("bridge: b", "bridge: b, dns: 1"),
+            "Known keys: bridge, gateway4, gateway6, network, prefix4, prefix6.",
+        ),
     ],
 )
 def test_an_unknown_key_gets_the_nearest_known_one(inventory: Path, text: str, hint: str) -> None:
     inventory.write_text(text)
     with pytest.raises(SpecError) as caught:
         load_inventory(inventory)
-    assert hint in [problem.hint for problem in caught.value.problems if problem.what == "unknown key"]
+    assert hint in [
+        problem.hint for problem in caught.value.problems if problem.what == "unknown key"
+    ]
 
 
 def test_all_problems_of_an_inventory_come_at_once(inventory: Path) -> None:
@@ -143,8 +202,13 @@ def test_all_problems_of_an_inventory_come_at_once(inventory: Path) -> None:
 
 
 def test_an_inventory_may_repeat_values_by_aliases(inventory: Path) -> None:
-    inventory.write_text("hosts: {h1: &one {uri: qemu:///a, templates: 1G}, h2: {<<: *one, uri: qemu:///b}}")
-    assert [(host.uri, host.memory_image_space) for host in load_inventory(inventory)] == [("qemu:///a", 1 << 30), ("qemu:///b", 1 << 30)]
+    inventory.write_text(
+        "hosts: {h1: &one {uri: qemu:///a, templates: 1G}, h2: {<<: *one, uri: qemu:///b}}"
+    )
+    assert [(host.uri, host.memory_image_space) for host in load_inventory(inventory)] == [
+        ("qemu:///a", 1 << 30),
+        ("qemu:///b", 1 << 30),
+    ]
 
 
 def test_a_missing_inventory_is_said(tmp_path: Path) -> None:
@@ -157,7 +221,9 @@ def test_without_a_word_it_is_this_machine(nowhere: dict[str, str]) -> None:
 
 
 def test_each_source_wins_over_those_after_it(nowhere: dict[str, str], inventory: Path) -> None:
-    """A user's file < the lab that is up < VCLOUD_INVENTORY < LIBVIRT_DEFAULT_URI < VCLOUD_CONNECT < the flag."""
+    """A user's file < the lab that is up < VCLOUD_INVENTORY < LIBVIRT_DEFAULT_URI < VCLOUD_CONNECT
+    < the flag.
+    """
     own = Path(nowhere["HOME"], ".config", "vcloud", "hosts.yaml")
     own.parent.mkdir(parents=True)
     own.write_text("hosts: {mine: {uri: qemu+ssh://me@mine/system}}")
@@ -176,7 +242,9 @@ def test_each_source_wins_over_those_after_it(nowhere: dict[str, str], inventory
 def test_a_uri_of_the_inventory_brings_its_uplink(nowhere: dict[str, str], inventory: Path) -> None:
     environment = nowhere | {"VCLOUD_INVENTORY": str(inventory)}
     assert choose_host("qemu+ssh://root@h1/system", environment).uplink is not None
-    assert choose_host("qemu+ssh://root@h3/system", environment) == HostRef("h3", "qemu+ssh://root@h3/system")
+    assert choose_host("qemu+ssh://root@h3/system", environment) == HostRef(
+        "h3", "qemu+ssh://root@h3/system"
+    )
 
 
 def test_several_hosts_need_a_name(nowhere: dict[str, str], inventory: Path) -> None:
@@ -195,7 +263,9 @@ def test_several_labs_need_a_name(nowhere: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("name", ["h3", "with space", ""])
-def test_an_unknown_name_is_said_with_those_there_are(nowhere: dict[str, str], inventory: Path, name: str) -> None:
+def test_an_unknown_name_is_said_with_those_there_are(
+    nowhere: dict[str, str], inventory: Path, name: str
+) -> None:
     environment = nowhere | {"VCLOUD_INVENTORY": str(inventory)}
     with pytest.raises(UsageError) as caught:
         choose_host(name, environment)

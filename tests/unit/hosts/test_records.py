@@ -1,4 +1,6 @@
-"""Locks, manifests and the uplink's network on libvirt's own test driver: a real libvirt without a daemon."""
+"""Locks, manifests and the uplink's network on libvirt's own test driver: a real libvirt without a
+daemon.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ from vcloud.plan.formats import FORMAT, Unreadable, encoded
 from vcloud.plan.manifest import Manifest, Phase
 
 DIGESTS = VmDigests("r", "h", "i")
-CONFIG = UplinkConfig(network="uplink", prefix4=IPv4Network("198.18.0.0/16"), gateway4=IPv4Address("198.18.0.1"))
+CONFIG = UplinkConfig(
+    network="uplink", prefix4=IPv4Network("198.18.0.0/16"), gateway4=IPv4Address("198.18.0.1")
+)
 
 
 @pytest.fixture
@@ -42,7 +46,9 @@ def manifest(vapp: str, phase: Phase = Phase.READY, address: str = "198.18.200.1
     design = build_design(zones="dmz", vms={"web": "dmz x2"}, vapp=vapp)
     uplink = dataclasses.replace(UPLINK, address4=type(UPLINK.address4)(address))
     vms = tuple((vm.name, DIGESTS) for vm in design.vms)
-    return Manifest(phase, design, uplink, "tcg", (), vms, (), "", "f", "", "2030-01-01T00:00:00+00:00", "0")
+    return Manifest(
+        phase, design, uplink, "tcg", (), vms, (), "", "f", "", "2030-01-01T00:00:00+00:00", "0"
+    )
 
 
 def network_names(host: Host) -> set[str]:
@@ -111,8 +117,12 @@ def test_a_number_that_another_process_has_now_does_not_keep_a_lock_alive(host: 
 
 
 @pytest.mark.parametrize("changes", [{"boot": "another machine's"}, {"unknown": "attribute"}])
-def test_the_lock_of_a_process_of_which_nothing_is_known_stays(host: Host, changes: dict[str, str]) -> None:
-    write_record(host, Record(PREFIX + "shop", str(uuid.uuid4()), holder(pid=ended_process(), **changes)))
+def test_the_lock_of_a_process_of_which_nothing_is_known_stays(
+    host: Host, changes: dict[str, str]
+) -> None:
+    write_record(
+        host, Record(PREFIX + "shop", str(uuid.uuid4()), holder(pid=ended_process(), **changes))
+    )
     with pytest.raises(LockedError), vapp_lock(host, "shop", "up"):
         pass
     assert PREFIX + "shop" in network_names(host)
@@ -148,7 +158,15 @@ def test_a_manifest_comes_back_as_it_was(host: Host) -> None:
 def write_newer(host: Host, vapp: str, *, address: str = "198.18.200.1/16") -> None:
     """What a newer release would keep: an envelope as ours, and a body that nobody here can read."""
     envelope, _ = encoded(manifest(vapp, address=address))
-    write_record(host, Record(MANIFEST + vapp, uuid_of("manifest", vapp), envelope | {"format": str(FORMAT + 1), "vcloud": "9.1"}, "body"))
+    write_record(
+        host,
+        Record(
+            MANIFEST + vapp,
+            uuid_of("manifest", vapp),
+            envelope | {"format": str(FORMAT + 1), "vcloud": "9.1"},
+            "body",
+        ),
+    )
 
 
 def test_a_manifest_of_a_newer_release_is_a_state_of_its_own(host: Host) -> None:
@@ -206,7 +224,9 @@ def test_without_a_settled_manifest_the_domains_speak_for_themselves(host: Host)
 
 
 def test_a_settled_manifest_vouches_only_for_what_has_its_uuids(host: Host) -> None:
-    """A stranger's domain or network of a fitting name is never taken for ours: it would be removed as a leftover."""
+    """A stranger's domain or network of a fitting name is never taken for ours: it would be removed
+    as a leftover.
+    """
     design = manifest("shop").design
     ours, stolen = design.workloads
     zone = design.zones[0]
@@ -215,11 +235,19 @@ def test_a_settled_manifest_vouches_only_for_what_has_its_uuids(host: Host) -> N
     host.connection.networkDefineXML(
         f"<network><name>{zone.network.name}</name><uuid>{zone.network.uuid}</uuid><bridge name='{zone.network.bridge}'/></network>"
     )
-    host.connection.networkDefineXML("<network><name>shop.stranger</name><bridge name='stranger'/></network>")
+    host.connection.networkDefineXML(
+        "<network><name>shop.stranger</name><bridge name='stranger'/></network>"
+    )
     write_manifest(host, manifest("shop"))
     state = observe_vapp(host, "shop")
-    assert {domain.name: domain.marks.vapp for domain in state.domains} == {ours.domain: "shop", stolen.domain: ""}
-    assert {network.name: network.marks.vapp for network in state.networks} == {zone.network.name: "shop", "shop.stranger": ""}
+    assert {domain.name: domain.marks.vapp for domain in state.domains} == {
+        ours.domain: "shop",
+        stolen.domain: "",
+    }
+    assert {network.name: network.marks.vapp for network in state.networks} == {
+        zone.network.name: "shop",
+        "shop.stranger": "",
+    }
     standing = state.domain(ours.domain)
     assert standing is not None
     assert standing.running
@@ -253,8 +281,12 @@ def test_the_address_of_a_vapp_that_a_newer_release_made_is_taken_too(host: Host
 
 def test_where_a_damaged_manifest_does_not_tell_its_address_none_is_chosen(host: Host) -> None:
     """A second vApp would be given the first one's address."""
-    write_record(host, Record(MANIFEST + "other", uuid_of("manifest", "other"), text="bm90IG91cnM="))
-    with pytest.raises(HostError, match="vcloud cannot tell which address the vApp 'other' uses") as refused:
+    write_record(
+        host, Record(MANIFEST + "other", uuid_of("manifest", "other"), text="bm90IG91cnM=")
+    )
+    with pytest.raises(
+        HostError, match="vcloud cannot tell which address the vApp 'other' uses"
+    ) as refused:
         uplink_for(host, "shop")
     assert "vcloud down other" in refused.value.hint
     delete_manifest(host, "other")
@@ -262,7 +294,9 @@ def test_where_a_damaged_manifest_does_not_tell_its_address_none_is_chosen(host:
 
 
 def test_a_full_uplink_is_said(host: Host) -> None:
-    config = UplinkConfig(bridge="br0", prefix4=IPv4Network("198.51.100.0/28"), gateway4=IPv4Address("198.51.100.1"))
+    config = UplinkConfig(
+        bridge="br0", prefix4=IPv4Network("198.51.100.0/28"), gateway4=IPv4Address("198.51.100.1")
+    )
     small = Host(dataclasses.replace(host.ref, uplink=config), host.connection)
     assert uplink_for(small, "shop").bridge == "br0"
     for number in range(8, 15):  # the upper half without the broadcast address
@@ -276,7 +310,9 @@ def changed(**fields: object) -> UplinkConfig:
 
 
 def test_what_was_chosen_stays_while_it_fits_the_host(host: Host) -> None:
-    """Even where another address would be chosen today, and where another vApp has come to it meanwhile."""
+    """Even where another address would be chosen today, and where another vApp has come to it
+    meanwhile.
+    """
     chosen = dataclasses.replace(uplink_for(host, "shop"), address4=IPv4Interface("198.18.3.3/16"))
     assert uplink_for(host, "shop", chosen) == chosen
     write_manifest(host, manifest("blog", address="198.18.3.3/16"))
@@ -298,7 +334,9 @@ def test_another_uplink_of_the_host_is_noticed(host: Host, config: UplinkConfig)
     chosen = uplink_for(host, "shop")
     assert fits(chosen, CONFIG)
     assert not fits(chosen, config)
-    moved = uplink_for(Host(dataclasses.replace(host.ref, uplink=config), host.connection), "shop", chosen)
+    moved = uplink_for(
+        Host(dataclasses.replace(host.ref, uplink=config), host.connection), "shop", chosen
+    )
     assert fits(moved, config)
 
 
@@ -312,13 +350,17 @@ def test_a_vapp_moves_between_the_nat_network_and_a_segment_of_the_inventory(hos
 
 def test_two_vapps_that_choose_at_once_get_two_addresses(host: Host) -> None:
     """As many as there are addresses: each writes its choice before the next one looks."""
-    config = UplinkConfig(bridge="br0", prefix4=IPv4Network("198.51.100.0/28"), gateway4=IPv4Address("198.51.100.1"))
+    config = UplinkConfig(
+        bridge="br0", prefix4=IPv4Network("198.51.100.0/28"), gateway4=IPv4Address("198.51.100.1")
+    )
     small = Host(dataclasses.replace(host.ref, uplink=config), host.connection)
 
     def choose(vapp: str) -> IPv4Address:
         with choosing_uplink(small):
             chosen = uplink_for(small, vapp)
-            write_manifest(small, dataclasses.replace(manifest(vapp, Phase.APPLYING), uplink=chosen))
+            write_manifest(
+                small, dataclasses.replace(manifest(vapp, Phase.APPLYING), uplink=chosen)
+            )
         return chosen.address4.ip
 
     with ThreadPoolExecutor() as pool:

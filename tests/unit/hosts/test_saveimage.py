@@ -13,7 +13,15 @@ from tests.vapps import shop
 from vcloud.compile.libvirt.domain import render_domain, render_interface
 from vcloud.compile.libvirt.host import BootFiles
 from vcloud.hosts.metadata import own_element, parse
-from vcloud.hosts.saveimage import HEADER, MAGIC, Clone, Head, NotASaveImageError, head_for, read_head
+from vcloud.hosts.saveimage import (
+    HEADER,
+    MAGIC,
+    Clone,
+    Head,
+    NotASaveImageError,
+    head_for,
+    read_head,
+)
 from vcloud.plan.memory_image import saved_vm, saved_vm_facts
 from vcloud.views.render import UPLINK
 
@@ -42,7 +50,12 @@ def image(xml: str = XML, cookie: bytes = COOKIE, magic: bytes = MAGIC, version:
     """As libvirt 9.0 writes it."""
     start = xml.encode() + b"\0"
     body = (start + cookie + b"\0").ljust(ROOM, b"\0")
-    return struct.pack("<16s5I56x", magic, version, ROOM, 1, 0, len(start) if cookie else 0) + body + b"QEVM" + bytes(1000)
+    return (
+        struct.pack("<16s5I56x", magic, version, ROOM, 1, 0, len(start) if cookie else 0)
+        + body
+        + b"QEVM"
+        + bytes(1000)
+    )
 
 
 def test_the_head_is_what_libvirt_wrote() -> None:
@@ -85,11 +98,16 @@ def test_a_clone_has_its_own_nic_on_the_port_of_the_one_before() -> None:
     (nic,) = domain.findall("devices/interface")
     ours = parse(NIC)
     assert [child.tag for child in nic] == [*(child.tag for child in ours), "alias", "address"]
-    assert (nic.find("mac").attrib, nic.find("link").attrib) == ({"address": WEB.nics[0].mac}, {"state": "down"})  # type: ignore[union-attr]
+    assert (nic.find("mac").attrib, nic.find("link").attrib) == (
+        {"address": WEB.nics[0].mac},
+        {"state": "down"},
+    )  # type: ignore[union-attr]
     assert nic.find("address").get("bus") == "0x01"  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(("xml", "nic"), [(XML, ""), (WITHOUT_NIC, NIC)], ids=["one too few", "one too many"])
+@pytest.mark.parametrize(
+    ("xml", "nic"), [(XML, ""), (WITHOUT_NIC, NIC)], ids=["one too few", "one too many"]
+)
 def test_another_number_of_nics_is_refused(xml: str, nic: str) -> None:
     with pytest.raises(NotASaveImageError, match="NICs"):
         head_for(read_head(image(xml)), replace(CLONE, nic=nic))
@@ -110,14 +128,24 @@ def test_an_appliance_wakes_without_a_nic() -> None:
         image().replace(b"<domain", b"\xff\xfe\xfd", 1),
         bytes(200_000),
     ],
-    ids=["empty", "no header", "cut short", "not written to its end", "another version", "not text", "zeros"],
+    ids=[
+        "empty",
+        "no header",
+        "cut short",
+        "not written to its end",
+        "another version",
+        "not text",
+        "zeros",
+    ],
 )
 def test_what_is_not_whole_is_refused(content: bytes) -> None:
     with pytest.raises(NotASaveImageError):
         read_head(content)
 
 
-@pytest.mark.parametrize("xml", ["", "<domain>", "<domain/>", "<domain><name>a</name><uuid>b</uuid></domain>"])
+@pytest.mark.parametrize(
+    "xml", ["", "<domain>", "<domain/>", "<domain><name>a</name><uuid>b</uuid></domain>"]
+)
 def test_what_is_not_a_memory_image_is_refused(xml: str) -> None:
     with pytest.raises(NotASaveImageError):
         head_for(replace(read_head(image()), xml=xml), CLONE)

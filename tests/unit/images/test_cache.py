@@ -42,7 +42,11 @@ def test_what_was_made_is_found_listed_and_removed(cache: Cache) -> None:
     image = cache.fill("api", DIGEST, maker(), silent)
     assert cache.get("api", DIGEST) == image
     assert cache.list() == (image,)
-    assert (image.disk.read_bytes(), image.kernel, image.packages) == (b"disk", None, ("bash=5", "dash=1"))
+    assert (image.disk.read_bytes(), image.kernel, image.packages) == (
+        b"disk",
+        None,
+        ("bash=5", "dash=1"),
+    )
     assert (image.cmdline, image.memory, dict(image.disks)) == ("quiet", 1 << 20, {"data": "/srv"})
     cache.remove(image)
     cache.remove(image)
@@ -109,7 +113,9 @@ def test_two_builds_at_once_make_one_image(cache: Cache, tmp_path: Path) -> None
     assert cache.get("api", DIGEST) is not None
 
 
-def test_a_killed_build_is_never_used_and_swept_by_the_next_of_any_image(cache: Cache, tmp_path: Path) -> None:
+def test_a_killed_build_is_never_used_and_swept_by_the_next_of_any_image(
+    cache: Cache, tmp_path: Path
+) -> None:
     log = tmp_path / "log"
     builder = FORK.Process(target=_slow_build, args=(cache, log))
     builder.start()
@@ -142,7 +148,9 @@ def test_remove_takes_one_image_and_keeps_the_others(cache: Cache) -> None:
     assert cache.list() == (kept,)
 
 
-@pytest.mark.parametrize("written", ['{"format": "unknown"}', '{"name": "api", "digest": "d", "format": 2}', "{"])
+@pytest.mark.parametrize(
+    "written", ['{"format": "unknown"}', '{"name": "api", "digest": "d", "format": 2}', "{"]
+)
 def test_an_image_of_another_format_is_made_anew(cache: Cache, written: str) -> None:
     image = cache.fill("api", DIGEST, maker(), silent)
     (image.folder / "image.json").write_text(written)
@@ -150,7 +158,9 @@ def test_an_image_of_another_format_is_made_anew(cache: Cache, written: str) -> 
     assert cache.fill("api", DIGEST, maker(), silent) == image
 
 
-def test_the_cache_lies_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cache_lies_where_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.delenv("VCLOUD_CACHE_DIR", raising=False)
     assert default_cache().folder == tmp_path / "xdg/vcloud/images"

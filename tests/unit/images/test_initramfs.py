@@ -14,7 +14,10 @@ from vcloud.images.initramfs import load_order, make_initramfs
 TREE = {
     "kernel/net/core/failover.ko.xz": [],
     "kernel/drivers/net/net_failover.ko.xz": ["kernel/net/core/failover.ko.xz"],
-    "kernel/drivers/net/virtio_net.ko.xz": ["kernel/drivers/net/net_failover.ko.xz", "kernel/net/core/failover.ko.xz"],
+    "kernel/drivers/net/virtio_net.ko.xz": [
+        "kernel/drivers/net/net_failover.ko.xz",
+        "kernel/net/core/failover.ko.xz",
+    ],
     "kernel/drivers/char/hw_random/virtio-rng.ko": [],
 }
 
@@ -27,13 +30,18 @@ def modules(tmp_path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         content = f"module {path.name}".encode()
         path.write_bytes(lzma.compress(content) if path.suffix == ".xz" else content)
-    (root / "modules.dep").write_text("".join(f"{name}: {' '.join(needs)}\n" for name, needs in TREE.items()))
+    (root / "modules.dep").write_text(
+        "".join(f"{name}: {' '.join(needs)}\n" for name, needs in TREE.items())
+    )
     (root / "modules.builtin").write_text("kernel/drivers/virtio/virtio_pci.ko\n")
     return root
 
 
 def test_a_module_comes_after_all_that_it_needs_and_only_once(modules: Path) -> None:
-    order = [path.name.partition(".")[0] for path in load_order(modules, ["virtio_net", "virtio_pci", "failover", "virtio_rng"])]
+    order = [
+        path.name.partition(".")[0]
+        for path in load_order(modules, ["virtio_net", "virtio_pci", "failover", "virtio_rng"])
+    ]
     assert order == ["failover", "net_failover", "virtio_net", "virtio-rng"]
 
 
@@ -46,7 +54,12 @@ def test_cpio_unpacks_what_was_packed(modules: Path, tmp_path: Path) -> None:
     archive = make_initramfs(b"\x7fELF init", modules, ["virtio_net", "virtio_rng"])
     target = tmp_path / "unpacked"
     target.mkdir()
-    subprocess.run(["cpio", "--extract", "--quiet", "--make-directories"], cwd=target, input=archive, check=True)
+    subprocess.run(
+        ["cpio", "--extract", "--quiet", "--make-directories"],
+        cwd=target,
+        input=archive,
+        check=True,
+    )
     assert (target / "init").read_bytes() == b"\x7fELF init"
     assert (target / "init").stat().st_mode & 0o777 == 0o755
     listed = (target / "modules").read_text().splitlines()
@@ -60,4 +73,6 @@ def test_cpio_unpacks_what_was_packed(modules: Path, tmp_path: Path) -> None:
 
 
 def test_equal_input_gives_equal_bytes(modules: Path) -> None:
-    assert make_initramfs(b"init", modules, ["virtio_net"]) == make_initramfs(b"init", modules, ["virtio_net"])
+    assert make_initramfs(b"init", modules, ["virtio_net"]) == make_initramfs(
+        b"init", modules, ["virtio_net"]
+    )

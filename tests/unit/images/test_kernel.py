@@ -16,8 +16,17 @@ from vcloud.images.kernel import has_pvh_entry, unpack_kernel
 
 def elf(note: bytes = b"Xen\0", kind: int = 18) -> bytes:
     """A 64-bit ELF file with one note segment."""
-    segment = struct.pack("<III", 4, 4, 1) + b"GNU\0" + b"\0" * 4 + struct.pack("<III", len(note), 8, kind) + note + b"\0" * 8
-    header = b"\x7fELF\x02\x01\x01".ljust(32, b"\0") + struct.pack("<QQIHHHHHH", 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    segment = (
+        struct.pack("<III", 4, 4, 1)
+        + b"GNU\0"
+        + b"\0" * 4
+        + struct.pack("<III", len(note), 8, kind)
+        + note
+        + b"\0" * 8
+    )
+    header = b"\x7fELF\x02\x01\x01".ljust(32, b"\0") + struct.pack(
+        "<QQIHHHHHH", 64, 0, 0, 64, 56, 1, 0, 0, 0
+    )
     program = struct.pack("<IIQQQQQQ", 4, 4, 120, 0, 0, len(segment), len(segment), 4)
     return header + program + segment + bytes(range(256)) * 64
 

@@ -27,7 +27,11 @@ def write(folder: Path, text: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("folder", sorted(path.parent for path in images_dir().glob("*/image.yaml")), ids=lambda folder: folder.name)
+@pytest.mark.parametrize(
+    "folder",
+    sorted(path.parent for path in images_dir().glob("*/image.yaml")),
+    ids=lambda folder: folder.name,
+)
 def test_every_shipped_recipe_loads(folder: Path) -> None:
     recipe = load_recipe(folder)
     assert recipe.name == folder.name
@@ -42,7 +46,9 @@ def test_an_empty_recipe_is_its_base(folder: Path) -> None:
 
 
 def test_a_recipe_adds_to_its_base_or_changes_it(folder: Path) -> None:
-    recipe = load_recipe(write(folder, "base: postgres\nmodules: [tun]\ndisks: {logs: /var/log}\nmemory: 1G\n"))
+    recipe = load_recipe(
+        write(folder, "base: postgres\nmodules: [tun]\ndisks: {logs: /var/log}\nmemory: 1G\n")
+    )
     assert recipe.base is not None
     assert recipe.modules == (*recipe.base.modules, "tun")
     assert dict(recipe.disks) == {"data": "/var/lib/postgresql", "logs": "/var/log"}
@@ -59,14 +65,18 @@ def test_a_base_may_be_a_folder_of_ones_own(folder: Path) -> None:
 
 
 def test_a_recipe_that_is_its_own_base_is_refused(folder: Path) -> None:
-    with pytest.raises(SpecError, match=r"image\.yaml:2: base: the image recipe .* is its own base"):
+    with pytest.raises(
+        SpecError, match=r"image\.yaml:2: base: the image recipe .* is its own base"
+    ):
         load_recipe(write(folder, "memory: 1G\nbase: ../api\n"))
 
 
 @pytest.mark.parametrize("base", ["nothing", "./nothing", "./files", "./loop"])
 def test_a_base_that_is_no_recipe_is_named_with_its_line(folder: Path, base: str) -> None:
     (folder / "loop").symlink_to("loop")
-    with pytest.raises(SpecError, match=r"image\.yaml:1: base: there is no image recipe in ") as failure:
+    with pytest.raises(
+        SpecError, match=r"image\.yaml:1: base: there is no image recipe in "
+    ) as failure:
         load_recipe(write(folder, f"base: {base}\n"))
     assert "nginx" in failure.value.problems[0].hint
 
@@ -120,12 +130,22 @@ def test_what_is_not_a_recipe_is_refused(folder: Path, text: str) -> None:
         ("commands: [null]", "commands[0]", "expected text, but this is empty"),
         ("commands: ['']", "commands[0]", "the command is empty"),
         ("memory: 1M", "memory", "'1M' is not between 64M and 64T"),
-        ("check: yes", "check", "some YAML readers take yes without quotes as true, others as text"),
+        (
+            "check: yes",
+            "check",
+            "some YAML readers take yes without quotes as true, others as text",
+        ),
         ("check: a\0b", "", "the file contains the control character '\\x00'"),
-        ("packages: [a, nginx]\ncheck: x\ncheck: y", "packages[0]", "'a' is not a valid Debian package"),
+        (
+            "packages: [a, nginx]\ncheck: x\ncheck: y",
+            "packages[0]",
+            "'a' is not a valid Debian package",
+        ),
     ],
 )
-def test_a_wrong_recipe_is_described_as_a_vapp_file_is(folder: Path, line: str, field: str, what: str) -> None:
+def test_a_wrong_recipe_is_described_as_a_vapp_file_is(
+    folder: Path, line: str, field: str, what: str
+) -> None:
     with pytest.raises(SpecError) as failure:
         load_recipe(write(folder, f"# a recipe\n{line}\n"))
     problem = failure.value.problems[0]
@@ -140,7 +160,11 @@ def test_a_recipe_is_a_mapping(folder: Path, text: str) -> None:
     assert failure.value.problems[0].hint == "For example: base: base"
 
 
-@pytest.mark.parametrize("folder", sorted(path.parent for path in images_dir().glob("*/image.yaml")), ids=lambda folder: folder.name)
+@pytest.mark.parametrize(
+    "folder",
+    sorted(path.parent for path in images_dir().glob("*/image.yaml")),
+    ids=lambda folder: folder.name,
+)
 def test_shipped_recipes_say_the_same_to_every_reader_of_yaml(folder: Path) -> None:
     written = yaml.safe_load((folder / "image.yaml").read_text())
     recipe = load_recipe(folder)
@@ -150,7 +174,9 @@ def test_shipped_recipes_say_the_same_to_every_reader_of_yaml(folder: Path) -> N
 
 def test_a_pipe_among_the_files_is_refused_and_not_waited_for(folder: Path) -> None:
     os.mkfifo(folder / "files" / "pipe")
-    with pytest.raises(ImageError, match="pipe is neither a file, nor a folder, nor a symbolic link"):
+    with pytest.raises(
+        ImageError, match="pipe is neither a file, nor a folder, nor a symbolic link"
+    ):
         digest(load_recipe(write(folder, "")))
 
 
@@ -162,12 +188,16 @@ def test_a_socket_among_the_files_is_refused(folder: Path, monkeypatch: pytest.M
             list(load_recipe(write(folder, "")).files())
 
 
-@pytest.mark.parametrize("package", ["nginx", "libstdc++6", "g++", "nginx=1.26.3-3+deb13u1", "libc6:amd64"])
+@pytest.mark.parametrize(
+    "package", ["nginx", "libstdc++6", "g++", "nginx=1.26.3-3+deb13u1", "libc6:amd64"]
+)
 def test_package_names_as_apt_knows_them_are_taken(folder: Path, package: str) -> None:
     assert load_recipe(write(folder, f"packages: ['{package}']")).packages == (package,)
 
 
-def test_a_digest_does_not_depend_on_comments_umask_and_order_of_added_packages(folder: Path) -> None:
+def test_a_digest_does_not_depend_on_comments_umask_and_order_of_added_packages(
+    folder: Path,
+) -> None:
     before = digest(load_recipe(write(folder, "packages: [nginx]\n")), ("a1", "b1"))
     (folder / "files/etc/api.conf").chmod(0o664)
     after = digest(load_recipe(write(folder, "# why\npackages: [nginx]\n")), ("b1", "a1"))

@@ -35,7 +35,9 @@ def disk(tmp_path: Path) -> Path:
 
 
 def make_disk(path: Path, *options: str) -> Path:
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *options, str(path), "16M"], check=True)
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", *options, str(path), "16M"], check=True
+    )
     return path
 
 
@@ -68,9 +70,14 @@ def test_a_missing_file_is_told(cache: Cache, tmp_path: Path) -> None:
         fetch(str(tmp_path / "nothing.qcow2"), "", cache=cache)
 
 
-def test_an_image_that_names_a_file_of_the_host_is_refused(cache: Cache, disk: Path, tmp_path: Path) -> None:
+def test_an_image_that_names_a_file_of_the_host_is_refused(
+    cache: Cache, disk: Path, tmp_path: Path
+) -> None:
     overlay = tmp_path / "overlay.qcow2"
-    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(disk), "-F", "qcow2", str(overlay)], check=True)
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(disk), "-F", "qcow2", str(overlay)],
+        check=True,
+    )
     outside = make_disk(tmp_path / "outside.qcow2", "-o", f"data_file={tmp_path / 'data.raw'}")
     for path in (overlay, outside):
         with pytest.raises(ImageError, match="needs another file"):
@@ -94,7 +101,9 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(tmp_path)))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(_Quiet, directory=str(tmp_path))
+    )
     server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -130,10 +139,15 @@ def _certificate() -> bytes:
         .serial_number(1)
         .not_valid_before(now - datetime.timedelta(hours=1))
         .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+            critical=False,
+        )
         .sign(key, hashes.SHA256())
     )
-    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
     return private + certificate.public_bytes(serialization.Encoding.PEM)
 
 
@@ -147,7 +161,9 @@ def test_an_address_is_fetched_once(cache: Cache, disk: Path, address: str) -> N
     assert fetch(f"{address}/{disk.name}", checksum, cache=cache) == image
 
 
-def test_a_wrong_checksum_of_an_address_keeps_nothing(cache: Cache, disk: Path, address: str) -> None:
+def test_a_wrong_checksum_of_an_address_keeps_nothing(
+    cache: Cache, disk: Path, address: str
+) -> None:
     with pytest.raises(ImageError, match="wrong checksum"):
         fetch(f"{address}/{disk.name}", "0" * 64, cache=cache)
     assert cache.list() == ()
@@ -163,13 +179,17 @@ def test_a_server_that_is_not_trusted_or_has_no_such_file_is_told(
         fetch(f"{address}/{disk.name}", sha256(disk), cache=cache)
 
 
-def test_a_redirection_is_followed_only_to_where_nobody_can_listen_in(cache: Cache, disk: Path, address: str) -> None:
+def test_a_redirection_is_followed_only_to_where_nobody_can_listen_in(
+    cache: Cache, disk: Path, address: str
+) -> None:
     with pytest.raises(ImageError, match="not https"):
         fetch(f"{address}/to/http://127.0.0.1/{disk.name}", sha256(disk), cache=cache)
     with pytest.raises(ImageError, match="not allowed"):
         fetch(f"{address}/to/file://{disk}", sha256(disk), cache=cache)
     assert cache.list() == ()
-    assert fetch(f"{address}/to/{address}/{disk.name}", sha256(disk), cache=cache).digest == sha256(disk)
+    assert fetch(f"{address}/to/{address}/{disk.name}", sha256(disk), cache=cache).digest == sha256(
+        disk
+    )
 
 
 def test_an_image_that_is_too_large_is_not_kept(cache: Cache, disk: Path) -> None:

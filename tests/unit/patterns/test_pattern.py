@@ -90,28 +90,51 @@ def test_patterns_that_end_in_time_are_taken(pattern: str) -> None:
         "a" * 201,
     ],
 )
-def test_patterns_that_may_not_end_or_mean_something_else_to_the_ips_are_refused(pattern: str) -> None:
+def test_patterns_that_may_not_end_or_mean_something_else_to_the_ips_are_refused(
+    pattern: str,
+) -> None:
     with pytest.raises(FieldError):
         parse_pattern(pattern)
 
 
 @pytest.mark.parametrize(
-    "pattern", [r"C:\\users", r"x\\Name", "[{,]x", r"\(?a", r"\\v", "[a[:b]x", "(?#x)a", "a{b", "a{1 b", "a{}", "a{,b"]
+    "pattern",
+    [
+        r"C:\\users",
+        r"x\\Name",
+        "[{,]x",
+        r"\(?a",
+        r"\\v",
+        "[a[:b]x",
+        "(?#x)a",
+        "a{b",
+        "a{1 b",
+        "a{}",
+        "a{,b",
+    ],
 )
 def test_what_only_looks_like_another_meaning_is_taken(pattern: str) -> None:
     assert parse_pattern(pattern) == pattern
 
 
-@pytest.mark.parametrize("pattern", ["(((((((((((((((((((((((((a+)?)?)?)?)?)?)?)?)?)?)?)?)?)?)?)?)?)?)?)?)?)?)?)?)?b"])
+@pytest.mark.parametrize(
+    "pattern", ["(((((((((((((((((((((((((a+)?)?)?)?)?)?)?)?)?)?)?)?)?)?)?)?)?)?)?)?)?)?)?)?)?b"]
+)
 def test_a_nested_pattern_is_judged_in_time(pattern: str) -> None:
     assert parse_pattern(pattern) == pattern
 
 
 @pytest.mark.parametrize(
     ("pattern", "most"),
-    [("SHOP-[0-9]{8}", 844), (r"\b[A-Z]{2}[0-9]{2}[A-Z0-9]{4}[0-9]{7}[A-Z0-9]{0,16}\b", 276), ("(?:ab){3}", 1015)],
+    [
+        ("SHOP-[0-9]{8}", 844),
+        (r"\b[A-Z]{2}[0-9]{2}[A-Z0-9]{4}[0-9]{7}[A-Z0-9]{0,16}\b", 276),
+        ("(?:ab){3}", 1015),
+    ],
 )
-def test_as_many_occurrences_can_be_counted_as_the_program_of_the_ips_has_room_for(pattern: str, most: int) -> None:
+def test_as_many_occurrences_can_be_counted_as_the_program_of_the_ips_has_room_for(
+    pattern: str, most: int
+) -> None:
     """Measured with PCRE 10.46: 963, 309 and 1310 are the most that it compiles."""
     assert most_countable(pattern) == most
 

@@ -1,4 +1,6 @@
-"""The tree of a pattern says what Python's `re` understands. Both are asked about many patterns, and must agree."""
+"""The tree of a pattern says what Python's `re` understands. Both are asked about many patterns,
+and must agree.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,26 @@ from vcloud.patterns.tree import (
     width,
 )
 
-CHARACTERS = ["a", "b", "z", "0", "-", " ", ".", "{", "}", "{a", "]", "=", "<", ":", "!", "#", "/", ","]
+CHARACTERS = [
+    "a",
+    "b",
+    "z",
+    "0",
+    "-",
+    " ",
+    ".",
+    "{",
+    "}",
+    "{a",
+    "]",
+    "=",
+    "<",
+    ":",
+    "!",
+    "#",
+    "/",
+    ",",
+]
 ESCAPES = [
     r"\d",
     r"\D",
@@ -53,9 +74,37 @@ ESCAPES = [
     r"\101",
     r"\\",
 ]
-SETS = ["[abc]", "[^a]", "[a-z0-9_]", "[]x]", "[^]-]", r"[\d-]", r"[\]a-]", r"[\b\101]", r"[^\W\d]", r"[\x30-\x39\S]", "[a-]"]
+SETS = [
+    "[abc]",
+    "[^a]",
+    "[a-z0-9_]",
+    "[]x]",
+    "[^]-]",
+    r"[\d-]",
+    r"[\]a-]",
+    r"[\b\101]",
+    r"[^\W\d]",
+    r"[\x30-\x39\S]",
+    "[a-]",
+]
 ATOMS = [*CHARACTERS, *ESCAPES, *SETS, "^", "$", "(?#note)"]
-QUANTIFIERS = ["*", "+", "?", "{2}", "{1,3}", "{2,}", "{0,1}", "{0}", "*?", "+?", "??", "++", "{1,3}?", "{2,3}+", "{4}"]
+QUANTIFIERS = [
+    "*",
+    "+",
+    "?",
+    "{2}",
+    "{1,3}",
+    "{2,}",
+    "{0,1}",
+    "{0}",
+    "*?",
+    "+?",
+    "??",
+    "++",
+    "{1,3}?",
+    "{2,3}+",
+    "{4}",
+]
 OPENINGS = ["(", "(?:", "(?P<name>", "(?i:", "(?s-i:", "(?=", "(?!", "(?<=", "(?<!", "(?>"]
 WORDS = ["a", "ab", "abc", "abd", "", r"\d", "[xy]", "z", "a(?:b|c)"]
 
@@ -69,7 +118,9 @@ def compound(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     )
 
 
-ALTERNATIVES = st.lists(st.sampled_from(WORDS), min_size=2, max_size=4).map(lambda words: f"(?:{'|'.join(words)})")
+ALTERNATIVES = st.lists(st.sampled_from(WORDS), min_size=2, max_size=4).map(
+    lambda words: f"(?:{'|'.join(words)})"
+)
 PATTERNS = st.recursive(st.sampled_from(ATOMS) | ALTERNATIVES, compound, max_leaves=12)
 TEXTS = st.text(alphabet="abzA0-_ .{]=:!\n", max_size=12)
 
@@ -125,7 +176,11 @@ def test_a_tree_matches_what_its_pattern_matches(pattern: str, texts: list[str])
     examples = [matching_text(pattern)] if has_example(pattern) else []
     for text in (*texts, *examples):
         found, found_again = re.search(pattern, text), re.search(again, text)
-        assert (found and found.span()) == (found_again and found_again.span()), (pattern, again, text)
+        assert (found and found.span()) == (found_again and found_again.span()), (
+            pattern,
+            again,
+            text,
+        )
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
@@ -138,26 +193,42 @@ def test_a_tree_is_as_wide_as_python_says(pattern: str) -> None:
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(PATTERNS)
-def test_an_example_is_found_for_an_accepted_pattern_without_conditions_on_places(pattern: str) -> None:
+def test_an_example_is_found_for_an_accepted_pattern_without_conditions_on_places(
+    pattern: str,
+) -> None:
     assume(compiles(pattern) and is_accepted(pattern))
-    assume(not any(isinstance(node, Anchor | LookAround) or is_possessive(node) for node in nodes(parsed(pattern))))
+    assume(
+        not any(
+            isinstance(node, Anchor | LookAround) or is_possessive(node)
+            for node in nodes(parsed(pattern))
+        )
+    )
     assert re.search(pattern, matching_text(pattern))
 
 
-@pytest.mark.parametrize("pattern", ["(?i:[^a])", "(?i)[^a-y0-9]", "[a-z]", "[\\x80-\\xff]", "(?s).", r"\S\W\D", "a{3}|b"])
+@pytest.mark.parametrize(
+    "pattern",
+    ["(?i:[^a])", "(?i)[^a-y0-9]", "[a-z]", "[\\x80-\\xff]", "(?s).", r"\S\W\D", "a{3}|b"],
+)
 def test_an_example_is_found_for(pattern: str) -> None:
     assert re.fullmatch(pattern, matching_text(pattern))
 
 
 def is_possessive(node: Node) -> bool:
-    """Whether a part gives back nothing of what it has matched, so that a pattern like `a*+a` matches no text at all."""
+    """Whether a part gives back nothing of what it has matched, so that a pattern like `a*+a`
+    matches no text at all.
+    """
     if isinstance(node, Repeat):
         return len(node.spelling) > 1 and node.spelling.endswith("+")
     return isinstance(node, Group) and node.opening is Opening.ATOMIC
 
 
 def nodes(node: Node) -> list[Node]:
-    inner = getattr(node, "parts", ()) or getattr(node, "branches", ()) or ((node.part,) if hasattr(node, "part") else ())
+    inner = (
+        getattr(node, "parts", ())
+        or getattr(node, "branches", ())
+        or ((node.part,) if hasattr(node, "part") else ())
+    )
     return [node, *(found for child in inner for found in nodes(child))]
 
 
@@ -179,7 +250,10 @@ def has_example(pattern: str) -> bool:
 
 def test_what_is_read_and_how_it_was_spelled() -> None:
     tree = parsed(r"(?i)a\x42[^c]{2,}?(?:d|(?=.)\b)(?#e)")
-    d, lookaround = Literal("d", "d", 20), Sequence((LookAround("(?=", Sequence((AnyChar(),))), Anchor(r"\b")))
+    d, lookaround = (
+        Literal("d", "d", 20),
+        Sequence((LookAround("(?=", Sequence((AnyChar(),))), Anchor(r"\b"))),
+    )
     assert tree == Sequence(
         (
             Flags("i"),
@@ -191,7 +265,11 @@ def test_what_is_read_and_how_it_was_spelled() -> None:
         )
     )
     assert isinstance(tree, Sequence)
-    assert [node.spelling for node in tree.parts if isinstance(node, Literal | Repeat)] == ["a", r"\x42", "{2,}?"]
+    assert [node.spelling for node in tree.parts if isinstance(node, Literal | Repeat)] == [
+        "a",
+        r"\x42",
+        "{2,}?",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Each change of a file, and each thing that happened to what stands, gives exactly the steps that it needs."""
+"""Each change of a file, and each thing that happened to what stands, gives exactly the steps that
+it needs.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,10 @@ import pytest
 from tests.standing import manifest_of, standing, with_domain, without_domain
 from tests.vapps import design_of_text
 from vcloud.design.model import Design
-from vcloud.errors import SmallerDiskError, VcloudError
+from vcloud.errors import VcloudError
 from vcloud.marks import NO_VM, NetworkMarks
 from vcloud.plan.diff import plan_changes
 from vcloud.plan.manifest import Phase
-from vcloud.plan.reasons import flow_changes
 from vcloud.plan.state import DomainState, NetworkState, VappState
 from vcloud.plan.steps import COSTS, Cost, Plan, Verb
 from vcloud.views.render import UPLINK
@@ -108,7 +109,9 @@ def test_on_an_empty_host_everything_is_new_and_the_protection_comes_last() -> N
         ),
     ],
 )  # fmt: skip
-def test_a_change_costs_what_it_must_and_no_more(old: str, new: str, steps: list[tuple[str, str, str]]) -> None:
+def test_a_change_costs_what_it_must_and_no_more(
+    old: str, new: str, steps: list[tuple[str, str, str]]
+) -> None:
     assert told(plan(design(old, new), STANDING)) == steps
 
 
@@ -131,10 +134,14 @@ def test_a_renamed_domain_is_neither_made_anew_nor_removed(name: str) -> None:
 
 def test_somebodys_clone_of_a_vm_is_not_the_vapps() -> None:
     """virt-clone copies the mark. The twin has the name that its mark says, and goes."""
-    clone = replace(STANDING.domains[-1], name="shop.api-clone", uuid="11111111-2222-4333-8444-555555555555")
+    clone = replace(
+        STANDING.domains[-1], name="shop.api-clone", uuid="11111111-2222-4333-8444-555555555555"
+    )
     assert plan(design(), replace(STANDING, domains=(*STANDING.domains, clone))).steps == ()
     former = replace(clone, marks=replace(clone.marks, vm="api-clone"))
-    assert told(plan(design(), replace(STANDING, domains=(*STANDING.domains, former)))) == [("remove VM", "shop.api-clone", "remove")]
+    assert told(plan(design(), replace(STANDING, domains=(*STANDING.domains, former)))) == [
+        ("remove VM", "shop.api-clone", "remove")
+    ]
 
 
 def test_a_firewall_whose_uplink_has_gone_starts_anew() -> None:
@@ -152,12 +159,18 @@ def test_a_new_image_makes_its_vms_anew() -> None:
 
 def test_a_new_image_of_an_appliance_loads_its_rules_again() -> None:
     wanted = manifest_of(design(), images={"firewall": "another digest"})
-    assert told(plan_changes(wanted, STANDING, "h1")) == [("make VM anew", "firewall", "recreate"), LOAD_FIREWALL]
+    assert told(plan_changes(wanted, STANDING, "h1")) == [
+        ("make VM anew", "firewall", "recreate"),
+        LOAD_FIREWALL,
+    ]
 
 
 def test_a_users_own_image_learns_of_changes_at_boot() -> None:
     """It has no guest program of ours: cloud-init reads its files when it starts."""
-    own = FILE.replace("image: nginx, zone: app", "image: {url: 'https://images.example/a.qcow2', sha256: '" + "0" * 64 + "'}, zone: app")
+    own = FILE.replace(
+        "image: nginx, zone: app",
+        "image: {url: 'https://images.example/a.qcow2', sha256: '" + "0" * 64 + "'}, zone: app",
+    )
     changes = plan(design("first", "second", own), standing(design("", "", own)))
     assert told(changes) == [("restart VM", "api", "restart")]
     assert why(changes, "api") == "files: /etc/key; cloud-init learns of it at boot"
@@ -173,11 +186,15 @@ def test_a_zone_that_becomes_inspected_restarts_who_is_on_its_path() -> None:
         LOAD_FIREWALL,
     ]
     assert why(changes, "web-1") == "NICs in dmz changed"
-    assert why(changes, "shop.dmz.inner") == "network between the IPS and the firewall in zone 'dmz'"
+    assert (
+        why(changes, "shop.dmz.inner") == "network between the IPS and the firewall in zone 'dmz'"
+    )
     assert why(changes, "ips") == "inspects dmz"
 
 
-def test_a_zone_that_is_no_longer_inspected_loses_its_ips_first_and_its_inner_network_last() -> None:
+def test_a_zone_that_is_no_longer_inspected_loses_its_ips_first_and_its_inner_network_last() -> (
+    None
+):
     """The firewall is plugged into it until it has restarted."""
     assert told(plan(design(), standing(design("", "", FILE + INSPECTED)))) == [
         ("remove VM", "shop.ips", "remove"),
@@ -189,30 +206,56 @@ def test_a_zone_that_is_no_longer_inspected_loses_its_ips_first_and_its_inner_ne
 
 def test_another_accelerator_restarts_every_vm() -> None:
     changes = plan_changes(manifest_of(design(), accelerator="kvm"), STANDING, "h1")
-    assert told(changes) == [*(("restart VM", vm.name, "restart") for vm in design().vms), LOAD_FIREWALL]
+    assert told(changes) == [
+        *(("restart VM", vm.name, "restart") for vm in design().vms),
+        LOAD_FIREWALL,
+    ]
     assert why(changes, "api") == "accelerator: tcg -> kvm"
 
 
 def test_a_plan_says_which_flows_come_and_go() -> None:
     text = FILE.replace("id: orders", "id: prices").replace("publish: 8080", "publish: 8081")
-    assert why(plan(design("", "", text), STANDING), "firewall") == "allows prices; revokes orders; changes visits"
+    assert (
+        why(plan(design("", "", text), STANDING), "firewall")
+        == "allows prices; revokes orders; changes visits"
+    )
 
 
 def test_a_plan_says_what_changes_in_a_vm() -> None:
-    assert why(plan(design("memory: 256M", "memory: 320M"), STANDING), "web-1") == "memory: 256 -> 320 MiB"
-    assert why(plan(design("[echo one]", "[echo two]"), STANDING), "api") == "its run commands changed"
-    assert why(plan(design("/etc/key: first", "/etc/key: second"), STANDING), "api") == "files: /etc/key"
-    assert why(plan(design("/etc/key: first", "/etc/other: first"), STANDING), "api") == "files: /etc/key, /etc/other"
+    assert (
+        why(plan(design("memory: 256M", "memory: 320M"), STANDING), "web-1")
+        == "memory: 256 -> 320 MiB"
+    )
+    assert (
+        why(plan(design("[echo one]", "[echo two]"), STANDING), "api") == "its run commands changed"
+    )
+    assert (
+        why(plan(design("/etc/key: first", "/etc/key: second"), STANDING), "api")
+        == "files: /etc/key"
+    )
+    assert (
+        why(plan(design("/etc/key: first", "/etc/other: first"), STANDING), "api")
+        == "files: /etc/key, /etc/other"
+    )
 
 
 def without_network(state: VappState, name: str, *, defined: bool) -> VappState:
-    networks = (replace(network, active=network.active and network.name != name) for network in state.networks)
-    return replace(state, networks=tuple(network for network in networks if defined or network.name != name))
+    networks = (
+        replace(network, active=network.active and network.name != name)
+        for network in state.networks
+    )
+    return replace(
+        state, networks=tuple(network for network in networks if defined or network.name != name)
+    )
 
 
 @pytest.mark.parametrize(("defined", "reason"), [(True, "stopped"), (False, "removed")])
-def test_a_network_that_went_is_made_again_and_who_ran_on_it_is_started_again(defined: bool, reason: str) -> None:
-    """Its bridge is a new one then: a VM that went on running has no port there, and no packet would reach it."""
+def test_a_network_that_went_is_made_again_and_who_ran_on_it_is_started_again(
+    defined: bool, reason: str
+) -> None:
+    """Its bridge is a new one then: a VM that went on running has no port there, and no packet
+    would reach it.
+    """
     changes = plan(design(), without_network(STANDING, "shop.app", defined=defined))
     assert told(changes) == [
         ("make network", "shop.app", "new"),
@@ -224,8 +267,13 @@ def test_a_network_that_went_is_made_again_and_who_ran_on_it_is_started_again(de
     assert why(changes, "api").startswith(f"it is cut off: the network 'shop.app' was {reason},")
 
 
-@pytest.mark.parametrize(("network", "cut_off"), [("shop.dmz", ["ips", "web-1", "web-2"]), ("shop.dmz.inner", ["firewall", "ips"])])
-def test_the_two_sides_of_an_inspected_zone_cut_off_who_is_on_them(network: str, cut_off: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("network", "cut_off"),
+    [("shop.dmz", ["ips", "web-1", "web-2"]), ("shop.dmz.inner", ["firewall", "ips"])],
+)
+def test_the_two_sides_of_an_inspected_zone_cut_off_who_is_on_them(
+    network: str, cut_off: list[str]
+) -> None:
     inspected = design("", "", FILE + INSPECTED)
     changes = plan(inspected, without_network(standing(inspected), network, defined=True))
     assert list(changes.subjects(Verb.RESTART_VM)) == cut_off
@@ -240,7 +288,9 @@ def test_who_does_not_run_only_starts_on_the_network_that_is_made_again() -> Non
 
 
 def test_another_address_outside_is_given_to_the_firewall_live() -> None:
-    elsewhere = replace(UPLINK, address4=IPv4Interface("198.19.0.2/16"), gateway4=IPv4Address("198.19.0.1"))
+    elsewhere = replace(
+        UPLINK, address4=IPv4Interface("198.19.0.2/16"), gateway4=IPv4Address("198.19.0.1")
+    )
     changes = plan_changes(manifest_of(design(), uplink=elsewhere), STANDING, "h1")
     assert told(changes) == [("configure VM", "firewall", "live"), LOAD_FIREWALL]
     assert why(changes, "firewall") == "addresses outside: + 198.19.0.2, - 198.18.0.2"
@@ -254,9 +304,16 @@ def test_another_network_outside_restarts_the_firewall() -> None:
     ]
 
 
-@pytest.mark.parametrize(("paused", "reason"), [(False, "it is not running"), (True, "it is paused")])
+@pytest.mark.parametrize(
+    ("paused", "reason"), [(False, "it is not running"), (True, "it is paused")]
+)
 def test_a_vm_that_does_not_run_is_started(paused: bool, reason: str) -> None:
-    changes = plan(design(), with_domain(STANDING, "shop.api", lambda domain: replace(domain, running=paused, paused=paused)))
+    changes = plan(
+        design(),
+        with_domain(
+            STANDING, "shop.api", lambda domain: replace(domain, running=paused, paused=paused)
+        ),
+    )
     assert told(changes) == [("start VM", "api", "new")]
     assert why(changes, "api") == reason
 
@@ -284,8 +341,12 @@ def test_a_saved_appliance_is_loaded_again() -> None:
         ("/etc/key: first", "/etc/key: second", Verb.RESTORE_VM),
     ],
 )
-def test_a_saved_memory_is_not_gone_on_with_where_the_change_takes_a_boot(old: str, new: str, verb: Verb) -> None:
-    assert plan(design(old, new), with_domain(STANDING, "shop.api", saved)).subjects(verb) == ("api",)
+def test_a_saved_memory_is_not_gone_on_with_where_the_change_takes_a_boot(
+    old: str, new: str, verb: Verb
+) -> None:
+    assert plan(design(old, new), with_domain(STANDING, "shop.api", saved)).subjects(verb) == (
+        "api",
+    )
 
 
 def test_a_vapp_is_saved_when_all_of_its_vms_are() -> None:
@@ -298,7 +359,10 @@ def test_a_vapp_is_saved_when_all_of_its_vms_are() -> None:
 
 def test_an_appliance_that_was_started_is_loaded_again() -> None:
     """Its rules lived in its memory."""
-    changes = plan(design(), with_domain(STANDING, "shop.firewall", lambda domain: replace(domain, running=False)))
+    changes = plan(
+        design(),
+        with_domain(STANDING, "shop.firewall", lambda domain: replace(domain, running=False)),
+    )
     assert told(changes) == [("start VM", "firewall", "new"), LOAD_FIREWALL]
 
 
@@ -316,7 +380,11 @@ def test_after_an_interrupted_run_the_protection_is_loaded_whatever_it_got_to() 
 
 
 def test_a_vm_that_an_interrupted_run_left_half_made_is_made_anew() -> None:
-    half = with_domain(interrupted(STANDING), "shop.web-2", lambda domain: replace(domain, marks=replace(domain.marks, digests=None)))
+    half = with_domain(
+        interrupted(STANDING),
+        "shop.web-2",
+        lambda domain: replace(domain, marks=replace(domain.marks, digests=None)),
+    )
     changes = plan(design(), half)
     assert told(changes) == [("make VM anew", "web-2", "recreate"), LOAD_FIREWALL]
     assert why(changes, "web-2") == "an earlier run was interrupted while making it"
@@ -333,35 +401,57 @@ def test_after_an_interrupted_change_each_domain_is_believed_and_not_the_manifes
 
 
 def test_without_a_manifest_whole_vms_are_kept_and_looked_after() -> None:
-    assert told(plan(design(), replace(STANDING, manifest=None))) == [*(("start VM", vm.name, "new") for vm in design().vms), LOAD_FIREWALL]
+    assert told(plan(design(), replace(STANDING, manifest=None))) == [
+        *(("start VM", vm.name, "new") for vm in design().vms),
+        LOAD_FIREWALL,
+    ]
 
 
 @pytest.mark.parametrize(("vm", "more"), [("web-1", []), ("firewall", [LOAD_FIREWALL])])
 @pytest.mark.parametrize("phase", list(Phase))
-def test_a_vm_that_somebody_else_started_is_looked_after(vm: str, more: list[tuple[str, str, str]], phase: Phase) -> None:
-    """Its links are down, whoever started it: virsh, the host's own autostart, or a run of `up` that was killed."""
+def test_a_vm_that_somebody_else_started_is_looked_after(
+    vm: str, more: list[tuple[str, str, str]], phase: Phase
+) -> None:
+    """Its links are down, whoever started it: virsh, the host's own autostart, or a run of `up`
+    that was killed.
+    """
     state = with_domain(STANDING, f"shop.{vm}", lambda domain: replace(domain, id=99))
     assert state.manifest
     changes = plan(design(), replace(state, manifest=replace(state.manifest, phase=phase)))
-    assert told(changes) == [("start VM", vm, "new"), *(more if phase is Phase.READY else [LOAD_FIREWALL])]
+    assert told(changes) == [
+        ("start VM", vm, "new"),
+        *(more if phase is Phase.READY else [LOAD_FIREWALL]),
+    ]
     assert why(changes, vm).startswith("it was started")
 
 
 def test_the_domain_of_somebody_else_is_an_error_that_names_the_way_out() -> None:
-    foreign = with_domain(STANDING, "shop.api", lambda domain: replace(domain, uuid="f" * 32, marks=NO_VM))
-    with pytest.raises(VcloudError, match=r"domain 'shop\.api' exists already and is not vcloud's\n.*domrename"):
+    foreign = with_domain(
+        STANDING, "shop.api", lambda domain: replace(domain, uuid="f" * 32, marks=NO_VM)
+    )
+    with pytest.raises(
+        VcloudError, match=r"domain 'shop\.api' exists already and is not vcloud's\n.*domrename"
+    ):
         plan(design(), foreign)
 
 
 def test_the_network_of_somebody_else_is_an_error_that_names_the_way_out() -> None:
-    with pytest.raises(VcloudError, match=r"network 'shop\.dmz' exists already and is not vcloud's\n.*net-undefine"):
+    with pytest.raises(
+        VcloudError, match=r"network 'shop\.dmz' exists already and is not vcloud's\n.*net-undefine"
+    ):
         plan(design(), replace(EMPTY, networks=(NetworkState("shop.dmz", "f" * 32, True),)))
 
 
 def test_things_of_other_vapps_are_left_alone() -> None:
-    stranger = replace(STANDING.domains[0], name="shop.old", marks=replace(STANDING.domains[0].marks, vapp="shop.old"))
+    stranger = replace(
+        STANDING.domains[0],
+        name="shop.old",
+        marks=replace(STANDING.domains[0].marks, vapp="shop.old"),
+    )
     segment = NetworkState("shop.old-net", "f" * 32, True, NetworkMarks("other", "net"))
-    state = replace(STANDING, domains=(*STANDING.domains, stranger), networks=(*STANDING.networks, segment))
+    state = replace(
+        STANDING, domains=(*STANDING.domains, stranger), networks=(*STANDING.networks, segment)
+    )
     assert plan(design(), state).steps == ()
 
 
@@ -373,7 +463,9 @@ def test_a_plan_can_be_asked_what_it_does() -> None:
     assert {step.cost for step in changes.steps} == {Cost.RESTART}
 
 
-def test_what_cloud_init_gives_costs_a_restart_because_it_only_looks_at_boot(tmp_path: Path) -> None:
+def test_what_cloud_init_gives_costs_a_restart_because_it_only_looks_at_boot(
+    tmp_path: Path,
+) -> None:
     image = tmp_path / "debian.qcow2"
     image.touch()
     text = FILE.replace("api: {image: nginx,", f"api: {{image: {image},")
@@ -384,33 +476,3 @@ def test_what_cloud_init_gives_costs_a_restart_because_it_only_looks_at_boot(tmp
     paused = with_domain(stands, "shop.api", lambda domain: replace(domain, paused=True))
     assert plan(design("first", "second", text), paused).subjects(Verb.RESTART_VM) == ("api",)
     assert plan(design(text=text), stands).steps == ()
-
-
-ORDERS = "  - {id: orders, from: web, to: api, service: tcp/8000, why: the API}\n"
-
-
-@pytest.mark.parametrize(
-    ("new", "only"),
-    [("", True), (ORDERS, False), (ORDERS.replace("orders", "prices"), False), (ORDERS.replace("8000", "8001"), False)],
-    ids=["revoked", "nothing", "renamed", "changed"],
-)
-def test_rules_only_revoke_where_nothing_is_allowed_or_changed(new: str, only: bool) -> None:
-    assert flow_changes(design(ORDERS, new), STANDING.manifest).only_revokes == only
-
-
-def test_a_disk_may_grow_and_not_shrink() -> None:
-    def sized(size: str) -> Design:
-        return design("zone: app,", f"zone: app, disks: {{data: {size}}},")
-
-    state = standing(sized("2G"))
-    assert told(plan(sized("3G"), state)) == [("restart VM", "api", "restart")]
-    with pytest.raises(SmallerDiskError, match="'data' of 'api' has 2048 MiB") as refused:
-        plan(sized("1G"), state)
-    assert refused.value.exit == 6
-    assert refused.value.hint
-
-
-def test_losses_are_what_is_made_anew_or_removed() -> None:
-    assert plan(design("count: 2, memory: 256M", "count: 1, memory: 512M"), STANDING).losses() == {"shop.web-2"}
-    assert plan(design("echo one", "echo two"), STANDING).losses() == {"api"}
-    assert plan(design("memory: 256M", "memory: 512M"), STANDING).losses() == set()

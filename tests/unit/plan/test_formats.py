@@ -1,4 +1,6 @@
-"""Every format of manifests and marks that a release has written can be read, and a newer one is never built upon."""
+"""Every format of manifests and marks that a release has written can be read, and a newer one is
+never built upon.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,15 @@ from vcloud import marks
 from vcloud.compile.artifacts import comparable_domain, comparable_filter, comparable_networks
 from vcloud.compile.libvirt.host import HostFacts
 from vcloud.design.model import Design
-from vcloud.marks import NO_NETWORK, NO_VM, NetworkMarks, VmDigests, VmMarks, network_marks, vm_marks
+from vcloud.marks import (
+    NO_NETWORK,
+    NO_VM,
+    NetworkMarks,
+    VmDigests,
+    VmMarks,
+    network_marks,
+    vm_marks,
+)
 from vcloud.plan import formats
 from vcloud.plan.diff import plan_changes
 from vcloud.plan.formats import FORMAT, UPGRADES, Unreadable, decoded, encoded
@@ -29,8 +39,13 @@ from vcloud.plan.steps import LOADED, Verb
 from vcloud.views.render import UPLINK
 
 FORMATS = Path(__file__).parents[2] / "golden/formats"
-DESIGNS = {"shop": design_of_text((FORMATS / "shop.yaml").read_text()), "two-homes": design_of_text(TWO_HOMES)}
-"""The first is the shop as it was shipped when format 1 was current: what it renders must not change with the shop of today."""
+DESIGNS = {
+    "shop": design_of_text((FORMATS / "shop.yaml").read_text()),
+    "two-homes": design_of_text(TWO_HOMES),
+}
+"""The first is the shop as it was shipped when format 1 was current: what it renders must not
+change with the shop of today.
+"""
 
 
 def packed(document: Any) -> str:
@@ -40,19 +55,29 @@ def packed(document: Any) -> str:
 def golden(form: int, name: str) -> Manifest | Unreadable:
     """The manifest of a vApp that a release of that format has made."""
     record = json.loads((FORMATS / f"manifest-{form}-{name}.json").read_text())
-    return decoded(*((record["envelope"], packed(record["body"])) if form > 1 else ({}, packed(record))))
+    return decoded(
+        *((record["envelope"], packed(record["body"])) if form > 1 else ({}, packed(record)))
+    )
 
 
 def test_there_is_a_golden_of_each_format() -> None:
     for form in range(1, FORMAT + 1):
-        assert {path.name for path in FORMATS.glob(f"manifest-{form}-*.json")} == {f"manifest-{form}-{name}.json" for name in DESIGNS}
+        assert {path.name for path in FORMATS.glob(f"manifest-{form}-*.json")} == {
+            f"manifest-{form}-{name}.json" for name in DESIGNS
+        }
     assert set(UPGRADES) == set(range(1, FORMAT))
-    assert {path.name for path in FORMATS.glob("marks-*.xml")} == {f"marks-{form}.xml" for form in range(1, marks.FORMAT + 1)}
+    assert {path.name for path in FORMATS.glob("marks-*.xml")} == {
+        f"marks-{form}.xml" for form in range(1, marks.FORMAT + 1)
+    }
 
 
 @pytest.mark.parametrize("name", DESIGNS)
-def test_this_release_writes_its_format_as_the_golden_has_it(name: str, request: pytest.FixtureRequest) -> None:
-    """A field more makes this fail: raise `FORMAT` and keep the old golden, or give the field a default."""
+def test_this_release_writes_its_format_as_the_golden_has_it(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    """A field more makes this fail: raise `FORMAT` and keep the old golden, or give the field a
+    default.
+    """
     manifest = standing(DESIGNS[name]).manifest
     assert manifest
     envelope, body = encoded(manifest)
@@ -65,21 +90,32 @@ def test_this_release_writes_its_format_as_the_golden_has_it(name: str, request:
 
 @pytest.mark.parametrize("form", range(1, FORMAT + 1))
 @pytest.mark.parametrize("name", DESIGNS)
-def test_a_vapp_that_an_earlier_release_made_stands_and_needs_no_restart(form: int, name: str) -> None:
-    """What this release renders as the earlier one did is not touched; rules and what guests are told may be given to them live."""
+def test_a_vapp_that_an_earlier_release_made_stands_and_needs_no_restart(
+    form: int, name: str
+) -> None:
+    """What this release renders as the earlier one did is not touched; rules and what guests are
+    told may be given to them live.
+    """
     manifest, design = golden(form, name), DESIGNS[name]
     assert isinstance(manifest, Manifest)
     assert manifest.design.vapp == design.vapp
     state = standing(design)
     assert state.manifest
-    steps = plan_changes(manifest_of(design), type(state)(manifest, state.domains, state.networks), "h1").steps
+    steps = plan_changes(
+        manifest_of(design), type(state)(manifest, state.domains, state.networks), "h1"
+    ).steps
     assert {step.verb for step in steps} <= {*LOADED, Verb.CONFIGURE_VM, Verb.RECORD}
 
 
 @pytest.mark.parametrize("design", DESIGNS.values(), ids=DESIGNS)
 def test_this_release_renders_what_releases_of_format_1_rendered(design: Design) -> None:
-    """The digests of a vApp that they made are taken from the texts of this release. Where these change, `plan.formats` must compare otherwise."""
-    texts = {f"{vm.domain}.domain.xml": comparable_domain(vm, UPLINK, HostFacts("tcg")) for vm in design.vms}
+    """The digests of a vApp that they made are taken from the texts of this release. Where these
+    change, `plan.formats` must compare otherwise.
+    """
+    texts = {
+        f"{vm.domain}.domain.xml": comparable_domain(vm, UPLINK, HostFacts("tcg"))
+        for vm in design.vms
+    }
     texts |= {f"{name}.network.xml": text for name, text in comparable_networks(design).items()}
     texts |= {f"{design.vapp}.nwfilter.xml": comparable_filter(design)}
     for name, text in texts.items():
@@ -87,7 +123,9 @@ def test_this_release_renders_what_releases_of_format_1_rendered(design: Design)
 
 
 def canonical(xml: str) -> str:
-    """The XML without blanks and without vcloud's own element. libvirt gives addresses to devices kind by kind, in the order of each kind."""
+    """The XML without blanks and without vcloud's own element. libvirt gives addresses to devices
+    kind by kind, in the order of each kind.
+    """
     root = ElementTree.fromstring(xml)  # noqa: S314 - our own
     for place in root.iter("metadata"):
         place.clear()
@@ -103,7 +141,10 @@ def canonical(xml: str) -> str:
 
 def test_a_manifest_of_a_newer_release_still_tells_its_address_and_who_made_it() -> None:
     envelope, _ = encoded(manifest_of(shop()))
-    found = decoded(envelope | {"format": str(FORMAT + 1), "vcloud": "9.1"}, "whatever the newer release keeps here")
+    found = decoded(
+        envelope | {"format": str(FORMAT + 1), "vcloud": "9.1"},
+        "whatever the newer release keeps here",
+    )
     assert found == Unreadable(FORMAT + 1, "9.1", IPv4Address("198.18.0.2"))
     assert found.is_newer
     assert "vcloud 9.1" in found.reason
@@ -131,9 +172,12 @@ def test_a_damaged_manifest_is_not_a_newer_one() -> None:
 
 
 @given(
-    st.dictionaries(st.text(max_size=9), st.text(max_size=9), max_size=4), st.text(max_size=200) | st.from_type(dict[str, int]).map(packed)
+    st.dictionaries(st.text(max_size=9), st.text(max_size=9), max_size=4),
+    st.text(max_size=200) | st.from_type(dict[str, int]).map(packed),
 )
-def test_nothing_that_somebody_else_wrote_is_more_than_unreadable(envelope: dict[str, str], body: str) -> None:
+def test_nothing_that_somebody_else_wrote_is_more_than_unreadable(
+    envelope: dict[str, str], body: str
+) -> None:
     assert isinstance(decoded(envelope, body), Unreadable)
 
 
@@ -146,12 +190,22 @@ def test_a_body_that_unpacks_to_more_than_any_manifest_is_damaged() -> None:
 # Marks
 
 
-MARKS = VmMarks("shop", "web-1", "workload", "ssh-ed25519 AAAA", VmDigests("r", "h", "i"), "f" * 8, keeps_data=True)
+MARKS = VmMarks(
+    "shop",
+    "web-1",
+    "workload",
+    "ssh-ed25519 AAAA",
+    VmDigests("r", "h", "i"),
+    "f" * 8,
+    keeps_data=True,
+)
 
 
 def test_a_mark_comes_back_as_it_was() -> None:
     assert vm_marks(MARKS.attributes()) == MARKS
-    assert network_marks(NetworkMarks("shop", "dmz", "d").attributes()) == NetworkMarks("shop", "dmz", "d")
+    assert network_marks(NetworkMarks("shop", "dmz", "d").attributes()) == NetworkMarks(
+        "shop", "dmz", "d"
+    )
     plain = VmMarks("shop", "web-1", "workload")
     assert vm_marks(plain.attributes()) == plain
 
@@ -189,5 +243,7 @@ def test_marks_are_read_by_a_program_that_has_only_pythons_library() -> None:
     import sys
 
     program = f"import runpy; found = runpy.run_path({marks.__file__!r}); print(found['vm_marks']({MARKS.attributes()!r}).vm)"
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=True
+    )
     assert done.stdout == "web-1\n"

@@ -27,7 +27,9 @@ ORIGINAL, COPY = design(), design("drill")
 def test_the_plan_of_a_copy_makes_all_of_it_and_touches_nothing_of_the_vapp() -> None:
     """Whatever stands of the vApp itself is not the copy's."""
     there = standing(ORIGINAL)
-    plan = plan_changes(manifest_of(COPY), VappState(None, there.domains, there.networks, filter_gone=True), "h1")
+    plan = plan_changes(
+        manifest_of(COPY), VappState(None, there.domains, there.networks, filter_gone=True), "h1"
+    )
     assert set(plan.subjects(Verb.MAKE_VM)) == {vm.name for vm in COPY.vms}
     assert not plan.has(Verb.REMOVE_VM, Verb.REMOVE_NETWORK, Verb.REMAKE_VM)
     assert not {*plan.subjects(Verb.MAKE_NETWORK)} & {network.name for network in there.networks}

@@ -1,4 +1,6 @@
-"""The manifest comes back from libvirt as it went in, and holds nothing that a reader of libvirt should not see."""
+"""The manifest comes back from libvirt as it went in, and holds nothing that a reader of libvirt
+should not see.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,11 @@ def body_of(manifest: Manifest) -> str:
 def test_the_manifests_of_operators_with_their_files_in_different_folders_are_equal() -> None:
     design = shop()
     moved = replace(
-        design, workloads=tuple(replace(vm, image=replace(vm.image, recipe=f"/home/other/{vm.image.name}")) for vm in design.workloads)
+        design,
+        workloads=tuple(
+            replace(vm, image=replace(vm.image, recipe=f"/home/other/{vm.image.name}"))
+            for vm in design.workloads
+        ),
     )
     assert redacted(moved) == redacted(design)
     assert redacted(design).firewall.image.recipe == "firewall"
@@ -72,7 +78,10 @@ def test_no_secret_of_the_shop_is_in_it() -> None:
 
 
 def test_a_changed_secret_changes_the_digest_of_its_vm() -> None:
-    one, other = (manifest_of(design_of_text(FILE, password=word)).digests_of("web") for word in ("first", "second"))
+    one, other = (
+        manifest_of(design_of_text(FILE, password=word)).digests_of("web")
+        for word in ("first", "second")
+    )
     assert one is not None
     assert other is not None
     assert one.root != other.root
@@ -83,7 +92,9 @@ def test_a_changed_secret_changes_the_digest_of_its_vm() -> None:
 def test_redaction_leaves_everything_else_as_it_is() -> None:
     design = design_of_text(FILE)
     seen = redacted(design)
-    plain = [replace(vm, files=(), run=(), image=without_folders(vm.image)) for vm in design.workloads]
+    plain = [
+        replace(vm, files=(), run=(), image=without_folders(vm.image)) for vm in design.workloads
+    ]
     assert [replace(vm, files=(), run=()) for vm in seen.workloads] == plain
     assert redacted(seen) != design
     assert compile_vapp(seen, UPLINK).firewall == compile_vapp(design, UPLINK).firewall
@@ -91,7 +102,9 @@ def test_redaction_leaves_everything_else_as_it_is() -> None:
 
 def test_manifests_agree_whatever_phase_time_and_writer() -> None:
     manifest = manifest_of(shop())
-    assert manifest.agrees_with(replace(manifest, phase=Phase.READY, written="later", vcloud="9.9.9"))
+    assert manifest.agrees_with(
+        replace(manifest, phase=Phase.READY, written="later", vcloud="9.9.9")
+    )
     assert not manifest.agrees_with(replace(manifest, firewall="another"))
 
 

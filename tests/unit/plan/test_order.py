@@ -31,8 +31,19 @@ DESIGN = design_of_text(FILE)
 EMPTY = VappState(None, (), (), filter_gone=True)
 
 
-def planned(design: Design = DESIGN, state: VappState = EMPTY, *, firewall_first: bool = False, linked: bool = False) -> Plan:
-    return ordered(plan_changes(manifest_of(design), state, "h1"), design, firewall_first=firewall_first, linked=linked)
+def planned(
+    design: Design = DESIGN,
+    state: VappState = EMPTY,
+    *,
+    firewall_first: bool = False,
+    linked: bool = False,
+) -> Plan:
+    return ordered(
+        plan_changes(manifest_of(design), state, "h1"),
+        design,
+        firewall_first=firewall_first,
+        linked=linked,
+    )
 
 
 def step(plan: Plan, id_: str) -> Step:
@@ -63,7 +74,9 @@ def test_workloads_start_beside_the_appliances_to_save_time() -> None:
 
 def test_an_image_of_a_users_own_is_not_even_started_before_its_turn() -> None:
     """It cannot make its services wait for the links."""
-    assert {"load firewall firewall", "load IPS ips", "connect VM db"} <= before(planned(), "make VM own")
+    assert {"load firewall firewall", "load IPS ips", "connect VM db"} <= before(
+        planned(), "make VM own"
+    )
 
 
 def test_every_vm_is_connected_after_those_that_its_file_says_come_first() -> None:
@@ -83,7 +96,10 @@ def test_networks_and_the_filter_are_there_before_any_vm_starts() -> None:
 
 @pytest.mark.parametrize(
     ("firewall_first", "first", "second"),
-    [(False, "load IPS ips", "load firewall firewall"), (True, "load firewall firewall", "load IPS ips")],
+    [
+        (False, "load IPS ips", "load firewall firewall"),
+        (True, "load firewall firewall", "load IPS ips"),
+    ],
 )
 def test_where_links_are_live_what_a_new_flow_carries_is_inspected_first_and_a_revoked_flow_dies_first(
     firewall_first: bool, first: str, second: str
@@ -99,7 +115,9 @@ def test_where_links_are_live_what_a_new_flow_carries_is_inspected_first_and_a_r
 def test_a_network_is_removed_only_when_nobody_is_plugged_in_any_more() -> None:
     plain = design_of_text(FILE.replace("protection: {ips: {inspect: dmz}}\n", ""))
     plan = planned(plain, standing(DESIGN), linked=True)
-    assert {"remove VM shop.ips", "restart VM firewall", "connect VM web-1"} <= before(plan, "remove network shop.dmz.inner")
+    assert {"remove VM shop.ips", "restart VM firewall", "connect VM web-1"} <= before(
+        plan, "remove network shop.dmz.inner"
+    )
 
 
 def test_every_run_ends_with_the_manifest_that_says_so() -> None:
@@ -124,7 +142,15 @@ def test_people_see_the_steps_that_they_agree_to_and_not_their_parts() -> None:
 
 
 def test_the_vms_that_others_wait_for_longest_come_first() -> None:
-    assert [vm.name for vm in by_urgency(planned(), DESIGN)] == ["ips", "firewall", "db", "api", "own", "web-1", "web-2"]
+    assert [vm.name for vm in by_urgency(planned(), DESIGN)] == [
+        "ips",
+        "firewall",
+        "db",
+        "api",
+        "own",
+        "web-1",
+        "web-2",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +167,9 @@ def test_the_vms_that_others_wait_for_longest_come_first() -> None:
         (Verb.MAKE_NETWORK, "zone", False),
     ],
 )
-def test_what_computes_from_beginning_to_end_waits_for_a_processor(verb: Verb, subject: str, busy: bool) -> None:
+def test_what_computes_from_beginning_to_end_waits_for_a_processor(
+    verb: Verb, subject: str, busy: bool
+) -> None:
     assert keeps_processor_busy(Step(verb, subject, "", "h1"), lambda vm: vm == "woken") is busy
 
 

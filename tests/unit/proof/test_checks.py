@@ -1,4 +1,6 @@
-"""Which claims are tested: all that is declared, and never something that is both declared and expected to be denied."""
+"""Which claims are tested: all that is declared, and never something that is both declared and
+expected to be denied.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ SERVICES = ("tcp/80", "tcp/22", "tcp/8000-8010", "udp/53", "udp/9000-9001", "icm
 
 @st.composite
 def designs(draw: st.DrawFn) -> Design:
-    """Vapps of a few tiers in a few zones, one of them perhaps open, with any flows between any ends."""
+    """Vapps of a few tiers in a few zones, one of them perhaps open, with any flows between any
+    ends.
+    """
     opened = draw(st.sampled_from((None, *ZONES)))
     zones = " ".join(f"{zone}:open" if zone == opened else zone for zone in ZONES)
     vms = {}
@@ -50,7 +54,13 @@ def designs(draw: st.DrawFn) -> Design:
         vms[tier] = " ".join((*homes, *draw(st.sampled_from(((), ("x2",), ("x3",))))))
     rows = []
     for number in range(draw(st.integers(0, 4))):
-        ends = draw(st.lists(st.sampled_from(("internet", *vms, *(f"zone:{zone}" for zone in ZONES))), min_size=2, max_size=2))
+        ends = draw(
+            st.lists(
+                st.sampled_from(("internet", *vms, *(f"zone:{zone}" for zone in ZONES))),
+                min_size=2,
+                max_size=2,
+            )
+        )
         if ends != ["internet", "internet"]:
             usable = SERVICES[:-1] if "internet" in ends else SERVICES
             services = draw(st.lists(st.sampled_from(usable), min_size=1, max_size=3, unique=True))
@@ -71,10 +81,14 @@ def probe_of(check: Check) -> Probe:
 
 
 def permitted(design: Design) -> dict[tuple[str, str, str], list[tuple[int, int]]]:
-    """Protocol, source and target -> the port ranges that flows allow: by addresses alone, as a prober sees them."""
+    """Protocol, source and target -> the port ranges that flows allow: by addresses alone, as a
+    prober sees them.
+    """
     found: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
     for flow in design.flows:
-        for path, family, (number, service) in product(flow.paths, (4, 6), enumerate(flow.services)):
+        for path, family, (number, service) in product(
+            flow.paths, (4, 6), enumerate(flow.services)
+        ):
             asked = flow.publish[number] if path.source is None else service
             source = str(address_of(path.source, family)) if path.source else "-"
             key = (str(service.protocol), source, str(target_of(path, family)))
@@ -98,14 +112,25 @@ def test_nothing_that_a_flow_allows_is_expected_to_be_denied(design: Design) -> 
         if check.kind in (Kind.FLOW, Kind.DENIED):
             probe = probe_of(check)
             ranges = allowed.get((str(probe.protocol), probe.source, str(probe.target)), [])
-            assert any(first <= probe.port <= last for first, last in ranges) == check.passes, check.claim
+            assert any(first <= probe.port <= last for first, last in ranges) == check.passes, (
+                check.claim
+            )
 
 
 @some_designs
 def test_every_declared_flow_is_tried_on_every_path_in_both_families(design: Design) -> None:
-    tried = [probe_of(check).target.version for check in checks_of(design) if check.kind is Kind.FLOW]
+    tried = [
+        probe_of(check).target.version for check in checks_of(design) if check.kind is Kind.FLOW
+    ]
     expected = sum(
-        len(flow.paths) * len({(service.protocol, port) for service in flow.services for port in (service.first, service.last)})
+        len(flow.paths)
+        * len(
+            {
+                (service.protocol, port)
+                for service in flow.services
+                for port in (service.first, service.last)
+            }
+        )
         for flow in design.flows
     )
     assert (tried.count(4), tried.count(6)) == (expected, expected)
@@ -113,8 +138,14 @@ def test_every_declared_flow_is_tried_on_every_path_in_both_families(design: Des
 
 @some_designs
 def test_every_pair_of_tiers_is_tried_for_what_nobody_declared(design: Design) -> None:
-    """But two tiers that share an open zone: they meet there, past the firewall, and nothing is promised."""
-    denied = {(check.vantage, check.listener.vm) for check in checks_of(design) if check.kind is Kind.DENIED and check.listener}
+    """But two tiers that share an open zone: they meet there, past the firewall, and nothing is
+    promised.
+    """
+    denied = {
+        (check.vantage, check.listener.vm)
+        for check in checks_of(design)
+        if check.kind is Kind.DENIED and check.listener
+    }
     for one, other in permutations({vm.tier: vm for vm in reversed(design.workloads)}.values(), 2):
         shared = {nic.zone for nic in one.nics} & {nic.zone for nic in other.nics}
         if not any(design.zone(zone).open for zone in shared):
@@ -123,7 +154,11 @@ def test_every_pair_of_tiers_is_tried_for_what_nobody_declared(design: Design) -
 
 @some_designs
 def test_replicas_of_a_tier_are_tried_among_each_other(design: Design) -> None:
-    denied = {(check.vantage, check.listener.vm) for check in checks_of(design) if check.kind is Kind.DENIED and check.listener}
+    denied = {
+        (check.vantage, check.listener.vm)
+        for check in checks_of(design)
+        if check.kind is Kind.DENIED and check.listener
+    }
     for vm in design.workloads:
         if vm.name == f"{vm.tier}-1" and not any(design.zone(nic.zone).open for nic in vm.nics):
             assert (vm.name, f"{vm.tier}-2") in denied
@@ -139,15 +174,24 @@ def test_no_two_checks_share_an_id(design: Design) -> None:
 def test_every_denied_service_has_a_listener_that_must_answer(design: Design) -> None:
     """Silence from a port where nobody listens would prove nothing."""
     for check in checks_of(design):
-        if check.kind is Kind.DENIED and check.vantage != INTERNET and probe_of(check).target not in (WORLD.address4, WORLD.address6):
+        if (
+            check.kind is Kind.DENIED
+            and check.vantage != INTERNET
+            and probe_of(check).target not in (WORLD.address4, WORLD.address6)
+        ):
             assert (check.listener is None) == (probe_of(check).protocol == Protocol.ICMP)
             if check.listener:
-                assert (check.listener.address, check.listener.port) == (str(probe_of(check).target), probe_of(check).port)
+                assert (check.listener.address, check.listener.port) == (
+                    str(probe_of(check).target),
+                    probe_of(check).port,
+                )
 
 
 def test_the_same_seed_tries_the_same_ports_and_another_one_others() -> None:
     assert checks_of(shop(), seed=3) == checks_of(shop(), seed=3)
-    one, other = ({probe_of(check).port for check in checks_of(shop(), seed=seed)} for seed in (1, 2))
+    one, other = (
+        {probe_of(check).port for check in checks_of(shop(), seed=seed)} for seed in (1, 2)
+    )
     assert one - other
     assert other - one
 
@@ -155,7 +199,11 @@ def test_the_same_seed_tries_the_same_ports_and_another_one_others() -> None:
 def test_ports_that_attackers_like_are_tried_from_everywhere() -> None:
     design = shop()
     for vantage in (*(vm.name for vm in design.workloads), INTERNET):
-        ports = {probe_of(check).port for check in checks_of(design) if check.vantage == vantage and check.kind is Kind.DENIED}
+        ports = {
+            probe_of(check).port
+            for check in checks_of(design)
+            if check.vantage == vantage and check.kind is Kind.DENIED
+        }
         assert set(DANGEROUS) <= ports
 
 
@@ -179,8 +227,12 @@ def test_an_uplink_without_ipv6_is_not_tried_over_it_and_that_is_said() -> None:
 
 
 @some_designs
-def test_where_nothing_outside_answers_no_flow_is_tried_there_and_each_says_why(design: Design) -> None:
-    """The same claims as elsewhere: none is left out in silence. What must not leave would end at the uplink's gateway."""
+def test_where_nothing_outside_answers_no_flow_is_tried_there_and_each_says_why(
+    design: Design,
+) -> None:
+    """The same claims as elsewhere: none is left out in silence. What must not leave would end at
+    the uplink's gateway.
+    """
     checks = checks_of(design, NOWHERE)
     assert [check.id for check in checks] == [check.id for check in checks_of(design)]
     for check, elsewhere in zip(checks, checks_of(design), strict=True):
@@ -190,15 +242,25 @@ def test_where_nothing_outside_answers_no_flow_is_tried_there_and_each_says_why(
             assert check == replace(elsewhere, probe=check.probe)
         elif outside:
             verdict = judge(check, Observed({}, {}, NOTHING, NOTHING))
-            assert (check.probe, verdict.outcome, verdict.detail) == (None, Outcome.NOT_RUN, NO_SERVER)
+            assert (check.probe, verdict.outcome, verdict.detail) == (
+                None,
+                Outcome.NOT_RUN,
+                NO_SERVER,
+            )
         else:
             assert check == elsewhere
 
 
-@pytest.mark.parametrize(("count", "said"), [(2, ""), (3, "4 of 6 ordered pairs"), (4, "10 of 12 ordered pairs")])
+@pytest.mark.parametrize(
+    ("count", "said"), [(2, ""), (3, "4 of 6 ordered pairs"), (4, "10 of 12 ordered pairs")]
+)
 def test_what_further_replicas_are_not_tried_for_is_counted(count: int, said: str) -> None:
     design = build_design("red", {"web": f"red x{count}"})
-    tried = {(check.vantage, check.listener.vm) for check in checks_of(design) if check.kind is Kind.DENIED and check.listener}
+    tried = {
+        (check.vantage, check.listener.vm)
+        for check in checks_of(design)
+        if check.kind is Kind.DENIED and check.listener
+    }
     assert len(tried) == 2
     assert left_out(design, UPLINK).startswith(said)
     assert bool(left_out(design, UPLINK)) == bool(said)
@@ -206,27 +268,43 @@ def test_what_further_replicas_are_not_tried_for_is_counted(count: int, said: st
 
 @pytest.mark.parametrize("uplink", [UPLINK, IPV4_ONLY], ids=["both", "IPv4 only"])
 def test_every_rule_and_detector_is_tried_over_what_the_uplink_speaks(uplink: Uplink) -> None:
-    """A rule takes IPv4 or IPv6 by turns; where its flow comes from an outside without IPv6, it must not vanish."""
+    """A rule takes IPv4 or IPv6 by turns; where its flow comes from an outside without IPv6, it
+    must not vanish.
+    """
     checks = inspection_checks(shop(), uplink, WORLD)
     assert {check.rules for check in checks if check.probe} == {
         check.rules for check in inspection_checks(shop(), UPLINK, WORLD) if check.probe
     }
-    outside = {probe_of(check).target.version for check in checks if check.probe and check.vantage == INTERNET}
+    outside = {
+        probe_of(check).target.version
+        for check in checks
+        if check.probe and check.vantage == INTERNET
+    }
     assert outside <= ({4, 6} if uplink.address6 else {4})
 
 
 def test_a_published_range_is_tried_at_its_published_ends() -> None:
     checks = checks_of(design_of_text(TWO_HOMES))
-    ports = {(check.vantage, probe_of(check).port, check.listener and check.listener.port) for check in checks if check.flow == "visits"}
+    ports = {
+        (check.vantage, probe_of(check).port, check.listener and check.listener.port)
+        for check in checks
+        if check.flow == "visits"
+    }
     assert ports == {(INTERNET, 8080, 80), (INTERNET, 9100, 9000), (INTERNET, 9102, 9002)}
 
 
 def test_each_detector_has_a_payload_and_a_near_miss_in_both_families() -> None:
-    checks = [check for check in inspection_checks(shop(), UPLINK, WORLD) if check.kind is Kind.LEAK]
+    checks = [
+        check for check in inspection_checks(shop(), UPLINK, WORLD) if check.kind is Kind.LEAK
+    ]
     assert len(checks) == 2 * 2 * 2
     for check in checks:
         twin = next(
-            other for other in checks if other.rules == check.rules and other.passes != check.passes and other.vantage == check.vantage
+            other
+            for other in checks
+            if other.rules == check.rules
+            and other.passes != check.passes
+            and other.vantage == check.vantage
         )
         assert probe_of(twin).payload != probe_of(check).payload
         assert check.blocked == ("card" in check.claim)
@@ -234,16 +312,24 @@ def test_each_detector_has_a_payload_and_a_near_miss_in_both_families() -> None:
 
 def test_a_leak_is_never_sent_on_a_flow_that_is_excepted() -> None:
     checks = inspection_checks(shop(), UPLINK, WORLD)
-    assert not [check for check in checks if check.kind is Kind.LEAK and "card" in check.claim and check.flow == "acquirer"]
+    assert not [
+        check
+        for check in checks
+        if check.kind is Kind.LEAK and "card" in check.claim and check.flow == "acquirer"
+    ]
 
 
 def test_a_rule_of_the_ips_is_tried_both_ways_or_says_why_not() -> None:
     checks = [check for check in inspection_checks(shop(), UPLINK, WORLD) if check.kind is Kind.IPS]
-    assert {check.id.split("/")[1] for check in checks} <= {str(shipped.rule.sid) for shipped in SHIPPED}
+    assert {check.id.split("/")[1] for check in checks} <= {
+        str(shipped.rule.sid) for shipped in SHIPPED
+    }
     assert len([check for check in checks if check.probe]) > 10
     for check in checks:
         assert (check.probe is None) == bool(check.reason)
-        assert check.probe is None or {other.passes for other in checks if other.rules == check.rules} == {True, False}
+        assert check.probe is None or {
+            other.passes for other in checks if other.rules == check.rules
+        } == {True, False}
 
 
 def test_without_an_ips_it_is_not_asked() -> None:
@@ -252,7 +338,9 @@ def test_without_an_ips_it_is_not_asked() -> None:
 
 @pytest.mark.parametrize("mode", ["prevent", "detect"])
 def test_a_rule_that_only_detects_must_let_its_payload_pass(mode: str) -> None:
-    design = design_of_text(f"{TWO_HOMES.partition('protection:')[0]}protection: {{ips: {{inspect: front, mode: {mode}}}}}\n")
+    design = design_of_text(
+        f"{TWO_HOMES.partition('protection:')[0]}protection: {{ips: {{inspect: front, mode: {mode}}}}}\n"
+    )
     blocked = {check.blocked for check in inspection_checks(design, UPLINK, WORLD) if check.probe}
     assert blocked == {mode == "prevent"}
 
@@ -275,9 +363,15 @@ protection:
 def test_what_leaves_in_answers_only_is_tried_by_an_echo(service: str, protocol: str) -> None:
     """Nothing begins in the vault, so what is sent in must not be given back."""
     checks = [
-        check for check in inspection_checks(design_of_text(VAULT.replace("SERVICE", service)), UPLINK, WORLD) if check.kind is Kind.LEAK
+        check
+        for check in inspection_checks(
+            design_of_text(VAULT.replace("SERVICE", service)), UPLINK, WORLD
+        )
+        if check.kind is Kind.LEAK
     ]
-    assert {(check.passes, probe_of(check).target.version) for check in checks} == set(product((True, False), (4, 6)))
+    assert {(check.passes, probe_of(check).target.version) for check in checks} == set(
+        product((True, False), (4, 6))
+    )
     for check in checks:
         assert (check.vantage, probe_of(check).protocol) == ("door", protocol)
         assert check.listener
@@ -289,7 +383,11 @@ def test_what_leaves_in_answers_only_is_tried_by_an_echo(service: str, protocol:
 
 def test_a_detector_that_no_flow_can_try_says_so() -> None:
     (check,) = [
-        check for check in inspection_checks(design_of_text(VAULT.replace("SERVICE", "icmp")), UPLINK, WORLD) if check.kind is Kind.LEAK
+        check
+        for check in inspection_checks(
+            design_of_text(VAULT.replace("SERVICE", "icmp")), UPLINK, WORLD
+        )
+        if check.kind is Kind.LEAK
     ]
     assert check.probe is None
     assert "no declared flow" in check.reason
@@ -323,13 +421,19 @@ vms: {{a: {{image: base, zone: app}}}}
 flows: [{{id: out, from: a, to: internet, service: {services}}}]
 protection: {{ips: {{inspect: app}}}}
 """)
-    ports = [probe_of(check).port for check in inspection_checks(design, UPLINK, WORLD) if check.id.startswith("ips/1100003/")]
+    ports = [
+        probe_of(check).port
+        for check in inspection_checks(design, UPLINK, WORLD)
+        if check.id.startswith("ips/1100003/")
+    ]
     assert ports == ([443, 443] if tried else [])
     assert ("1100003" in not_carried(design)) is not tried
 
 
 @pytest.mark.parametrize(("port", "tried"), [(8443, False), (8444, True)])
-def test_a_detector_is_not_tried_where_an_exception_lets_the_same_packets_pass(port: int, tried: bool) -> None:
+def test_a_detector_is_not_tried_where_an_exception_lets_the_same_packets_pass(
+    port: int, tried: bool
+) -> None:
     design = design_of_text(f"""\
 vcloud: 1
 name: out
@@ -340,4 +444,11 @@ flows:
   - {{id: acquirer, from: a, to: internet, service: tcp/8443}}
 protection: {{dlp: [{{detect: card-number, leaving: app, except: acquirer, action: block}}]}}
 """)
-    assert any(check.probe for check in inspection_checks(design, UPLINK, WORLD) if check.kind is Kind.LEAK) is tried
+    assert (
+        any(
+            check.probe
+            for check in inspection_checks(design, UPLINK, WORLD)
+            if check.kind is Kind.LEAK
+        )
+        is tried
+    )

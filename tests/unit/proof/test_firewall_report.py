@@ -1,4 +1,6 @@
-"""Reading nft's listing in the dialects it comes in; tests/netns reads what the real program prints."""
+"""Reading nft's listing in the dialects it comes in; tests/netns reads what the real program
+prints.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +14,37 @@ from vcloud.untrusted import UnreadableError
 
 def rule(comment: str, packets: int, table: str = "vcloud") -> dict[str, object]:
     counter = {"counter": {"packets": packets, "bytes": 0}}
-    return {"rule": {"family": "inet", "table": table, "chain": "c", "comment": comment, "expr": [counter, {"drop": None}]}}
+    return {
+        "rule": {
+            "family": "inet",
+            "table": table,
+            "chain": "c",
+            "comment": comment,
+            "expr": [counter, {"drop": None}],
+        }
+    }
 
 
 def denied(name: str, packets: int, *key: object) -> dict[str, object]:
-    element = {"elem": {"val": {"concat": list(key)}, "expires": 599, "counter": {"packets": packets, "bytes": 0}}}
+    element = {
+        "elem": {
+            "val": {"concat": list(key)},
+            "expires": 599,
+            "counter": {"packets": packets, "bytes": 0},
+        }
+    }
     return {"set": {"family": "inet", "table": "vcloud", "name": name, "elem": [element]}}
 
 
 def report(*items: dict[str, object]) -> bytes:
-    return json.dumps({"digest": "abc", "connections": 3, "connections_max": 65536, "ruleset": {"nftables": list(items)}}).encode()
+    return json.dumps(
+        {
+            "digest": "abc",
+            "connections": 3,
+            "connections_max": 65536,
+            "ruleset": {"nftables": list(items)},
+        }
+    ).encode()
 
 
 def test_the_digest_is_that_of_the_report() -> None:
@@ -29,31 +52,52 @@ def test_the_digest_is_that_of_the_report() -> None:
 
 
 def test_a_foreign_table_is_named_and_its_sets_count_for_nothing() -> None:
-    foreign = {"set": {"family": "ip", "table": "mine", "name": "dyn_denied4", "elem": denied("", 9, "10.0.0.1", "10.0.0.2", "tcp", 1)}}
+    foreign = {
+        "set": {
+            "family": "ip",
+            "table": "mine",
+            "name": "dyn_denied4",
+            "elem": denied("", 9, "10.0.0.1", "10.0.0.2", "tcp", 1),
+        }
+    }
     read = parse_firewall_report(report({"table": {"family": "ip", "name": "mine"}}, foreign))
     assert (read.tables, read.denied) == (("ip mine",), {})
 
 
-@pytest.mark.parametrize(("listed", "name"), [("tcp", "tcp"), (6, "tcp"), (17, "udp"), (132, "132")])
+@pytest.mark.parametrize(
+    ("listed", "name"), [("tcp", "tcp"), (6, "tcp"), (17, "udp"), (132, "132")]
+)
 def test_protocols_have_names_also_where_the_guest_lists_numbers(listed: object, name: str) -> None:
-    read = parse_firewall_report(report(denied("dyn_denied4", 4, "10.0.0.1", "10.0.0.2", listed, 80)))
+    read = parse_firewall_report(
+        report(denied("dyn_denied4", 4, "10.0.0.1", "10.0.0.2", listed, 80))
+    )
     assert read.denied == {("10.0.0.1", "10.0.0.2", name, 80): 4}
 
 
 @pytest.mark.parametrize("listed", ["icmp", 1, "ipv6-icmp", "icmpv6", 58])
 def test_icmp_has_one_name_and_no_port(listed: object) -> None:
-    read = parse_firewall_report(report(denied("dyn_denied_portless6", 1, "fd00::1", "fd00::2", listed)))
+    read = parse_firewall_report(
+        report(denied("dyn_denied_portless6", 1, "fd00::1", "fd00::2", listed))
+    )
     assert read.denied == {("fd00::1", "fd00::2", "icmp", 0): 1}
 
 
 def test_forged_sources_are_told_by_nic() -> None:
-    read = parse_firewall_report(report(denied("dyn_spoofed4", 3, "front", "10.0.0.1"), denied("dyn_spoofed6", 2, "back", "fd00::1")))
+    read = parse_firewall_report(
+        report(
+            denied("dyn_spoofed4", 3, "front", "10.0.0.1"),
+            denied("dyn_spoofed6", 2, "back", "fd00::1"),
+        )
+    )
     assert read.spoofed == {("front", "10.0.0.1"): 3, ("back", "fd00::1"): 2}
     assert read.denied == {}
 
 
 def test_what_was_denied_to_one_end_is_added_up_over_senders() -> None:
-    senders = (denied("dyn_denied4", packets, source, "10.0.0.2", "tcp", 80) for packets, source in ((4, "10.0.0.1"), (3, "10.0.0.3")))
+    senders = (
+        denied("dyn_denied4", packets, source, "10.0.0.2", "tcp", 80)
+        for packets, source in ((4, "10.0.0.1"), (3, "10.0.0.3"))
+    )
     assert parse_firewall_report(report(*senders)).denied_to("10.0.0.2", "tcp", 80) == 7
 
 

@@ -19,7 +19,17 @@ SOURCE, TARGET = ip_address("10.0.0.2"), ip_address("10.0.16.2")
 LISTENER = Listener("db", "tcp", str(TARGET), 22)
 KEY: Denied = (str(SOURCE), str(TARGET), "tcp", 22)
 ALIVE, DEAD = {LISTENER: Answer("open")}, {LISTENER: Answer("refused")}
-FLOW = Check("flow/1", Kind.FLOW, "web reaches db", "web", Probe("tcp", str(SOURCE), TARGET, 22), True, "flow:orders", LISTENER, SOURCE)
+FLOW = Check(
+    "flow/1",
+    Kind.FLOW,
+    "web reaches db",
+    "web",
+    Probe("tcp", str(SOURCE), TARGET, 22),
+    True,
+    "flow:orders",
+    LISTENER,
+    SOURCE,
+)
 DENIED = Check(
     "denied/1",
     Kind.DENIED,
@@ -33,18 +43,52 @@ DENIED = Check(
 )
 INBOUND = replace(DENIED, vantage=INTERNET, listener=None, source=None)
 FROM_HOST = replace(DENIED, kind=Kind.HOST, vantage=HOST, source=None)
-SPOOFED = replace(DENIED, kind=Kind.SPOOFED, probe=Probe("spoof-udp", str(SOURCE), TARGET, 9), listener=None, nic="front")
+SPOOFED = replace(
+    DENIED,
+    kind=Kind.SPOOFED,
+    probe=Probe("spoof-udp", str(SOURCE), TARGET, 9),
+    listener=None,
+    nic="front",
+)
 LEAK = Check(
-    "leak/1", Kind.LEAK, "drops its payload", "web", Probe("tcp", "-", TARGET, 80, b"4111"), False, "detector:card", rules=("7", "8")
+    "leak/1",
+    Kind.LEAK,
+    "drops its payload",
+    "web",
+    Probe("tcp", "-", TARGET, 80, b"4111"),
+    False,
+    "detector:card",
+    rules=("7", "8"),
 )
 HARMLESS = replace(LEAK, passes=True)
 LOGGED = replace(LEAK, blocked=False)
-HARMLESS_OF_ANSWER = replace(HARMLESS, id="leak/2", probe=Probe("tcp", "-", TARGET, 80, b"4112"), echo=Echo("leak/2", b"4112"))
+HARMLESS_OF_ANSWER = replace(
+    HARMLESS,
+    id="leak/2",
+    probe=Probe("tcp", "-", TARGET, 80, b"4112"),
+    echo=Echo("leak/2", b"4112"),
+)
 ANSWER = replace(LEAK, echo=HARMLESS_OF_ANSWER.echo)
 DATAGRAM = replace(LEAK, probe=Probe("udp", "-", TARGET, 80, b"4111"))
 UDP = replace(FLOW, probe=Probe("udp", str(SOURCE), TARGET, 22))
-HIT, OTHERS_HIT, OTHER_RULE = Alert("8", "tcp", 4000, True), Alert("8", "tcp", 4001, True), Alert("9", "tcp", 4000, True)
-RESULTS = ("open", "refused", "answered", "delivered", "reset", "timeout", "unreachable", "stalled", "sent", "error", "nonsense")
+HIT, OTHERS_HIT, OTHER_RULE = (
+    Alert("8", "tcp", 4000, True),
+    Alert("8", "tcp", 4001, True),
+    Alert("9", "tcp", 4000, True),
+)
+RESULTS = (
+    "open",
+    "refused",
+    "answered",
+    "delivered",
+    "reset",
+    "timeout",
+    "unreachable",
+    "stalled",
+    "sent",
+    "error",
+    "nonsense",
+)
 
 
 def report(denied: int = 0, spoofed: int = 0) -> FirewallReport:
@@ -61,7 +105,9 @@ def outcome(
     alerts: tuple[Alert, ...] = (),
 ) -> Outcome:
     """The verdict where the probe left from port 4000 and the firewall began with nothing counted."""
-    seen = Observed({check.id: Answer(result, 4000)}, local or {}, report(), after or report(), alerts)
+    seen = Observed(
+        {check.id: Answer(result, 4000)}, local or {}, report(), after or report(), alerts
+    )
     return judge(check, seen).outcome
 
 
@@ -84,17 +130,33 @@ def test_what_is_declared_must_come_through(result: str, expected: Outcome) -> N
 
 @pytest.mark.parametrize(
     ("local", "denied", "expected"),
-    [(DEAD, 0, Outcome.ERROR), ({}, 0, Outcome.ERROR), (DEAD, 1, Outcome.FAIL), (ALIVE, 0, Outcome.FAIL), (ALIVE, 1, Outcome.FAIL)],
+    [
+        (DEAD, 0, Outcome.ERROR),
+        ({}, 0, Outcome.ERROR),
+        (DEAD, 1, Outcome.FAIL),
+        (ALIVE, 0, Outcome.FAIL),
+        (ALIVE, 1, Outcome.FAIL),
+    ],
 )
-def test_a_datagram_that_nobody_answers_is_no_pass(local: dict[Listener, Answer], denied: int, expected: Outcome) -> None:
-    """A flow's count would prove nothing: it may be that of another replica or a customer. A denied packet is counted by its own ends."""
+def test_a_datagram_that_nobody_answers_is_no_pass(
+    local: dict[Listener, Answer], denied: int, expected: Outcome
+) -> None:
+    """A flow's count would prove nothing: it may be that of another replica or a customer. A denied
+    packet is counted by its own ends.
+    """
     key: Denied = (str(SOURCE), str(TARGET), "udp", 22)
     after = replace(report(), denied={key: denied} if denied else {})
     assert outcome(UDP, "timeout", local=local, after=after) is expected
 
 
 def test_a_datagram_to_a_vm_that_nobody_can_look_into_was_not_run() -> None:
-    seen = Observed({UDP.id: Answer("timeout")}, {}, report(), report(), reasons={LISTENER.vm: "it has no agent"})
+    seen = Observed(
+        {UDP.id: Answer("timeout")},
+        {},
+        report(),
+        report(),
+        reasons={LISTENER.vm: "it has no agent"},
+    )
     assert judge(UDP, seen).outcome is Outcome.NOT_RUN
 
 
@@ -117,7 +179,9 @@ def test_a_silent_tcp_service_is_not_excused() -> None:
         (SPOOFED, "sent", False),
     ],
 )
-def test_silence_is_asked_again_only_where_an_answer_would_be_good_news(check: Check, result: str, again: bool) -> None:
+def test_silence_is_asked_again_only_where_an_answer_would_be_good_news(
+    check: Check, result: str, again: bool
+) -> None:
     """A packet that must be blocked is not sent twice: its silence is what should be."""
     assert inconclusive(check, Answer(result)) is again
     assert not inconclusive(check, None)
@@ -152,18 +216,26 @@ def test_what_was_counted_before_is_no_proof() -> None:
 
 
 def test_a_packet_of_somebody_else_is_no_proof() -> None:
-    other = replace(report(), denied={(str(SOURCE), str(TARGET), "tcp", 23): 5, (str(TARGET), str(SOURCE), "tcp", 22): 5})
+    other = replace(
+        report(),
+        denied={(str(SOURCE), str(TARGET), "tcp", 23): 5, (str(TARGET), str(SOURCE), "tcp", 22): 5},
+    )
     assert outcome(DENIED, "timeout", local=ALIVE, after=other) is Outcome.ERROR
 
 
 @pytest.mark.parametrize(("denied", "expected"), [(1, Outcome.PASS), (0, Outcome.ERROR)])
-def test_from_outside_silence_needs_the_firewalls_count_of_that_port(denied: int, expected: Outcome) -> None:
+def test_from_outside_silence_needs_the_firewalls_count_of_that_port(
+    denied: int, expected: Outcome
+) -> None:
     assert outcome(INBOUND, "timeout", after=report(denied=denied)) is expected
     other = replace(INBOUND, probe=Probe("tcp", "-", TARGET, 23))
     assert outcome(other, "timeout", after=report(denied=denied)) is Outcome.ERROR
 
 
-@pytest.mark.parametrize(("result", "expected"), [("timeout", Outcome.PASS), ("unreachable", Outcome.PASS), ("refused", Outcome.FAIL)])
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [("timeout", Outcome.PASS), ("unreachable", Outcome.PASS), ("refused", Outcome.FAIL)],
+)
 def test_the_host_must_find_no_way_to_what_answers(result: str, expected: Outcome) -> None:
     assert outcome(FROM_HOST, result, local=ALIVE) is expected
     assert outcome(FROM_HOST, "timeout", local=DEAD) is Outcome.ERROR
@@ -171,7 +243,13 @@ def test_the_host_must_find_no_way_to_what_answers(result: str, expected: Outcom
 
 @pytest.mark.parametrize("check", [DENIED, FROM_HOST])
 def test_where_nobody_could_look_whether_the_target_answers_it_was_not_run(check: Check) -> None:
-    seen = Observed({check.id: Answer("timeout")}, {}, report(), report(denied=1), reasons={LISTENER.vm: "it has no agent"})
+    seen = Observed(
+        {check.id: Answer("timeout")},
+        {},
+        report(),
+        report(denied=1),
+        reasons={LISTENER.vm: "it has no agent"},
+    )
     verdict = judge(check, seen)
     assert verdict.outcome is Outcome.NOT_RUN
     assert "it has no agent" in verdict.detail
@@ -179,22 +257,42 @@ def test_where_nobody_could_look_whether_the_target_answers_it_was_not_run(check
 
 @pytest.mark.parametrize(
     ("result", "spoofed", "expected"),
-    [("sent", 1, Outcome.PASS), ("sent", 0, Outcome.FAIL), ("error", 1, Outcome.ERROR), ("error", 0, Outcome.ERROR)],
+    [
+        ("sent", 1, Outcome.PASS),
+        ("sent", 0, Outcome.FAIL),
+        ("error", 1, Outcome.ERROR),
+        ("error", 0, Outcome.ERROR),
+    ],
 )
-def test_a_forged_packet_must_be_sent_and_counted_as_such(result: str, spoofed: int, expected: Outcome) -> None:
+def test_a_forged_packet_must_be_sent_and_counted_as_such(
+    result: str, spoofed: int, expected: Outcome
+) -> None:
     assert outcome(SPOOFED, result, after=report(spoofed=spoofed)) is expected
 
 
 @pytest.mark.parametrize("result", ["stalled", "reset"])
 @pytest.mark.parametrize(
-    ("alerts", "expected"), [((HIT,), Outcome.PASS), ((), Outcome.ERROR), ((OTHERS_HIT,), Outcome.ERROR), ((OTHER_RULE,), Outcome.ERROR)]
+    ("alerts", "expected"),
+    [
+        ((HIT,), Outcome.PASS),
+        ((), Outcome.ERROR),
+        ((OTHERS_HIT,), Outcome.ERROR),
+        ((OTHER_RULE,), Outcome.ERROR),
+    ],
 )
-def test_a_payload_must_be_dropped_and_logged_by_its_rule(result: str, alerts: tuple[Alert, ...], expected: Outcome) -> None:
+def test_a_payload_must_be_dropped_and_logged_by_its_rule(
+    result: str, alerts: tuple[Alert, ...], expected: Outcome
+) -> None:
     assert outcome(LEAK, result, alerts=alerts) is expected
 
 
-@pytest.mark.parametrize(("result", "expected"), [("delivered", Outcome.FAIL), ("timeout", Outcome.ERROR), ("refused", Outcome.ERROR)])
-def test_a_payload_that_came_through_fails_and_one_that_never_left_proves_nothing(result: str, expected: Outcome) -> None:
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [("delivered", Outcome.FAIL), ("timeout", Outcome.ERROR), ("refused", Outcome.ERROR)],
+)
+def test_a_payload_that_came_through_fails_and_one_that_never_left_proves_nothing(
+    result: str, expected: Outcome
+) -> None:
     assert outcome(LEAK, result, alerts=(HIT,)) is expected
 
 
@@ -207,7 +305,9 @@ def test_a_payload_that_came_through_fails_and_one_that_never_left_proves_nothin
         ("stalled", (), Outcome.ERROR),
     ],
 )
-def test_a_harmless_payload_must_pass_unseen(result: str, alerts: tuple[Alert, ...], expected: Outcome) -> None:
+def test_a_harmless_payload_must_pass_unseen(
+    result: str, alerts: tuple[Alert, ...], expected: Outcome
+) -> None:
     assert outcome(HARMLESS, result, alerts=alerts) is expected
 
 
@@ -226,7 +326,9 @@ def test_a_rule_that_only_logs_must_log(alerts: tuple[Alert, ...], expected: Out
         ("unreachable", (HIT,), Outcome.ERROR),
     ],
 )
-def test_a_datagram_must_be_dropped_and_logged(result: str, alerts: tuple[Alert, ...], expected: Outcome) -> None:
+def test_a_datagram_must_be_dropped_and_logged(
+    result: str, alerts: tuple[Alert, ...], expected: Outcome
+) -> None:
     datagrams = tuple(replace(alert, protocol="udp") for alert in alerts)
     assert outcome(DATAGRAM, result, alerts=datagrams) is expected
 
@@ -246,17 +348,24 @@ def test_a_datagram_must_be_dropped_and_logged(result: str, alerts: tuple[Alert,
 def test_an_answer_must_be_held_back_that_would_have_come(
     result: str, answer: bytes, harmless: bytes, alerts: tuple[Alert, ...], expected: Outcome
 ) -> None:
-    answers = {ANSWER.id: Answer(result, 4000, answer), "leak/2": Answer("delivered", 4002, harmless)}
+    answers = {
+        ANSWER.id: Answer(result, 4000, answer),
+        "leak/2": Answer("delivered", 4002, harmless),
+    }
     seen = Observed(answers, {}, report(), report(), alerts)
     assert judge(ANSWER, seen).outcome is expected
     passes = Outcome.PASS if harmless == b"4112" else Outcome.NOT_RUN
     assert judge(HARMLESS_OF_ANSWER, seen).outcome is passes
 
 
-@pytest.mark.parametrize("check", [FLOW, DENIED, INBOUND, FROM_HOST, SPOOFED, LEAK, HARMLESS, LOGGED])
+@pytest.mark.parametrize(
+    "check", [FLOW, DENIED, INBOUND, FROM_HOST, SPOOFED, LEAK, HARMLESS, LOGGED]
+)
 def test_what_was_not_sent_was_not_run_and_says_why(check: Check) -> None:
     full = report(denied=9, spoofed=9)
-    verdict = judge(check, Observed({}, ALIVE, report(), full, (HIT,), {check.vantage: "its agent is silent"}))
+    verdict = judge(
+        check, Observed({}, ALIVE, report(), full, (HIT,), {check.vantage: "its agent is silent"})
+    )
     assert (verdict.outcome, verdict.detail) == (Outcome.NOT_RUN, "its agent is silent")
 
 
@@ -266,19 +375,27 @@ def test_what_cannot_be_sent_gives_its_own_reason() -> None:
     assert (verdict.outcome, verdict.detail) == (Outcome.NOT_RUN, "no declared flow can carry it")
 
 
-@given(st.sampled_from([DENIED, INBOUND, SPOOFED, LEAK, LOGGED, ANSWER, DATAGRAM]), st.sampled_from(RESULTS), st.booleans())
+@given(
+    st.sampled_from([DENIED, INBOUND, SPOOFED, LEAK, LOGGED, ANSWER, DATAGRAM]),
+    st.sampled_from(RESULTS),
+    st.booleans(),
+)
 def test_no_negative_claim_passes_on_silence_alone(check: Check, result: str, alive: bool) -> None:
     """Whatever the probe says: without a count or a log entry of its own there is no pass."""
     assert outcome(check, result, local=ALIVE if alive else {}) is not Outcome.PASS
 
 
 @given(st.sampled_from([FLOW, DENIED, INBOUND, SPOOFED, LEAK, HARMLESS, DATAGRAM]), st.booleans())
-def test_a_probe_that_failed_by_itself_is_neither_pass_nor_failure(check: Check, alive: bool) -> None:
+def test_a_probe_that_failed_by_itself_is_neither_pass_nor_failure(
+    check: Check, alive: bool
+) -> None:
     everything = report(denied=1, spoofed=1)
     assert outcome(check, "error", local=ALIVE if alive else {}, after=everything) is Outcome.ERROR
 
 
-@pytest.mark.parametrize("check", [FLOW, UDP, DENIED, INBOUND, FROM_HOST, SPOOFED, LEAK, HARMLESS, LOGGED, DATAGRAM])
+@pytest.mark.parametrize(
+    "check", [FLOW, UDP, DENIED, INBOUND, FROM_HOST, SPOOFED, LEAK, HARMLESS, LOGGED, DATAGRAM]
+)
 def test_an_answer_that_cannot_be_read_is_an_error(check: Check) -> None:
     everything = report(denied=9, spoofed=9)
     assert outcome(check, UNREADABLE, local=ALIVE, after=everything, alerts=(HIT,)) is Outcome.ERROR
@@ -286,23 +403,37 @@ def test_an_answer_that_cannot_be_read_is_an_error(check: Check) -> None:
 
 @pytest.mark.parametrize("check", [LEAK, HARMLESS, LOGGED, DATAGRAM])
 @pytest.mark.parametrize("result", ["delivered", "stalled", "timeout"])
-def test_without_the_log_of_the_ips_nothing_is_known_of_its_rules(check: Check, result: str) -> None:
-    assert judge(check, Observed({check.id: Answer(result)}, {}, report(), report(), None)).outcome is Outcome.ERROR
+def test_without_the_log_of_the_ips_nothing_is_known_of_its_rules(
+    check: Check, result: str
+) -> None:
+    assert (
+        judge(check, Observed({check.id: Answer(result)}, {}, report(), report(), None)).outcome
+        is Outcome.ERROR
+    )
 
 
 def test_a_forged_packet_of_which_the_firewall_says_nothing_is_an_error() -> None:
-    seen = Observed({SPOOFED.id: Answer("sent")}, {}, NOTHING, NOTHING, uncounted="the report cannot be read")
+    seen = Observed(
+        {SPOOFED.id: Answer("sent")}, {}, NOTHING, NOTHING, uncounted="the report cannot be read"
+    )
     assert judge(SPOOFED, seen).outcome is Outcome.ERROR
     assert judge(SPOOFED, replace(seen, uncounted="")).outcome is Outcome.FAIL
 
 
 @pytest.mark.parametrize(("protocol", "expected"), [("tcp", Outcome.PASS), ("udp", Outcome.ERROR)])
-def test_an_event_of_the_other_protocol_on_that_port_is_somebody_elses(protocol: str, expected: Outcome) -> None:
+def test_an_event_of_the_other_protocol_on_that_port_is_somebody_elses(
+    protocol: str, expected: Outcome
+) -> None:
     assert outcome(LEAK, "stalled", alerts=(Alert("8", protocol, 4000, True),)) is expected
 
 
-@pytest.mark.parametrize(("alerts", "expected"), [((), Outcome.ERROR), ((OTHER_RULE,), Outcome.PASS), ((HIT,), Outcome.FAIL)])
-def test_a_harmless_payload_that_another_rule_stops_was_no_match_of_its_own(alerts: tuple[Alert, ...], expected: Outcome) -> None:
+@pytest.mark.parametrize(
+    ("alerts", "expected"),
+    [((), Outcome.ERROR), ((OTHER_RULE,), Outcome.PASS), ((HIT,), Outcome.FAIL)],
+)
+def test_a_harmless_payload_that_another_rule_stops_was_no_match_of_its_own(
+    alerts: tuple[Alert, ...], expected: Outcome
+) -> None:
     assert outcome(HARMLESS, "stalled", alerts=alerts) is expected
 
 

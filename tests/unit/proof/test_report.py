@@ -1,4 +1,6 @@
-"""How verdicts are told: to a shell by exit code, to CI by JUnit XML, to programs as data, to people as rows."""
+"""How verdicts are told: to a shell by exit code, to CI by JUnit XML, to programs as data, to
+people as rows.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +36,18 @@ protection:
 """
 
 
-def verdict(outcome: Outcome, kind: Kind = Kind.FLOW, claim: str = "web reaches api", detail: str = "open") -> Verdict:
+def verdict(
+    outcome: Outcome, kind: Kind = Kind.FLOW, claim: str = "web reaches api", detail: str = "open"
+) -> Verdict:
     probe = Probe("tcp", "-", ip_address("10.0.0.2"), 80)
-    return Verdict(Check(f"{kind}/{outcome}", kind, claim, "web", probe, True, "flow:orders"), outcome, detail)
+    return Verdict(
+        Check(f"{kind}/{outcome}", kind, claim, "web", probe, True, "flow:orders"), outcome, detail
+    )
 
 
-PASS, FAIL, ERROR, NOT_RUN = (verdict(outcome) for outcome in (Outcome.PASS, Outcome.FAIL, Outcome.ERROR, Outcome.NOT_RUN))
+PASS, FAIL, ERROR, NOT_RUN = (
+    verdict(outcome) for outcome in (Outcome.PASS, Outcome.FAIL, Outcome.ERROR, Outcome.NOT_RUN)
+)
 
 
 @pytest.mark.parametrize(
@@ -55,13 +63,22 @@ PASS, FAIL, ERROR, NOT_RUN = (verdict(outcome) for outcome in (Outcome.PASS, Out
         ([PASS, FAIL, ERROR, NOT_RUN], Exit.CHECK_FAILED),
     ],
 )
-def test_nothing_checked_is_not_a_pass_and_a_failure_outweighs_all(verdicts: list[Verdict], code: Exit) -> None:
+def test_nothing_checked_is_not_a_pass_and_a_failure_outweighs_all(
+    verdicts: list[Verdict], code: Exit
+) -> None:
     assert exit_code(verdicts) is code
     assert as_data(Findings(tuple(verdicts), ""))["exit"] == int(code)
 
 
 def test_junit_counts_every_check_once_under_what_it_was() -> None:
-    verdicts = [PASS, FAIL, ERROR, NOT_RUN, verdict(Outcome.PASS, Kind.LEAK), verdict(Outcome.FAIL, Kind.DENIED)]
+    verdicts = [
+        PASS,
+        FAIL,
+        ERROR,
+        NOT_RUN,
+        verdict(Outcome.PASS, Kind.LEAK),
+        verdict(Outcome.FAIL, Kind.DENIED),
+    ]
     root = etree.fromstring(junit_xml(verdicts))
     suites = {suite.get("name"): suite for suite in root.iterfind("testsuite")}
     assert set(suites) == {"flow", "leak", "denied"}
@@ -71,7 +88,12 @@ def test_junit_counts_every_check_once_under_what_it_was() -> None:
         "errors": "1",
         "skipped": "1",
     }
-    assert [case[0].tag if len(case) else "passed" for case in suites["flow"]] == ["passed", "failure", "error", "skipped"]
+    assert [case[0].tag if len(case) else "passed" for case in suites["flow"]] == [
+        "passed",
+        "failure",
+        "error",
+        "skipped",
+    ]
 
 
 def test_junit_stays_xml_whatever_a_claim_says() -> None:
@@ -95,12 +117,20 @@ def test_data_says_why_each_claim_is_made() -> None:
         "detector:orders": f"vapp.yaml:{FILE[: FILE.index('{detect')].count(chr(10)) + 1}",
         "ctl:antispoof": "vcloud",
     }
-    assert (str(flow.origin), str(detector.origin)) == (told["flow:visits"], told["detector:orders"])
+    assert (str(flow.origin), str(detector.origin)) == (
+        told["flow:visits"],
+        told["detector:orders"],
+    )
     verdicts = tuple(replace(PASS, check=replace(PASS.check, proves=proves)) for proves in told)
     data = as_data(Findings(verdicts, "", design))
     assert {check["proves"]: check["origin"] for check in data["checks"]} == told
-    controlled = replace(design, flows=(replace(flow, origin=FromControl("pci-dss", "4.0.1", "1.3.1")),))
-    assert as_data(Findings(verdicts[:1], "", controlled))["checks"][0]["origin"] == "pci-dss@4.0.1 1.3.1"
+    controlled = replace(
+        design, flows=(replace(flow, origin=FromControl("pci-dss", "4.0.1", "1.3.1")),)
+    )
+    assert (
+        as_data(Findings(verdicts[:1], "", controlled))["checks"][0]["origin"]
+        == "pci-dss@4.0.1 1.3.1"
+    )
 
 
 def test_every_rule_of_the_ips_has_an_origin_for_the_log() -> None:
@@ -110,7 +140,14 @@ def test_every_rule_of_the_ips_has_an_origin_for_the_log() -> None:
     assert {str(origins[sid]) for sid in leaks} == {str(design.inspection.detectors[0].origin)}
     assert {str(origins[sid]) for sid in origins.keys() - leaks} == {str(design.inspection.origin)}
     assert set(
-        re.findall(r"sid:(\d+);", "".join(ips_files(design)[name].decode() for name in ips_files(design) if name.endswith(".rules")))
+        re.findall(
+            r"sid:(\d+);",
+            "".join(
+                ips_files(design)[name].decode()
+                for name in ips_files(design)
+                if name.endswith(".rules")
+            ),
+        )
     ) == set(origins)
 
 
@@ -131,7 +168,10 @@ def test_the_summary_says_what_was_not_tried() -> None:
 
 
 def test_rows_fold_what_was_not_run_for_one_reason() -> None:
-    silent, other = verdict(Outcome.NOT_RUN, detail="its agent is silent"), verdict(Outcome.NOT_RUN, detail="no server")
+    silent, other = (
+        verdict(Outcome.NOT_RUN, detail="its agent is silent"),
+        verdict(Outcome.NOT_RUN, detail="no server"),
+    )
     told = rows([PASS, silent, silent, other, FAIL], all_checks=False)
     assert [(row[1], row[2][:6], row[3]) for row in told[1:]] == [
         ("not run", "2 of 5", "its agent is silent"),
@@ -140,10 +180,16 @@ def test_rows_fold_what_was_not_run_for_one_reason() -> None:
     ]
 
 
-@pytest.mark.parametrize("said", ["\x1b]0;title\x07", "a\x00b", "line\nline", "\x9b2J", "\ud800", "x" * 100_000])
+@pytest.mark.parametrize(
+    "said", ["\x1b]0;title\x07", "a\x00b", "line\nline", "\x9b2J", "\ud800", "x" * 100_000]
+)
 def test_what_a_vm_said_is_shown_but_not_obeyed(said: str) -> None:
     hostile = verdict(Outcome.ERROR, detail=said)
     case = etree.fromstring(junit_xml([hostile])).find("testsuite/testcase")
-    for shown in (case[0].get("message"), rows([hostile], all_checks=True)[0][3], as_data(Findings((hostile,), ""))["checks"][0]["detail"]):
+    for shown in (
+        case[0].get("message"),
+        rows([hostile], all_checks=True)[0][3],
+        as_data(Findings((hostile,), ""))["checks"][0]["detail"],
+    ):
         assert shown.isprintable()
         assert len(shown) <= LONGEST

@@ -1,4 +1,6 @@
-"""From a file to a vApp: what is taken, and that nothing else ever happens than a vApp or a SpecError."""
+"""From a file to a vApp: what is taken, and that nothing else ever happens than a vApp or a
+SpecError.
+"""
 
 from __future__ import annotations
 
@@ -104,14 +106,36 @@ def problems(text: str, folder: Path = Path(), **parameters: str) -> list[str]:
 
 def test_vms_are_what_is_written(shop: Vapp, folder: Path) -> None:
     web, api, db = shop.vms.values()
-    assert (web.zones, web.count, web.cpus, web.memory, web.after) == (("dmz", "app"), 2, 1, 512 << 20, ("api",))
-    assert (web.ready.tcp, web.ready.timeout, web.packages, web.run) == (80, 120, ("curl",), ("echo $HOME",))
+    assert (web.zones, web.count, web.cpus, web.memory, web.after) == (
+        ("dmz", "app"),
+        2,
+        1,
+        512 << 20,
+        ("api",),
+    )
+    assert (web.ready.tcp, web.ready.timeout, web.packages, web.run) == (
+        80,
+        120,
+        ("curl",),
+        ("echo $HOME",),
+    )
     assert web.names("web") == ("web-1", "web-2")
     assert db.names("db") == ("db",)
-    assert (web.image_name, web.image_folder, web.image_source) == ("nginx", str(images_dir() / "nginx"), "")
+    assert (web.image_name, web.image_folder, web.image_source) == (
+        "nginx",
+        str(images_dir() / "nginx"),
+        "",
+    )
     assert (api.image_name, api.image_folder) == ("./images/api", str(folder / "images" / "api"))
-    assert (db.image_folder, db.image_source, db.image_sha256[:4]) == ("", str(folder / "db.qcow2"), "0123")
-    assert {name: (disk.size >> 30, disk.mount) for name, disk in db.disks.items()} == {"data": (1, ""), "logs": (2, "/var/log")}
+    assert (db.image_folder, db.image_source, db.image_sha256[:4]) == (
+        "",
+        str(folder / "db.qcow2"),
+        "0123",
+    )
+    assert {name: (disk.size >> 30, disk.mount) for name, disk in db.disks.items()} == {
+        "data": (1, ""),
+        "logs": (2, "/var/log"),
+    }
 
 
 def test_a_count_of_one_still_numbers() -> None:
@@ -121,8 +145,16 @@ def test_a_count_of_one_still_numbers() -> None:
 
 def test_files_hold_what_the_guest_gets(shop: Vapp) -> None:
     motd, conf = shop.vms["web"].files.values()
-    assert (motd.content_bytes, motd.mode, motd.owner) == (b"hello, ${USER}: true\n", 0o644, "root:root")
-    assert (conf.content_bytes, conf.mode, conf.owner) == (b"\x00any bytes", 0o600, "www-data:www-data")
+    assert (motd.content_bytes, motd.mode, motd.owner) == (
+        b"hello, ${USER}: true\n",
+        0o644,
+        "root:root",
+    )
+    assert (conf.content_bytes, conf.mode, conf.owner) == (
+        b"\x00any bytes",
+        0o600,
+        "www-data:www-data",
+    )
 
 
 def test_flows_are_what_is_written(shop: Vapp) -> None:
@@ -142,7 +174,11 @@ def test_flows_are_what_is_written(shop: Vapp) -> None:
         (Service(tcp, 5353, 5353), Service(udp, 5353, 5353)),
         (),
     ]
-    assert (shop.flows[2].source, shop.flows[2].target, shop.flows[4].carries) == ("internet", "vm:web", ("cardholder-data",))
+    assert (shop.flows[2].source, shop.flows[2].target, shop.flows[4].carries) == (
+        "internet",
+        "vm:web",
+        ("cardholder-data",),
+    )
 
 
 def test_protection_is_what_is_written(shop: Vapp) -> None:
@@ -177,8 +213,19 @@ def test_everything_knows_its_line(shop: Vapp) -> None:
 
 def test_the_defaults_are_the_small_ones() -> None:
     vapp = vapp_of(small())
-    assert (vapp.owner, vapp.labels, vapp.flows, vapp.protection.dlp, vapp.protection.ips, vapp.tenancy) == ("", {}, (), (), None, None)
-    assert (vapp.vms["web"].memory, vapp.vms["web"].count, vapp.vms["web"].ready.timeout) == (None, None, 120)
+    assert (
+        vapp.owner,
+        vapp.labels,
+        vapp.flows,
+        vapp.protection.dlp,
+        vapp.protection.ips,
+        vapp.tenancy,
+    ) == ("", {}, (), (), None, None)
+    assert (vapp.vms["web"].memory, vapp.vms["web"].count, vapp.vms["web"].ready.timeout) == (
+        None,
+        None,
+        120,
+    )
 
 
 def test_nothing_can_be_changed(shop: Vapp) -> None:
@@ -194,7 +241,10 @@ def test_parameters_given_take_the_type_of_their_default(folder: Path) -> None:
 
 def test_a_parameters_value_is_never_read_as_yaml_or_as_a_reference(folder: Path) -> None:
     value = "x\n    evil: ${web_count} }"
-    assert load_file(folder / "shop.yaml", {"greeting": value}).vms["web"].files["/etc/motd"].content == f"{value}, ${{USER}}: true\n"
+    assert (
+        load_file(folder / "shop.yaml", {"greeting": value}).vms["web"].files["/etc/motd"].content
+        == f"{value}, ${{USER}}: true\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -216,8 +266,12 @@ def test_parameters_cannot_blow_up_the_file() -> None:
     assert problems(text) == ["owner: parameters add more than 8388608 characters to the file"]
 
 
-@pytest.mark.parametrize("name", ["nothing.conf", "loop", "outside", "pipe", "huge", "folder", "locked/x"])
-def test_a_source_is_a_readable_regular_file_beside_the_vapp_file(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["nothing.conf", "loop", "outside", "pipe", "huge", "folder", "locked/x"]
+)
+def test_a_source_is_a_readable_regular_file_beside_the_vapp_file(
+    tmp_path: Path, name: str
+) -> None:
     inside = tmp_path / "inside"
     inside.mkdir()
     (tmp_path / "secret").write_text("secret")
@@ -244,7 +298,16 @@ def test_what_cannot_be_enforced_is_refused_by_name(shop: Vapp) -> None:
 
 
 def test_what_can_be_enforced_is_not_refused() -> None:
-    assert refusals(vapp_of(small("flows: [{from: internet, to: web, service: tcp/80}]\nprotection: {ips: {inspect: dmz}}\n"))) == ()
+    assert (
+        refusals(
+            vapp_of(
+                small(
+                    "flows: [{from: internet, to: web, service: tcp/80}]\nprotection: {ips: {inspect: dmz}}\n"
+                )
+            )
+        )
+        == ()
+    )
 
 
 def test_a_zone_without_vms_is_noted_and_no_error() -> None:
@@ -268,7 +331,9 @@ def test_a_file_that_cannot_be_read_is_a_usage_error(path: str, tmp_path: Path) 
         load_file(tmp_path / path, {})
 
 
-@pytest.mark.parametrize("template", sorted((templates_dir() / "vapps").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "template", sorted((templates_dir() / "vapps").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_every_template_is_valid_and_can_be_enforced(template: Path) -> None:
     vapp = load_file(template, {})
     assert refusals(vapp) == ()
@@ -276,42 +341,61 @@ def test_every_template_is_valid_and_can_be_enforced(template: Path) -> None:
 
 
 def test_ten_thousand_flows_load_in_seconds() -> None:
-    flows = "".join(f"  - {{from: web, to: internet, service: tcp/{port}}}\n" for port in range(1, 10_001))
+    flows = "".join(
+        f"  - {{from: web, to: internet, service: tcp/{port}}}\n" for port in range(1, 10_001)
+    )
     assert len(vapp_of(small(f"flows:\n{flows}")).flows) == 10_000
 
 
 def test_more_zones_than_a_host_has_room_for_are_refused() -> None:
     zones = ", ".join(f"z{number}: {{}}" for number in range(4097))
-    assert problems(small().replace("{dmz: {}}", f"{{dmz: {{}}, {zones}}}")) == ["zones: this has 4098 entries; the maximum is 100"]
+    assert problems(small().replace("{dmz: {}}", f"{{dmz: {{}}, {zones}}}")) == [
+        "zones: this has 4098 entries; the maximum is 100"
+    ]
 
 
 def test_many_misspelt_ends_take_no_time_and_the_first_get_a_suggestion() -> None:
     vms = "".join(f"  vm-{number}: {{image: base, zone: dmz}}\n" for number in range(2000))
-    flows = "".join(f"  - {{from: vm_{number}, to: wep-{number}, service: tcp/80}}\n".replace("_", "n-") for number in range(2000))
+    flows = "".join(
+        f"  - {{from: vm_{number}, to: wep-{number}, service: tcp/80}}\n".replace("_", "n-")
+        for number in range(2000)
+    )
     with pytest.raises(SpecError) as raised:
         vapp_of(small(f"{vms}flows:\n{flows}"))
     assert len(raised.value.problems) == 4000
-    assert sum("Did you mean" in problem.hint or "Known ends" in problem.hint for problem in raised.value.problems) == 50
+    assert (
+        sum(
+            "Did you mean" in problem.hint or "Known ends" in problem.hint
+            for problem in raised.value.problems
+        )
+        == 50
+    )
 
 
 def test_a_long_list_is_read_in_time() -> None:
     names = ", ".join(f"n{number}" for number in range(60_000))
-    flows = f"flows: [{{from: web, to: internet, service: tcp/80, carries: [{names}, last, last]}}]\n"
+    flows = (
+        f"flows: [{{from: web, to: internet, service: tcp/80, carries: [{names}, last, last]}}]\n"
+    )
     assert problems(small(flows)) == ["flows[0].carries: 'last' is listed twice"]
 
 
 def test_a_flow_between_too_many_vms_is_refused() -> None:
     tiers = "".join(f"  t{number}: {{image: base, zone: dmz, count: 250}}\n" for number in range(4))
-    assert problems(small(f"{tiers}flows: [{{from: t0, to: t0, service: tcp/80}}, {{from: dmz, to: dmz, service: tcp/80}}]\n")) == [
-        "flows[1]: up to this flow, 1064501 pairs of VMs have a service; the maximum is 250000"
-    ]
+    assert problems(
+        small(
+            f"{tiers}flows: [{{from: t0, to: t0, service: tcp/80}}, {{from: dmz, to: dmz, service: tcp/80}}]\n"
+        )
+    ) == ["flows[1]: up to this flow, 1064501 pairs of VMs have a service; the maximum is 250000"]
 
 
 def test_more_exceptions_than_the_ips_has_rules_for_are_refused() -> None:
     services = ", ".join(f"tcp/{port}" for port in range(1, 2002))
     flows = f"flows: [{{id: much, from: web, to: internet, service: [{services}]}}]\n"
     dlp = "protection: {dlp: [{detect: card-number, leaving: dmz, except: much}]}\n"
-    assert problems(small(flows + dlp)) == ["protection.dlp: the exceptions of all detectors name 2001 services; the maximum is 2000"]
+    assert problems(small(flows + dlp)) == [
+        "protection.dlp: the exceptions of all detectors name 2001 services; the maximum is 2000"
+    ]
 
 
 SCALARS = st.one_of(
@@ -325,19 +409,31 @@ SCALARS = st.one_of(
 VALUES = st.recursive(
     SCALARS,
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6) | st.sampled_from(["image", "to", "web"]), inner, max_size=3)
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.text(max_size=6) | st.sampled_from(["image", "to", "web"]), inner, max_size=3
+        )
     ),
     max_leaves=6,
 )
 
 
 def places_in(value: Any) -> list[tuple[Any, Any]]:
-    return list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
+    return list(
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The path of everything in a tree."""
-    return [path, *(place for key, item in places_in(value) for place in places(item, (*path, key)))]
+    return [
+        path,
+        *(place for key, item in places_in(value) for place in places(item, (*path, key))),
+    ]
 
 
 TREE = yaml.safe_load(WHOLE)
@@ -362,7 +458,9 @@ def put(tree: Any, path: tuple[Any, ...], value: Any) -> None:
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(changes=st.lists(st.tuples(st.sampled_from(PLACES), VALUES), min_size=1, max_size=4))
-def test_a_damaged_file_is_a_vapp_or_a_spec_error(changes: list[tuple[tuple[Any, ...], Any]]) -> None:
+def test_a_damaged_file_is_a_vapp_or_a_spec_error(
+    changes: list[tuple[tuple[Any, ...], Any]],
+) -> None:
     """Anything may stand anywhere: every problem has a sentence and a line that exists."""
     tree = copy.deepcopy(TREE)
     for path, value in changes:
@@ -370,7 +468,9 @@ def test_a_damaged_file_is_a_vapp_or_a_spec_error(changes: list[tuple[tuple[Any,
     text = yaml.safe_dump(tree, allow_unicode=True)
     result = outcome(text)
     last = text.count("\n")
-    assert isinstance(result, Vapp) or all(problem.what and 0 <= problem.line <= last for problem in result.problems)
+    assert isinstance(result, Vapp) or all(
+        problem.what and 0 <= problem.line <= last for problem in result.problems
+    )
 
 
 @given(st.text(max_size=200))

@@ -29,8 +29,15 @@ protection:
 """
 
 
-def said(excepted: str = "", flows: str = "", leaving: str = "app, cde", api: str = "app") -> list[tuple[str, str]]:
-    text = TEXT.format(api=api, leaving=leaving, excepted=excepted, flows="".join(f"  - {flow}\n" for flow in flows.splitlines()))
+def said(
+    excepted: str = "", flows: str = "", leaving: str = "app, cde", api: str = "app"
+) -> list[tuple[str, str]]:
+    text = TEXT.format(
+        api=api,
+        leaving=leaving,
+        excepted=excepted,
+        flows="".join(f"  - {flow}\n" for flow in flows.splitlines()),
+    )
     found = notes(vapp_of(text))
     assert all(note.line and note.hint for note in found)
     return [(note.field, note.what) for note in found]
@@ -80,7 +87,9 @@ def test_a_flow_that_differs_from_an_excepted_one_is_searched(flow: str) -> None
 def test_flows_go_by_the_card_that_the_design_chooses() -> None:
     """From its first zone to the internet; to a VM that shares a zone, within that one."""
     assert [field for field, _ in said("pay", api="[app, dmz]")] == ["protection.dlp[0].leaving"]
-    assert [what for field, what in said("pay, answers", api="[dmz, app]") if "except" in field] == [
+    assert [
+        what for field, what in said("pay, answers", api="[dmz, app]") if "except" in field
+    ] == [
         "flow 'pay' never leaves the zones of this detector, so the exception has no effect",
         "flow 'answers' never leaves the zones of this detector, so the exception has no effect",
     ]
@@ -94,10 +103,14 @@ def test_a_vm_with_a_card_that_no_detector_watches_is_noted() -> None:
 
 
 def work_for(flows: int) -> float:
-    """Seconds of processor time that comparing so many flows takes, of which a hundred are exceptions of one detector."""
+    """Seconds of processor time that comparing so many flows takes, of which a hundred are
+    exceptions of one detector.
+    """
     ports = range(1000, 1000 + flows)
     excepted = ", ".join(f"f{port}" for port in ports[:100])
-    lines = "".join(f"  - {{id: f{port}, from: api, to: internet, service: tcp/{port}}}\n" for port in ports)
+    lines = "".join(
+        f"  - {{id: f{port}, from: api, to: internet, service: tcp/{port}}}\n" for port in ports
+    )
     vapp = vapp_of(TEXT.format(api="app", leaving="app", excepted=excepted, flows=lines))
     began = time.process_time()
     assert notes(vapp) == ()

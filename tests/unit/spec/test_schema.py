@@ -14,7 +14,10 @@ from vcloud.errors import SpecError
 from vcloud.spec.schema import json_schema
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "errors"
-EXAMPLES = [*sorted((templates_dir() / "vapps").glob("*.yaml")), GOLDEN.parent / "files" / "whole" / "vapp.yaml"]
+EXAMPLES = [
+    *sorted((templates_dir() / "vapps").glob("*.yaml")),
+    GOLDEN.parent / "files" / "whole" / "vapp.yaml",
+]
 NOT_STRUCTURAL = {
     "after-circle",
     "after-unknown",
@@ -53,12 +56,16 @@ def tree_of(path: Path) -> Node | None:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.parent.name + "/" + path.stem)
-def test_every_example_satisfies_the_schema(example: Path, validator: jsonschema.protocols.Validator) -> None:
+def test_every_example_satisfies_the_schema(
+    example: Path, validator: jsonschema.protocols.Validator
+) -> None:
     assert [error.message for error in validator.iter_errors(tree_of(example))] == []
 
 
 @pytest.mark.parametrize("case", sorted(GOLDEN.iterdir()), ids=lambda path: path.name)
-def test_the_schema_rejects_every_file_that_is_wrong_in_its_structure(case: Path, validator: jsonschema.protocols.Validator) -> None:
+def test_the_schema_rejects_every_file_that_is_wrong_in_its_structure(
+    case: Path, validator: jsonschema.protocols.Validator
+) -> None:
     tree = tree_of(case / "vapp.yaml")
     if tree is not None:
         assert validator.is_valid(tree) == (case.name in NOT_STRUCTURAL)
@@ -69,14 +76,29 @@ def test_the_schema_rejects_every_file_that_is_wrong_in_its_structure(case: Path
     [
         {"image": "nginx", "zone": "dmz", "count": "${n}"},
         {"image": {"file": "a.qcow2"}, "zone": ["dmz"], "memory": 512, "disks": {"data": "1G"}},
-        {"image": "./images/api", "zone": "dmz", "files": {"/etc/a": "text", "/etc/b": {"source": "b", "mode": "0600"}}},
+        {
+            "image": "./images/api",
+            "zone": "dmz",
+            "files": {"/etc/a": "text", "/etc/b": {"source": "b", "mode": "0600"}},
+        },
     ],
 )
-def test_short_forms_and_parameters_satisfy_the_schema(vm: object, validator: jsonschema.protocols.Validator) -> None:
-    validator.validate({"vcloud": 1, "name": "shop", "x-mine": [1], "zones": {"dmz": {}}, "vms": {"web": vm}})
+def test_short_forms_and_parameters_satisfy_the_schema(
+    vm: object, validator: jsonschema.protocols.Validator
+) -> None:
+    validator.validate(
+        {"vcloud": 1, "name": "shop", "x-mine": [1], "zones": {"dmz": {}}, "vms": {"web": vm}}
+    )
 
 
-def test_a_zone_may_be_written_as_nothing_and_a_vm_may_not(validator: jsonschema.protocols.Validator) -> None:
-    vapp = {"vcloud": 1, "name": "shop", "zones": {"dmz": None}, "vms": {"web": {"image": "nginx", "zone": "dmz"}}}
+def test_a_zone_may_be_written_as_nothing_and_a_vm_may_not(
+    validator: jsonschema.protocols.Validator,
+) -> None:
+    vapp = {
+        "vcloud": 1,
+        "name": "shop",
+        "zones": {"dmz": None},
+        "vms": {"web": {"image": "nginx", "zone": "dmz"}},
+    }
     assert validator.is_valid(vapp)
     assert not validator.is_valid(vapp | {"vms": {"web": None}})

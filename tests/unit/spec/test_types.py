@@ -72,7 +72,9 @@ def test_icmp_reads_as_it_prints() -> None:
 def test_no_restricted_value_holds_what_breaks_out_of_other_languages(
     parse: Callable[[object], object], text: str, sign: str, rest: str
 ) -> None:
-    """Quotes, brackets, separators, white space and control characters end values in XML, nft, YAML and shells."""
+    """Quotes, brackets, separators, white space and control characters end values in XML, nft, YAML
+    and shells.
+    """
     if parse is types.URL.parse and sign in "&?":
         return
     if parse is types.SNI.parse and sign == "*":
@@ -82,8 +84,19 @@ def test_no_restricted_value_holds_what_breaks_out_of_other_languages(
 
 
 @pytest.mark.parametrize("parse", RESTRICTED)
-@given(value=st.one_of(st.none(), st.booleans(), st.floats(), st.lists(st.integers(), max_size=2), st.just({}), st.just(object())))
-def test_what_is_neither_text_nor_a_whole_number_is_refused(parse: Callable[[object], object], value: object) -> None:
+@given(
+    value=st.one_of(
+        st.none(),
+        st.booleans(),
+        st.floats(),
+        st.lists(st.integers(), max_size=2),
+        st.just({}),
+        st.just(object()),
+    )
+)
+def test_what_is_neither_text_nor_a_whole_number_is_refused(
+    parse: Callable[[object], object], value: object
+) -> None:
     with pytest.raises(FieldError):
         parse(value)
 
@@ -107,14 +120,31 @@ def test_what_is_neither_text_nor_a_whole_number_is_refused(parse: Callable[[obj
         (types.parse_source, "files/shop.conf"),
     ],
 )
-def test_the_positive_twin_of_each_restriction(parse: Callable[[object], object], text: str) -> None:
+def test_the_positive_twin_of_each_restriction(
+    parse: Callable[[object], object], text: str
+) -> None:
     assert parse(text) == text
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        *("a" * 22, "web-", "-web", "9web", "Web", "web_1", "web.1", "", "wéb", "internet", "firewall", "ips", "host", "uplink"),
+        *(
+            "a" * 22,
+            "web-",
+            "-web",
+            "9web",
+            "Web",
+            "web_1",
+            "web.1",
+            "",
+            "wéb",
+            "internet",
+            "firewall",
+            "ips",
+            "host",
+            "uplink",
+        ),
         *("localhost", "ip6-localhost", "ip6-loopback", "ip6-allnodes", "ip6-allrouters"),
     ],
 )
@@ -123,7 +153,9 @@ def test_a_vm_is_called_like_a_host(text: str) -> None:
         types.PART_NAME.parse(text)
 
 
-@pytest.mark.parametrize("path", ["/etc/../shadow", "/./etc", "/etc/", "//etc", "etc", "/", "/etc/.."])
+@pytest.mark.parametrize(
+    "path", ["/etc/../shadow", "/./etc", "/etc/", "//etc", "etc", "/", "/etc/.."]
+)
 def test_guest_paths_are_normalized(path: str) -> None:
     with pytest.raises(FieldError):
         types.parse_guest_path(path)

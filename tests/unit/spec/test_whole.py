@@ -34,7 +34,9 @@ def mappings(value: object) -> Iterator[Spec]:
 
 def written(vapp: Vapp) -> set[tuple[str, str]]:
     """The class and the key of everything that a file writes."""
-    return {(type(part).__name__, name) for part in mappings(vapp) for name in part.model_fields_set}
+    return {
+        (type(part).__name__, name) for part in mappings(vapp) for name in part.model_fields_set
+    }
 
 
 def test_what_is_read_is_what_was_reviewed(whole: Vapp, request: pytest.FixtureRequest) -> None:
@@ -46,11 +48,21 @@ def test_what_is_read_is_what_was_reviewed(whole: Vapp, request: pytest.FixtureR
 
 
 def test_every_key_of_the_vapp_file_is_in_the_golden(whole: Vapp) -> None:
-    """Whoever adds a key writes it into the golden file, and sees in expected.json what vcloud reads."""
+    """Whoever adds a key writes it into the golden file, and sees in expected.json what vcloud
+    reads.
+    """
     known = {(kind.__name__, name) for kind in Spec.__subclasses__() for name in kind.model_fields}
     assert known - written(whole) == set()
 
 
 def test_a_key_that_is_not_in_the_golden_would_be_found(whole: Vapp) -> None:
-    less = (FOLDER / "vapp.yaml").read_text().replace("    why: customers\n", "").replace("    cpus: 2\n", "")
-    assert written(whole) - written(parse_vapp(less.encode(), Folder(FOLDER))) == {("Flow", "why"), ("Vm", "cpus")}
+    less = (
+        (FOLDER / "vapp.yaml")
+        .read_text()
+        .replace("    why: customers\n", "")
+        .replace("    cpus: 2\n", "")
+    )
+    assert written(whole) - written(parse_vapp(less.encode(), Folder(FOLDER))) == {
+        ("Flow", "why"),
+        ("Vm", "cpus"),
+    }

@@ -29,7 +29,10 @@ def host(request: pytest.FixtureRequest) -> Iterator[Host]:
 
 def test_the_world_outside_is_what_the_inventory_says(host: Host) -> None:
     world = world_of(host)
-    assert (world.address4, world.address6) == ((OUTSIDE.server4 if host.ref.outside else None), None)
+    assert (world.address4, world.address6) == (
+        (OUTSIDE.server4 if host.ref.outside else None),
+        None,
+    )
 
 
 def test_the_host_sends_probes_with_its_own_python(host: Host) -> None:
@@ -49,5 +52,8 @@ def test_without_a_place_outside_the_host_sends_what_comes_from_there(host: Host
 
 
 def test_a_place_outside_that_is_not_there_gives_its_reason() -> None:
-    with open_host(HostRef("here", "test:///default", outside=OUTSIDE)) as host, pytest.raises(HostError, match="no-such-namespace"):
+    with (
+        open_host(HostRef("here", "test:///default", outside=OUTSIDE)) as host,
+        pytest.raises(HostError, match="no-such-namespace"),
+    ):
         outside_prober(host, UPLINK).probe(CLOSED)

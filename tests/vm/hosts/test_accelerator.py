@@ -23,8 +23,12 @@ def test_the_accelerator_is_tried_once(host: Host, vm: Running) -> None:
     assert first.name in ("kvm", "tcg")
     assert first.reason
     assert accelerator.host_accelerator(host) == first
-    assert accelerator.find_accelerator(host, "/none", "/none") == first, "a second test boot would need a kernel"
-    assert [domain.name() for domain in host.connection.listAllDomains()] == [NAME], "nothing of the test boot stays"
+    assert accelerator.find_accelerator(host, "/none", "/none") == first, (
+        "a second test boot would need a kernel"
+    )
+    assert [domain.name() for domain in host.connection.listAllDomains()] == [NAME], (
+        "nothing of the test boot stays"
+    )
 
 
 def runners(vm: Running) -> tuple[str, str]:
@@ -36,22 +40,34 @@ def runners(vm: Running) -> tuple[str, str]:
 def test_kvm_wins_by_reaching_user_space(host: Host, vm: Running) -> None:
     goes, other = runners(vm)
     hangs = other.replace("panic=-1", "rdinit=/none init=/none")
-    assert accelerator.boot_both(host, goes, hangs) == Accelerator("kvm", "a kernel boots under KVM")
+    assert accelerator.boot_both(host, goes, hangs) == Accelerator(
+        "kvm", "a kernel boots under KVM"
+    )
 
 
-def test_a_kernel_that_hangs_is_given_up_soon_after_emulation_got_there(host: Host, vm: Running) -> None:
+def test_a_kernel_that_hangs_is_given_up_soon_after_emulation_got_there(
+    host: Host, vm: Running
+) -> None:
     """It finds no init, and waits for ever."""
     goes, other = runners(vm)
     found = accelerator.boot_both(host, other.replace("panic=-1", "rdinit=/none init=/none"), goes)
     assert found.name == "tcg"
     assert "hangs" in found.reason
-    assert [domain.name() for domain in host.connection.listAllDomains()] == [NAME], "nothing of the test boot stays"
+    assert [domain.name() for domain in host.connection.listAllDomains()] == [NAME], (
+        "nothing of the test boot stays"
+    )
 
 
-def test_a_vm_that_ends_before_it_reaches_user_space_does_not_count(host: Host, vm: Running) -> None:
+def test_a_vm_that_ends_before_it_reaches_user_space_does_not_count(
+    host: Host, vm: Running
+) -> None:
     goes, other = runners(vm)
-    found = accelerator.boot_both(host, other.replace("panic=-1", "panic=-1 rdinit=/none init=/none"), goes)
-    assert found == Accelerator("tcg", "/dev/kvm exists, but a test VM failed: it ended before it reached user space")
+    found = accelerator.boot_both(
+        host, other.replace("panic=-1", "panic=-1 rdinit=/none init=/none"), goes
+    )
+    assert found == Accelerator(
+        "tcg", "/dev/kvm exists, but a test VM failed: it ended before it reached user space"
+    )
 
 
 @pytest.mark.usefixtures("vm")

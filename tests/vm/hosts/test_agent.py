@@ -39,7 +39,9 @@ def test_an_agent_that_does_not_come_is_said_in_time(host: Host) -> None:
 
 
 def test_a_command_runs_to_its_end(vm: Running) -> None:
-    done = vm.agent.execute(["/bin/sh", "-c", 'cat; echo "$1" >&2; exit 3', "sh", "a 'b' $c"], stdin=b"in")
+    done = vm.agent.execute(
+        ["/bin/sh", "-c", 'cat; echo "$1" >&2; exit 3', "sh", "a 'b' $c"], stdin=b"in"
+    )
     assert (done.code, done.stdout, done.stderr, done.truncated) == (3, b"in", b"a 'b' $c\n", False)
     assert vm.agent.execute(["true"]).code == 0
     assert vm.agent.execute(["/bin/sh", "-c", "kill -9 $$"]).code == 137
@@ -105,7 +107,9 @@ while (!$enough && defined($read = sysread($port, my $part, 4096))) {
     }
 }
 """
-"""An agent that libvirt believes to be there. It gives every question the same answer, until it is asked to be honest again."""
+"""An agent that libvirt believes to be there. It gives every question the same answer, until it is
+asked to be honest again.
+"""
 
 
 def says_nonsense(agent: Agent, program: str = "true") -> bool:
@@ -117,7 +121,9 @@ def says_nonsense(agent: Agent, program: str = "true") -> bool:
 
 
 def test_an_agent_that_answers_nonsense_is_an_error_like_any_other(vm: Running) -> None:
-    """Somebody who has broken into a VM may put an agent of their own in place. Afterwards the real one answers again."""
+    """Somebody who has broken into a VM may put an agent of their own in place. Afterwards the real
+    one answers again.
+    """
     vm.agent.write_file("/run/liar.pl", LIAR.encode())
     unit = "systemctl stop qemu-guest-agent; timeout 300 perl /run/liar.pl; systemctl start qemu-guest-agent"
     assert vm.agent.execute(["systemd-run", "--no-block", "sh", "-c", unit]).code == 0
@@ -132,5 +138,8 @@ def test_an_agent_that_answers_nonsense_is_an_error_like_any_other(vm: Running) 
 
 def test_the_end_of_a_console_is_read_without_what_acts_on_terminals(vm: Running) -> None:
     vm.agent.execute(["/bin/sh", "-c", r"printf 'first\nsecond \033[31mred\n' > /dev/ttyS0"])
-    until("the lines on the console", lambda: vm.volumes.console_tail(NAME, 2) == ["first", "second red"])
+    until(
+        "the lines on the console",
+        lambda: vm.volumes.console_tail(NAME, 2) == ["first", "second red"],
+    )
     assert vm.volumes.console_tail("t-hosts.none", 2) == []

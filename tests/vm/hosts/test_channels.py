@@ -37,7 +37,9 @@ def pinned(vm: Running) -> str:
 
 
 def new_key(folder: Path) -> Path:
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key")], check=True)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key")], check=True
+    )
     return folder / "key"
 
 
@@ -50,7 +52,9 @@ def ports(host: Host) -> int:
     return host.connection.lookupByName(NAME).XMLDesc().count(f'name="{PREFIX}'.replace('"', "'"))
 
 
-def test_ssh_reaches_a_vm_that_has_no_network(host: Host, vm: Running, pinned: str, key: Path) -> None:
+def test_ssh_reaches_a_vm_that_has_no_network(
+    host: Host, vm: Running, pinned: str, key: Path
+) -> None:
     allowed = authorize(vm.agent, "/run/vcloud/ssh", key.with_suffix(".pub").read_text())
     with ssh_channel(host, NAME, Sshd(allowed, "/etc/ssh/t_key")) as connection:
         assert ports(host) == 1
@@ -67,7 +71,9 @@ def test_ssh_reaches_a_vm_that_has_no_network(host: Host, vm: Running, pinned: s
     until("the end of its sshd", lambda: vm.agent.execute(["pgrep", "sshd"]).code == 1)
 
 
-def test_a_key_that_was_not_authorized_does_not_get_in(host: Host, vm: Running, pinned: str, key: Path, tmp_path: Path) -> None:
+def test_a_key_that_was_not_authorized_does_not_get_in(
+    host: Host, vm: Running, pinned: str, key: Path, tmp_path: Path
+) -> None:
     (tmp_path / "other").mkdir()
     other = new_key(tmp_path / "other")
     allowed = authorize(vm.agent, "/run/vcloud/ssh", key.with_suffix(".pub").read_text())
@@ -92,19 +98,37 @@ with open_host(load_inventory(Path(sys.argv[1]))[0]) as host:
 """
 
 
-def test_it_is_a_proxy_command_for_ssh(host: Host, ref: HostRef, vm: Running, pinned: str, key: Path, tmp_path: Path) -> None:
+def test_it_is_a_proxy_command_for_ssh(
+    host: Host, ref: HostRef, vm: Running, pinned: str, key: Path, tmp_path: Path
+) -> None:
     allowed = authorize(vm.agent, "/run/vcloud/ssh", key.with_suffix(".pub").read_text())
     (tmp_path / "proxy.py").write_text(PROXY)
     (tmp_path / "known").write_text(f"guest ssh-ed25519 {pinned}\n")
     assert ref.ssh_config is not None
-    proxy = f"{sys.executable} {tmp_path}/proxy.py {ref.ssh_config.parent}/hosts.yaml {NAME} {allowed}"
-    options = [f"ProxyCommand={proxy}", f"UserKnownHostsFile={tmp_path}/known", "StrictHostKeyChecking=yes", f"IdentityFile={key}"]
-    flags = [part for option in (*options, "BatchMode=yes", "IdentitiesOnly=yes") for part in ("-o", option)]
+    proxy = (
+        f"{sys.executable} {tmp_path}/proxy.py {ref.ssh_config.parent}/hosts.yaml {NAME} {allowed}"
+    )
+    options = [
+        f"ProxyCommand={proxy}",
+        f"UserKnownHostsFile={tmp_path}/known",
+        "StrictHostKeyChecking=yes",
+        f"IdentityFile={key}",
+    ]
+    flags = [
+        part
+        for option in (*options, "BatchMode=yes", "IdentitiesOnly=yes")
+        for part in ("-o", option)
+    ]
     argv = ["ssh", "-F", "/dev/null", *flags, "root@guest", "cat; exit 6"]
     environment = os.environ | {"PYTHONPATH": os.getcwd()}  # noqa: PTH109
-    done = subprocess.run(argv, input=b"x" * 100_000, capture_output=True, env=environment, timeout=120, check=False)
+    done = subprocess.run(
+        argv, input=b"x" * 100_000, capture_output=True, env=environment, timeout=120, check=False
+    )
     assert (done.returncode, len(done.stdout)) == (6, 100_000), done.stderr
-    until("the end of its port: ssh does not wait for its proxy, which cleans up all the same", lambda: ports(host) == 0)
+    until(
+        "the end of its port: ssh does not wait for its proxy, which cleans up all the same",
+        lambda: ports(host) == 0,
+    )
 
 
 CONSOLE = """
@@ -123,8 +147,12 @@ def test_a_console_shows_takes_keys_and_gives_the_terminal_back(ref: HostRef, vm
     ours, theirs = pty.openpty()
     before = termios.tcgetattr(theirs)
     argv = [sys.executable, "-c", CONSOLE, str(ref.ssh_config.parent / "hosts.yaml"), NAME]
-    assert vm.agent.execute(["systemctl", "stop", "vcloud-console.service"]).code == 0, "it would take the keys"
-    reader = vm.agent.start(["/bin/sh", "-c", "read -r typed < /dev/ttyS0; echo got:$typed > /dev/ttyS0"])
+    assert vm.agent.execute(["systemctl", "stop", "vcloud-console.service"]).code == 0, (
+        "it would take the keys"
+    )
+    reader = vm.agent.start(
+        ["/bin/sh", "-c", "read -r typed < /dev/ttyS0; echo got:$typed > /dev/ttyS0"]
+    )
     assert reader > 0
     with subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs) as process:
         assert "Ctrl-] leaves" in shown(ours, "leaves")

@@ -31,7 +31,9 @@ pytestmark = pytest.mark.vm
 
 
 def test_a_shell_on_the_host_by_ssh(host: Host) -> None:
-    done = host.shell.run(["sh", "-c", "cat; echo $0 >&2; exit 3", "a 'b' $c"], stdin=b"x" * 3_000_000)
+    done = host.shell.run(
+        ["sh", "-c", "cat; echo $0 >&2; exit 3", "a 'b' $c"], stdin=b"x" * 3_000_000
+    )
     assert (done.code, len(done.stdout), done.stderr) == (3, 3_000_000, b"a 'b' $c\n")
     with pytest.raises(HostError, match="did not end within 1 s"):
         host.shell.run(["sleep", "60"], timeout=1)
@@ -100,7 +102,9 @@ def test_ctrl_c_releases_the_lock_though_ssh_hears_it_too(host: Host, locker: Lo
     os.killpg(holder.pid, signal.SIGINT)
     assert line(holder) == "interrupted"
     assert holder.wait(timeout=60) == 0
-    assert "vcloud-lock-race" not in [network.name() for network in host.connection.listAllNetworks()]
+    assert "vcloud-lock-race" not in [
+        network.name() for network in host.connection.listAllNetworks()
+    ]
 
 
 def test_the_lock_of_a_killed_operator_is_taken_over(host: Host, locker: Locker) -> None:
@@ -131,7 +135,20 @@ def test_a_settled_vapp_is_read_in_five_calls(host: Host, ref: HostRef, tmp_path
     """Counted by libvirt's own log of what it sends, and the same for two networks as for none."""
     design = build_design(zones="dmz app", vms={"web": "dmz x2", "api": "app"}, vapp="many")
     digests = tuple((vm.name, VmDigests("r", "h", "i")) for vm in design.vms)
-    manifest = Manifest(Phase.READY, design, UPLINK, "tcg", (), digests, (), "", "f", "", "2030-01-01T00:00:00+00:00", "0")
+    manifest = Manifest(
+        Phase.READY,
+        design,
+        UPLINK,
+        "tcg",
+        (),
+        digests,
+        (),
+        "",
+        "f",
+        "",
+        "2030-01-01T00:00:00+00:00",
+        "0",
+    )
     networks = [zone.network for zone in design.zones]
     try:
         write_manifest(host, manifest)
@@ -142,7 +159,9 @@ def test_a_settled_vapp_is_read_in_five_calls(host: Host, ref: HostRef, tmp_path
         debug = {"LIBVIRT_LOG_FILTERS": "1:rpc", "LIBVIRT_LOG_OUTPUTS": f"1:file:{log}"}
         assert ref.ssh_config is not None
         argv = [sys.executable, "-c", COUNT, str(ref.ssh_config.parent / "hosts.yaml"), str(log)]
-        done = subprocess.run(argv, env=os.environ | debug, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            argv, env=os.environ | debug, capture_output=True, text=True, check=True
+        )
         count, found, standing = done.stdout.split()
         assert (found, standing) == ("True", "2")
         assert 1 <= int(count) <= 5

@@ -36,7 +36,9 @@ def sha256_there(host: Host, path: str) -> str:
     return host.shell.run(["sha256sum", path]).stdout.decode().split()[0]
 
 
-def test_an_upload_arrives_whole_private_and_once(host: Host, pool: StoragePool, source: Path) -> None:
+def test_an_upload_arrives_whole_private_and_once(
+    host: Host, pool: StoragePool, source: Path
+) -> None:
     seen: list[int] = []
     path = upload(pool, source, "up-whole", ".qcow2", lambda done, _: seen.append(done))
     assert sha256_there(host, path) == hashlib.sha256(source.read_bytes()).hexdigest()
@@ -76,7 +78,9 @@ with open_host(load_inventory(Path(sys.argv[1]))[0]) as host:
 """
 
 
-def test_an_upload_whose_operator_is_killed_is_never_used_and_swept(host: Host, ref: HostRef, pool: StoragePool, source: Path) -> None:
+def test_an_upload_whose_operator_is_killed_is_never_used_and_swept(
+    host: Host, ref: HostRef, pool: StoragePool, source: Path
+) -> None:
     assert ref.ssh_config is not None
     killed = program(UPLOAD, str(ref.ssh_config.parent / "hosts.yaml"), str(source))
     assert line(killed) == "half"
@@ -94,7 +98,9 @@ def test_an_upload_whose_operator_is_killed_is_never_used_and_swept(host: Host, 
     assert rest[0] not in pool.names("up-killed")
 
 
-def test_two_who_upload_the_same_at_once_are_both_right(host: Host, ref: HostRef, source: Path) -> None:
+def test_two_who_upload_the_same_at_once_are_both_right(
+    host: Host, ref: HostRef, source: Path
+) -> None:
     paths: list[str] = []
     together = threading.Barrier(2, timeout=30)
 
@@ -115,7 +121,9 @@ def test_two_who_upload_the_same_at_once_are_both_right(host: Host, ref: HostRef
     for thread in threads:
         thread.join()
     assert len(set(paths)) == 2
-    assert {sha256_there(host, path) for path in paths} == {hashlib.sha256(source.read_bytes()).hexdigest()}
+    assert {sha256_there(host, path) for path in paths} == {
+        hashlib.sha256(source.read_bytes()).hexdigest()
+    }
     assert uploaded(StoragePool(host), "up-twice", ".qcow2") in paths
 
 
@@ -138,13 +146,18 @@ def test_disks_are_made_once_and_kept(host: Host, pool: StoragePool) -> None:
     report = host.shell.run(["qemu-img", "info", overlay]).stdout.decode()
     assert "virtual size: 1 GiB" in report
     assert f"backing file: {path}" in report
-    assert pool.names("vm.t-disks.", "root.t-disks.") == ("root.t-disks.a.qcow2", "vm.t-disks.a.data.qcow2")
+    assert pool.names("vm.t-disks.", "root.t-disks.") == (
+        "root.t-disks.a.qcow2",
+        "vm.t-disks.a.data.qcow2",
+    )
     VappVolumes(host).delete(VappVolumes(host).volumes_of_vapp("t-disks"))
     VappVolumes(host).delete(["vm.t-disks.a.data.qcow2"])
     assert VappVolumes(host).volumes_of_vapp("t-disks") == ()
 
 
-def test_a_vapps_volumes_are_not_those_of_one_with_a_longer_name(host: Host, pool: StoragePool) -> None:
+def test_a_vapps_volumes_are_not_those_of_one_with_a_longer_name(
+    host: Host, pool: StoragePool
+) -> None:
     pool.make_disk("vm.shop.a.data.qcow2", 1 << 20)
     pool.make_disk("vm.shop-2.a.data.qcow2", 1 << 20)
     assert VappVolumes(host).volumes_of_vapp("shop") == ("vm.shop.a.data.qcow2",)

@@ -17,7 +17,9 @@ pytestmark = pytest.mark.vm
 
 def test_the_nat_network_stands_as_long_as_a_vapp_needs_it(host: Host) -> None:
     plain = Host(dataclasses.replace(host.ref, uplink=None), host.connection)
-    designs = [build_design(zones="dmz", vms={"web": "dmz"}, vapp=name) for name in ("other", "elsewhere")]
+    designs = [
+        build_design(zones="dmz", vms={"web": "dmz"}, vapp=name) for name in ("other", "elsewhere")
+    ]
     uplink = uplink_for(plain, "shop")
     uplinks = (uplink, uplink_for(host, "elsewhere"))
     assert uplinks[1].network != NETWORK
@@ -29,7 +31,9 @@ def test_the_nat_network_stands_as_long_as_a_vapp_needs_it(host: Host) -> None:
         assert f"{uplink.gateway6}/64" in addresses
         assert host.shell.run(["pgrep", "dnsmasq"]).code == 1, "it answers neither DHCP nor DNS"
         for design, own in zip(designs, uplinks, strict=True):
-            write_manifest(host, Manifest(Phase.READY, design, own, "tcg", (), (), (), "", "", "", "", "0"))
+            write_manifest(
+                host, Manifest(Phase.READY, design, own, "tcg", (), (), (), "", "", "", "", "0")
+            )
         forget_vapp(plain, "shop")
         assert BRIDGE in host.shell.run(["ip", "-brief", "link"]).stdout.decode()
         forget_vapp(plain, "other")

@@ -23,7 +23,9 @@ FAMILIES = (4, 6)
 
 
 def order(shop: Vapp, family: int = 4, item: str = "teapot") -> dict[str, Any]:
-    placed = shop.curl("/orders", "--fail", "-d", json.dumps({"item": item, "card": CARD}), family=family)
+    placed = shop.curl(
+        "/orders", "--fail", "-d", json.dumps({"item": item, "card": CARD}), family=family
+    )
     assert placed.code == 0, placed.err
     answer: dict[str, Any] = json.loads(placed.out)
     return answer
@@ -37,7 +39,9 @@ def address(shop: Vapp, vm: str, family: int) -> str:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_customer_orders_and_finds_the_order_with_its_card_masked(shop: Vapp, family: int) -> None:
+def test_a_customer_orders_and_finds_the_order_with_its_card_masked(
+    shop: Vapp, family: int
+) -> None:
     item = f"teapot {uuid.uuid4()}"
     assert order(shop, family, item)["card"] == "************1111"
     listed = shop.curl("/orders", "--fail", family=family)
@@ -46,7 +50,9 @@ def test_a_customer_orders_and_finds_the_order_with_its_card_masked(shop: Vapp, 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_card_number_never_reaches_a_customer_and_the_ips_says_so(shop: Vapp, family: int) -> None:
+def test_a_card_number_never_reaches_a_customer_and_the_ips_says_so(
+    shop: Vapp, family: int
+) -> None:
     """The near miss is the same request for an order that does not exist: its answer arrives."""
     number = order(shop, family)["order"]
     before = shop.operator.run("logs", shop.vm("ips"), "-n", "500").out.count("leak of card-number")
@@ -61,7 +67,9 @@ def test_a_card_number_never_reaches_a_customer_and_the_ips_says_so(shop: Vapp, 
 def test_the_order_store_itself_has_the_whole_card_number(shop: Vapp) -> None:
     """So that what did not arrive had been there to be sent."""
     order(shop)
-    assert CARD in shop.inside("db", "runuser -u postgres -- psql -At shop -c 'select card from orders'")
+    assert CARD in shop.inside(
+        "db", "runuser -u postgres -- psql -At shop -c 'select card from orders'"
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -99,7 +107,12 @@ def test_the_outside_reaches_no_vm_past_the_firewall_address(shop: Vapp, family:
     version = ["-6"] if family == 6 else []
     shop.operator.at("customer", "ip", *version, "route", "add", network, "via", via)
     try:
-        assert shop.operator.at("customer", "curl", "-sS", "-m", "4", f"http://{bracketed(network)}:80/orders").code != 0
+        assert (
+            shop.operator.at(
+                "customer", "curl", "-sS", "-m", "4", f"http://{bracketed(network)}:80/orders"
+            ).code
+            != 0
+        )
     finally:
         shop.operator.at("customer", "ip", *version, "route", "del", network, "via", via)
     assert shop.curl("/orders", "--fail", family=family).code == 0
@@ -113,9 +126,20 @@ def bracketed(text: str) -> str:
 
 
 def test_declared_flows_pass_between_the_tiers(shop: Vapp) -> None:
-    assert shop.probe("web-1", *(Probe("tcp", address(shop, "api", family), 8000) for family in FAMILIES)) == ["open"] * 2
-    assert shop.probe("api", *(Probe("tcp", address(shop, "db", family), 5432) for family in FAMILIES)) == ["open"] * 2
-    assert shop.probe("api", *(Probe("tcp", SERVER[family], 443) for family in FAMILIES)) == ["open"] * 2
+    assert (
+        shop.probe(
+            "web-1", *(Probe("tcp", address(shop, "api", family), 8000) for family in FAMILIES)
+        )
+        == ["open"] * 2
+    )
+    assert (
+        shop.probe("api", *(Probe("tcp", address(shop, "db", family), 5432) for family in FAMILIES))
+        == ["open"] * 2
+    )
+    assert (
+        shop.probe("api", *(Probe("tcp", SERVER[family], 443) for family in FAMILIES))
+        == ["open"] * 2
+    )
 
 
 UNDECLARED = (
@@ -126,25 +150,42 @@ UNDECLARED = (
     ("db", "web-1", 80),
     ("api", "web-1", 80),
 )
-"""Source, target and port of TCP connections from each zone into each other zone. No flow declares them."""
+"""Source, target and port of TCP connections from each zone into each other zone. No flow declares
+them.
+"""
 
 
 def test_what_no_flow_names_is_dropped_and_counted_while_the_target_answers(shop: Vapp) -> None:
     """In both families. Each target also asks itself, which shows that it would have answered."""
     attempts = [(*attempt, family) for attempt in UNDECLARED for family in FAMILIES]
     for vm in ("web-1", "api", "db"):
-        own = [Probe("tcp", address(shop, vm, family), port) for _, target, port, family in attempts if target == vm]
+        own = [
+            Probe("tcp", address(shop, vm, family), port)
+            for _, target, port, family in attempts
+            if target == vm
+        ]
         assert shop.probe(vm, *own) == ["open"] * len(own), vm
-        others = [Probe("tcp", address(shop, target, family), port) for source, target, port, family in attempts if source == vm]
+        others = [
+            Probe("tcp", address(shop, target, family), port)
+            for source, target, port, family in attempts
+            if source == vm
+        ]
         assert shop.probe(vm, *others) == ["timeout"] * len(others), vm
     logged = shop.operator.run("logs", shop.vm("firewall"), "-n", "2000").out
-    denied = [f"{address(shop, source, family)} -> {address(shop, target, family)} tcp/{port}" for source, target, port, family in attempts]
+    denied = [
+        f"{address(shop, source, family)} -> {address(shop, target, family)} tcp/{port}"
+        for source, target, port, family in attempts
+    ]
     assert [line for line in denied if line not in logged] == []
 
 
 @pytest.mark.parametrize("source", ["web-1", "api", "db"])
 def test_no_vm_reaches_the_outside_but_by_its_flows(shop: Vapp, source: str) -> None:
-    probes = [Probe(protocol, SERVER[family], port) for protocol, port in (("tcp", 22), ("udp", 53), ("icmp", 0)) for family in FAMILIES]
+    probes = [
+        Probe(protocol, SERVER[family], port)
+        for protocol, port in (("tcp", 22), ("udp", 53), ("icmp", 0))
+        for family in FAMILIES
+    ]
     assert set(shop.probe(source, *probes)) <= {"timeout", "unreachable"}
 
 
@@ -152,19 +193,33 @@ def test_no_vm_reaches_the_outside_but_by_its_flows(shop: Vapp, source: str) -> 
 def test_a_false_source_goes_no_further_than_the_firewall(shop: Vapp, family: int) -> None:
     """web-1 sends as api, who may talk to the database."""
     before = counted(shop.firewall_report(), "ctl:antispoof")
-    shop.probe("web-1", Probe("spoof-tcp", address(shop, "db", family), 5432, source=address(shop, "api", family)))
+    shop.probe(
+        "web-1",
+        Probe("spoof-tcp", address(shop, "db", family), 5432, source=address(shop, "api", family)),
+    )
     assert counted(shop.firewall_report(), "ctl:antispoof") > before
 
 
 def counted(report: Any, comment: str) -> int:
-    rules = [item["rule"] for item in report["ruleset"]["nftables"] if item.get("rule", {}).get("comment") == comment]
-    return sum(part["counter"]["packets"] for rule in rules for part in rule["expr"] if "counter" in part)
+    rules = [
+        item["rule"]
+        for item in report["ruleset"]["nftables"]
+        if item.get("rule", {}).get("comment") == comment
+    ]
+    return sum(
+        part["counter"]["packets"] for rule in rules for part in rule["expr"] if "counter" in part
+    )
 
 
 def test_a_vm_that_gives_itself_a_route_and_a_neighbour_meets_nobody(shop: Vapp) -> None:
-    """Root in one VM tries to reach the database's card directly; zones are separate wires, so nobody answers."""
+    """Root in one VM tries to reach the database's card directly; zones are separate wires, so
+    nobody answers.
+    """
     target = address(shop, "db", 4)
-    card = shop.inside("web-1", "ip -o route show default | awk '{for (i = 1; i < NF; i++) if ($i == \"dev\") print $(i + 1)}'").strip()
+    card = shop.inside(
+        "web-1",
+        "ip -o route show default | awk '{for (i = 1; i < NF; i++) if ($i == \"dev\") print $(i + 1)}'",
+    ).strip()
     shop.inside("web-1", f"ip route add {target}/32 dev {card}")
     try:
         assert shop.probe("web-1", Probe("tcp", target, 5432))[0] in ("timeout", "unreachable")
@@ -182,7 +237,11 @@ def test_the_host_has_no_way_to_a_vm(shop: Vapp, vm: str) -> None:
 
 def test_the_host_has_no_address_on_any_zone(shop: Vapp) -> None:
     links = json.loads(shop.operator.at("h1", "ip", "-j", "address").out)
-    bridges = {bridge_of(shop.operator, name) for name in shop.operator.virsh("net-list", "--name").split() if name.startswith("shop.")}
+    bridges = {
+        bridge_of(shop.operator, name)
+        for name in shop.operator.virsh("net-list", "--name").split()
+        if name.startswith("shop.")
+    }
     assert len(bridges) == 2 * 3, "each zone is inspected, and has a side towards the firewall"
     found = {link["ifname"]: link["addr_info"] for link in links if link["ifname"] in bridges}
     assert set(found) == bridges
@@ -201,7 +260,9 @@ def test_status_tells_how_the_shop_is_reached(shop: Vapp) -> None:
     assert status["phase"] == "ready"
     assert status["problems"] == []
     assert any(":8080 -> web tcp/80 (checkout)" in line for line in status["published"])
-    assert {vm["name"]: vm["state"] for vm in status["vms"]} == dict.fromkeys(("firewall", "ips", "web-1", "api", "db"), "running")
+    assert {vm["name"]: vm["state"] for vm in status["vms"]} == dict.fromkeys(
+        ("firewall", "ips", "web-1", "api", "db"), "running"
+    )
     assert shop.operator.run("status", "shop", "--exit-code").code == 0
 
 
@@ -214,13 +275,23 @@ def outcomes(shop: Vapp, code: int | None = None) -> Any:
 
 def test_verify_tries_every_kind_of_promise_and_all_are_kept(shop: Vapp, tmp_path: Path) -> None:
     junit = tmp_path / "verify.xml"
-    found = shop.operator.run("verify", "shop", "-o", "json", "--junit", str(junit), code=None, timeout=600)
-    told = [(check["id"], check["outcome"], check["detail"]) for check in found.data["checks"] if check["outcome"] != "pass"]
+    found = shop.operator.run(
+        "verify", "shop", "-o", "json", "--junit", str(junit), code=None, timeout=600
+    )
+    told = [
+        (check["id"], check["outcome"], check["detail"])
+        for check in found.data["checks"]
+        if check["outcome"] != "pass"
+    ]
     assert told == []
     assert found.code == found.data["exit"] == 0
     assert {check["kind"] for check in found.data["checks"]} == KINDS
     for kind in ("flow", "denied", "spoofed", "host"):
-        assert {check["id"].rpartition("/")[2] for check in found.data["checks"] if check["kind"] == kind} == {"4", "6"}
+        assert {
+            check["id"].rpartition("/")[2]
+            for check in found.data["checks"]
+            if check["kind"] == kind
+        } == {"4", "6"}
     suites = parse(junit.read_text())
     assert {suite.get("name") for suite in suites} == KINDS
     assert len(list(suites.iter("testcase"))) == len(found.data["checks"])
@@ -240,12 +311,20 @@ def test_verify_goes_red_when_the_ips_only_watches(shop: Vapp) -> None:
     """Its own rules, each turned from drop to alert behind vcloud's back."""
     weaken = "cd /etc/vcloud/ips && cp -a . /tmp/ips.kept && sed -i 's/^drop /alert /' rules/*.rules *.rules 2>/dev/null; "
     reload = "/usr/lib/vcloud/guest suricata ruleset-reload-rules"
-    with broken(shop, "ips", weaken + reload, f"cp -a /tmp/ips.kept/. /etc/vcloud/ips/ && rm -r /tmp/ips.kept && {reload}"):
+    with broken(
+        shop,
+        "ips",
+        weaken + reload,
+        f"cp -a /tmp/ips.kept/. /etc/vcloud/ips/ && rm -r /tmp/ips.kept && {reload}",
+    ):
         found = outcomes(shop, code=4)
     failed = {check["kind"] for check in found["checks"] if check["outcome"] == "fail"}
     assert {"config", "ips", "leak"} <= failed
     number = order(shop)["order"]
-    wait_until("The leak is stopped again", lambda: CARD not in shop.curl(f"/orders/{number}/card", patience=8).out)
+    wait_until(
+        "The leak is stopped again",
+        lambda: CARD not in shop.curl(f"/orders/{number}/card", patience=8).out,
+    )
 
 
 def test_up_after_all_of_it_finds_nothing_to_do(shop: Vapp) -> None:

@@ -25,12 +25,19 @@ def whole_again(shop: Vapp) -> Iterator[None]:
 
 
 def customers_are_served(shop: Vapp, patience: int) -> list[bool]:
-    return [shop.curl("/orders", "--fail", family=family, patience=patience).code == 0 for family in (4, 6)]
+    return [
+        shop.curl("/orders", "--fail", family=family, patience=patience).code == 0
+        for family in (4, 6)
+    ]
 
 
 def between_tiers(shop: Vapp) -> list[str]:
     """web asks api and api asks the database and the outside, in both families."""
-    asked = shop.probe("web-1", Probe("tcp", shop.addresses4["api"], 8000), Probe("tcp", shop.addresses6["api"], 8000))
+    asked = shop.probe(
+        "web-1",
+        Probe("tcp", shop.addresses4["api"], 8000),
+        Probe("tcp", shop.addresses6["api"], 8000),
+    )
     return asked + shop.probe(
         "api",
         Probe("tcp", shop.addresses4["db"], 5432),
@@ -53,7 +60,10 @@ def repaired(shop: Vapp, appliance: str) -> None:
     assert "`vcloud up` repairs it" in problem
     assert {vm["state"] for vm in status["vms"] if vm["name"] == appliance} == {"stopped"}
     steps = shop.operator.run("plan", str(SHOP), "-o", "json").data["steps"]
-    assert {(step["verb"], step["subject"]) for step in steps} == {("start VM", appliance), (f"load {word(appliance)}", appliance)}
+    assert {(step["verb"], step["subject"]) for step in steps} == {
+        ("start VM", appliance),
+        (f"load {word(appliance)}", appliance),
+    }
     assert "it is not running" in {step["why"] for step in steps}
     before = domains(shop.operator, "shop")
     shop.operator.up(SHOP)
@@ -92,7 +102,9 @@ def test_a_suricata_that_dies_stops_the_traffic_and_is_started_again(shop: Vapp)
     before = shop.inside("ips", "cat /run/suricata/suricata.pid")
     shop.inside("ips", "kill -9 $(cat /run/suricata/suricata.pid)")
     assert all(CARD not in shop.curl(card, patience=3).out for _ in range(4))
-    wait_until("orders are served again", lambda: shop.curl("/orders", "--fail", patience=5).code == 0, 60)
+    wait_until(
+        "orders are served again", lambda: shop.curl("/orders", "--fail", patience=5).code == 0, 60
+    )
     assert shop.inside("ips", "cat /run/suricata/suricata.pid") != before
     assert CARD not in shop.curl(card, patience=6).out
 
@@ -119,16 +131,27 @@ def test_a_workload_that_stopped_is_started_and_ready_again(shop: Vapp) -> None:
 
 @pytest.mark.parametrize("vm", ["web-1", "firewall", "ips"])
 def test_a_vm_that_is_started_by_hand_is_told_and_up_sees_to_it(shop: Vapp, vm: str) -> None:
-    """A workload has no live link until then; an appliance comes back with the rules that it has kept."""
+    """A workload has no live link until then; an appliance comes back with the rules that it has
+    kept.
+    """
     shop.operator.virsh("destroy", shop.domain(vm))
     shop.operator.virsh("start", shop.domain(vm))
     if vm == "web-1":
-        rows = [line.split() for line in shop.operator.virsh("domiflist", shop.domain(vm)).splitlines() if line.strip()]
+        rows = [
+            line.split()
+            for line in shop.operator.virsh("domiflist", shop.domain(vm)).splitlines()
+            if line.strip()
+        ]
         assert rows
         for row in rows:
-            assert shop.operator.virsh("domif-getlink", shop.domain(vm), row[-1]).split()[-1] == "down"
+            assert (
+                shop.operator.virsh("domif-getlink", shop.domain(vm), row[-1]).split()[-1] == "down"
+            )
         assert customers_are_served(shop, 4) == [False, False]
-    assert "was not started by `vcloud up`" in shop.operator.run("status", "shop", "--exit-code", code=3).err
+    assert (
+        "was not started by `vcloud up`"
+        in shop.operator.run("status", "shop", "--exit-code", code=3).err
+    )
     before = domains(shop.operator, "shop")
     shop.operator.up(SHOP)
     assert domains(shop.operator, "shop") == before
@@ -140,9 +163,15 @@ def test_a_network_that_was_stopped_is_told_and_its_vms_are_back_on_it_after_up(
     """Started again, a network does not have the cards that hung on it before."""
     shop.operator.virsh("net-destroy", "shop.dmz")
     assert customers_are_served(shop, 4) == [False, False]
-    assert "the network 'shop.dmz' is not active" in shop.operator.run("status", "shop", "--exit-code", code=3).err
+    assert (
+        "the network 'shop.dmz' is not active"
+        in shop.operator.run("status", "shop", "--exit-code", code=3).err
+    )
     before = domains(shop.operator, "shop")
     shop.operator.up(SHOP)
     after = domains(shop.operator, "shop")
-    assert {name for name in after if before[name] != after[name]} == {shop.domain("ips"), shop.domain("web-1")}
+    assert {name for name in after if before[name] != after[name]} == {
+        shop.domain("ips"),
+        shop.domain("web-1"),
+    }
     assert customers_are_served(shop, 30) == [True, True]

@@ -32,32 +32,47 @@ WEB = "shop.web-1"
 
 
 def test_exec_passes_on_output_errors_and_exit_code(shop: Vapp) -> None:
-    done = shop.operator.run("exec", "shop/web-1", "--", "sh", "-c", "echo out; echo err >&2; exit 7", code=7)
+    done = shop.operator.run(
+        "exec", "shop/web-1", "--", "sh", "-c", "echo out; echo err >&2; exit 7", code=7
+    )
     assert (done.out, done.err) == ("out\n", "err\n")
 
 
 def test_exec_passes_stdin_and_arguments_as_they_are(shop: Vapp) -> None:
     assert shop.operator.run("exec", "shop/api", "--", "cat", stdin="a\nb\n").out == "a\nb\n"
-    assert shop.operator.run("exec", "shop/db", "--", "printf", "%s|", "a b", "$HOME", "--name").out == "a b|$HOME|--name|"
+    assert (
+        shop.operator.run("exec", "shop/db", "--", "printf", "%s|", "a b", "$HOME", "--name").out
+        == "a b|$HOME|--name|"
+    )
 
 
 def test_exec_carries_more_than_a_message_of_the_agent_both_ways(shop: Vapp) -> None:
     text = "0123456789abcdef" * 200_000
-    done = shop.operator.run("exec", "shop/web-1", "--", "tee", "/dev/stderr", stdin=text, timeout=120)
+    done = shop.operator.run(
+        "exec", "shop/web-1", "--", "tee", "/dev/stderr", stdin=text, timeout=120
+    )
     assert hashlib.sha256(done.out.encode()).digest() == hashlib.sha256(text.encode()).digest()
     assert done.err == text
 
 
 def test_exec_of_what_is_not_there_is_one_sentence(shop: Vapp) -> None:
-    assert "no-such-program" in shop.operator.run("exec", "shop/web-1", "--", "no-such-program", code=None).err
+    assert (
+        "no-such-program"
+        in shop.operator.run("exec", "shop/web-1", "--", "no-such-program", code=None).err
+    )
     missing = shop.operator.run("exec", "shop/nobody", "--", "true", code=2).err
     assert "there is no VM 'shop/nobody'" in missing
     assert "web-1" in missing
 
 
 def test_exec_reaches_the_appliances_too(shop: Vapp) -> None:
-    assert shop.operator.run("exec", "shop/firewall", "--", "nft", "list", "tables").out == "table inet vcloud\n"
-    assert json.loads(shop.operator.run("exec", "shop/ips", "--", "/usr/lib/vcloud/ips-report").out)["running"]
+    assert (
+        shop.operator.run("exec", "shop/firewall", "--", "nft", "list", "tables").out
+        == "table inet vcloud\n"
+    )
+    assert json.loads(
+        shop.operator.run("exec", "shop/ips", "--", "/usr/lib/vcloud/ips-report").out
+    )["running"]
 
 
 # ssh
@@ -73,7 +88,11 @@ def test_ssh_opens_no_network_path_and_leaves_no_key(shop: Vapp) -> None:
     before = shop.operator.run("logs", "shop/firewall", "-n", "5000").out.count("tcp/22,")
     assert shop.operator.run("ssh", "shop/api", "--", "ls /run/vcloud/ssh | wc -l").out == "1\n"
     assert shop.operator.run("logs", "shop/firewall", "-n", "5000").out.count("tcp/22,") == before
-    assert shop.inside("api", "ls /run/vcloud/ssh; pgrep -fc '[s]shd -' || :").split()[-1:] in ([], ["0"], ["1"])
+    assert shop.inside("api", "ls /run/vcloud/ssh; pgrep -fc '[s]shd -' || :").split()[-1:] in (
+        [],
+        ["0"],
+        ["1"],
+    )
     assert shop.inside("api", "ls -A /run/vcloud/ssh") == ""
 
 
@@ -84,7 +103,17 @@ def pinned(shop: Vapp, key: str) -> Iterator[None]:
 
     def write(found: dict[str, str]) -> None:
         words = " ".join(f'{name}="{value}"' for name, value in found.items())
-        shop.operator.virsh("metadata", WEB, NAMESPACE, "--key", "vcloud", "--set", f"<vm {words}/>", "--live", "--config")
+        shop.operator.virsh(
+            "metadata",
+            WEB,
+            NAMESPACE,
+            "--key",
+            "vcloud",
+            "--set",
+            f"<vm {words}/>",
+            "--live",
+            "--config",
+        )
 
     write(attributes | {"host-key": key})
     try:
@@ -98,7 +127,10 @@ def test_ssh_refuses_a_vm_that_does_not_have_the_pinned_key(shop: Vapp) -> None:
     with pinned(shop, other):
         refused = shop.operator.run("ssh", "shop/web-1", "--", "hostname", code=255)
     assert refused.out == ""
-    assert "REMOTE HOST IDENTIFICATION HAS CHANGED" in refused.err or "Host key verification failed" in refused.err
+    assert (
+        "REMOTE HOST IDENTIFICATION HAS CHANGED" in refused.err
+        or "Host key verification failed" in refused.err
+    )
     assert shop.operator.run("ssh", "shop/web-1", "--", "hostname").out == "web-1\n"
 
 
@@ -133,7 +165,13 @@ class Terminal:
 def terminal(shop: Vapp, *argv: str) -> Iterator[Terminal]:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [*VCLOUD, *argv], env=dict(shop.operator.env), cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+        [*VCLOUD, *argv],
+        env=dict(shop.operator.env),
+        cwd=ROOT,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
     )
     try:
         yield Terminal(process, ours)
@@ -153,7 +191,9 @@ def test_the_console_is_a_shell_and_is_left_by_its_key(shop: Vapp) -> None:
         at.type(b"echo answer=$((6*7))\r")
         at.waits_for(b"answer=42")
         at.type(b"sleep 100\r")
-        wait_until("it runs", lambda: shop.inside("web-1", "pgrep -fx 'sleep 100'", code=None) != "", 60)
+        wait_until(
+            "it runs", lambda: shop.inside("web-1", "pgrep -fx 'sleep 100'", code=None) != "", 60
+        )
         at.type(b"\x03")
         at.type(b"echo still=$((1+1)) here\r")
         at.waits_for(b"still=2 here")
@@ -192,10 +232,19 @@ def test_logs_show_the_console_what_was_denied_and_what_was_stopped(shop: Vapp) 
     shop.inside("web-1", "for word in one two three; do echo $word > /dev/console; done")
     assert "two\nthree\n" in shop.operator.run("logs", "shop/web-1").out
     shop.probe("web-1", Probe("tcp", shop.addresses4["db"], 6543))
-    assert f"denied: {shop.addresses4['web-1']} -> {shop.addresses4['db']} tcp/6543" in shop.operator.run("logs", "shop/firewall").out
-    placed = shop.curl("/orders", "--fail", "-d", json.dumps({"item": "cup", "card": "4111111111111111"}))
+    assert (
+        f"denied: {shop.addresses4['web-1']} -> {shop.addresses4['db']} tcp/6543"
+        in shop.operator.run("logs", "shop/firewall").out
+    )
+    placed = shop.curl(
+        "/orders", "--fail", "-d", json.dumps({"item": "cup", "card": "4111111111111111"})
+    )
     shop.curl(f"/orders/{json.loads(placed.out)['order']}/card", patience=6)
-    blocked = [line for line in shop.operator.run("logs", "shop/ips").out.splitlines() if "blocked: " in line]
+    blocked = [
+        line
+        for line in shop.operator.run("logs", "shop/ips").out.splitlines()
+        if "blocked: " in line
+    ]
     assert blocked
     assert len(blocked) == len({*blocked})
     assert len(shop.operator.run("logs", "shop/web-1", "-n", "2").out.splitlines()) == 2
@@ -234,8 +283,19 @@ def test_data_is_json_or_yaml_on_stdout(shop: Vapp, argv: tuple[str, ...]) -> No
 )
 def test_the_tab_key_offers_names(shop: Vapp, typed: str, offered: list[str]) -> None:
     operator = shop.operator.elsewhere(
-        Path(shop.operator.env["HOME"]), _VCLOUD_COMPLETE="complete_bash", COMP_WORDS=typed, COMP_CWORD=str(len(typed.split()) - 1)
+        Path(shop.operator.env["HOME"]),
+        _VCLOUD_COMPLETE="complete_bash",
+        COMP_WORDS=typed,
+        COMP_CWORD=str(len(typed.split()) - 1),
     )
-    script = "import sys; from vcloud.cli.app import app; sys.argv = ['vcloud']; app(prog_name='vcloud')"
-    done = subprocess.run([sys.executable, "-c", script], env=dict(operator.env), capture_output=True, text=True, timeout=60)
+    script = (
+        "import sys; from vcloud.cli.app import app; sys.argv = ['vcloud']; app(prog_name='vcloud')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=dict(operator.env),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert sorted(done.stdout.split()) == sorted(offered), done.stderr

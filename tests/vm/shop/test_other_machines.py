@@ -15,7 +15,9 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
 def test_another_machine_sees_the_same_and_has_nothing_to_do(shop: Vapp, tmp_path: Path) -> None:
     """HOME and all of the XDG folders are empty."""
-    folders = {f"XDG_{kind}_HOME": str(tmp_path / kind.lower()) for kind in ("CONFIG", "STATE", "DATA")}
+    folders = {
+        f"XDG_{kind}_HOME": str(tmp_path / kind.lower()) for kind in ("CONFIG", "STATE", "DATA")
+    }
     stranger = shop.operator.elsewhere(tmp_path / "home", **folders)
     before = domains(shop.operator, "shop")
     assert stranger.status("shop") == shop.operator.status("shop")
@@ -30,11 +32,16 @@ def test_the_socket_on_the_host_and_ssh_to_it_show_the_same(shop: Vapp, tmp_path
     entry = inventory["hosts"]["h1"]
     assert entry["uri"].startswith("qemu+ssh://")
     local = tmp_path / "hosts.yaml"
-    local.write_text(yaml.safe_dump({"hosts": {"h1": {"uri": entry["local_uri"], "uplink": entry["uplink"]}}}))
+    local.write_text(
+        yaml.safe_dump({"hosts": {"h1": {"uri": entry["local_uri"], "uplink": entry["uplink"]}}})
+    )
     beside = shop.operator.elsewhere(tmp_path, VCLOUD_INVENTORY=str(local))
     assert beside.status("shop") == shop.operator.status("shop")
     assert beside.run("list", "-o", "json").data == shop.operator.run("list", "-o", "json").data
-    assert beside.run("plan", str(SHOP), "-o", "json").data == shop.operator.run("plan", str(SHOP), "-o", "json").data
+    assert (
+        beside.run("plan", str(SHOP), "-o", "json").data
+        == shop.operator.run("plan", str(SHOP), "-o", "json").data
+    )
     assert "nothing to do" in beside.up(SHOP).out
     named = shop.operator.run("status", "shop", "-o", "json", "--connect", entry["local_uri"]).data
     assert named["vms"] == shop.operator.status("shop")["vms"]

@@ -22,20 +22,42 @@ def test_the_shop_goes_on_where_it_was(shop: Vapp) -> None:
     operator = shop.operator
     for vm in WORKLOADS:
         shop.inside(vm, "echo here > /run/only-in-memory")
-    before, keys = boots(shop, *WORKLOADS), shop.inside("web-1", "cat /etc/ssh/ssh_host_*_key.pub /etc/machine-id")
-    assert operator.run("save", "shop", "-o", "json").data["saved"] == ["firewall", "ips", *WORKLOADS]
+    before, keys = (
+        boots(shop, *WORKLOADS),
+        shop.inside("web-1", "cat /etc/ssh/ssh_host_*_key.pub /etc/machine-id"),
+    )
+    assert operator.run("save", "shop", "-o", "json").data["saved"] == [
+        "firewall",
+        "ips",
+        *WORKLOADS,
+    ]
     stood = time.time()
     assert set(domains(operator, "shop").values()) == {"-"}
     assert shop.curl("/", patience=3).code != 0
     found = operator.status("shop")
-    assert (found["phase"], found["healthy"], {vm["state"] for vm in found["vms"]}) == ("saved", True, {"saved"})
-    assert next(row["state"] for row in operator.run("list", "-o", "json").data if row["vapp"] == "shop") == "saved"
+    assert (found["phase"], found["healthy"], {vm["state"] for vm in found["vms"]}) == (
+        "saved",
+        True,
+        {"saved"},
+    )
+    assert (
+        next(
+            row["state"] for row in operator.run("list", "-o", "json").data if row["vapp"] == "shop"
+        )
+        == "saved"
+    )
     assert "saved already" in operator.run("save", "shop").out
     assert "vcloud up" in operator.run("exec", "shop/db", "--", "true", code=None).err
     assert "`vcloud up` restores it" in operator.run("verify", "shop", code=1).err
     steps = operator.run("plan", str(SHOP), "-o", "json").data["steps"]
-    assert [step["subject"] for step in steps if step["verb"] == "restore VM"] == ["firewall", "ips", *WORKLOADS]
-    time.sleep(max(0.0, stood + 5 - time.time()))  # long enough for a clock that stood still to show
+    assert [step["subject"] for step in steps if step["verb"] == "restore VM"] == [
+        "firewall",
+        "ips",
+        *WORKLOADS,
+    ]
+    time.sleep(
+        max(0.0, stood + 5 - time.time())
+    )  # long enough for a clock that stood still to show
     done = operator.up(SHOP)
     assert all("restoring" in stages(done, vm) for vm in ("firewall", "ips", *WORKLOADS))
     assert boots(shop, *WORKLOADS) == before

@@ -1,11 +1,14 @@
-"""The firewall's ruleset as values: its maps, their elements, its chains. `templates/nftables/firewall.nft.j2` prints them.
+"""The firewall's ruleset as values: its maps, their elements, its chains.
+`templates/nftables/firewall.nft.j2` prints them.
 
-No text of the user's becomes nft syntax: names of chains are prefixed and restricted here, and comments lose every character that could end
-them. Addresses are those of the VMs themselves, because the forward hook sees packets after DNAT and before SNAT.
+No text of the user's becomes nft syntax: names of chains are prefixed and restricted here, and
+comments lose every character that could end them. Addresses are those of the VMs themselves,
+because the forward hook sees packets after DNAT and before SNAT.
 
-A flow is known in the ruleset by its id alone, and everything is sorted: flows by id, elements by their text. So the order of the vApp file,
-its comments and its name change no byte. Only where two flows allow the same packets is there an order to choose: the flow whose id comes
-first in the alphabet counts them. Both allow them, so nothing that passes depends on it.
+A flow is known in the ruleset by its id alone, and everything is sorted: flows by id, elements by
+their text. So the order of the vApp file, its comments and its name change no byte. Only where two
+flows allow the same packets is there an order to choose: the flow whose id comes first in the
+alphabet counts them. Both allow them, so nothing that passes depends on it.
 """
 
 from __future__ import annotations
@@ -47,7 +50,9 @@ IPV6 = Words("6", "ip6", "ipv6", "ipv6_addr", "icmpv6")
 
 @dataclass(frozen=True, slots=True)
 class VerdictMap:
-    """A map from fields of a packet to a chain. A packet costs one look-up, however many elements the map has."""
+    """A map from fields of a packet to a chain. A packet costs one look-up, however many elements
+    the map has.
+    """
 
     name: str
     type: str
@@ -55,7 +60,9 @@ class VerdictMap:
     original: str
     """The look-up for packets in the direction of the flow."""
     reply: str
-    """The same look-up with source and target exchanged, for the answers; empty for a map that no answer is looked up in."""
+    """The same look-up with source and target exchanged, for the answers; empty for a map that no
+    answer is looked up in.
+    """
     elements: tuple[str, ...]
 
 
@@ -65,9 +72,12 @@ class Family:
 
     words: Words
     uplink: str
-    """The firewall's address on the uplink; empty where the uplink does not use this version of IP."""
+    """The firewall's address on the uplink; empty where the uplink does not use this version of IP.
+    """
     prefixes: tuple[str, ...]
-    """Addresses that are never outside: a packet from the uplink with such a source is dropped, and none is sent there."""
+    """Addresses that are never outside: a packet from the uplink with such a source is dropped, and
+    none is sent there.
+    """
     nics: tuple[str, ...]
     """`interface . MAC . address` of every NIC of the VMs, as the firewall must see it."""
     gateways: tuple[str, ...]
@@ -84,7 +94,8 @@ class Family:
 class FlowChain:
     """The chain in which every packet of a flow is counted and accepted.
 
-    It leaves the mark on the connection. By the mark an ICMP error is assigned to the flow of the connection that it is about.
+    It leaves the mark on the connection. By the mark an ICMP error is assigned to the flow of the
+    connection that it is about.
     """
 
     name: str
@@ -119,16 +130,24 @@ class Ruleset:
 
 
 def build_ruleset(design: Design, uplink: Uplink) -> Ruleset:
-    """The ruleset of a design. Where two flows allow the same packets, exact ports go before ranges, then the flow of the first id counts."""
+    """The ruleset of a design. Where two flows allow the same packets, exact ports go before
+    ranges, then the flow of the first id counts.
+    """
     flows = _by_id(design.flows)
     chains = tuple(_flow_chains(design.vapp, flows))
     if len({chain.name for chain in chains}) != len(chains):
         raise ValueError("two flows have the same id")
-    nics = [(_ifname(design.zone(nic.zone).gateway), nic) for vm in design.workloads for nic in vm.nics]
+    nics = [
+        (_ifname(design.zone(nic.zone).gateway), nic) for vm in design.workloads for nic in vm.nics
+    ]
     address4, address6 = uplink.address4.ip, uplink.address6.ip if uplink.address6 else None
-    prefixes4 = collapse_addresses((*(zone.prefix4 for zone in design.zones), IPv4Network(address4), *NEVER_OUTSIDE4))
+    prefixes4 = collapse_addresses(
+        (*(zone.prefix4 for zone in design.zones), IPv4Network(address4), *NEVER_OUTSIDE4)
+    )
     own6 = (IPv6Network(address6),) if address6 else ()
-    prefixes6 = collapse_addresses((*(zone.prefix6 for zone in design.zones), *own6, *NEVER_OUTSIDE6))
+    prefixes6 = collapse_addresses(
+        (*(zone.prefix6 for zone in design.zones), *own6, *NEVER_OUTSIDE6)
+    )
     published = tuple(_published(flows, (IPV4, IPV6) if address6 else (IPV4,)))
     return Ruleset(
         vapp=_harmless(design.vapp),
@@ -150,12 +169,19 @@ def _by_id(flows: Iterable[Flow]) -> tuple[Flow, ...]:
 
 
 def _sorted(elements: Iterable[str]) -> tuple[str, ...]:
-    """The elements of a set or a map, in an order that does not depend on that of the file. nft has no order in them."""
+    """The elements of a set or a map, in an order that does not depend on that of the file. nft has
+    no order in them.
+    """
     return tuple(sorted(elements))
 
 
 def _family(
-    design: Design, flows: Sequence[Flow], words: Words, uplink: str, prefixes: tuple[str, ...], nics: Iterable[tuple[str, Nic]]
+    design: Design,
+    flows: Sequence[Flow],
+    words: Words,
+    uplink: str,
+    prefixes: tuple[str, ...],
+    nics: Iterable[tuple[str, Nic]],
 ) -> Family:
     gateways = [zone.gateway for zone in design.zones]
     entries = _entries(flows, words)
@@ -163,8 +189,14 @@ def _family(
         words=words,
         uplink=uplink,
         prefixes=prefixes,
-        nics=_sorted(f'"{ifname}" . {nic.mac} . {address}' for ifname, nic in nics if (address := _address(nic, words))),
-        gateways=_sorted(f'"{_ifname(nic)}" . {address}' for nic in gateways if (address := _address(nic, words))),
+        nics=_sorted(
+            f'"{ifname}" . {nic.mac} . {address}'
+            for ifname, nic in nics
+            if (address := _address(nic, words))
+        ),
+        gateways=_sorted(
+            f'"{_ifname(nic)}" . {address}' for nic in gateways if (address := _address(nic, words))
+        ),
         inside=tuple(_maps("inside", entries["inside"], words, ("saddr", "daddr"))),
         egress=tuple(_maps("egress", entries["egress"], words, ("saddr",))) if uplink else (),
         ingress=tuple(_ingress_maps(flows, words)) if uplink else (),
@@ -172,20 +204,28 @@ def _family(
 
 
 def _flow_chains(vapp: str, flows: Sequence[Flow]) -> Iterator[FlowChain]:
-    """A flow's mark changes with its ends and services: an ICMP error about a connection that is no longer declared must not pass either."""
-    meanings = [f"{flow.id} {flow.source} {flow.target} {flow.services} {flow.publish}" for flow in flows]
+    """A flow's mark changes with its ends and services: an ICMP error about a connection that is no
+    longer declared must not pass either.
+    """
+    meanings = [
+        f"{flow.id} {flow.source} {flow.target} {flow.services} {flow.publish}" for flow in flows
+    ]
     marks = spread(meanings, 32, 1, 2**32 - 1, vapp, "mark")
     for flow, meaning in zip(flows, meanings, strict=True):
         yield FlowChain(_chain_name(flow), f"0x{marks[meaning]:08x}", flow_comment(flow))
 
 
 def flow_comment(flow: Flow) -> str:
-    """`flow:<id>`: assigns a rule and its counter to a flow of the design, which holds the line of the vApp file that asked for it."""
+    """`flow:<id>`: assigns a rule and its counter to a flow of the design, which holds the line of
+    the vApp file that asked for it.
+    """
     return _harmless(f"flow:{flow.id}")
 
 
 def _chain_name(flow: Flow) -> str:
-    """A prefix, because nft reserves words such as `fwd`. The hash of an odd id follows an underscore, with which no plain id begins."""
+    """A prefix, because nft reserves words such as `fwd`. The hash of an odd id follows an
+    underscore, with which no plain id begins.
+    """
     if _PLAIN_ID.fullmatch(flow.id):
         return f"flow_{flow.id}"
     return f"flow__{hashlib.sha256(flow.id.encode()).hexdigest()[:16]}"
@@ -193,7 +233,9 @@ def _chain_name(flow: Flow) -> str:
 
 @dataclass(slots=True)
 class _Entries:
-    """What the flows of one scope allow. The keys are the ends as nft writes them: `source . target`, or only the VM towards the internet."""
+    """What the flows of one scope allow. The keys are the ends as nft writes them: `source .
+    target`, or only the VM towards the internet.
+    """
 
     exact: dict[tuple[str, Protocol, int], str] = field(default_factory=dict)
     ranges: dict[tuple[str, Protocol], list[tuple[int, int, str]]] = field(default_factory=dict)
@@ -205,7 +247,9 @@ class _Entries:
         elif service.first == service.last:
             self.exact.setdefault((ends, service.protocol, service.first), chain)
         else:
-            self.ranges.setdefault((ends, service.protocol), []).append((service.first, service.last, chain))
+            self.ranges.setdefault((ends, service.protocol), []).append(
+                (service.first, service.last, chain)
+            )
 
 
 def _entries(flows: Sequence[Flow], words: Words) -> dict[str, _Entries]:
@@ -222,20 +266,29 @@ def _entries(flows: Sequence[Flow], words: Words) -> dict[str, _Entries]:
 
 
 def _ends(path: FlowPath, words: Words) -> tuple[str, str]:
-    """The scope of a path (between VMs, or to the internet) and its ends; no ends where a NIC has no address of this version of IP."""
+    """The scope of a path (between VMs, or to the internet) and its ends; no ends where a NIC has
+    no address of this version of IP.
+    """
     source, target = _address(path.source, words), _address(path.target, words)
     if path.target is None:
         return "egress", source
     return "inside", f"{source} . {target}" if source and target else ""
 
 
-def _maps(scope: str, entries: _Entries, words: Words, fields: tuple[str, ...]) -> Iterator[VerdictMap]:
-    """The maps of a scope that have elements. `fields` are the fields that hold the ends in a packet in the direction of the flow."""
+def _maps(
+    scope: str, entries: _Entries, words: Words, fields: tuple[str, ...]
+) -> Iterator[VerdictMap]:
+    """The maps of a scope that have elements. `fields` are the fields that hold the ends in a
+    packet in the direction of the flow.
+    """
     original = " . ".join(f"{words.ip} {field}" for field in fields)
     reply = " . ".join(f"{words.ip} {_MIRRORED[field]}" for field in fields)
     ends = " . ".join(words.type for _ in fields)
     ports = f"{ends} . inet_proto . inet_service"
-    exact = _sorted(f"{key} . {protocol} . {port} : goto {chain}" for (key, protocol, port), chain in entries.exact.items())
+    exact = _sorted(
+        f"{key} . {protocol} . {port} : goto {chain}"
+        for (key, protocol, port), chain in entries.exact.items()
+    )
     ranges = _sorted(
         f"{key} . {protocol} . {first}-{last} : goto {chain}"
         for (key, protocol), declared in entries.ranges.items()
@@ -243,7 +296,10 @@ def _maps(scope: str, entries: _Entries, words: Words, fields: tuple[str, ...]) 
     )
     echo = _sorted(f"{key} : goto {chain}" for key, chain in entries.echo.items())
     by_port = (f"{original} . meta l4proto . th dport", f"{reply} . meta l4proto . th sport")
-    by_type = (f"{words.icmp} type echo-request {original}", f"{words.icmp} type echo-reply {reply}")
+    by_type = (
+        f"{words.icmp} type echo-request {original}",
+        f"{words.icmp} type echo-reply {reply}",
+    )
     if exact:
         yield VerdictMap(f"{scope}_ports{words.suffix}", ports, False, *by_port, exact)
     if ranges:
@@ -253,13 +309,16 @@ def _maps(scope: str, entries: _Entries, words: Words, fields: tuple[str, ...]) 
 
 
 def _ingress_maps(flows: Sequence[Flow], words: Words) -> Iterator[VerdictMap]:
-    """The published port is part of the key, so a connection to a port that is no longer published finds no element.
+    """The published port is part of the key, so a connection to a port that is no longer published
+    finds no element.
 
     No two flows publish the same port, so ranges do not overlap.
     """
     found: dict[bool, list[str]] = {False: [], True: []}
     for flow in flows:
-        for published, service in zip(flow.publish, flow.services if flow.publish else (), strict=True):
+        for published, service in zip(
+            flow.publish, flow.services if flow.publish else (), strict=True
+        ):
             for target in filter(None, (_address(path.target, words) for path in flow.paths)):
                 key = f"{target} . {service.protocol} . {_ports(published)} . {_ports(service)}"
                 found[service.first != service.last].append(f"{key} : goto {_chain_name(flow)}")
@@ -268,20 +327,30 @@ def _ingress_maps(flows: Sequence[Flow], words: Words) -> Iterator[VerdictMap]:
     reply = f"{words.ip} saddr . meta l4proto . ct original proto-dst . th sport"
     for name, interval in (("ingress_ports", False), ("ingress_ranges", True)):
         if found[interval]:
-            yield VerdictMap(f"{name}{words.suffix}", ports, interval, original, reply, _sorted(found[interval]))
+            yield VerdictMap(
+                f"{name}{words.suffix}", ports, interval, original, reply, _sorted(found[interval])
+            )
 
 
 def _ports(service: Service) -> str:
-    return str(service.first) if service.first == service.last else f"{service.first}-{service.last}"
+    return (
+        str(service.first) if service.first == service.last else f"{service.first}-{service.last}"
+    )
 
 
 def disjoint(ranges: Iterable[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
-    """The same ports in ranges that do not overlap, because nft refuses overlaps. An earlier range keeps the ports that it has."""
+    """The same ports in ranges that do not overlap, because nft refuses overlaps. An earlier range
+    keeps the ports that it has.
+    """
     taken: list[tuple[int, int, str]] = []
     for first, last, chain in ranges:
         free = [(first, last)]
         for low, high, _ in taken:
-            pieces = [piece for start, end in free for piece in ((start, min(end, low - 1)), (max(start, high + 1), end))]
+            pieces = [
+                piece
+                for start, end in free
+                for piece in ((start, min(end, low - 1)), (max(start, high + 1), end))
+            ]
             free = [(start, end) for start, end in pieces if start <= end]
         taken += ((start, end, chain) for start, end in free)
     return sorted(taken)
@@ -289,7 +358,9 @@ def disjoint(ranges: Iterable[tuple[int, int, str]]) -> list[tuple[int, int, str
 
 def _published(flows: Sequence[Flow], spoken: tuple[Words, ...]) -> Iterator[Published]:
     for flow in flows:
-        for number, (published, service) in enumerate(zip(flow.publish, flow.services if flow.publish else (), strict=True)):
+        for number, (published, service) in enumerate(
+            zip(flow.publish, flow.services if flow.publish else (), strict=True)
+        ):
             if published.protocol is Protocol.ICMP:
                 raise ValueError("ICMP has no port that could be published")
             interval = published.first != published.last
@@ -304,9 +375,15 @@ def _published(flows: Sequence[Flow], spoken: tuple[Words, ...]) -> Iterator[Pub
 
 def _publish_maps(published: Sequence[Published]) -> Iterator[VerdictMap]:
     for name, interval in (("publish_ports", False), ("publish_ranges", True)):
-        elements = _sorted(f"{service.key} : goto {service.chain}" for service in published if service.interval is interval)
+        elements = _sorted(
+            f"{service.key} : goto {service.chain}"
+            for service in published
+            if service.interval is interval
+        )
         if elements:
-            yield VerdictMap(name, "inet_proto . inet_service", interval, "meta l4proto . th dport", "", elements)
+            yield VerdictMap(
+                name, "inet_proto . inet_service", interval, "meta l4proto . th dport", "", elements
+            )
 
 
 def _dnat(flow: Flow, published: Service, service: Service, words: Words) -> str:
@@ -322,7 +399,9 @@ def _dnat(flow: Flow, published: Service, service: Service, words: Words) -> str
     elif published.first == published.last:
         port = f" : {service.first}"
     else:
-        pairs = ", ".join(f"{port} : {port + shift}" for port in range(published.first, published.last + 1))
+        pairs = ", ".join(
+            f"{port} : {port + shift}" for port in range(published.first, published.last + 1)
+        )
         port = f" : {published.protocol} dport map {{ {pairs} }}"
     return f"meta nfproto {words.nfproto} meta l4proto {published.protocol} dnat {words.ip} to {to}{port}"
 

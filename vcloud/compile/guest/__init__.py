@@ -1,1 +1,3 @@
-"""What a guest gets: identity lines (`identity`), or cloud-init's files (`cloudinit`) and a gate in its boot (`gate`) in an image of a user's own."""
+"""What a guest gets: identity lines (`identity`), or cloud-init's files (`cloudinit`) and a gate in
+its boot (`gate`) in an image of a user's own.
+"""

@@ -1,7 +1,9 @@
-"""What makes a user's own image this one VM: the seed disk that cloud-init's NoCloud data source reads.
+"""What makes a user's own image this one VM: the seed disk that cloud-init's NoCloud data source
+reads.
 
-It holds what `vcloud.compile.guest.identity` holds for an image that vcloud builds. At later boots the seed disk has no private host key. Its
-instance ID changes only when its content changes, so cloud-init applies what is new and does nothing again that it has done.
+It holds what `vcloud.compile.guest.identity` holds for an image that vcloud builds. At later boots
+the seed disk has no private host key. Its instance ID changes only when its content changes, so
+cloud-init applies what is new and does nothing again that it has done.
 """
 
 from __future__ import annotations
@@ -27,19 +29,32 @@ VOLUME = "cidata"
 
 
 def seed_files(design: Design, vm: Vm, host_key: tuple[bytes, str] | None) -> dict[str, bytes]:
-    """The files of the seed disk. `host_key` is the private and the public half of a key for the first boot; with None the VM keeps its key."""
+    """The files of the seed disk. `host_key` is the private and the public half of a key for the
+    first boot; with None the VM keeps its key.
+    """
     network = network_config(design, vm)
     content = hashlib.sha256((user_data(design, vm, None) + network).encode()).hexdigest()
-    texts = {"meta-data": meta_data(design, vm, content), "user-data": user_data(design, vm, host_key), "network-config": network}
+    texts = {
+        "meta-data": meta_data(design, vm, content),
+        "user-data": user_data(design, vm, host_key),
+        "network-config": network,
+    }
     return {name: text.encode() for name, text in texts.items()}
 
 
 def meta_data(design: Design, vm: Vm, content: str) -> str:
-    """`content` is a digest of what cloud-init has to apply: cloud-init applies it again when the digest changes.
+    """`content` is a digest of what cloud-init has to apply: cloud-init applies it again when the
+    digest changes.
 
-    The rest of the instance ID comes from the vApp's name, so that a copy of the VM's disk in another instance is no new machine to cloud-init.
+    The rest of the instance ID comes from the vApp's name, so that a copy of the VM's disk in
+    another instance is no new machine to cloud-init.
     """
-    return _yaml({"instance-id": f"{domain_uuid(design.vapp, vm.name)}-{content[:12]}", "local-hostname": vm.name})
+    return _yaml(
+        {
+            "instance-id": f"{domain_uuid(design.vapp, vm.name)}-{content[:12]}",
+            "local-hostname": vm.name,
+        }
+    )
 
 
 def user_data(design: Design, vm: Vm, host_key: tuple[bytes, str] | None) -> str:
@@ -54,7 +69,9 @@ def user_data(design: Design, vm: Vm, host_key: tuple[bytes, str] | None) -> str
         "ssh_pwauth": False,
         **({"ssh_authorized_keys": keys} if keys else {}),
         **_host_key(host_key),
-        "bootcmd": [["sh", "-c", f"echo {value} > /proc/sys/{key}"] for key, value in WORKLOAD_SYSCTLS],
+        "bootcmd": [
+            ["sh", "-c", f"echo {value} > /proc/sys/{key}"] for key, value in WORKLOAD_SYSCTLS
+        ],
         **_disks([disk for disk in vm.disks if disk.mount]),
         "write_files": list(_files(design, vm)),
     }
@@ -66,7 +83,10 @@ def network_config(design: Design, vm: Vm) -> str:
 
     Unless the zone is open, the firewall is the only neighbour of the VM.
     """
-    nics = {nic.ifname: _nic(design.zone(nic.zone), nic, index, alone=len(vm.nics) == 1) for index, nic in enumerate(vm.nics)}
+    nics = {
+        nic.ifname: _nic(design.zone(nic.zone), nic, index, alone=len(vm.nics) == 1)
+        for index, nic in enumerate(vm.nics)
+    }
     return _yaml({"version": 2, "ethernets": nics})
 
 
@@ -75,7 +95,13 @@ def seed_iso(files: Mapping[str, bytes]) -> bytes:
     disc, image = pycdlib.PyCdlib(), io.BytesIO()
     disc.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=VOLUME)
     for number, (name, content) in enumerate(sorted(files.items())):
-        disc.add_fp(io.BytesIO(content), len(content), f"/FILE{number}.;1", rr_name=name, joliet_path=f"/{name}")
+        disc.add_fp(
+            io.BytesIO(content),
+            len(content),
+            f"/FILE{number}.;1",
+            rr_name=name,
+            joliet_path=f"/{name}",
+        )
     disc.write_fp(image)
     disc.close()
     return image.getvalue()
@@ -86,16 +112,26 @@ def _host_key(host_key: tuple[bytes, str] | None) -> dict[str, object]:
     if host_key is None:
         return {"ssh_deletekeys": False, "ssh_genkeytypes": ["ed25519"]}
     private, public = host_key
-    return {"ssh_deletekeys": True, "ssh_keys": {"ed25519_private": private.decode(), "ed25519_public": public}}
+    return {
+        "ssh_deletekeys": True,
+        "ssh_keys": {"ed25519_private": private.decode(), "ed25519_public": public},
+    }
 
 
 def _disks(disks: list[Disk]) -> dict[str, object]:
-    """With `partition: any`, cloud-init makes a file system only on a disk that is completely empty."""
+    """With `partition: any`, cloud-init makes a file system only on a disk that is completely
+    empty.
+    """
     if not disks:
         return {}
     return {
-        "fs_setup": [{"device": _device(disk), "filesystem": "ext4", "partition": "any", "overwrite": False} for disk in disks],
-        "mounts": [[_device(disk), disk.mount, "ext4", "defaults,nofail", "0", "2"] for disk in disks],
+        "fs_setup": [
+            {"device": _device(disk), "filesystem": "ext4", "partition": "any", "overwrite": False}
+            for disk in disks
+        ],
+        "mounts": [
+            [_device(disk), disk.mount, "ext4", "defaults,nofail", "0", "2"] for disk in disks
+        ],
     }
 
 
@@ -104,12 +140,16 @@ def _device(disk: Disk) -> str:
 
 
 def _files(design: Design, vm: Vm) -> Iterator[dict[str, object]]:
-    """vcloud's own files come first, because cloud-init stops at a file whose owner does not exist in the image."""
+    """vcloud's own files come first, because cloud-init stops at a file whose owner does not exist
+    in the image.
+    """
     yield _file("/etc/hosts", 0o644, hosts_file(design, vm))
     yield _file(FINISH, 0o700, render("cloudinit/finish.sh").encode())
     yield _file(f"{FOLDER}/waits", 0o600, f"{vm.ready.tcp:04X} {vm.ready.timeout}\n".encode())
     yield _file(f"{FOLDER}/ready", 0o600, f"{vm.ready.command}\n".encode())
-    yield _file(f"{FOLDER}/keys", 0o600, "".join(f"{key}\n" for key in design.authorized_keys).encode())
+    yield _file(
+        f"{FOLDER}/keys", 0o600, "".join(f"{key}\n" for key in design.authorized_keys).encode()
+    )
     yield _file(f"{FOLDER}/files", 0o600, "".join(f"{file.path}\n" for file in vm.files).encode())
     for number, line in enumerate(vm.run):
         yield _file(f"{FOLDER}/run/{number}", 0o600, f"{line}\n".encode())
@@ -118,11 +158,19 @@ def _files(design: Design, vm: Vm) -> Iterator[dict[str, object]]:
 
 def _file(path: str, mode: int, content: bytes, owner: str = "root:root") -> dict[str, object]:
     encoded = base64.b64encode(content).decode()
-    return {"path": path, "permissions": f"{mode:04o}", "owner": owner, "encoding": "b64", "content": encoded}
+    return {
+        "path": path,
+        "permissions": f"{mode:04o}",
+        "owner": owner,
+        "encoding": "b64",
+        "content": encoded,
+    }
 
 
 def _nic(zone: Zone, nic: Nic, index: int, *, alone: bool) -> dict[str, object]:
-    """The same routes as in `vcloud.compile.guest.identity`: the first NIC has the default route, and packets leave by the NIC of their source."""
+    """The same routes as in `vcloud.compile.guest.identity`: the first NIC has the default route,
+    and packets leave by the NIC of their source.
+    """
     addresses, routes, rules = [], [], []
     table = FIRST_TABLE + index
     for address, gateway, prefix, anywhere in addresses_of(zone, nic):

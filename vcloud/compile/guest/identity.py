@@ -1,8 +1,10 @@
-"""What makes a booted image this one VM: the document that the program `guest identity` applies in one go.
+"""What makes a booted image this one VM: the document that the program `guest identity` applies in
+one go.
 
-Each line is one directive (grammar: images/base/guest/document.h). The lines are a pure function of the design. `vcloud.apply` adds the host
-key, the clock and the entropy at the moment of delivery; they are never rendered or stored. Lines about other VMs are sorted by tier, so the
-order of VMs in the vApp file changes nothing. The order of zones does: it is the order of the firewall's NICs.
+Each line is one directive (grammar: images/base/guest/document.h). The lines are a pure function of
+the design. `vcloud.apply` adds the host key, the clock and the entropy at the moment of delivery;
+they are never rendered or stored. Lines about other VMs are sorted by tier, so the order of VMs in
+the vApp file changes nothing. The order of zones does: it is the order of the firewall's NICs.
 """
 
 from __future__ import annotations
@@ -19,14 +21,25 @@ Address = IPv4Address | IPv6Address
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"
 ANYWHERE = ("0.0.0.0/0", "::/0")
 MEMORY_IMAGE_MAC = "02:00:00:00:00:01"
-"""MAC address of the NIC in a workload's memory image. A VM that wakes gives this NIC its own MAC address."""
+"""MAC address of the NIC in a workload's memory image. A VM that wakes gives this NIC its own MAC
+address.
+"""
 FIRST_TABLE = 100
-"""Routing table of the first NIC of a VM that has several. The tables of its other NICs have the next numbers."""
-NIC_SYSCTLS = (("net/ipv6/conf/{}/accept_ra", "0"), ("net/ipv4/conf/{}/accept_redirects", "0"), ("net/ipv6/conf/{}/accept_redirects", "0"))
-"""Set for `all`, for `default` (NICs that come later) and for each NIC by name: the kernel does not copy a value from one to another."""
+"""Routing table of the first NIC of a VM that has several. The tables of its other NICs have the
+next numbers.
+"""
+NIC_SYSCTLS = (
+    ("net/ipv6/conf/{}/accept_ra", "0"),
+    ("net/ipv4/conf/{}/accept_redirects", "0"),
+    ("net/ipv6/conf/{}/accept_redirects", "0"),
+)
+"""Set for `all`, for `default` (NICs that come later) and for each NIC by name: the kernel does not
+copy a value from one to another.
+"""
 WORKLOAD_SYSCTLS = (
     *((key.format(nics), value) for nics in ("all", "default") for key, value in NIC_SYSCTLS),
-    # A connection between two inspected zones crosses the IPS twice. The second time its timestamps would look old to Suricata.
+    # A connection between two inspected zones crosses the IPS twice. The second time its timestamps
+    # would look old to Suricata.
     ("net/ipv4/tcp_timestamps", "0"),
 )
 
@@ -43,12 +56,19 @@ def identity_lines(design: Design, vm: Vm, uplink: Uplink) -> tuple[str, ...]:
 
 
 def host_key_lines(private: bytes, public: str) -> tuple[str, ...]:
-    """The SSH host key of the VM. vcloud makes and pins it, so that nobody has to trust a key at the first login."""
-    return (_file(HOST_KEY, 0o600, private), _file(f"{HOST_KEY}.pub", 0o644, f"{public}\n".encode()))
+    """The SSH host key of the VM. vcloud makes and pins it, so that nobody has to trust a key at
+    the first login.
+    """
+    return (
+        _file(HOST_KEY, 0o600, private),
+        _file(f"{HOST_KEY}.pub", 0o644, f"{public}\n".encode()),
+    )
 
 
 def woken_nic_lines(vm: Vm) -> tuple[str, ...]:
-    """Gives the NIC that a woken VM has from its memory image the MAC address of the VM's own NIC. In a booted VM it changes nothing."""
+    """Gives the NIC that a woken VM has from its memory image the MAC address of the VM's own NIC.
+    In a booted VM it changes nothing.
+    """
     return tuple(f"mac {MEMORY_IMAGE_MAC} {nic.mac}" for nic in vm.nics[:1])
 
 
@@ -80,8 +100,9 @@ def _stands_for(end: str, vm: Vm, tiers: set[str]) -> bool:
 def _named_nic(vm: Vm, other: Vm, zones: set[str], tiers: set[str]) -> Nic:
     """The NIC of `other` that its name stands for in `vm`.
 
-    It is the NIC over which the two VMs meet. But where flows from `vm` lead to `other` only in another zone, it is the NIC in that zone.
-    `zones` and `tiers` are the ends to which flows from `vm` lead.
+    It is the NIC over which the two VMs meet. But where flows from `vm` lead to `other` only in
+    another zone, it is the NIC in that zone. `zones` and `tiers` are the ends to which flows from
+    `vm` lead.
     """
     met = meeting_nic(vm, other)
     if len(other.nics) == 1 or other.tier in tiers or met.zone in zones:
@@ -104,13 +125,19 @@ def _network_lines(design: Design, vm: Vm, uplink: Uplink) -> Iterator[str]:
             yield from _gateway_lines(design, zone)
     elif vm.role is Role.WORKLOAD:
         yield from (f"sysctl {key} {value}" for key, value in WORKLOAD_SYSCTLS)
-        yield from (f"sysctl {key.format(nic.ifname)} {value}" for nic in vm.nics for key, value in NIC_SYSCTLS)
+        yield from (
+            f"sysctl {key.format(nic.ifname)} {value}"
+            for nic in vm.nics
+            for key, value in NIC_SYSCTLS
+        )
         for index, nic in enumerate(vm.nics):
             yield from _nic_lines(design.zone(nic.zone), nic, index, alone=len(vm.nics) == 1)
 
 
 def _nic_lines(zone: Zone, nic: Nic, index: int, *, alone: bool) -> Iterator[str]:
-    """One NIC of a workload. Only the first NIC has the default route. In a VM with several, packets leave by the NIC of their source."""
+    """One NIC of a workload. Only the first NIC has the default route. In a VM with several,
+    packets leave by the NIC of their source.
+    """
     table = FIRST_TABLE + index
     for address, gateway, prefix, anywhere in addresses_of(zone, nic):
         length = prefix.rpartition("/")[2] if zone.open else str(address.max_prefixlen)
@@ -131,7 +158,9 @@ def _nic_lines(zone: Zone, nic: Nic, index: int, *, alone: bool) -> Iterator[str
 
 
 def _gateway_lines(design: Design, zone: Zone) -> Iterator[str]:
-    """The firewall's NIC in a zone. The firewall has the address and MAC of every VM there, so it never asks by ARP or ND."""
+    """The firewall's NIC in a zone. The firewall has the address and MAC of every VM there, so it
+    never asks by ARP or ND.
+    """
     ifname = zone.gateway.ifname
     for address, _, prefix, _ in addresses_of(zone, zone.gateway):
         yield f"addr {ifname} {address}/{prefix.rpartition('/')[2] if zone.open else address.max_prefixlen}"
@@ -154,7 +183,9 @@ def _uplink_lines(nic: Nic, uplink: Uplink) -> Iterator[str]:
 
 
 def addresses_of(zone: Zone, nic: Nic) -> Iterator[tuple[Address, Address, str, str]]:
-    """For each version of IP: address of the NIC, address of the gateway, prefix of the zone, and the prefix of all addresses."""
+    """For each version of IP: address of the NIC, address of the gateway, prefix of the zone, and
+    the prefix of all addresses.
+    """
     gateway = zone.gateway
     if nic.address4 is not None and gateway.address4 is not None:
         yield nic.address4, gateway.address4, str(zone.prefix4), ANYWHERE[0]
@@ -168,7 +199,11 @@ def _file_lines(design: Design, vm: Vm) -> Iterator[str]:
     yield _file("/etc/hosts", 0o644, hosts_file(design, vm))
     if design.authorized_keys:
         yield "dir /root/.ssh 0700 root:root"
-        yield _file("/root/.ssh/authorized_keys", 0o600, "".join(f"{key}\n" for key in design.authorized_keys).encode())
+        yield _file(
+            "/root/.ssh/authorized_keys",
+            0o600,
+            "".join(f"{key}\n" for key in design.authorized_keys).encode(),
+        )
     yield from (_file(file.path, file.mode, file.content, file.owner) for file in vm.files)
 
 

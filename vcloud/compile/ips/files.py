@@ -1,17 +1,22 @@
 """All files of the IPS: Suricata's configuration, rules and scripts.
 
-One Suricata process bridges every inspected zone, with a pair of NICs for each. The configuration keeps these promises:
+One Suricata process bridges every inspected zone, with a pair of NICs for each. The configuration
+keeps these promises:
 
-- It fails closed. Only Suricata forwards frames, its exception policies drop, and nothing bypasses it. A restart drops the connections that
-  exist (the new process sees them in mid-stream). A change of rules alone is loaded live and keeps them.
-- It searches without a limit: streams and bodies to their end. A connection that is silent for an hour is forgotten, and dropped when it
-  continues.
+- It fails closed. Only Suricata forwards frames, its exception policies drop, and nothing bypasses
+  it. A restart drops the connections that exist (the new process sees them in mid-stream). A change
+  of rules alone is loaded live and keeps them.
+- It searches without a limit: streams and bodies to their end. A connection that is silent for an
+  hour is forgotten, and dropped when it continues.
 - The log never holds what was found: no payload, no packet, no body, no URL.
-- A connection between two inspected zones, or within one, crosses the IPS twice, as one flow of Suricata's. The second time its TCP
-  timestamps look old, and Suricata would drop a few packets as invalid. So workloads make connections without timestamps
-  (`net/ipv4/tcp_timestamps` is 0: `vcloud.compile.guest.identity`). A connection with timestamps works, but more slowly.
-- What can change live stands in rules, scripts and `vars.yaml`. `suricata.yaml` depends on nothing but the inspected zones.
-- No file holds a line or the name of the vApp file, so that editing comments or renaming the file reloads nothing.
+- A connection between two inspected zones, or within one, crosses the IPS twice, as one flow of
+  Suricata's. The second time its TCP timestamps look old, and Suricata would drop a few packets as
+  invalid. So workloads make connections without timestamps (`net/ipv4/tcp_timestamps` is 0:
+  `vcloud.compile.guest.identity`). A connection with timestamps works, but more slowly.
+- What can change live stands in rules, scripts and `vars.yaml`. `suricata.yaml` depends on nothing
+  but the inspected zones.
+- No file holds a line or the name of the vApp file, so that editing comments or renaming the file
+  reloads nothing.
 """
 
 from __future__ import annotations
@@ -50,11 +55,15 @@ UNUSED_PARSERS: Final = (
     *("sip", "smb", "snmp", "telnet", "tftp"),
 )
 LUA_STATES: Final = 256
-"""Lua states that Suricata makes when it starts. It makes more when it needs them, but slowly and with a warning."""
+"""Lua states that Suricata makes when it starts. It makes more when it needs them, but slowly and
+with a warning.
+"""
 
 
 def ips_files(design: Design) -> dict[str, bytes]:
-    """Absolute path in the IPS -> content, for every file that `ips-load` installs. Empty for a design without IPS."""
+    """Absolute path in the IPS -> content, for every file that `ips-load` installs. Empty for a
+    design without IPS.
+    """
     if design.ips is None:
         return {}
     leaks = leak_rules(design)
@@ -63,7 +72,10 @@ def ips_files(design: Design) -> dict[str, bytes]:
         "suricata.yaml": _configuration(design.ips),
         "vars.yaml": _variables(design, leaks),
         "classification.config": render("suricata/classification.config.j2"),
-        "rules/attacks.rules": _rules_file(f"attacks, {design.inspection.mode}", tuple(shipped.rule.text(action) for shipped in SHIPPED)),
+        "rules/attacks.rules": _rules_file(
+            f"attacks, {design.inspection.mode}",
+            tuple(shipped.rule.text(action) for shipped in SHIPPED),
+        ),
         "rules/leaks.rules": _rules_file("leaks", leaks.lines),
         **{f"lua/{name}": text for name, text in leaks.scripts},
     }
@@ -71,16 +83,29 @@ def ips_files(design: Design) -> dict[str, bytes]:
 
 
 def ips_digest(files: Mapping[str, bytes]) -> str:
-    """The digest that `ips-load` and `ips-report` print for these files: the sha256 of the list that sha256sum prints of them."""
-    lines = sorted((f".{path.removeprefix(FOLDER)}", hashlib.sha256(content).hexdigest()) for path, content in files.items())
-    return hashlib.sha256("".join(f"{digest}  {path}\n" for path, digest in lines).encode()).hexdigest()
+    """The digest that `ips-load` and `ips-report` print for these files: the sha256 of the list
+    that sha256sum prints of them.
+    """
+    lines = sorted(
+        (f".{path.removeprefix(FOLDER)}", hashlib.sha256(content).hexdigest())
+        for path, content in files.items()
+    )
+    return hashlib.sha256(
+        "".join(f"{digest}  {path}\n" for path, digest in lines).encode()
+    ).hexdigest()
 
 
 def _configuration(ips: Vm) -> str:
     names = [nic.ifname for nic in ips.nics]
     pairs = zip(names[::2], names[1::2], strict=True)
     wires = [wire for outer, inner in pairs for wire in ((outer, inner), (inner, outer))]
-    return render("suricata/suricata.yaml.j2", folder=FOLDER, wires=wires, disabled=UNUSED_PARSERS, lua_states=LUA_STATES)
+    return render(
+        "suricata/suricata.yaml.j2",
+        folder=FOLDER,
+        wires=wires,
+        disabled=UNUSED_PARSERS,
+        lua_states=LUA_STATES,
+    )
 
 
 def _variables(design: Design, leaks: LeakRules) -> str:

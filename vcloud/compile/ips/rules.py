@@ -1,10 +1,12 @@
 r"""The intrusion rules that vcloud ships, as values, each with the test payload that proves it.
 
-The set is small on purpose: attacks that every application of a few tiers meets, with rules that are precise enough to drop packets. Patterns
-are written for one decoding: `http.uri.raw; url_decode` is the whole request target with %XX and + decoded once. In a pattern, `;` `"` and
-`/` would end the option, the value or the expression, so they are written \x3b, \x22 and \x2f.
+The set is small on purpose: attacks that every application of a few tiers meets, with rules that
+are precise enough to drop packets. Patterns are written for one decoding: `http.uri.raw;
+url_decode` is the whole request target with %XX and + decoded once. In a pattern, `;` `"` and `/`
+would end the option, the value or the expression, so they are written \x3b, \x22 and \x2f.
 
-Blocks of sids: 11xxxxx protocols, 12xxxxx leaks (`vcloud.compile.leaks`), 14xxxxx covert channels, 15xxxxx web, 19xxxxx canary.
+Blocks of sids: 11xxxxx protocols, 12xxxxx leaks (`vcloud.compile.leaks`), 14xxxxx covert channels,
+15xxxxx web, 19xxxxx canary.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ NOT_VAPP: Final = "!$VAPP"
 
 @dataclass(frozen=True, slots=True)
 class PayloadPair:
-    """A test payload: two harmless messages that prove a rule. `stopped` must be stopped and logged; `passed` is much like it and must arrive."""
+    """A test payload: two harmless messages that prove a rule. `stopped` must be stopped and
+    logged; `passed` is much like it and must arrive.
+    """
 
     protocol: Protocol
     stopped: bytes
@@ -29,7 +33,8 @@ class PayloadPair:
     port: int = 0
     """The only port of the target at which the rule looks; 0: it looks at any port."""
     request: bytes = b""
-    """If not empty, the client sends this request, and the two messages are answers of the server."""
+    """If not empty, the client sends this request, and the two messages are answers of the server.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,9 @@ class Rule:
     kind: str
     """Its class in classification.config."""
     metadata: str = ""
-    """Ids of the detector or flow that the rule belongs to, and never a line or a file name: those would reload it without need."""
+    """Ids of the detector or flow that the rule belongs to, and never a line or a file name: those
+    would reload it without need.
+    """
 
     def text(self, action: str) -> str:
         """The rule's line. `action` is `drop` or `alert`."""
@@ -68,16 +75,31 @@ class ShippedRule:
     payload: PayloadPair
 
 
-def http_request(target: str = "/", headers: str = "", body: bytes = b"", method: str = "GET") -> bytes:
-    """A whole HTTP request. `headers` are lines that end in CRLF. The header for the length of the body is added."""
+def http_request(
+    target: str = "/", headers: str = "", body: bytes = b"", method: str = "GET"
+) -> bytes:
+    """A whole HTTP request. `headers` are lines that end in CRLF. The header for the length of the
+    body is added.
+    """
     length = f"Content-Length: {len(body)}\r\n" if body else ""
-    return f"{method} {target} HTTP/1.1\r\nHost: probe.vcloud\r\n{headers}{length}Connection: close\r\n\r\n".encode() + body
+    return (
+        f"{method} {target} HTTP/1.1\r\nHost: probe.vcloud\r\n{headers}{length}Connection: close\r\n\r\n".encode()
+        + body
+    )
 
 
 def _tls_hello(version: int, kind: int) -> bytes:
-    """The first record of a TLS client (kind 1) or server (kind 2) that supports no later version than this one: 0x0301 is TLS 1.0."""
+    """The first record of a TLS client (kind 1) or server (kind 2) that supports no later version
+    than this one: 0x0301 is TLS 1.0.
+    """
     ciphers = b"\x00\x02\xc0\x2f" if kind == 1 else b"\xc0\x2f"
-    body = version.to_bytes(2, "big") + bytes(range(32)) + b"\x00" + ciphers + (b"\x01\x00" if kind == 1 else b"\x00")
+    body = (
+        version.to_bytes(2, "big")
+        + bytes(range(32))
+        + b"\x00"
+        + ciphers
+        + (b"\x01\x00" if kind == 1 else b"\x00")
+    )
     handshake = bytes([kind]) + len(body).to_bytes(3, "big") + body
     return b"\x16\x03\x01" + len(handshake).to_bytes(2, "big") + handshake
 
@@ -89,21 +111,50 @@ def _dns_query(name: str) -> bytes:
 
 def _web(number: int, message: str, options: str, stopped: bytes, passed: bytes) -> ShippedRule:
     """An attack in an HTTP request to a server of the vApp, on any port."""
-    rule = Rule(1500000 + number, message, "http", ANY, VAPP, ANY, f"flow:established,to_server; {options}", "web-application-attack")
+    rule = Rule(
+        1500000 + number,
+        message,
+        "http",
+        ANY,
+        VAPP,
+        ANY,
+        f"flow:established,to_server; {options}",
+        "web-application-attack",
+    )
     return ShippedRule(rule, PayloadPair(Protocol.TCP, stopped, passed))
 
 
-def _in_target(number: int, message: str, pattern: str, stopped: str, passed: str, contents: str = "") -> ShippedRule:
-    """An attack in the path or the query. `contents` are strings that every match has: Suricata finds them much faster than the pattern."""
-    return _web(number, message, f'http.uri.raw; url_decode; {contents}pcre:"/{pattern}/i";', http_request(stopped), http_request(passed))
+def _in_target(
+    number: int, message: str, pattern: str, stopped: str, passed: str, contents: str = ""
+) -> ShippedRule:
+    """An attack in the path or the query. `contents` are strings that every match has: Suricata
+    finds them much faster than the pattern.
+    """
+    return _web(
+        number,
+        message,
+        f'http.uri.raw; url_decode; {contents}pcre:"/{pattern}/i";',
+        http_request(stopped),
+        http_request(passed),
+    )
 
 
 def _in_body(
-    number: int, message: str, pattern: str, stopped: bytes, passed: bytes, contents: str = "", kind: str = "text/plain"
+    number: int,
+    message: str,
+    pattern: str,
+    stopped: bytes,
+    passed: bytes,
+    contents: str = "",
+    kind: str = "text/plain",
 ) -> ShippedRule:
     """An attack in the body of a request."""
-    stop, let = (http_request("/", f"Content-Type: {kind}\r\n", body, "POST") for body in (stopped, passed))
-    return _web(number, message, f'http.request_body; url_decode; {contents}pcre:"/{pattern}/i";', stop, let)
+    stop, let = (
+        http_request("/", f"Content-Type: {kind}\r\n", body, "POST") for body in (stopped, passed)
+    )
+    return _web(
+        number, message, f'http.request_body; url_decode; {contents}pcre:"/{pattern}/i";', stop, let
+    )
 
 
 def _letter(letter: str) -> str:
@@ -111,13 +162,15 @@ def _letter(letter: str) -> str:
     return rf"(?:{letter}|\$\{{[^{{}}]{{0,40}}[:-]{letter}\}})"
 
 
-# Quantifiers are possessive: where a search goes back too often, Suricata gives up and treats the pattern as not found.
+# Quantifiers are possessive: where a search goes back too often, Suricata gives up and treats the
+# pattern as not found.
 _GAP: Final = r"(?:\s|\x2f\*(?s:.{0,40}?)\*\x2f)"
 """What SQL treats as white space, comments included."""
 _QUOTE: Final = r"\\?['\x22]"
 """A quote as it is, or escaped as inside a JSON string."""
 _SELECT: Final = rf"union(?:{_GAP}++(?:all|distinct)\b)?(?:{_GAP}++|\()\(?{_GAP}*+select\b"
-# Without a gap before it, this may be a phrase in quotes. So the words after `select` must look like SQL, too.
+# Without a gap before it, this may be a phrase in quotes. So the words after `select` must look
+# like SQL, too.
 _SELECTED: Final = rf"{_GAP}*+(?:[\d@*('\x22]|null\b|\w+{_GAP}*+[,(]|[\w.]+{_GAP}++from\b)"
 _SQL_UNION: Final = rf"(?:(?:['\x22)]|\b\d+){_GAP}++{_SELECT}|{_QUOTE}\)*{_SELECT}{_SELECTED})"
 _OR: Final = rf"(?:(?:or|and)(?:{_GAP}++|(?=[(\\'\x22]))|(?:\|\||&&){_GAP}*+)\(*{_GAP}*+"
@@ -140,22 +193,22 @@ _COMMAND: Final = (
     r"|(?:id|whoami|uname(?:\s+-\w+)?|ls(?:\s+-\w+)?)\s*"
 )
 _COMMAND_IN_TARGET: Final = rf"(?-i)(?:[\x3b|`\n]|&&|\$\(){_COMMAND}(?:$|[\x3b|&`)#\n]))"
-# A body may also be a text that people wrote: lines that begin with a word, tables with `;` or `|` between columns, code in backticks.
-_COMMAND_IN_BODY: Final = (
-    rf"(?-i)(?:[\x3b|]|(?<=[\w='\x22])`|&&|\$\(){_COMMAND}(?:$|[&)#]|`(?!\s+\w)|\r\n--|[\x3b|]\s*(?:$|[&#'\x22]|\r\n--)))"
-)
+# A body may also be a text that people wrote: lines that begin with a word, tables with `;` or `|`
+# between columns, code in backticks.
+_COMMAND_IN_BODY: Final = rf"(?-i)(?:[\x3b|]|(?<=[\w='\x22])`|&&|\$\(){_COMMAND}(?:$|[&)#]|`(?!\s+\w)|\r\n--|[\x3b|]\s*(?:$|[&#'\x22]|\r\n--)))"
 _JNDI: Final = r"\$\{" + "".join(map(_letter, "jndi")) + r"\s*:"
-_EXECUTABLE_UPLOAD: Final = (
-    r"content-disposition:[^\r\n]{0,200}filename\*?=[^\r\n]{0,200}\.(?:php[3-8]?|phtml|phar|jspx?|aspx?|ashx|cgi)[\x22'\x3b\s\x00.]"
-)
+_EXECUTABLE_UPLOAD: Final = r"content-disposition:[^\r\n]{0,200}filename\*?=[^\r\n]{0,200}\.(?:php[3-8]?|phtml|phar|jspx?|aspx?|ashx|cgi)[\x22'\x3b\s\x00.]"
 _WEB_SHELL: Final = r"<\?(?:php|=).{0,400}?\b(?:eval|assert|system|exec|shell_exec|passthru|popen|proc_open|base64_decode)\s*\("
 _CONFIDENTIAL_FILES: Final = (
     r"(?:^|[\x2f\\=])(?:etc[\x2f\\](?:passwd|shadow)|proc[\x2f\\]self[\x2f\\](?:environ|cmdline)|\.git[\x2f\\](?:config|HEAD)|\.env|\.aws[\x2f\\]credentials"
     r"|\.ssh[\x2f\\]id_\w+|wp-config\.php|\.htpasswd)(?:$|[?&#\x00])"
 )
 _SCANNERS: Final = r"\b(?:sqlmap|nikto|masscan|zgrab|nuclei|dirbuster|gobuster|feroxbuster|wpscan|acunetix|nessus|openvas|w3af|havij|nmap scripting engine)\b"
-# `ssl_version` does not do: when a hello has arrived only in part, it gives the version of the record, which is always an old one.
-_OLD_OFFER: Final = 'content:"|16 03|"; startswith; content:"|01|"; offset:5; depth:1; byte_test:2,<,0x0303,9;'
+# `ssl_version` does not do: when a hello has arrived only in part, it gives the version of the
+# record, which is always an old one.
+_OLD_OFFER: Final = (
+    'content:"|16 03|"; startswith; content:"|01|"; offset:5; depth:1; byte_test:2,<,0x0303,9;'
+)
 _MULTIPART: Final = "multipart/form-data; boundary=vcloud"
 
 
@@ -180,7 +233,11 @@ _WEB: Final = (
         "/?q=rock+%27n%27+roll+or+1",
     ),
     _in_target(
-        3, "SQL injection, stacked or delaying statement in the URL", _SQL_STACKED, "/?id=1%3B+DROP+TABLE+probe", "/?q=drop+table+lamps"
+        3,
+        "SQL injection, stacked or delaying statement in the URL",
+        _SQL_STACKED,
+        "/?id=1%3B+DROP+TABLE+probe",
+        "/?q=drop+table+lamps",
     ),
     _in_body(
         4,
@@ -197,8 +254,20 @@ _WEB: Final = (
         "/probe/..%2f..%2fprobe",
         "/probe/..%2fprobe/...html",
     ),
-    _in_target(11, "file that holds secrets", _CONFIDENTIAL_FILES, "/probe?file=/etc/passwd", "/probe?file=/etc/passwords.html"),
-    _in_target(20, "shell command in the URL", _COMMAND_IN_TARGET, "/probe?host=a%3Bcat+/probe", "/probe?host=a%3Bcats"),
+    _in_target(
+        11,
+        "file that holds secrets",
+        _CONFIDENTIAL_FILES,
+        "/probe?file=/etc/passwd",
+        "/probe?file=/etc/passwords.html",
+    ),
+    _in_target(
+        20,
+        "shell command in the URL",
+        _COMMAND_IN_TARGET,
+        "/probe?host=a%3Bcat+/probe",
+        "/probe?host=a%3Bcats",
+    ),
     _in_body(
         21,
         "shell command in a body",
@@ -207,7 +276,14 @@ _WEB: Final = (
         b"host=a; cat food",
         kind="application/x-www-form-urlencoded",
     ),
-    _in_target(30, "Log4j lookup in the URL", _JNDI, "/?q=$%7Bjndi:probe%7D", "/?q=$%7Bjnd:probe%7D", 'content:"${"; '),
+    _in_target(
+        30,
+        "Log4j lookup in the URL",
+        _JNDI,
+        "/?q=$%7Bjndi:probe%7D",
+        "/?q=$%7Bjnd:probe%7D",
+        'content:"${"; ',
+    ),
     _web(
         31,
         "Log4j lookup in a header",
@@ -215,7 +291,9 @@ _WEB: Final = (
         http_request("/", "X-Probe: ${${lower:j}ndi:probe}\r\n"),
         http_request("/", "X-Probe: ${lower:jndi}\r\n"),
     ),
-    _in_body(32, "Log4j lookup in a body", _JNDI, b"q=${jndi:probe}", b"q=${jnd:probe}", 'content:"${"; '),
+    _in_body(
+        32, "Log4j lookup in a body", _JNDI, b"q=${jndi:probe}", b"q=${jnd:probe}", 'content:"${"; '
+    ),
     _web(
         40,
         "Shellshock",
@@ -224,9 +302,22 @@ _WEB: Final = (
         http_request("/", "X-Probe: f() { probe }\r\n"),
     ),
     _in_body(
-        50, "upload of a program", _EXECUTABLE_UPLOAD, _part("probe.php"), _part("probe.png"), 'content:"filename"; nocase; ', _MULTIPART
+        50,
+        "upload of a program",
+        _EXECUTABLE_UPLOAD,
+        _part("probe.php"),
+        _part("probe.png"),
+        'content:"filename"; nocase; ',
+        _MULTIPART,
     ),
-    _in_body(51, "web shell", rf"(?s){_WEB_SHELL}", b"<?php system('probe'); ?>", b"<?php echo 'probe'; ?>", 'content:"<?"; '),
+    _in_body(
+        51,
+        "web shell",
+        rf"(?s){_WEB_SHELL}",
+        b"<?php system('probe'); ?>",
+        b"<?php echo 'probe'; ?>",
+        'content:"<?"; ',
+    ),
     _web(
         60,
         "scanner",
@@ -239,7 +330,8 @@ _WEB: Final = (
         "request smuggling, two lengths",
         r'http.header.raw; content:"Transfer-Encoding"; nocase; pcre:"/^Content-Length[ \t]*:/mi"; pcre:"/^Transfer-Encoding[ \t]*:/mi";',
         http_request("/", "Transfer-Encoding: chunked\r\n", b"0\r\n\r\n", "POST"),
-        http_request("/", "X-Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", method="POST") + b"0\r\n\r\n",
+        http_request("/", "X-Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", method="POST")
+        + b"0\r\n\r\n",
     ),
     _web(
         71,
@@ -264,7 +356,13 @@ _WEB: Final = (
         "/?url=http://169.254.169.254/",
         "/?url=http://169.254.169.25/",
     ),
-    _in_target(82, "script in the URL", r"<script[\s>\x2f]", "/?q=%3Cscript%3Eprobe", "/?q=%3Cscripted+probe"),
+    _in_target(
+        82,
+        "script in the URL",
+        r"<script[\s>\x2f]",
+        "/?q=%3Cscript%3Eprobe",
+        "/?q=%3Cscripted+probe",
+    ),
     _in_body(
         83,
         "access to the Java class loader",
@@ -277,10 +375,20 @@ _WEB: Final = (
         84,
         "serialised Java object",
         'http.request_body; content:"|ac ed 00 05|"; startswith;',
-        http_request("/", "Content-Type: application/octet-stream\r\n", b"\xac\xed\x00\x05probe", "POST"),
-        http_request("/", "Content-Type: application/octet-stream\r\n", b"probe\xac\xed\x00\x05", "POST"),
+        http_request(
+            "/", "Content-Type: application/octet-stream\r\n", b"\xac\xed\x00\x05probe", "POST"
+        ),
+        http_request(
+            "/", "Content-Type: application/octet-stream\r\n", b"probe\xac\xed\x00\x05", "POST"
+        ),
     ),
-    _web(90, "TRACE request", 'http.method; pcre:"/^(?:TRACE|TRACK)$/";', http_request(method="TRACE"), http_request(method="OPTIONS")),
+    _web(
+        90,
+        "TRACE request",
+        'http.method; pcre:"/^(?:TRACE|TRACK)$/";',
+        http_request(method="TRACE"),
+        http_request(method="OPTIONS"),
+    ),
 )
 
 _PROTOCOL: Final = (
@@ -298,7 +406,8 @@ _PROTOCOL: Final = (
         PayloadPair(Protocol.TCP, _tls_hello(0x0301, 1), _tls_hello(0x0303, 1)),
     ),
     ShippedRule(
-        # Only outwards: port 443 is open in almost every network, so data is smuggled out through it. Inside, the owner may use 443 freely.
+        # Only outwards: port 443 is open in almost every network, so data is smuggled out through
+        # it. Inside, the owner may use 443 freely.
         Rule(
             1100003,
             "no TLS on port 443 outwards",
@@ -325,9 +434,24 @@ _PROTOCOL: Final = (
         PayloadPair(Protocol.TCP, b"SSH-2.0-probe\r\n", http_request(), port=80),
     ),
     ShippedRule(
-        # The longest names in normal use have about 80 characters. A tunnel uses most of the 253 that a name may have.
-        Rule(1400001, "tunnel in DNS names", "dns", VAPP, ANY, ANY, "dns.query; bsize:>150;", "policy-violation"),
-        PayloadPair(Protocol.UDP, _dns_query(".".join(["probe" * 10] * 4)), _dns_query(".".join(["probe" * 10] * 2)), port=53),
+        # The longest names in normal use have about 80 characters. A tunnel uses most of the 253
+        # that a name may have.
+        Rule(
+            1400001,
+            "tunnel in DNS names",
+            "dns",
+            VAPP,
+            ANY,
+            ANY,
+            "dns.query; bsize:>150;",
+            "policy-violation",
+        ),
+        PayloadPair(
+            Protocol.UDP,
+            _dns_query(".".join(["probe" * 10] * 4)),
+            _dns_query(".".join(["probe" * 10] * 2)),
+            port=53,
+        ),
     ),
 )
 
@@ -342,8 +466,14 @@ CANARY: Final = ShippedRule(
         'flow:established,to_server; http.header; content:"X-Vcloud-Canary|3a 20|stop|0d 0a|";',
         "vcloud-canary",
     ),
-    PayloadPair(Protocol.TCP, http_request("/", "X-Vcloud-Canary: stop\r\n"), http_request("/", "X-Vcloud-Canary: pass\r\n")),
+    PayloadPair(
+        Protocol.TCP,
+        http_request("/", "X-Vcloud-Canary: stop\r\n"),
+        http_request("/", "X-Vcloud-Canary: pass\r\n"),
+    ),
 )
-"""Detects no attack and matches only its own test payload. When it fires, the IPS is in the path and has its rules."""
+"""Detects no attack and matches only its own test payload. When it fires, the IPS is in the path
+and has its rules.
+"""
 
 SHIPPED: Final = (*_PROTOCOL, *_WEB, CANARY)

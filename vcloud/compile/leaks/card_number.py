@@ -1,7 +1,7 @@
 """The detector kind `card-number`: payment card numbers.
 
-A pattern finds candidates fast. A Lua script then judges them: it looks at prefix, length and check digit, and it counts the different
-numbers of a connection, which a pattern cannot.
+A pattern finds candidates fast. A Lua script then judges them: it looks at prefix, length and check
+digit, and it counts the different numbers of a connection, which a pattern cannot.
 """
 
 from __future__ import annotations
@@ -33,12 +33,18 @@ BRANDS: Final = (
     Brand("Visa", ((4000, 4999),), (13, 16, 19)),
     Brand("Mastercard", ((5100, 5599), (2221, 2720)), (16,)),
     Brand("American Express", ((3400, 3499), (3700, 3799)), (15,)),
-    Brand("Diners Club", ((3000, 3059), (3095, 3095), (3600, 3699), (3800, 3999)), (14, 16, 17, 18, 19)),
+    Brand(
+        "Diners Club",
+        ((3000, 3059), (3095, 3095), (3600, 3699), (3800, 3999)),
+        (14, 16, 17, 18, 19),
+    ),
     Brand("Discover", ((6011, 6011), (6440, 6599)), (16, 17, 18, 19)),
     Brand("JCB", ((3528, 3589),), (16, 17, 18, 19)),
     Brand("UnionPay", ((6200, 6299),), (16, 17, 18, 19)),
 )
-"""Maestro is left out: it has no ranges of its own and any length from 12 digits on, so every tenth customer number would be one."""
+"""Maestro is left out: it has no ranges of its own and any length from 12 digits on, so every tenth
+customer number would be one.
+"""
 
 FEWEST_DIGITS: Final = min(length for brand in BRANDS for length in brand.lengths)
 MOST_DIGITS: Final = max(length for brand in BRANDS for length in brand.lengths)
@@ -47,7 +53,9 @@ SEPARATORS: Final = " \t-"
 WIDEST_GAP: Final = 2
 """So many separators may stand between two groups of digits."""
 CANDIDATE: Final = rf"[2-6](?:[ \t.-]{{0,{WIDEST_GAP}}}\d){{{FEWEST_DIGITS - 1}}}"
-"""The beginning of every number. It takes the dots of dotted channels, too, so that one pattern serves all channels."""
+"""The beginning of every number. It takes the dots of dotted channels, too, so that one pattern
+serves all channels.
+"""
 
 
 def search(detector: Detector, channel: Channel) -> str:
@@ -108,7 +116,9 @@ def check_digit(digits: str) -> str:
 
 
 def example_numbers(count: int) -> tuple[str, ...]:
-    """Different numbers that are right in form and belong to nobody: payment providers publish 4111 11 for tests."""
+    """Different numbers that are right in form and belong to nobody: payment providers publish 4111
+    11 for tests.
+    """
     stems = (f"411111{number:09d}" for number in range(111111111, 111111111 + count))
     return tuple(stem + check_digit(stem) for stem in stems)
 

@@ -1,4 +1,6 @@
-"""The channels by which data can leave: each form in which Suricata gives a rule something to search."""
+"""The channels by which data can leave: each form in which Suricata gives a rule something to
+search.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,12 @@ class Channel:
     protocol: str
     """In Suricata's words."""
     options: str
-    """Options of a rule that choose the direction and Suricata's buffer; empty for the raw stream or payload."""
+    """Options of a rule that choose the direction and Suricata's buffer; empty for the raw stream
+    or payload.
+    """
     argument: str = "buffer"
-    """How a Lua script gets the data: `buffer`, or `stream` or `payload` where no buffer is chosen."""
+    """How a Lua script gets the data: `buffer`, or `stream` or `payload` where no buffer is chosen.
+    """
     dotted: bool = False
     """The data comes in pieces with dots in between, as a DNS name has them between its labels."""
 
@@ -27,10 +32,17 @@ CHANNELS: Final = (
     Channel("icmp", "icmp", "", "payload"),
     Channel("dns-name", "dns", "dns.query;", dotted=True),
     Channel("http-target", "http", "flow:established,to_server; http.uri.raw; url_decode;"),
-    Channel("http-request-body", "http", "flow:established,to_server; http.request_body; url_decode;"),
-    # Answers are searched both as they are and decoded: a `+` or `%` that belongs to the data is there only before decoding.
+    Channel(
+        "http-request-body", "http", "flow:established,to_server; http.request_body; url_decode;"
+    ),
+    # Answers are searched both as they are and decoded: a `+` or `%` that belongs to the data is
+    # there only before decoding.
     Channel("http-response-body", "http", "flow:established,to_client; http.response_body;"),
-    Channel("http-response-body-decoded", "http", "flow:established,to_client; http.response_body; url_decode;"),
+    Channel(
+        "http-response-body-decoded",
+        "http",
+        "flow:established,to_client; http.response_body; url_decode;",
+    ),
     Channel("http-request-header", "http", "flow:established,to_server; http.header; url_decode;"),
     Channel("http-response-header", "http", "flow:established,to_client; http.header; url_decode;"),
     Channel("http-request-cookie", "http", "flow:established,to_server; http.cookie; url_decode;"),

@@ -1,4 +1,6 @@
-"""Connections on which the data of a detector may leave: rules that mark them, and the lists of addresses that these rules need."""
+"""Connections on which the data of a detector may leave: rules that mark them, and the lists of
+addresses that these rules need.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,13 @@ from vcloud.values import Protocol, Service
 FIRST_EXCEPTION, LAST_EXCEPTION = 1270000, 1299999
 SID_BITS: Final = 32
 LONGEST_LIST: Final = 2000
-"""Characters of a list of addresses that stands in a rule itself. Suricata takes no line of more than 8192 characters."""
+"""Characters of a list of addresses that stands in a rule itself. Suricata takes no line of more
+than 8192 characters.
+"""
 LIST_LENGTH: Final = 100
-"""Entries of one group in `vars.yaml`. More entries become a group of groups, because Suricata takes no list of more than 8192 characters."""
+"""Entries of one group in `vars.yaml`. More entries become a group of groups, because Suricata
+takes no list of more than 8192 characters.
+"""
 
 Addresses = tuple[str, ...]
 """Addresses of NICs, each NIC in both versions of IP; or `NOT_VAPP` alone."""
@@ -45,16 +51,28 @@ def exceptions_of(design: Design, detectors: Iterable[Detector]) -> Exceptions:
     bits: dict[str, str] = {}
     markers: dict[str, Rule] = {}
     for detector in detectors:
-        plain = {name: tuple(_flow_rules(flows[name], ends[name])) for name in sorted(detector.excepted) if name in flows}
+        plain = {
+            name: tuple(_flow_rules(flows[name], ends[name]))
+            for name in sorted(detector.excepted)
+            if name in flows
+        }
         if not plain:
             continue
-        bit = bits[detector.id] = _bit(detector, [rule for rules in plain.values() for rule in rules])
+        bit = bits[detector.id] = _bit(
+            detector, [rule for rules in plain.values() for rule in rules]
+        )
         for name, rules in plain.items():
             for index, rule in enumerate(rules):
-                markers[f"{detector.id}/{name}/{index}"] = replace(rule, options=f"flow:to_server; flowbits:set,{bit}; noalert;")
+                markers[f"{detector.id}/{name}/{index}"] = replace(
+                    rule, options=f"flow:to_server; flowbits:set,{bit}; noalert;"
+                )
     sids = spread(markers, SID_BITS, FIRST_EXCEPTION, LAST_EXCEPTION, "exception")
     rules = tuple(replace(rule, sid=sids[key]) for key, rule in markers.items())
-    return Exceptions(rules, bits, dict(_groups(addresses for pairs in ends.values() for pair in pairs for addresses in pair)))
+    return Exceptions(
+        rules,
+        bits,
+        dict(_groups(addresses for pairs in ends.values() for pair in pairs for addresses in pair)),
+    )
 
 
 def _bit(detector: Detector, rules: list[Rule]) -> str:
@@ -64,7 +82,9 @@ def _bit(detector: Detector, rules: list[Rule]) -> str:
 
 
 def _flow_rules(flow: Flow, ends: tuple[Ends, ...]) -> Iterator[Rule]:
-    """Rules that match exactly the packets from the sources of a flow to its targets. They have neither sid nor options yet."""
+    """Rules that match exactly the packets from the sources of a flow to its targets. They have
+    neither sid nor options yet.
+    """
     for service in sorted(flow.services):
         for sources, targets in ends:
             yield Rule(
@@ -83,8 +103,9 @@ def _flow_rules(flow: Flow, ends: tuple[Ends, ...]) -> Iterator[Rule]:
 def _ends(flow: Flow) -> Iterator[Ends]:
     """The sources of a flow in groups that have the same targets, and these targets.
 
-    A source that is a target of others counts as a target of its own: no packet goes from a NIC to itself, and then all VMs of a tier that
-    talk to each other have the same targets and are one group.
+    A source that is a target of others counts as a target of its own: no packet goes from a NIC to
+    itself, and then all VMs of a tier that talk to each other have the same targets and are one
+    group.
     """
     targets: dict[str, set[str]] = {}
     texts = _addresses_of(flow)
@@ -93,12 +114,18 @@ def _ends(flow: Flow) -> Iterator[Ends]:
     reached = set().union(*targets.values())
     sources: dict[frozenset[str], list[str]] = {}
     for source, ends in targets.items():
-        sources.setdefault(frozenset(ends | {source} if source in reached else ends), []).append(source)
-    yield from sorted((tuple(sorted(starts)), tuple(sorted(ends))) for ends, starts in sources.items())
+        sources.setdefault(frozenset(ends | {source} if source in reached else ends), []).append(
+            source
+        )
+    yield from sorted(
+        (tuple(sorted(starts)), tuple(sorted(ends))) for ends, starts in sources.items()
+    )
 
 
 def _addresses_of(flow: Flow) -> dict[int, str]:
-    """The addresses of each end by its `id()`, each made once: a flow between large tiers has far more paths than ends."""
+    """The addresses of each end by its `id()`, each made once: a flow between large tiers has far
+    more paths than ends.
+    """
     nics = {id(nic): nic for path in flow.paths for nic in (path.source, path.target)}
     return {key: _address(nic) for key, nic in nics.items()}
 
@@ -117,7 +144,10 @@ def _in_rule(addresses: Addresses) -> str:
 def _groups(lists: Iterable[Addresses]) -> Iterator[tuple[str, str]]:
     for addresses in filter(_is_long, lists):
         name = _group_name(addresses)
-        parts = [addresses[start : start + LIST_LENGTH] for start in range(0, len(addresses), LIST_LENGTH)]
+        parts = [
+            addresses[start : start + LIST_LENGTH]
+            for start in range(0, len(addresses), LIST_LENGTH)
+        ]
         yield from ((f"{name}_{number}", _list(part)) for number, part in enumerate(parts))
         yield name, _list(tuple(f"${name}_{number}" for number in range(len(parts))))
 
@@ -137,4 +167,6 @@ def _list(addresses: Addresses) -> str:
 def _ports(service: Service) -> str:
     if service.protocol is Protocol.ICMP:
         return ANY
-    return str(service.first) if service.first == service.last else f"{service.first}:{service.last}"
+    return (
+        str(service.first) if service.first == service.last else f"{service.first}:{service.last}"
+    )

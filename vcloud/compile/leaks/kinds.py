@@ -18,16 +18,24 @@ class DetectorKind(Protocol):
         """`Detector.kind` in the design."""
 
     def search(self, detector: Detector, channel: Channel) -> str:
-        """The options of a rule that match where the data is in the channel, each ended by a semicolon."""
+        """The options of a rule that match where the data is in the channel, each ended by a
+        semicolon.
+        """
 
     def scripts(self, detector: Detector, channel: Channel) -> Mapping[str, str]:
-        """File name -> text of the Lua scripts that `search` names; empty for a kind without scripts."""
+        """File name -> text of the Lua scripts that `search` names; empty for a kind without
+        scripts.
+        """
 
     def sample_texts(self, detector: Detector) -> tuple[str, str]:
-        """A text that the detector must find, and one much like it that it must not find. Raises NoExampleError where there is none."""
+        """A text that the detector must find, and one much like it that it must not find. Raises
+        NoExampleError where there is none.
+        """
 
     def is_found(self, detector: Detector, text: str) -> bool:
-        """Whether the detector would find enough of its data in a text, by another implementation than Suricata's."""
+        """Whether the detector would find enough of its data in a text, by another implementation
+        than Suricata's.
+        """
 
 
 KINDS: Final[Mapping[str, DetectorKind]] = {kind.NAME: kind for kind in (card_number, pattern)}

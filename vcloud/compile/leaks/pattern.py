@@ -1,6 +1,7 @@
 """The detector kind `regex`: a pattern of the user's.
 
-A pattern has no memory. So `at_least` counts within one window of the stream (4 KiB; of an HTTP body at least 16 KiB).
+A pattern has no memory. So `at_least` counts within one window of the stream (4 KiB; of an HTTP
+body at least 16 KiB).
 """
 
 from __future__ import annotations
@@ -36,12 +37,16 @@ def is_found(detector: Detector, text: str) -> bool:
 
 
 def counted(pattern: str, at_least: int) -> str:
-    """A pattern that matches where another one matches so many times. Atomic groups never go back, so it takes linear time."""
+    """A pattern that matches where another one matches so many times. Atomic groups never go back,
+    so it takes linear time.
+    """
     return f"(?:{pattern})" if at_least == 1 else rf"\A(?>(?s:.*?)(?:{pattern})){{{at_least}}}"
 
 
 def escaped(pattern: str) -> str:
-    r"""A pattern as it can stand in `pcre:"/.../"`: characters that would end it, and all but printable ASCII, become \xHH."""
+    r"""A pattern as it can stand in `pcre:"/.../"`: characters that would end it, and all but
+    printable ASCII, become \xHH.
+    """
     text, characters = "", iter(pattern)
     for character in characters:
         follower = next(characters, "") if character == "\\" else ""

@@ -1,4 +1,6 @@
-"""Test payloads that prove a detector: messages that must be stopped, and messages much like them that must arrive."""
+"""Test payloads that prove a detector: messages that must be stopped, and messages much like them
+that must arrive.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,11 @@ from vcloud.values import Protocol
 
 
 def payloads_of(detector: Detector) -> tuple[PayloadPair, ...]:
-    """A client's upload by TCP, a server's answer by TCP, and a datagram. They prove the detector when sent from its zones to outside them.
+    """A client's upload by TCP, a server's answer by TCP, and a datagram. They prove the detector
+    when sent from its zones to outside them.
 
-    Raises NoExampleError where no text is found that tests the detector, or where the detector also finds its data in the headers of the
-    messages, so that nothing could pass.
+    Raises NoExampleError where no text is found that tests the detector, or where the detector also
+    finds its data in the headers of the messages, so that nothing could pass.
     """
     kind = kind_of(detector)
     found, not_found = (text.encode() for text in kind.sample_texts(detector))
@@ -24,7 +27,8 @@ def payloads_of(detector: Detector) -> tuple[PayloadPair, ...]:
     )
     if any(kind.is_found(detector, payload.passed.decode()) for payload in payloads):
         raise NoExampleError(
-            f"the pattern '{detector.regex}' also matches the headers of any HTTP message", "Make it say more of what it looks for."
+            f"the pattern '{detector.regex}' also matches the headers of any HTTP message",
+            "Make it say more of what it looks for.",
         )
     return payloads
 
@@ -34,4 +38,7 @@ def _upload(body: bytes) -> bytes:
 
 
 def _answer(body: bytes) -> bytes:
-    return f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
+    return (
+        f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+        + body
+    )

@@ -1,4 +1,6 @@
-"""All detectors of a design as rules, scripts and groups of addresses. The package's docstring has the reasons."""
+"""All detectors of a design as rules, scripts and groups of addresses. The package's docstring has
+the reasons.
+"""
 
 from __future__ import annotations
 
@@ -35,16 +37,33 @@ def leak_rules(design: Design) -> LeakRules:
     pairs = [(detector, channel) for detector in detectors for channel in CHANNELS]
     lines = [rule.text("alert") for rule in exceptions.rules]
     lines += [
-        _rule(detector, channel, sids[detector.id, channel.name], exceptions.bits.get(detector.id, "")) for detector, channel in pairs
+        _rule(
+            detector, channel, sids[detector.id, channel.name], exceptions.bits.get(detector.id, "")
+        )
+        for detector, channel in pairs
     ]
-    scripts = {name: text for detector, channel in pairs for name, text in kind_of(detector).scripts(detector, channel).items()}
-    return LeakRules(tuple(lines), tuple(sorted(scripts.items())), tuple(sorted(exceptions.groups.items())))
+    scripts = {
+        name: text
+        for detector, channel in pairs
+        for name, text in kind_of(detector).scripts(detector, channel).items()
+    }
+    return LeakRules(
+        tuple(lines), tuple(sorted(scripts.items())), tuple(sorted(exceptions.groups.items()))
+    )
 
 
 def rule_sids(detectors: Iterable[Detector]) -> dict[tuple[str, str], int]:
-    """The sid of each detector's rule for each channel: (detector id, channel name) -> sid. Others come and go without changing it."""
-    keys = {f"{detector.id}/{channel.name}": (detector.id, channel.name) for detector in detectors for channel in CHANNELS}
-    return {keys[key]: sid for key, sid in spread(keys, SID_BITS, FIRST_RULE, LAST_RULE, "leak").items()}
+    """The sid of each detector's rule for each channel: (detector id, channel name) -> sid. Others
+    come and go without changing it.
+    """
+    keys = {
+        f"{detector.id}/{channel.name}": (detector.id, channel.name)
+        for detector in detectors
+        for channel in CHANNELS
+    }
+    return {
+        keys[key]: sid for key, sid in spread(keys, SID_BITS, FIRST_RULE, LAST_RULE, "leak").items()
+    }
 
 
 def zones_as_addresses(zones: Iterable[str]) -> str:
@@ -67,7 +86,9 @@ def _rule(detector: Detector, channel: Channel, sid: int, exempt: str) -> str:
         source=inside,
         target=f"!{inside}",
         ports=ANY,
-        options=" ".join(filter(None, (unless, channel.options, kind_of(detector).search(detector, channel)))),
+        options=" ".join(
+            filter(None, (unless, channel.options, kind_of(detector).search(detector, channel)))
+        ),
         kind="vcloud-leak",
         metadata=f"detector {detector.id}, channel {channel.name}",
     )

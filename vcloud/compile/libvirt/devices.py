@@ -1,7 +1,8 @@
 """The devices of a VM, each said once: `devices_of`.
 
-Everything that depends on the devices of a VM comes from this one list: the domain's XML and its number of PCIe ports, what is plugged
-into a VM that has woken from a memory image and in which order, and how many devices such a VM may have.
+Everything that depends on the devices of a VM comes from this one list: the domain's XML and its
+number of PCIe ports, what is plugged into a VM that has woken from a memory image and in which
+order, and how many devices such a VM may have.
 """
 
 from __future__ import annotations
@@ -63,25 +64,38 @@ class Device:
     takes_port: bool
     """It, or the controller that libvirt adds for it, sits on a PCIe port."""
     in_memory_image: bool
-    """A VM that wakes from a memory image has it at once. Any other device is plugged into the woken VM."""
+    """A VM that wakes from a memory image has it at once. Any other device is plugged into the
+    woken VM.
+    """
 
     def xml(self) -> str:
         """The device's own XML, to plug it into a running domain or to change it there."""
         return render(f"libvirt/{self.template}", view=self.view)
 
 
-def devices_of(vm: Vm, uplink: Uplink, boot: BootFiles, disk_paths: Mapping[str, str]) -> tuple[Device, ...]:
+def devices_of(
+    vm: Vm, uplink: Uplink, boot: BootFiles, disk_paths: Mapping[str, str]
+) -> tuple[Device, ...]:
     """All devices of a VM, in the order of the domain's XML and in which a woken VM gets them.
 
-    `disk_paths` maps the names of the VM's data volumes to paths. Devices without a choice (the PCIe root, no USB, no graphics, no
-    balloon) stand in `domain.xml.j2` itself.
+    `disk_paths` maps the names of the VM's data volumes to paths. Devices without a choice (the
+    PCIe root, no USB, no graphics, no balloon) stand in `domain.xml.j2` itself.
     """
     image_nics = nics_in_memory_image(vm)
-    seed = [Device("seed-disk.xml.j2", FileView(boot.seed), takes_port=True, in_memory_image=False)] if boot.seed else []
+    seed = (
+        [Device("seed-disk.xml.j2", FileView(boot.seed), takes_port=True, in_memory_image=False)]
+        if boot.seed
+        else []
+    )
     return (
-        Device("disk.xml.j2", DiskView(boot.disk, "vda", ""), takes_port=True, in_memory_image=True),
+        Device(
+            "disk.xml.j2", DiskView(boot.disk, "vda", ""), takes_port=True, in_memory_image=True
+        ),
         *(_data_disk(disk, disk_paths[disk.volume]) for disk in vm.disks),
-        *(nic_device(vm, nic, uplink, up=starts_linked(vm), in_memory_image=nic in image_nics) for nic in vm.nics),
+        *(
+            nic_device(vm, nic, uplink, up=starts_linked(vm), in_memory_image=nic in image_nics)
+            for nic in vm.nics
+        ),
         *seed,
         Device("console.xml.j2", FileView(boot.console), takes_port=False, in_memory_image=True),
         # The port is that of the virtio-serial controller, which further channels would share.
@@ -90,25 +104,43 @@ def devices_of(vm: Vm, uplink: Uplink, boot: BootFiles, disk_paths: Mapping[str,
     )
 
 
-def nic_device(vm: Vm, nic: Nic, uplink: Uplink, *, up: bool, in_memory_image: bool = False) -> Device:
+def nic_device(
+    vm: Vm, nic: Nic, uplink: Uplink, *, up: bool, in_memory_image: bool = False
+) -> Device:
     """One network card of a VM, with its link up or down."""
-    kind, source = ("network", nic.network or uplink.network) if nic.network or uplink.network else ("bridge", uplink.bridge)
+    kind, source = (
+        ("network", nic.network or uplink.network)
+        if nic.network or uplink.network
+        else ("bridge", uplink.bridge)
+    )
     if not nic.zone:
         kind, source = "ethernet", ""
-    view = NicView(kind, source, nic.mac, nic.tap, "up" if up else "down", nic.isolated, nic.plain_offloads, _filter_of(vm, nic))
+    view = NicView(
+        kind,
+        source,
+        nic.mac,
+        nic.tap,
+        "up" if up else "down",
+        nic.isolated,
+        nic.plain_offloads,
+        _filter_of(vm, nic),
+    )
     return Device(NIC_TEMPLATE, view, takes_port=True, in_memory_image=in_memory_image)
 
 
 def starts_linked(vm: Vm) -> bool:
-    """Whether the links of its NICs are up from the start. An appliance's are, because it lets nothing through before it has its rules."""
+    """Whether the links of its NICs are up from the start. An appliance's are, because it lets
+    nothing through before it has its rules.
+    """
     return vm.role is not Role.WORKLOAD
 
 
 def nics_in_memory_image(vm: Vm) -> tuple[Nic, ...]:
     """The NICs of a VM that its memory image has already: a workload's first one.
 
-    A NIC that is plugged into a running guest keeps its udev busy for half a second without KVM, and every workload has one. An appliance
-    has no udev, and its number of NICs depends on the vApp. An image of a user's own gets its NICs together with its seed disk.
+    A NIC that is plugged into a running guest keeps its udev busy for half a second without KVM,
+    and every workload has one. An appliance has no udev, and its number of NICs depends on the
+    vApp. An image of a user's own gets its NICs together with its seed disk.
     """
     return vm.nics[:1] if vm.role is Role.WORKLOAD and vm.image.recipe else ()
 
@@ -119,17 +151,33 @@ def ports_of(devices: Iterable[Device]) -> int:
 
 
 def plugged_when_woken(devices: Iterable[Device]) -> tuple[Device, ...]:
-    """The devices that a VM lacks when it has woken from a memory image, in the order in which they are plugged in."""
+    """The devices that a VM lacks when it has woken from a memory image, in the order in which they
+    are plugged in.
+    """
     return tuple(device for device in devices if not device.in_memory_image)
 
 
 def woken_nic(devices: Iterable[Device]) -> str:
-    """The XML of the NIC that a woken VM has in place of the memory image's own; empty where the memory image has none."""
-    return next((device.xml() for device in devices if device.in_memory_image and device.template == NIC_TEMPLATE), "")
+    """The XML of the NIC that a woken VM has in place of the memory image's own; empty where the
+    memory image has none.
+    """
+    return next(
+        (
+            device.xml()
+            for device in devices
+            if device.in_memory_image and device.template == NIC_TEMPLATE
+        ),
+        "",
+    )
 
 
 def _data_disk(disk: Disk, path: str) -> Device:
-    return Device("disk.xml.j2", DiskView(path, disk.target, disk.name), takes_port=True, in_memory_image=False)
+    return Device(
+        "disk.xml.j2",
+        DiskView(path, disk.target, disk.name),
+        takes_port=True,
+        in_memory_image=False,
+    )
 
 
 def _filter_of(vm: Vm, nic: Nic) -> str:

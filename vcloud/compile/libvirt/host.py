@@ -7,7 +7,8 @@ from dataclasses import dataclass
 SPARE_PORTS = 4
 """Free PCIe ports of a VM that is booted, for devices that are plugged in later.
 
-Each port costs the guest about 30 ms of boot without KVM. libvirt itself would add no port beyond those in use.
+Each port costs the guest about 30 ms of boot without KVM. libvirt itself would add no port beyond
+those in use.
 """
 
 
@@ -45,9 +46,11 @@ class BootFiles:
 
 
 def placeholder_files(*, own_kernel: bool, cmdline: str = "") -> BootFiles:
-    """Names in place of a host's paths, for XML that is compared or counted and never given to libvirt.
+    """Names in place of a host's paths, for XML that is compared or counted and never given to
+    libvirt.
 
-    An image of vcloud's boots a kernel of its own (`own_kernel`). Any other image has a loader, and is configured by a seed disk.
+    An image of vcloud's boots a kernel of its own (`own_kernel`). Any other image has a loader, and
+    is configured by a seed disk.
     """
     if own_kernel:
         return BootFiles("ROOT", "CONSOLE", "KERNEL", "INITRD", cmdline)

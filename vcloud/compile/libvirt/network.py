@@ -1,6 +1,8 @@
-"""libvirt's XML of networks: those of a zone, and the NAT network on which firewalls meet the outside.
+"""libvirt's XML of networks: those of a zone, and the NAT network on which firewalls meet the
+outside.
 
-A zone's network is a bridge with neither address nor forwarding, so the host is no part of the zone.
+A zone's network is a bridge with neither address nor forwarding, so the host is no part of the
+zone.
 """
 
 from __future__ import annotations
@@ -35,12 +37,16 @@ def zone_networks(zone: Zone) -> tuple[Network, ...]:
 
 
 def render_network(network: Network, marks: Mapping[str, str]) -> str:
-    """The network's XML. `marks` are the attributes of vcloud's element in the metadata; none for a text that is compared."""
+    """The network's XML. `marks` are the attributes of vcloud's element in the metadata; none for a
+    text that is compared.
+    """
     return render("libvirt/network.xml.j2", namespace=NAMESPACE, network=network, marks=marks)
 
 
 def render_nat_network(name: str, bridge: str, uplink: Uplink) -> str:
-    """A network whose host end routes and translates, and answers neither DHCP nor DNS. The host has the uplink's gateway addresses."""
+    """A network whose host end routes and translates, and answers neither DHCP nor DNS. The host
+    has the uplink's gateway addresses.
+    """
     view = NatView(
         name=name,
         uuid=uuid_of("network", name),

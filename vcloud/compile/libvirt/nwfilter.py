@@ -1,8 +1,10 @@
-"""A vApp's libvirt network filter: the host drops every frame that a workload sends with another source MAC address than its own.
+"""A vApp's libvirt network filter: the host drops every frame that a workload sends with another
+source MAC address than its own.
 
-Without the filter the bridge would believe any source address, and would send frames for the real owner of that address to the sender. With
-it the firewall can rely on NIC and MAC address to know who sent a packet. The firewall itself checks IP addresses. Appliances have no filter,
-because they forward frames of others. See https://libvirt.org/formatnwfilter.html.
+Without the filter the bridge would believe any source address, and would send frames for the real
+owner of that address to the sender. With it the firewall can rely on NIC and MAC address to know
+who sent a packet. The firewall itself checks IP addresses. Appliances have no filter, because they
+forward frames of others. See https://libvirt.org/formatnwfilter.html.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """A program that sends probes and answers them on a machine that does not have vcloud.
 
-Shipped images have a C program for this (images/base/guest: probe.c, listen.c). This program does the
-same and speaks the same lines. `vcloud.guests.probes` sends it to machines without the C program: a host,
-a lab's outside world, and VMs of a user's own image. tests/netns/guest/test_probe.py runs both programs on the
-same cases.
+Shipped images have a C program for this (images/base/guest: probe.c, listen.c). This program does
+the same and speaks the same lines. `vcloud.guests.probes` sends it to machines without the C
+program: a host, a lab's outside world, and VMs of a user's own image.
+tests/netns/guest/test_probe.py runs both programs on the same cases.
 
     probe            sends the probes on stdin, one per line; prints one JSON object for each
     listen SECONDS   serves the addresses on stdin in the background; prints one JSON object
     listen-stop PID  ends such a background process
 
-The modules of this package run on Python 3.9 and import only the standard library and each other. They
-travel over stdin (`loader`), so that nothing of them is written to a disk of that machine.
+The modules of this package run on Python 3.9 and import only the standard library and each other.
+They travel over stdin (`loader`), so that nothing of them is written to a disk of that machine.
 """

@@ -1,7 +1,8 @@
-"""`listen`: serves addresses in the background so that probes get an answer, and keeps a log of who came.
+"""`listen`: serves addresses in the background so that probes get an answer, and keeps a log of who
+came.
 
-All addresses are bound before the process goes into the background, so that the caller knows which ones it
-can probe. `listen-stop` ends such a process.
+All addresses are bound before the process goes into the background, so that the caller knows which
+ones it can probe. `listen-stop` ends such a process.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ LONGEST_ECHO = 8192
 MOST_PEERS = 512
 """TCP connections at once. A new one replaces the oldest."""
 MOST_LOGGED = 100_000
-"""Lines of the log, and UDP answers: a flood must not fill the memory, and two services must not answer each other for ever."""
+"""Lines of the log, and UDP answers: a flood must not fill the memory, and two services must not
+answer each other for ever.
+"""
 STOP_SECONDS = 5.0
 LOG_FOLDER = "/run/vcloud"
 
@@ -76,13 +79,17 @@ class Service:
 class Peer:
     """A TCP connection to a service."""
 
-    def __init__(self, service: Service, connection: socket.socket, address: str, port: int) -> None:
+    def __init__(
+        self, service: Service, connection: socket.socket, address: str, port: int
+    ) -> None:
         self.service, self.socket, self.address, self.port = service, connection, address, port
         self.received = self.echoed = 0
 
 
 class Server:
-    """Answers for all services, and writes who came to a log: one line each, complete whenever it is read."""
+    """Answers for all services, and writes who came to a log: one line each, complete whenever it
+    is read.
+    """
 
     def __init__(self, services: list[Service], log: int) -> None:
         self.log, self.logged = log, 0
@@ -120,7 +127,9 @@ class Server:
         self.epoll.register(connection, select.EPOLLIN)
 
     def converse(self, peer: Peer) -> None:
-        """Reads what the peer sent, so that it is acknowledged. Sends the service's answer after the first data, or sends the data back."""
+        """Reads what the peer sent, so that it is acknowledged. Sends the service's answer after
+        the first data, or sends the data back.
+        """
         try:
             data = peer.socket.recv(16384)
         except BlockingIOError:
@@ -131,7 +140,9 @@ class Server:
             self.part(peer)
             return
         back = data[: LONGEST_ECHO - peer.echoed] if peer.service.answer is None else b""
-        answer = peer.service.answer if peer.service.answer is not None and not peer.received else back
+        answer = (
+            peer.service.answer if peer.service.answer is not None and not peer.received else back
+        )
         peer.echoed += len(back)
         peer.received += len(data)
         if answer:
@@ -174,7 +185,9 @@ def send_quietly(send: Callable[[], object]) -> None:
 
 
 def listen(seconds: str, data: bytes) -> None:
-    """Binds all addresses, so that the caller knows which can be probed, and then serves them in a process of its own."""
+    """Binds all addresses, so that the caller knows which can be probed, and then serves them in a
+    process of its own.
+    """
     deadline = time.monotonic() + number_in(seconds, 1, LONGEST_SERVICE)
     most_files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
@@ -187,12 +200,19 @@ def listen(seconds: str, data: bytes) -> None:
     if not pid:
         serve_in_background(Server(services, log), deadline)
         os._exit(0)
-    bound, busy = ([str(service) for service in services if bool(service.socket) is there] for there in (True, False))
-    print(json.dumps({"pid": pid, "bound": bound, "busy": busy, "log": path}, separators=(",", ":")))
+    bound, busy = (
+        [str(service) for service in services if bool(service.socket) is there]
+        for there in (True, False)
+    )
+    print(
+        json.dumps({"pid": pid, "bound": bound, "busy": busy, "log": path}, separators=(",", ":"))
+    )
 
 
 def serve_in_background(server: Server, deadline: float) -> None:
-    """Leaves the caller's session and its pipes, which the caller may wait for, and serves until SIGTERM."""
+    """Leaves the caller's session and its pipes, which the caller may wait for, and serves until
+    SIGTERM.
+    """
     os.setsid()
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in range(3):

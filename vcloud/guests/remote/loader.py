@@ -1,7 +1,8 @@
-"""Starts the program on a machine without vcloud: `python3 -c` gets this text, and stdin carries the modules.
+"""Starts the program on a machine without vcloud: `python3 -c` gets this text, and stdin carries
+the modules.
 
-The first line of stdin names each module and its size in bytes. The modules follow, and then the input of
-the program. The last module holds `main`.
+The first line of stdin names each module and its size in bytes. The modules follow, and then the
+input of the program. The last module holds `main`.
 """
 
 import sys

@@ -1,8 +1,8 @@
 """`probe`: asks the network many questions at once, and says what came of each.
 
-A probe is a small machine that epoll drives. `start` opens its socket, `advance` takes what happened on
-it, and `review` looks at the clock and at what causes no event: whether the other side has acknowledged
-all that was sent.
+A probe is a small machine that epoll drives. `start` opens its socket, `advance` takes what
+happened on it, and `review` looks at the clock and at what causes no event: whether the other side
+has acknowledged all that was sent.
 """
 
 from __future__ import annotations
@@ -32,9 +32,17 @@ FIRST_ANSWER = 1.0
 SILENCE = 0.15
 """Seconds without more data after which an answer is complete."""
 SENDINGS, RESEND = 3, 0.6
-"""A datagram without an answer is sent three times, 0.6 s apart: one lost packet is not a finding. TCP repeats by itself."""
+"""A datagram without an answer is sent three times, 0.6 s apart: one lost packet is not a finding.
+TCP repeats by itself.
+"""
 
-IP_RECVERR, IPV6_RECVERR, IP_BIND_ADDRESS_NO_PORT, MSG_ERRQUEUE, SIOCOUTQ = 11, 25, 24, 0x2000, 0x5411
+IP_RECVERR, IPV6_RECVERR, IP_BIND_ADDRESS_NO_PORT, MSG_ERRQUEUE, SIOCOUTQ = (
+    11,
+    25,
+    24,
+    0x2000,
+    0x5411,
+)
 """Constants of Linux that Python does not name."""
 RESULTS = {
     errno.ECONNREFUSED: "refused",
@@ -89,11 +97,22 @@ def parse_question(line: str, number: int) -> Question:
         payload = bytes_in(fields[6])
     family_of(target)
     seconds = number_in(timeout, 1, LONGEST_TIMEOUT_MS) / 1000
-    return Question(key, protocol, source, target, number_in(port, int(protocol != "icmp"), 0xFFFF), seconds, payload, number)
+    return Question(
+        key,
+        protocol,
+        source,
+        target,
+        number_in(port, int(protocol != "icmp"), 0xFFFF),
+        seconds,
+        payload,
+        number,
+    )
 
 
 class Probe:
-    """A question that is being asked. Where a method returns a text, that is the result; None means that it is not known yet."""
+    """A question that is being asked. Where a method returns a text, that is the result; None means
+    that it is not known yet.
+    """
 
     events = select.EPOLLIN
 
@@ -132,16 +151,26 @@ class Probe:
         return self.socket
 
     def open(self, kind: int, protocol: int = 0) -> None:
-        """Opens the socket and connects it. For UDP and ICMP this leaves the target as the only one that can answer."""
-        family, level = (socket.AF_INET6, socket.IPPROTO_IPV6) if self.ask.ipv6 else (socket.AF_INET, socket.IPPROTO_IP)
-        self.socket = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
+        """Opens the socket and connects it. For UDP and ICMP this leaves the target as the only one
+        that can answer.
+        """
+        family, level = (
+            (socket.AF_INET6, socket.IPPROTO_IPV6)
+            if self.ask.ipv6
+            else (socket.AF_INET, socket.IPPROTO_IP)
+        )
+        self.socket = socket.socket(
+            family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol
+        )
         if kind != socket.SOCK_STREAM:  # UDP and ICMP would otherwise ignore most ICMP errors
             self.opened.setsockopt(level, IPV6_RECVERR if self.ask.ipv6 else IP_RECVERR, 1)
         if self.ask.source != "-":
             if kind != socket.SOCK_RAW:
                 self.opened.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
             self.opened.bind((self.ask.source, 0))
-        code = self.opened.connect_ex((self.ask.target, 0 if kind == socket.SOCK_RAW else self.ask.port))
+        code = self.opened.connect_ex(
+            (self.ask.target, 0 if kind == socket.SOCK_RAW else self.ask.port)
+        )
         if code not in (0, errno.EINPROGRESS):
             raise OSError(code, os.strerror(code))
         if kind != socket.SOCK_RAW:
@@ -153,7 +182,9 @@ class Probe:
 
 
 class TcpProbe(Probe):
-    """Connects and, if there is a payload, sends it and waits until it is acknowledged and answered."""
+    """Connects and, if there is a payload, sends it and waits until it is acknowledged and
+    answered.
+    """
 
     events = select.EPOLLOUT
 
@@ -180,14 +211,20 @@ class TcpProbe(Probe):
                 self.raise_socket_error()
         except OSError as error:
             return self.broken(error)
-        self.events = (select.EPOLLOUT if self.sent < len(self.ask.payload) else 0) | (0 if self.ended else select.EPOLLIN)
+        self.events = (select.EPOLLOUT if self.sent < len(self.ask.payload) else 0) | (
+            0 if self.ended else select.EPOLLIN
+        )
         return None
 
     def broken(self, error: OSError) -> str:
-        """The result if an established connection has broken. What counts is whether the payload had arrived."""
+        """The result if an established connection has broken. What counts is whether the payload
+        had arrived.
+        """
         if self.is_acknowledged():
             return "delivered"
-        return "stalled" if error.errno == errno.ETIMEDOUT else RESULTS.get(error.errno or 0, "error")
+        return (
+            "stalled" if error.errno == errno.ETIMEDOUT else RESULTS.get(error.errno or 0, "error")
+        )
 
     def gather_answer(self) -> None:
         try:
@@ -203,19 +240,26 @@ class TcpProbe(Probe):
     def send_payload(self) -> None:
         try:
             while self.sent < len(self.ask.payload):
-                self.sent += self.opened.send(memoryview(self.ask.payload)[self.sent :], socket.MSG_NOSIGNAL)
+                self.sent += self.opened.send(
+                    memoryview(self.ask.payload)[self.sent :], socket.MSG_NOSIGNAL
+                )
         except BlockingIOError:
             return
 
     def is_acknowledged(self) -> bool:
-        return self.sent == len(self.ask.payload) and not any(fcntl.ioctl(self.opened, SIOCOUTQ, bytes(4)))
+        return self.sent == len(self.ask.payload) and not any(
+            fcntl.ioctl(self.opened, SIOCOUTQ, bytes(4))
+        )
 
     def due(self, now: float) -> float:
         if not self.connected:
             return self.deadline
         if not self.acknowledged:
             return min(self.deadline, now + REVIEW)
-        return min(self.deadline, self.answered + SILENCE if self.answered else self.acknowledged + FIRST_ANSWER)
+        return min(
+            self.deadline,
+            self.answered + SILENCE if self.answered else self.acknowledged + FIRST_ANSWER,
+        )
 
     def review(self, now: float) -> str | None:
         if self.connected and not self.acknowledged and self.is_acknowledged():
@@ -249,7 +293,11 @@ class DatagramProbe(Probe):
         return "answered"
 
     def due(self, now: float) -> float:  # noqa: ARG002
-        return min(self.deadline, self.began + self.sendings * RESEND) if self.sendings < SENDINGS else self.deadline
+        return (
+            min(self.deadline, self.began + self.sendings * RESEND)
+            if self.sendings < SENDINGS
+            else self.deadline
+        )
 
     def review(self, now: float) -> str | None:
         if now >= self.deadline:
@@ -275,13 +323,17 @@ class EchoProbe(DatagramProbe):
 
     def send(self) -> None:
         self.sendings += 1
-        self.opened.send(echo_request(self.ask.ipv6, EchoProbe.identity, self.sequence, self.ask.payload))
+        self.opened.send(
+            echo_request(self.ask.ipv6, EchoProbe.identity, self.sequence, self.ask.payload)
+        )
 
     def advance(self, events: int) -> str | None:  # noqa: ARG002
         self.raise_own_error()
         try:
             while packet := self.opened.recv(65536):
-                message = packet if self.ask.ipv6 else packet[(packet[0] & 15) * 4 :]  # a raw IPv4 socket shows the IP header
+                message = (
+                    packet if self.ask.ipv6 else packet[(packet[0] & 15) * 4 :]
+                )  # a raw IPv4 socket shows the IP header
                 if is_echo(message, 129 if self.ask.ipv6 else 0, EchoProbe.identity, self.sequence):
                     return "answered"
         except BlockingIOError:
@@ -295,20 +347,28 @@ class EchoProbe(DatagramProbe):
             return self.advance(0)
 
     def raise_own_error(self) -> None:
-        """Raw sockets to one target see each other's errors. The error queue says to which request each belongs."""
+        """Raw sockets to one target see each other's errors. The error queue says to which request
+        each belongs.
+        """
         while True:
             try:
-                request, controls, _, _ = self.opened.recvmsg(8, 512, MSG_ERRQUEUE | socket.MSG_DONTWAIT)
+                request, controls, _, _ = self.opened.recvmsg(
+                    8, 512, MSG_ERRQUEUE | socket.MSG_DONTWAIT
+                )
             except OSError:
                 break
-            if controls and is_echo(request, 128 if self.ask.ipv6 else 8, EchoProbe.identity, self.sequence):
+            if controls and is_echo(
+                request, 128 if self.ask.ipv6 else 8, EchoProbe.identity, self.sequence
+            ):
                 (code,) = struct.unpack_from("=I", controls[0][2])
                 raise OSError(code, os.strerror(code))
         self.opened.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # clears it
 
 
 class ForgedProbe(DatagramProbe):
-    """Packets with the source that the question names. Nobody can answer them, so the result is only `sent`."""
+    """Packets with the source that the question names. Nobody can answer them, so the result is
+    only `sent`.
+    """
 
     def start(self) -> None:
         self.source_port = int.from_bytes(os.urandom(2), "big") | 0x8000
@@ -320,7 +380,9 @@ class ForgedProbe(DatagramProbe):
         payload = ask.payload if ask.protocol == "spoof-udp" else None
         packet = forged_packet(ask.source, ask.target, self.source_port, ask.port, payload)
         family = socket.AF_INET6 if ask.ipv6 else socket.AF_INET
-        with socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW) as raw:
+        with socket.socket(
+            family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW
+        ) as raw:
             raw.sendto(packet, (ask.target, 0))
 
     def due(self, now: float) -> float:
@@ -330,7 +392,13 @@ class ForgedProbe(DatagramProbe):
         return "sent" if self.sendings == SENDINGS or super().review(now) else None
 
 
-KINDS = {"tcp": TcpProbe, "udp": DatagramProbe, "icmp": EchoProbe, "spoof-udp": ForgedProbe, "spoof-tcp": ForgedProbe}
+KINDS = {
+    "tcp": TcpProbe,
+    "udp": DatagramProbe,
+    "icmp": EchoProbe,
+    "spoof-udp": ForgedProbe,
+    "spoof-tcp": ForgedProbe,
+}
 
 
 class Flight:
@@ -389,7 +457,12 @@ class Flight:
     def finish(self, probe: Probe, result: str, error: str = "") -> None:
         """Prints the result and forgets the probe."""
         seconds = (probe.acknowledged or time.monotonic()) - probe.began
-        line = {"id": probe.ask.id, "result": result, "port": probe.source_port, "ms": round(seconds * 1000, 3)}
+        line = {
+            "id": probe.ask.id,
+            "result": result,
+            "port": probe.source_port,
+            "ms": round(seconds * 1000, 3),
+        }
         if probe.answer:
             line["answer"] = base64.b64encode(probe.answer).decode()
         if error:

@@ -1,4 +1,6 @@
-"""The program's commands, and how they say that their input is wrong: `error LINE REASON`, exit code 1."""
+"""The program's commands, and how they say that their input is wrong: `error LINE REASON`, exit
+code 1.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +27,8 @@ def main(words: list[str], data: bytes) -> int:
             return 2
     except (InputError, ValueError, OSError) as error:
         line = error.line if isinstance(error, InputError) else 0
-        print(f"error {line} " + "".join(char if " " <= char <= "~" else "?" for char in str(error)))  # it may quote the input
+        print(
+            f"error {line} " + "".join(char if " " <= char <= "~" else "?" for char in str(error))
+        )  # it may quote the input
         return 1
     return 0

@@ -25,7 +25,9 @@ def lines_of(data: bytes) -> list[tuple[int, str]]:
         raise InputError(0, f"more than {LONGEST_INPUT} bytes of input")
     if b"\0" in data:
         raise InputError(data[: data.index(b"\0")].count(b"\n") + 1, "a zero byte")
-    return [(number, line) for number, line in enumerate(data.decode("latin-1").split("\n"), 1) if line]
+    return [
+        (number, line) for number, line in enumerate(data.decode("latin-1").split("\n"), 1) if line
+    ]
 
 
 def number_in(text: str, least: int, most: int) -> int:
@@ -58,7 +60,9 @@ def bytes_in(text: str) -> bytes:
 
 
 def parse_each(data: bytes, parse: Callable[[str, int], T]) -> list[T]:
-    """What `parse` makes of each line and its index. Raises InputError with the number of the first line that is wrong."""
+    """What `parse` makes of each line and its index. Raises InputError with the number of the first
+    line that is wrong.
+    """
     found: list[T] = []
     for number, line in lines_of(data):
         try:

@@ -1,4 +1,6 @@
-"""What the ruleset says, as text and as values. That it does what it says is shown with packets in tests/netns."""
+"""What the ruleset says, as text and as values. That it does what it says is shown with packets in
+tests/netns.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,12 @@ FLOWS = """
 """
 SHOP = build_design("dmz app", {"web": "dmz x2", "api": "app"}, FLOWS)
 NFT_COMMENT_LIMIT = 128
-RANGES = st.lists(st.tuples(st.integers(1, 60), st.integers(0, 20)).map(lambda pair: (pair[0], pair[0] + pair[1])), max_size=8)
+RANGES = st.lists(
+    st.tuples(st.integers(1, 60), st.integers(0, 20)).map(
+        lambda pair: (pair[0], pair[0] + pair[1])
+    ),
+    max_size=8,
+)
 
 
 def flow_named(text: str) -> Flow:
@@ -52,13 +59,23 @@ def test_the_tables_comment_holds_the_digest_of_the_text_with_zeros_in_its_place
 
 
 def test_a_load_replaces_the_whole_table_in_one_transaction() -> None:
-    assert render_firewall(SHOP, UPLINK).startswith("table inet vcloud {\n}\ndelete table inet vcloud\ntable inet vcloud {\n")
+    assert render_firewall(SHOP, UPLINK).startswith(
+        "table inet vcloud {\n}\ndelete table inet vcloud\ntable inet vcloud {\n"
+    )
 
 
 def test_every_flow_counts_in_a_chain_of_its_own_under_its_id() -> None:
     text = render_firewall(SHOP, UPLINK)
     for flow in ("checkout", "orders", "updates"):
-        assert len(re.findall(rf'chain flow_{flow} {{\n\t\tct mark set \S+ counter accept comment "flow:{flow}"\n', text)) == 1
+        assert (
+            len(
+                re.findall(
+                    rf'chain flow_{flow} {{\n\t\tct mark set \S+ counter accept comment "flow:{flow}"\n',
+                    text,
+                )
+            )
+            == 1
+        )
 
 
 def test_nothing_is_accepted_in_the_forward_hook_but_by_a_flow() -> None:
@@ -70,7 +87,9 @@ def test_nothing_is_accepted_in_the_forward_hook_but_by_a_flow() -> None:
 
 
 def test_all_base_chains_of_filters_drop_by_policy() -> None:
-    hooks = re.findall(r"type filter hook (\w+) priority \w+; policy (\w+);", render_firewall(SHOP, UPLINK))
+    hooks = re.findall(
+        r"type filter hook (\w+) priority \w+; policy (\w+);", render_firewall(SHOP, UPLINK)
+    )
     assert dict(hooks) == dict.fromkeys(("prerouting", "input", "output", "forward"), "drop")
 
 
@@ -85,13 +104,26 @@ def test_of_flows_that_share_packets_the_one_of_the_first_id_counts_wherever_it_
     flows = ["b: zone:dmz -> api tcp/80", "a: web -> api tcp/80", "c: web -> api tcp/80-90"]
     for order in (flows, flows[::-1]):
         text = render_firewall(with_flows(SHOP, "\n".join(order)), UPLINK)
-        assert [element.rpartition("_")[2] for element in elements(text, "inside_ports4")] == ["a", "a"]
-        assert [element.rpartition("_")[2] for element in elements(text, "inside_ranges4")] == ["c", "c"]
+        assert [element.rpartition("_")[2] for element in elements(text, "inside_ports4")] == [
+            "a",
+            "a",
+        ]
+        assert [element.rpartition("_")[2] for element in elements(text, "inside_ranges4")] == [
+            "c",
+            "c",
+        ]
 
 
 def test_both_versions_of_ip_say_the_same() -> None:
     text = render_firewall(SHOP, UPLINK)
-    for name in ("inside_ports", "inside_echo", "egress_ports", "ingress_ports", "nics", "gateways"):
+    for name in (
+        "inside_ports",
+        "inside_echo",
+        "egress_ports",
+        "ingress_ports",
+        "nics",
+        "gateways",
+    ):
         assert len(elements(text, f"{name}4")) == len(elements(text, f"{name}6")) > 0
 
 
@@ -111,13 +143,17 @@ def test_shifted_ranges_are_published_port_by_port() -> None:
 def test_the_firewalls_uplink_counts_as_inside_even_between_zone_prefixes() -> None:
     """The set of prefixes is merged: nft refuses overlapping elements."""
     inside = replace(UPLINK, address4=type(UPLINK.address4)(f"{SHOP.zones[0].prefix4[9]}/20"))
-    assert str(SHOP.zones[0].prefix4[9]) + "/32" not in elements(render_firewall(SHOP, inside), "inside4")
+    assert str(SHOP.zones[0].prefix4[9]) + "/32" not in elements(
+        render_firewall(SHOP, inside), "inside4"
+    )
     assert "198.18.1.10/32" in elements(render_firewall(SHOP, UPLINK), "inside4")
 
 
 @pytest.mark.parametrize("name", ["fwd", "ether", "drop", "accept", "vmap"])
 def test_words_that_nft_reserves_can_be_flow_ids(name: str) -> None:
-    assert f"chain flow_{name} {{" in render_firewall(with_flows(SHOP, f"{name}: web -> api tcp/80"), UPLINK)
+    assert f"chain flow_{name} {{" in render_firewall(
+        with_flows(SHOP, f"{name}: web -> api tcp/80"), UPLINK
+    )
 
 
 @given(st.text(min_size=1, max_size=300))
@@ -163,7 +199,9 @@ def test_a_comment_is_the_stable_id_of_its_flow_and_nothing_else() -> None:
 
 def test_a_flows_mark_changes_with_its_services_and_not_with_its_neighbours() -> None:
     def marks(flows: str) -> dict[str, str]:
-        return {chain.name: chain.mark for chain in build_ruleset(with_flows(SHOP, flows), UPLINK).flows}
+        return {
+            chain.name: chain.mark for chain in build_ruleset(with_flows(SHOP, flows), UPLINK).flows
+        }
 
     before = marks("a: web -> api tcp/80\nb: web -> api tcp/81")
     assert before["flow_a"] == marks("z: api -> web tcp/1\na: web -> api tcp/80")["flow_a"]
@@ -172,13 +210,19 @@ def test_a_flows_mark_changes_with_its_services_and_not_with_its_neighbours() ->
 
 
 @given(RANGES)
-def test_disjoint_ranges_hold_the_same_ports_and_each_belongs_to_its_first_declarer(ranges: list[tuple[int, int]]) -> None:
+def test_disjoint_ranges_hold_the_same_ports_and_each_belongs_to_its_first_declarer(
+    ranges: list[tuple[int, int]],
+) -> None:
     declared = [(first, last, str(number)) for number, (first, last) in enumerate(ranges)]
     wanted: dict[int, str] = {}
     for first, last, owner in declared:
         for port in range(first, last + 1):
             wanted.setdefault(port, owner)
-    got = [(port, owner) for first, last, owner in disjoint(declared) for port in range(first, last + 1)]
+    got = [
+        (port, owner)
+        for first, last, owner in disjoint(declared)
+        for port in range(first, last + 1)
+    ]
     assert Counter(got) == Counter(wanted.items())
 
 

@@ -18,7 +18,10 @@ from vcloud.compile.guest.cloudinit import FINISH, network_config, seed_files, s
 from vcloud.compile.guest.identity import hosts_file
 from vcloud.design.model import Design, Disk, GuestFile, Ready, Vm
 
-DESIGN = replace(build_design("dmz app lab:open", {"web": "dmz", "own": "app lab"}), authorized_keys=("ssh-ed25519 AAAA me",))
+DESIGN = replace(
+    build_design("dmz app lab:open", {"web": "dmz", "own": "app lab"}),
+    authorized_keys=("ssh-ed25519 AAAA me",),
+)
 OWN = vm_named(DESIGN, "own")
 KEY = (b"-----BEGIN OPENSSH PRIVATE KEY-----\nsecret\n", "ssh-ed25519 BBBB")
 
@@ -32,7 +35,10 @@ def cloud_config(vm: Vm, key: tuple[bytes, str] | None = None, design: Design = 
 def files_of(vm: Vm) -> dict[str, tuple[str, str, bytes]]:
     written = cloud_config(vm)["write_files"]
     assert all(file["encoding"] == "b64" for file in written)
-    return {file["path"]: (file["permissions"], file["owner"], base64.b64decode(file["content"])) for file in written}
+    return {
+        file["path"]: (file["permissions"], file["owner"], base64.b64decode(file["content"]))
+        for file in written
+    }
 
 
 def instance(design: Design, vm: Vm, key: tuple[bytes, str] | None = None) -> str:
@@ -43,7 +49,9 @@ def test_the_vm_has_its_name_and_lets_in_whom_the_file_names() -> None:
     config = cloud_config(OWN)
     assert (config["hostname"], config["ssh_authorized_keys"]) == ("own", ["ssh-ed25519 AAAA me"])
     assert not {"fqdn", "runcmd", "packages"} & set(config)
-    assert "ssh_authorized_keys" not in cloud_config(OWN, design=replace(DESIGN, authorized_keys=()))
+    assert "ssh_authorized_keys" not in cloud_config(
+        OWN, design=replace(DESIGN, authorized_keys=())
+    )
 
 
 def test_only_the_first_boot_brings_the_host_key() -> None:
@@ -56,11 +64,15 @@ def test_only_the_first_boot_brings_the_host_key() -> None:
 
 
 def test_cloud_init_applies_again_what_has_changed_and_nothing_else() -> None:
-    """By the instance id, which the key has no part in: a first boot's content is not new to the second."""
+    """By the instance id, which the key has no part in: a first boot's content is not new to the
+    second.
+    """
     assert instance(DESIGN, OWN, KEY) == instance(DESIGN, OWN)
     grown = build_design("dmz app lab:open", {"web": "dmz x2", "own": "app lab"})
     assert instance(grown, vm_named(grown, "own")) != instance(DESIGN, OWN)
-    assert instance(DESIGN, replace(OWN, files=(GuestFile("/etc/motd", b"x", 0o644, "root:root"),))) != instance(DESIGN, OWN)
+    assert instance(
+        DESIGN, replace(OWN, files=(GuestFile("/etc/motd", b"x", 0o644, "root:root"),))
+    ) != instance(DESIGN, OWN)
 
 
 def test_files_arrive_byte_for_byte() -> None:
@@ -71,7 +83,9 @@ def test_files_arrive_byte_for_byte() -> None:
 
 
 def test_run_lines_and_readiness_are_files_that_the_last_script_finds() -> None:
-    files = files_of(replace(OWN, run=("echo 'a: b'", "false"), ready=Ready(8080, "test -e /x", 90)))
+    files = files_of(
+        replace(OWN, run=("echo 'a: b'", "false"), ready=Ready(8080, "test -e /x", 90))
+    )
     assert files["/var/lib/vcloud/run/0"][2] == b"echo 'a: b'\n"
     assert files["/var/lib/vcloud/run/1"][2] == b"false\n"
     assert files["/var/lib/vcloud/waits"][2] == b"1F90 90\n"
@@ -81,9 +95,19 @@ def test_run_lines_and_readiness_are_files_that_the_last_script_finds() -> None:
 
 
 def test_data_disks_are_known_by_their_serial_and_never_made_anew() -> None:
-    disks = (Disk("data", 1 << 30, "vdb", "vm.shop.own.data.qcow2", "/srv"), Disk("raw", 1 << 30, "vdc", "vm.shop.own.raw.qcow2", ""))
+    disks = (
+        Disk("data", 1 << 30, "vdb", "vm.shop.own.data.qcow2", "/srv"),
+        Disk("raw", 1 << 30, "vdc", "vm.shop.own.raw.qcow2", ""),
+    )
     config = cloud_config(replace(OWN, disks=disks))
-    assert config["fs_setup"] == [{"device": "/dev/disk/by-id/virtio-data", "filesystem": "ext4", "partition": "any", "overwrite": False}]
+    assert config["fs_setup"] == [
+        {
+            "device": "/dev/disk/by-id/virtio-data",
+            "filesystem": "ext4",
+            "partition": "any",
+            "overwrite": False,
+        }
+    ]
     assert [mount[:2] for mount in config["mounts"]] == [["/dev/disk/by-id/virtio-data", "/srv"]]
     assert "mounts" not in cloud_config(OWN)
 
@@ -97,10 +121,16 @@ def test_in_a_zone_the_firewall_is_the_only_neighbour_and_in_an_open_one_the_pre
     assert closed["addresses"] == [f"{OWN.nics[0].address4}/32", f"{OWN.nics[0].address6}/128"]
     assert closed["routes"] == [
         {"to": anywhere, "via": str(gateway), "on-link": True, **table}
-        for anywhere, gateway in (("0.0.0.0/0", app.gateway.address4), ("::/0", app.gateway.address6))
+        for anywhere, gateway in (
+            ("0.0.0.0/0", app.gateway.address4),
+            ("::/0", app.gateway.address6),
+        )
         for table in ({}, {"table": 100})
     ]
-    assert plain["addresses"] == [f"{OWN.nics[1].address4}/{lab.prefix4.prefixlen}", f"{OWN.nics[1].address6}/{lab.prefix6.prefixlen}"]
+    assert plain["addresses"] == [
+        f"{OWN.nics[1].address4}/{lab.prefix4.prefixlen}",
+        f"{OWN.nics[1].address6}/{lab.prefix6.prefixlen}",
+    ]
     assert plain["routing-policy"] == [
         {"from": f"{OWN.nics[1].address4}/32", "table": 101},
         {"from": f"{OWN.nics[1].address6}/128", "table": 101},
@@ -114,7 +144,12 @@ def test_a_second_nic_in_a_closed_zone_reaches_its_prefix_by_itself() -> None:
     design = build_design("app lab", {"own": "app lab"})
     second = yaml.safe_load(network_config(design, vm_named(design, "own")))["ethernets"]["eth1"]
     nic, zone = vm_named(design, "own").nics[1], design.zone("lab")
-    assert {"to": str(zone.prefix4), "via": str(zone.gateway.address4), "on-link": True, "from": str(nic.address4)} in second["routes"]
+    assert {
+        "to": str(zone.prefix4),
+        "via": str(zone.gateway.address4),
+        "on-link": True,
+        "from": str(nic.address4),
+    } in second["routes"]
 
 
 @given(st.text(st.characters(codec="utf-8")), st.binary())

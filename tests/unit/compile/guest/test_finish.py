@@ -1,4 +1,6 @@
-"""The script that ends a boot of a user's own image, run for real with its folder and its serial port replaced by files."""
+"""The script that ends a boot of a user's own image, run for real with its folder and its serial
+port replaced by files.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ class Guest:
 
     def boot(self) -> int:
         text = render("cloudinit/finish.sh")
-        for real, replaced in (("/var/lib/vcloud", self.folder), ("/dev/ttyS0", self.folder / "serial")):
+        for real, replaced in (
+            ("/var/lib/vcloud", self.folder),
+            ("/dev/ttyS0", self.folder / "serial"),
+        ):
             assert real in text
             text = text.replace(real, str(replaced))
         text = text.replace(f">{self.folder}/serial", f">>{self.folder}/serial")
@@ -28,7 +33,11 @@ class Guest:
 
     @property
     def said(self) -> list[str]:
-        return [line.removeprefix("vcloud: ") for line in (self.folder / "serial").read_text().splitlines() if line]
+        return [
+            line.removeprefix("vcloud: ")
+            for line in (self.folder / "serial").read_text().splitlines()
+            if line
+        ]
 
     def run(self, *lines: str) -> None:
         for number, line in enumerate(lines):

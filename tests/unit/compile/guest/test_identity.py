@@ -16,7 +16,19 @@ from vcloud.compile.guest.identity import host_key_lines, identity_lines
 from vcloud.design.model import Design, GuestFile, Nic, Vm
 from vcloud.views.render import UPLINK
 
-DIRECTIVES = ("hostname", "machine-id", "nic", "sysctl", "addr", "neigh", "route", "rule", "dir", "file", "disk")
+DIRECTIVES = (
+    "hostname",
+    "machine-id",
+    "nic",
+    "sysctl",
+    "addr",
+    "neigh",
+    "route",
+    "rule",
+    "dir",
+    "file",
+    "disk",
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +42,19 @@ def vm(design: Design, name: str) -> Vm:
 
 def lines(design: Design, name: str, *directives: str) -> list[str]:
     """The lines of one VM with these directives."""
-    return [line for line in identity_lines(design, vm(design, name), UPLINK) if line.split()[0] in (directives or DIRECTIVES)]
+    return [
+        line
+        for line in identity_lines(design, vm(design, name), UPLINK)
+        if line.split()[0] in (directives or DIRECTIVES)
+    ]
 
 
 def content(design: Design, name: str, path: str) -> bytes:
-    return next(base64.b64decode(line.split()[-1]) for line in lines(design, name, "file") if line.split()[1] == path)
+    return next(
+        base64.b64decode(line.split()[-1])
+        for line in lines(design, name, "file")
+        if line.split()[1] == path
+    )
 
 
 def addresses(nic: Nic) -> tuple[str, str]:
@@ -59,7 +79,9 @@ def test_a_vm_is_called_what_the_file_calls_it_and_finds_each_nic_by_its_mac(rel
 
 
 def test_the_firewall_is_the_only_neighbour_of_a_vm() -> None:
-    """An address of its own size, a neighbour whose MAC is fixed, and one way out through it: nothing else is on the link."""
+    """An address of its own size, a neighbour whose MAC is fixed, and one way out through it:
+    nothing else is on the link.
+    """
     design = shop()
     nic, gateway = vm(design, "db").nics[0], design.zone("cde").gateway
     (four, six), (gate4, gate6) = addresses(nic), addresses(gateway)
@@ -75,10 +97,18 @@ def test_the_firewall_is_the_only_neighbour_of_a_vm() -> None:
     ]
 
 
-def test_of_several_nics_each_answers_by_itself_and_the_first_has_the_default_route(relay: Design) -> None:
-    """Also the first: a neighbour of the second NIC may ask it, and its answer must not leave by the second."""
+def test_of_several_nics_each_answers_by_itself_and_the_first_has_the_default_route(
+    relay: Design,
+) -> None:
+    """Also the first: a neighbour of the second NIC may ask it, and its answer must not leave by
+    the second.
+    """
     first, front = vm(relay, "gate-1").nics[0], relay.zone("front")
-    assert [line for line in lines(relay, "gate-1", "route", "rule") if ":" not in line and ("eth0" in line or line.endswith("100"))] == [
+    assert [
+        line
+        for line in lines(relay, "gate-1", "route", "rule")
+        if ":" not in line and ("eth0" in line or line.endswith("100"))
+    ] == [
         f"route eth0 {front.gateway.address4}/32",
         f"route eth0 0.0.0.0/0 via {front.gateway.address4}",
         f"route eth0 0.0.0.0/0 via {front.gateway.address4} table 100",
@@ -87,7 +117,9 @@ def test_of_several_nics_each_answers_by_itself_and_the_first_has_the_default_ro
     nic, zone = vm(relay, "gate-1").nics[1], relay.zone("back")
     gate = zone.gateway.address4
     assert [
-        line for line in lines(relay, "gate-1", "addr", "route", "rule") if ":" not in line and ("eth1" in line or line.endswith("101"))
+        line
+        for line in lines(relay, "gate-1", "addr", "route", "rule")
+        if ":" not in line and ("eth1" in line or line.endswith("101"))
     ] == [
         f"addr eth1 {nic.address4}/32",
         f"route eth1 {gate}/32",
@@ -100,7 +132,9 @@ def test_of_several_nics_each_answers_by_itself_and_the_first_has_the_default_ro
 def test_each_vm_has_one_default_route_per_family_outside_its_tables(relay: Design) -> None:
     for machine in relay.workloads:
         routes = [line for line in lines(relay, machine.name, "route") if "table" not in line]
-        assert [sum(f" {anywhere} " in line for line in routes) for anywhere in ("0.0.0.0/0", "::/0")] == [1, 1]
+        assert [
+            sum(f" {anywhere} " in line for line in routes) for anywhere in ("0.0.0.0/0", "::/0")
+        ] == [1, 1]
 
 
 def test_in_an_open_zone_everybody_is_a_neighbour(relay: Design) -> None:
@@ -117,7 +151,9 @@ def test_the_firewall_knows_every_vm_and_asks_nobody(relay: Design) -> None:
     for machine in relay.workloads:
         for nic in machine.nics:
             for address in addresses(nic):
-                assert f"neigh {relay.zone(nic.zone).gateway.ifname} {address} {nic.mac}" in neighbours
+                assert (
+                    f"neigh {relay.zone(nic.zone).gateway.ifname} {address} {nic.mac}" in neighbours
+                )
     assert len(neighbours) == 2 * sum(len(machine.nics) for machine in relay.workloads)
 
 
@@ -154,7 +190,9 @@ def test_names_resolve_to_the_nic_by_which_a_vm_is_reached(relay: Design) -> Non
     store = vm(relay, "store")
     for asking, index in (("bench", 1), ("gate-1", 0)):
         hosts = content(relay, asking, "/etc/hosts").decode().splitlines()
-        assert [line for line in hosts if line.endswith(" store")] == [f"{address} store" for address in addresses(store.nics[index])]
+        assert [line for line in hosts if line.endswith(" store")] == [
+            f"{address} store" for address in addresses(store.nics[index])
+        ]
 
 
 def test_a_tier_resolves_to_all_of_its_vms(relay: Design) -> None:
@@ -185,13 +223,17 @@ def test_the_host_key_is_no_part_of_what_is_rendered(relay: Design) -> None:
     private, public = host_key_lines(b"PRIVATE", "ssh-ed25519 AAAA")
     assert private.startswith("file /etc/ssh/ssh_host_ed25519_key 0600 root:root ")
     assert base64.b64decode(public.split()[-1]) == b"ssh-ed25519 AAAA\n"
-    assert not [line for machine in relay.vms for line in lines(relay, machine.name) if "ssh_host" in line]
+    assert not [
+        line for machine in relay.vms for line in lines(relay, machine.name) if "ssh_host" in line
+    ]
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=60))
 def test_no_content_of_a_file_becomes_a_line(text: str) -> None:
     design = build_design("dmz", {"web": "dmz"})
-    hostile = GuestFile("/etc/x", f"{text}\nsysctl net/ipv4/ip_forward 1\n".encode(), 0o644, "root:root")
+    hostile = GuestFile(
+        "/etc/x", f"{text}\nsysctl net/ipv4/ip_forward 1\n".encode(), 0o644, "root:root"
+    )
     machine = replace(design.workloads[0], files=(hostile,))
     result = identity_lines(design, machine, UPLINK)
     assert len(result) == len(identity_lines(design, design.workloads[0], UPLINK)) + 1

@@ -20,7 +20,11 @@ from vcloud.values import Action, Mode
 
 
 def design_with(zones: str = "dmz:inspected lab app-tier:inspected") -> Design:
-    return build_design(zones=zones, vms={"web": "dmz x2", "api": "app-tier", "tool": "lab"}, flows="orders: web -> api tcp/8000")
+    return build_design(
+        zones=zones,
+        vms={"web": "dmz x2", "api": "app-tier", "tool": "lab"},
+        flows="orders: web -> api tcp/8000",
+    )
 
 
 def configuration(design: Design) -> dict[str, object]:
@@ -52,7 +56,10 @@ def test_each_inspected_zone_is_a_wire_in_both_directions() -> None:
 def test_nothing_that_was_seen_is_written_to_the_log() -> None:
     (eve,) = configuration(design_with())["outputs"]  # type: ignore[misc]
     alert, drop = eve["eve-log"]["types"]
-    assert {alert["alert"][key] for key in ("payload", "payload-printable", "packet", "http-body", "http-body-printable")} == {False}
+    assert {
+        alert["alert"][key]
+        for key in ("payload", "payload-printable", "packet", "http-body", "http-body-printable")
+    } == {False}
     assert alert["alert"]["metadata"]["app-layer"] is False
     assert set(drop) == {"drop"}
 
@@ -65,11 +72,17 @@ def test_variables_hold_every_zone_in_both_versions_of_ip() -> None:
 
 
 def test_variables_hold_the_groups_that_rules_name() -> None:
-    design = build_design(zones="dmz:inspected", vms={"web": "dmz x100"}, flows="all: web -> web tcp/80")
+    design = build_design(
+        zones="dmz:inspected", vms={"web": "dmz x100"}, flows="all: web -> web tcp/80"
+    )
     detector = Detector("cards", "card-number", "", 1, ("dmz",), ("all",), Action.BLOCK, Product())
     files = ips_files(replace(design, inspection=replace(design.inspection, detectors=(detector,))))
     groups = yaml.safe_load(files[f"{FOLDER}/vars.yaml"])["vars"]["address-groups"]
-    named = set(re.findall(r"\$(\w+)", files[f"{FOLDER}/rules/leaks.rules"].decode() + "".join(groups.values())))
+    named = set(
+        re.findall(
+            r"\$(\w+)", files[f"{FOLDER}/rules/leaks.rules"].decode() + "".join(groups.values())
+        )
+    )
     assert any(name.startswith("NICS_") for name in named)
     assert named == set(groups) - {"VAPP"}
 
@@ -79,7 +92,9 @@ def test_only_inspected_zones_touch_what_takes_a_restart() -> None:
         return ips_files(design)[f"{FOLDER}/suricata.yaml"]
 
     assert fixed(design_with("dmz:inspected lab app-tier:inspected more")) == fixed(design_with())
-    assert fixed(design_with("dmz:inspected lab:inspected app-tier:inspected")) != fixed(design_with())
+    assert fixed(design_with("dmz:inspected lab:inspected app-tier:inspected")) != fixed(
+        design_with()
+    )
 
 
 @pytest.mark.parametrize(("mode", "action"), [(Mode.PREVENT, "drop"), (Mode.DETECT, "alert")])
@@ -87,7 +102,9 @@ def test_the_mode_decides_what_attack_rules_do(mode: Mode, action: str) -> None:
     design = design_with()
     design = replace(design, inspection=replace(design.inspection, mode=mode))
     lines = ips_files(design)[f"{FOLDER}/rules/attacks.rules"].decode().splitlines()
-    assert [line.split()[0] for line in lines if not line.startswith("#")] == [action] * len(SHIPPED)
+    assert [line.split()[0] for line in lines if not line.startswith("#")] == [action] * len(
+        SHIPPED
+    )
 
 
 def test_the_digest_is_what_sha256sum_makes_of_the_folder(tmp_path: Path) -> None:
@@ -97,7 +114,10 @@ def test_the_digest_is_what_sha256sum_makes_of_the_folder(tmp_path: Path) -> Non
         place.parent.mkdir(exist_ok=True)
         place.write_bytes(content)
     listing = subprocess.run(
-        ["sh", "-c", "find . -type f -exec sha256sum {} + | LC_ALL=C sort -k 2"], cwd=tmp_path, check=True, capture_output=True
+        ["sh", "-c", "find . -type f -exec sha256sum {} + | LC_ALL=C sort -k 2"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
     ).stdout
     assert ips_digest(files) == hashlib.sha256(listing).hexdigest()
 

@@ -86,7 +86,9 @@ def design_with(*detectors: Detector) -> Design:
 
 
 @pytest.mark.parametrize("number", PUBLISHED)
-def test_published_test_numbers_are_cards_and_no_longer_with_another_check_digit(number: str) -> None:
+def test_published_test_numbers_are_cards_and_no_longer_with_another_check_digit(
+    number: str,
+) -> None:
     assert is_card_number(number)
     assert not is_card_number(number[:-1] + str((int(number[-1]) + 1) % 10))
 
@@ -100,7 +102,9 @@ def test_every_number_that_a_brand_issues_is_a_card(brand: object, data: st.Data
     assert is_card_number(stem + check_digit(stem))
 
 
-@pytest.mark.parametrize("number", ["", "4", "1732406400123", "9999999999999999", "411111111111111111111111"])
+@pytest.mark.parametrize(
+    "number", ["", "4", "1732406400123", "9999999999999999", "411111111111111111111111"]
+)
 def test_other_numbers_are_no_cards(number: str) -> None:
     assert not is_card_number(number)
 
@@ -122,8 +126,15 @@ def test_each_detector_and_channel_keeps_its_sid_when_others_come_and_go() -> No
 def test_pattern_and_scripts_agree_on_what_stands_between_digits() -> None:
     scripts = dict(leak_rules(design_with(detector())).scripts)
     for channel in CHANNELS:
-        text, separators = scripts[f"card-number-{channel.argument}{'-dotted' if channel.dotted else ''}.lua"], separators_in(channel)
-        assert "".join("%" + {"\t": r"\t"}.get(separator, separator) for separator in separators) + "]*" in text
+        text, separators = (
+            scripts[f"card-number-{channel.argument}{'-dotted' if channel.dotted else ''}.lua"],
+            separators_in(channel),
+        )
+        assert (
+            "".join("%" + {"\t": r"\t"}.get(separator, separator) for separator in separators)
+            + "]*"
+            in text
+        )
         assert re.search(rf"\bwidest = .*, {WIDEST_GAP}$", text, re.MULTILINE)
         for separator in separators:
             assert re.search(CANDIDATE, (separator * WIDEST_GAP).join("4111111111111"))
@@ -133,14 +144,21 @@ def test_pattern_and_scripts_agree_on_what_stands_between_digits() -> None:
 def test_rules_leave_a_set_of_zones_and_say_which_detector_they_are() -> None:
     lines = leak_rules(design_with(detector(zones=("app", "cde")))).lines
     assert len(lines) == len(CHANNELS)
-    assert all(" [$ZONE_APP,$ZONE_CDE] any -> ![$ZONE_APP,$ZONE_CDE] any " in line for line in lines)
-    assert all(f"metadata:detector card-number, channel {channel.name};" in line for line, channel in zip(lines, CHANNELS, strict=True))
+    assert all(
+        " [$ZONE_APP,$ZONE_CDE] any -> ![$ZONE_APP,$ZONE_CDE] any " in line for line in lines
+    )
+    assert all(
+        f"metadata:detector card-number, channel {channel.name};" in line
+        for line, channel in zip(lines, CHANNELS, strict=True)
+    )
     assert not any("shop.yaml" in line or "line 7" in line for line in lines)
 
 
 @pytest.mark.parametrize(("action", "word"), [(Action.BLOCK, "drop"), (Action.ALERT, "alert")])
 def test_the_detectors_own_action_decides(action: Action, word: str) -> None:
-    assert {line.split()[0] for line in leak_rules(design_with(detector(action=action))).lines} == {word}
+    assert {line.split()[0] for line in leak_rules(design_with(detector(action=action))).lines} == {
+        word
+    }
 
 
 def test_an_exception_marks_exactly_its_connections_and_is_asked_for_by_every_rule() -> None:
@@ -155,7 +173,10 @@ def test_an_exception_marks_exactly_its_connections_and_is_asked_for_by_every_ru
 
 def test_another_exception_has_another_bit_so_that_old_connections_lose_theirs() -> None:
     bits = {
-        leak_rules(design_with(detector(excepted=(flow,)))).lines[-1].split("flowbits:isnotset,")[1].split(";")[0]
+        leak_rules(design_with(detector(excepted=(flow,))))
+        .lines[-1]
+        .split("flowbits:isnotset,")[1]
+        .split(";")[0]
         for flow in ("acquirer", "parcels")
     }
     assert len(bits) == 2
@@ -165,16 +186,25 @@ def test_a_flow_between_vms_is_excepted_by_their_addresses_and_ports() -> None:
     design = design_with(detector(excepted=("orders",), zones=("dmz",)))
     setter = leak_rules(design).lines[0]
     nics = [vm.nics[0] for vm in design.workloads]
-    assert all(str(address) in setter for nic in nics[:3] for address in (nic.address4, nic.address6))
+    assert all(
+        str(address) in setter for nic in nics[:3] for address in (nic.address4, nic.address6)
+    )
     assert not any(str(address) in setter for address in (nics[3].address4, nics[3].address6))
     assert "] 8000:8010 (" in setter
 
 
 def test_an_exception_of_many_vms_stands_in_groups_that_suricata_can_read() -> None:
     design = build_design(
-        zones="dmz:inspected app", vms={"web": "dmz x250", "api": "app"}, flows="all: web -> web tcp/80\n up: web -> api udp/53"
+        zones="dmz:inspected app",
+        vms={"web": "dmz x250", "api": "app"},
+        flows="all: web -> web tcp/80\n up: web -> api udp/53",
     )
-    design = replace(design, inspection=replace(design.inspection, detectors=(detector(zones=("dmz",), excepted=("all", "up")),)))
+    design = replace(
+        design,
+        inspection=replace(
+            design.inspection, detectors=(detector(zones=("dmz",), excepted=("all", "up")),)
+        ),
+    )
     rules = leak_rules(design)
     groups = dict(rules.groups)
     setters = [line.partition(" (")[0].split() for line in rules.lines if "flowbits:set," in line]
@@ -183,9 +213,17 @@ def test_an_exception_of_many_vms_stands_in_groups_that_suricata_can_read() -> N
     def members(text: str) -> set[str]:
         """The addresses that a list stands for."""
         words = text.strip("[]").split(",")
-        return {address for word in words for address in (members(groups[word[1:]]) if word.startswith("$") else {word})}
+        return {
+            address
+            for word in words
+            for address in (members(groups[word[1:]]) if word.startswith("$") else {word})
+        }
 
-    webs = {str(address) for vm in design.workloads[:250] for address in (vm.nics[0].address4, vm.nics[0].address6)}
+    webs = {
+        str(address)
+        for vm in design.workloads[:250]
+        for address in (vm.nics[0].address4, vm.nics[0].address6)
+    }
     api = design.workloads[250].nics[0]
     assert [(rule[1], members(rule[2]), members(rule[5]), rule[6]) for rule in setters] == [
         ("tcp", webs, webs, "80"),
@@ -208,7 +246,9 @@ def test_no_character_of_a_pattern_can_end_its_rule(character: str) -> None:
         text = escaped(written)
         assert not re.search(r'["/;]|[^ -~]', text)
         for subject in (character, f"a{character}b", "ab", "x"):
-            assert bool(re.search(text.encode(), subject.encode())) == bool(re.search(written, subject))
+            assert bool(re.search(text.encode(), subject.encode())) == bool(
+                re.search(written, subject)
+            )
 
 
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30))
@@ -236,9 +276,13 @@ def test_counting_needs_so_many_matches() -> None:
     ],
 )
 @pytest.mark.parametrize("at_least", [1, 3])
-def test_the_payloads_of_a_pattern_hold_as_many_matches_as_it_wants_and_one_too_few(regex: str, at_least: int) -> None:
+def test_the_payloads_of_a_pattern_hold_as_many_matches_as_it_wants_and_one_too_few(
+    regex: str, at_least: int
+) -> None:
     for pair in payloads_of(pattern(regex, at_least)):
-        counts = [len(re.findall(regex, payload.decode())) for payload in (pair.stopped, pair.passed)]
+        counts = [
+            len(re.findall(regex, payload.decode())) for payload in (pair.stopped, pair.passed)
+        ]
         assert counts[0] >= at_least > counts[1]
 
 
@@ -256,7 +300,9 @@ def test_a_pattern_that_matches_every_http_message_has_no_test_payload() -> None
 
 def test_payloads_of_card_numbers_differ_in_the_last_check_digit() -> None:
     for pair in payloads_of(detector(at_least=3)):
-        numbers = [re.findall(r"\d{13,}", payload.decode()) for payload in (pair.stopped, pair.passed)]
+        numbers = [
+            re.findall(r"\d{13,}", payload.decode()) for payload in (pair.stopped, pair.passed)
+        ]
         assert [sum(map(is_card_number, found)) for found in numbers] == [3, 2]
 
 
@@ -266,8 +312,12 @@ def test_every_kind_that_a_file_may_name_has_a_module_and_no_other() -> None:
 
 @pytest.mark.parametrize("at_least", [1, 4])
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_each_kind_finds_its_own_sample_and_not_the_one_much_like_it(kind: str, at_least: int) -> None:
-    sample = detector("sample", kind=kind, regex="ID-[0-9]{6}" if kind == "regex" else "", at_least=at_least)
+def test_each_kind_finds_its_own_sample_and_not_the_one_much_like_it(
+    kind: str, at_least: int
+) -> None:
+    sample = detector(
+        "sample", kind=kind, regex="ID-[0-9]{6}" if kind == "regex" else "", at_least=at_least
+    )
     found, not_found = kind_of(sample).sample_texts(sample)
     assert found != not_found
     assert kind_of(sample).is_found(sample, found)

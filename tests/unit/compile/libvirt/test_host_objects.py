@@ -1,4 +1,6 @@
-"""XML of what vcloud keeps on a host beside domains and zones: pools, volumes, records, the NAT network, test boots, guest ports."""
+"""XML of what vcloud keeps on a host beside domains and zones: pools, volumes, records, the NAT
+network, test boots, guest ports.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,15 @@ from vcloud.views.render import UPLINK
 
 SCHEMAS = Path("/usr/share/libvirt/schemas")
 UUID = uuid_of("test", "one")
-XML_TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"], exclude_characters="\ufffe\uffff"), max_size=60)
-HOSTILE = XML_TEXT | st.sampled_from(['"/><evil/>', "</name><evil/>", "]]>", "&lt;", "<!--", "'\"<>&", "{{ name }}", "{% raw %}"])
+XML_TEXT = st.text(
+    st.characters(
+        codec="utf-8", exclude_categories=["Cc", "Cs"], exclude_characters="\ufffe\uffff"
+    ),
+    max_size=60,
+)
+HOSTILE = XML_TEXT | st.sampled_from(
+    ['"/><evil/>', "</name><evil/>", "]]>", "&lt;", "<!--", "'\"<>&", "{{ name }}", "{% raw %}"]
+)
 TEXTS = {
     "storagepool": [
         render_pool(PoolView("vcloud", "/var/lib/libvirt/images/vcloud", "0711", UUID)),
@@ -37,10 +46,15 @@ TEXTS = {
     ],
     "network": [
         render_nat_network("vcloud-uplink", "vcloud-up", UPLINK),
-        render_nat_network("vcloud-uplink", "vcloud-up", replace(UPLINK, address6=None, gateway6=None)),
+        render_nat_network(
+            "vcloud-uplink", "vcloud-up", replace(UPLINK, address6=None, gateway6=None)
+        ),
         render_record("vcloud-manifest-shop", UUID, {"pid": "7"}, '{"phase": "ready"}'),
     ],
-    "domain": [render_test_boot("vcloud-probe-1", "/kernel", "/initrd", HostFacts(name)) for name in ("kvm", "tcg")],
+    "domain": [
+        render_test_boot("vcloud-probe-1", "/kernel", "/initrd", HostFacts(name))
+        for name in ("kvm", "tcg")
+    ],
 }
 CASES = [(kind, text) for kind, texts in TEXTS.items() for text in texts]
 
@@ -69,22 +83,33 @@ def test_the_schemas_refuse_a_strange_element(kind: str) -> None:
 
 def test_a_volume_is_for_its_owner_only_and_lies_over_its_backing_file() -> None:
     root = etree.fromstring(TEXTS["storagevol"][0].encode())
-    assert (root.findtext("target/permissions/mode"), root.findtext("capacity"), root.findtext("allocation")) == ("0600", str(1 << 30), "0")
+    assert (
+        root.findtext("target/permissions/mode"),
+        root.findtext("capacity"),
+        root.findtext("allocation"),
+    ) == ("0600", str(1 << 30), "0")
     assert root.findtext("backingStore/path") == "/pool/image.qcow2"
     assert etree.fromstring(TEXTS["storagevol"][1].encode()).find("backingStore") is None
 
 
 def test_the_nat_network_has_the_gateways_and_answers_no_dhcp_and_no_dns() -> None:
-    uplink = replace(UPLINK, address4=IPv4Interface("172.16.3.9/24"), gateway4=IPv4Address("172.16.3.1"))
+    uplink = replace(
+        UPLINK, address4=IPv4Interface("172.16.3.9/24"), gateway4=IPv4Address("172.16.3.1")
+    )
     root = etree.fromstring(render_nat_network("vcloud-uplink", "vcloud-up", uplink).encode())
-    assert [(ip.get("address"), ip.get("prefix")) for ip in root.findall("ip")] == [("172.16.3.1", "24"), ("2001:db8:198:18::1", "64")]
+    assert [(ip.get("address"), ip.get("prefix")) for ip in root.findall("ip")] == [
+        ("172.16.3.1", "24"),
+        ("2001:db8:198:18::1", "64"),
+    ]
     assert root.find("dns").get("enable") == "no"
     assert root.find("ip/dhcp") is None
     assert root.find("forward").get("mode") == "nat"
 
 
 @given(HOSTILE, HOSTILE, HOSTILE)
-def test_a_record_keeps_every_text_and_no_text_breaks_out_of_it(name: str, value: str, text: str) -> None:
+def test_a_record_keeps_every_text_and_no_text_breaks_out_of_it(
+    name: str, value: str, text: str
+) -> None:
     xml = render_record(name, UUID, {"key": value}, text)
     assert elements(xml) == elements(render_record("a", UUID, {"key": "b"}, "c"))
     root = etree.fromstring(xml.encode())
@@ -95,9 +120,18 @@ def test_a_record_keeps_every_text_and_no_text_breaks_out_of_it(name: str, value
 @given(HOSTILE, HOSTILE)
 def test_no_text_breaks_out_of_the_others(name: str, path: str) -> None:
     pairs = (
-        (render_pool(PoolView(name, path, "0711", UUID)), render_pool(PoolView("a", "b", "0711", UUID))),
-        (render_volume(VolumeView(name, 1, "raw", path or "/")), render_volume(VolumeView("a", 1, "raw", "b"))),
-        (render_test_boot(name, path, path, HostFacts("kvm")), render_test_boot("a", "b", "b", HostFacts("kvm"))),
+        (
+            render_pool(PoolView(name, path, "0711", UUID)),
+            render_pool(PoolView("a", "b", "0711", UUID)),
+        ),
+        (
+            render_volume(VolumeView(name, 1, "raw", path or "/")),
+            render_volume(VolumeView("a", 1, "raw", "b")),
+        ),
+        (
+            render_test_boot(name, path, path, HostFacts("kvm")),
+            render_test_boot("a", "b", "b", HostFacts("kvm")),
+        ),
         (render_guest_port(name), render_guest_port("a")),
     )
     for hostile, plain in pairs:

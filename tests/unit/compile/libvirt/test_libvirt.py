@@ -22,13 +22,27 @@ from vcloud.marks import NAMESPACE, NetworkMarks
 from vcloud.views.render import UPLINK
 
 SCHEMAS = Path("/usr/share/libvirt/schemas")
-BOOT = BootFiles("/pool/root.qcow2", "/pool/console.log", "/pool/kernel", "/pool/initrd", "console=ttyS0 quiet")
+BOOT = BootFiles(
+    "/pool/root.qcow2", "/pool/console.log", "/pool/kernel", "/pool/initrd", "console=ttyS0 quiet"
+)
 FIRMWARE = BootFiles("/pool/root.qcow2", "/pool/console.log", seed="/pool/seed.iso")
 DESIGNS = (shop(), design_of_text(TWO_HOMES))
-NETWORKS = [(design, zone, network) for design in DESIGNS for zone in design.zones for network in zone_networks(zone)]
+NETWORKS = [
+    (design, zone, network)
+    for design in DESIGNS
+    for zone in design.zones
+    for network in zone_networks(zone)
+]
 MACHINES = [(design, vm) for design in DESIGNS for vm in design.vms]
-XML_TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"], exclude_characters="\ufffe\uffff"), max_size=60)
-HOSTILE = XML_TEXT | st.sampled_from(['"/><evil/>', "</name><evil/>", "]]>", "&lt;", "<!--", "'\"<>&", "{{ vm }}", "{% raw %}"])
+XML_TEXT = st.text(
+    st.characters(
+        codec="utf-8", exclude_categories=["Cc", "Cs"], exclude_characters="\ufffe\uffff"
+    ),
+    max_size=60,
+)
+HOSTILE = XML_TEXT | st.sampled_from(
+    ['"/><evil/>', "</name><evil/>", "]]>", "&lt;", "<!--", "'\"<>&", "{{ vm }}", "{% raw %}"]
+)
 
 
 @cache
@@ -36,9 +50,22 @@ def schema(kind: str) -> Any:
     return etree.RelaxNG(etree.parse(SCHEMAS / f"{kind}.rng"))
 
 
-def domain(vm: Vm, accelerator: str = "tcg", uplink: Uplink = UPLINK, boot: BootFiles = BOOT, vapp: str = "shop") -> str:
+def domain(
+    vm: Vm,
+    accelerator: str = "tcg",
+    uplink: Uplink = UPLINK,
+    boot: BootFiles = BOOT,
+    vapp: str = "shop",
+) -> str:
     paths = {disk.volume: f"/pool/{disk.volume}" for disk in vm.disks}
-    return render_domain(vm, uplink, HostFacts(accelerator), boot, paths, {"vapp": vapp, "name": vm.name, "role": vm.role.value})
+    return render_domain(
+        vm,
+        uplink,
+        HostFacts(accelerator),
+        boot,
+        paths,
+        {"vapp": vapp, "name": vm.name, "role": vm.role.value},
+    )
 
 
 def interfaces(text: str) -> list[Any]:
@@ -53,14 +80,24 @@ def elements(text: str) -> list[str]:
 @pytest.mark.parametrize("accelerator", ["tcg", "kvm"])
 @pytest.mark.parametrize("boot", [BOOT, FIRMWARE], ids=["kernel", "firmware"])
 @pytest.mark.parametrize(("design", "vm"), MACHINES, ids=[vm.domain for _, vm in MACHINES])
-def test_libvirts_schema_accepts_every_domain(design: Design, vm: Vm, boot: BootFiles, accelerator: str) -> None:
+def test_libvirts_schema_accepts_every_domain(
+    design: Design, vm: Vm, boot: BootFiles, accelerator: str
+) -> None:
     document = etree.fromstring(domain(vm, accelerator, boot=boot, vapp=design.vapp).encode())
     assert schema("domain").validate(document), schema("domain").error_log
 
 
-@pytest.mark.parametrize(("design", "zone", "network"), NETWORKS, ids=[network.name for *_, network in NETWORKS])
-def test_libvirts_schema_accepts_every_network(design: Design, zone: Zone, network: Network) -> None:
-    document = etree.fromstring(render_network(network, NetworkMarks(design.vapp, zone.name, "digest").attributes()).encode())
+@pytest.mark.parametrize(
+    ("design", "zone", "network"), NETWORKS, ids=[network.name for *_, network in NETWORKS]
+)
+def test_libvirts_schema_accepts_every_network(
+    design: Design, zone: Zone, network: Network
+) -> None:
+    document = etree.fromstring(
+        render_network(
+            network, NetworkMarks(design.vapp, zone.name, "digest").attributes()
+        ).encode()
+    )
     assert schema("network").validate(document), schema("network").error_log
 
 
@@ -69,7 +106,9 @@ def test_libvirts_schema_accepts_the_filter_and_every_workload_has_it(design: De
     document = etree.fromstring(render_filter(design.vapp).encode())
     assert schema("nwfilter").validate(document), schema("nwfilter").error_log
     for vm in design.vms:
-        filters = [element.find("filterref") for element in interfaces(domain(vm, vapp=design.vapp))]
+        filters = [
+            element.find("filterref") for element in interfaces(domain(vm, vapp=design.vapp))
+        ]
         wanted = document.get("name") if vm.role is Role.WORKLOAD else None
         assert {None if ref is None else ref.get("filter") for ref in filters} == {wanted}
 
@@ -80,10 +119,16 @@ def test_the_schema_refuses_what_is_wrong() -> None:
     assert not schema("domain").validate(etree.fromstring(text.encode()))
 
 
-@pytest.mark.parametrize(("design", "zone", "network"), NETWORKS, ids=[network.name for *_, network in NETWORKS])
+@pytest.mark.parametrize(
+    ("design", "zone", "network"), NETWORKS, ids=[network.name for *_, network in NETWORKS]
+)
 def test_the_host_is_no_part_of_a_zone(design: Design, zone: Zone, network: Network) -> None:
     """No address, no forwarding, no DHCP, no DNS: a bridge and nothing more."""
-    root = etree.fromstring(render_network(network, NetworkMarks(design.vapp, zone.name, "digest").attributes()).encode())
+    root = etree.fromstring(
+        render_network(
+            network, NetworkMarks(design.vapp, zone.name, "digest").attributes()
+        ).encode()
+    )
     assert [child.tag for child in root] == ["name", "uuid", "metadata", "bridge"]
     assert root.find("bridge").get("name") == network.bridge
     assert root.find(f"metadata/{{{NAMESPACE}}}network").attrib == {
@@ -95,8 +140,12 @@ def test_the_host_is_no_part_of_a_zone(design: Design, zone: Zone, network: Netw
 
 
 @pytest.mark.parametrize(("design", "vm"), MACHINES, ids=[vm.domain for _, vm in MACHINES])
-def test_links_of_workloads_are_down_until_the_protection_is_in_force(design: Design, vm: Vm) -> None:
-    states = {element.find("link").get("state") for element in interfaces(domain(vm, vapp=design.vapp))}
+def test_links_of_workloads_are_down_until_the_protection_is_in_force(
+    design: Design, vm: Vm
+) -> None:
+    states = {
+        element.find("link").get("state") for element in interfaces(domain(vm, vapp=design.vapp))
+    }
     assert states == {"down" if vm.role is Role.WORKLOAD else "up"}
 
 
@@ -110,14 +159,18 @@ def test_a_link_is_raised_and_cut_by_the_xml_of_the_same_nic() -> None:
 
 @pytest.mark.parametrize(("design", "vm"), MACHINES, ids=[vm.domain for _, vm in MACHINES])
 def test_nics_are_what_the_design_says(design: Design, vm: Vm) -> None:
-    """Network, MAC and name; isolation at the bridge; offloads off exactly where the IPS is in the path."""
+    """Network, MAC and name; isolation at the bridge; offloads off exactly where the IPS is in the
+    path.
+    """
     for nic, element in zip(vm.nics, interfaces(domain(vm, vapp=design.vapp)), strict=True):
         assert element.find("source").get("network") == (nic.network or UPLINK.network)
         assert element.find("mac").get("address") == nic.mac
         assert element.find("target").get("dev") == nic.tap
         assert (element.find("port[@isolated='yes']") is not None) == nic.isolated
         offloads = element.find("driver/guest")
-        assert (offloads is not None and set(offloads.attrib.values()) == {"off"}) == nic.plain_offloads
+        assert (
+            offloads is not None and set(offloads.attrib.values()) == {"off"}
+        ) == nic.plain_offloads
 
 
 def test_in_a_closed_zone_only_workloads_are_isolated() -> None:
@@ -142,9 +195,12 @@ def test_the_accelerator_decides_type_and_cpu() -> None:
 
 
 def test_data_disks_follow_the_root_disk_and_carry_their_name() -> None:
-    root = etree.fromstring(domain(next(vm for vm in DESIGNS[1].workloads if vm.name == "store")).encode())
+    root = etree.fromstring(
+        domain(next(vm for vm in DESIGNS[1].workloads if vm.name == "store")).encode()
+    )
     disks = [
-        (disk.find("target").get("dev"), disk.findtext("serial"), disk.find("source").get("file")) for disk in root.iterfind("devices/disk")
+        (disk.find("target").get("dev"), disk.findtext("serial"), disk.find("source").get("file"))
+        for disk in root.iterfind("devices/disk")
     ]
     assert disks == [
         ("vda", None, "/pool/root.qcow2"),
@@ -168,7 +224,9 @@ def test_no_text_breaks_out_of_a_domain(name: str, path: str, mark: str) -> None
     """Types upstream are narrower; the template is safe without them."""
     vm = DESIGNS[0].workloads[0]
     boot = replace(BOOT, disk=path, cmdline=mark)
-    text = domain(replace(vm, domain=name), boot=boot, vapp=mark, uplink=replace(UPLINK, network=name))
+    text = domain(
+        replace(vm, domain=name), boot=boot, vapp=mark, uplink=replace(UPLINK, network=name)
+    )
     assert elements(text) == elements(domain(vm))
     root = etree.fromstring(text.encode())
     assert root.findtext("name") == name
@@ -179,6 +237,10 @@ def test_no_text_breaks_out_of_a_domain(name: str, path: str, mark: str) -> None
 @given(HOSTILE, HOSTILE)
 def test_no_text_breaks_out_of_a_network(name: str, vapp: str) -> None:
     zone = DESIGNS[0].zones[0]
-    text = render_network(replace(zone.network, name=name, bridge=name), NetworkMarks(vapp, name).attributes())
-    assert elements(text) == elements(render_network(zone.network, NetworkMarks("shop", zone.name).attributes()))
+    text = render_network(
+        replace(zone.network, name=name, bridge=name), NetworkMarks(vapp, name).attributes()
+    )
+    assert elements(text) == elements(
+        render_network(zone.network, NetworkMarks("shop", zone.name).attributes())
+    )
     assert etree.fromstring(text.encode()).findtext("name") == name
