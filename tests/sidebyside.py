@@ -13,7 +13,7 @@ at once.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -31,7 +31,8 @@ SECONDS = {
     "tests/nested/test_nested.py": 700,
     "tests/vm/shop": 600,
     "tests/vm/test_cloud_image.py": 500,
-    "tests/vm/test_warm.py": 480,
+    "tests/vm/test_memory_images.py": 300,
+    "tests/vm/test_warm.py": 200,
     "tests/vm/test_change.py": 420,
     "tests/vm/test_interrupted.py": 240,
     "tests/vm/test_images.py": 240,
@@ -93,17 +94,19 @@ def longest_first(items: Iterable[pytest.Item]) -> list[pytest.Item]:
     )
 
 
-def may_begin(group: str, beside: Sequence[str]) -> bool:
-    """Whether a group of tests can begin beside others, without waiting for an image and without
-    starving their VMs.
+def may_begin(group: str, others: Sequence[Collection[str]]) -> bool:
+    """Whether a group of tests can begin beside the groups of the other workers, without waiting
+    for an image and without starving their VMs.
     """
-    if IMAGES in beside and group.startswith(NEED_IMAGES):
+    if group.startswith(NEED_IMAGES) and any(IMAGES in groups for groups in others):
         return False
-    return not group.startswith(BOOT_VMS) or not all_processors_are_taken(beside)
+    return not group.startswith(BOOT_VMS) or not all_processors_are_taken(others)
 
 
-def all_processors_are_taken(running: Sequence[str]) -> bool:
-    return sum(group.startswith(BOOT_VMS) for group in running) >= processors()
+def all_processors_are_taken(others: Sequence[Collection[str]]) -> bool:
+    """A worker runs one group at a time, although it may have got its next group already."""
+    boot_vms = [any(group.startswith(BOOT_VMS) for group in groups) for groups in others]
+    return sum(boot_vms) >= processors()
 
 
 class Groups(LoadScopeScheduling):
@@ -123,7 +126,7 @@ class Groups(LoadScopeScheduling):
         if (
             self.workqueue
             and all(group.startswith(BOOT_VMS) for group in self.workqueue)
-            and all_processors_are_taken(self._beside(node))
+            and all_processors_are_taken(self._others(node))
         ):
             node.shutdown()
         else:
@@ -133,15 +136,16 @@ class Groups(LoadScopeScheduling):
         """Prefers a group that may begin now. Without one, the worker gets the next of the list and
         waits for its images itself.
         """
-        beside = self._beside(node)
-        group = next((group for group in self.workqueue if may_begin(group, beside)), None)
+        others = self._others(node)
+        group = next((group for group in self.workqueue if may_begin(group, others)), None)
         if group is not None:
             self.workqueue.move_to_end(group, last=False)
         super()._assign_work_unit(node)
 
-    def _beside(self, node: Any) -> list[str]:
-        """The groups of all other workers that have not ended."""
-        others = (groups for other, groups in self.assigned_work.items() if other is not node)
+    def _others(self, node: Any) -> list[list[str]]:
+        """For each other worker, the groups that it has and has not ended."""
         return [
-            group for groups in others for group, tests in groups.items() if not all(tests.values())
+            [group for group, tests in groups.items() if not all(tests.values())]
+            for other, groups in self.assigned_work.items()
+            if other is not node
         ]
