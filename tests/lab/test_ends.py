@@ -97,10 +97,13 @@ def test_two_labs_side_by_side_do_not_meet(lab: Lab, make: Callable[[str], Lab])
     """They have the same addresses, so only their wires keep them apart."""
     other = make("t-lab-2")
     labs.up(other)
-    path = f"/{uuid.uuid4()}"
-    at(other, "h1", "curl", "-sS", "-m", "5", f"http://203.0.113.10{path}")
-    assert log(other, event="http", path=path)
-    assert not log(lab, event="http", path=path)
+    paths = {one.name: f"/{uuid.uuid4()}" for one in (lab, other)}
+    for one in (lab, other):
+        at(one, "h1", "curl", "-sS", "-m", "5", f"http://203.0.113.10{paths[one.name]}")
+    for one in (lab, other):
+        assert [name for name, path in paths.items() if log(one, event="http", path=path)] == [
+            one.name
+        ]
     assert virsh(other.host(1).uri, "capabilities") != virsh(lab.host(1).uri, "capabilities")
     labs.down(other)
     assert not not_running(lab)
@@ -163,14 +166,17 @@ def test_without_root_one_sentence_says_so(tmp_path: Path) -> None:
         os.seteuid(0)
 
 
-def test_missing_programs_are_named_with_their_packages(tmp_path: Path) -> None:
+def test_missing_programs_are_named_with_their_packages(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     """In a mount namespace in which two programs cannot be run: /dev/null lies over them."""
+    folder = tmp_path_factory.mktemp("bare")
     hidden = [namespaces.program(name) for name in ("nc", "virsh")]
     script = (
         "".join(f"mount --bind /dev/null {path} && " for path in hidden)
         + f"exec {sys.executable} -m vcloud lab up --name t-none"
     )
-    environment = os.environ | {"VCLOUD_LAB_DIR": str(tmp_path)}
+    environment = os.environ | {"VCLOUD_LAB_DIR": str(folder)}
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", script],
         capture_output=True,
@@ -184,4 +190,4 @@ def test_missing_programs_are_named_with_their_packages(tmp_path: Path) -> None:
         r"nc, virsh\.\n  Run: apt-get install -y libvirt-clients netcat-openbsd$",
         done.stderr.strip(),
     ), done
-    assert not (tmp_path / "t-none").exists()
+    assert not (folder / "t-none").exists()
