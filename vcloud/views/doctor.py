@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vcloud.errors import VcloudError
+from vcloud.errors import HostError, VcloudError
 from vcloud.fleet.fleet import open_fleet
+from vcloud.guests.probes import Prober
 from vcloud.hosts.accelerator import host_accelerator
 from vcloud.hosts.capabilities import capabilities_of
 from vcloud.hosts.connection import Host
@@ -141,6 +142,17 @@ def _filters(host: Host) -> Iterator[Finding]:
     )
 
 
+def _probes(host: Host) -> Iterator[Finding]:
+    """Whether `verify` can send probes from the host: the host gets its probe program through stdin."""
+    prober = Prober(lambda argv, stdin: host.shell.run(argv, stdin=stdin), shipped=False)
+    try:
+        prober.try_out(host.name)
+    except HostError as error:
+        yield Finding("probes", "note", error.what, error.hint)
+    else:
+        yield Finding("probes", "ok", "verify can send packets from the host")
+
+
 def _memory(host: Host) -> Iterator[Finding]:
     free = host.connection.getFreeMemory()
     yield Finding(
@@ -174,6 +186,7 @@ LOOKS: tuple[Callable[[Host], Iterator[Finding]], ...] = (
     _storage,
     _bridges,
     _filters,
+    _probes,
     _memory,
     _page_sharing,
 )
