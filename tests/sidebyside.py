@@ -133,11 +133,14 @@ class Groups(LoadScopeScheduling):
             super()._reschedule(node)
 
     def _assign_work_unit(self, node: Any) -> None:
-        """Prefers a group that may begin now. Without one, the worker gets the next of the list and
-        waits for its images itself.
+        """Gives the worker the first group that may begin now. Without one, the worker waits itself
+        for the images of a group that boots no VM.
         """
         others = self._others(node)
-        group = next((group for group in self.workqueue if may_begin(group, others)), None)
+        group = next(
+            (group for group in self.workqueue if may_begin(group, others)),
+            next((group for group in self.workqueue if not group.startswith(BOOT_VMS)), None),
+        )
         if group is not None:
             self.workqueue.move_to_end(group, last=False)
         super()._assign_work_unit(node)
