@@ -25,6 +25,7 @@ def connect(run: Run, vm: Vm) -> None:
                 run.waker.note_agent(vm)
         else:
             _open(run, vm)
+        # The digests come last: the next run makes a VM anew whose mark lacks them.
         run.mark(vm)
         run.reporter.report(vm.name, "ready")
 
@@ -43,6 +44,7 @@ def _open(run: Run, vm: Vm) -> None:
     agent = run.agent(vm)
     if not run.goes_on(vm):
         open_gate(agent, vm)
+    # The file's `run` lines belong to the root disk: they ran when the disk was new.
     if run.is_fresh(vm):
         run_commands(agent, vm)
         if vm.disks:

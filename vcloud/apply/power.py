@@ -28,6 +28,7 @@ def start(run: Run, vm: Vm) -> None:
     if vm.role is Role.FIREWALL:
         make_uplink(run.host, run.target.artifacts.uplink)
     if starts_connected(vm):
+        # cloud-init gives such a VM its identity while it boots.
         with run.explained(vm, booting=True):
             _power(run, vm)
         return
@@ -43,6 +44,7 @@ def start(run: Run, vm: Vm) -> None:
         give_identity(
             agent, vm, run.target.artifacts.identities[vm.name], run.learnt.keys.get(vm.name)
         )
+        # A workload is wholly made only when it is ready, so `connect` marks it.
         if vm.role is not Role.WORKLOAD or verb is Verb.CONFIGURE_VM:
             run.mark(vm)
         run.reporter.report(vm.name, _next_stage(run, vm))
@@ -64,6 +66,7 @@ def _power(run: Run, vm: Vm) -> None:
     if verb is Verb.START_VM and domain is not None and domain.running:
         if domain.paused:
             machines.resume_domain(run.host, vm.domain)
+        # It runs. Its links and services are what it lacks, and `connect` sees to them.
         return
     if verb is Verb.RESTORE_VM:
         if run.waker:
@@ -80,9 +83,8 @@ def _boot(run: Run, vm: Vm, verb: Verb) -> None:
     if boot.seed:
         run.volumes.put_seed(vm.domain, _seed(run, vm, fresh=verb in FRESH))
     marks = run.marks(vm, finished=verb not in FRESH)
-    may_have_data = (
-        vm.disks or verb is Verb.REMAKE_VM
-    )  # asking costs a call, which counts where many VMs wake
+    # Asking the host costs a call for each VM, which counts where many VMs wake.
+    may_have_data = vm.disks or verb is Verb.REMAKE_VM
     if verb in FRESH and may_have_data and run.volumes.has_data(vm):
         marks = marks.with_data()
     disks = {disk.volume: run.volumes.make_disk(disk.volume, disk.size) for disk in vm.disks}

@@ -52,6 +52,8 @@ def run_steps(
                 failure = failure or error
                 queue.end(running.pop(ended), succeeded=error is None)
     finally:
+        # Reached with running steps only by Ctrl-C, and then nobody waits for them: the next run
+        # mends what they leave.
         pool.shutdown(wait=False, cancel_futures=True)
     if failure is not None:
         for step in queue.waiting:

@@ -87,6 +87,7 @@ class Waker:
         self.ready = {key: there[key] for key in {*self.keys.values()} & there.keys()}
         digests = {name: self.target.images.digests[name][:DIGEST_DIGITS] for name in self.keys}
         made = worth_making(self.keys, there.keys(), digests, self.known, own)
+        # In reverse, so that of several VMs of one kind the first one remains.
         self.models = {
             self.keys[vm.name]: (vm, boots[vm.name])
             for vm in reversed(wakeable)
@@ -139,6 +140,8 @@ class Waker:
             self.ready[key] = self.images.make(
                 saved_vm(vm, key), name, key, base, boot.cmdline, facts, uplink
             )
+            # The images of this run stay, even if they alone take more than the host allows:
+            # otherwise each run would make them again.
             self.images.trim(keep={*self.keys.values()})
         except (HostError, GuestError) as error:
             self.failed[key] = error
@@ -187,12 +190,14 @@ class Waker:
         disks: Mapping[str, str],
     ) -> None:
         self.reporter.report(vm.name, "waking")
+        # The saved memory goes with the disk of the memory image, not with the image's own disk.
         root = self.volumes.make_root(vm, boot, self.volumes.pool.path(image.disk))
         machines.define_domain(self.host, vm.domain, xml)
         devices = devices_of(vm, self.target.artifacts.uplink, boot, disks)
         self.images.wake(
             image, Clone(vm.domain, vm.uuid, marks, root, boot.console, woken_nic(devices))
         )
+        # A saved memory fixes the devices that it was saved with, so all others come afterwards.
         machines.attach_devices(
             self.host, vm.domain, [device.xml() for device in plugged_when_woken(devices)]
         )
