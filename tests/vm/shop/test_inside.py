@@ -152,13 +152,18 @@ class Terminal:
     def type(self, text: bytes) -> None:
         os.write(self.fd, text)
 
-    def waits_for(self, text: bytes, seconds: float = 40) -> None:
+    def waits_for(self, text: bytes, seconds: float = 40, typing: bytes = b"") -> None:
+        """`typing` is typed whenever the program has been silent for a moment: a shell that begins
+        discards what was typed before.
+        """
         deadline = time.monotonic() + seconds
         while text not in self.said:
             assert time.monotonic() < deadline, f"{text!r} is not in {self.said[-2000:]!r}"
             if select.select([self.fd], [], [], 0.5)[0]:
                 with contextlib.suppress(OSError):
                     self.said += os.read(self.fd, 4096)
+            elif typing:
+                self.type(typing)
 
 
 @contextmanager
@@ -186,8 +191,7 @@ def test_the_console_is_a_shell_and_is_left_by_its_key(shop: Vapp) -> None:
     with terminal(shop, "console", "shop/web-1") as at:
         before = termios.tcgetattr(at.fd)
         at.waits_for(b"Ctrl-] leaves")
-        at.type(b"\r")
-        at.waits_for(b"# ")
+        at.waits_for(b"# ", typing=b"\r")
         at.type(b"echo answer=$((6*7))\r")
         at.waits_for(b"answer=42")
         at.type(b"sleep 100\r")
