@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 import libvirt
 
+from vcloud.compile.libvirt.record import render_vm_marks
 from vcloud.errors import GuestError, HostError
 from vcloud.hosts.agent import Agent
 from vcloud.hosts.connection import Host, found_or_none, message_of, translated
@@ -261,14 +262,16 @@ def mark_domain(host: Host, name: str, marks: VmMarks) -> None:
     """Writes vcloud's marks into the metadata of a running domain and, if the domain is persistent,
     into its definition.
     """
-    element = ElementTree.Element("vm", marks.attributes())
     with translated(f"'{name}' could not be marked on {host.name}"):
         domain = _domain(host, name)
         flags = libvirt.VIR_DOMAIN_AFFECT_LIVE if domain.isActive() else 0
         flags |= libvirt.VIR_DOMAIN_AFFECT_CONFIG if domain.isPersistent() else 0
-        text = ElementTree.tostring(element, encoding="unicode")
         domain.setMetadata(
-            libvirt.VIR_DOMAIN_METADATA_ELEMENT, text, METADATA_KEY, NAMESPACE, flags
+            libvirt.VIR_DOMAIN_METADATA_ELEMENT,
+            render_vm_marks(marks.attributes()),
+            METADATA_KEY,
+            NAMESPACE,
+            flags,
         )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from vcloud.compile.libvirt.network import render_bridge_network
 from vcloud.design.addressing import uuid_of
 from vcloud.lab.layout import (
     GATEWAY,
@@ -51,14 +52,8 @@ cgroup_controllers = []
 
 
 def uplink_network(host: Host) -> str:
-    return f"""\
-<network>
-  <name>uplink</name>
-  <uuid>{uuid_of("lab", host.lab.name, host.name, "uplink")}</uuid>
-  <forward mode='bridge'/>
-  <bridge name='uplink0'/>
-</network>
-"""
+    uuid = uuid_of("lab", host.lab.name, host.name, "uplink")
+    return render_bridge_network("uplink", uuid, "uplink0")
 
 
 def sshd_config(host: Host) -> str:

@@ -1,5 +1,4 @@
-"""libvirt's XML of networks: those of a zone, and the NAT network on which firewalls meet the
-outside.
+"""libvirt's XML of networks: those of a zone, and those on which firewalls meet the outside.
 
 A zone's network is a bridge with neither address nor forwarding, so the host is no part of the
 zone.
@@ -41,6 +40,11 @@ def render_network(network: Network, marks: Mapping[str, str]) -> str:
     text that is compared.
     """
     return render("libvirt/network.xml.j2", namespace=NAMESPACE, network=network, marks=marks)
+
+
+def render_bridge_network(name: str, uuid: str, bridge: str) -> str:
+    """A network on a bridge that somebody else has made."""
+    return render("libvirt/bridge-network.xml.j2", name=name, uuid=uuid, bridge=bridge)
 
 
 def render_nat_network(name: str, bridge: str, uplink: Uplink) -> str:

@@ -1,6 +1,4 @@
-"""The XML of a record: attributes and a text that vcloud keeps on a host, as the metadata of a
-network that is never started.
-"""
+"""The XML in which vcloud keeps data on a host: records, and the marks of a running VM."""
 
 from __future__ import annotations
 
@@ -10,7 +8,13 @@ from vcloud.compile.environment import render
 from vcloud.marks import NAMESPACE
 
 
+def render_vm_marks(marks: Mapping[str, str]) -> str:
+    """The element that replaces the marks in a VM's metadata. `marks` are its attributes."""
+    return render("libvirt/vm-marks.xml.j2", marks=marks)
+
+
 def render_record(name: str, uuid: str, attributes: Mapping[str, str], text: str) -> str:
+    """A record: attributes and a text in the metadata of a network that is never started."""
     return render(
         "libvirt/record.xml.j2",
         namespace=NAMESPACE,
