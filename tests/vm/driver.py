@@ -5,6 +5,7 @@ and its outside world.
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import signal
@@ -208,14 +209,24 @@ def lab(name: str, home: Path, *, stocked: bool = False) -> Iterator[Operator]:
     A stocked host has images and memory images from the start (`tests.vm.stock`).
     """
     operator = Operator(environment(name, home))
-    operator.run("lab", "down")
-    operator.run("lab", "up")
-    try:
-        if stocked:
-            stock.give(LABS / name)
-        yield operator
-    finally:
-        operator.run("lab", "down", timeout=600)
+    with _alone(name):
+        operator.run("lab", "down")
+        operator.run("lab", "up")
+        try:
+            if stocked:
+                stock.give(LABS / name)
+            yield operator
+        finally:
+            operator.run("lab", "down", timeout=600)
+
+
+@contextmanager
+def _alone(name: str) -> Iterator[None]:
+    """Another run of the tests on this machine would end a lab of the same name: it waits."""
+    LABS.mkdir(parents=True, exist_ok=True)
+    with (LABS / f".{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @dataclass(frozen=True, slots=True)

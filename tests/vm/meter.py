@@ -65,8 +65,8 @@ class Meter:
     def _watch(self) -> None:
         while not self._ended.wait(PAUSE):
             for pid in processes(self._namespace):
-                for thread in Path(f"/proc/{pid}/task").glob("*"):
-                    with suppress(OSError, ValueError):
+                with suppress(OSError):  # it has ended meanwhile
+                    for thread in Path(f"/proc/{pid}/task").iterdir():
                         self._add(thread)
 
     def _add(self, thread: Path) -> None:

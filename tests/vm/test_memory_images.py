@@ -140,6 +140,8 @@ def test_a_killed_making_leaves_no_vm_and_the_next_one_makes_it(
     for line in process.stderr:
         if "memory image base: booting" in line:
             break
+    else:
+        pytest.fail("no memory image of the base was made")
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     assert "template" not in operator.virsh("list", "--all", "--name")
