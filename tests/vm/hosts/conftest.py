@@ -27,8 +27,9 @@ from vcloud.lab import layout
 
 @pytest.fixture(scope="package")
 def ref() -> Iterator[HostRef]:
-    """A lab of this module's own, with one host."""
+    """A lab of this folder's own, with one host, which is new."""
     lab = layout.lab("t-hosts-vm")
+    labs.down(lab)
     try:
         labs.up(lab, 1)
         yield load_inventory(lab.inventory)[0]
