@@ -10,7 +10,6 @@ are the programs of the firewall's image; each sees a private, otherwise empty /
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import itertools
 import json
 import os
@@ -21,9 +20,9 @@ import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests.netns.namespaces import Sockets
 from vcloud.compile.firewall.ruleset import render_firewall
 from vcloud.compile.guest.identity import identity_lines
 from vcloud.data import images_dir
@@ -33,30 +32,21 @@ from vcloud.proof.firewall_report import FirewallReport, parse_firewall_report
 SCRIPTS = images_dir() / "firewall/files/usr/lib/vcloud"
 PRIVATE_ETC = 'mount --bind "$0" /etc && exec "$@"'
 NOT_PER_NAMESPACE = "net/netfilter/nf_conntrack_max"
-CLONE_NEWNET = 0x40000000
 OUTSIDE4, OUTSIDE6 = "203.0.113.5", "2001:db8:203::5"
 """A server on the internet, behind the uplink segment's gateway."""
 SERIAL = itertools.count()
 
 
 class Namespace:
-    """A network namespace, and a thread in it that makes sockets: a socket stays in the namespace
-    it was made in.
-    """
+    """A network namespace that `ip netns` knows."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         subprocess.run(["ip", "netns", "add", name], check=True)
-        self._inside = ThreadPoolExecutor(max_workers=1, initializer=self._enter)
-
-    def _enter(self) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        with Path("/run/netns", self.name).open() as file:
-            if libc.setns(file.fileno(), CLONE_NEWNET) != 0:
-                raise OSError(ctypes.get_errno(), f"setns {self.name}")
+        self._sockets = Sockets(Path("/run/netns", name))
 
     def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
-        return self._inside.submit(socket.socket, family, kind, protocol).result()
+        return self._sockets.make(family, kind, protocol)
 
     def run(self, *argv: str, **options: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -83,7 +73,7 @@ class Namespace:
         return self.run("ping", "-n", "-c", "1", "-W", "1", *options, address).returncode == 0
 
     def close(self) -> None:
-        self._inside.shutdown()
+        self._sockets.close()
         subprocess.run(["ip", "netns", "delete", self.name], check=True)
 
 

@@ -1,9 +1,7 @@
 """Machines of one guest program each: what they can be asked, and how they are made.
 
-A machine lives in mount, UTS, network and PID namespaces, which one `cat` holds. The `cat` reads a
-pipe of this process: when the tests end, the machines end, and with them every NIC, mount and
-process. The guest program runs without CAP_SYS_TIME, because the clock is the only thing it sets
-that is in no namespace.
+A machine lives in mount, UTS, network and PID namespaces. The guest program runs without
+CAP_SYS_TIME, because the clock is the only thing it sets that is in no namespace.
 """
 
 from __future__ import annotations
@@ -17,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.netns.namespaces import held
 
 SOURCES = Path(__file__).parents[3] / "images/base/guest"
 FLAGS = [
@@ -96,32 +96,12 @@ class Machine:
             if route.get("protocol") != "kernel"
         ]
 
-    def nft(self, *rules: str) -> None:
-        """Replaces the rules that packets meet on their way into this machine."""
-        lines = (
-            "flush ruleset",
-            "table inet t {",
-            "chain c {",
-            "type filter hook input priority 0",
-            *rules,
-            "}",
-            "}",
-        )
-        self.enter("nft", "-f", "-", stdin="\n".join(lines))
-
     def setting(self, key: str) -> str:
         """A network setting. Unlike other files, those show each reader its own."""
         return self.enter("cat", f"/proc/sys/net/{key}").stdout.strip()
 
     def file(self, path: str) -> Path:
         return Path(f"/proc/{self.pid}/root{self.root}{path}")
-
-    def probe(self, *lines: str) -> dict[str, dict[str, Any]]:
-        result = self.guest("probe", stdin="\n".join(lines))
-        assert result.returncode == 0, result
-        answers = [json.loads(line) for line in result.stdout.splitlines()]
-        assert len(answers) == len(lines)
-        return {answer["id"]: answer for answer in answers}
 
     @contextmanager
     def listening(self, *lines: str) -> Iterator[dict[str, Any]]:
@@ -138,9 +118,6 @@ class Machine:
             self.enter("cat", f"/proc/{pid}/syscall", check=False).stdout.split()[:1] == [str(call)]
             for pid in pids
         )
-
-    def log(self, service: dict[str, Any]) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.file(service["log"]).read_text().splitlines()]
 
 
 def furnish(machine: Machine, program: Path) -> None:
@@ -186,26 +163,8 @@ def until(what: str, holds: Callable[[], bool], seconds: float = 30) -> None:
 @contextmanager
 def new_machine(root: Path, program: Path) -> Iterator[Machine]:
     root.mkdir()
-    unshare = [
-        "unshare",
-        "--mount",
-        "--uts",
-        "--net",
-        "--pid",
-        "--fork",
-        "--kill-child",
-        "--mount-proc",
-        "cat",
-    ]
-    with subprocess.Popen(unshare, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as holder:
-        children = Path(f"/proc/{holder.pid}/task/{holder.pid}/children")
-        while (
-            not (pid := children.read_text().strip())
-            or Path(f"/proc/{pid}/comm").read_text() != "cat\n"
-        ):
-            assert holder.poll() is None
-            time.sleep(0.005)
-        machine = Machine(int(pid), root)
+    with held("uts") as pid:
+        machine = Machine(pid, root)
         furnish(machine, program)
         yield machine
 

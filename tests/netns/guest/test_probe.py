@@ -14,12 +14,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.netns.guest.machines import FLAGS, SOURCES, encode
+from tests.netns.namespaces import held
 from vcloud.guests.probes import python_program, python_words
 
 pytestmark = pytest.mark.netns
@@ -109,27 +109,8 @@ def program(
 
 @contextmanager
 def new_machine(program: tuple[tuple[str, ...], bytes]) -> Iterator[Machine]:
-    """Whatever ends the tests ends the machine: it lives as long as a pipe of this process is open."""
-    script = "mount -t tmpfs tmpfs /run && ip link set lo up && echo ready && exec cat"
-    unshare = [
-        "unshare",
-        "--mount",
-        "--net",
-        "--pid",
-        "--fork",
-        "--kill-child",
-        "--mount-proc",
-        "sh",
-        "-c",
-        script,
-    ]
-    with subprocess.Popen(
-        unshare, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "ready\n"
-        pid = Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text().strip()
-        yield Machine(int(pid), *program)
+    with held(script="mount -t tmpfs tmpfs /run && ip link set lo up") as pid:
+        yield Machine(pid, *program)
 
 
 @pytest.fixture(scope="module")

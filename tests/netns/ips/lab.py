@@ -3,8 +3,7 @@ every zone and the firewall.
 
 One namespace per zone holds the addresses of all its VMs; one is the firewall, which routes and has
 the outside's addresses, too; one is the IPS, with the image's root folder under an overlay and the
-image's own scripts. Every namespace is held by a `cat` that reads a pipe of this process: whatever
-ends the tests ends all of it.
+image's own scripts.
 """
 
 from __future__ import annotations
@@ -23,18 +22,17 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
+from tests.netns.namespaces import Sockets, held
 from vcloud.compile.ips.files import FOLDER
 from vcloud.data import images_dir
 from vcloud.design.model import Design, Nic
 
 SCRIPTS = images_dir() / "ips/files/usr/lib/vcloud"
 OUTSIDE4, OUTSIDE6 = "203.0.113.5", "2001:db8:203::5"
-CLONE_NEWNET = 0x40000000
 SIOCETHTOOL = 0x8946
 OFFLOADS_OFF = (0x15, 0x17, 0x19, 0x1F, 0x24, 0x2C)
 """ETHTOOL_SRXCSUM, STXCSUM, SSG, STSO, SGSO and SGRO: what `plain_offloads` does for a VM's card.
@@ -49,36 +47,14 @@ class Machine:
     """Namespaces for network, mounts and processes."""
 
     def __init__(self) -> None:
-        unshare = [
-            "unshare",
-            "--mount",
-            "--net",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--mount-proc",
-            "cat",
-        ]
-        self._holder = subprocess.Popen(unshare, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-        children = Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children")
-        while (
-            not (pid := children.read_text().strip())
-            or Path(f"/proc/{pid}/comm").read_text() != "cat\n"
-        ):
-            time.sleep(0.005)
-        self.pid = int(pid)
-        self._inside = ThreadPoolExecutor(max_workers=1, initializer=self._enter)
+        self._open = contextlib.ExitStack()
+        self.pid = self._open.enter_context(held())
+        self._sockets = Sockets(Path(f"/proc/{self.pid}/ns/net"))
+        self._open.callback(self._sockets.close)
         self.run("ip", "link", "set", "lo", "up")
 
-    def _enter(self) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        with Path(f"/proc/{self.pid}/ns/net").open() as namespace:
-            if libc.setns(namespace.fileno(), CLONE_NEWNET) != 0:
-                raise OSError(ctypes.get_errno(), "setns")
-
     def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
-        """A socket stays in the namespace that it was made in."""
-        return self._inside.submit(socket.socket, family, kind, protocol).result()
+        return self._sockets.make(family, kind, protocol)
 
     def run(
         self, *argv: str, stdin: bytes = b"", check: bool = True
@@ -103,10 +79,7 @@ class Machine:
                     )
 
     def close(self) -> None:
-        self._inside.shutdown()
-        assert self._holder.stdin is not None
-        self._holder.stdin.close()
-        self._holder.wait(timeout=LONGEST)
+        self._open.close()
 
 
 def archive(files: Mapping[str, bytes]) -> bytes:
