@@ -24,23 +24,19 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 PRELOADED = (
-    *(
-        "vcloud.cli.app",
-        "vcloud.apply.up",
-        "vcloud.apply.down",
-        "vcloud.apply.save",
-        "vcloud.verify.run",
-        "vcloud.views.status",
-    ),
-    *(
-        "vcloud.guests.access",
-        "vcloud.lab.lab",
-        "paramiko",
-        "libvirt",
-        "libvirt_qemu",
-        "jinja2",
-        "yaml",
-    ),
+    "vcloud.cli.app",
+    "vcloud.apply.up",
+    "vcloud.apply.down",
+    "vcloud.apply.save",
+    "vcloud.verify.run",
+    "vcloud.views.status",
+    "vcloud.guests.access",
+    "vcloud.lab.lab",
+    "paramiko",
+    "libvirt",
+    "libvirt_qemu",
+    "jinja2",
+    "yaml",
 )
 LONGEST_REQUEST = 1 << 20
 

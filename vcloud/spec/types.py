@@ -17,8 +17,16 @@ from vcloud.values import Protocol, Service
 
 RESERVED: Final = frozenset(
     {
-        *("firewall", "ips", "internet", "host", "uplink"),
-        *("localhost", "ip6-localhost", "ip6-loopback", "ip6-allnodes", "ip6-allrouters"),
+        "firewall",
+        "ips",
+        "internet",
+        "host",
+        "uplink",
+        "localhost",
+        "ip6-localhost",
+        "ip6-loopback",
+        "ip6-allnodes",
+        "ip6-allrouters",
     }
 )
 """Names that a VM or a zone cannot have. vcloud uses the first ones; /etc/hosts of every Debian has

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.card_numbers import PUBLISHED
 from tests.design_builder import build_design
 from vcloud.compile.leaks.card_number import (
     BRANDS,
@@ -30,28 +31,6 @@ from vcloud.design.origin import FromFile
 from vcloud.patterns.example import NoExampleError, matching_text, near_miss
 from vcloud.spec.model import MOST_ZONES
 from vcloud.values import BUILT_IN_DETECTORS, CARD_NUMBER, Action
-
-PUBLISHED = (
-    *(
-        "4111111111111111",
-        "4012888888881881",
-        "4222222222222",
-        "5555555555554444",
-        "5105105105105100",
-        "2223003122003222",
-        "378282246310005",
-    ),
-    *(
-        "371449635398431",
-        "6011111111111117",
-        "6011000990139424",
-        "30569309025904",
-        "38520000023237",
-        "3530111333300000",
-        "3566002020360505",
-    ),
-)
-"""What payment providers publish for tests."""
 
 
 def detector(name: str = CARD_NUMBER, **changes: object) -> Detector:
