@@ -22,5 +22,10 @@ def images_dir() -> Path:
     return _root() / "images"
 
 
+def shipped_recipes() -> list[Path]:
+    """The folders of the shipped image recipes, by name."""
+    return sorted(path.parent for path in images_dir().glob("*/image.yaml"))
+
+
 def _root() -> Path:
     return _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from vcloud.data import images_dir
+from vcloud.data import images_dir, shipped_recipes
 from vcloud.documents.field import CONTENT_LENGTH, FieldError
 from vcloud.documents.reader import LARGEST
 from vcloud.errors import UsageError
@@ -43,7 +43,7 @@ class Folder:
 
     @property
     def recipes(self) -> frozenset[str]:
-        return frozenset(path.parent.name for path in images_dir().glob("*/image.yaml"))
+        return frozenset(folder.name for folder in shipped_recipes())
 
     def recipe_path(self, name: str) -> str:
         return str(images_dir() / name)

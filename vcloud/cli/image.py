@@ -19,7 +19,6 @@ memory.register(app)
 Name = Annotated[
     str, typer.Argument(help="Name of an image, or NAME-DIGEST as `vcloud image list` shows it.")
 ]
-DIGITS = 12
 
 
 @app.command()
@@ -37,15 +36,11 @@ def build(
     ] = None,
 ) -> None:
     """Build images from their recipes. An image that is already in the cache is not built again."""
-    from vcloud.data import images_dir
+    from vcloud.data import shipped_recipes
     from vcloud.images.build import build as build_image
     from vcloud.images.recipe import load_recipe
 
-    folders = (
-        [_folder(name) for name in names]
-        if names
-        else sorted(path.parent for path in images_dir().glob("*/image.yaml"))
-    )
+    folders = [_folder(name) for name in names] if names else shipped_recipes()
     with Progress() as progress:
         for folder in folders:
             recipe = load_recipe(folder)
@@ -54,13 +49,13 @@ def build(
                 tuple(packages or ()),
                 progress=functools.partial(progress.report, f"image {recipe.name}"),
             )
-            progress.report(f"image {recipe.name}", f"ready: {_entry(image)}")
+            progress.report(f"image {recipe.name}", f"ready: {image.entry}")
 
 
 @app.command("list")
 def list_images(output: Output = Format.TABLE) -> None:
     """List the images in the cache."""
-    from vcloud.images.cache import default_cache
+    from vcloud.images.cache import DIGEST_DIGITS, default_cache
 
     images = default_cache().list()
     if output is Format.TABLE:
@@ -70,7 +65,7 @@ def list_images(output: Output = Format.TABLE) -> None:
             [
                 (
                     image.name,
-                    image.digest[:DIGITS],
+                    image.digest[:DIGEST_DIGITS],
                     str(_size(image) >> 20),
                     str(len(image.packages)),
                 )
@@ -139,7 +134,7 @@ def rm(
         raise typer.Exit(1)
     for image in images:
         cache.remove(image)
-        say(f"removed {_entry(image)}")
+        say(f"removed {image.entry}")
 
 
 def _folder(name: str) -> Path:
@@ -153,24 +148,20 @@ def _found(name: str) -> "Image":
     from vcloud.images.cache import default_cache
 
     images = default_cache().list()
-    found = [image for image in images if name in (image.name, _entry(image))]
+    found = [image for image in images if name in (image.name, image.entry)]
     if len(found) == 1:
         return found[0]
     if found:
         raise UsageError(
             f"{len(found)} images are called '{name}'",
-            "Name one of them: " + ", ".join(map(_entry, found)) + ".",
+            "Name one of them: " + ", ".join(image.entry for image in found) + ".",
         )
     raise UsageError(
         f"no image is called '{name}'",
         "In the cache: "
-        + (", ".join(map(_entry, images)) or "none; vcloud image build makes them")
+        + (", ".join(image.entry for image in images) or "none; vcloud image build makes them")
         + ".",
     )
-
-
-def _entry(image: "Image") -> str:
-    return f"{image.name}-{image.digest[:DIGITS]}"
 
 
 def _size(image: "Image") -> int:

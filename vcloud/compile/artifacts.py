@@ -51,7 +51,7 @@ def compile_vapp(design: Design, uplink: Uplink) -> Artifacts:
         design=design,
         uplink=uplink,
         firewall=render_firewall(design, uplink),
-        ips=ips_files(design) if design.ips else {},
+        ips=ips_files(design),
         identities={vm.name: identity_lines(design, vm, uplink) for vm in design.vms},
     )
 
@@ -131,5 +131,5 @@ def rendered_files(
                 ("\n".join(artifacts.identities[vm.name]) + "\n").encode(),
             )
     yield "firewall/firewall.nft", artifacts.firewall.encode()
-    for path, content in sorted(artifacts.ips.items()):
+    for path, content in artifacts.ips.items():
         yield f"ips{path}", content

@@ -31,7 +31,6 @@ class Group:
     id: str
     label: str
     inspected: bool
-    open: bool
     boxes: tuple[Box, ...]
 
 
@@ -70,13 +69,12 @@ def _render(template: str, design: Design) -> str:
 
 
 def _groups(design: Design) -> Iterator[Group]:
+    tiers = _tiers(design)
     for zone in design.zones:
         boxes = tuple(
-            _box(tier, vms)
-            for tier, vms in _tiers(design).items()
-            if vms[0].nics[0].zone == zone.name
+            _box(tier, vms) for tier, vms in tiers.items() if vms[0].nics[0].zone == zone.name
         )
-        yield Group(f"zone_{_safe(zone.name)}", _zone_label(zone), zone.inspected, zone.open, boxes)
+        yield Group(f"zone_{_safe(zone.name)}", _zone_label(zone), zone.inspected, boxes)
 
 
 def _tiers(design: Design) -> dict[str, list[Vm]]:
@@ -104,11 +102,19 @@ def _zone_label(zone: Zone) -> str:
 
 
 def _arrows(design: Design) -> Iterator[Arrow]:
+    tiers = {nic.mac: f"vm_{_safe(vm.tier)}" for vm in design.workloads for nic in vm.nics}
+    outside = (
+        BEYOND
+        if any(path.source is None for flow in design.flows for path in flow.paths)
+        else INTERNET
+    )
     for flow in design.flows:
-        sources, targets = _ends(design, flow)
-        for source in sources:
-            for target in targets:
-                yield Arrow(source, target, _flow_label(flow), _is_watched(design, flow))
+        label, watched = _flow_label(flow), _is_watched(design, flow)
+        sources = {tiers[path.source.mac] if path.source else INTERNET for path in flow.paths}
+        targets = {tiers[path.target.mac] if path.target else outside for path in flow.paths}
+        for source in sorted(sources):
+            for target in sorted(targets):
+                yield Arrow(source, target, label, watched)
 
 
 def _is_watched(design: Design, flow: Flow) -> bool:
@@ -123,22 +129,6 @@ def _is_watched(design: Design, flow: Flow) -> bool:
                 if inside[0] != inside[1]:
                     return True
     return False
-
-
-def _ends(design: Design, flow: Flow) -> tuple[list[str], list[str]]:
-    tiers = {nic.mac: vm.tier for vm in design.workloads for nic in vm.nics}
-    outside = (
-        BEYOND
-        if any(path.source is None for other in design.flows for path in other.paths)
-        else INTERNET
-    )
-    sources = {
-        f"vm_{_safe(tiers[path.source.mac])}" if path.source else INTERNET for path in flow.paths
-    }
-    targets = {
-        f"vm_{_safe(tiers[path.target.mac])}" if path.target else outside for path in flow.paths
-    }
-    return sorted(sources), sorted(targets)
 
 
 def _flow_label(flow: Flow) -> str:

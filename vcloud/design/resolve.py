@@ -40,10 +40,7 @@ from vcloud.spec import model as spec
 from vcloud.spec import vm as written_vm
 from vcloud.values import (
     INTERNET,
-    Action,
     Mode,
-    Protocol,
-    Service,
     guest_name,
     meeting_zones,
     tiers_at,
@@ -107,7 +104,7 @@ class _Resolver:
         self.appliances = appliances
         self.inspection = _inspection(vapp)
         self.prefixes = zone_prefixes(vapp.name, vapp.zones)
-        self.members = _members(vapp)
+        self.members = {tier: written.names(tier) for tier, written in vapp.vms.items()}
         self.numbers = {
             zone: vm_numbers(vapp.name, zone, self._names_in(zone)) for zone in vapp.zones
         }
@@ -120,7 +117,7 @@ class _Resolver:
         )
         return Design(
             vapp=vapp.name,
-            owner=vapp.owner or "",
+            owner=vapp.owner,
             labels=tuple(sorted(vapp.labels.items())),
             file=_printable(PurePath(vapp.file).name),
             authorized_keys=tuple(vapp.authorized_keys),
@@ -315,19 +312,6 @@ def _printable(name: str) -> str:
     return "".join(character if character.isprintable() else "_" for character in name)
 
 
-def _members(vapp: spec.Vapp) -> dict[str, tuple[str, ...]]:
-    """The names of the VMs of each tier: `db`, or `web-1`, `web-2` where the file gives a count.
-
-    A count of 1 gives `web-1` as well, so a higher count renames no VM.
-    """
-    return {
-        tier: (tier,)
-        if written.count is None
-        else tuple(f"{tier}-{number}" for number in range(1, written.count + 1))
-        for tier, written in vapp.vms.items()
-    }
-
-
 def _parents_first(disks: tuple[Disk, ...]) -> tuple[Disk, ...]:
     """The disks in the order of the file, but a disk that is mounted inside another one comes after
     it.
@@ -357,7 +341,7 @@ def _files(written: written_vm.Vm) -> Iterator[GuestFile]:
 
 
 def _ready(written: written_vm.Vm) -> Ready:
-    return Ready(written.ready.tcp or 0, written.ready.command or "", written.ready.timeout)
+    return Ready(written.ready.tcp or 0, written.ready.command, written.ready.timeout)
 
 
 def _inspection(vapp: spec.Vapp) -> Inspection:
@@ -369,18 +353,18 @@ def _inspection(vapp: spec.Vapp) -> Inspection:
         Detector(
             id=rule.id,
             kind="regex" if rule.regex else rule.detect.name,
-            regex=rule.regex or "",
+            regex=rule.regex,
             at_least=rule.count,
             zones=tuple(rule.leaving),
             excepted=tuple(rule.excepted),
-            action=Action(rule.action),
+            action=rule.action,
             origin=_line_of(vapp, rule.line),
         )
         for rule in protection.dlp
     )
     asked = set(protection.ips.inspect if protection.ips else ())
     asked.update(zone for detector in detectors for zone in detector.zones)
-    mode = Mode(protection.ips.mode) if protection.ips else Mode.PREVENT
+    mode = protection.ips.mode if protection.ips else Mode.PREVENT
     return Inspection(
         tuple(zone for zone in vapp.zones if zone in asked),
         mode,
@@ -395,25 +379,19 @@ class _Flows:
     def __init__(self, vapp: spec.Vapp, workloads: Sequence[Vm]) -> None:
         self.vapp = vapp
         self.workloads = workloads
+        self.zones = {tier: written.zones for tier, written in vapp.vms.items()}
 
     def flows(self) -> Iterator[Flow]:
         for written in self.vapp.flows:
-            services = tuple(
-                Service(Protocol(item.protocol), item.first, item.last) for item in written.services
-            )
-            publish = tuple(
-                Service(Protocol(item.protocol), item.first, item.last)
-                for item in written.published
-            )
             yield Flow(
                 id=written.id,
                 source=written.source,
                 target=written.target,
-                services=services,
-                publish=publish,
+                services=tuple(written.services),
+                publish=written.published,
                 paths=tuple(self._paths(written.source, written.target)),
                 carries=tuple(written.carries),
-                why=written.why or "",
+                why=written.why,
                 origin=_line_of(self.vapp, written.line),
             )
 
@@ -423,16 +401,17 @@ class _Flows:
         elif target == INTERNET:
             yield from (FlowPath(vm.nics[0], None) for vm in self._end(source))
         else:
+            targets = self._end(target)
             yield from (
                 self._path(one, other, target)
                 for one in self._end(source)
-                for other in self._end(target)
+                for other in targets
                 if one is not other
             )
 
     def _end(self, name: str) -> tuple[Vm, ...]:
         """The VMs that the end of a flow stands for."""
-        tiers = tiers_at(name, {tier: vm.zones for tier, vm in self.vapp.vms.items()})
+        tiers = tiers_at(name, self.zones)
         return tuple(vm for vm in self.workloads if vm.tier in tiers)
 
     def _path(self, one: Vm, other: Vm, target: str) -> FlowPath:

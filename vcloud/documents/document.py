@@ -51,6 +51,11 @@ class Document:
         return REFUSED
 
 
+def mapping_or_empty(value: object) -> dict[str, Any]:
+    """A mapping of a document's tree; an empty one in place of anything else."""
+    return value if isinstance(value, Node) else {}
+
+
 def dotted(path: str, key: str | int) -> str:
     """The dotted path of an entry: `flows[3]`, `vms.web`, `files["/etc/motd"]`."""
     if isinstance(key, int):

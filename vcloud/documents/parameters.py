@@ -21,7 +21,6 @@ from vcloud.documents.field import (
     parse_content,
     shown,
 )
-from vcloud.errors import Problem
 
 GIVEN: Final = "-P "
 """Comes before the parameter's name in the field of a problem with a value from the command line.
@@ -61,14 +60,8 @@ def _values(document: Document, declared: Node, given: Mapping[str, str]) -> dic
         if name not in declared:
             hint = nearest(name, list(declared), "parameter")
             line = document.lines.get("parameters", 0)
-            document.problems.append(
-                Problem(
-                    document.file,
-                    line,
-                    f"{GIVEN}{shown(name)}",
-                    "the file has no such parameter",
-                    hint,
-                )
+            document.refuse(
+                Position(f"{GIVEN}{shown(name)}", line), "the file has no such parameter", hint
             )
         elif values[name] is not REFUSED:
             values[name] = _given(document, name, text, declared[name])
@@ -77,6 +70,7 @@ def _values(document: Document, declared: Node, given: Mapping[str, str]) -> dic
 
 def _given(document: Document, name: str, text: str, default: object) -> object:
     """A value from the command line, read as a value of the default's type."""
+    at = Position(f"{GIVEN}{name}")
     if isinstance(default, bool) and text in _TRUTH:
         return _TRUTH[text]
     if type(default) is int and re.fullmatch("-?[0-9]{1,18}", text):
@@ -85,15 +79,9 @@ def _given(document: Document, name: str, text: str, default: object) -> object:
         try:
             return parse_content(text, PARAMETER_LENGTH)
         except FieldError as error:
-            document.problems.append(
-                Problem(document.file, 0, f"{GIVEN}{name}", error.what, error.hint)
-            )
-            return REFUSED
+            return document.refuse(at, error.what, error.hint)
     what = f"'{shown(text)}' is not {kind_of(default)}"
-    document.problems.append(
-        Problem(document.file, 0, f"{GIVEN}{name}", what, f"The default is {shown(default)}.")
-    )
-    return REFUSED
+    return document.refuse(at, what, f"The default is {shown(default)}.")
 
 
 class _Filler:

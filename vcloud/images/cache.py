@@ -53,6 +53,11 @@ class Image:
     packages: tuple[str, ...]
     """Installed packages as `name=version`, sorted. Empty for a user's qcow2."""
 
+    @property
+    def entry(self) -> str:
+        """The name of its folder in the cache: NAME-DIGEST."""
+        return _entry(self.name, self.digest)
+
 
 @dataclass(frozen=True, slots=True)
 class Description:

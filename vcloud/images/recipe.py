@@ -23,7 +23,7 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 
-from vcloud.data import images_dir
+from vcloud.data import images_dir, shipped_recipes
 from vcloud.documents.field import Shape
 from vcloud.documents.model import Kind, read_model
 from vcloud.errors import ImageError, Problem, SpecError
@@ -207,7 +207,7 @@ def _base_problem(folder: Path, line: int, what: str, hint: str) -> SpecError:
 
 
 def _recipe_hint() -> str:
-    shipped = sorted(path.parent.name for path in images_dir().glob("*/image.yaml"))
+    shipped = [folder.name for folder in shipped_recipes()]
     return f"A recipe is a folder with an image.yaml. Shipped recipes: {', '.join(shipped)}."
 
 

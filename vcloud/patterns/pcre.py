@@ -30,7 +30,7 @@ from vcloud.patterns.tree import (
 LARGEST_PROGRAM: Final = 65_000
 """Bytes of a compiled pattern. PCRE's own limit is 65,536, with all that it adds."""
 COUNTING: Final = 20
-"""Bytes that `vcloud.compile.leaks.rules.counted` adds to each of the repetitions it makes."""
+"""Bytes that `vcloud.compile.leaks.pattern.counted` adds to each of the repetitions it makes."""
 
 _CHARACTER: Final = 2
 _SET: Final = 33

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
-from vcloud.documents.document import Document, Node
+from vcloud.documents.document import Document, Node, mapping_or_empty
 from vcloud.documents.field import FieldError
 from vcloud.documents.model import Kind, read_model, salvaged
 from vcloud.documents.parameters import GIVEN, fill_in
@@ -86,11 +86,7 @@ def _stand_in(tree: Node) -> None:
     """
     tree.setdefault("vcloud", 1)
     tree.setdefault("name", "unnamed")
-    zones = list(_mapping(tree.get("zones")))
-    for vm in filter(None, map(_mapping, _mapping(tree.get("vms")).values())):
+    zones = list(mapping_or_empty(tree.get("zones")))
+    for vm in filter(None, map(mapping_or_empty, mapping_or_empty(tree.get("vms")).values())):
         vm.setdefault("image", "base")
         vm.setdefault("zone", zones)
-
-
-def _mapping(value: object) -> dict[str, Any]:
-    return value if isinstance(value, Node) else {}

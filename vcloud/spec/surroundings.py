@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from vcloud.documents.document import Node
+from vcloud.documents.document import Node, mapping_or_empty
 from vcloud.documents.field import FieldError, Suggestions
 from vcloud.spec.types import derived_id, parse_service
 
@@ -58,11 +58,11 @@ def surroundings_of(tree: Node, beside: Beside) -> Surroundings:
     A name that is declared in a wrong way counts as declared, so that a reference to it is not
     reported too.
     """
-    vms = _mapping(tree.get("vms"))
+    vms = mapping_or_empty(tree.get("vms"))
     disks = (
         (vm, disk)
         for vm, written in vms.items()
-        for disk in _mapping(_mapping(written).get("disks"))
+        for disk in mapping_or_empty(mapping_or_empty(written).get("disks"))
     )
     return Surroundings(
         zones=frozenset(_names(tree.get("zones"))),
@@ -80,15 +80,11 @@ def _names(declared: object) -> Iterator[str]:
         yield from declared
     elif isinstance(declared, list):
         for item in declared:
-            yield from [item] if isinstance(item, str) else _mapping(item)
-
-
-def _mapping(value: object) -> dict[str, Any]:
-    return value if isinstance(value, Node) else {}
+            yield from [item] if isinstance(item, str) else mapping_or_empty(item)
 
 
 def _flow_ids(flows: object) -> Iterator[str]:
-    for flow in map(_mapping, flows if isinstance(flows, list) else ()):
+    for flow in map(mapping_or_empty, flows if isinstance(flows, list) else ()):
         if "id" in flow:
             yield str(flow["id"])
             continue

@@ -181,7 +181,10 @@ class Vm(Spec):
         return self.image.sha256
 
     def names(self, tier: str) -> tuple[str, ...]:
-        """The names of the VMs that this entry, called `tier` in the file, makes."""
+        """The names of the VMs that this entry, called `tier` in the file, makes: `db`, or `web-1`,
+        `web-2` where the file gives a count. A count of 1 gives `web-1` as well, so a higher count
+        renames no VM.
+        """
         return (
             (tier,)
             if self.count is None

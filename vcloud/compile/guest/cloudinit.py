@@ -17,7 +17,13 @@ import pycdlib
 import yaml
 
 from vcloud.compile.environment import render
-from vcloud.compile.guest.identity import FIRST_TABLE, WORKLOAD_SYSCTLS, addresses_of, hosts_file
+from vcloud.compile.guest.identity import (
+    FIRST_TABLE,
+    WORKLOAD_SYSCTLS,
+    addresses_of,
+    hosts_file,
+    length_of,
+)
 from vcloud.design.model import Design, Disk, Nic, Vm, Zone
 from vcloud.design.names import domain_uuid
 
@@ -32,11 +38,11 @@ def seed_files(design: Design, vm: Vm, host_key: tuple[bytes, str] | None) -> di
     """The files of the seed disk. `host_key` is the private and the public half of a key for the
     first boot; with None the VM keeps its key.
     """
-    network = network_config(design, vm)
-    content = hashlib.sha256((user_data(design, vm, None) + network).encode()).hexdigest()
+    network, lasting = network_config(design, vm), user_data(design, vm, None)
+    content = hashlib.sha256((lasting + network).encode()).hexdigest()
     texts = {
         "meta-data": meta_data(design, vm, content),
-        "user-data": user_data(design, vm, host_key),
+        "user-data": user_data(design, vm, host_key) if host_key else lasting,
         "network-config": network,
     }
     return {name: text.encode() for name, text in texts.items()}
@@ -174,8 +180,7 @@ def _nic(zone: Zone, nic: Nic, index: int, *, alone: bool) -> dict[str, object]:
     addresses, routes, rules = [], [], []
     table = FIRST_TABLE + index
     for address, gateway, prefix, anywhere in addresses_of(zone, nic):
-        length = prefix.rpartition("/")[2] if zone.open else str(address.max_prefixlen)
-        addresses.append(f"{address}/{length}")
+        addresses.append(f"{address}/{length_of(zone, address)}")
         there: dict[str, object] = {"via": str(gateway), "on-link": True}
         if index == 0:
             routes.append({"to": anywhere, **there})

@@ -140,8 +140,7 @@ def _nic_lines(zone: Zone, nic: Nic, index: int, *, alone: bool) -> Iterator[str
     """
     table = FIRST_TABLE + index
     for address, gateway, prefix, anywhere in addresses_of(zone, nic):
-        length = prefix.rpartition("/")[2] if zone.open else str(address.max_prefixlen)
-        yield f"addr {nic.ifname} {address}/{length}"
+        yield f"addr {nic.ifname} {address}/{length_of(zone, address)}"
         if not zone.open:
             yield f"neigh {nic.ifname} {gateway} {zone.gateway.mac}"
             yield f"route {nic.ifname} {gateway}/{address.max_prefixlen}"
@@ -162,8 +161,8 @@ def _gateway_lines(design: Design, zone: Zone) -> Iterator[str]:
     never asks by ARP or ND.
     """
     ifname = zone.gateway.ifname
-    for address, _, prefix, _ in addresses_of(zone, zone.gateway):
-        yield f"addr {ifname} {address}/{prefix.rpartition('/')[2] if zone.open else address.max_prefixlen}"
+    for address, *_ in addresses_of(zone, zone.gateway):
+        yield f"addr {ifname} {address}/{length_of(zone, address)}"
     for vm in _by_tier(design.workloads):
         for nic in vm.nics:
             if nic.zone != zone.name:
@@ -191,6 +190,15 @@ def addresses_of(zone: Zone, nic: Nic) -> Iterator[tuple[Address, Address, str, 
         yield nic.address4, gateway.address4, str(zone.prefix4), ANYWHERE[0]
     if nic.address6 is not None and gateway.address6 is not None:
         yield nic.address6, gateway.address6, str(zone.prefix6), ANYWHERE[1]
+
+
+def length_of(zone: Zone, address: Address) -> int:
+    """The prefix length that an address of a NIC gets: only in an open zone do VMs reach each other
+    without the firewall.
+    """
+    if not zone.open:
+        return address.max_prefixlen
+    return (zone.prefix4 if address.version == 4 else zone.prefix6).prefixlen
 
 
 def _file_lines(design: Design, vm: Vm) -> Iterator[str]:

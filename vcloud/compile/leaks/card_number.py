@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from vcloud.compile.environment import render
-from vcloud.compile.leaks.channels import Channel
+from vcloud.compile.leaks.channels import CHANNELS, Channel
 from vcloud.design.model import Detector
 from vcloud.values import CARD_NUMBER
 
@@ -62,10 +62,15 @@ def search(detector: Detector, channel: Channel) -> str:
     return f'pcre:"/{CANDIDATE}/"; lua:lua/{_script_name(detector, channel)};'
 
 
-def scripts(detector: Detector, channel: Channel) -> Mapping[str, str]:
+def scripts(detector: Detector) -> Mapping[str, str]:
     """One script for all channels that give a script its data in the same way."""
+    channels = {_script_name(detector, channel): channel for channel in CHANNELS}
+    return {name: _script(detector, channel) for name, channel in channels.items()}
+
+
+def _script(detector: Detector, channel: Channel) -> str:
     separators = separators_in(channel)
-    text = render(
+    return render(
         "suricata/card-number.lua.j2",
         detector=detector.id,
         argument=channel.argument,
@@ -76,7 +81,6 @@ def scripts(detector: Detector, channel: Channel) -> Mapping[str, str]:
         most=MOST_DIGITS,
         brands=BRANDS,
     )
-    return {_script_name(detector, channel): text}
 
 
 def sample_texts(detector: Detector) -> tuple[str, str]:

@@ -22,9 +22,9 @@ class DetectorKind(Protocol):
         semicolon.
         """
 
-    def scripts(self, detector: Detector, channel: Channel) -> Mapping[str, str]:
-        """File name -> text of the Lua scripts that `search` names; empty for a kind without
-        scripts.
+    def scripts(self, detector: Detector) -> Mapping[str, str]:
+        """File name -> text of the Lua scripts that `search` names, in any channel; empty for a
+        kind without scripts.
         """
 
     def sample_texts(self, detector: Detector) -> tuple[str, str]:

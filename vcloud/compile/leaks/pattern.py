@@ -21,7 +21,7 @@ def search(detector: Detector, _channel: Channel) -> str:
     return f'pcre:"/{counted(escaped(detector.regex), detector.at_least)}/";'
 
 
-def scripts(_detector: Detector, _channel: Channel) -> Mapping[str, str]:
+def scripts(_detector: Detector) -> Mapping[str, str]:
     return {}
 
 

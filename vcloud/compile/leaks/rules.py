@@ -44,8 +44,8 @@ def leak_rules(design: Design) -> LeakRules:
     ]
     scripts = {
         name: text
-        for detector, channel in pairs
-        for name, text in kind_of(detector).scripts(detector, channel).items()
+        for detector in detectors
+        for name, text in kind_of(detector).scripts(detector).items()
     }
     return LeakRules(
         tuple(lines), tuple(sorted(scripts.items())), tuple(sorted(exceptions.groups.items()))

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from vcloud.compile.environment import render
-from vcloud.design.addressing import uuid_of
 from vcloud.design.model import Network, Uplink, Zone
+from vcloud.design.names import network_uuid
 from vcloud.marks import NAMESPACE
 
 
@@ -53,7 +53,7 @@ def render_nat_network(name: str, bridge: str, uplink: Uplink) -> str:
     """
     view = NatView(
         name=name,
-        uuid=uuid_of("network", name),
+        uuid=network_uuid(name),
         bridge=bridge,
         gateway4=uplink.gateway4,
         length4=uplink.address4.network.prefixlen,
