@@ -6,6 +6,9 @@ READY := $(VENV)/.ready
 PYTEST := $(VENV)/bin/python -m pytest
 SIDE_BY_SIDE := $(PYTEST) -n auto --max-worker-restart 0 $(if $(ONLY),-k "$(ONLY)")
 
+# A run that takes longer begins no more tests, fails, and says what it found: CI ends it after 5400 s, and then it would not.
+TEST_SECONDS := 4800
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-unit test-netns test-vm test-nested test-long bench setup clean
 
@@ -31,7 +34,7 @@ demo: $(READY)
 	bash .ci/demo
 
 test: $(READY)
-	$(SIDE_BY_SIDE) tests --ignore=tests/bench -m "not long" --durations=30
+	$(SIDE_BY_SIDE) tests --ignore=tests/bench -m "not long" --durations=30 --session-timeout $(TEST_SECONDS)
 
 test-unit: $(READY)
 	$(SIDE_BY_SIDE) tests/unit tests/golden tests/test_style.py

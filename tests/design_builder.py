@@ -12,7 +12,7 @@ checks of a file.
         ''',
     )
 
-A zone may be `open` or `inspected`; `x2` makes `web-1` and `web-2`. Names of tiers, `zone:NAME` and
+A zone may be `open`, `inspected`, or `reject` what no flow allows; `x2` makes `web-1` and `web-2`. Names of tiers, `zone:NAME` and
 `internet` are ends of flows. `80=8080` publishes port 80 as 8080. A port without `=` in a flow from
 `internet` is published as itself. Tests may so describe what the checks would refuse, such as two
 flows that publish one port.
@@ -29,6 +29,7 @@ from typing import Any
 from vcloud.design.model import Design, Role, Uplink, Vm
 from vcloud.design.resolve import MEMORY, RecipeFacts, resolve
 from vcloud.spec.model import Vapp
+from vcloud.values import Denied, is_outside
 
 UPLINK = Uplink(
     network="",
@@ -53,7 +54,10 @@ def build_design(zones: str, vms: Mapping[str, str], flows: str = "", vapp: str 
     return _design(
         {
             "name": vapp,
-            "zones": {name: {"open": "open" in given} for name, given in marks.items()},
+            "zones": {
+                name: {"open": "open" in given, "denied": "reject" if "reject" in given else "drop"}
+                for name, given in marks.items()
+            },
             "vms": {tier: _tier(text) for tier, text in vms.items()},
             "flows": list(_flows(flows)),
             "protection": {"ips": {"inspect": inspected}} if inspected else {},
@@ -67,7 +71,11 @@ def with_flows(design: Design, flows: str) -> Design:
     for vm in design.workloads:
         tiers.setdefault(vm.tier, []).append(vm)
     zones = " ".join(
-        zone.name + ":open" * zone.open + ":inspected" * zone.inspected for zone in design.zones
+        zone.name
+        + ":open" * zone.open
+        + ":inspected" * zone.inspected
+        + ":reject" * (zone.denied is Denied.REJECT)
+        for zone in design.zones
     )
     other = build_design(
         zones, {tier: _notation(members) for tier, members in tiers.items()}, flows, design.vapp
@@ -109,12 +117,12 @@ def _flows(text: str) -> Iterator[dict[str, Any]]:
             "service": services,
             "why": "a test",
         }
-        yield flow | ({"publish": published} if match["source"] == "internet" else {})
+        yield flow | ({"publish": published} if is_outside(match["source"]) else {})
 
 
 def _service(text: str) -> tuple[str, str]:
     """The service, and the ports that it is published as."""
-    if text == "icmp":
+    if text in ("icmp", "all"):
         return text, "1"
     match = _SERVICE.fullmatch(text)
     if match is None:

@@ -5,9 +5,9 @@ Tests that share a fixture which is dear to make (a running vApp, a lab) form a 
 runs a whole group, in the order of the files. The longest groups begin first, so that at the end no
 worker waits for one that has just begun.
 
-The images that VMs boot from are built by a group of its own. It begins first. While it runs, the
-other workers get groups that need no image. On a machine whose image cache is full the group ends
-at once.
+The images that VMs boot from are built by a group of its own, which begins first. Another one makes
+what the hosts of the labs get from the start. While these run, the other workers get groups that
+need neither. On a machine whose image cache is full both end at once.
 """
 
 from __future__ import annotations
@@ -21,28 +21,45 @@ from xdist.scheduler import LoadScopeScheduling
 
 IMAGES = "tests/vm/test_images_are_built.py"
 """The group that builds the images."""
-NEED_IMAGES = ("tests/vm/", "tests/nested/", "tests/netns/ips/")
+STOCK = "tests/vm/test_stock_is_made.py"
+"""The group that makes the stock of the labs' hosts."""
+NEEDS = {
+    STOCK: (IMAGES,),
+    IMAGES: (),
+    "tests/vm/": (IMAGES, STOCK),
+    "tests/nested/": (IMAGES,),
+    "tests/netns/ips/": (IMAGES,),
+}
+"""Beginning of a group's name -> the groups that must have ended before it begins; the first entry
+that fits.
+"""
 
 SHARED = ("tests/vm/shop", "tests/vm/hosts", "tests/lab")
 """Folders whose tests use one vApp or one host. Every file elsewhere is a group by itself."""
 
 SECONDS = {
     IMAGES: 10_000,
+    STOCK: 9_000,
     "tests/nested/test_nested.py": 700,
     "tests/vm/shop": 600,
     "tests/vm/test_cloud_image.py": 500,
     "tests/vm/test_memory_images.py": 300,
     "tests/vm/test_warm.py": 200,
     "tests/vm/test_change.py": 420,
+    "tests/vm/test_data.py": 280,
+    "tests/vm/test_drift.py": 260,
     "tests/vm/test_interrupted.py": 240,
+    "tests/vm/test_host_side.py": 150,
     "tests/vm/test_images.py": 240,
     "tests/vm/test_hands.py": 240,
+    "tests/vm/test_services.py": 90,
     "tests/vm/test_identity.py": 240,
     "tests/vm/test_full_disk.py": 180,
     "tests/vm/test_other_vapps.py": 150,
     "tests/vm/hosts": 120,
     "tests/vm/test_state.py": 120,
     "tests/vm/test_tampered.py": 90,
+    "tests/vm/test_tenancy.py": 90,
     "tests/netns/ips/test_rules.py": 80,
     "tests/netns/ips/test_life.py": 80,
     "tests/netns/ips/test_leaks.py": 60,
@@ -50,20 +67,21 @@ SECONDS = {
     "tests/netns/guest/test_identity.py": 30,
     "tests/netns/firewall/test_changes.py": 60,
     "tests/netns/firewall/test_flows.py": 60,
-    "tests/lab": 60,
+    "tests/vm/test_two_writers.py": 50,
+    "tests/lab": 90,
+    "tests/netns/host/test_qemu_hook.py": 30,
     "tests/test_style.py": 30,
 }
 """About how long a group takes on two cores without KVM. Only the order matters; a group that is
 not here takes a few seconds.
 """
 
+HEAVY = {"tests/nested/test_nested.py", "tests/vm/test_cloud_image.py"}
+"""Groups whose VMs are never idle. If they ran beside each other, their VMs would answer too late.
+"""
+
 PROCESSOR_SECONDS = "processor_seconds"
 """The property of a test's report that says how much processor time its VMs used."""
-
-BOOT_VMS = ("tests/vm/", "tests/nested/")
-"""Only as many of these groups run at a time as the machine has processors. A VM that is starved
-answers too late.
-"""
 
 GIB_PER_WORKER = 4
 """Memory that the largest vApp of one worker takes, and its share of the page cache."""
@@ -74,8 +92,8 @@ def processors() -> int:
 
 
 def worker_count() -> int:
-    """One worker more than processors, for the tests that boot no VM: these wait most of the time.
-    Fewer where memory is short.
+    """One worker more than there is work for, because tests with VMs wait for about a third of their
+    time. Fewer where memory is short.
     """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
     return max(1, min(processors() + 1, memory // GIB_PER_WORKER, 6))
@@ -94,19 +112,39 @@ def longest_first(items: Iterable[pytest.Item]) -> list[pytest.Item]:
     )
 
 
-def may_begin(group: str, others: Sequence[Collection[str]]) -> bool:
-    """Whether a group of tests can begin beside the groups of the other workers, without waiting
-    for an image and without starving their VMs.
+def needs_of(group: str) -> tuple[str, ...]:
+    return next((needs for start, needs in NEEDS.items() if group.startswith(start)), ())
+
+
+def may_begin(group: str, others: Sequence[Collection[str]], coming: Collection[str] = ()) -> bool:
+    """Whether a group of tests can begin beside the groups of the other workers: without waiting
+    for what one of these makes, or one of those to come, and so that no two groups need most of the
+    processors.
     """
-    if group.startswith(NEED_IMAGES) and any(IMAGES in groups for groups in others):
-        return False
-    return not group.startswith(BOOT_VMS) or not all_processors_are_taken(others)
+    made_later = {*coming, *(group for groups in others for group in groups)}
+    return made_later.isdisjoint(needs_of(group)) and not is_crowded(group, others)
 
 
-def all_processors_are_taken(others: Sequence[Collection[str]]) -> bool:
-    """A worker runs one group at a time, although it may have got its next group already."""
-    boot_vms = [any(group.startswith(BOOT_VMS) for group in groups) for groups in others]
-    return sum(boot_vms) >= processors()
+def is_crowded(group: str, others: Sequence[Collection[str]]) -> bool:
+    """Whether the group and one of the other workers' need most of the processors."""
+    return group in HEAVY and any(HEAVY & {*groups} for groups in others)
+
+
+def next_group(
+    waiting: Sequence[str], others: Sequence[Collection[str]], own: Collection[str] = ()
+) -> str:
+    """The group that a worker gets after its `own` ones. Behind the images comes what is made of
+    them, and behind that nothing that others could do meanwhile. Where each group has to wait, the
+    worker gets one that waits.
+    """
+    if STOCK in waiting and IMAGES in own:
+        return STOCK
+    coming = {*waiting, *own}
+    may_wait = (group for group in waiting if not is_crowded(group, others))
+    return next(
+        (group for group in waiting if may_begin(group, others, coming)),
+        next(may_wait, waiting[0]),
+    )
 
 
 class Groups(LoadScopeScheduling):
@@ -119,36 +157,13 @@ class Groups(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         return group_of(nodeid)
 
-    def _reschedule(self, node: Any) -> None:
-        """Called after each test. A worker ends when only groups that boot VMs are left, and others
-        run enough of these.
-        """
-        if (
-            self.workqueue
-            and all(group.startswith(BOOT_VMS) for group in self.workqueue)
-            and all_processors_are_taken(self._others(node))
-        ):
-            node.shutdown()
-        else:
-            super()._reschedule(node)
-
     def _assign_work_unit(self, node: Any) -> None:
-        """Gives the worker the first group that may begin now. Without one, the worker waits itself
-        for the images of a group that boots no VM.
-        """
-        others = self._others(node)
-        group = next(
-            (group for group in self.workqueue if may_begin(group, others)),
-            next((group for group in self.workqueue if not group.startswith(BOOT_VMS)), None),
-        )
-        if group is not None:
-            self.workqueue.move_to_end(group, last=False)
+        """Gives the worker its next group."""
+        going_on = {
+            worker: [group for group, tests in groups.items() if not all(tests.values())]
+            for worker, groups in self.assigned_work.items()
+        }
+        own = going_on.pop(node, [])
+        group = next_group(tuple(self.workqueue), [*going_on.values()], own)
+        self.workqueue.move_to_end(group, last=False)
         super()._assign_work_unit(node)
-
-    def _others(self, node: Any) -> list[list[str]]:
-        """For each other worker, the groups that it has and has not ended."""
-        return [
-            [group for group, tests in groups.items() if not all(tests.values())]
-            for other, groups in self.assigned_work.items()
-            if other is not node
-        ]

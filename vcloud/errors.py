@@ -6,6 +6,8 @@ into exit codes and text.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -95,12 +97,36 @@ class RefusedError(VcloudError):
 
     exit = Exit.REFUSED
 
-    def __init__(self, problems: tuple[Problem, ...]) -> None:
+    def __init__(self, problems: tuple[Problem, ...], more: str = "") -> None:
+        """`more` is a sentence about all of the problems."""
         self.problems = tuple(sorted(problems))
-        super().__init__("\n".join(map(str, self.problems)), "Refused; nothing was changed.")
+        super().__init__(
+            "\n".join(map(str, self.problems)),
+            "Refused; nothing was changed." + (f" {more}" if more else ""),
+        )
 
     def __str__(self) -> str:
         return f"{self.what}\n{self.hint}"
+
+
+class Refusals:
+    """Gathers what is refused on the way, so that all of it is told at once."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """What the block refuses ends the block, and is kept."""
+        try:
+            yield
+        except RefusedError as error:
+            self.problems += error.problems
+
+    def refuse(self) -> None:
+        """Raises RefusedError with all that was refused."""
+        if self.problems:
+            raise RefusedError(tuple(dict.fromkeys(self.problems)))
 
 
 class SmallerDiskError(VcloudError):
@@ -109,8 +135,31 @@ class SmallerDiskError(VcloudError):
     exit = Exit.REFUSED
 
 
+class UnprotectedError(VcloudError):
+    """All of a vApp runs, and something on its host is not as vcloud made it."""
+
+    def __init__(self, vapp: str, host: str, problems: tuple[str, ...]) -> None:
+        lines = "".join(f"\n    {problem}" for problem in problems)
+        super().__init__(
+            f"'{vapp}' on {host} is up, and is not protected:{lines}",
+            "Then run `vcloud up` again. `vcloud status` shows what is left.",
+        )
+
+
 class HostError(VcloudError):
     """A libvirt host could not be reached, or did not do what vcloud asked for."""
+
+
+class UnreachableError(HostError):
+    """A host that cannot be reached may have the vApp, so nothing is done elsewhere."""
+
+    exit = Exit.REFUSED
+
+
+class HostRefusedError(HostError):
+    """A host itself refused to start a VM, by its rules of tenancy."""
+
+    exit = Exit.REFUSED
 
 
 class GuestError(VcloudError):

@@ -12,17 +12,28 @@ marks as well.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 NAMESPACE = "https://vcloud.dev/ns/1"
 """XML namespace of every element of vcloud in libvirt's metadata."""
-FORMAT = 2
-"""The newest format of marks that this release reads, and the one that it writes. Format 1 had no
-`format` attribute.
+CONNECTED_NAMESPACE = f"{NAMESPACE}/connected"
+"""XML namespace of the element that `vcloud up` puts into the metadata of a running domain, and not
+into its definition, when it connects the VM. libvirt drops the element when the domain stops, and
+keeps it when libvirtd restarts. So a domain that has it still runs as `vcloud up` left it running.
 """
-KEPT = "kept"
-"""Value of the attribute `data`: see `VmMarks.keeps_data`."""
+FORMAT = 3
+"""The newest format of marks that this release reads, and the one that it writes. Format 1 had no
+`format` attribute. Up to format 2, a missing attribute said that data disks may be deleted, and the
+digests of a domain were readable by everybody.
+"""
+DIGESTS = ("root", "hardware", "identity")
+"""The attributes of a domain's mark that are digests. They cover secrets, so `vcloud.hosts.sealing`
+puts `SEALED_DIGESTS` in their place.
+"""
+SEALED_DIGESTS = "made-from"
+NOT_YET = "no"
+"""Value of the attribute `ready`: see `VmMarks.unready`."""
 _NUMBER = re.compile(r"[1-9][0-9]{0,5}")
 
 
@@ -56,8 +67,15 @@ class VmMarks:
     """
     rules: str = ""
     """Of a firewall: digest of the ruleset that the firewall reported to be loaded."""
-    keeps_data: bool = False
-    """Of a VM that is not wholly made: its data disks hold data of an earlier time."""
+    unready: bool = False
+    """Of a VM that was made from what `digests` say: it has not become ready since, or was not told
+    of all that was changed.
+    """
+    blank: tuple[str, ...] = ()
+    """The data disks that were created for this VM and have never had a live link above them, so
+    that they hold no data. Only such a disk may be made anew without asking. A disk that is not
+    named here may hold data, also where the mark is missing or of an earlier format.
+    """
     format: int = FORMAT
 
     @property
@@ -65,12 +83,12 @@ class VmMarks:
         """Whether a newer release of vcloud wrote the mark, so that most of it cannot be read."""
         return self.format > FORMAT
 
-    def with_data(self) -> VmMarks:
-        """The same mark of a VM whose data disks hold data."""
-        return replace(self, keeps_data=True)
+    def with_blank(self, disks: Iterable[str]) -> VmMarks:
+        """The same mark of a VM whose data disks of these names are blank, and no others."""
+        return replace(self, blank=tuple(sorted(disks)))
 
     def attributes(self) -> dict[str, str]:
-        """The mark as XML attributes, in this release's format."""
+        """The mark as XML attributes, in this release's format, before its digests are sealed."""
         found = {
             "format": str(FORMAT),
             "vapp": self.vapp,
@@ -86,8 +104,10 @@ class VmMarks:
                 "hardware": self.digests.hardware,
                 "identity": self.digests.identity,
             }
-        if self.keeps_data:
-            found["data"] = KEPT
+        if self.unready:
+            found["ready"] = NOT_YET
+        if self.blank:
+            found["blank"] = " ".join(self.blank)
         return found
 
 
@@ -123,9 +143,9 @@ def vm_marks(attributes: Mapping[str, str] | None) -> VmMarks:
     """
     if attributes is None:
         return NO_VM
-    form = _format(attributes)
+    form = format_of(attributes, FORMAT)
     read = attributes if form <= FORMAT else {}
-    digests = [read.get(key, "") for key in ("root", "hardware", "identity")]
+    digests = [read.get(key, "") for key in DIGESTS]
     return VmMarks(
         vapp=attributes.get("vapp", ""),
         vm=attributes.get("name", ""),
@@ -133,7 +153,8 @@ def vm_marks(attributes: Mapping[str, str] | None) -> VmMarks:
         host_key=read.get("host-key", ""),
         digests=VmDigests(*digests) if all(digests) else None,
         rules=read.get("rules", ""),
-        keeps_data=read.get("data") == KEPT,
+        unready=read.get("ready") == NOT_YET,
+        blank=tuple(read.get("blank", "").split()),
         format=form,
     )
 
@@ -142,14 +163,14 @@ def network_marks(attributes: Mapping[str, str] | None) -> NetworkMarks:
     """The mark that these attributes are; `NO_NETWORK` where there are none."""
     if attributes is None:
         return NO_NETWORK
-    form = _format(attributes)
+    form = format_of(attributes, FORMAT)
     digest = attributes.get("digest", "") if form <= FORMAT else ""
     return NetworkMarks(attributes.get("vapp", ""), attributes.get("zone", ""), digest, form)
 
 
-def _format(attributes: Mapping[str, str]) -> int:
-    """The format of a mark. A mark without one is of format 1; one whose format is no number is
-    taken for a newer release's.
+def format_of(attributes: Mapping[str, str], newest: int) -> int:
+    """The format that attributes name. Without one it is 1. What is no number is taken for a format
+    of a newer release, after `newest`.
     """
     written = attributes.get("format", "1")
-    return int(written) if _NUMBER.fullmatch(written) else FORMAT + 1
+    return int(written) if _NUMBER.fullmatch(written) else newest + 1

@@ -7,12 +7,16 @@ most commands need a part only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vcloud.design.model import Design, Role
-from vcloud.errors import RefusedError, SpecError
+from vcloud.errors import Problem, RefusedError, SpecError
 from vcloud.spec.model import Vapp
+
+if TYPE_CHECKING:
+    from vcloud.images.recipe import Recipe
 
 
 def load_file(path: Path, parameters: Mapping[str, str]) -> Vapp:
@@ -22,11 +26,17 @@ def load_file(path: Path, parameters: Mapping[str, str]) -> Vapp:
         SpecError: the file has problems; it has all of them.
         UsageError: the file cannot be read.
     """
-    from vcloud.files import STDIN, Folder, read_vapp_file
+    from vcloud.files import STDIN, beside, read_vapp_file
     from vcloud.spec.load import parse_vapp
 
     name = "stdin" if str(path) == STDIN else str(path)
-    return parse_vapp(read_vapp_file(path), Folder(path.parent), name, parameters)
+    vapp = parse_vapp(read_vapp_file(path), beside(path), name, parameters)
+    if any(any(flow.prefixes) for flow in vapp.flows):
+        from vcloud.design.inner import inner_prefixes
+
+        if problems := tuple(inner_prefixes(vapp)):
+            raise SpecError(problems)
+    return vapp
 
 
 def read_name(path: Path, parameters: Mapping[str, str] | None = None) -> str:
@@ -56,6 +66,8 @@ def design_of(vapp: Vapp, label: str = "") -> Design:
         raise RefusedError(problems)
     folders = {vm.image_folder for vm in vapp.vms.values() if vm.image_folder}
     recipes = {folder: load_recipe(Path(folder)) for folder in sorted(folders)}
+    if outside := tuple(_outside_bases(vapp, recipes.values())):
+        raise SpecError(outside)
     if mounted := tuple(
         mount_problems(vapp, {folder: recipe.disks for folder, recipe in recipes.items()})
     ):
@@ -63,7 +75,27 @@ def design_of(vapp: Vapp, label: str = "") -> Design:
     appliances = {role: str(images_dir() / role) for role in (Role.FIREWALL, Role.IPS)}
     return resolve(
         vapp,
-        {folder: RecipeFacts(recipe.disks, recipe.memory) for folder, recipe in recipes.items()},
+        {
+            folder: RecipeFacts(recipe.disks, recipe.memory, recipe.reload, recipe.restart)
+            for folder, recipe in recipes.items()
+        },
         appliances,
         instance=Instance(vapp.name, label),
     )
+
+
+def _outside_bases(vapp: Vapp, recipes: Iterable[Recipe]) -> Iterator[Problem]:
+    """What is wrong with the bases that recipes name by their folders: they may lie only where the
+    vApp's own images may.
+    """
+    from vcloud.files import beside
+    from vcloud.spec.check import outside_image
+
+    around = beside(Path(vapp.file))
+    for recipe in recipes:
+        above = recipe
+        while above.base is not None:
+            if not around.allows_image(str(above.base.folder)):
+                what, hint = outside_image(str(above.base.folder))
+                yield Problem(str(above.folder / "image.yaml"), 0, "base", what, hint)
+            above = above.base

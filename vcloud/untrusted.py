@@ -32,10 +32,8 @@ def parse_json(content: bytes | str) -> object:
     """
     try:
         return json.loads(content, parse_constant=_refuse_constant)
-    except (
-        ValueError,
-        RecursionError,
-    ):  # not JSON, not UTF-8, a number of 5,000 digits; or nested too deep
+    # ValueError: not JSON, not UTF-8, or a number of 5,000 digits. RecursionError: nested too deep.
+    except (ValueError, RecursionError):
         raise UnreadableError("it is not valid JSON") from None
 
 
@@ -64,6 +62,7 @@ def as_text(value: object, name: str = "it") -> str:
 
 def as_number(value: object, name: str = "it", largest: int = LARGEST_NUMBER) -> int:
     """The value, which must be a whole number from 0 to `largest`."""
+    # For Python, True is an int.
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= largest:
         _refuse(name, f"a whole number from 0 to {largest}")
     return value

@@ -1,18 +1,27 @@
-"""Values that the vApp file and the design share: protocols, services, actions, ends of flows,
-names of interfaces.
+"""Values that the vApp file and the design share: protocols, services, what they carry, actions,
+ends of flows, names of interfaces.
 
-A flow's end is written as the name of a VM or a zone, or as `internet`. The checks of the file, the
+A flow's end is written as the name of a VM or a zone, as `internet`, or as a prefix of addresses
+outside. The checks of the file, the
 design, a guest's hosts file and the proof all ask this module what an end means and over which NICs
 two VMs meet, so that all of them get the same answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Final
 
+Network = IPv4Network | IPv6Network
+NEVER_OUTSIDE4: Final = tuple(map(IPv4Network, ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3")))
+"""Addresses that no machine outside has (RFC 6890): "this network", loopback, multicast and what is
+reserved.
+"""
+NEVER_OUTSIDE6: Final = tuple(map(IPv6Network, ("::1/128", "::ffff:0:0/96", "ff00::/8")))
+"""The same in IPv6: loopback, IPv4 addresses in the notation of programs, multicast."""
 INTERNET: Final = "internet"
 LONGEST_INTERFACE: Final = 15
 """Characters of an interface's name in Linux (IFNAMSIZ without the zero at the end)."""
@@ -22,12 +31,51 @@ BUILT_IN_DETECTORS: Final = (CARD_NUMBER,)
 has a module for each.
 """
 
+ACCELERATOR: Final = "accelerator"
+ARCH: Final = "arch"
+SMT: Final = "smt"
+SVIRT: Final = "svirt"
+HOST_FACTS: Final[Mapping[str, tuple[str, ...]]] = {
+    ACCELERATOR: ("kvm", "tcg"),
+    ARCH: (),
+    SMT: ("on", "off"),
+    SVIRT: ("apparmor", "selinux", "none"),
+}
+"""What vcloud reads from a host, and a vApp may ask for like for a label of the inventory: how the
+VMs of the vApp run there, the architecture by libvirt's name, whether two threads of a core are two
+processors, and what keeps the host's QEMU processes apart. To each its possible values, if they
+are few.
+"""
+
 
 class Protocol(StrEnum):
     TCP = "tcp"
     UDP = "udp"
     ICMP = "icmp"
     """ICMP in IPv4 and ICMPv6 in IPv6, echo only."""
+
+
+class App(StrEnum):
+    """The protocol that a service of a flow carries."""
+
+    HTTP = "http"
+    TLS = "tls"
+    POSTGRES = "postgres"
+    MYSQL = "mysql"
+    REDIS = "redis"
+    SSH = "ssh"
+    DNS = "dns"
+    SMTP = "smtp"
+    FTP = "ftp"
+    OTHER = "other"
+    """Anything: the IPS does not look at how a connection begins."""
+
+
+class Denied(StrEnum):
+    """What the firewall does with a packet that no flow allows: `reject` tells its sender at once."""
+
+    DROP = "drop"
+    REJECT = "reject"
 
 
 class Mode(StrEnum):
@@ -60,21 +108,95 @@ class Service:
         )
 
 
+ALL: Final = "all"
+ALL_SERVICES: Final = (
+    Service(Protocol.TCP, 1, 65535),
+    Service(Protocol.UDP, 1, 65535),
+    Service(Protocol.ICMP, 0, 0),
+)
+"""What a flow may allow at most."""
+_APPS_BY_PORT: Final = {
+    21: App.FTP,
+    22: App.SSH,
+    25: App.SMTP,
+    53: App.DNS,
+    80: App.HTTP,
+    443: App.TLS,
+    465: App.TLS,
+    587: App.SMTP,
+    636: App.TLS,
+    853: App.TLS,
+    993: App.TLS,
+    995: App.TLS,
+    3306: App.MYSQL,
+    5432: App.POSTGRES,
+    6379: App.REDIS,
+}
+"""Ports on which one protocol is so common that a flow need not name it."""
+
+
+def share_a_port(some: Iterable[Service], others: Collection[Service]) -> bool:
+    """Whether a packet can be of a service among some, and of one among the others."""
+    return any(
+        one.protocol is other.protocol and one.first <= other.last and other.first <= one.last
+        for one in some
+        for other in others
+    )
+
+
+def app_of(service: Service, written: App | None) -> App | None:
+    """What a service carries: what the file says or, where it says nothing, what the port says.
+    None where nobody says it, and for what is not TCP.
+
+    A range of ports says nothing. One in a flow of FTP is for the data of FTP, which is anything.
+    """
+    if service.protocol is not Protocol.TCP:
+        return None
+    if written is not None:
+        return App.OTHER if written is App.FTP and service.first != service.last else written
+    return _APPS_BY_PORT.get(service.first) if service.first == service.last else None
+
+
+def is_prefix(end: str) -> bool:
+    """Whether an end is written as addresses, as no name of a VM or a zone is."""
+    return "." in end or "/" in end or end.count(":") > 1
+
+
+def is_outside(end: str) -> bool:
+    """Whether an end means machines outside the vApp: `internet`, or a prefix."""
+    return end == INTERNET or is_prefix(end)
+
+
+def prefix_of(end: str) -> Network | None:
+    """The addresses that an end means; None for the internet, a VM or a zone. Raises ValueError
+    where the prefix is not valid.
+    """
+    return ip_network(end) if is_prefix(end) else None
+
+
+def covers(one: Network, other: Network) -> bool:
+    """Whether every address of `other` is one of `one`."""
+    return one.version == other.version and other.subnet_of(one)  # type: ignore[arg-type]
+
+
 def zone_named(end: str, tiers: Container[str]) -> str:
     """The zone that an end (`app`, `zone:app`) means; empty for the VMs of a tier and for the
-    internet.
+    outside.
     """
+    if is_outside(end):
+        return ""
     kind, _, name = end.rpartition(":")
-    return name if kind == "zone" or (name not in tiers and name != INTERNET) else ""
+    # In a sound file a name without its kind means one thing: a tier, or else a zone.
+    return name if kind == "zone" or name not in tiers else ""
 
 
 def tiers_at(end: str, zones: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     """The tiers whose VMs an end means, in the order of `zones`, which has the zones of each tier.
-    None for the internet.
+    None for the outside.
     """
     if zone := zone_named(end, zones):
         return tuple(tier for tier, its in zones.items() if zone in its)
-    return () if end == INTERNET else (end.removeprefix("vm:"),)
+    return () if is_outside(end) else (end.removeprefix("vm:"),)
 
 
 def meeting_zones(ours: Sequence[str], theirs: Sequence[str], wanted: str = "") -> tuple[str, str]:

@@ -1,7 +1,9 @@
-"""Runs in a VM of a user's own image that has just woken from a memory image: makes it a machine of its own, and continues its boot.
+"""Runs in a VM of a user's own image that has just woken from a memory image: makes it a machine of
+its own, and continues its boot.
 
-It reads JSON on its standard input: `entropy` (random bytes as base64), `machine_id`, `now` (seconds since 1970), `opened` (the file that
-opens the gate in the VM's boot, at later boots too) and `go_on` (the unit that continues the boot).
+It reads JSON on its standard input: `entropy` (random bytes as base64), `machine_id`, `now`
+(seconds since 1970), `opened` (the file that opens the gate in the VM's boot, at later boots too)
+and `go_on` (the unit that continues the boot).
 """
 
 import base64
@@ -20,7 +22,9 @@ OF_THE_MEMORY_IMAGE = (
     *("run/cloud-init", "var/log/journal/{machine_id}*", "run/log/journal/{machine_id}*"),
     *("var/lib/systemd/random-seed", "var/lib/systemd/credential.secret", "etc/ssh/ssh_host_*"),
 )
-"""Files that belong to the machine whose memory was saved. They are removed; cloud-init, which has not run yet, brings the pinned host key."""
+"""Files that belong to the machine whose memory was saved. They are removed; cloud-init, which has
+not run yet, brings the pinned host key.
+"""
 
 JOURNAL = "systemctl restart systemd-journald.service"
 """The journal writes to a folder that is called after the machine ID."""
@@ -28,7 +32,9 @@ SETTLE = "udevadm settle"
 GENERATE = "systemctl daemon-reload"
 """Makes systemd run its generators again: one of them looks for cloud-init's seed disk."""
 HOLD = "systemctl stop network-pre.target systemd-networkd.service"
-"""Stops network management, which a NIC that was plugged in has started, so that it waits for cloud-init. Not every image has this service."""
+"""Stops network management, which a NIC that was plugged in has started, so that it waits for
+cloud-init. Not every image has this service.
+"""
 
 
 def reseed(entropy: bytes) -> None:
@@ -57,7 +63,9 @@ def forget(machine_id: str) -> None:
 
 
 def go_on(opened: Path, unit: str) -> None:
-    """Continues the boot with the image's own default target, which starts cloud-init and everything else."""
+    """Continues the boot with the image's own default target, which starts cloud-init and
+    everything else.
+    """
     opened.parent.mkdir(parents=True, exist_ok=True)
     opened.touch()
     for command in (JOURNAL, SETTLE, GENERATE, HOLD, f"systemctl start {unit}"):

@@ -170,8 +170,8 @@ def _argv(model: Model, stem: str) -> Iterator[str]:
         if option == "-incoming":
             yield f"exec:tail -c +{model.stream + 1} {model.memory}"
         elif option == "-netdev":  # libvirt opens the card's end on the host and passes it on
-            name = re.search(r"\bid\W+(\w+)", value)
-            yield f"tap,id={name[1] if name else 'hostnet0'},script=no,downscript=no"
+            card = re.search(r"\bid\W+(\w+)", value)
+            yield f"tap,id={card[1] if card else 'hostnet0'},script=no,downscript=no"
         elif option == "-chardev":
             name = value.partition("id=")[2].partition(",")[0]
             yield (

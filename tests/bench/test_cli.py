@@ -4,6 +4,7 @@ library; and the compiler on long lists.
 
 from __future__ import annotations
 
+import functools
 import statistics
 import sys
 from pathlib import Path
@@ -49,7 +50,7 @@ def test_help_and_validate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     found: dict[str, list[float]] = {label: [] for label in commands}
     for _ in range(RUNS):  # in turns, so that a machine that slows down does so for all
         for label, argv in commands.items():
-            found[label] += timed(lambda argv=argv: command(*argv))
+            found[label] += timed(functools.partial(command, *argv))
     with capsys.disabled():
         show("whole processes", found, "empty typer app --help")
         empty_app, shown, validated = (statistics.median(found[label]) for label in commands)

@@ -8,6 +8,7 @@ import re
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def bare(operator: Operator, models: list[Model]) -> list[float]:
     found = []
     for _ in range(RUNS):
         with ExitStack() as stack:
-            found += timed(lambda stack=stack: stack.enter_context(restored(operator, models)))
+            found += timed(partial(stack.enter_context, restored(operator, models)))
     return found
 
 

@@ -46,6 +46,8 @@ def untrimmed() -> Image:
         base.memory,
         {},
         (),
+        content=script,
+        built="",
     )
 
 

@@ -8,11 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import vcloud
+import vcloud as package
 from vcloud.lab import lab as labs
 from vcloud.lab.layout import Host, Lab
 
-CHECKOUT = Path(vcloud.__file__).parents[1]
+CHECKOUT = Path(package.__file__).parents[1]
 MACHINE = """\
 <domain type='qemu'>
   <name>{name}</name>
@@ -24,7 +24,9 @@ MACHINE = """\
 
 
 def command(argv: list[str], text: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(argv, input=text, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(
+        argv, input=text, capture_output=True, text=True, check=False, timeout=600
+    )
 
 
 def at(lab: Lab, where: str, *argv: str, text: str = "") -> str:
@@ -40,7 +42,7 @@ def cli(lab: Lab, *argv: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
         cwd=CHECKOUT,
         env=environment,
     )
@@ -71,3 +73,15 @@ def not_running(lab: Lab) -> set[tuple[str, str]]:
 
 def pid_in(lab: Lab, where: str, name: str) -> str:
     return at(lab, where, "pgrep", "--oldest", "--exact", name).split()[0]
+
+
+def vcloud(lab: Lab, *argv: str) -> subprocess.CompletedProcess[str]:
+    """A command of vcloud's for the hosts of the lab."""
+    return subprocess.run(
+        [sys.executable, "-m", "vcloud", *argv],
+        env=os.environ | {"VCLOUD_INVENTORY": str(lab.inventory)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )

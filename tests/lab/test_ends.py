@@ -99,7 +99,7 @@ def test_two_labs_side_by_side_do_not_meet(lab: Lab, make: Callable[[str], Lab])
     labs.up(other)
     paths = {one.name: f"/{uuid.uuid4()}" for one in (lab, other)}
     for one in (lab, other):
-        at(one, "h1", "curl", "-sS", "-m", "5", f"http://203.0.113.10{paths[one.name]}")
+        at(one, "h1", "curl", "-sS", "-m", "30", f"http://203.0.113.10{paths[one.name]}")
     for one in (lab, other):
         assert [name for name, path in paths.items() if log(one, event="http", path=path)] == [
             one.name
@@ -123,7 +123,7 @@ def test_several_ups_at_once_make_one_lab(make: Callable[[str], Lab]) -> None:
         )
         for _ in range(3)
     ]
-    assert [one.wait(60) for one in rush] == [0, 0, 0]
+    assert [one.wait(600) for one in rush] == [0, 0, 0]
     assert not not_running(lab)
     assert len(at(lab, "h1", "pgrep", "-x", "libvirtd").split()) == 1
     rush = [
@@ -132,7 +132,7 @@ def test_several_ups_at_once_make_one_lab(make: Callable[[str], Lab]) -> None:
         )
         for verb in ("down", "up", "down", "up")
     ]
-    assert [one.wait(60) for one in rush] == [0, 0, 0, 0]
+    assert [one.wait(600) for one in rush] == [0, 0, 0, 0]
     labs.down(lab)
     assert leftovers(lab, []) == []
 
@@ -183,7 +183,7 @@ def test_missing_programs_are_named_with_their_packages(
         text=True,
         cwd=CHECKOUT,
         env=environment,
-        timeout=60,
+        timeout=600,
     )
     assert done.returncode == Exit.FAILED, done
     assert re.search(

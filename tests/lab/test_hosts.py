@@ -73,6 +73,15 @@ def test_ssh_takes_the_pinned_host_key_and_no_other(lab: Lab) -> None:
     assert command([str(lab.ssh), "h1", "hostname"]).stdout == "h1\n"
 
 
+def test_commands_over_ssh_do_not_read_the_bashrc_of_the_machines_root(lab: Lab) -> None:
+    """It may be slow, and what it prints would come before an answer of libvirt."""
+    home = command([str(lab.ssh), "h1", 'printf "%s" "$HOME"']).stdout
+    (lab.host(1).machine_path(Path(home)) / ".bashrc").write_text("echo of the host itself\n")
+    assert command([str(lab.ssh), "h1", "hostname"]).stdout == "of the host itself\nh1\n"
+    assert not (lab.host(2).machine_path(Path(home)) / ".bashrc").exists()
+    (lab.host(1).machine_path(Path(home)) / ".bashrc").unlink()
+
+
 def test_paramiko_reads_the_same_configuration(lab: Lab) -> None:
     config = paramiko.SSHConfig.from_path(str(lab.ssh_config)).lookup("h1")
     with paramiko.SSHClient() as client:
@@ -85,7 +94,7 @@ def test_paramiko_reads_the_same_configuration(lab: Lab) -> None:
             key_filename=config["identityfile"],
             sock=way,
             allow_agent=False,
-            timeout=20,
+            timeout=120,
         )
         assert client.exec_command("hostname")[1].read() == b"h1\n"
         assert "libvirtd.conf" in client.open_sftp().listdir("/etc/libvirt")
@@ -153,7 +162,7 @@ def test_status_tells_and_exits_with_what_runs(lab: Lab) -> None:
         ("outside", "responder"),
     }
     at(lab, "h1", "kill", "-9", pid_in(lab, "h1", "sshd"))
-    namespaces.wait_for("The end of sshd", lambda: bool(not_running(lab)), 5)
+    namespaces.wait_for("The end of sshd", lambda: bool(not_running(lab)), 60)
     done = cli(lab, "status")
     assert done.returncode == Exit.DIFFERENT
     assert "not running" in done.stdout

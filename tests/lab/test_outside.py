@@ -31,7 +31,7 @@ SCANNED = {str(["203.0.113.77", port]) for port in range(1, 501)}
 def test_servers_answer_http_on_every_port(lab: Lab, server: str, port: int) -> None:
     path = f"/{uuid.uuid4()}"
     answer = json.loads(
-        at(lab, "h1", "curl", "-sS", "-m", "5", "--data", "hello", f"http://{server}:{port}{path}")
+        at(lab, "h1", "curl", "-sS", "-m", "30", "--data", "hello", f"http://{server}:{port}{path}")
     )
     host = lab.host(1)
     source = str(host.uplink6 if ":" in server else host.uplink4)
@@ -62,7 +62,7 @@ def test_large_and_chunked_bodies_arrive_whole(lab: Lab, tmp_path: Path) -> None
                 "curl",
                 "-sS",
                 "-m",
-                "20",
+                "120",
                 *headers,
                 "-T",
                 str(body),
@@ -75,7 +75,7 @@ def test_large_and_chunked_bodies_arrive_whole(lab: Lab, tmp_path: Path) -> None
 def test_body_that_ends_early_is_logged_as_incomplete(lab: Lab) -> None:
     path = f"/{uuid.uuid4()}"
     request = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nonly this"
-    at(lab, "h1", "nc", "-N", "-w", "5", "203.0.113.10", "80", text=request)
+    at(lab, "h1", "nc", "-N", "-w", "30", "203.0.113.10", "80", text=request)
     (line,) = log(lab, event="http", path=path)
     assert not line["complete"]
     assert line["size"] == len("only this")
@@ -85,11 +85,11 @@ def test_body_that_ends_early_is_logged_as_incomplete(lab: Lab) -> None:
 def test_servers_echo_other_tcp_data_udp_and_ping(lab: Lab, server: str) -> None:
     word = str(uuid.uuid4())
     sha256 = hashlib.sha256(word.encode()).hexdigest()
-    assert at(lab, "h2", "nc", "-N", "-w", "5", server, "2525", text=word) == word
-    assert at(lab, "h2", "nc", "-u", "-w", "1", server, "5353", text=word) == word
+    assert at(lab, "h2", "nc", "-N", "-w", "30", server, "2525", text=word) == word
+    assert at(lab, "h2", "nc", "-u", "-w", "30", "-W", "1", server, "5353", text=word) == word
     assert log(lab, event="tcp", to=[server, 2525], sha256=sha256)
     assert log(lab, event="udp", to=[server, 5353], sha256=sha256)
-    at(lab, "h2", "ping", "-c", "1", "-W", "2", server)
+    at(lab, "h2", "ping", "-c", "1", "-W", "30", server)
 
 
 def test_scan_leaves_a_line_for_every_port(lab: Lab) -> None:
@@ -98,7 +98,7 @@ def test_scan_leaves_a_line_for_every_port(lab: Lab) -> None:
     namespaces.wait_for(
         "The log of the scan",
         lambda: len({str(line["to"]) for line in log(lab, event="open")} & SCANNED) == 500,
-        5,
+        60,
     )
 
 
@@ -114,7 +114,7 @@ def test_nothing_leaves_the_lab(lab: Lab, where: str) -> None:
         for entry in link.get("addr_info", ())
         if entry["scope"] == "global"
     ]
-    at(lab, where, "ping", "-c", "1", "-W", "2", "203.0.113.10")
+    at(lab, where, "ping", "-c", "1", "-W", "30", "203.0.113.10")
     for address in (*addresses, "192.0.2.254", "2001:db8:ffff::1"):
         assert (
             command([*labs.enter(lab, where), "ping", "-c", "1", "-W", "1", address]).returncode

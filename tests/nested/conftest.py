@@ -5,23 +5,29 @@ machine's.
 from __future__ import annotations
 
 import base64
+import contextlib
 import secrets
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.vm import stock
 from tests.vm.driver import Operator, environment
 from tests.vm.qemu import MAC, Guest, booted
 from vcloud.compile.guest.identity import host_key_lines
 from vcloud.data import images_dir
+from vcloud.errors import HostError
 from vcloud.guests.setup import GUEST, OPEN_GATE, HostKey, new_host_key
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import load_inventory
+from vcloud.hosts.patience import BOOT_VARIABLE
+from vcloud.hosts.pool import FOLDER, StoragePool
 from vcloud.images.build import build
 from vcloud.images.cache import Image
 from vcloud.images.recipe import load_recipe
@@ -32,7 +38,18 @@ from vcloud.lab.layout import Lab
 LOOPBACK = "127.0.0.1"
 ADDRESS = "10.0.2.15/24"
 """Where QEMU's user network sends what comes in."""
-BOOT_SECONDS = 300
+BOOT_SECONDS = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class KvmHost:
+    """A host that is a VM, and what a client must know of it."""
+
+    guest: Guest
+    port: int
+    """Of this machine's loopback. It leads to the host's sshd."""
+    key: str
+    """The host's public SSH key."""
 
 
 @pytest.fixture(scope="session")
@@ -41,34 +58,57 @@ def base() -> Image:
 
 
 @pytest.fixture(scope="session")
-def inventory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Of a stock Debian libvirt host whose KVM works.
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the host that is a VM."""
+    return tmp_path_factory.mktemp("kvm-host")
+
+
+@pytest.fixture(scope="session")
+def machine(folder: Path) -> Iterator[KvmHost]:
+    """A stock Debian libvirt host whose KVM works.
 
     It has no path anywhere: QEMU hands a port of this machine's loopback to its sshd, and lets
-    nothing out.
+    nothing out. Its second disk has the images that its VMs boot from.
     """
-    folder, port = tmp_path_factory.mktemp("kvm-host"), free_port()
+    port, key = free_port(), new_host_key()
+    drive = folder / "stock.raw"
+    stock.drive(drive, ("base", "firewall"))
     # One processor: with two, a kernel of the host dies sooner or later while two guests run under
     # the emulated virtualisation.
-    processor = ("-cpu", "max,+svm", "-smp", "1")
-    way_in = ("-netdev", f"user,id=way-in,restrict=on,ipv6=off,hostfwd=tcp:{LOOPBACK}:{port}-:22")
-    card = ("-device", f"virtio-net-pci,netdev=way-in,mac={MAC}")
+    processor = ("-cpu", "max,+svm,-xsave,-avx,-avx2,-f16c", "-smp", "1")
+    network = f"user,id=way-in,restrict=on,ipv6=off,hostfwd=tcp:{LOOPBACK}:{port}-:22"
+    card = ("-netdev", network, "-device", f"virtio-net-pci,netdev=way-in,mac={MAC}")
+    disk = ("-blockdev", f"raw,node-name=stock,file.driver=file,file.filename={drive}")
     with booted(
         build(load_recipe(images_dir() / "kvm-host")),
         folder,
-        arguments=(*processor, *way_in, *card),
-    ) as machine:
+        arguments=(*processor, *card, *disk, "-device", "virtio-blk-pci,drive=stock"),
+    ) as guest:
         settings = folder / ".ssh"
         settings.mkdir()
         ensure_key(settings / "id_ed25519", "tests")
-        key = new_host_key()
-        settle(machine, identity(key, (settings / "id_ed25519.pub").read_bytes()))
-        yield write_way_in(folder, port, key.public)
+        settle(guest, identity(key, (settings / "id_ed25519.pub").read_bytes()))
+        yield KvmHost(guest, port, key.public)
+
+
+@pytest.fixture(scope="session")
+def inventory(machine: KvmHost, folder: Path) -> Path:
+    """An inventory of that host alone."""
+    return write_way_in(folder, machine.port, machine.key)
 
 
 @pytest.fixture(scope="session")
 def nested(inventory: Path) -> Iterator[Host]:
-    with open_host(load_inventory(inventory)[0]) as host:
+    """Its first key exchange may take longer than any client waits, while it starts its services."""
+    ref, deadline = load_inventory(inventory)[0], time.monotonic() + BOOT_SECONDS
+    with contextlib.ExitStack() as opened:
+        while True:
+            try:
+                host = opened.enter_context(open_host(ref))
+                break
+            except HostError:
+                if time.monotonic() > deadline:
+                    raise
         yield host
 
 
@@ -76,8 +116,26 @@ def nested(inventory: Path) -> Iterator[Host]:
 def operator(inventory: Path, tmp_path_factory: pytest.TempPathFactory) -> Operator:
     """Somebody at the command line who knows that host only."""
     return Operator(
-        environment("none", tmp_path_factory.mktemp("home")) | {"VCLOUD_INVENTORY": str(inventory)}
+        environment("none", tmp_path_factory.mktemp("home"))
+        | {"VCLOUD_INVENTORY": str(inventory), BOOT_VARIABLE: str(BOOT_SECONDS)}
     )
+
+
+@pytest.fixture(scope="session")
+def accelerator_before(operator: Operator, machine: KvmHost, nested: Host) -> str:
+    """What `vcloud doctor` says of the accelerator while the host has no image. Then the host gets
+    its images.
+    """
+    said = accelerator_of(operator)
+    machine.guest.shell(f"mkdir -p {FOLDER} && mount /dev/vdb {FOLDER}")
+    StoragePool(nested).refresh()
+    return said
+
+
+def accelerator_of(operator: Operator) -> str:
+    """What `vcloud doctor` says of it."""
+    findings = operator.run("doctor", "-o", "json").data
+    return str(next(finding["detail"] for finding in findings if finding["check"] == "accelerator"))
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from tests.vm.driver import Operator, Probe, Vapp, stages, standing, write_vapp
+from tests.nested.conftest import KvmHost, accelerator_of
+from tests.vm.driver import TINY, Operator, Probe, Vapp, must_open, stages, standing, write_vapp
 from vcloud.hosts import accelerator
 from vcloud.hosts.accelerator import Accelerator
 from vcloud.hosts.connection import Host, open_host
@@ -17,7 +21,7 @@ from vcloud.hosts.volumes import Base, VappVolumes
 from vcloud.images.cache import Image
 from vcloud.lab.layout import Lab
 
-pytestmark = [pytest.mark.nested, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.nested, pytest.mark.timeout(4800)]
 
 PAIR = {
     "vcloud": 1,
@@ -35,12 +39,10 @@ PAIR = {
 
 
 def test_kvm_is_used_where_a_kernel_boots_under_it(
-    nested: Host, base: Image, operator: Operator
+    accelerator_before: str, nested: Host, base: Image, operator: Operator
 ) -> None:
     """Not before one has: that libvirt offers it is no proof. Then it is remembered."""
-    assert accelerator_of(operator).startswith(
-        "tcg: libvirt offers KVM, but the host has no kernel yet"
-    )
+    assert accelerator_before.startswith("tcg: libvirt offers KVM, but the host has no kernel yet")
     kernel = uploaded(nested, base)
     assert accelerator.find_accelerator(nested, kernel.kernel, kernel.initrd) == Accelerator(
         "kvm", "a kernel boots under KVM"
@@ -53,22 +55,88 @@ def test_kvm_is_used_where_a_kernel_boots_under_it(
 
 
 @pytest.fixture(scope="module")
-def pair(operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vapp]:
-    file = write_vapp(tmp_path_factory.mktemp("pair") / "pair.yaml", PAIR)
+def solo(
+    accelerator_before: str, operator: Operator, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Vapp]:
+    """A vApp of one VM, booted: nothing is saved there to wake from."""
+    assert accelerator_before.startswith("tcg"), "the host had no image before"
+    folder, document = tmp_path_factory.mktemp("solo"), TINY | {"name": "solo"}
+    with raised(operator, folder, document, "booting", "--cold") as vapp:
+        yield vapp
+
+
+@contextmanager
+def raised(
+    operator: Operator, folder: Path, document: dict[str, Any], stage: str, *options: str
+) -> Iterator[Vapp]:
+    """`stage`: what each of its VMs goes through. `options` are those of `up`."""
+    name = str(document["name"])
+    file = write_vapp(folder / f"{name}.yaml", document)
     try:
-        operator.up(file)
-        yield standing(operator, "pair", file)
+        done = operator.up(file, *options)
+        assert all(stage in stages(done, vm) for vm in ("firewall", *document["vms"]))
+        yield standing(operator, name, file)
     finally:
-        operator.run("down", "--yes", "pair", code=None, timeout=900)  # the last test has done so
+        operator.run("down", "--yes", name, code=None)  # the last test may have done so
 
 
-def test_every_vm_of_a_vapp_runs_under_kvm(pair: Vapp, nested: Host) -> None:
-    assert pair.operator.status("pair")["accelerator"] == "kvm"
-    kinds = {
+def kinds_of(nested: Host) -> dict[str, str | None]:
+    return {
         domain.name(): ElementTree.fromstring(domain.XMLDesc()).get("type")  # noqa: S314 - libvirt's own XML
         for domain in nested.connection.listAllDomains()
     }
-    assert kinds == {"pair.firewall": "kvm", "pair.web": "kvm", "pair.store": "kvm"}
+
+
+def test_every_vm_of_a_vapp_runs_under_kvm(solo: Vapp, nested: Host) -> None:
+    assert solo.operator.status("solo")["accelerator"] == "kvm"
+    assert kinds_of(nested) == {"solo.firewall": "kvm", "solo.solo": "kvm"}
+
+
+def test_under_kvm_a_declared_flow_passes_and_no_other(solo: Vapp, machine: KvmHost) -> None:
+    """From the host, as a customer: the VM's sshd answers at the published port, and only there."""
+    address = solo.operator.status("solo")["uplink"][0]
+
+    def answer(port: int, seconds: int) -> str:
+        script = (
+            f"timeout {seconds} bash -c 'head -c 4 </dev/tcp/{address}/{port}' 2>/dev/null || :"
+        )
+        return machine.guest.shell(script)
+
+    assert answer(2222, 600) == "SSH-"
+    assert answer(22, 5) == answer(2223, 5) == ""
+
+
+# It takes minutes there.
+@pytest.mark.long
+def test_under_kvm_verify_proves_every_claim(solo: Vapp) -> None:
+    found = solo.operator.run("verify", "solo", "-o", "json", code=None)
+    assert [check for check in found.data["checks"] if check["outcome"] != "pass"] == []
+    assert found.code == 0
+    proves = {check["proves"] for check in found.data["checks"]}
+    assert "flow:login" in proves
+
+
+def test_down_leaves_nothing_on_the_host(solo: Vapp, nested: Host) -> None:
+    solo.operator.run("down", "--yes", "solo")
+    assert nested.connection.listAllDomains() == []
+    assert [network.name() for network in nested.connection.listAllNetworks()] == ["default"], (
+        "Debian's own"
+    )
+    assert VappVolumes(nested).volumes_of_vapp("solo") == ()
+
+
+# Only in `make test-long`: QEMU's emulated virtualisation at times gives a guest that was restored a
+# flags register full of other bits (`EFLAGS: 06279242` in a double fault of its kernel). Programs of
+# the guest then end by themselves, or it panics. Waking from a memory image is a restore, too.
+
+
+@pytest.fixture(scope="module")
+def pair(operator: Operator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vapp]:
+    """A vApp whose VMs have woken. What they woke from has booted under KVM before."""
+    folder = tmp_path_factory.mktemp("pair")
+    operator.run("image", "memory", "make", str(write_vapp(folder / "x.yaml", PAIR)))
+    with raised(operator, folder, PAIR, "waking") as vapp:
+        yield vapp
 
 
 def is_protected(pair: Vapp) -> bool:
@@ -76,8 +144,9 @@ def is_protected(pair: Vapp) -> bool:
     one and not the other.
     """
     ends = [pair.addresses4["store"], pair.addresses6["store"]]
-    declared, other = ([Probe("tcp", end, port) for end in ends] for port in (5432, 5433))
+    declared, other = ([must_open(end, port) for end in ends] for port in (5432, 5433))
     assert pair.probe("store", *declared, *other) == ["open"] * 4, "all of them are there"
+    other = [Probe("tcp", end, 5433) for end in ends]
     return pair.probe("web", *declared, *other) == ["open", "open", "timeout", "timeout"]
 
 
@@ -86,55 +155,35 @@ def listen(pair: Vapp) -> None:
     pair.operator.listen(
         pair.vm("store"),
         *(f"tcp {end} {port}" for end in ends for port in (5432, 5433)),
-        seconds=3600,
     )
 
 
-def test_under_kvm_a_declared_flow_passes_and_no_other(pair: Vapp) -> None:
+@pytest.mark.long
+def test_under_kvm_a_flow_between_zones_passes_and_no_other(pair: Vapp) -> None:
     listen(pair)
     assert is_protected(pair)
 
 
-def test_under_kvm_verify_proves_every_claim(pair: Vapp) -> None:
-    found = pair.operator.run("verify", "pair", "-o", "json", code=None, timeout=900)
-    assert [check for check in found.data["checks"] if check["outcome"] != "pass"] == []
-    assert found.code == 0
-    assert found.data["summary"]["pass"] > 60
-
-
+@pytest.mark.long
 def test_under_kvm_vms_wake_from_a_template_and_are_no_twins(pair: Vapp) -> None:
-    pair.operator.run("down", "--yes", "pair", timeout=900)
-    pair.operator.run("image", "memory", "make", str(pair.file), timeout=900)
-    done = pair.operator.up(pair.file)
-    assert "booted cold" not in done.err
-    for vm in ("firewall", "web", "store"):
-        assert "waking" in stages(done, vm)
     script = "cat /etc/machine-id; cut -d' ' -f2 /etc/ssh/ssh_host_ed25519_key.pub; head -c 32 /dev/urandom | od -An -tx1 -w32"
     web, store = (pair.inside(vm, script).splitlines() for vm in ("web", "store"))
     assert len(web) == len(store) == 3
     assert all(one != other for one, other in zip(web, store, strict=True))
-    assert pair.clock_error("web") < 10
-    listen(pair)
-    assert is_protected(pair)
+    assert pair.clock_error("web") < 60
 
 
+@pytest.mark.long
 def test_under_kvm_a_vapp_goes_on_from_its_saved_memory(pair: Vapp) -> None:
+    listen(pair)
     before = [pair.boot_id(vm) for vm in ("web", "store")]
+    pair.inside("web", "date --set='1 hour ago'")
     pair.operator.run("save", "pair")
     done = pair.operator.up(pair.file)
     assert all("restoring" in stages(done, vm) for vm in ("firewall", "web", "store"))
     assert [pair.boot_id(vm) for vm in ("web", "store")] == before
-    assert pair.clock_error("web") < 10
+    assert pair.clock_error("web") < 60
     assert is_protected(pair)
-
-
-def test_down_leaves_nothing_on_the_host(pair: Vapp, nested: Host) -> None:
-    pair.operator.run("down", "--yes", "pair", timeout=900)
-    assert nested.connection.listAllDomains() == []
-    assert [network.name() for network in nested.connection.listAllNetworks()] == ["default"], (
-        "Debian's own"
-    )
-    assert VappVolumes(nested).volumes_of_vapp("pair") == ()
 
 
 # Where it may not
@@ -160,12 +209,6 @@ def test_a_host_without_kvm_is_not_tried(lab: Lab) -> None:
 
 def uploaded(host: Host, image: Image) -> Base:
     return VappVolumes(host).upload_image(image)
-
-
-def accelerator_of(operator: Operator) -> str:
-    """What `vcloud doctor` says of it."""
-    findings = operator.run("doctor", "-o", "json").data
-    return str(next(finding["detail"] for finding in findings if finding["check"] == "accelerator"))
 
 
 def boots_under_kvm(image: Image) -> bool:

@@ -3,17 +3,19 @@ and real packets.
 
 One namespace stands for the host and holds the zones' bridges; one each for the firewall, every
 workload VM and the outside. Addresses, neighbours, routes and sysctls come from the identity that
-the VMs would get, so what passes here is what passes there. `firewall-load` and `firewall-report`
-are the programs of the firewall's image; each sees a private, otherwise empty /etc.
+the VMs would get, so what passes here is what passes there. `firewall-load`, `firewall-report` and
+`guest` are the programs of the firewall's image; each sees a private, otherwise empty /etc and /run.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import json
 import os
 import selectors
+import shutil
 import socket
 import struct
 import subprocess
@@ -28,13 +30,20 @@ from vcloud.compile.guest.identity import identity_lines
 from vcloud.data import images_dir
 from vcloud.design.model import Design, Nic, Uplink, Vm
 from vcloud.proof.firewall_report import FirewallReport, parse_firewall_report
+from vcloud.proof.guest_network import Claim, differences
 
 SCRIPTS = images_dir() / "firewall/files/usr/lib/vcloud"
-PRIVATE_ETC = 'mount --bind "$0" /etc && exec "$@"'
-NOT_PER_NAMESPACE = "net/netfilter/nf_conntrack_max"
+TURN = images_dir() / "appliance/files/usr/lib/vcloud/appliance-turn"
+PRIVATE = 'mount --bind "$0/etc" /etc && mount --bind "$0/run" /run && exec "$@"'
+NOT_PER_NAMESPACE = {
+    *("net/netfilter/nf_conntrack_max", "net/netfilter/nf_conntrack_buckets"),
+    *(f"net/{ip}/neigh/default/gc_thresh{number}" for ip in ("ipv4", "ipv6") for number in (2, 3)),
+}
 OUTSIDE4, OUTSIDE6 = "203.0.113.5", "2001:db8:203::5"
 """A server on the internet, behind the uplink segment's gateway."""
 SERIAL = itertools.count()
+LONG, SHORT = 60.0, 0.7
+"""Seconds for what must happen, and for what must not happen."""
 
 
 class Namespace:
@@ -53,9 +62,9 @@ class Namespace:
             ["ip", "netns", "exec", self.name, *argv], text=True, capture_output=True, **options
         )  # type: ignore[call-overload, no-any-return]
 
-    def ip(self, commands: Iterable[str]) -> None:
+    def ip(self, commands: Iterable[str], *options: str) -> None:
         subprocess.run(
-            ["ip", "-n", self.name, "-batch", "-"],
+            ["ip", *options, "-n", self.name, "-batch", "-"],
             input="\n".join(commands) + "\n",
             text=True,
             check=True,
@@ -65,12 +74,16 @@ class Namespace:
         script = "".join(
             f"echo {value} > /proc/sys/{key}\n"
             for key, value in settings
-            if key != NOT_PER_NAMESPACE
+            if key not in NOT_PER_NAMESPACE
         )
         self.run("sh", "-ec", script, check=True)
 
-    def pings(self, address: str, *options: str) -> bool:
-        return self.run("ping", "-n", "-c", "1", "-W", "1", *options, address).returncode == 0
+    def pings(self, address: str, *options: str, wait: float = LONG) -> bool:
+        question = ("ping", "-n", "-c", "1", "-W", f"{wait:g}", *options, address)
+        return self.run(*question).returncode == 0
+
+    def pings_in_vain(self, address: str, *options: str) -> bool:
+        return not self.pings(address, *options, wait=1)
 
     def close(self) -> None:
         self._sockets.close()
@@ -132,11 +145,17 @@ class Servers:
 class Fabric:
     """The namespaces of one design. Nothing passes before the first `load`."""
 
-    def __init__(self, design: Design, uplink: Uplink, folder: Path) -> None:
+    def __init__(self, design: Design, uplink: Uplink, folder: Path, program: Path) -> None:
         self.design, self.uplink = design, uplink
         self.tag = f"vf{os.getpid()}n{next(SERIAL)}"
+        self.generations = itertools.count(1)
+        self.folder = folder
         self.etc = folder / "etc"
         (self.etc / "vcloud").mkdir(parents=True)
+        (folder / "run").mkdir()
+        shutil.copytree(SCRIPTS, folder / "programs")
+        shutil.copy(TURN, folder / "programs")
+        shutil.copy(program, folder / "programs")
         self._cleanup = contextlib.ExitStack()
         try:
             self._build()
@@ -211,6 +230,7 @@ class Fabric:
         """What `guest identity` does, with iproute2."""
         if vm is self.design.firewall:
             nic = vm.nics[-1]
+            (self.etc / "vcloud/identity").write_text("\n".join(self._firewall_identity()))
             self.outside.ip(
                 [
                     f"link add eth0 type veth peer name {nic.ifname} address {nic.mac} netns {where.name}",
@@ -220,24 +240,88 @@ class Fabric:
         lines = [line.split() for line in identity_lines(self.design, vm, self.uplink)]
         where.ip(f"link set {nic.ifname} up" for nic in vm.nics)
         where.sysctl((line[1], line[2]) for line in lines if line[0] == "sysctl")
+        for version in ("-4", "-6"):
+            where.ip((rule for line in lines for rule in _mark_rules(line)), version)
         where.ip(filter(None, map(_as_iproute2, lines)))
 
     def load(self, design: Design) -> str:
         """Loads the design's ruleset; the digest that the firewall printed."""
-        return self.load_text(render_firewall(design, self.uplink), check=True).stdout.strip()
+        return self.load_text(render_firewall(design, self.uplink), check=True).stdout.split()[0]
 
-    def load_text(self, ruleset: str, *, check: bool = False) -> subprocess.CompletedProcess[str]:
-        return self._script("firewall-load", input=ruleset, check=check)
+    def load_text(
+        self, ruleset: str, generation: int | None = None, *, check: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        """`firewall-load` of the next run, if `generation` names no other."""
+        number = next(self.generations) if generation is None else generation
+        return self._script("firewall-load", str(number), input=ruleset, check=check)
 
-    def report(self) -> FirewallReport:
-        return parse_firewall_report(self._script("firewall-report", check=True).stdout.encode())
+    def begin_load(self, generation: int) -> subprocess.Popen[str]:
+        """`firewall-load` of a run, which gets its ruleset when it is written to its stdin."""
+        return subprocess.Popen(
+            [
+                "ip",
+                "netns",
+                "exec",
+                self.firewall.name,
+                *self._argv("firewall-load", str(generation)),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def is_locked(self) -> bool:
+        """Whether a load goes on."""
+        with (self.folder / "run/vcloud-firewall-load").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    def is_awaited(self) -> bool:
+        """Whether a load waits until another one has ended."""
+        inode = (self.folder / "run/vcloud-firewall-load").stat().st_ino
+        locks = Path("/proc/locks").read_text().splitlines()
+        return any("->" in line and f":{inode} " in line for line in locks)
+
+    def report(self, *words: str) -> FirewallReport:
+        done = self._script("firewall-report", *(words or ("counts",)), check=True)
+        return parse_firewall_report(done.stdout.encode())
+
+    def report_within(self, memory: int) -> subprocess.CompletedProcess[str]:
+        """`firewall-report` whose programs may have so many bytes of address space."""
+        return self.firewall.run("prlimit", f"--as={memory}", *self._argv("firewall-report"))
+
+    def differences(self) -> dict[Claim, tuple[str, ...]]:
+        """What differs in the firewall from its identity. Its NICs are ends of cables here, and some
+        settings are the whole machine's. Where the machine's kernel does not tell its hooks, they
+        differ in nothing.
+        """
+        found = [
+            (*words[:3], "-", *words[4:]) if words[0] == "link" and words[3] == "veth" else words
+            for words in self.report().network
+            if NOT_PER_NAMESPACE.isdisjoint(words)
+            and (words[0], words[3:4]) != ("hook", ("unseen",))
+        ]
+        named = differences(self._firewall_identity(), found)
+        return {claim: texts for claim, texts in named.items() if texts}
+
+    def give_identity(self) -> None:
+        """What `up` does to the firewall to mend it: the guest program applies the identity."""
+        self._script("guest", "boot", check=True)
+
+    def _firewall_identity(self) -> list[str]:
+        lines = identity_lines(self.design, self.design.firewall, self.uplink)
+        return [line for line in lines if NOT_PER_NAMESPACE.isdisjoint(line.split())]
 
     def counted(self) -> Counter[str]:
         """Packets that the rules of each flow and control have counted: `flow:store`, `ctl:input`."""
         counted = Counter[str]()
-        for item in json.loads(self._script("firewall-report", check=True).stdout)["ruleset"][
-            "nftables"
-        ]:
+        for item in json.loads(self._script("firewall-report", "counts", check=True).stdout)[
+            "ruleset"
+        ]["nftables"]:
             rule = item.get("rule", {})
             for part in rule.get("expr", ()) if "comment" in rule else ():
                 counted[rule["comment"].split()[0]] += part.get("counter", {"packets": 0})[
@@ -245,16 +329,21 @@ class Fabric:
                 ]
         return counted
 
-    def _script(self, name: str, **options: object) -> subprocess.CompletedProcess[str]:
-        return self.firewall.run(
+    def _script(self, *argv: str, **options: object) -> subprocess.CompletedProcess[str]:
+        return self.firewall.run(*self._argv(*argv), **options)
+
+    def _argv(self, name: str, *argv: str) -> tuple[str, ...]:
+        program = str(self.folder / "programs" / name)
+        return (
             "unshare",
             "--mount",
+            "--uts",
             "sh",
             "-c",
-            PRIVATE_ETC,
-            str(self.etc),
-            str(SCRIPTS / name),
-            **options,
+            PRIVATE,
+            str(self.folder),
+            program,
+            *argv,
         )
 
     def forget_connections(self) -> None:
@@ -283,7 +372,7 @@ class Fabric:
 class Live:
     """A TCP connection to one of `Servers`, after its greeting."""
 
-    def __init__(self, source: Namespace, address: str, port: int, wait: float = 5.0) -> None:
+    def __init__(self, source: Namespace, address: str, port: int, wait: float = LONG) -> None:
         self.socket = source.socket(
             socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM
         )
@@ -307,7 +396,7 @@ class Live:
             data += self.socket.recv(4096)
         return data.decode().strip()
 
-    def echoes(self, text: str, wait: float = 3.0) -> bool:
+    def echoes(self, text: str, wait: float = LONG) -> bool:
         self.socket.settimeout(wait)
         try:
             self.socket.sendall(f"{text}\n".encode())
@@ -316,7 +405,7 @@ class Live:
             return False
 
 
-def greeting(source: Namespace, address: str, port: int, wait: float = 0.7) -> str:
+def greeting(source: Namespace, address: str, port: int, wait: float = LONG) -> str:
     """What the server says (its name and port, and the address it sees), or nothing if no
     connection came about in time.
     """
@@ -327,8 +416,13 @@ def greeting(source: Namespace, address: str, port: int, wait: float = 0.7) -> s
         return ""
 
 
+def unanswered(source: Namespace, address: str, port: int, wait: float = SHORT) -> bool:
+    """Whether no connection comes about."""
+    return greeting(source, address, port, wait) == ""
+
+
 def datagram(
-    source: Namespace, address: str, port: int, payload: bytes = b"x", wait: float = 0.7
+    source: Namespace, address: str, port: int, payload: bytes = b"x", wait: float = LONG
 ) -> bytes:
     """The answer to a datagram, or nothing."""
     with source.socket(
@@ -360,3 +454,10 @@ def _as_iproute2(line: Sequence[str]) -> str:
         case ["rule", address, "table", table]:
             return f"rule add from {address} lookup {table}"
     return ""
+
+
+def _mark_rules(line: Sequence[str]) -> Iterator[str]:
+    if line[0] == "route-mark":
+        yield f"rule add fwmark {line[1]} lookup main priority 1000 protocol 86"
+        yield "rule add iif lo lookup main priority 1001 protocol 86"
+        yield "rule add blackhole priority 1002 protocol 86"

@@ -35,7 +35,7 @@ def namespace() -> Iterator[str]:
 
 
 def test_probes_leave_from_inside_the_namespace(namespace: str) -> None:
-    probes = [Probe("tcp", ADDRESS, ip_address(ADDRESS), 1, timeout_ms=500)]
+    probes = [Probe("tcp", ADDRESS, ip_address(ADDRESS), 1, timeout_ms=10_000)]
     outside = OutsideConfig(netns=namespace, server4=IPv4Address(ADDRESS))
     with open_host(HostRef("here", "test:///default", outside=outside)) as host:
         assert [answer.result for answer in outside_prober(host, UPLINK).probe(probes)] == [

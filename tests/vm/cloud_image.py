@@ -57,6 +57,10 @@ cp "$1/boot/core.img" "$1/usr/lib/grub/i386-pc/boot.img" {folder}
 echo '/dev/vda1 / ext4 rw 0 1' >"$1/etc/fstab"
 : >"$1/etc/machine-id"
 chroot "$1" systemctl enable systemd-networkd
+chroot "$1" systemctl disable e2scrub_reap
+chroot "$1" ldconfig
+# Otherwise systemd builds caches at the first boot, as after an update of /usr.
+touch "$1/etc/.updated" "$1/var/.updated"
 """
 WITHOUT_AGENT = "symlink /etc/systemd/system/qemu-guest-agent.service /dev/null"
 """For debugfs: what `systemctl mask` does."""

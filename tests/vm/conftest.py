@@ -14,11 +14,13 @@ import pytest
 
 from tests.sidebyside import PROCESSOR_SECONDS
 from tests.vm.driver import ROOT, Operator, Vapp, lab, remains, standing, volumes
-from tests.vm.meter import MachineTooSlowError, Meter, Use
+from tests.vm.meter import Meter, Use
 
 LAB = "t-vm" + os.environ.get("PYTEST_XDIST_WORKER", "")
 """Workers that run side by side have a lab each."""
 LOGS = ROOT / "build/test-logs"
+TOLD: set[str] = set()
+"""The failures whose evidence is kept already."""
 SHOP = ROOT / "templates/vapps/shop.yaml"
 
 Raise = Callable[..., Vapp]
@@ -55,7 +57,7 @@ def _processor_time(meter: Meter, record_property: Callable[[str, object], None]
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """A test that fails while its VMs are starved says so, instead of what it found."""
+    """A test that fails while its VMs are starved says so, beside what it found."""
     meter: Meter | None = getattr(item, "funcargs", {}).get("meter")
     before = meter.use() if meter else Use()
     try:
@@ -63,10 +65,11 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     except (AssertionError, subprocess.TimeoutExpired, TimeoutError) as error:
         used = meter.since(before) if meter else Use()
         if used.starved:
-            waited = f"the VMs ran for {used.running:.0f} s and waited for a processor for {used.waiting:.0f} s"
-            raise MachineTooSlowError(
-                f"this machine is too busy for this test: {waited}"
-            ) from error
+            ran, waited = f"{used.running:.0f} s", f"{used.waiting:.0f} s"
+            error.add_note(
+                f"The VMs ran for {ran} and waited for a processor for {waited}: "
+                "this machine may be too busy for this test."
+            )
         raise
 
 
@@ -99,10 +102,13 @@ def taken_down_in_the_end(operator: Operator) -> Iterator[Raise]:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failed test leaves what the VMs and the appliances had to say."""
+    """A failed test leaves what the VMs and the appliances had to say. A fixture that has failed is
+    asked by each of its tests, and tells it once.
+    """
     report = yield
     operator = getattr(item, "funcargs", {}).get("operator")
-    if report.failed and isinstance(operator, Operator):
+    if report.failed and isinstance(operator, Operator) and report.longreprtext not in TOLD:
+        TOLD.add(report.longreprtext)
         folder = LOGS / re.sub(r"[^A-Za-z0-9._-]+", "-", item.nodeid)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{report.when}.txt").write_text(report.longreprtext)

@@ -44,6 +44,17 @@ TINY: dict[str, Any] = {
 """A vApp of one VM that a customer may log in to."""
 
 
+def with_data_disk(name: str, **fields: Any) -> dict[str, Any]:
+    """A vApp of one VM that has a data disk at /srv/d. `fields` are more of the VM."""
+    vm = {
+        "image": "base",
+        "zone": "one",
+        "memory": "256M",
+        "disks": {"data": {"size": "64M", "mount": "/srv/d"}},
+    }
+    return {"vcloud": 1, "name": name, "zones": {"one": {}}, "vms": {"solo": vm | fields}}
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
     """A command that ended."""
@@ -76,6 +87,10 @@ def environment(lab: str, home: Path) -> dict[str, str]:
         "VCLOUD_LAB_DIR": str(LABS),
         "VCLOUD_INVENTORY": str(LABS / lab / "hosts.yaml"),
         "VCLOUD_CACHE_DIR": cache,
+        # On a slow machine a VM may boot for so long.
+        "VCLOUD_BOOT_TIMEOUT": "3000",
+        # Where tests.vm.cloud_image keeps what it builds.
+        "VCLOUD_IMAGE_FOLDERS": f"{cache}/test-images",
         "NO_COLOR": "1",
     }
 
@@ -118,7 +133,7 @@ class Operator:
             start_new_session=True,
         )
 
-    def run(self, *argv: str, code: int | None = 0, stdin: str = "", timeout: float = 300) -> Done:
+    def run(self, *argv: str, code: int | None = 0, stdin: str = "", timeout: float = 2400) -> Done:
         """Runs `vcloud ARGV...` to its end, and asks for this exit code; None takes any."""
         run = commands.start_and_run if self.fresh else commands.server().run
         done = run(argv, self.env, stdin, timeout)
@@ -129,7 +144,7 @@ class Operator:
         return Done(done.returncode, done.stdout, done.stderr)
 
     def up(self, path: Path, *argv: str, code: int = 0) -> Done:
-        return self.run("up", "--yes", str(path), *argv, code=code, timeout=900)
+        return self.run("up", "--yes", str(path), *argv, code=code)
 
     def status(self, vapp: str) -> Any:
         return self.run("status", vapp, "-o", "json").data
@@ -142,7 +157,7 @@ class Operator:
         """Another one after every boot; the same where a VM goes on from its memory."""
         return self.inside(vm, "cat /proc/sys/kernel/random/boot_id", code)
 
-    def at(self, where: str, *argv: str, timeout: float = 60) -> Done:
+    def at(self, where: str, *argv: str, timeout: float = 300) -> Done:
         """A command on a host of the lab (`h1`) or in its outside world (`customer`), as `vcloud
         lab exec` runs it.
         """
@@ -167,7 +182,7 @@ class Operator:
             ["virsh", "-q", "-c", f"qemu+unix:///system?socket={socket}", *argv],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=600,
         )
         assert code in (None, done.returncode), f"virsh {' '.join(argv)}: {done.stderr}"
         return done.stdout
@@ -187,7 +202,7 @@ class Operator:
         }
         return [results[number] for number in range(len(probes))]
 
-    def listen(self, vm: str, *services: str, seconds: int = 600) -> None:
+    def listen(self, vm: str, *services: str, seconds: int = 7200) -> None:
         """Services in a VM that send back what they get, until the VM ends or the time is up: `tcp
         10.0.0.2 7000`.
         """
@@ -217,7 +232,7 @@ def lab(name: str, home: Path, *, stocked: bool = False) -> Iterator[Operator]:
                 stock.give(LABS / name)
             yield operator
         finally:
-            operator.run("lab", "down", timeout=600)
+            operator.run("lab", "down")
 
 
 @contextmanager
@@ -229,9 +244,13 @@ def _alone(name: str) -> Iterator[None]:
         yield
 
 
+PATIENT = 60_000
+"""Milliseconds for a probe that must be answered. It ends with the answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One question of `guest probe`."""
+    """One question of `guest probe`. The time is long enough where silence is expected."""
 
     protocol: str
     target: str
@@ -245,6 +264,10 @@ class Probe:
         return (
             f"{self.protocol} {self.source} {self.target} {self.port} {self.milliseconds} {payload}"
         )
+
+
+def must_open(target: str, port: int) -> Probe:
+    return Probe("tcp", target, port, milliseconds=PATIENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +312,7 @@ class Vapp:
         return standing(self.operator, self.name, self.file)
 
     def curl(
-        self, path: str, *argv: str, port: int = 8080, family: int = 4, patience: int = 30
+        self, path: str, *argv: str, port: int = 8080, family: int = 4, patience: int = 120
     ) -> Done:
         """A customer's request to the published port."""
         address = self.uplink[0] if family == 4 else f"[{self.uplink[1]}]"
@@ -299,7 +322,7 @@ class Vapp:
 
     def firewall_report(self) -> Any:
         return self.operator.run(
-            "exec", self.vm("firewall"), "--", "/usr/lib/vcloud/firewall-report"
+            "exec", self.vm("firewall"), "--", "/usr/lib/vcloud/firewall-report", "counts"
         ).data
 
 
@@ -335,7 +358,7 @@ def stop_at(
         raise AssertionError(f"up never said '{stage}':\n{''.join(said)}")
     os.killpg(process.pid, number)
     said.append(process.stderr.read())
-    return process.wait(60), "".join(said)
+    return process.wait(600), "".join(said)
 
 
 def write_vapp(path: Path, document: Mapping[str, Any]) -> Path:
@@ -403,7 +426,7 @@ def remains(operator: Operator, vapp: str) -> list[str]:
     )
 
 
-def wait_until(what: str, holds: Callable[[], bool], seconds: float = 30) -> None:
+def wait_until(what: str, holds: Callable[[], bool], seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, f"{what}: not after {seconds} s"

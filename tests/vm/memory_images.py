@@ -8,7 +8,7 @@ from tests.vm.driver import Operator, volumes
 
 
 def make_memory_images(operator: Operator, file: Path) -> None:
-    operator.run("image", "memory", "make", str(file), timeout=600)
+    operator.run("image", "memory", "make", str(file))
 
 
 def memory_images(operator: Operator) -> list[str]:

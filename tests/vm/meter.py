@@ -20,12 +20,6 @@ ENOUGH = 5.0
 """Seconds of waiting below which nothing is said about a share."""
 
 
-class MachineTooSlowError(Exception):
-    """An error of the test run and no finding: the VMs of a failed test were starved of processor
-    time.
-    """
-
-
 @dataclass(frozen=True, slots=True)
 class Use:
     """What the threads of a host got, in seconds."""

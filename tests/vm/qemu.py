@@ -134,7 +134,7 @@ class Guest:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def wait_for_agent(self, timeout: float = 120) -> None:
+    def wait_for_agent(self, timeout: float = 900) -> None:
         """Until the agent answers for the first time since it was started."""
         deadline = time.monotonic() + timeout
         self._agent = _connect(self.folder / "agent", deadline)
@@ -151,7 +151,7 @@ class Guest:
             with contextlib.suppress(TimeoutError):
                 while json.loads(_line(self._agent)).get("return") != token:
                     pass
-                self._agent.settimeout(60)
+                self._agent.settimeout(600)
                 return
         raise AssertionError(
             f"no answer from the agent; console:\n{self.console.read_text(errors='replace')}"
@@ -173,7 +173,7 @@ class Guest:
             json.dumps({"execute": "guest-shutdown", "arguments": {"mode": mode}}).encode() + b"\n"
         )
 
-    def reboot(self, timeout: float = 60) -> None:
+    def reboot(self, timeout: float = 600) -> None:
         """Through the agent, until it answers again."""
         self.qmp("query-status")  # passes over what QEMU said of an earlier reset
         self.shut_down("reboot")
@@ -183,7 +183,7 @@ class Guest:
             pass
         self.wait_for_agent()
 
-    def run(self, *command: str, stdin: bytes = b"", timeout: float = 120) -> Done:
+    def run(self, *command: str, stdin: bytes = b"", timeout: float = 600) -> Done:
         deadline = time.monotonic() + timeout
         options = {"input-data": base64.b64encode(stdin).decode(), "capture-output": True}
         pid = self.agent("guest-exec", path=command[0], arg=list(command[1:]), **options)["pid"]
@@ -204,7 +204,7 @@ class Guest:
         assert done.code == 0, (line, done)
         return done.out
 
-    def wait_until(self, line: str, timeout: float = 120) -> None:
+    def wait_until(self, line: str, timeout: float = 600) -> None:
         """Until a shell command succeeds."""
         deadline = time.monotonic() + timeout
         while (done := self.run("/bin/sh", "-c", line)).code:
@@ -221,8 +221,8 @@ class Guest:
 
     def _open_qmp(self) -> socket.socket:
         if self._qmp is None:
-            self._qmp = _connect(self.folder / "qmp", time.monotonic() + 10)
-            self._qmp.settimeout(30)
+            self._qmp = _connect(self.folder / "qmp", time.monotonic() + 600)
+            self._qmp.settimeout(600)
             self.qmp("qmp_capabilities")
         return self._qmp
 

@@ -13,17 +13,21 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from vcloud.data import images_dir
 from vcloud.images.cache import default_cache
 from vcloud.images.recipe import digest, load_recipe
+from vcloud.lab.account import qemu_account
 
 IMAGES = ("base", "firewall", "ips", "nginx", "postgres", "shop-api")
 POOL = Path("h1/var/lib/libvirt/images/vcloud")
 """vcloud's storage pool, in the folder of a lab."""
+DRIVE_BYTES = 8 << 30
+"""The size of a file system that `drive` makes. Its file has holes."""
 WRITTEN = (".save", ".json")
 """Endings of the files that hosts write to. Each host has a copy of its own; all other files are
 the same file on every host.
@@ -31,13 +35,16 @@ the same file on every host.
 
 
 def kept() -> Path:
-    """Where the pool is kept. The name changes with the recipes, so that images of old recipes are
-    not kept for ever.
+    """Where the pool is kept. The name changes with the bytes of the images in the cache, because a
+    host holds images by them. So what no test could use any more is not kept for ever. It changes with
+    QEMU's user, too: libvirt notes at each file who uses it, and refuses it to another user.
     """
-    recipes = hashlib.sha256(
-        "".join(digest(load_recipe(images_dir() / name)) for name in IMAGES).encode()
-    ).hexdigest()[:12]
-    return default_cache().folder.parent / "test-images" / f"stock-{recipes}"
+    cache = default_cache()
+    recipes = ((name, digest(load_recipe(images_dir() / name))) for name in IMAGES)
+    cached = (cache.get(name, key) for name, key in recipes)
+    parts = (str(qemu_account()), *(image.content if image else "none" for image in cached))
+    key = hashlib.sha256("".join(parts).encode()).hexdigest()[:12]
+    return cache.folder.parent / "test-images" / f"stock-{key}"
 
 
 def give(lab: Path) -> None:
@@ -55,6 +62,23 @@ def keep(lab: Path) -> None:
             if old.is_dir():
                 shutil.rmtree(old)
         _copy(lab / POOL, place)
+
+
+def drive(path: Path, images: Sequence[str]) -> None:
+    """Makes a file system with the kept uploads of some images, for a host that is a VM. It is
+    empty if no pool is kept: that host then gets its images as any other host does.
+    """
+    folder = path.with_suffix(".d")
+    folder.mkdir()
+    stems = tuple(f"{kind}-{image}-" for kind in ("image", "kernel", "initrd") for image in images)
+    with _locked(kept()):
+        for file in kept().iterdir() if kept().is_dir() else ():
+            if file.name.startswith(stems):
+                _link(file, folder / file.name)
+    with path.open("wb") as content:
+        content.truncate(DRIVE_BYTES)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", str(folder), str(path)], check=True)
+    shutil.rmtree(folder)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -8,7 +8,6 @@ describes.
 from __future__ import annotations
 
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from tests.vm.driver import (
     Vapp,
     domains,
     mark,
+    must_open,
     remains,
     stages,
     standing,
@@ -31,7 +31,7 @@ from tests.vm.driver import (
     xml_of,
 )
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(3000)]
 
 SSH = 22
 WOKEN = ("left", "right")
@@ -48,7 +48,7 @@ def guest(image: Path) -> dict[str, object]:
         "disks": {"data": {"size": "64M", "mount": "/srv/data"}},
         "files": {"/etc/motd": "first\n", "/etc/gone": "soon\n"},
         "run": ["echo ran >>/root/ran", "mountpoint /srv/data && touch /srv/data/kept"],
-        "ready": {"tcp": SSH, "timeout": 120},
+        "ready": {"tcp": SSH, "timeout": 900},
     }
 
 
@@ -84,9 +84,7 @@ def own(operator: Operator, raised: Raise, tmp_path_factory: pytest.TempPathFact
     just_woken = {key: value for key, value in document.items() if key != "flows"} | {
         "vms": {name: guest(cloud_image()) for name in WOKEN}
     }
-    operator.run(
-        "image", "memory", "make", str(write_vapp(folder / "woken.yaml", just_woken)), timeout=600
-    )
+    operator.run("image", "memory", "make", str(write_vapp(folder / "woken.yaml", just_woken)))
     return raised("own", file)
 
 
@@ -101,7 +99,7 @@ def over_ssh(own: Vapp, vm: str, script: str) -> str:
     host_key = mark(own.operator, own.domain(vm))["host-key"]
     login = f"echo '{vm} {host_key}' >/run/known && ssh -i /root/key -o UserKnownHostsFile=/run/known -o StrictHostKeyChecking=yes"
     return own.inside(
-        "near", f"{login} -o BatchMode=yes -o ConnectTimeout=60 root@{vm} sh", stdin=script
+        "near", f"{login} -o BatchMode=yes -o ConnectTimeout=250 root@{vm} sh", stdin=script
     )
 
 
@@ -172,17 +170,17 @@ def test_its_host_key_is_the_pinned_one_and_it_has_no_other(own: Vapp) -> None:
     for vm in ("left", COLD):
         for address in addresses(own, vm):
             shown = own.inside(
-                "near", f"ssh-keyscan -T 60 {address} 2>/dev/null | grep -v '^#'"
+                "near", f"ssh-keyscan -T 250 {address} 2>/dev/null | grep -v '^#'"
             ).split()
             assert shown == [address, *mark(own.operator, own.domain(vm))["host-key"].split()]
 
 
 def test_what_is_declared_passes_and_what_is_not_does_not(own: Vapp) -> None:
     ends = [address for vm in (*WOKEN, COLD) for address in addresses(own, vm)]
-    assert own.probe("near", *(Probe("tcp", end, SSH) for end in ends)) == ["open"] * len(ends)
+    assert own.probe("near", *(must_open(end, SSH) for end in ends)) == ["open"] * len(ends)
     assert own.probe("near", *(Probe("tcp", end, 80) for end in ends)) == ["timeout"] * len(ends)
     for address in addresses(own, "near"):
-        own.inside("left", f"ping -c 1 -W 20 {address}")
+        own.inside("left", f"ping -c 1 -W 120 {address}")
     for address in addresses(own, COLD):
         own.inside("left", f"ping -c 1 -W 5 {address}", code=1)
 
@@ -190,7 +188,7 @@ def test_what_is_declared_passes_and_what_is_not_does_not(own: Vapp) -> None:
 def test_verify_tests_it_like_any_other_but_cannot_look_into_one_without_an_agent(
     own: Vapp,
 ) -> None:
-    outcome = own.operator.run("verify", "own", "-o", "json", code=5, timeout=900).data
+    outcome = own.operator.run("verify", "own", "-o", "json", code=5).data
     assert outcome["summary"]["fail"] == outcome["summary"]["error"] == 0
     not_run = [check for check in outcome["checks"] if check["outcome"] == "not run"]
     assert not_run
@@ -199,8 +197,8 @@ def test_verify_tests_it_like_any_other_but_cannot_look_into_one_without_an_agen
 
 def test_an_image_in_which_nothing_answers_is_known_never_to_wake(own: Vapp) -> None:
     """Found out when it was booted, so that no memory image of it is ever tried."""
-    done = own.operator.run("image", "memory", "make", str(own.file), timeout=600)
-    assert f"{COLD} is booted cold: its image has no guest agent" in done.err
+    done = own.operator.run("image", "memory", "make", str(own.file))
+    assert f"{COLD} is booted cold: no guest agent answered in a VM of its image" in done.err
     images = [
         item["image"] for item in own.operator.run("image", "memory", "list", "-o", "json").data
     ]
@@ -253,18 +251,19 @@ def test_a_changed_identity_restarts_it_and_keeps_what_it_is(changed: Vapp) -> N
 def test_it_goes_on_from_its_saved_memory(changed: Vapp) -> None:
     script = "cat /etc/machine-id /root/ran"
     before = [(changed.boot_id(vm), changed.inside(vm, script)) for vm in WOKEN]
+    for vm in WOKEN:
+        changed.inside(vm, "date --set='1 hour ago'")
     changed.operator.run("save", "own")
-    time.sleep(5)  # long enough for a clock that stood still to show
     done = changed.operator.up(changed.file)
     warnings = [line for line in done.err.splitlines() if "the clock of" in line]
     assert all(COLD in line for line in warnings), "only a guest without an agent keeps an old time"
     assert [(changed.boot_id(vm), changed.inside(vm, script)) for vm in WOKEN] == before
     for vm in WOKEN:
         assert "restoring" in stages(done, vm)
-        assert changed.clock_error(vm) < 4
+        assert changed.clock_error(vm) < 60
         assert changed.probe(
             "near",
-            Probe("tcp", changed.addresses4[vm], SSH),
+            must_open(changed.addresses4[vm], SSH),
             Probe("tcp", changed.addresses4[vm], 80),
         ) == [
             "open",
@@ -287,8 +286,8 @@ def test_a_reboot_from_inside_goes_through_to_its_services(changed: Vapp) -> Non
             and changed.inside("right", "systemctl is-active ssh.service", code=None) == "active\n"
         )
 
-    wait_until("right is back", is_back, 300)
-    assert changed.probe("near", Probe("tcp", changed.addresses4["right"], SSH)) == ["open"]
+    wait_until("right is back", is_back)
+    assert changed.probe("near", must_open(changed.addresses4["right"], SSH)) == ["open"]
     assert changed.inside("right", "cat /root/ran").split() == ["ran"]
     assert "io.systemd" in xml_of(changed.operator, changed.domain("right"))
     assert "io.systemd" not in changed.operator.virsh(

@@ -12,26 +12,13 @@ from typing import Any
 import pytest
 
 from tests.vm.conftest import Raise
-from tests.vm.driver import Operator, Vapp, domains, remains, volumes, write_vapp
+from tests.vm.driver import Operator, Vapp, remains, volumes, with_data_disk, write_vapp
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(3000)]
 
 NAME = "hands"
 SOLO = "hands.solo"
-DOCUMENT: dict[str, Any] = {
-    "vcloud": 1,
-    "name": NAME,
-    "zones": {"one": {}},
-    "vms": {
-        "solo": {
-            "image": "base",
-            "zone": "one",
-            "memory": "256M",
-            "disks": {"data": {"size": "64M", "mount": "/srv/d"}},
-            "files": {"/etc/note": "first\n"},
-        }
-    },
-}
+DOCUMENT = with_data_disk(NAME, files={"/etc/note": "first\n"})
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +79,9 @@ def test_a_memory_that_virsh_saved_does_not_bring_back_the_hardware_of_then(
     hands: Vapp, tmp_path: Path
 ) -> None:
     hands.operator.virsh("managedsave", SOLO)
-    hands.operator.up(changed(tmp_path, lambda vm: vm.update(memory="384M")))
+    file = changed(tmp_path, lambda vm: vm.update(memory="384M"))
+    assert "solo (saved memory)" in hands.operator.up(file, code=2).err
+    hands.operator.up(file, "--accept-data-loss")
     assert int(hands.inside("solo", "awk '/MemTotal/ {print $2}' /proc/meminfo")) > 320 << 10
     hands.operator.up(hands.file)
     assert "nothing to do" in hands.operator.up(hands.file).out
@@ -150,6 +139,7 @@ def test_data_written_by_a_vm_that_serves_but_is_never_ready_stays(
 
 
 def test_a_clone_that_somebody_made_is_left_alone(hands: Vapp, tmp_path: Path) -> None:
+    """Its disks are those of the VM: somebody copied the definition only."""
     operator = hands.operator
     text = operator.virsh("dumpxml", "--inactive", SOLO)
     uuid = operator.virsh("domuuid", SOLO).strip()
@@ -162,8 +152,13 @@ def test_a_clone_that_somebody_made_is_left_alone(hands: Vapp, tmp_path: Path) -
     operator.virsh("define", str(clone))
     try:
         assert "nothing to do" in operator.up(hands.file).out
-        operator.run("down", "--yes", NAME)
-        assert list(domains(operator, NAME)) == [f"{SOLO}-clone"]
-        assert remains(operator, NAME) == [f"{SOLO}-clone"]
+        disks = [f"root.{SOLO}.qcow2", f"vm.{SOLO}.data.qcow2"]
+        done = operator.run("down", "--yes", NAME)
+        assert remains(operator, NAME) == [f"{SOLO}-clone", *disks]
+        assert f"left: the domain '{SOLO}-clone', which vcloud did not make" in done.err
+        for disk in disks:
+            assert f"left: the volume '{disk}', which the domain '{SOLO}-clone' uses" in done.err
     finally:
         operator.virsh("undefine", f"{SOLO}-clone")
+    assert "left:" not in operator.run("down", "--yes", NAME).err
+    assert remains(operator, NAME) == []

@@ -14,7 +14,7 @@ import pytest
 from tests.vm.conftest import Raise
 from tests.vm.driver import Operator, Vapp, domains, mark, wait_until, write_vapp
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(3000)]
 
 NAME = "people"
 WORKLOADS = ("hub", "guest-1", "guest-2", "keeper")
@@ -82,15 +82,19 @@ def cards(vapp: Vapp, vm: str) -> dict[str, set[str]]:
     return {name: addresses for name, addresses in found.items() if addresses}
 
 
-def reaches(vapp: Vapp, source: str, target: str, port: int = 22) -> bool:
+def reaches(vapp: Vapp, source: str, target: str, patience: int = 120) -> bool:
     """By name, in both families; the other end speaks first."""
     script = (
         f"for family in 4 6; do a=$(getent ahostsv$family {target} | awk 'NR == 1 {{print $1}}'); "
     )
     script += (
-        f'timeout 5 bash -c "exec 3<>/dev/tcp/$a/{port} && head -c 4 <&3" 2>/dev/null; done; :'
+        f'timeout {patience} bash -c "exec 3<>/dev/tcp/$a/22 && head -c 4 <&3" 2>/dev/null; done; :'
     )
     return vapp.inside(source, script) == "SSH-SSH-"
+
+
+def is_kept_from(vapp: Vapp, source: str, target: str) -> bool:
+    return not reaches(vapp, source, target, patience=5)
 
 
 # Names and keys
@@ -143,7 +147,7 @@ def login(people: Vapp, key: Path) -> str:
         "HostKeyAlias=hub",
         "StrictHostKeyChecking=yes",
         "BatchMode=yes",
-        "ConnectTimeout=20",
+        "ConnectTimeout=300",
     ]
     flags = [part for option in options for part in ("-o", option)]
     return people.operator.at(
@@ -158,6 +162,7 @@ def login(people: Vapp, key: Path) -> str:
         "2222",
         f"root@{people.uplink[0]}",
         "hostname",
+        timeout=600,
     ).out
 
 
@@ -215,7 +220,7 @@ def test_a_vm_in_two_zones_is_reached_and_answers_by_the_right_card(people: Vapp
         people.operator.at(
             "customer",
             "timeout",
-            "10",
+            "120",
             "bash",
             "-c",
             f"exec 3<>/dev/tcp/{people.uplink[0]}/2222 && head -c 4 <&3",
@@ -225,8 +230,8 @@ def test_a_vm_in_two_zones_is_reached_and_answers_by_the_right_card(people: Vapp
     assert reaches(people, "guest-1", "hub")
     assert reaches(people, "keeper", "hub")
     assert reaches(people, "hub", "keeper")
-    assert not reaches(people, "hub", "guest-1")
-    assert not reaches(people, "keeper", "guest-1")
+    assert is_kept_from(people, "hub", "guest-1")
+    assert is_kept_from(people, "keeper", "guest-1")
     met = people.inside("keeper", "getent ahostsv4 hub | awk 'NR == 1 {print $1}'").strip()
     assert met != people.addresses4["hub"]
     assert met in json.dumps(
@@ -264,14 +269,13 @@ def test_after_a_reboot_from_within_a_vm_is_as_it_was(people: Vapp) -> None:
     boot = people.boot_id("keeper")
     numbers = domains(people.operator, NAME)
     people.inside("keeper", "systemctl reboot", code=None)
-    wait_until("The next boot", lambda: people.boot_id("keeper", code=None) not in ("", boot), 90)
+    wait_until("The next boot", lambda: people.boot_id("keeper", code=None) not in ("", boot))
     wait_until(
         "Its services",
         lambda: (
             people.inside("keeper", "systemctl is-active ssh.socket mine", code=None)
             == "active\nactive\n"
         ),
-        60,
     )
     assert domains(people.operator, NAME) == numbers
     assert cards(people, "keeper") == before
@@ -292,9 +296,9 @@ def test_a_firewall_that_reboots_by_itself_comes_back_with_its_rules(people: Vap
     """Without vcloud's help, and never without them."""
     digest = people.firewall_report()["digest"]
     people.operator.virsh("reset", people.domain("firewall"))
-    wait_until("The firewall", lambda: report_digest(people) == digest, 90)
+    wait_until("The firewall", lambda: report_digest(people) == digest)
     assert reaches(people, "keeper", "hub")
-    assert not reaches(people, "keeper", "guest-1")
+    assert is_kept_from(people, "keeper", "guest-1")
     assert people.operator.run("status", NAME, "--exit-code").code == 0
 
 
@@ -314,14 +318,13 @@ def test_a_disk_that_is_plugged_in_is_there_at_once(people: Vapp) -> None:
     before = block_devices(people)
     people.operator.virsh("attach-disk", domain, HOT_DISK, "vdx", "--live", "--serial", "hot")
     try:
-        wait_until("The disk", lambda: block_devices(people) > before, 20)
+        wait_until("The disk", lambda: block_devices(people) > before)
         (device,) = block_devices(people) - before
         wait_until(
             "udev's name of it",
             lambda: (
                 people.inside("guest-1", "ls /dev/disk/by-id/virtio-hot", code=None).strip() != ""
             ),
-            20,
         )
         people.inside(
             "guest-1",
@@ -330,7 +333,7 @@ def test_a_disk_that_is_plugged_in_is_there_at_once(people: Vapp) -> None:
     finally:
         people.operator.virsh("detach-disk", domain, "vdx", "--live", code=None)
         people.operator.at("h1", "rm", "-f", HOT_DISK)
-    wait_until("Its end", lambda: block_devices(people) == before, 20)
+    wait_until("Its end", lambda: block_devices(people) == before)
 
 
 def block_devices(people: Vapp) -> set[str]:
@@ -351,18 +354,17 @@ def test_a_card_that_is_plugged_in_is_there_at_once(people: Vapp) -> None:
         "--live",
     )
     try:
-        wait_until("The card", lambda: card_of(people, HOT_MAC) != "", 20)
+        wait_until("The card", lambda: card_of(people, HOT_MAC) != "")
         name = card_of(people, HOT_MAC)
         people.inside("guest-2", f"ip link set {name} up && ip address add 192.0.2.7/24 dev {name}")
         wait_until(
             "Its carrier",
             lambda: people.inside("guest-2", f"cat /sys/class/net/{name}/carrier").strip() == "1",
-            10,
         )
         assert people.inside("guest-2", "systemctl --failed --no-legend") == ""
     finally:
         people.operator.virsh("detach-interface", domain, "network", "--mac", HOT_MAC, "--live")
-    wait_until("Its end", lambda: card_of(people, HOT_MAC) == "", 20)
+    wait_until("Its end", lambda: card_of(people, HOT_MAC) == "")
     assert reaches(people, "guest-2", "guest-1")
 
 

@@ -26,7 +26,7 @@ from tests.vm.driver import (
     write_vapp,
 )
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(3000)]
 
 NAME = "halt"
 WORKLOADS = ("halt.solo",)
@@ -68,7 +68,7 @@ def is_usable(vapp: Vapp) -> None:
     banner = vapp.operator.at(
         "customer",
         "timeout",
-        "10",
+        "120",
         "bash",
         "-c",
         f"exec 3<>/dev/tcp/{vapp.uplink[0]}/2222 && head -c 4 <&3",
@@ -124,7 +124,7 @@ def test_ctrl_c_of_down_is_finished_by_the_next(operator: Operator, file: Path) 
         if "removed" in line:
             break
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=600)
     if remains(operator, NAME):
         operator.run("down", "--yes", NAME)
     assert remains(operator, NAME) == []
@@ -154,7 +154,7 @@ def test_no_workload_has_a_live_link_before_the_firewall_has_its_rules(
     watcher.start()
     try:
         process = operator.start("up", "--yes", str(file))
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=2400)
     finally:
         ended.set()
         watcher.join()

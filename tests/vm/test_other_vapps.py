@@ -16,7 +16,7 @@ from vcloud.hosts.inventory import load_inventory
 from vcloud.proof.checks import Probe
 from vcloud.verify.vantage import host_prober
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(3000)]
 
 VAPPS = {
     "mesh": """\
@@ -65,7 +65,7 @@ def test_every_promise_is_proven(operator: Operator, tmp_path: Path, name: str) 
     file.write_text(f"vcloud: 1\nname: {name}\n{VAPPS[name]}")
     operator.up(file)
     try:
-        found = operator.run("verify", name, "-o", "json", code=None, timeout=300)
+        found = operator.run("verify", name, "-o", "json", code=None)
         assert [check for check in found.data["checks"] if check["outcome"] != "pass"] == []
         assert found.code == 0
         assert {"flow", "denied", "spoofed", "host", "ips", "leak", "config"} == {
@@ -82,7 +82,7 @@ def test_several_may_send_from_the_host_at_once(operator: Operator) -> None:
     """
     (ref,) = load_inventory(Path(operator.env["VCLOUD_INVENTORY"]))
     probes = [
-        Probe("udp", "-", ip_address("127.0.0.1"), 9000 + number, timeout_ms=700)
+        Probe("udp", "-", ip_address("127.0.0.1"), 9000 + number, timeout_ms=30_000)
         for number in range(3)
     ]
     with open_host(ref) as host, ThreadPoolExecutor() as pool:
@@ -111,7 +111,7 @@ flows:
     plain.up(file)
     try:
         assert "vcloud-uplink" in operator.virsh("net-list", "--name").split()
-        verdict = plain.run("verify", "natted", "-o", "json", timeout=300).data
+        verdict = plain.run("verify", "natted", "-o", "json").data
         assert {"flow/in/internet/x/tcp/22/4", "flow/out/x/internet/tcp/80/6"} <= {
             check["id"] for check in verdict["checks"]
         }
@@ -123,10 +123,7 @@ flows:
         )
         plain.up(file)
         assert plain.status("natted")["healthy"]
-        assert (
-            plain.run("verify", "natted", "-o", "json", timeout=300).data["summary"]
-            == verdict["summary"]
-        )
+        assert plain.run("verify", "natted", "-o", "json").data["summary"] == verdict["summary"]
     finally:
         plain.run("down", "--yes", "natted")
     assert operator.virsh("net-list", "--all", "--name").split() == before

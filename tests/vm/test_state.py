@@ -12,7 +12,7 @@ import pytest
 
 from tests.vm.driver import TINY, Operator, remains, write_vapp
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(3000)]
 
 NAME = "tiny"
 FOREIGN_DOMAIN = """\
@@ -49,7 +49,7 @@ def test_of_two_ups_at_once_one_is_refused_with_a_sentence_and_a_stranger_takes_
 ) -> None:
     other = operator.elsewhere(tmp_path / "other")
     both = [operator.start("up", "--yes", str(tiny)), other.start("up", "--yes", str(tiny))]
-    ended = [(*process.communicate(timeout=300), process.returncode) for process in both]
+    ended = [(*process.communicate(timeout=2400), process.returncode) for process in both]
     assert sorted(code for *_, code in ended) == [0, 1]
     (refused,) = [err for _, err, code in ended if code == 1]
     assert "'tiny' on h1 is locked by `vcloud up`" in refused
@@ -70,7 +70,7 @@ def test_a_down_while_an_up_is_at_work_is_refused(operator: Operator, tiny: Path
                 break
         assert "locked by `vcloud up`" in operator.run("down", "--yes", NAME, code=1).err
     finally:
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=2400)
     assert process.returncode == 0, errors
     assert operator.status(NAME)["healthy"]
 

@@ -15,8 +15,14 @@ import pytest
 
 from tests.vm.conftest import Raise
 from tests.vm.driver import NAMESPACE, Operator, Vapp, domains, parse, remains, write_vapp
+from vcloud.hosts.connection import open_host
+from vcloud.hosts.inventory import load_inventory
+from vcloud.hosts.sealing import Sealing, sealing_of
+from vcloud.plan.formats import FORMAT, Unreadable, decoded
+from vcloud.plan.manifest import Manifest, VmImage
+from vcloud.plan.wanted import root_digest
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(3000)]
 
 NAME = "former"
 RECORD = f"vcloud-manifest-{NAME}"
@@ -44,30 +50,57 @@ def former(raised: Raise, tmp_path_factory: pytest.TempPathFactory) -> Vapp:
 
 
 def write_as_format_1(operator: Operator) -> None:
+    with open_host(load_inventory(Path(operator.env["VCLOUD_INVENTORY"]))[0]) as host:
+        write_in_the_open(operator, sealing_of(host))
+
+
+def write_in_the_open(operator: Operator, sealing: Sealing) -> None:
+    """Formats before 5 sealed nothing."""
+    record = parse(operator.virsh("net-dumpxml", RECORD))
+    element = record.find(f"metadata/{{{NAMESPACE}}}record")
+    assert element is not None
+    content = sealing.opened(element.text or "", RECORD)
+    assert content is not None, f"the record cannot be opened: {element.attrib} {element.text}"
+    body = json.loads(zlib.decompress(content))
+    roots = roots_of_1(decoded(element.attrib, base64.b64encode(content).decode()))
     for domain in domains(operator, NAME):
-        mark = own_element(operator.virsh("dumpxml", domain), "vm")
-        former = {key: mark.attrib[key] for key in MARKS_OF_1 if key in mark.attrib} | {
-            "hardware": "as format 1 computed it"
+        sealed = own_element(operator.virsh("dumpxml", domain), "vm").attrib
+        mark = sealing.opened_marks(sealed).attributes()
+        former = {key: mark[key] for key in MARKS_OF_1 if key in mark} | {
+            "hardware": "as format 1 computed it",
+            "root": roots[domain.partition(".")[2]],
         }
         text = ElementTree.tostring(ElementTree.Element("vm", former), encoding="unicode")
         operator.virsh(
             "metadata", domain, NAMESPACE, "--key", "vcloud", "--set", text, "--live", "--config"
         )
-    record = parse(operator.virsh("net-dumpxml", RECORD))
-    element = record.find(f"metadata/{{{NAMESPACE}}}record")
-    assert element is not None
-    body = json.loads(zlib.decompress(base64.b64decode(element.text or "")))
-    element.text = base64.b64encode(zlib.compress(json.dumps(as_format_1(body)).encode())).decode()
+    element.text = base64.b64encode(
+        zlib.compress(json.dumps(as_format_1(body, domains(operator, NAME), roots)).encode())
+    ).decode()
     element.attrib.clear()
     redefine(operator, record)
 
 
-def as_format_1(body: dict[str, Any]) -> dict[str, Any]:
-    """The body without what format 2 added, and with what it replaced."""
-    del body["networks"], body["filter"]
+def roots_of_1(manifest: Manifest | Unreadable) -> dict[str, str]:
+    """VM -> digest of what its root disk began with. Of the image only the recipe was known."""
+    assert isinstance(manifest, Manifest)
+    recipes = {vm: VmImage(image.recipe) for vm, image in manifest.images}
+    return {vm.name: root_digest(recipes[vm.name], vm) for vm in manifest.design.vms}
+
+
+def as_format_1(
+    body: dict[str, Any], numbers: dict[str, str], roots: dict[str, str]
+) -> dict[str, Any]:
+    """The body without what later formats added, and with what they replaced. Connected VMs were known
+    by libvirt's numbers.
+    """
+    del body["networks"], body["filter"], body["connected"], body["defined"]
+    body["ids"] = [[vm, int(numbers[f"{NAME}.{vm}"])] for vm, _ in body["vms"]]
     body["vms"] = [
-        [name, {**digests, "hardware": "as format 1 computed it"}] for name, digests in body["vms"]
+        [name, {**digests, "hardware": "as format 1 computed it", "root": roots[name]}]
+        for name, digests in body["vms"]
     ]
+    body["images"] = [[name, image["recipe"]] for name, image in body["images"]]
     design = body["design"]
     vms = [*design["workloads"], design["firewall"]]
     for part in (*vms, *design["flows"], *design["inspection"]["detectors"], design["inspection"]):
@@ -79,7 +112,7 @@ def as_format_1(body: dict[str, Any]) -> dict[str, Any]:
 
 def own_element(xml: str, tag: str) -> ElementTree.Element:
     found = parse(xml).find(f"metadata/{{{NAMESPACE}}}{tag}")
-    assert found is not None
+    assert found is not None, xml
     return found
 
 
@@ -102,7 +135,7 @@ def test_a_vapp_of_format_1_is_seen_changed_verified_and_removed_without_a_resta
     assert domains(operator, NAME) == numbers
     assert operator.run("plan", str(former.file), "--exit-code").code == 0
     record = own_element(operator.virsh("net-dumpxml", RECORD), "record")
-    assert record.get("format") == "2"
+    assert record.get("format") == str(FORMAT)
     assert operator.run("verify", NAME).code == 0
     operator.run("down", "--yes", NAME)
     assert remains(operator, NAME) == []
@@ -131,7 +164,7 @@ def test_nothing_is_done_to_a_vapp_that_a_newer_release_has_made(
         ["down", "--yes", NAME],
     ):
         done = operator.run(*command, code=1)
-        assert "format 99; this release reads up to 2" in done.err, command
+        assert f"format 99; this release reads up to {FORMAT}" in done.err, command
         assert "Use the release of vcloud that made it" in done.err
     assert remains(operator, NAME) == before
     (row,) = operator.run("list", "-o", "json").data

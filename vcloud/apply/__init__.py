@@ -11,9 +11,19 @@ whose rules are loaded and checked, and only then is any workload connected. Wor
 the appliances to save time, with their links down and their services waiting. When something is
 taken away, its links are cut first.
 
+At the end of a run, vcloud looks at the host's side of the vApp once more. Only if nothing differs
+there, the vApp is called protected. What libvirt has no call for (flags of ports, addresses, foreign
+ports) is mended by commands that root runs on the host: the plan lists them, and `mend` runs them.
+
 Every step can be repeated. While a run is under way, the manifest says `applying`, and a domain
 gets the digests of what it was made from only when it is wholly made. So the next `up` finishes
 what a killed run has left, and `down` removes it.
+
+One run at a time changes a vApp. The manifest names the lock of the run that has claimed the vApp.
+A run asks for its lock before each step, and at the end whether the manifest is still its own. In a
+guest, the program of a killed run goes on. So each run has a number, higher than all before it,
+which it sends with every identity and all rules: the guest lets one program go after the other, and
+refuses what comes from a run before.
 
 A VM that is made anew wakes from a memory image where the host has one (`wake`). It boots where
 there is none, or where waking fails. As many VMs wake, are restored or load rules at a time as the

@@ -4,27 +4,33 @@ when each one begins.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
-from vcloud.apply.connect import connect
+from vcloud.apply.connect import connect, refresh
+from vcloud.apply.deletion import kept_volumes
+from vcloud.apply.mend import mend, mend_host
 from vcloud.apply.power import start
 from vcloud.apply.rules import load
 from vcloud.apply.run import Run
-from vcloud.compile.libvirt.network import render_network, zone_networks
+from vcloud.compile.libvirt.network import render_network, vapp_networks
 from vcloud.compile.libvirt.nwfilter import render_filter
 from vcloud.design.names import filter_name
+from vcloud.errors import HostError, VcloudError
 from vcloud.hosts import machines
-from vcloud.hosts.manifests import write_manifest
-from vcloud.hosts.observe import domain_ids
+from vcloud.hosts.manifests import read_manifest, write_manifest
 from vcloud.marks import NetworkMarks
-from vcloud.plan.manifest import Phase
+from vcloud.plan.disks import moved_disks
+from vcloud.plan.manifest import Manifest, Phase
 from vcloud.plan.steps import LOADED, TOUCHED, Step, Verb
 
 
 def act(run: Run, step: Step) -> None:
-    """Does one step. Raises VcloudError where it fails."""
+    """Does one step. Raises VcloudError where it fails, LostLockError where the run has lost its
+    lock.
+    """
+    run.lock.require()
     ACTIONS[step.verb](run, step.subject)
 
 
@@ -32,15 +38,51 @@ def left(run: Run, step: Step) -> None:
     """Says of a workload that it does not become ready, because another step has failed."""
     if step.verb is Verb.CONNECT_VM:
         run.reporter.report(step.subject, "not connected: an earlier step failed")
+    if step.verb is Verb.REFRESH_VM:
+        run.reporter.report(step.subject, "its services were not told: an earlier step failed")
+
+
+def tell_failure(run: Run, error: BaseException, running: Collection[Step]) -> None:
+    """Tells an error before the run ends: other steps still run, or another error came first."""
+    # Any other error is a bug of vcloud. It ends the run with its traceback.
+    if isinstance(error, VcloudError):
+        steps = ", ".join(f"{step.verb} {step.subject}" for step in running)
+        awaited = f"\n  Nothing else begins; up waits for what has begun: {steps}."
+        run.reporter.note(f"error: {error.what}{awaited if running else ''}")
 
 
 def _remove_vm(run: Run, domain: str) -> None:
-    """The definition goes last: it tells the next run what is still to be removed."""
-    run.reporter.report(domain.partition(".")[2], "removed")
+    """The definition goes last: it tells the next run what is still to be removed.
+
+    A VM whose data disks another VM gets is shut down, so that its guest writes its data out.
+
+    Raises HostError where another domain uses a disk that is to move.
+    """
+    moved = moved_disks(domain, run.design, run.state)
+    vm = domain.partition(".")[2]
+    kept = kept_volumes(
+        run.host,
+        run.volumes.pool,
+        run.design.instance.name,
+        run.state,
+        run.volumes.volumes_of_domain(domain),
+    )
+    for volume in moved:
+        if volume in kept:
+            raise HostError(
+                f"the disk '{volume}' cannot move to another VM: it is one {kept[volume]}",
+                "Nothing was removed. Remove what uses it, or take `was` out of the file.",
+            )
+    run.reporter.report(vm, "removing")
     machines.cut_links(run.host, domain)
-    machines.stop_domain(run.host, domain, graceful=False)
-    run.volumes.delete_of_domain(domain)
+    machines.stop_domain(run.host, domain, graceful=bool(moved))
+    for volume, name in moved.items():
+        run.volumes.move_disk(volume, name)
+    run.volumes.delete({*run.volumes.volumes_of_domain(domain)} - kept.keys())
+    for name, why in kept.items():
+        run.reporter.note(f"the volume '{name}' stays, {why}")
     machines.remove_domain(run.host, domain)
+    run.reporter.report(vm, "removed")
 
 
 def _define_filter(run: Run, _: str) -> None:
@@ -50,10 +92,7 @@ def _define_filter(run: Run, _: str) -> None:
 
 def _make_network(run: Run, name: str) -> None:
     zone, network = next(
-        (zone, network)
-        for zone in run.design.zones
-        for network in zone_networks(zone)
-        if network.name == name
+        (zone, network) for zone, network in vapp_networks(run.design) if network.name == name
     )
     marks = NetworkMarks(
         run.design.instance.name, zone.name, run.target.wanted.network_digest(name)
@@ -62,14 +101,14 @@ def _make_network(run: Run, name: str) -> None:
 
 
 def _remake_network(run: Run, name: str) -> None:
-    """The NICs that hang on it are plugged in again when their VMs restart, which the plan says."""
+    """The plan also restarts the VMs with a NIC on this network, which plugs the NIC in again."""
     machines.remove_network(run.host, name)
     _make_network(run, name)
 
 
 def _remove_network(run: Run, name: str) -> None:
-    run.reporter.report(name, "removed")
     machines.remove_network(run.host, name)
+    run.reporter.report(name, "removed")
 
 
 def _make_memory_image(run: Run, key: str) -> None:
@@ -78,13 +117,56 @@ def _make_memory_image(run: Run, key: str) -> None:
 
 
 def _record(run: Run, _: str) -> None:
-    """Until here the manifest said that a run goes on, and named the VMs that were connected
-    before, so that a killed run's are looked after.
+    """Writes the manifest with the phase `ready` and the tokens of this run.
+
+    Until now the manifest said `applying`, with the tokens of the VMs that an earlier run connected.
+    So after a killed run, the next one connects the VMs that the killed run has started.
     """
-    write_manifest(
-        run.host,
-        replace(run.target.wanted, phase=Phase.READY, ids=domain_ids(run.host, run.design)),
+    ready = replace(
+        run.claim,
+        phase=Phase.READY,
+        connected=tuple(_tokens(run)),
+        defined=tuple(_definitions(run)),
+        ids=(),
     )
+    _require_claim(run)
+    write_manifest(run.host, ready)
+
+
+def _require_claim(run: Run) -> None:
+    """Raises LostLockError where the run has lost its lock, VcloudError where another run has
+    written the manifest since this one began: what that run did last is not known.
+    """
+    run.lock.require()
+    vapp = run.design.instance.name
+    found = read_manifest(run.host, vapp)
+    if not isinstance(found, Manifest) or found.lock != run.lock.uuid:
+        write_manifest(run.host, run.claim)
+        raise VcloudError(
+            f"another run, which had lost its lock, has written the manifest of '{vapp}' on {run.host.name} meanwhile",
+            "It may have changed the vApp as well. Run `vcloud up` again: it looks at every part.",
+        )
+
+
+def _definitions(run: Run) -> Iterator[tuple[str, tuple[tuple[str, str], ...]]]:
+    """How libvirt read the definitions of the VMs: those of this run, and those of before."""
+    before = run.state.manifest
+    for vm in run.design.vms:
+        parts = run.learnt.defined.get(vm.name) or (before and before.definition_of(vm.name))
+        if parts:
+            yield vm.name, tuple(parts.items())
+
+
+def _tokens(run: Run) -> Iterator[tuple[str, str]]:
+    """The tokens of the VMs that this run has connected, and of those that were connected before."""
+    for vm in run.design.vms:
+        if token := run.learnt.tokens.get(vm.name):
+            yield vm.name, token
+        elif run.state.connected(vm) and run.state.manifest is not None:
+            yield (
+                vm.name,
+                run.state.manifest.token_of(vm.name) or machines.set_token(run.host, vm.domain),
+            )
 
 
 ACTIONS: Final[Mapping[Verb, Callable[[Run, str], None]]] = {
@@ -92,10 +174,14 @@ ACTIONS: Final[Mapping[Verb, Callable[[Run, str], None]]] = {
     Verb.DEFINE_FILTER: _define_filter,
     Verb.MAKE_NETWORK: _make_network,
     Verb.REMAKE_NETWORK: _remake_network,
+    Verb.MEND_HOST: lambda run, _: mend_host(run),
     Verb.MAKE_MEMORY_IMAGE: _make_memory_image,
+    # `start` asks the plan which of these verbs the VM has.
     **{verb: lambda run, vm: start(run, run.vm(vm)) for verb in TOUCHED},
+    Verb.MEND_VM: lambda run, vm: mend(run, run.vm(vm)),
     **{verb: lambda run, vm: load(run, run.vm(vm)) for verb in LOADED},
     Verb.CONNECT_VM: lambda run, vm: connect(run, run.vm(vm)),
+    Verb.REFRESH_VM: lambda run, vm: refresh(run, run.vm(vm)),
     Verb.REMOVE_NETWORK: _remove_network,
     Verb.RECORD: _record,
 }

@@ -1,12 +1,17 @@
-"""Connects a workload: raises its links, lets its services start, and waits until the VM is ready."""
+"""Connects a workload: raises its links, lets its services start, and waits until the VM is ready.
+Tells the services of a VM that is configured live what has changed.
+"""
 
 from __future__ import annotations
+
+import time
 
 from vcloud.apply.run import Run
 from vcloud.compile.libvirt.domain import render_interface
 from vcloud.design.model import Vm
 from vcloud.guests.cloud_init import wait_for_cloud_init
-from vcloud.guests.setup import open_gate, run_commands, wait_ready
+from vcloud.guests.services import NotReadyError, follow_changes, start_services, wait_ready
+from vcloud.guests.setup import run_commands
 from vcloud.hosts import machines
 
 
@@ -14,18 +19,34 @@ def connect(run: Run, vm: Vm) -> None:
     """Raises the VM's links, which the plan allows only once the appliances hold their rules."""
     by_cloud_init = bool(run.boots[vm.name].seed)
     with run.explained(vm, booting=by_cloud_init):
+        if vm.disks:
+            run.mark_used(vm)
         for nic in vm.nics:
             machines.set_link(
                 run.host, vm.domain, render_interface(vm, nic, run.target.artifacts.uplink, up=True)
             )
         run.reporter.report(vm.name, _stage(run, vm))
         if by_cloud_init:
-            wait_for_cloud_init(run.host, run.volumes, vm)
+            try:
+                wait_for_cloud_init(run.host, run.volumes, vm)
+            except NotReadyError:
+                run.mark_made(vm)
+                raise
             if run.waker:
                 run.waker.note_agent(vm)
         else:
             _open(run, vm)
-        # The digests come last: the next run makes a VM anew whose mark lacks them.
+        run.note_connected(vm)
+        run.mark(vm)
+        run.reporter.report(vm.name, "ready")
+
+
+def refresh(run: Run, vm: Vm) -> None:
+    """Tells the services of a VM that was configured live what has changed, and asks again whether
+    it is ready.
+    """
+    with run.explained(vm):
+        _settle(run, vm, time.monotonic())
         run.mark(vm)
         run.reporter.report(vm.name, "ready")
 
@@ -41,12 +62,22 @@ def _stage(run: Run, vm: Vm) -> str:
 
 def _open(run: Run, vm: Vm) -> None:
     """From the gate to what the file calls ready, by the guest agent."""
-    agent = run.agent(vm)
+    agent, begun = run.agent(vm), time.monotonic()
     if not run.goes_on(vm):
-        open_gate(agent, vm)
+        start_services(agent, vm)
     # The file's `run` lines belong to the root disk: they ran when the disk was new.
     if run.is_fresh(vm):
         run_commands(agent, vm)
-        if vm.disks:
-            run.mark_data(vm)
-    wait_ready(agent, vm)
+        # Services have read the files when they started, but not what a file's command makes.
+        follow_changes(agent, vm, None, {file.path for file in vm.files if file.run})
+        # The digests come this late: the next run makes a VM anew whose mark lacks them.
+        run.mark_made(vm)
+    _settle(run, vm, begun)
+
+
+def _settle(run: Run, vm: Vm, begun: float) -> None:
+    """From changed files to a VM that is ready with them."""
+    agent, manifest = run.agent(vm), run.state.manifest
+    changed = run.learnt.changed.get(vm.name, frozenset())
+    follow_changes(agent, vm, manifest.vm(vm.name) if manifest else None, changed)
+    wait_ready(agent, vm, begun)

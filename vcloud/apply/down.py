@@ -1,60 +1,112 @@
 """`vcloud down`: deletes a vApp, whatever state it is in. It needs neither the vApp's file nor a
-readable manifest: marks in libvirt suffice.
+readable manifest: the names and UUIDs that vcloud gives suffice.
+
+Only what vcloud has made is deleted. What merely looks like it stays, and is named: a clone of a
+VM, a domain or network of somebody else's that has a fitting name, a copy of a disk, and every
+volume that a domain of somebody else's uses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 
+from vcloud.apply.deletion import kept_volumes
 from vcloud.design.model import Role
-from vcloud.design.names import filter_uuid
+from vcloud.design.names import filter_name, filter_uuid
 from vcloud.errors import NoVappError
-from vcloud.fleet.fleet import open_fleet
+from vcloud.fleet.fleet import open_home
 from vcloud.hosts import machines
 from vcloud.hosts.memory_images import MemoryImages
+from vcloud.hosts.pool import StoragePool
 from vcloud.hosts.uplink import forget_vapp
 from vcloud.hosts.volumes import VappVolumes
 from vcloud.plan.diff import refuse_renamed
-from vcloud.plan.state import DomainState
+from vcloud.plan.losses import of_down
+from vcloud.plan.state import DomainState, VappState
+from vcloud.plan.steps import Loss
 from vcloud.reporter import Reporter
 
 
-def take_down(vapp: str, connect: str | None, reporter: Reporter) -> tuple[str, ...]:
-    """Deletes everything of a vApp, and returns the names of the deleted domains, networks and
-    volumes.
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """What `vcloud down` has done."""
+
+    removed: tuple[str, ...]
+    """Names of domains, networks and volumes."""
+    left: tuple[str, ...]
+    """What looks like a part of the vApp and stays, each with the reason."""
+
+
+def data_of(vapp: str, connect: str | None) -> tuple[str, tuple[Loss, ...]]:
+    """The URI of the vApp's host, and the data that `take_down` would delete there. Nothing is changed
+    anywhere. Raises HostError.
+    """
+    with open_home(connect, vapp) as fleet:
+        host, state = fleet.home, fleet.state_of(vapp)
+        pool = StoragePool.existing(host)
+        if pool is None:
+            return host.ref.uri, tuple(of_down(vapp, (), state))
+        names = state.volumes or frozenset()
+        left = kept_volumes(host, pool, vapp, state, names)
+        return host.ref.uri, tuple(of_down(vapp, names - left.keys(), state))
+
+
+def take_down(vapp: str, connect: str | None, reporter: Reporter) -> Gone:
+    """Deletes everything of a vApp.
 
     Raises NoVappError where the host has nothing of it, VcloudError where somebody has renamed a
     domain of it, HostError where a newer release of vcloud made it, or where something cannot be
     removed.
     """
-    with open_fleet(connect) as fleet, fleet.locked(vapp, "down"):
+    with open_home(connect, vapp) as fleet, fleet.locked(vapp, "down"):
         host, state = fleet.home, fleet.state_of(vapp)
         kept = VappVolumes(host)
         if state.manifest:
             refuse_renamed(state.manifest.design, state)
         domains = [domain for domain in state.domains if domain.is_of(vapp)]
-        networks = [network.name for network in state.networks if network.marks.vapp == vapp]
-        volumes = _without_those_of(state.domains, domains, kept.volumes_of_vapp(vapp))
-        if not (state.manifest or state.unreadable or domains or networks or volumes):
+        networks = [network.name for network in state.networks if network.is_of(vapp)]
+        volumes = kept.volumes_of_vapp(vapp)
+        left = kept_volumes(host, kept.pool, vapp, state, volumes)
+        deleted = [name for name in volumes if name not in left]
+        if not (state.manifest or state.unreadable or domains or networks or deleted):
             raise NoVappError(vapp, host.name)
-        workloads_first = sorted(domains, key=lambda domain: domain.marks.role != Role.WORKLOAD)
+        # False sorts before True. All links of workloads are cut while the appliances still run,
+        # and only then is the first VM removed.
+        workloads_first = sorted(domains, key=_is_appliance)
+        for loss in of_down(vapp, deleted, state):
+            reporter.note(f"data that goes: {loss}")
         for domain in workloads_first:
             machines.cut_links(host, domain.name)
         for domain in workloads_first:
-            reporter.report(domain.marks.vm, "removed")
+            reporter.report(domain.vm, "removing")
             machines.remove_domain(host, domain.name)
+            reporter.report(domain.vm, "removed")
         for network in networks:
             machines.remove_network(host, network)
         machines.remove_filter(host, filter_uuid(vapp))
-        kept.delete(volumes)
+        kept.delete(deleted)
+        # These VMs may have been the last that ran on the disk of a removed memory image.
         MemoryImages(host, kept.pool).sweep()
+        # The manifest goes last, because it tells the next `down` that something may be left.
         forget_vapp(host, vapp)
-        return (*(domain.name for domain in domains), *networks, *volumes)
+        return Gone(
+            (*(domain.name for domain in domains), *networks, *deleted),
+            (
+                *(f"{what}, which vcloud did not make" for what in _look_alikes(vapp, state)),
+                *(f"the volume '{name}', {why}" for name, why in left.items()),
+            ),
+        )
 
 
-def _without_those_of(
-    standing: Sequence[DomainState], ours: Sequence[DomainState], volumes: Sequence[str]
-) -> tuple[str, ...]:
-    """Volumes but for those of domains that are somebody else's, though they are called like ours."""
-    foreign = tuple(f".{domain.name}." for domain in standing if domain not in ours)
-    return tuple(name for name in volumes if not any(part in name for part in foreign))
+def _is_appliance(domain: DomainState) -> bool:
+    """By its mark. Without a mark it counts as a workload, whose links are cut first."""
+    return domain.marks.role in (Role.FIREWALL, Role.IPS)
+
+
+def _look_alikes(vapp: str, state: VappState) -> Iterator[str]:
+    """Domains, networks and filters that have names like those of the vApp, and are not its."""
+    yield from (f"the domain '{item.name}'" for item in state.domains if not item.is_of(vapp))
+    yield from (f"the network '{item.name}'" for item in state.networks if not item.is_of(vapp))
+    if state.filter_foreign:
+        yield f"the network filter '{filter_name(vapp)}'"

@@ -7,25 +7,23 @@ from __future__ import annotations
 from vcloud.apply.run import Run
 from vcloud.compile.guest.cloudinit import seed_files, seed_iso
 from vcloud.compile.libvirt.devices import starts_linked
-from vcloud.compile.libvirt.domain import render_domain
-from vcloud.compile.libvirt.host import HostFacts
 from vcloud.design.model import Role, Vm
-from vcloud.errors import HostError
+from vcloud.design.names import data_volume
+from vcloud.errors import HostError, HostRefusedError
 from vcloud.guests.setup import give_identity, new_host_key
 from vcloud.hosts import machines
+from vcloud.hosts.patience import boot_timeout
+from vcloud.hosts.sealing import sealing_of
 from vcloud.hosts.uplink import make_uplink
+from vcloud.plan.disks import unfinished_copies
 from vcloud.plan.order import starts_connected
 from vcloud.plan.steps import FRESH, Verb
-
-AGENT_TIMEOUT = 180
-"""Seconds from power-on to the guest agent's first answer; a distribution's stock image takes a
-minute without KVM.
-"""
 
 
 def start(run: Run, vm: Vm) -> None:
     """Makes, starts, restarts or restores a VM, or only configures it, as the plan says."""
     if vm.role is Role.FIREWALL:
+        # The NAT network must exist before the NIC of the firewall is plugged into it.
         make_uplink(run.host, run.target.artifacts.uplink)
     if starts_connected(vm):
         # cloud-init gives such a VM its identity while it boots.
@@ -37,15 +35,23 @@ def start(run: Run, vm: Vm) -> None:
         if verb is not Verb.CONFIGURE_VM:
             _power(run, vm)
         agent = run.agent(vm)
-        agent.wait(AGENT_TIMEOUT)
+        agent.wait(boot_timeout())
         run.reporter.report(vm.name, "setting name, addresses, keys")
-        if verb in FRESH and vm.role is Role.WORKLOAD:
+        # A VM with a new root disk has no key yet. Appliances have no sshd.
+        if vm.role is Role.WORKLOAD and (verb in FRESH or not run.host_key(vm)):
             run.learnt.keys[vm.name] = new_host_key()
-        give_identity(
-            agent, vm, run.target.artifacts.identities[vm.name], run.learnt.keys.get(vm.name)
+        if vm.role is Role.WORKLOAD and verb is Verb.CONFIGURE_VM:
+            run.mark_changing(vm)
+        run.learnt.changed[vm.name] = give_identity(
+            agent,
+            vm,
+            run.target.artifacts.identities[vm.name],
+            run.learnt.keys.get(vm.name),
+            run.claim.generation,
+            run.host.clock.now(),
         )
-        # A workload is wholly made only when it is ready, so `connect` marks it.
-        if vm.role is not Role.WORKLOAD or verb is Verb.CONFIGURE_VM:
+        # `connect` and `refresh` mark a workload.
+        if vm.role is not Role.WORKLOAD:
             run.mark(vm)
         run.reporter.report(vm.name, _next_stage(run, vm))
 
@@ -55,7 +61,7 @@ def _next_stage(run: Run, vm: Vm) -> str:
     if vm.role is not Role.WORKLOAD:
         return "loading rules"
     if run.verb(vm) is Verb.CONFIGURE_VM:
-        return "ready"
+        return "configured"
     awaited = [name for name in vm.after if name in run.plan.subjects(Verb.CONNECT_VM)]
     return f"waiting for {', '.join(awaited or [appliance.name for appliance in run.design.appliances])}"
 
@@ -69,10 +75,8 @@ def _power(run: Run, vm: Vm) -> None:
         # It runs. Its links and services are what it lacks, and `connect` sees to them.
         return
     if verb is Verb.RESTORE_VM:
-        if run.waker:
-            _restore(run, vm)
-            return
-        run.reporter.note(f"{vm.name} is booted cold: what only its saved memory held is lost")
+        _restore(run, vm)
+        return
     _make_way(run, vm, verb)
     _boot(run, vm, verb)
 
@@ -83,24 +87,34 @@ def _boot(run: Run, vm: Vm, verb: Verb) -> None:
     if boot.seed:
         run.volumes.put_seed(vm.domain, _seed(run, vm, fresh=verb in FRESH))
     marks = run.marks(vm, finished=verb not in FRESH)
-    # Asking the host costs a call for each VM, which counts where many VMs wake.
-    may_have_data = vm.disks or verb is Verb.REMAKE_VM
-    if verb in FRESH and may_have_data and run.volumes.has_data(vm):
-        marks = marks.with_data()
-    disks = {disk.volume: run.volumes.make_disk(disk.volume, disk.size) for disk in vm.disks}
-    xml = render_domain(
-        vm,
-        run.target.artifacts.uplink,
-        HostFacts(run.target.wanted.accelerator),
-        boot,
-        disks,
-        marks.attributes(),
+    stands = (
+        (run.state.volumes or frozenset())
+        - unfinished_copies(run.state)
+        - {*(_blank_volumes(run, vm) if verb in FRESH else ())}
     )
-    if verb in FRESH and run.waker and run.waker.wake(vm, boot, xml, marks.attributes(), disks):
-        return
-    run.volumes.make_root(vm, boot)
-    run.reporter.report(vm.name, "booting")
-    machines.start_domain(run.host, vm.domain, xml)
+    made = {
+        disk: run.volumes.make_disk(disk.volume, disk.size, stands=disk.volume in stands)
+        for disk in vm.disks
+    }
+    disks = {disk.volume: path for disk, (path, _) in made.items()}
+    # This mark is in the domain before the domain runs. A disk that a run has created and not yet
+    # marked counts as one that holds data.
+    marks = marks.with_blank(disk.name for disk, (_, created) in made.items() if created)
+    xml = run.definition(vm, disks, marks)
+    # Only a VM with a new root disk can wake: the memory fits no other disk than that of its memory
+    # image.
+    if not (
+        verb in FRESH
+        and run.waker
+        and run.waker.wake(vm, boot, xml, sealing_of(run.host).sealed_marks(marks), disks)
+    ):
+        # The file of a root disk that is kept may have been removed since the plan was made: then the
+        # start fails, and no empty disk takes its place.
+        if verb in FRESH:
+            run.volumes.make_root(vm, boot)
+        run.reporter.report(vm.name, "booting")
+        machines.start_domain(run.host, vm.domain, xml)
+    run.note_definition(vm)
 
 
 def _restore(run: Run, vm: Vm) -> None:
@@ -111,11 +125,16 @@ def _restore(run: Run, vm: Vm) -> None:
     """
     run.reporter.report(vm.name, "restoring")
     try:
-        machines.restore_domain(run.host, vm.domain, linked=starts_linked(vm))
+        machines.restore_domain(run.host, vm.domain, run.design.terms, linked=starts_linked(vm))
+    except HostRefusedError:
+        raise  # Nothing is wrong with the memory.
     except HostError as error:
+        # Where the error has a way out of its own, such as a connection that broke or a disk that
+        # is full, nothing is wrong with the memory, and nobody should be led to give it up.
         raise HostError(
             error.what,
-            "`vcloud up --cold` boots what is saved; what only its memory holds is lost then.",
+            error.hint
+            or "`vcloud up --cold` boots what is saved, and asks first: what only its memory holds is lost then.",
         ) from error
     run.learnt.restored.add(vm.name)
     if run.boots[vm.name].seed and not machines.set_clock(run.host, vm.domain):
@@ -129,22 +148,27 @@ def _make_way(run: Run, vm: Vm, verb: Verb) -> None:
     without a domain.
     """
     machines.cut_links(run.host, vm.domain)
-    if verb in (Verb.RESTART_VM, Verb.RESTORE_VM):
+    if verb is Verb.RESTART_VM:
         machines.stop_domain(run.host, vm.domain, graceful=True)
         machines.discard_saved_memory(run.host, vm.domain)
     elif verb in FRESH:
+        machines.stop_domain(run.host, vm.domain, graceful=False)
+        # The blank disks go before the mark that says that they are blank.
+        run.volumes.delete(_blank_volumes(run, vm))
         machines.remove_domain(run.host, vm.domain)
         run.volumes.delete_root(vm.domain)
-    if verb is Verb.REMAKE_VM and _began_blank(run, vm):
-        run.volumes.delete_of_domain(vm.domain)
 
 
-def _began_blank(run: Run, vm: Vm) -> bool:
-    """Whether the VM was never wholly made, so that its data disks, blank at first, hold no more
-    than the beginnings of that.
+def _blank_volumes(run: Run, vm: Vm) -> tuple[str, ...]:
+    """The data disks that hold no data, by the mark of the domain that an earlier run left half
+    made.
     """
     domain = run.state.domain(vm.domain)
-    return domain is None or (domain.marks.digests is None and not domain.marks.keeps_data)
+    if domain is None or domain.marks.digests is not None:
+        return ()
+    return tuple(
+        data_volume(run.design.instance.name, vm.name, disk) for disk in domain.marks.blank
+    )
 
 
 def _seed(run: Run, vm: Vm, *, fresh: bool) -> bytes:

@@ -6,20 +6,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vcloud.apply.target import Target
 from vcloud.apply.wake import Waker
-from vcloud.compile.libvirt.host import BootFiles
+from vcloud.compile.libvirt.domain import render_domain
+from vcloud.compile.libvirt.host import BootFiles, HostFacts
 from vcloud.design.model import Design, Role, Vm
-from vcloud.errors import GuestError, HostError
+from vcloud.errors import GuestError, HostError, HostRefusedError
 from vcloud.guests.setup import HostKey
 from vcloud.hosts import machines
 from vcloud.hosts.agent import Agent
 from vcloud.hosts.connection import Host
+from vcloud.hosts.lock import Lock
+from vcloud.hosts.sealing import sealing_of
 from vcloud.hosts.volumes import VappVolumes
 from vcloud.marks import VmMarks
-from vcloud.plan.manifest import Phase
+from vcloud.plan.diff import standing_digests
+from vcloud.plan.facts import Facts
+from vcloud.plan.manifest import Manifest, Phase
 from vcloud.plan.state import VappState
 from vcloud.plan.steps import FRESH, Plan, Verb
 from vcloud.reporter import Reporter
@@ -36,10 +41,16 @@ class Learnt:
 
     keys: dict[str, HostKey] = field(default_factory=dict)
     """VM -> the host key that it was given in this run."""
+    changed: dict[str, frozenset[str]] = field(default_factory=dict)
+    """VM -> files that have changed while its services ran, and that no service was told of."""
     restored: set[str] = field(default_factory=set)
     """VMs that go on from their saved memory."""
     rules: str = ""
     """Digest of the ruleset that the firewall reported to be loaded."""
+    defined: dict[str, Facts] = field(default_factory=dict)
+    """VM -> how libvirt read the definition that this run gave it."""
+    tokens: dict[str, str] = field(default_factory=dict)
+    """VM -> the token that its running domain got when it was connected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +58,9 @@ class Run:
     """One run on one host."""
 
     host: Host
+    lock: Lock
+    claim: Manifest
+    """What the run wrote when it began."""
     volumes: VappVolumes
     target: Target
     state: VappState
@@ -98,27 +112,84 @@ class Run:
         """The mark of a VM. A VM that is `finished` tells what it was made from; one that is not is
         made anew by the next run.
         """
-        before, key = self.marked.get(vm.name), self.learnt.keys.get(vm.name)
+        before = self.marked.get(vm.name)
         return VmMarks(
             vapp=self.design.instance.name,
             vm=vm.name,
             role=vm.role.value,
-            host_key=key.public if key else before.host_key if before else "",
+            host_key=self.host_key(vm),
             digests=self.target.wanted.digests_of(vm.name) if finished else None,
             rules=(self.learnt.rules or (before.rules if before else ""))
             if vm.role is Role.FIREWALL
             else "",
         )
 
+    def definition(self, vm: Vm, disks: Mapping[str, str], marks: VmMarks) -> str:
+        """The domain XML of a VM for this host. `disks` maps the names of its data volumes to their
+        paths there.
+        """
+        return render_domain(
+            vm,
+            self.target.artifacts.uplink,
+            HostFacts(self.target.wanted.accelerator),
+            self.boots[vm.name],
+            disks,
+            sealing_of(self.host).sealed_marks(marks),
+            self.design.terms,
+        )
+
+    def host_key(self, vm: Vm) -> str:
+        """The public half of a VM's SSH host key; empty where nobody knows it."""
+        before, key = self.marked.get(vm.name), self.learnt.keys.get(vm.name)
+        return key.public if key else before.host_key if before else ""
+
     def mark(self, vm: Vm) -> None:
-        """From now on the domain itself says what it was made from."""
+        """Marks a VM as finished: from now on the domain itself says what it was made from."""
         machines.mark_domain(self.host, vm.domain, self.marks(vm, finished=True))
 
-    def mark_data(self, vm: Vm) -> None:
-        """From now on the data disks of a VM that is not finished hold data: the VM serves, even if
-        it never becomes ready.
+    def mark_used(self, vm: Vm) -> None:
+        """From now on no data disk of the VM counts as blank: its services may write there."""
+        finished = not self.is_fresh(vm)
+        marks = replace(self.marks(vm, finished=finished), unready=finished)
+        machines.mark_domain(self.host, vm.domain, marks)
+
+    def note_definition(self, vm: Vm, known: Facts | None = None) -> None:
+        """Notes how libvirt reads the definition that the VM has just got. `known` are parts that
+        somebody else gave it, as vcloud gave them before.
         """
-        machines.mark_domain(self.host, vm.domain, self.marks(vm, finished=False).with_data())
+        found = machines.definition_of(self.host, vm.domain)
+        self.learnt.defined[vm.name] = {**found, **(known or {})}
+
+    def note_connected(self, vm: Vm) -> None:
+        """From now on the running domain says that this run connected it."""
+        self.learnt.tokens[vm.name] = machines.set_token(self.host, vm.domain)
+
+    def mark_rules(self, vm: Vm) -> None:
+        """From now on the firewall itself says which rules it has loaded. Where it is configured only
+        after its rules were loaded, it is still what it was before.
+        """
+        verb = self.plan.verb_of(vm.name)
+        waits = verb is Verb.CONFIGURE_VM and vm.name not in self.learnt.changed
+        marks = self._standing_marks(vm) if waits else self.marks(vm, finished=True)
+        machines.mark_domain(self.host, vm.domain, marks)
+
+    def mark_made(self, vm: Vm) -> None:
+        """The VM is wholly made, and not ready yet: the next run keeps it."""
+        made = replace(self.marks(vm, finished=True), unready=True)
+        machines.mark_domain(self.host, vm.domain, made)
+
+    def mark_changing(self, vm: Vm) -> None:
+        """From now on the VM may be neither what it was made from nor what is wanted, so the next
+        run configures it, whatever is wanted then.
+        """
+        marks = replace(self._standing_marks(vm), unready=True)
+        machines.mark_domain(self.host, vm.domain, marks)
+
+    def _standing_marks(self, vm: Vm) -> VmMarks:
+        """The mark of a VM that stands, and is not yet what is wanted."""
+        domain = self.state.domain(vm.domain)
+        digests = standing_digests(vm, domain, self.state.manifest) if domain else None
+        return replace(self.marks(vm, finished=False), digests=digests)
 
     @contextmanager
     def explained(self, vm: Vm, *, booting: bool = False) -> Iterator[None]:
@@ -139,4 +210,6 @@ class Run:
                 error.hint
                 or f"`vcloud up` tries again, `vcloud down {self.design.instance.name}` removes what stands."
             )
-            raise type(error)(error.what + shown, hint) from error
+            kinds = (GuestError, HostRefusedError, HostError)
+            kind = next(kind for kind in kinds if isinstance(error, kind))
+            raise kind(error.what + shown, hint) from error

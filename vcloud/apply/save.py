@@ -15,11 +15,11 @@ from dataclasses import replace
 
 from vcloud.design.model import Role, Vm
 from vcloud.errors import GuestError, HostError, VcloudError
-from vcloud.fleet.fleet import open_fleet
+from vcloud.fleet.fleet import open_home
 from vcloud.hosts import machines
 from vcloud.hosts.connection import Host
 from vcloud.hosts.manifests import write_manifest
-from vcloud.plan.diff import refuse_renamed
+from vcloud.plan.diff import refuse_foreign_domains, refuse_renamed
 from vcloud.plan.manifest import Manifest, Phase
 from vcloud.reporter import Reporter
 
@@ -33,13 +33,15 @@ def save_vapp(vapp: str, connect: str | None, reporter: Reporter) -> tuple[str, 
 
     Raises:
         NoVappError: the host has no such vApp.
-        VcloudError: no VM runs, a run of `up` has not ended, or somebody has renamed a domain.
+        VcloudError: no VM runs, a run of `up` has not succeeded, somebody has renamed a domain, or a
+            domain that has the name of a VM is not vcloud's.
         HostError: a VM cannot be saved. It then keeps running, and its links stay cut until the
             next `up`.
     """
-    with open_fleet(connect) as fleet, fleet.locked(vapp, "save"):
+    with open_home(connect, vapp) as fleet, fleet.locked(vapp, "save") as locks:
         host, (state, manifest) = fleet.home, fleet.standing(vapp)
         refuse_renamed(manifest.design, state)
+        refuse_foreign_domains(manifest.design, state)
         running = {domain.name for domain in state.domains if domain.running}
         vms = [vm for vm in manifest.design.vms if vm.domain in running]
         if not vms and not state.saved():
@@ -49,20 +51,21 @@ def save_vapp(vapp: str, connect: str | None, reporter: Reporter) -> tuple[str, 
             )
         if vms:
             _refuse_unfinished(manifest)
-            write_manifest(
-                host, replace(manifest, ids=())
-            )  # so that the next `up` raises every link, however this run ends
+            # From here on links are cut. Without the tokens, the next `up` takes no VM for
+            # connected, and raises every link, however this run ends.
+            lock = locks[host.name].uuid
+            write_manifest(host, replace(manifest, connected=(), ids=(), lock=lock))
             _save(host, vapp, vms, reporter)
         return tuple(vm.name for vm in vms)
 
 
 def _refuse_unfinished(manifest: Manifest) -> None:
-    """Raises VcloudError if a run of `up` was interrupted: half-made VMs would be saved as if they
-    were complete.
+    """Raises VcloudError if a run of `up` did not succeed: half-made VMs would be saved as if they
+    were complete. No run can be going on, because this one has the lock.
     """
     if manifest.phase is not Phase.READY:
         raise VcloudError(
-            f"a run of `vcloud up` of '{manifest.design.instance.name}' has not ended, or was interrupted",
+            f"a run of `vcloud up` of '{manifest.design.instance.name}' has failed or was interrupted",
             "Run `vcloud up` to its end first.",
         )
 
@@ -77,14 +80,15 @@ def _save(host: Host, vapp: str, vms: Sequence[Vm], reporter: Reporter) -> None:
         machines.cut_links(host, vm.domain)
     for group in (workloads, appliances):
         with ThreadPoolExecutor(host.processors) as pool:
+            # `list` waits for all VMs of the group, and raises an error of any: no appliance is
+            # saved before every workload.
             list(pool.map(lambda vm: _save_one(host, vapp, vm, reporter), group))
 
 
 def _save_one(host: Host, vapp: str, vm: Vm, reporter: Reporter) -> None:
     reporter.report(vm.name, "saving")
-    with contextlib.suppress(
-        GuestError
-    ):  # where no agent may run it, its memory alone knows what it has not written
+    # If no agent runs `sync`, the data that the guest has not written is in the saved memory only.
+    with contextlib.suppress(GuestError):
         machines.agent_of(host, vm.domain).execute(["sync"], timeout=SYNC_TIMEOUT)
     try:
         machines.save_domain(host, vm.domain)

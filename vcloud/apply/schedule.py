@@ -12,6 +12,7 @@ from vcloud.plan.steps import Step
 TURN = 0.5
 """Seconds between two moments at which Ctrl-C is heard."""
 MOST_THREADS = 64
+"""A step mostly waits for its host, so there may be more threads than processors."""
 
 
 def run_steps(
@@ -21,6 +22,7 @@ def run_steps(
     slots: int = 1,
     takes_slot: Callable[[Step], bool] = lambda _: False,
     left: Callable[[Step], None] = lambda _: None,
+    failed: Callable[[BaseException, Collection[Step]], None] = lambda _error, _running: None,
 ) -> None:
     """Runs all steps to their end.
 
@@ -34,6 +36,8 @@ def run_steps(
         slots: how many of the steps that take a slot may run at a time: the host's processors.
         takes_slot: whether a step keeps a processor busy.
         left: is told of each step that does not begin because another one has failed.
+        failed: is told of an error at once, with the steps that still run, which may take minutes.
+            It is not told of the error that is raised, if nothing else runs.
 
     Raises what the step raised that failed first.
     """
@@ -47,10 +51,15 @@ def run_steps(
                 running |= {pool.submit(act, step): step for step in queue.begin()}
             if not running:
                 break
-            for ended in wait(running, TURN, FIRST_COMPLETED).done:
-                error = ended.exception()
+            # A wait without a time limit would hold back Ctrl-C.
+            done = wait(running, TURN, FIRST_COMPLETED).done
+            for ended in done:
+                queue.end(running.pop(ended), succeeded=ended.exception() is None)
+            for error in filter(None, (ended.exception() for ended in done)):
                 failure = failure or error
-                queue.end(running.pop(ended), succeeded=error is None)
+                # An error that ends the run is told by whoever called.
+                if running or error is not failure:
+                    failed(error, tuple(running.values()))
     finally:
         # Reached with running steps only by Ctrl-C, and then nobody waits for them: the next run
         # mends what they leave.
@@ -85,6 +94,7 @@ class _Queue:
             if not step.needs <= self._ended:
                 continue
             if self._takes_slot(step):
+                # Steps behind this one may still begin, if they take no slot.
                 if self._free == 0:
                     continue
                 self._free -= 1

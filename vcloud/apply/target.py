@@ -4,13 +4,14 @@ there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from vcloud import __version__
 from vcloud.apply.vm_images import VmImages
 from vcloud.compile.artifacts import Artifacts, compile_vapp
 from vcloud.design.model import Design
+from vcloud.design.standing import in_standing_order
 from vcloud.errors import HostError
 from vcloud.hosts.accelerator import find_accelerator, stored_accelerator
 from vcloud.hosts.connection import Host
@@ -33,35 +34,61 @@ class Target:
     wanted: Manifest
     images: VmImages
 
+    def with_images(self, images: VmImages) -> Target:
+        """The same with other builds of images."""
+        wanted = wanted_manifest(
+            self.artifacts,
+            self.wanted.accelerator,
+            images.chosen,
+            self.wanted.written,
+            self.wanted.vcloud,
+        )
+        return replace(self, wanted=wanted, images=images)
+
 
 def target_of(
-    host: Host, design: Design, placement: Placement, state: VappState, accelerator: str
+    host: Host,
+    design: Design,
+    placement: Placement,
+    state: VappState,
+    accelerator: str,
+    *,
+    renew: bool = False,
+    settled: VmImages | None = None,
 ) -> Target:
+    """The target of a run. Of a vApp that stands, its design is in the order that stands. `renew` and
+    `settled` are as in `VmImages.of`.
+    """
+    if state.manifest:
+        design = in_standing_order(design, state.manifest.design)
     uplink = uplink_for(
         host, design.instance.name, state.manifest.uplink if state.manifest else None
     )
     artifacts = compile_vapp(design, uplink)
-    images = VmImages.of(design)
+    images = VmImages.of(design, state.manifest, state.images, renew=renew, settled=settled)
     wanted = wanted_manifest(
         artifacts,
         accelerator,
-        images.digests,
+        images.chosen,
         datetime.now(UTC).isoformat(timespec="seconds"),
         __version__,
     )
     return Target(design, placement, artifacts, wanted, images)
 
 
-def expected_accelerator(host: Host, state: VappState, choice: str) -> str:
-    """The accelerator that `up` will use, as far as that is known without starting a VM.
+def known_accelerator(host: Host, state: VappState, choice: str) -> str:
+    """The accelerator that `up` will use; empty if only a test boot can find it out.
 
     The user's choice counts first, then the accelerator that the vApp runs under already, then the
     host's remembered KVM test boot.
     """
     if choice != "auto":
         return choice
-    known = None if state.manifest else stored_accelerator(host)
-    return state.manifest.accelerator if state.manifest else known.name if known else "tcg"
+    # What runs keeps its accelerator, because another one would restart every VM.
+    if state.manifest:
+        return state.manifest.accelerator
+    known = stored_accelerator(host)
+    return known.name if known else ""
 
 
 def proven_accelerator(
@@ -72,15 +99,17 @@ def proven_accelerator(
     choice: str,
     reporter: Reporter,
 ) -> str:
-    """As expected, or by booting a kernel under KVM where this host has never been asked.
+    """The accelerator that `up` uses. If it depends on a KVM test boot and the host has no stored
+    result of one, this function makes the test boot.
 
     Raises HostError where KVM is asked for and does not work.
     """
     if choice == "tcg" or (choice == "auto" and state.manifest):
-        return expected_accelerator(host, state, choice)
+        return known_accelerator(host, state, choice)
     known = stored_accelerator(host)
     if known is None:
         reporter.report(host.name, "trying KVM with a real kernel")
+        # Every vApp has a firewall, so this kernel would be uploaded anyway.
         boot = images.upload(volumes, (images.design.firewall,), reporter)[
             images.design.firewall.name
         ]
@@ -88,7 +117,9 @@ def proven_accelerator(
         reporter.report(host.name, known.name)
     if choice == "kvm" and known.name != "kvm":
         raise HostError(
-            f"KVM does not work on {host.name}: {known.reason}",
+            f"KVM does not work on {host.name}: {known.reason}"
+            if known.proven
+            else f"nobody knows whether KVM works on {host.name}: {known.reason}",
             "Leave --accel away, or take --accel tcg.",
         )
     reporter.note(f"accelerator of {host.name}: {known.name} ({known.reason})")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING
 
 from vcloud.compile.libvirt.host import BootFiles
 from vcloud.design.model import Design, ImageRef, Vm
-from vcloud.hosts.connection import run_parallel
-from vcloud.images.build import build
-from vcloud.images.cache import Image, default_cache
+from vcloud.errors import ImageError
+from vcloud.hosts.connection import Host, run_parallel
+from vcloud.images.build import CMDLINE, build
+from vcloud.images.cache import Image, default_cache, plain_name
 from vcloud.images.recipe import digest, load_recipe
 from vcloud.images.user import fetch, image_name, source_digest
+from vcloud.plan.host_images import is_there
+from vcloud.plan.images import age_notes, chosen_image, standing_image
+from vcloud.plan.manifest import Manifest, VmImage
 from vcloud.reporter import Reporter
 
 if TYPE_CHECKING:
-    from vcloud.hosts.volumes import VappVolumes
+    from vcloud.hosts.volumes import Base, VappVolumes
 
 SIDE_BY_SIDE = 2
 """Builds at a time. A build keeps one processor busy, and waits for packages."""
@@ -26,54 +30,185 @@ SIDE_BY_SIDE = 2
 
 @dataclass(frozen=True, slots=True)
 class VmImages:
-    """The image that each VM needs. Before `build` is called, only recipes are read."""
+    """The build of its image that each VM is to have. Before `build` is called, only recipes are read."""
 
     design: Design
     digests: Mapping[str, str]
-    """VM -> image digest."""
+    """VM -> digest of its recipe or qcow2."""
+    chosen: Mapping[str, VmImage]
+    """VM -> the build that it is to have (`vcloud.plan.images`)."""
+    there: frozenset[str] = frozenset()
+    """The contents of the images that the host has."""
+    fresh: frozenset[str] = frozenset()
+    """VMs that get new root disks, and for which a build must be at hand whose bytes are known."""
+    standing: Manifest | None = None
+    """The manifest of the vApp that stands."""
 
     @classmethod
-    def of(cls, design: Design) -> VmImages:
-        """Reads the recipes of all VMs. Raises ImageError, SpecError for a recipe that cannot be
-        read.
+    def of(
+        cls,
+        design: Design,
+        standing: Manifest | None = None,
+        there: frozenset[str] = frozenset(),
+        *,
+        renew: bool = False,
+        fresh: frozenset[str] = frozenset(),
+        settled: VmImages | None = None,
+    ) -> VmImages:
+        """Reads the recipes of all VMs, and chooses a build for each.
+
+        Args:
+            design: the vApp.
+            standing: the manifest of the vApp that stands.
+            there: the contents of the images that the host has.
+            renew: as in `chosen_image`.
+            fresh: VMs that get new root disks, and of which `lost` says that they need another build.
+            settled: what was chosen earlier in this run. It is kept while the vApp stands as it stood
+                then: a build that the run has made for one VM must not make others anew.
+
+        Raises ImageError, SpecError for a recipe that cannot be read.
         """
         known = {reference: _digest(reference) for reference in {vm.image for vm in design.vms}}
-        return cls(design, {vm.name: known[vm.image] for vm in design.vms})
+        cached = {reference: _cached(reference, key) for reference, key in known.items()}
+        kept = settled.chosen if settled and settled.standing == standing else {}
 
-    def missing(self) -> tuple[ImageRef, ...]:
-        """The images that this machine's cache lacks, each once, in the order of the design."""
-        cache = default_cache()
-        wanted = {self.digests[vm.name]: vm.image for vm in self.design.vms}
-        return tuple(
-            image for key, image in wanted.items() if cache.get(cache_name(image), key) is None
+        def choice(vm: Vm) -> VmImage:
+            key = known[vm.image]
+            before = kept.get(vm.name) if vm.name not in fresh else None
+            if before and before.recipe == key and before.content:
+                return before
+            image = cached[vm.image]
+            return chosen_image(
+                key,
+                None if vm.name in fresh else standing_image(vm, key, standing),
+                image.build if image else None,
+                renew=renew,
+            )
+
+        digests = {vm.name: known[vm.image] for vm in design.vms}
+        chosen = {vm.name: choice(vm) for vm in design.vms}
+        return cls(design, digests, chosen, there, fresh, standing)
+
+    def lost(self, fresh: Iterable[str]) -> frozenset[str]:
+        """Those of these VMs, which get new root disks, whose chosen build neither the host nor this
+        machine has. Also those of which nobody knows the bytes.
+        """
+        vms = {vm.name: vm for vm in self.design.vms}
+        return frozenset(
+            name
+            for name in {*fresh} - self.fresh
+            if self.chosen[name].content not in self.there
+            and self._cached(vms[name]) != self.chosen[name]
         )
 
-    def build(self, reporter: Reporter) -> None:
-        """Builds or downloads the missing images, several at a time. Raises ImageError."""
-        run_parallel([partial(_make, image, reporter) for image in self.missing()], SIDE_BY_SIDE)
+    def _is_there(self, vm: Vm) -> bool:
+        """Whether the host has the chosen build of a VM."""
+        chosen = self.chosen[vm.name]
+        return is_there(chosen, self.there) and (bool(chosen.content) or vm.name not in self.fresh)
 
-    def image_of(self, vm: Vm, reporter: Reporter) -> Image:
-        return _make(vm.image, reporter)
+    def _cached(self, vm: Vm) -> VmImage | None:
+        image = _cached(vm.image, self.digests[vm.name])
+        return image.build if image else None
+
+    def missing(self, vms: Iterable[Vm]) -> tuple[ImageRef, ...]:
+        """The images of these VMs that neither the host nor this machine has, each once."""
+        wanted = {vm.image: vm for vm in vms if not self._is_there(vm)}
+        return tuple(image for image, vm in wanted.items() if self._cached(vm) is None)
+
+    def to_upload(self, vms: Iterable[Vm]) -> tuple[Image, ...]:
+        """Those images of these VMs that this machine has and the host lacks, each once."""
+        wanted = {vm.image: vm for vm in vms if not self._is_there(vm)}
+        found = (_cached(image, self.digests[vm.name]) for image, vm in wanted.items())
+        return tuple(image for image in found if image is not None)
+
+    def build(self, vms: Iterable[Vm], reporter: Reporter) -> None:
+        """Builds or downloads the images of these VMs that are missing, several at a time. Raises
+        ImageError.
+        """
+        missing = self.missing(vms)
+        run_parallel([partial(_make, image, reporter) for image in missing], SIDE_BY_SIDE)
 
     def upload(
         self, volumes: VappVolumes, vms: tuple[Vm, ...], reporter: Reporter
     ) -> dict[str, BootFiles]:
-        """Uploads the images of these VMs to the host, and returns the files that each VM boots
+        """Uploads what the host lacks of the images of these VMs, and returns the files that each VM boots
         from. The VM's own disk is made later.
         """
-        images = {vm.image: self.image_of(vm, reporter) for vm in vms}
-        bases = {
-            reference: volumes.upload_image(image, _coarse(reporter, f"image {image.name}"))
-            for reference, image in images.items()
-        }
+        sources: dict[tuple[ImageRef, VmImage], tuple[Base, str]] = {}
+        for vm in vms:
+            key = (vm.image, self.chosen[vm.name])
+            if key not in sources:
+                sources[key] = self._found(volumes, vm) or self._uploaded(volumes, vm, reporter)
         return {
-            vm.name: volumes.boot_files(vm.domain, bases[vm.image], images[vm.image].cmdline)
+            vm.name: volumes.boot_files(vm.domain, *sources[vm.image, self.chosen[vm.name]])
             for vm in vms
         }
 
+    def _found(self, volumes: VappVolumes, vm: Vm) -> tuple[Base, str] | None:
+        """The files of a VM's image on the host, and its kernel's command line. None where the image
+        comes from this machine. What only the host has is used, so that a VM keeps its build.
+        """
+        chosen, name = self.chosen[vm.name], cache_name(vm.image)
+        if chosen.content:
+            return None if self._cached(vm) == chosen else volumes.image_there(name, chosen.content)
+        if vm.name in self.fresh:
+            return None
+        own = bool(vm.image.recipe)
+        base = volumes.former_image_there(name, chosen.recipe, own_kernel=own)
+        # The images of earlier releases all had this command line.
+        return (base, CMDLINE if own else "") if base else None
+
+    def _uploaded(self, volumes: VappVolumes, vm: Vm, reporter: Reporter) -> tuple[Base, str]:
+        image, chosen = _make(vm.image, reporter), self.chosen[vm.name]
+        if chosen.content and image.build.content != chosen.content:
+            raise ImageError(
+                f"the image {image.name} is not the build that was chosen for '{vm.name}': it was built anew meanwhile, or the host lost a part of its copy",
+                "Run the command again. If the error stays, `vcloud up --refresh` makes the VM anew of a build of today.",
+            )
+        try:
+            base = volumes.upload_image(image, _coarse(reporter, f"image {image.name}"))
+        except FileNotFoundError as error:
+            raise ImageError(
+                f"the image {image.name} was built anew or removed while it was uploaded",
+                "Run the command again.",
+            ) from error
+        return base, image.cmdline
+
+    def notes(self, now: str) -> Iterator[str]:
+        """What is to be said of the age of these builds."""
+        checked = {
+            image.build.packages: image.current
+            for vm in self.design.vms
+            if (image := _cached(vm.image, self.digests[vm.name])) and image.packages
+        }
+        return age_notes(self.design, self.chosen, self.standing, checked, now)
+
+    def packages(self, host: Host) -> dict[str, tuple[str, ...]]:
+        """The lists of packages, by their digests, of the builds that VMs have and of those that they
+        are to have instead. Of a standing build the host knows them.
+        """
+        from vcloud.hosts.volumes import packages_there
+
+        found: dict[str, tuple[str, ...]] = {}
+        for vm in self.design.vms:
+            old, new = self.standing and self.standing.image_of(vm.name), self.chosen[vm.name]
+            if not old or old.recipe != new.recipe or old.packages == new.packages:
+                continue
+            if image := _cached(vm.image, new.recipe):
+                found[image.build.packages] = image.packages
+            if old.content and old.packages not in found:
+                found[old.packages] = packages_there(host, cache_name(vm.image), old)
+        return found
+
+
+def _cached(reference: ImageRef, key: str) -> Image | None:
+    return default_cache().get(cache_name(reference), key)
+
 
 def _coarse(reporter: Reporter, subject: str) -> Callable[[str], None]:
-    """Passes on what the host's storage says without its percents."""
+    """Passes on the progress of an upload without its percents: one line for each file, in place of
+    a hundred.
+    """
     return lambda text: reporter.report(subject, text.partition(":")[0])
 
 
@@ -85,7 +220,11 @@ def _digest(reference: ImageRef) -> str:
 
 def cache_name(reference: ImageRef) -> str:
     """The name of an image in the cache and on hosts."""
-    return Path(reference.recipe).name if reference.recipe else image_name(reference.source)
+    return (
+        plain_name(Path(reference.recipe).name)
+        if reference.recipe
+        else image_name(reference.source)
+    )
 
 
 def _make(reference: ImageRef, reporter: Reporter) -> Image:

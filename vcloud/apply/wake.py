@@ -9,16 +9,18 @@ from collections.abc import Mapping, Sequence
 from vcloud.apply.target import Target
 from vcloud.apply.vm_images import cache_name
 from vcloud.compile.libvirt.devices import devices_of, plugged_when_woken, woken_nic
+from vcloud.compile.libvirt.domain import terms_text
 from vcloud.compile.libvirt.host import BootFiles
 from vcloud.design.model import Vm
 from vcloud.errors import GuestError, HostError
 from vcloud.guests.setup import open_gate_of_own_image
 from vcloud.hosts import machines
-from vcloud.hosts.accelerator import versions
 from vcloud.hosts.connection import Host
 from vcloud.hosts.memory_images import DamagedImageError, MemoryImage, MemoryImages, UnwakeableError
+from vcloud.hosts.patience import boot_timeout
 from vcloud.hosts.saveimage import Clone
-from vcloud.hosts.volumes import DIGEST_DIGITS, VappVolumes
+from vcloud.hosts.terms import set_terms
+from vcloud.hosts.volumes import VappVolumes
 from vcloud.plan.memory_image import (
     memory_image_key,
     saved_vm,
@@ -30,9 +32,9 @@ from vcloud.reporter import Reporter
 
 AGENT_PATIENCE = 5
 """Seconds for the agent of a VM that is up."""
-AGENT_TIMEOUT = 30
-"""Seconds from waking to the agent's answer, which takes one; a VM that needs longer is booted
-cold.
+WAKE_SHARE = 0.1
+"""The part of the time for a boot that waking may take up to the agent's answer. A VM that needs
+longer is booted.
 """
 
 
@@ -49,9 +51,7 @@ class Waker:
         reporter: Reporter,
         known: frozenset[str],
     ) -> None:
-        """`known` are the first digits of the digests of the images that the host had before this
-        run.
-        """
+        """`known` are the contents of the images that the host had before this run."""
         self.host = host
         self.volumes = volumes
         self.target = target
@@ -76,17 +76,19 @@ class Waker:
         if not wakeable:
             return ()
         try:
-            at = versions(self.host)
+            at = self.host.versions
         except HostError as error:
             self.reporter.note(f"nothing wakes from a memory image: {error.what}")
             return ()
+        # Only images of a user's own can turn out never to wake, so the host is asked only if there
+        # are some.
         own = {vm.name for vm in wakeable if not vm.image.recipe}
         keys = {vm.name: self._key(vm, boots[vm.name], at) for vm in wakeable}
         self.keys = self._without_hopeless(keys) if own else keys
         there = {image.key: image for image in self.images.list()}
         self.ready = {key: there[key] for key in {*self.keys.values()} & there.keys()}
-        digests = {name: self.target.images.digests[name][:DIGEST_DIGITS] for name in self.keys}
-        made = worth_making(self.keys, there.keys(), digests, self.known, own)
+        contents = {name: self.target.images.chosen[name].content for name in self.keys}
+        made = worth_making(self.keys, there.keys(), contents, self.known, own)
         # In reverse, so that of several VMs of one kind the first one remains.
         self.models = {
             self.keys[vm.name]: (vm, boots[vm.name])
@@ -102,7 +104,7 @@ class Waker:
         wanted = self.target.wanted
         return memory_image_key(
             vm,
-            self.target.images.digests[vm.name],
+            self.target.images.chosen[vm.name].content,
             wanted.accelerator,
             boot.cmdline,
             at,
@@ -117,7 +119,9 @@ class Waker:
         }
 
     def _may_wake(self, name: str, reason: str) -> bool:
-        """Whether there is no reason why a VM must boot. A reason is told."""
+        """Whether a VM may wake, because `reason`, why it must boot, is empty. A reason is shown to
+        the user.
+        """
         if reason:
             self.reporter.note(f"{name} is booted cold: {reason}")
         return not reason
@@ -175,6 +179,7 @@ class Waker:
         except (HostError, GuestError) as error:
             self.reporter.note(f"{vm.name} is booted cold: {error.what}")
             self._clear(vm)
+            # No VM can wake from it any more. The next run makes it again.
             if isinstance(error, DamagedImageError):
                 self.images.remove([self.ready[key]])
             return False
@@ -192,19 +197,39 @@ class Waker:
         self.reporter.report(vm.name, "waking")
         # The saved memory goes with the disk of the memory image, not with the image's own disk.
         root = self.volumes.make_root(vm, boot, self.volumes.pool.path(image.disk))
+        # libvirt keeps this definition, with all devices, for the next start of the VM.
         machines.define_domain(self.host, vm.domain, xml)
         devices = devices_of(vm, self.target.artifacts.uplink, boot, disks)
         self.images.wake(
-            image, Clone(vm.domain, vm.uuid, marks, root, boot.console, woken_nic(devices))
+            image,
+            Clone(
+                vm.domain,
+                vm.uuid,
+                marks,
+                root,
+                boot.console,
+                terms_text(self.target.design.terms),
+                woken_nic(devices),
+            ),
         )
         # A saved memory fixes the devices that it was saved with, so all others come afterwards.
         machines.attach_devices(
             self.host, vm.domain, [device.xml() for device in plugged_when_woken(devices)]
         )
+        if self.host.operator is not None:
+            # It was signed for the devices of the saved memory.
+            set_terms(self.host, vm.domain, self.target.design.terms)
         agent = machines.agent_of(self.host, vm.domain)
-        agent.wait(AGENT_TIMEOUT)
+        agent.wait(WAKE_SHARE * boot_timeout())
         if boot.seed:
-            open_gate_of_own_image(agent, vm)
+            open_gate_of_own_image(agent, vm, self._now())
+
+    def _now(self) -> float:
+        """Seconds since 1970 by the host's clock. Raises HostError."""
+        now = self.host.clock.now()
+        if now is None:
+            raise HostError(f"the clock of {self.host.name} cannot be read")
+        return now
 
     def note_agent(self, vm: Vm) -> None:
         """Notes on the host that VMs of this kind cannot wake, where no guest agent answers in a VM
@@ -216,7 +241,11 @@ class Waker:
         try:
             machines.agent_of(self.host, vm.domain).wait(AGENT_PATIENCE)
         except GuestError:
-            self.images.note_unwakeable(cache_name(vm.image), key, "its image has no guest agent")
+            self.images.note_unwakeable(
+                cache_name(vm.image),
+                key,
+                "no guest agent answered in a VM of its image that was up",
+            )
 
     def _clear(self, vm: Vm) -> None:
         machines.remove_domain(self.host, vm.domain)

@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from vcloud.cli.options import Connect, Parameters, VmArgument, vapp_and_vm
+from vcloud.cli.output import pass_on, tell
 from vcloud.errors import UsageError
 
+# Options after the VM belong to the command that runs there.
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 Argv = Annotated[
     list[str] | None,
@@ -35,8 +37,8 @@ def execute(
         int, typer.Option("--timeout", help="Seconds after which the command is killed.", min=1)
     ] = 300,
 ) -> None:
-    """Run a command in a VM, through its guest agent. Prints its output and ends with its exit
-    code.
+    """Run a command in a VM, through its guest agent. Passes on its output and its exit code. What
+    would act on a terminal is shown there as `?`; a pipe or a file gets the output as it is.
     """
     from vcloud.guests.access import execute_in
 
@@ -46,9 +48,7 @@ def execute(
         )
     stdin = b"" if sys.stdin.isatty() else sys.stdin.buffer.read()
     done = execute_in(*vapp_and_vm(vm, parameters), argv, connect, stdin, timeout)
-    sys.stdout.buffer.write(done.stdout)
-    sys.stdout.flush()
-    sys.stderr.buffer.write(done.stderr)
+    pass_on(done.stdout, done.stderr)
     raise typer.Exit(done.code)
 
 
@@ -68,7 +68,9 @@ def ssh(
 
 
 def console(vm: VmArgument, parameters: Parameters = None, connect: Connect = None) -> None:
-    """Attach this terminal to a VM's serial console. Ctrl-] leaves it."""
+    """Attach this terminal to a VM's serial console. Ctrl-] leaves it. The VM then controls the
+    terminal, as any remote shell does.
+    """
     from vcloud.guests.access import attach_console
 
     attach_console(*vapp_and_vm(vm, parameters), connect)
@@ -85,7 +87,7 @@ def logs(
     """
     from vcloud.guests.logs import log_of
 
-    print(log_of(*vapp_and_vm(vm, parameters), connect, lines), end="")
+    tell(log_of(*vapp_and_vm(vm, parameters), connect, lines), end="")
 
 
 def channel(vapp: str, vm: str, key: Path, connect: Connect = None) -> None:

@@ -4,18 +4,19 @@ import errno
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from vcloud import __version__
-from vcloud.cli import access, image, lab, lifecycle, show, verify
+from vcloud.cli import access, host, image, lab, lifecycle, show, verify
 from vcloud.errors import Exit, VcloudError
 
 EPILOG = (
     "Exit codes: 0 done or nothing to do; 1 failed; 2 bad usage or invalid file; 3 differences found (--exit-code); 4 a check failed; "
-    "5 could not check, or nothing was checked; 6 refused by policy; 130 interrupted."
+    "5 could not check, or nothing was checked; 6 refused: a policy forbids it, or the host cannot enforce it or has no room for it; 130 interrupted."
 )
 
 ABOUT = "Runs an application of several VMs, with its own firewall and IPS, from one YAML file, on libvirt hosts."
@@ -34,6 +35,7 @@ show.register(app)
 access.register(app)
 verify.register(app)
 app.add_typer(image.app, name="image")
+app.add_typer(host.app, name="host")
 app.add_typer(lab.app, name="lab")
 
 
@@ -45,6 +47,7 @@ def _frame(
             "--version",
             help="Print the version and exit.",
             is_eager=True,
+            # A lambda, because `_print_version` is defined below.
             callback=lambda value: _print_version(value),
         ),
     ] = False,
@@ -54,7 +57,9 @@ def _frame(
 
 def _print_version(value: bool) -> None:
     if value:
-        print(f"vcloud {__version__}")
+        from vcloud.cli.output import tell
+
+        tell(f"vcloud {__version__}")
         raise typer.Exit
 
 
@@ -66,17 +71,27 @@ def main() -> None:
         _tell(str(error))
         sys.exit(error.exit)
     except (KeyboardInterrupt, SystemExit) as end:
+        # typer ends every command by SystemExit, also one that has succeeded.
         if not _was_interrupted(end):
             _flush_or_end()
             raise
-        _tell(
-            "interrupted; run the same command again to finish it, or `vcloud down` to remove what has been made"
-        )
+        _tell(after_interrupt(sys.argv[1:]))
         _leave(Exit.INTERRUPTED)
     except OSError as error:
         _end_by(error)
     except Exception as error:
         _tell_bug(error)
+
+
+def after_interrupt(arguments: Sequence[str]) -> str:
+    """What to say after Ctrl-C. Only commands that change a vApp leave something to finish."""
+    command = next((word for word in arguments if not word.startswith("-")), "")
+    ways = {
+        "up": "; run the same command again to finish it, or `vcloud down` to remove what has been made",
+        "down": "; run the same command again to finish it",
+        "save": "; run the same command again to finish it, or `vcloud up` to go on",
+    }
+    return f"interrupted{ways.get(command, '')}"
 
 
 def _tell_bug(error: Exception) -> NoReturn:
@@ -100,6 +115,7 @@ def _end_by(error: OSError) -> NoReturn:
     if error.errno not in (errno.EPIPE, *FULL):
         _tell_bug(error)
     if sys.stdout is not None:
+        # Python flushes stdout once more at its end. That must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if error.errno in FULL:
         _tell(
@@ -116,11 +132,9 @@ def _was_interrupted(end: BaseException | None) -> bool:
 
 
 def _tell(text: str) -> None:
-    from vcloud.cli.output import harmless
+    from vcloud.cli.output import say_error
 
-    colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-    label = "\033[31merror:\033[0m" if colour else "error:"
-    print(f"{label} {harmless(text)}", file=sys.stderr)
+    say_error(text)
 
 
 def _leave(code: Exit) -> None:
@@ -134,6 +148,7 @@ def _debug_file() -> Path:
     folder = Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local/state")) / "vcloud"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "debug.log"
-    path.write_text(traceback.format_exc())
-    path.chmod(0o600)
+    path.unlink(missing_ok=True)
+    with open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as log:
+        log.write(traceback.format_exc())
     return path

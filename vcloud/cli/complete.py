@@ -1,5 +1,5 @@
-"""What the Tab key of the shell offers: names of vApps and VMs on the host. If anything goes wrong,
-it offers nothing.
+"""What the Tab key of the shell offers: names of hosts, and of vApps and VMs on the one host there is. If anything
+goes wrong, or there are several hosts of which one may be dead, it offers nothing.
 """
 
 from contextlib import suppress
@@ -8,13 +8,13 @@ from vcloud.errors import VcloudError
 
 
 def vapps(incomplete: str) -> list[str]:
-    """The host's vApps that begin with what is typed."""
+    """The vApps that begin with what is typed."""
     from vcloud.fleet.fleet import open_fleet
     from vcloud.hosts.manifests import vapp_names
 
-    with suppress(VcloudError), open_fleet(None) as fleet:
-        host = fleet.home
-        return [name for name in vapp_names(host) if name.startswith(incomplete)]
+    with suppress(VcloudError), open_fleet(None) as lab:
+        names = {name for host in lab.hosts for name in vapp_names(host)}
+        return sorted(name for name in names if name.startswith(incomplete))
     return []
 
 
@@ -25,14 +25,28 @@ def vms(incomplete: str) -> list[str]:
     from vcloud.plan.manifest import Manifest
 
     vapp = incomplete.partition("/")[0]
-    with suppress(VcloudError), open_fleet(None) as fleet:
-        host = fleet.home
-        found = [read_manifest(host, name) for name in vapp_names(host) if name.startswith(vapp)]
+    with suppress(VcloudError), open_fleet(None) as lab:
+        found = [
+            read_manifest(host, name)
+            for host in lab.hosts
+            for name in vapp_names(host)
+            if name.startswith(vapp)
+        ]
         names = [
             f"{manifest.design.vapp}/{vm.name}"
             for manifest in found
             if isinstance(manifest, Manifest)
             for vm in manifest.design.vms
         ]
+        return [name for name in names if name.startswith(incomplete)]
+    return []
+
+
+def hosts(incomplete: str) -> list[str]:
+    """The hosts of the inventory that begin with what is typed. None of them is asked."""
+    from vcloud.hosts.inventory import choose_hosts
+
+    with suppress(VcloudError):
+        names = sorted(host.name for host in choose_hosts(None))
         return [name for name in names if name.startswith(incomplete)]
     return []

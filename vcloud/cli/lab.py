@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vcloud.cli.options import Format, Output
-from vcloud.cli.output import emit, say, table
+from vcloud.cli.output import emit, say, table, tell
 from vcloud.errors import Exit
 
 app = typer.Typer(
@@ -31,6 +31,15 @@ def up(
     hosts: Annotated[
         int, typer.Option(envvar="VCLOUD_LAB_HOSTS", help="Number of hosts: h1, h2, ...")
     ] = 1,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--label",
+            metavar="HOST=NAME:VALUE",
+            help="Give a host a label, such as h2=site:backup; h2=site: takes it away. Can be given several times.",
+            envvar="VCLOUD_LAB_LABEL",
+        ),
+    ] = None,
     name: Name = "vclab",
 ) -> None:
     """Start the lab and print the path of its inventory. Existing hosts are kept; --hosts only
@@ -40,8 +49,8 @@ def up(
     from vcloud.lab import layout
 
     lab = layout.lab(name)
-    labs.up(lab, hosts, report=say)
-    print(lab.inventory)
+    labs.up(lab, hosts, report=say, labels=label or ())
+    tell(str(lab.inventory))
 
 
 @app.command()
@@ -77,6 +86,35 @@ def status(name: Name = "vclab", output: Output = Format.TABLE) -> None:
         raise typer.Exit(Exit.DIFFERENT)
 
 
+@app.command()
+def fail(
+    host: Annotated[str, typer.Argument(help="The host, such as h2.")],
+    cut: Annotated[
+        bool, typer.Option("--cut", help="Only cut its network: what runs there runs on.")
+    ] = False,
+    name: Name = "vclab",
+) -> None:
+    """Let a host of the lab fail as in a loss of power: its daemons and VMs end at once."""
+    from vcloud.lab import lab as labs
+    from vcloud.lab import layout
+
+    labs.fail(layout.lab(name), host, only_cut=cut)
+    say(f"{host} is cut off." if cut else f"{host} has lost its power.")
+    say(f"next: vcloud lab heal {host}")
+
+
+@app.command()
+def heal(
+    host: Annotated[str, typer.Argument(help="The host, such as h2.")], name: Name = "vclab"
+) -> None:
+    """Bring back a host that `lab fail` has let fail. After a loss of power, no VM runs there."""
+    from vcloud.lab import lab as labs
+    from vcloud.lab import layout
+
+    labs.heal(layout.lab(name), host)
+    say(f"Host '{host}' runs.")
+
+
 @app.command("exec")
 def execute(
     where: Annotated[
@@ -101,4 +139,4 @@ def inventory(name: Name = "vclab") -> None:
     from vcloud.lab import lab as labs
     from vcloud.lab import layout
 
-    print(labs.inventory(layout.lab(name)), end="")
+    tell(labs.inventory(layout.lab(name)), end="")

@@ -1,5 +1,6 @@
 """Commands that make, change and delete a vApp: init, validate, plan, up, save, down."""
 
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -17,13 +18,15 @@ from vcloud.cli.options import (
     Output,
     Parameters,
     VappArgument,
+    WantedHost,
     Yes,
     chosen_file,
     parameter_values,
     vapp_name,
 )
-from vcloud.cli.output import Progress, emit, say, table
+from vcloud.cli.output import Progress, confirmed, emit, say, say_unseen, table, tell
 from vcloud.errors import Exit, SpecError, UsageError, VcloudError
+from vcloud.printable import on_one_line
 
 if TYPE_CHECKING:
     from vcloud.plan.steps import Plan
@@ -56,7 +59,7 @@ def init(
     from vcloud.views.starters import starter_names, starter_text
 
     if show:
-        print("\n".join(starter_names()))
+        tell("\n".join(starter_names()))
         return
     text = starter_text(template, name)
     path = file or Path(f"{name or template}.yaml")
@@ -108,11 +111,24 @@ def validate(
                 "valid": True,
                 "problems": [],
                 "notes": [str(note) for note in notes],
+                "apps": [
+                    {
+                        "flow": flow.id,
+                        "service": str(service),
+                        "app": app,
+                        "by": "file" if flow.app else "port",
+                    }
+                    for flow in vapp.flows
+                    for service, app in zip(flow.services, flow.apps, strict=True)
+                ],
             },
             output,
         )
         return
-    print(f"{path}: the vApp '{vapp.name}' is valid")
+    tell(f"{path}: the vApp '{vapp.name}' is valid")
+    for flow in vapp.flows:
+        for service, app in flow.apps_by_port:
+            say(f"flow '{flow.id}': {service} carries {app}, by its port")
     for note in notes:
         say(f"note: {note}")
 
@@ -132,6 +148,7 @@ def plan(
     file: FileOption = None,
     parameters: Parameters = None,
     connect: Connect = None,
+    host: WantedHost = "",
     accel: AccelOption = Accel.AUTO,
     output: Output = Format.TABLE,
     exit_code: Annotated[
@@ -139,13 +156,13 @@ def plan(
     ] = False,
 ) -> None:
     """Show what `up` would create or change, why, and what each step costs. Changes nothing."""
-    from vcloud.apply.up import preview, request_of
+    from vcloud.apply.planning import request_of
+    from vcloud.apply.up import preview
 
-    found = preview(
-        request_of(chosen_file(argument, file), parameter_values(parameters), accel.value), connect
-    )
+    path, values = chosen_file(argument, file), parameter_values(parameters)
+    found = preview(request_of(path, values, accel.value, host=host), connect)
     show_plan(found, output)
-    if exit_code and found.steps:
+    if exit_code and (found.steps or found.unmended):
         raise typer.Exit(Exit.DIFFERENT)
 
 
@@ -159,18 +176,51 @@ def show_plan(found: "Plan", output: Format) -> None:
                 "cost": step.cost.value,
                 "why": step.why,
                 "undo": step.undo,
+                "loses": [str(loss) for loss in step.loses],
+                "commands": [[*command] for command in step.commands],
             }
             for step in found.shown
         ]
-        emit({"vapp": found.vapp, "host": found.host, "steps": steps}, output)
-    elif not found.steps:
-        print(f"{found.vapp} on {found.host}: nothing to do")
-    else:
+        emit(
+            {
+                "vapp": found.vapp,
+                "host": found.host,
+                "steps": steps,
+                "notes": [*found.notes],
+                "unmended": [*found.unmended],
+                "host_side": _looked_at(found),
+            },
+            output,
+        )
+        return
+    if found.steps:
         table(
             f"{found.vapp} on {found.host}",
             ["what", "name", "cost", "why"],
             [(step.verb, step.subject, step.cost, step.why) for step in found.shown],
         )
+    elif not found.unmended:
+        tell(f"{found.vapp} on {found.host}: nothing to do{_with_space(found.caveat)}")
+    for step in found.shown:
+        for command in step.commands:
+            tell(f"runs on {step.host} as root: {on_one_line(shlex.join(command))}")
+    for loss in found.lost_data():
+        tell(f"data that would be lost: {on_one_line(str(loss))}")
+    for problem in found.unmended:
+        tell(f"not protected, and not for `vcloud up` to end: {on_one_line(problem)}")
+    for note in found.notes:
+        say(f"note: {note}")
+    say_unseen(found.host_side)
+
+
+def _looked_at(found: "Plan") -> dict[str, object] | None:
+    """What data tells of a look at the host's side; None: nothing stands whose side it could be."""
+    side = found.host_side
+    return {"looked_at": not side.unseen, "reason": on_one_line(side.reason)} if side else None
+
+
+def _with_space(caveat: str) -> str:
+    return f" {caveat}" if caveat else ""
 
 
 def up(
@@ -178,8 +228,16 @@ def up(
     file: FileOption = None,
     parameters: Parameters = None,
     connect: Connect = None,
+    host: WantedHost = "",
     accel: AccelOption = Accel.AUTO,
     yes: Yes = False,
+    accept_data_loss: Annotated[
+        bool,
+        typer.Option(
+            "--accept-data-loss",
+            help="Agree to the loss of the data that `vcloud plan` names.",
+        ),
+    ] = False,
     cold: Annotated[
         bool,
         typer.Option(
@@ -195,13 +253,21 @@ def up(
             help="Load the rules of the firewall and the IPS again, even if they did not change.",
         ),
     ] = False,
+    refresh: Annotated[
+        bool,
+        typer.Option(
+            "--refresh",
+            help="First build the images with the packages of today. VMs whose packages differ are made anew.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show the plan, like `vcloud plan`.")
     ] = False,
     output: Output = Format.TABLE,
 ) -> None:
     """Create or update the vApp described in FILE. Run again, it changes only what differs."""
-    from vcloud.apply.up import bring_up, preview, request_of
+    from vcloud.apply.planning import request_of
+    from vcloud.apply.up import bring_up, preview
 
     request = request_of(
         chosen_file(argument, file),
@@ -209,22 +275,22 @@ def up(
         accel.value,
         cold=cold,
         reload=reload,
+        refresh=refresh,
+        host=host,
     )
     if dry_run:
         show_plan(preview(request, connect), output)
         return
 
     def agreed(found: "Plan") -> bool:
-        if not found.losses() or yes or not sys.stdin.isatty():
-            return True
-        show_plan(found, Format.TABLE)
-        return typer.confirm(
-            "Some VMs are made anew (their data disks stay) or removed with all of their disks. Go on?",
-            err=True,
-        )
+        return _agreed(found, yes=yes, data_too=accept_data_loss)
 
     with Progress(quiet=output is not Format.TABLE) as progress:
         done = bring_up(request, connect, agreed, progress)
+    _show_run(done, progress, output)
+
+
+def _show_run(done: "Plan", progress: Progress, output: Format) -> None:
     if output is not Format.TABLE:
         parts = {part: round(seconds, 2) for part, seconds in progress.parts.items()}
         emit(
@@ -234,16 +300,55 @@ def up(
                 "steps": len(done.steps),
                 "seconds": round(progress.seconds, 2),
                 "parts": parts,
+                "host_side": _looked_at(done),
             },
             output,
         )
-    elif not done.steps:
-        print(f"{done.vapp} on {done.host}: nothing to do ({progress.seconds:.1f} s)")
+        return
+    caveat, took = _with_space(done.caveat), f"{progress.seconds:.1f} s"
+    if not done.steps:
+        tell(f"{done.vapp} on {done.host}: nothing to do{caveat} ({took})")
     else:
-        print(
-            f"{done.vapp} on {done.host} is up and protected after {progress.seconds:.1f} s: {progress.breakdown}"
+        word = "up" if caveat else "up and protected"
+        tell(f"{done.vapp} on {done.host} is {word} after {took}: {progress.breakdown}")
+        if caveat:
+            tell(f"protected{caveat}")
+        tell(f"next: vcloud status {done.vapp}, vcloud verify {done.vapp}")
+    say_unseen(done.host_side)
+
+
+def _agreed(found: "Plan", *, yes: bool, data_too: bool) -> bool:
+    """Whether the user agrees to what a plan takes away: by the flags, or by an answer.
+
+    Raises UsageError where the flags do not say so and there is no terminal to ask at. `--yes` alone
+    is no answer for the data of disks, because it is also given where nothing is to be lost.
+    """
+    lost = found.lost_data()
+    if (yes or not found.losses()) and (data_too or not lost):
+        return True
+    if not sys.stdin.isatty():
+        raise _not_agreed(found)
+    show_plan(found, Format.TABLE)
+    names = ", ".join(loss.what for loss in lost)
+    question = (
+        f"This data is lost for good: {names}. Go on?"
+        if lost
+        else "Some VMs are made anew with new root disks, or removed. Data disks stay. Go on?"
+    )
+    return confirmed(question)
+
+
+def _not_agreed(found: "Plan") -> UsageError:
+    if lost := found.lost_data():
+        told = "; ".join(map(str, lost))
+        return UsageError(
+            f"data would be lost: {told}",
+            "Nothing was done. A renamed VM keeps its data disks with `was: OLDNAME` in the file. If the data may go, add --accept-data-loss.",
         )
-        print(f"next: vcloud status {done.vapp}, vcloud verify {done.vapp}")
+    return UsageError(
+        f"this makes anew or removes {', '.join(sorted(found.losses()))}, and there is no terminal to ask at",
+        "Nothing was done. `vcloud plan` shows why. If you agree, add --yes.",
+    )
 
 
 def save(
@@ -261,11 +366,11 @@ def save(
     if output is not Format.TABLE:
         emit({"vapp": name, "saved": list(saved), "seconds": round(progress.seconds, 2)}, output)
     elif saved:
-        print(
+        tell(
             f"{name} is saved ({len(saved)} VMs, {progress.seconds:.1f} s); next: vcloud up, which restores it"
         )
     else:
-        print(f"{name} is saved already")
+        tell(f"{name} is saved already")
 
 
 def down(
@@ -276,18 +381,26 @@ def down(
     output: Output = Format.TABLE,
 ) -> None:
     """Delete a vApp with its VMs, networks and disks."""
-    from vcloud.apply.down import take_down
+    from vcloud.apply.down import data_of, take_down
 
     name = vapp_name(vapp, parameters)
-    if (
-        not yes
-        and sys.stdin.isatty()
-        and not typer.confirm(f"Remove '{name}' with all of its VMs and disks?", err=True)
-    ):
-        raise typer.Exit(Exit.FAILED)
+    if not yes:
+        # From here on the host is the one whose data is shown.
+        connect, losses = data_of(name, connect)
+        for loss in losses:
+            say(f"data that would be lost: {on_one_line(str(loss))}")
+        if not sys.stdin.isatty():
+            raise UsageError(
+                f"this deletes '{name}' with the data of all of its disks, and there is no terminal to ask at",
+                "Nothing was done. If you agree, add --yes.",
+            )
+        if not confirmed(f"Remove '{name}' with all of its VMs and disks?"):
+            raise typer.Exit(Exit.FAILED)
     with Progress(quiet=output is not Format.TABLE) as progress:
-        removed = take_down(name, connect, progress)
+        gone = take_down(name, connect, progress)
     if output is not Format.TABLE:
-        emit({"vapp": name, "removed": list(removed)}, output)
+        emit({"vapp": name, "removed": [*gone.removed], "left": [*gone.left]}, output)
     else:
-        print(f"{name} is gone ({len(removed)} things removed, {progress.seconds:.1f} s)")
+        tell(f"{name} is gone ({len(gone.removed)} things removed, {progress.seconds:.1f} s)")
+        for item in gone.left:
+            say(f"left: {item}")

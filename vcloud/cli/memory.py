@@ -19,7 +19,7 @@ from vcloud.cli.options import (
     chosen_file,
     parameter_values,
 )
-from vcloud.cli.output import Progress, emit, say, table
+from vcloud.cli.output import Progress, emit, say, table, tell
 from vcloud.errors import UsageError
 
 if TYPE_CHECKING:
@@ -82,12 +82,12 @@ def make_images(
 ) -> None:
     """Make the memory images for all VMs of a vApp file, so that already its first `up` wakes them."""
     from vcloud.apply.memory_images import make_memory_images
-    from vcloud.apply.up import request_of
+    from vcloud.apply.planning import request_of
 
     request = request_of(chosen_file(argument, file), parameter_values(parameters), accel.value)
     with Progress() as progress:
         found = make_memory_images(request, connect, progress)
-    print(f"{len(found)} memory images are ready ({progress.seconds:.1f} s)")
+    tell(f"{len(found)} memory images are ready ({progress.seconds:.1f} s)")
 
 
 def remove_images(

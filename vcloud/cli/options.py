@@ -88,9 +88,20 @@ Connect = Annotated[
         "-c",
         "--connect",
         metavar="URI",
-        help="The libvirt host: a URI, or a name in the inventory (default: LIBVIRT_DEFAULT_URI, the running lab, qemu:///system).",
+        help="The libvirt host: a URI, or a name in the inventory (default: LIBVIRT_DEFAULT_URI, the hosts of the running lab or of the inventory, qemu:///system).",
         envvar="VCLOUD_CONNECT",
         show_default=False,
+    ),
+]
+WantedHost = Annotated[
+    str,
+    typer.Option(
+        "--host",
+        metavar="NAME",
+        help="The host for a new vApp, of those that --connect means. All rules are checked.",
+        envvar="VCLOUD_HOST",
+        show_default=False,
+        autocompletion=complete.hosts,
     ),
 ]
 Output = Annotated[

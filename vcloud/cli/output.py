@@ -7,9 +7,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import typer
 
 from vcloud.cli.options import Format
+from vcloud.printable import escaped_json, on_one_line, printable
+
+if TYPE_CHECKING:
+    from vcloud.plan.host_difference import HostSide
 
 MOMENT = 0.05
 """Seconds. Shorter parts of a run are not shown."""
@@ -17,40 +23,85 @@ MOMENT = 0.05
 
 def say(text: str) -> None:
     """Prints a message on stderr."""
-    print(harmless(text), file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
-def harmless(text: str) -> str:
-    """The text without control characters. Messages can quote what a VM printed, and an attacker
-    may control the VM.
+def say_error(text: str) -> None:
+    """Prints an error on stderr."""
+    colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    label = "\033[31merror:\033[0m" if colour else "error:"
+    print(f"{label} {printable(text)}", file=sys.stderr)
+
+
+def tell(text: str, end: str = "\n") -> None:
+    """Prints a text on stdout."""
+    print(printable(text), end=end)
+
+
+def write(content: bytes) -> None:
+    """Writes a picture to stdout, in a text format or another one."""
+    if sys.stdout.isatty():
+        tell(content.decode(errors="replace"), end="")
+    else:
+        sys.stdout.buffer.write(content)
+
+
+def confirmed(question: str) -> bool:
+    """Asks on stderr. The answer is no unless it is yes."""
+    return typer.confirm(printable(question), err=True)
+
+
+def pass_on(stdout: bytes, stderr: bytes) -> None:
+    """Passes on the output of a program in a guest: as it is, but where a terminal would act on it.
+    The program has written into pipes, and no honest one controls a terminal through a pipe.
     """
-    return "".join(char if char.isprintable() or char in "\n\t" else "?" for char in text)
+    for content, stream in ((stdout, sys.stdout), (stderr, sys.stderr)):
+        if stream.isatty():
+            stream.write(printable(content.decode(errors="replace").replace("\r\n", "\n")))
+        else:
+            stream.buffer.write(content)
+        stream.flush()
 
 
 def emit(data: Any, output: Format) -> None:
     """Prints data on stdout, as JSON or YAML."""
+    import json
+
+    text = escaped_json(json.dumps(data, indent=2, ensure_ascii=False))
     if output is Format.YAML:
         import yaml
 
-        print(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), end="")
+        # From the JSON, because PyYAML refuses members of a StrEnum, which JSON takes for texts.
+        made = yaml.safe_dump(json.loads(text), sort_keys=False, allow_unicode=True)
+        if not made.replace("\n", "").isprintable():
+            # So PyYAML escapes everything but ASCII.
+            made = yaml.safe_dump(json.loads(text), sort_keys=False)
+        print(made, end="")
     else:
-        import json
+        print(text)
 
-        print(json.dumps(data, indent=2, ensure_ascii=False))
+
+def say_unseen(side: HostSide | None) -> None:
+    """Says why not all of a host's side was looked at."""
+    if side and side.unseen:
+        say(f"note: {on_one_line(side.reason)}")
+        if side.hint:
+            say(f"  {on_one_line(side.hint)}")
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Prints a table on stdout; plain aligned columns if stdout is not a terminal."""
-    rows = [list(map(str, row)) for row in rows]
+    rows = [[on_one_line(str(cell)) for cell in row] for row in rows]
     if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
         from rich import box
         from rich.console import Console
-        from rich.markup import escape
         from rich.table import Table
+        from rich.text import Text
 
         view = Table(*columns, title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
         for row in rows:
-            view.add_row(*map(escape, row))
+            # Brackets in a cell are text, not markup of rich.
+            view.add_row(*map(Text, row))
         Console().print(view)
         return
     widths = [
@@ -115,6 +166,7 @@ class Progress:
 
     def report(self, subject: str, stage: str) -> None:
         """Shows that `subject` (a VM, an image, a network) has reached `stage`."""
+        subject, stage = on_one_line(subject), on_one_line(stage)
         with self._lock:
             now = time.monotonic()
             self._began.setdefault(subject, now)
@@ -127,7 +179,7 @@ class Progress:
     def note(self, text: str) -> None:
         """Prints a line that stays on the screen."""
         if self._live:
-            self._live.console.print(harmless(text), markup=False, highlight=False)
+            self._live.console.print(printable(text), markup=False, highlight=False)
         elif not self._quiet:
             say(text)
 

@@ -20,8 +20,9 @@ from vcloud.cli.options import (
     parameter_values,
     vapp_name,
 )
-from vcloud.cli.output import emit, say, table
+from vcloud.cli.output import emit, say, say_unseen, table, tell, write
 from vcloud.errors import Exit, UsageError
+from vcloud.printable import on_one_line
 
 if TYPE_CHECKING:
     from vcloud.design.model import Design
@@ -53,7 +54,7 @@ def status(
     ] = False,
 ) -> None:
     """Show the state of a vApp: its VMs, addresses, protection and accelerator. Also asks its
-    firewall and IPS.
+    firewall, its IPS and the host's root.
     """
     from vcloud.views.status import status_of
 
@@ -67,20 +68,23 @@ def status(
 
 
 def _show_status(found: "Status") -> None:
-    print(f"{found.vapp} on {found.host}: {found.summary}")
-    print(f"accelerator: {found.accelerator}   public address: {', '.join(found.uplink)}")
+    tell(f"{found.vapp} on {found.host}: {found.summary}")
+    tell(f"accelerator: {found.accelerator}   public address: {', '.join(found.uplink)}")
     table("", ["VM", "role", "state", "zone", "IPv4", "IPv6"], found.rows())
     for line in found.published:
-        print(f"published: {line}")
+        tell(f"published: {on_one_line(line)}")
     for problem in found.problems:
-        say(f"problem: {problem}")
+        say(f"problem: {on_one_line(problem)}")
+    say_unseen(found.host_side)
 
 
 def list_vapps(connect: Connect = None, output: Output = Format.TABLE) -> None:
-    """List the vApps on a host (fast; does not check protection)."""
+    """List the vApps on the hosts (fast; does not check protection)."""
     from vcloud.views.status import all_vapps
 
-    rows = all_vapps(connect)
+    rows, unreachable = all_vapps(connect)
+    for host, error in unreachable.items():
+        say(f"{host}: {error}")
     if output is Format.TABLE:
         table(
             "",
@@ -144,7 +148,7 @@ def graph(
     if kind in (Picture.SVG, Picture.PNG):
         content = _drawn(content, kind)
     if out is None:
-        typer.echo(content, nl=False)
+        write(content)
         return
     try:
         out.write_bytes(content)
@@ -179,12 +183,32 @@ def schema() -> None:
     emit(json_schema(), Format.JSON)
 
 
-def doctor(connect: Connect = None, output: Output = Format.TABLE) -> None:
-    """Check whether a host can run vApps, and say how to fix what is wrong."""
-    from vcloud.images.build import missing_tools
-    from vcloud.views.doctor import examine
+def doctor(
+    connect: Connect = None,
+    output: Output = Format.TABLE,
+    fix: Annotated[
+        bool,
+        typer.Option(
+            "--fix",
+            help="As root, on the host itself: let users of group libvirt look at the host's side, with a program that only reads, and let libvirt ask a hook whether VMs may share the host.",
+        ),
+    ] = False,
+) -> None:
+    """Check whether a host can run vApps and this user can build images, and say how to fix what is
+    wrong.
+    """
+    from vcloud.images.cache import default_cache
+    from vcloud.images.tools import building, missing_tools
+    from vcloud.views.doctor import CachedImage, examine
 
-    findings = examine(connect, missing_tools())
+    if fix:
+        _install(connect)
+    cached = [
+        CachedImage(image.name, image.build.packages, image.current)
+        for image in default_cache().list()
+        if image.packages
+    ]
+    findings = examine(connect, missing_tools(), building(), cached)
     if output is Format.TABLE:
         table(
             "",
@@ -198,3 +222,19 @@ def doctor(connect: Connect = None, output: Output = Format.TABLE) -> None:
         emit([item.as_data() for item in findings], output)
     if any(item.result == "fail" for item in findings):
         raise typer.Exit(Exit.FAILED)
+
+
+def _install(connect: str | None) -> None:
+    from vcloud.enforce.install import install_hook, install_reporter
+    from vcloud.hosts.inventory import choose_host
+
+    host = choose_host(connect)
+    if not host.is_this_machine:
+        raise UsageError(
+            f"{host.name} is not this machine, and --fix changes only the machine where it runs",
+            f"Run it on {host.name}, or name this machine: --connect qemu:///system.",
+        )
+    # Each is of use without the other.
+    say(f"wrote {install_hook()}")
+    for path in install_reporter():
+        say(f"wrote {path}")

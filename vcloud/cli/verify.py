@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from vcloud.cli.options import Connect, Format, Output, Parameters, VappArgument, vapp_name
-from vcloud.cli.output import Progress, emit, say, table
+from vcloud.cli.output import Progress, emit, say, table, tell
 from vcloud.errors import Exit, UsageError, VcloudError
 
 
@@ -19,6 +19,16 @@ def verify(
     parameters: Parameters = None,
     connect: Connect = None,
     output: Output = Format.TABLE,
+    outside: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--outside",
+            metavar="ADDRESS[:PORT]",
+            help="A test server of yours outside, for flows to the internet. Without a port, it answers on every port; "
+            "udp/53 is written as ADDRESS:udp/53. May be given several times.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[
         int, typer.Option("--seed", help="Seed for random ports; reuse it to repeat a run.")
     ] = 1,
@@ -38,6 +48,10 @@ def verify(
     Blocked traffic is tested between all pairs of VMs, on ports that the file names, on ports that
     attackers like, and on random ports. VMs of the same open zone are not tested against each
     other. Of many replicas only two are tested; the summary says what was left out.
+
+    Silence, which a busy machine may have caused, is tried again, at most three times in all, with
+    more time. Any other failure counts at once. What nothing can test in this vApp is listed as
+    'not tried', and does not change the exit code.
     """
     from vcloud.proof.report import as_data, exit_code, junit_xml, rows, summary
     from vcloud.verify.run import verify_vapp
@@ -45,11 +59,11 @@ def verify(
     if junit:
         check_writable(junit)
     with Progress(quiet=output is not Format.TABLE) as progress:
-        found = verify_vapp(vapp_name(vapp, parameters), connect, seed, progress)
+        found = verify_vapp(vapp_name(vapp, parameters), connect, seed, progress, outside or ())
     verdicts = found.verdicts
     if output is Format.TABLE:
         table("", ["check", "outcome", "claim", "detail"], rows(verdicts, all_checks))
-        print(summary(verdicts, found.left_out))
+        tell(summary(verdicts, found.left_out))
     else:
         emit(as_data(found), output)
     if junit:

@@ -8,9 +8,9 @@ depends on a hash seed, on the time or on a path of this machine.
 Text that is loaded into an appliance or a guest names the flow, detector or control that it belongs
 to by its id, and never a line, a file name, a reason or the version of a profile. It is sorted by
 these ids. So editing comments, moving entries and renaming the file reload nothing. The order of
-the file matters in a few places only: the zones of a VM (the first one has its default route), the
-zones of the vApp (the order of the firewall's NICs), disks (`vdb`, `vdc`, ...), files and run
-commands.
+the file matters in a few places only: the zones of a VM (the first one has its default route) and
+run commands; and, until the vApp stands, the zones of the vApp (the order of the firewall's NICs),
+disks (`vdb`, `vdc`, ...) and files (`vcloud.design.standing`).
 
 Templates hold layout, and Python makes the decisions: a template prints values that were computed
 and typed before, and a value that is missing or None raises. jinja escapes XML. nft and Suricata

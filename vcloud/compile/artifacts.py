@@ -14,7 +14,7 @@ from vcloud.compile.guest.identity import identity_lines
 from vcloud.compile.ips.files import ips_digest, ips_files
 from vcloud.compile.libvirt.domain import render_domain
 from vcloud.compile.libvirt.host import BootFiles, HostFacts, placeholder_files
-from vcloud.compile.libvirt.network import render_network, zone_networks
+from vcloud.compile.libvirt.network import render_network, vapp_networks
 from vcloud.compile.libvirt.nwfilter import render_filter
 from vcloud.design.model import Design, Uplink, Vm
 from vcloud.design.names import filter_name
@@ -72,11 +72,7 @@ def comparable_domain(vm: Vm, uplink: Uplink, host: HostFacts, cmdline: str = ""
 
 def comparable_networks(design: Design) -> dict[str, str]:
     """Name -> XML of every libvirt network of the vApp. Nothing of a host stands in it."""
-    return {
-        network.name: render_network(network, {})
-        for zone in design.zones
-        for network in zone_networks(zone)
-    }
+    return {network.name: render_network(network, {}) for _, network in vapp_networks(design)}
 
 
 def comparable_filter(design: Design) -> str:
@@ -100,14 +96,13 @@ def rendered_files(
         f"filters/{filter_name(design.instance.name)}.xml",
         render_filter(design.instance.name).encode(),
     )
-    for zone in design.zones:
-        for network in zone_networks(zone):
-            yield (
-                f"networks/{network.name}.xml",
-                render_network(
-                    network, NetworkMarks(design.instance.name, zone.name).attributes()
-                ).encode(),
-            )
+    for zone, network in vapp_networks(design):
+        yield (
+            f"networks/{network.name}.xml",
+            render_network(
+                network, NetworkMarks(design.instance.name, zone.name).attributes()
+            ).encode(),
+        )
     for vm in design.vms:
         yield (
             f"domains/{vm.domain}.xml",
@@ -123,6 +118,7 @@ def rendered_files(
         if boots[vm.name].seed:
             yield from (
                 (f"cloud-init/{vm.name}/{name}", content)
+                # Without a host key: a key is made at the moment of delivery, and never rendered.
                 for name, content in seed_files(design, vm, None).items()
             )
         else:

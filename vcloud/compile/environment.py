@@ -22,6 +22,8 @@ def render(template: str, **values: object) -> str:
 def _environment() -> Environment:
     return Environment(
         loader=FileSystemLoader(templates_dir()),
+        # jinja can escape XML only. Values for nft and Suricata are made harmless before they get
+        # here.
         autoescape=select_autoescape(enabled_extensions=("xml.j2",), default=False),
         undefined=StrictUndefined,
         finalize=_not_none,

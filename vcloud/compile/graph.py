@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from vcloud.compile.environment import render
 from vcloud.design.model import Design, Flow, Vm, Zone
+from vcloud.values import App
 
 INTERNET = "internet"
 BEYOND = "internet_beyond"
@@ -102,6 +103,7 @@ def _zone_label(zone: Zone) -> str:
 
 
 def _arrows(design: Design) -> Iterator[Arrow]:
+    # By MAC address, because a NIC does not say to which VM it belongs.
     tiers = {nic.mac: f"vm_{_safe(vm.tier)}" for vm in design.workloads for nic in vm.nics}
     outside = (
         BEYOND
@@ -137,7 +139,12 @@ def _flow_label(flow: Flow) -> str:
         if flow.publish
         else ""
     )
-    return f"{flow.id}: " + ", ".join(map(str, flow.services)) + published
+    services = (
+        f"{service} {app}" if app and app is not App.OTHER else str(service)
+        for service, app in zip(flow.services, flow.apps, strict=True)
+    )
+    outside = f" ({flow.prefix})" if flow.prefix else ""
+    return f"{flow.id}: " + ", ".join(services) + published + outside
 
 
 def _safe(name: str) -> str:

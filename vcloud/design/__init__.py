@@ -17,5 +17,6 @@ Each part knows why it exists (`origin`): a line of the file, a control of a pro
 itself.
 
 `resolve` is the only place where a default of the design is decided. A field that nobody asked for
-is empty, and never missing.
+is empty, and never missing. A vApp that stands keeps the order in which its parts stand
+(`standing`), so that sorting the keys of a file restarts nothing.
 """

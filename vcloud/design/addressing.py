@@ -54,6 +54,7 @@ def spread(names: Iterable[str], bits: int, first: int, last: int, *path: str) -
     numbers = {}
     for name in ordered:
         number = first + hash_number(bits, *path, name) % (last - first + 1)
+        # The next number, and after the last one the first.
         while number in taken:
             number = first + (number - first + 1) % (last - first + 1)
         taken.add(number)
@@ -65,6 +66,7 @@ def zone_prefixes(vapp: str, zones: Iterable[str]) -> dict[str, tuple[IPv4Networ
     """A /20 and a /64 for each zone. The IPv6 prefix is a unique local one (RFC 4193) that belongs
     to the vApp.
     """
+    # fd, then 40 bits that RFC 4193 wants random; a hash keeps them the same everywhere.
     site = (0xFD << 120) | (hash_number(40, vapp, "site") << 80)
     return {
         zone: (
@@ -77,6 +79,7 @@ def zone_prefixes(vapp: str, zones: Iterable[str]) -> dict[str, tuple[IPv4Networ
 
 def vm_numbers(vapp: str, zone: str, vms: Iterable[str]) -> dict[str, int]:
     """The number of each VM in its zone. It is the same in IPv4 and IPv6."""
+    # 0 is the network itself, 1 the gateway, and the last number of a /20 is the broadcast address.
     return spread(vms, 32, FIRST_HOST, 2**HOST_BITS - 2, vapp, zone, "vm")
 
 

@@ -20,7 +20,11 @@ from ipaddress import (
 
 from vcloud.design.names import Instance
 from vcloud.design.origin import Origin, Product
-from vcloud.values import Action, Mode, Service
+from vcloud.design.placement import ANYWHERE, PlacementRules
+from vcloud.tenancy import LABELLED, Selector, Terms
+from vcloud.values import Action, App, Denied, Mode, Service, prefix_of
+
+PRODUCT = Product()
 
 
 class Role(StrEnum):
@@ -97,6 +101,8 @@ class Zone:
     """Where the firewall is plugged in; the same as `network` in a zone that is not inspected."""
     gateway: Nic
     """The firewall's NIC in this zone."""
+    denied: Denied = Denied.DROP
+    """What its VMs see of what no flow allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +122,24 @@ class Disk:
     """
 
 
+class Change(StrEnum):
+    """What systemd does with a unit after a file that the unit reads has changed. A unit that does
+    not run is started, as by systemctl.
+    """
+
+    RELOAD = "reload"
+    RESTART = "restart"
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A systemd unit of an image that reads a file, or the files of a folder."""
+
+    path: str
+    change: Change
+    unit: str
+
+
 @dataclass(frozen=True, slots=True)
 class GuestFile:
     """A file that the guest gets before its services start."""
@@ -124,6 +148,14 @@ class GuestFile:
     content: bytes
     mode: int
     owner: str
+    reload: tuple[str, ...] = ()
+    """systemd units that are reloaded when the file changes."""
+    restart: tuple[str, ...] = ()
+    """systemd units that are restarted when the file changes."""
+    run: str = ""
+    """A shell command that runs when the file is new and when it changes."""
+    named_by: tuple[int, ...] = ()
+    """The `run` lines of the VM, by their numbers, that name the file or its folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +213,17 @@ class Vm:
     """Names of VMs (not tiers) that must be ready first."""
     ready: Ready
     origin: Origin
+    was: tuple[str, ...] = ()
+    """Names that this VM may have had before, the likeliest first. Where a VM of such a name stands
+    and the file no longer names it, its data disks go to this VM.
+    """
+    readers: tuple[Reader, ...] = ()
+    """Of its image: which units read which files."""
 
 
 @dataclass(frozen=True, slots=True)
 class FlowPath:
-    """One source and one target NIC of a flow. None stands for the internet."""
+    """One source and one target NIC of a flow. None stands for the outside."""
 
     source: Nic | None
     target: Nic | None
@@ -197,17 +235,26 @@ class Flow:
 
     id: str
     source: str
-    """As written: a VM, a zone or `internet`."""
+    """As written: a VM, a zone, `internet`, or a prefix of addresses outside."""
     target: str
     services: tuple[Service, ...]
     publish: tuple[Service, ...]
     """Ports on the uplink, one per entry of `services`, for a flow from `internet`; otherwise
     empty.
     """
+    apps: tuple[App | None, ...]
+    """What each entry of `services` carries; None where nobody says it."""
     paths: tuple[FlowPath, ...]
     carries: tuple[str, ...]
     why: str
     origin: Origin
+
+    @property
+    def prefix(self) -> IPv4Network | IPv6Network | None:
+        """The addresses outside at the flow's end; None for `internet`, and for a flow that has no
+        end outside.
+        """
+        return prefix_of(self.source) or prefix_of(self.target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +286,22 @@ class Inspection:
 
 
 @dataclass(frozen=True, slots=True)
+class Tenancy:
+    """Which other vApps may share the host, as in `vcloud.tenancy.Terms`."""
+
+    share: str = LABELLED
+    together: tuple[Selector, ...] = ()
+    never: tuple[Selector, ...] = ()
+    conflicts: tuple[str, ...] = ()
+    remembered: tuple[str, ...] = ()
+    origin: Origin = PRODUCT
+    """The section of the file; the product where the file has none, and so demands nothing."""
+
+
+NO_DEMANDS = Tenancy()
+
+
+@dataclass(frozen=True, slots=True)
 class Design:
     """A whole vApp with everything decided."""
 
@@ -261,11 +324,27 @@ class Design:
     inspection: Inspection
     label: str = ""
     """Of the instance; empty for the vApp itself."""
+    tenancy: Tenancy = NO_DEMANDS
+    placement: PlacementRules = ANYWHERE
 
     @property
     def instance(self) -> Instance:
         """From this come all names on a host."""
         return Instance(self.vapp, self.label)
+
+    @property
+    def terms(self) -> Terms:
+        """What the vApp demands of those beside it, and what they may know of it."""
+        owner = {"owner": self.owner} if self.owner else {}
+        return Terms(
+            vapp=self.instance.name,
+            labels=tuple(sorted({**dict(self.labels), **owner}.items())),
+            share=self.tenancy.share,
+            together=self.tenancy.together,
+            never=self.tenancy.never,
+            conflicts=self.tenancy.conflicts,
+            remembered=self.tenancy.remembered,
+        )
 
     def origin_of(self, stable_id: str) -> Origin:
         """The origin of what loaded text, counters, checks and events name by a stable id.
@@ -297,6 +376,12 @@ class Design:
     def zone(self, name: str) -> Zone:
         return next(zone for zone in self.zones if zone.name == name)
 
+    def are_neighbours(self, one: Nic | None, other: Nic | None) -> bool:
+        """Whether both NICs are in one open zone, so that packets between them pass neither the
+        firewall nor the IPS. None is the outside.
+        """
+        return bool(one and other and one.zone == other.zone and self.zone(one.zone).open)
+
 
 @dataclass(frozen=True, slots=True)
 class Uplink:
@@ -309,3 +394,7 @@ class Uplink:
     gateway4: IPv4Address
     address6: IPv6Interface | None
     gateway6: IPv6Address | None
+    beside: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Public networks in which the host has an address: its own addresses, and its LAN. The gateway
+    alone (a /32 or a /128), whether public or not, where it is an address of the host.
+    """

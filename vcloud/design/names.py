@@ -21,6 +21,18 @@ from dataclasses import dataclass
 
 from vcloud.design.addressing import device_name, uuid_of
 
+NAT_NETWORK = "vcloud-uplink"
+"""libvirt's name of the NAT network that vcloud makes on a host whose inventory names no uplink."""
+_VOLUME = re.compile(
+    r"(?:root\.{vm}\.qcow2|vm\.{vm}\.[^.]+\.qcow2(?:(?:\.[^.]+)?\.copying)?|console\.{vm}\.log(?:\.\d+)?|seed\.{vm}\.iso|wake\.{vm}\.save)".replace(
+        "{vm}", r"[^.]+\.[^.]+"
+    )
+)
+"""`.VM.copying` is what `unfinished_copy` adds; earlier releases added `.copying` only. virtlogd moves
+a long console log to `.log.0`, an older one to `.log.1`, and so on.
+"""
+_DATA_VOLUME = re.compile(r"vm\.(?P<instance>[^.]+)\.(?P<vm>[^.]+)\.(?P<disk>[^.]+)\.qcow2")
+_COPYING = re.compile(rf"(?P<copy>{_DATA_VOLUME.pattern})\.(?P<before>[^.]+)\.copying")
 _LABEL = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,14}[a-z0-9])?)?")
 
 
@@ -46,6 +58,11 @@ class Instance:
 def domain_name(instance: str, vm: str) -> str:
     """libvirt's name of a VM: `shop.web-1`."""
     return f"{instance}.{vm}"
+
+
+def path_of(domain: str) -> str:
+    """The VM of a domain as the command line names it: `shop/web-1`."""
+    return domain.replace(".", "/", 1)
 
 
 def domain_uuid(instance: str, vm: str) -> str:
@@ -88,6 +105,29 @@ def data_volume(instance: str, vm: str, disk: str) -> str:
     return f"vm.{instance}.{vm}.{disk}.qcow2"
 
 
+def data_disk_of(volume: str) -> tuple[str, str] | None:
+    """The domain and the disk that a data volume belongs to by its name: `shop.db` and `data`. None
+    where the name is not that of a data volume.
+    """
+    found = _DATA_VOLUME.fullmatch(volume)
+    return (domain_name(found["instance"], found["vm"]), found["disk"]) if found else None
+
+
+def unfinished_copy(volume: str, original: str) -> str:
+    """The empty volume that is there from before the data volume `original` is copied to `volume`
+    until after `original` is deleted. While both are there, `volume` is not whole.
+    """
+    return f"{volume}.{original.split('.')[2]}.copying"
+
+
+def copy_and_original(marker: str) -> tuple[str, str] | None:
+    """The two volumes of an `unfinished_copy`. None where the name is not of that form."""
+    found = _COPYING.fullmatch(marker)
+    if found is None:
+        return None
+    return found["copy"], data_volume(found["instance"], found["before"], found["disk"])
+
+
 def root_volume(domain: str) -> str:
     """The volume with what a VM wrote over its image."""
     return f"root.{domain}.qcow2"
@@ -101,3 +141,10 @@ def console_volume(domain: str) -> str:
 def seed_volume(domain: str) -> str:
     """The seed disk of a VM that cloud-init configures."""
     return f"seed.{domain}.iso"
+
+
+def is_vm_volume(name: str) -> bool:
+    """Whether a volume has a name that vcloud gives to the volumes of VMs. What somebody else has
+    put beside them has no such name, such as a copy or an external snapshot of a disk.
+    """
+    return _VOLUME.fullmatch(name) is not None

@@ -11,6 +11,7 @@ the id.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Literal
 
 
@@ -52,3 +53,16 @@ class Product:
 
 
 Origin = FromFile | FromControl | Product
+
+
+def printable_name(path: str) -> str:
+    """The name of a file without its folder, as messages and the manifest can hold it: on one line,
+    and encodable as UTF-8.
+    """
+    name = PurePath(path).name
+    return "".join(character if character.isprintable() else "_" for character in name)
+
+
+def file_line(path: str, line: int) -> FromFile:
+    """A line of the vApp file at a path."""
+    return FromFile(printable_name(path), line)

@@ -5,11 +5,11 @@ decided.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import PurePath
+from dataclasses import dataclass, field
 
 from vcloud.design.addressing import address_in, mac_of, uuid_of, vm_numbers, zone_prefixes
 from vcloud.design.model import (
+    Change,
     Design,
     Detector,
     Disk,
@@ -20,6 +20,7 @@ from vcloud.design.model import (
     Inspection,
     Network,
     Nic,
+    Reader,
     Ready,
     Role,
     Vm,
@@ -35,13 +36,15 @@ from vcloud.design.names import (
     network_uuid,
     tap_name,
 )
-from vcloud.design.origin import FromFile, Origin, Product
+from vcloud.design.origin import Origin, Product, file_line, printable_name
+from vcloud.design.readers import naming_lines, readers_of
+from vcloud.design.where import placement_of, tenancy_of
 from vcloud.spec import model as spec
 from vcloud.spec import vm as written_vm
 from vcloud.values import (
-    INTERNET,
     Mode,
     guest_name,
+    is_outside,
     meeting_zones,
     tiers_at,
     zone_named,
@@ -63,6 +66,18 @@ class RecipeFacts:
     """Data disk name -> mount point."""
     memory: int
     """Bytes of memory of a VM where the file does not say how much."""
+    reload: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """systemd unit -> files and folders that it reads; it is reloaded when a file changes there."""
+    restart: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The same for units that are restarted."""
+
+    def readers(self) -> tuple[Reader, ...]:
+        return tuple(
+            Reader(path, change, unit)
+            for change, units in ((Change.RELOAD, self.reload), (Change.RESTART, self.restart))
+            for unit, paths in sorted(units.items())
+            for path in paths
+        )
 
 
 NO_RECIPE = RecipeFacts({}, MEMORY)
@@ -105,6 +120,7 @@ class _Resolver:
         self.inspection = _inspection(vapp)
         self.prefixes = zone_prefixes(vapp.name, vapp.zones)
         self.members = {tier: written.names(tier) for tier, written in vapp.vms.items()}
+        self.claimed = frozenset(written.was for written in vapp.vms.values() if written.was)
         self.numbers = {
             zone: vm_numbers(vapp.name, zone, self._names_in(zone)) for zone in vapp.zones
         }
@@ -119,7 +135,7 @@ class _Resolver:
             vapp=vapp.name,
             owner=vapp.owner,
             labels=tuple(sorted(vapp.labels.items())),
-            file=_printable(PurePath(vapp.file).name),
+            file=printable_name(vapp.file),
             authorized_keys=tuple(vapp.authorized_keys),
             zones=zones,
             workloads=workloads,
@@ -128,6 +144,8 @@ class _Resolver:
             flows=tuple(_Flows(vapp, workloads).flows()),
             inspection=self.inspection,
             label=self.instance.label,
+            tenancy=tenancy_of(vapp),
+            placement=placement_of(vapp),
         )
 
     def _names_in(self, zone: str) -> list[str]:
@@ -143,6 +161,7 @@ class _Resolver:
         prefix4, prefix6 = self.prefixes[name]
         inspected = name in self.inspection.zones
         network = self._network(name)
+        # Without inspection nothing stands between, so both sides are one network.
         inner = self._network(name, "inner") if inspected else network
         address4, address6 = address_in(prefix4, prefix6, 1)
         gateway = Nic(
@@ -166,6 +185,7 @@ class _Resolver:
             network,
             inner,
             gateway,
+            written.denied,
         )
 
     def _network(self, *path: str) -> Network:
@@ -185,11 +205,13 @@ class _Resolver:
             written.cpus,
             nics,
             disks=_parents_first(tuple(self._disks(name, written, facts.mounts))),
-            files=tuple(_files(written)),
+            files=tuple(_files(written, facts.readers())),
             run=tuple(written.run),
             after=tuple(peer for other in written.after for peer in self.members[other]),
             ready=_ready(written),
             origin=_line_of(self.vapp, written.line),
+            was=written.earlier_names(tier, name, self.claimed),
+            readers=facts.readers(),
         )
 
     def _nic(self, vm: str, zone: str, index: int) -> Nic:
@@ -282,6 +304,8 @@ class _Resolver:
         after: tuple[str, ...] = (),
         ready: Ready | None = None,
         origin: Origin = PRODUCT,
+        was: tuple[str, ...] = (),
+        readers: tuple[Reader, ...] = (),
     ) -> Vm:
         return Vm(
             name=name,
@@ -289,6 +313,7 @@ class _Resolver:
             role=role,
             uuid=domain_uuid(self.on_host, name),
             domain=domain_name(self.on_host, name),
+            # By the vApp and not by the instance: a copy must be the same machine inside (`names`).
             machine_id=uuid_of("machine", self.vapp.name, name).replace("-", ""),
             image=image,
             memory=memory,
@@ -300,16 +325,13 @@ class _Resolver:
             after=after,
             ready=ready or Ready(0, "", 120),
             origin=origin,
+            was=was,
+            readers=readers,
         )
 
 
 def _line_of(vapp: spec.Vapp, line: int) -> Origin:
-    return FromFile(_printable(PurePath(vapp.file).name), line)
-
-
-def _printable(name: str) -> str:
-    """A file's name as messages and the manifest can hold it: on one line, and encodable as UTF-8."""
-    return "".join(character if character.isprintable() else "_" for character in name)
+    return file_line(vapp.file, line)
 
 
 def _parents_first(disks: tuple[Disk, ...]) -> tuple[Disk, ...]:
@@ -318,6 +340,8 @@ def _parents_first(disks: tuple[Disk, ...]) -> tuple[Disk, ...]:
     """
 
     def around(disk: Disk) -> int:
+        # So many disks are mounted around this one. `sorted` keeps the order of the file among
+        # equals.
         return sum(
             bool(other.mount) and disk.mount.startswith(f"{other.mount}/") for other in disks
         )
@@ -335,9 +359,25 @@ def _image(written: written_vm.Vm) -> ImageRef:
     )
 
 
-def _files(written: written_vm.Vm) -> Iterator[GuestFile]:
+def _files(written: written_vm.Vm, readers: Sequence[Reader]) -> Iterator[GuestFile]:
     for path, file in written.files.items():
-        yield GuestFile(path, file.content_bytes, file.mode, file.owner)
+        by_default = (
+            readers_of(readers, path) if file.reload is None and file.restart is None else ()
+        )
+        reload, restart = (
+            tuple(reader.unit for reader in by_default if reader.change is change)
+            for change in (Change.RELOAD, Change.RESTART)
+        )
+        yield GuestFile(
+            path,
+            file.content_bytes,
+            file.mode,
+            file.owner,
+            reload=file.reload or reload,
+            restart=file.restart or restart,
+            run=file.run or "",
+            named_by=naming_lines(path, written.run),
+        )
 
 
 def _ready(written: written_vm.Vm) -> Ready:
@@ -389,6 +429,7 @@ class _Flows:
                 target=written.target,
                 services=tuple(written.services),
                 publish=written.published,
+                apps=written.apps,
                 paths=tuple(self._paths(written.source, written.target)),
                 carries=tuple(written.carries),
                 why=written.why,
@@ -396,9 +437,9 @@ class _Flows:
             )
 
     def _paths(self, source: str, target: str) -> Iterator[FlowPath]:
-        if source == INTERNET:
+        if is_outside(source):
             yield from (FlowPath(None, self._nic_of(vm, target)) for vm in self._end(target))
-        elif target == INTERNET:
+        elif is_outside(target):
             yield from (FlowPath(vm.nics[0], None) for vm in self._end(source))
         else:
             targets = self._end(target)

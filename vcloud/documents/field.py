@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 LONGEST_WORD: Final = 63
 PARAMETER_LENGTH: Final = 4096
 CONTENT_LENGTH: Final = 1 << 20
+# Everything but line ends, tabs, and printable ASCII and Unicode. Surrogates are half characters.
 _CONTROL: Final = re.compile(r"[^\n\t\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]")
 _KINDS: Final = {
     str: "text",
@@ -56,6 +57,7 @@ def nearest(word: str, known: Collection[str], what: str = "name") -> str:
     """
     from difflib import get_close_matches
 
+    # Cut off, because the comparison can take time with the square of the length.
     if close := get_close_matches(word[:LONGEST_WORD], known, n=1, cutoff=0.6):
         return f"Did you mean '{close[0]}'?"
     if not known:

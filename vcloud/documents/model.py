@@ -88,6 +88,7 @@ def salvaged(reading: Reading[M], stand_in: Callable[[Node], None]) -> M | None:
         wrong = {written_part(tree, error) for error in errors}
         if () in wrong:
             return None
+        # From the end: to remove an item of a list moves the items after it.
         for keys in sorted(wrong, reverse=True, key=lambda keys: tuple(map(_sortable, keys))):
             _remove(tree, keys)
     return None

@@ -28,6 +28,7 @@ GIVEN: Final = "-P "
 MOST_INSERTED: Final = 8 << 20
 """Characters that all parameters together may add to a file."""
 
+# `$${`; or `${name}`, whose second group is empty if the bracket is not closed.
 _REFERENCE: Final = re.compile(r"\$\$\{|\$\{([^{}]*)(\}?)")
 _TRUTH: Final = {"true": True, "false": False}
 
@@ -73,6 +74,7 @@ def _given(document: Document, name: str, text: str, default: object) -> object:
     at = Position(f"{GIVEN}{name}")
     if isinstance(default, bool) and text in _TRUTH:
         return _TRUTH[text]
+    # `type` and not `isinstance`: for Python, True is an int.
     if type(default) is int and re.fullmatch("-?[0-9]{1,18}", text):
         return int(text)
     if isinstance(default, str):

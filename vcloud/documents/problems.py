@@ -87,15 +87,18 @@ def _sentence(
         case "missing":
             return f"required key '{error['loc'][-1]}' is missing", _example(error, model)
         case "extra_forbidden":
-            return "unknown key", suggestions.nearest(
-                str(error["loc"][-1]), _keys_beside(error, model), "key"
-            )
+            key = str(error["loc"][-1])
+            known = getattr(_type_at(model, error["loc"][:-1]), "others_words", {})
+            hint = known.get(key) or suggestions.nearest(key, _keys_beside(error, model), "key")
+            return "unknown key", hint
         case "int_type" | "int_parsing":
             is_quoted = isinstance(given, str) and given.isdecimal()
             return (
                 f"expected a whole number, but this is {_given(given)}",
                 "Remove the quotes." if is_quoted else "",
             )
+        case "float_type":
+            return f"expected a number, but this is {_given(given)}", ""
         case "bool_type":
             is_quoted = given in ("true", "false")
             return (

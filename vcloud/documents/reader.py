@@ -27,6 +27,8 @@ MOST_ALIASED: Final = 20_000
 """How many values aliases may repeat in all."""
 
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# The printable characters of YAML 1.2 (5.1), without U+0085, U+2028 and U+2029, which YAML 1.1
+# takes for ends of lines, and without U+FEFF, the byte order mark.
 _UNREADABLE: Final = re.compile(
     r"[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
 )
@@ -105,6 +107,7 @@ class _Reader:
         """The deepest level inside the value that is being read."""
 
     def read(self, example: str, origin: str, may_be_empty: bool) -> None:
+        # The stream begins. Then a document begins, or the stream ends.
         next(self.events)
         if isinstance(next(self.events), yaml.StreamEndEvent):
             if may_be_empty:
@@ -147,6 +150,7 @@ class _Reader:
             value = self.document.refuse(
                 position, f"the YAML tag {shown(event.tag)} is not allowed", hint
             )
+        # Only now, after its value was read: so no value can contain itself.
         if event.anchor:
             self.anchors[event.anchor] = value, self.count - before, self.reached - depth
         self.reached = max(self.reached, reached)
@@ -174,6 +178,7 @@ class _Reader:
             self.document.refused.add(position.path)
         if not isinstance(value, Node):
             return value
+        # A copy, so that messages name the line of the alias.
         copy = Node(position)
         copy.update(value)
         return copy
@@ -204,6 +209,7 @@ class _Reader:
                 self.document.refuse(
                     at, f"this key was already used in line {first}", "Keep one of them."
                 )
+        # At the end, so that the keys of the mapping itself win wherever `<<` stands.
         for at, value in merged:
             self._merge(node, at, value)
         return node

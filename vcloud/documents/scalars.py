@@ -28,6 +28,8 @@ _SWITCHES: Final = {
     **dict.fromkeys((*_forms("no"), *_forms("off")), "false"),
 }
 """YAML 1.1 reads these as true or false, YAML 1.2 as text."""
+# 18 digits fit into 64 bits. A longer number is a trap (_ODD_NUMBER), because not all readers have
+# larger numbers.
 _WHOLE: Final = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
 _FRACTION: Final = re.compile(
     r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]{1,3})?"
@@ -56,6 +58,7 @@ def plain_value(text: str) -> str | int | float | bool | Trap | None:
             f"some YAML readers take {text} without quotes as {word}, others as text",
             f"Write {word}, or '{text}' in quotes for the text.",
         )
+    # The empty text is one of _WORDS, so there is a first character.
     return _number(text) if text[0] in "+-.0123456789" else text
 
 

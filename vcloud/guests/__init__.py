@@ -7,8 +7,8 @@ What a guest says is hostile, because an attacker may control the VM. An answer 
 until `vcloud.untrusted` has read it. An answer that cannot be read fails the work on that one VM
 only.
 
-- `setup`: what vcloud does in a VM of a shipped image before the VM is ready. `cloud_init`: a
-  user's own image.
+- `setup`: what vcloud does in a VM of a shipped image before its services start. `services`: how
+  they fare, and what they are told when their files change. `cloud_init`: a user's own image.
 - `appliances`: what the firewall and the IPS report. `probes`: the probe program (`remote` is its
   Python form).
 - `access`, `ssh`, `console`, `logs`: what the commands `exec`, `ssh`, `console` and `logs` do.

@@ -9,12 +9,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vcloud.design.model import Role
-from vcloud.errors import UsageError
-from vcloud.fleet.fleet import open_fleet
+from vcloud.errors import GuestError, UsageError
+from vcloud.fleet.fleet import open_home
 from vcloud.guests import console
 from vcloud.guests.ssh import Sshd, authorize, serve_proxy
 from vcloud.hosts import machines
@@ -32,11 +32,11 @@ def _running(vapp: str, vm: str, connect: str | None) -> Iterator[tuple[Host, Do
     """The host and the domain of a running VM. Raises UsageError if it does not run, or if there is
     none; then it names those there are.
     """
-    with open_fleet(connect) as fleet:
+    with open_home(connect, vapp) as fleet:
         host = fleet.home
         domain = observe_domain(host, f"{vapp}.{vm}")
-        if domain is None or domain.marks.vapp != vapp:
-            names = [found.marks.vm for found in observe_vapp(host, vapp).domains]
+        if domain is None or not domain.is_of(vapp):
+            names = [found.vm for found in observe_vapp(host, vapp).domains if found.is_of(vapp)]
             hint = (
                 f"There are: {', '.join(sorted(names))}."
                 if names
@@ -107,6 +107,8 @@ def _ssh_argv(
         str(key) + ".pub",
         *(("--connect", connect) if connect else ()),
     ]
+    # The user's own ssh_config is left out (-F /dev/null, ControlPath none). It could offer other
+    # keys, trust other hosts, or use another open connection.
     options = {
         "HostKeyAlias": alias,
         "UserKnownHostsFile": str(known),
@@ -131,8 +133,13 @@ def pump(vapp: str, vm: str, key: Path, connect: str | None) -> None:
         allowed = authorize(agent, KEY_FOLDER, key.read_text())
         try:
             serve_proxy(host, domain.name, Sshd(allowed))
-        finally:
-            agent.execute(["rm", "-f", allowed])
+        except BaseException:
+            # What went wrong there is what the user must hear of.
+            with suppress(GuestError):
+                agent.execute(["rm", "-f", allowed])
+            raise
+        # From here on nobody can log in with the key of this session.
+        agent.execute(["rm", "-f", allowed])
 
 
 def attach_console(vapp: str, vm: str, connect: str | None) -> None:

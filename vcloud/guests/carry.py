@@ -45,4 +45,5 @@ def carry(
 
 def _write(target: int, chunk: bytes) -> None:
     while chunk:
+        # os.write may take fewer bytes than it was given.
         chunk = chunk[os.write(target, chunk) :]

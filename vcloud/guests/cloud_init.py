@@ -7,8 +7,10 @@ from __future__ import annotations
 import time
 
 from vcloud.design.model import Vm
+from vcloud.design.names import path_of
 from vcloud.errors import GuestError
-from vcloud.guests.setup import RUN_TIMEOUT, path_of
+from vcloud.guests.services import NotReadyError
+from vcloud.guests.setup import RUN_TIMEOUT
 from vcloud.hosts import machines
 from vcloud.hosts.connection import Host
 from vcloud.hosts.volumes import VappVolumes
@@ -17,9 +19,15 @@ BOOT_TIMEOUT = 600
 """Seconds from power-on until cloud-init has finished its own work. A distribution's image takes
 two or three minutes without KVM.
 """
+LONGEST_BOOT = 1800
+"""The same, of a VM whose console goes on: a busy machine is slow, and no fault."""
+SILENCE = 120
+"""Seconds without a new line of the console after which it does not go on."""
 POLL = 1.0
 MARK = "vcloud: "
 """Begins each line that templates/cloudinit/finish.sh writes to the serial port."""
+NOT_READY = "failed: not ready"
+"""Begins what the script reports of a VM that is made and does not become ready."""
 LINES = 200
 """Lines of the console that are read each time: more than a guest prints between two reads."""
 ALL_LINES = 5000
@@ -34,28 +42,44 @@ def wait_for_cloud_init(host: Host, volumes: VappVolumes, vm: Vm) -> None:
     Raises GuestError if the guest reports a failure, if it stops, or when the time is up.
     """
     begun, lines = time.monotonic(), ALL_LINES
+    said, spoken = "", begun
     while True:
-        reported = [
-            line.removeprefix(MARK)
-            for line in volumes.console_tail(vm.domain, lines)
-            if line.startswith(MARK)
-        ]
+        console = volumes.console_tail(vm.domain, lines)
+        if console and console[-1] != said:
+            said, spoken = console[-1], time.monotonic()
+        reported = [line.removeprefix(MARK) for line in console if line.startswith(MARK)]
         lines = LINES
         if "ready" in reported:
             return
         if failed := [line for line in reported if line.startswith("failed: ")]:
-            raise GuestError(
-                f"'{vm.name}' {failed[-1]}", f"Look inside: vcloud console {path_of(vm)}."
+            raise _error_of(failed[-1])(
+                f"'{vm.name}' {failed[-1]}", f"Look inside: vcloud console {path_of(vm.domain)}."
             )
         if not machines.is_running(host, vm.domain):
             raise GuestError(
                 f"'{vm.name}' stopped while it booted",
-                f"See what it reported last: vcloud logs {path_of(vm)}.",
+                f"See what it reported last: vcloud logs {path_of(vm.domain)}.",
             )
-        allowed = BOOT_TIMEOUT + (len(vm.run) * RUN_TIMEOUT + vm.ready.timeout if reported else 0)
+        # The VM reports for the first time when cloud-init has finished. Then the times of the
+        # `run:` lines and of `ready` count as well.
+        if reported:
+            allowed = BOOT_TIMEOUT + len(vm.run) * RUN_TIMEOUT + vm.ready.timeout
+        else:
+            goes_on = time.monotonic() < spoken + SILENCE
+            allowed = LONGEST_BOOT if goes_on else BOOT_TIMEOUT
+        if time.monotonic() > begun + allowed and reported:
+            raise GuestError(
+                f"'{vm.name}' has not become ready after {allowed} s, though cloud-init has finished",
+                f"Look inside: vcloud console {path_of(vm.domain)}.",
+            )
         if time.monotonic() > begun + allowed:
             raise GuestError(
                 f"cloud-init in '{vm.name}' has not finished after {allowed} s",
-                f"The image needs cloud-init with its NoCloud data source, and a serial port. See vcloud logs {path_of(vm)}.",
+                f"The image needs cloud-init with its NoCloud data source, and a serial port. See vcloud logs {path_of(vm.domain)}.",
             )
         time.sleep(POLL)
+
+
+def _error_of(reported: str) -> type[GuestError]:
+    """Only a VM that has run all of its `run:` lines asks whether it is ready."""
+    return NotReadyError if reported.startswith(NOT_READY) else GuestError

@@ -8,6 +8,7 @@ import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from vcloud.design.names import path_of
 from vcloud.errors import UsageError
 from vcloud.guests.carry import carry
 from vcloud.hosts.connection import Host
@@ -28,7 +29,7 @@ def attach(host: Host, name: str) -> None:
     if not sys.stdin.isatty():
         raise UsageError(
             "a console needs a terminal",
-            f"To see what the VM printed: vcloud logs {name.replace('.', '/', 1)}.",
+            f"To see what the VM printed: vcloud logs {path_of(name)}.",
         )
     with console_socket(host, name) as console:
         print(f"Attached to {name}; Ctrl-] leaves.", file=sys.stderr)
@@ -51,4 +52,5 @@ def _raw(terminal: int) -> Iterator[None]:
     try:
         yield
     finally:
+        # FLUSH: keys that were typed for the guest must not reach the shell of the operator.
         termios.tcsetattr(terminal, termios.TCSAFLUSH, settings)

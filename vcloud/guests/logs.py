@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from vcloud.compile.ips.apps import app_rules
 from vcloud.compile.ips.rules import SHIPPED
 from vcloud.compile.leaks.rules import rule_sids
+from vcloud.compile.leaks.undecoded import undecoded_sids
 from vcloud.design.model import Design, Role
 from vcloud.design.origin import Origin
 from vcloud.errors import UsageError
-from vcloud.fleet.fleet import open_fleet
+from vcloud.fleet.fleet import open_home
 from vcloud.guests.appliances import firewall_report, ips_events
 from vcloud.hosts.connection import Host
 from vcloud.hosts.manifests import read_manifest
@@ -17,6 +19,7 @@ from vcloud.hosts.observe import observe_domain
 from vcloud.hosts.volumes import VappVolumes
 from vcloud.plan.manifest import Manifest
 from vcloud.plan.state import DomainState
+from vcloud.printable import on_one_line
 
 EVENTS = 1000
 """Events of the IPS that are looked at. A packet that is dropped is in its log twice."""
@@ -28,7 +31,7 @@ def log_of(vapp: str, vm: str, connect: str | None, lines: int) -> str:
 
     Raises UsageError if there is no such VM.
     """
-    with open_fleet(connect) as fleet:
+    with open_home(connect, vapp) as fleet:
         host = fleet.home
         domain = observe_domain(host, f"{vapp}.{vm}")
         if domain is None:
@@ -41,18 +44,22 @@ def log_of(vapp: str, vm: str, connect: str | None, lines: int) -> str:
             *VappVolumes(host).console_tail(domain.name, lines),
             *_stopped(host, domain, origins)[-lines:],
         ]
-        return "".join(f"{line}\n" for line in shown)
+        return "".join(f"{on_one_line(line)}\n" for line in shown)
 
 
 def rule_origins(design: Design) -> dict[str, Origin]:
     """Sid of each rule of the IPS -> why the IPS has it."""
     leaks = {
         str(sid): design.origin_of(f"detector:{detector}")
-        for (detector, _), sid in rule_sids(design.inspection.detectors).items()
+        for sids in (rule_sids, undecoded_sids)
+        for (detector, _), sid in sids(design.inspection.detectors).items()
     }
-    return {
-        str(shipped.rule.sid): design.origin_of(f"rule:{shipped.rule.sid}") for shipped in SHIPPED
-    } | leaks
+    apps = {
+        sid: design.origin_of(f"flow:{flow}" if flow else f"rule:{sid}")
+        for sid, flow in app_rules(design).flows
+    }
+    shipped = {str(one.rule.sid): design.origin_of(f"rule:{one.rule.sid}") for one in SHIPPED}
+    return shipped | apps | leaks
 
 
 def _stopped(host: Host, domain: DomainState, origins: Mapping[str, Origin]) -> list[str]:
@@ -67,7 +74,7 @@ def _denied(host: Host, firewall: str) -> list[str]:
     return [
         f"denied: {source} -> {target} {protocol}/{port}, {packets} packets"
         for (source, target, protocol, port), packets in sorted(
-            firewall_report(host, firewall).denied.items()
+            firewall_report(host, firewall, counts=True).denied.items()
         )
     ]
 

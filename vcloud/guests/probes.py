@@ -12,20 +12,40 @@ from __future__ import annotations
 
 import base64
 import functools
+import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 from vcloud.errors import HostError
 from vcloud.guests.setup import GUEST
 from vcloud.hosts.executed import Executed
-from vcloud.proof.checks import Listener, Probe
-from vcloud.proof.judge import RESULTS, UNREADABLE, Answer
-from vcloud.untrusted import UnreadableError, as_mapping, encoded, number, parse_json, port, text
+from vcloud.proof.checks import FRAME, Connection, Listener, Probe
+from vcloud.proof.forged import NO_FRAMES
+from vcloud.proof.frames import End
+from vcloud.proof.observed import RESULTS, UNREADABLE, Answer
+from vcloud.untrusted import (
+    UnreadableError,
+    as_list,
+    as_mapping,
+    as_text,
+    encoded,
+    number,
+    parse_json,
+    port,
+    text,
+)
 
 REMOTE = Path(__file__).with_name("remote")
 MODULES = ("wire", "packets", "probe", "listen", "program")
 """In the order in which they import each other. The last one holds `main`."""
+LONGEST_MS = 1_000_000
+"""No probe takes so many milliseconds."""
+FRAME_TIMES = 3
+PID = re.compile(r"[1-9][0-9]{1,8}")
+LET_GO = "import os, sys; os.kill(int(sys.argv[1]), 15)"
 TAIL = 300
 """Characters of what a failed program printed last that are shown."""
 
@@ -33,6 +53,26 @@ Run = Callable[[Sequence[str], bytes], Executed]
 """Runs a program with its words and its standard input. Raises GuestError or HostError if it
 cannot.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """What answers for probes in a VM."""
+
+    pid: int
+    """The process of the temporary listeners."""
+    busy: frozenset[Listener]
+    """Where it has none, because another program listens there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """Connections that stand."""
+
+    pid: int
+    """The process that keeps them; 0 if it is not known."""
+    ends: tuple[End | None, ...]
+    """Where each of them begins; None where one could not be opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +84,64 @@ class Prober:
     """The place is a VM of a shipped image, which has the program."""
 
     def probe(self, probes: Sequence[Probe]) -> tuple[Answer, ...]:
-        """Sends the probes side by side. Returns an answer for each, in their order."""
-        lines = "".join(probe_line(str(index), probe) for index, probe in enumerate(probes))
-        return parse_answers(self._run(["probe"], lines).stdout, len(probes))
+        """Sends the probes side by side, and frames before them. Returns an answer for each, in
+        their order.
+        """
+        frames = [probe for probe in probes if probe.protocol == FRAME]
+        sent = self._send_frames(frames) if frames else Answer(UNREADABLE)
+        lines = "".join(
+            probe_line(str(index), probe)
+            for index, probe in enumerate(probes)
+            if probe.protocol != FRAME
+        )
+        answers = parse_answers(self._run(["probe"], lines).stdout if lines else b"", len(probes))
+        return tuple(
+            sent if probe.protocol == FRAME else answer
+            for probe, answer in zip(probes, answers, strict=True)
+        )
 
-    def listen(self, listeners: Sequence[Listener], seconds: int) -> int | None:
+    def _send_frames(self, frames: Sequence[Probe]) -> Answer:
+        """Sends each frame `FRAME_TIMES` times: one that gets lost is no finding."""
+        lines = "".join(f"{probe.card} {probe.payload.hex()}\n" for probe in frames) * FRAME_TIMES
+        done = self._run_alone("frames", [], lines)
+        said = done.stdout.decode(errors="replace").strip()
+        if done.code == 0 and not self.shipped and said in NO_FRAMES:
+            return Answer(said)
+        return Answer("sent" if done.code == 0 else "error")
+
+    def hold(self, connections: Sequence[Connection], seconds: int) -> Holding:
+        """Opens TCP connections, which stand until `let_go`, or for so many seconds."""
+        lines = "".join(f"{one.source} {one.target} {one.port}\n" for one in connections)
+        output = self._run_alone("hold", [str(seconds)], lines).stdout
+        pid, ends = parse_held(output, len(connections))
+        found = (
+            end if end and _is_of(end, one) else None
+            for one, end in zip(connections, ends, strict=True)
+        )
+        return Holding(pid, tuple(found))
+
+    def let_go(self, pid: int) -> None:
+        """Ends the connections of `hold`."""
+        program = "kill 15, $ARGV[0]" if self.shipped else LET_GO
+        self.run([*self._interpreter, program, str(pid)], b"")
+
+    def _run_alone(self, name: str, words: Sequence[str], lines: str) -> Executed:
+        """Runs a program that the guest program does not have."""
+        program = (REMOTE / f"{name}.{'pl' if self.shipped else 'py'}").read_text()
+        return self.run([*self._interpreter, program, *words], lines.encode())
+
+    @property
+    def _interpreter(self) -> tuple[str, ...]:
+        return ("perl", "-e") if self.shipped else ("python3", "-I", "-S", "-B", "-c")
+
+    def listen(self, listeners: Sequence[Listener], seconds: int) -> Listening | None:
         """Answers on the ports where no service listens yet, for at most `seconds`.
 
-        Returns the number of the process that answers; None if the place did not say one.
+        Returns what answers; None if the place did not say it.
         """
         lines = "".join(f"{item.protocol} {item.address} {item.port}\n" for item in listeners)
         done = self._run(["listen", str(seconds)], lines)
-        return parse_pid(done.stdout) if done.code == 0 else None
+        return parse_listening(done.stdout, listeners) if done.code == 0 else None
 
     def stop_listening(self, pid: int) -> None:
         """Ends what `listen` started."""
@@ -94,7 +180,8 @@ def checked(done: Executed, where: str) -> Executed:
     if done.code == 0:
         return done
     said = done.stderr.decode(errors="replace").strip()[-TAIL:]
-    if done.code in (126, 127):  # the codes of POSIX shells: not executable, not found
+    # The codes of POSIX shells: not executable, not found.
+    if done.code in (126, 127):
         raise HostError(
             f"no probe can be sent from {where}: it has no python3", f"Install python3 on {where}."
         )
@@ -106,7 +193,8 @@ def checked(done: Executed, where: str) -> Executed:
 def probe_line(key: str, probe: Probe) -> str:
     """A line for the probe program."""
     payload = base64.b64encode(probe.payload).decode() or "-"
-    return f"{key} {probe.protocol} {probe.source} {probe.target} {probe.port} {probe.timeout_ms} {payload}\n"
+    card = f" {probe.card}" if probe.card else ""
+    return f"{key} {probe.protocol} {probe.source} {probe.target} {probe.port} {probe.timeout_ms} {payload}{card}\n"
 
 
 def parse_answers(output: bytes, count: int) -> tuple[Answer, ...]:
@@ -116,7 +204,11 @@ def parse_answers(output: bytes, count: int) -> tuple[Answer, ...]:
         try:
             item = as_mapping(parse_json(line))
             answer = Answer(
-                text(item, "result"), port(item, "port", 0), encoded(item, "answer", "")
+                text(item, "result"),
+                port(item, "port", 0),
+                encoded(item, "answer", ""),
+                _whole(item.get("ms")),
+                text(item, "sender", ""),
             )
             key = text(item, "id")
         except UnreadableError:
@@ -126,9 +218,48 @@ def parse_answers(output: bytes, count: int) -> tuple[Answer, ...]:
     return tuple(found.get(str(index), Answer(UNREADABLE)) for index in range(count))
 
 
-def parse_pid(output: bytes) -> int | None:
-    """The number of the process that `listen` started; None if it did not say one."""
+def parse_held(output: bytes, count: int) -> tuple[int, tuple[End | None, ...]]:
+    """What `hold` printed: one line for each connection, and the number of the process that keeps
+    them; 0 and no ends where that cannot be read.
+    """
+    *lines, last = output.decode(errors="replace").splitlines() or [""]
+    word, _, pid = last.partition(" ")
+    if len(lines) != count or word != "pid" or not PID.fullmatch(pid):
+        return 0, (None,) * count
+    return int(pid), tuple(map(_end, lines))
+
+
+def _is_of(end: End, connection: Connection) -> bool:
+    """Whether it can be this connection's end. A hostile VM must not choose whom others forge
+    packets to.
+    """
+    if connection.target is None or end.address.version != connection.target.version:
+        return False
+    return connection.source in ("-", str(end.address))
+
+
+def _end(line: str) -> End | None:
+    address, _, number_of_port = line.partition(" ")
     try:
-        return number(parse_json(output), "pid")
+        return End(ip_address(address), port({"port": int(number_of_port)}, "port"))
+    except (ValueError, UnreadableError):
+        return None
+
+
+def _whole(ms: object) -> int:
+    """Milliseconds, rounded up; 0 if they are no number that makes sense."""
+    return math.ceil(ms) if isinstance(ms, int | float) and 0 <= ms < LONGEST_MS else 0
+
+
+def parse_listening(output: bytes, listeners: Sequence[Listener]) -> Listening | None:
+    """What `listen` said of the process that it started and of the ports that were taken; None if
+    it did not say it.
+    """
+    try:
+        said = as_mapping(parse_json(output))
+        pid = number(said, "pid")
+        taken = {as_text(line) for line in as_list(said.get("busy", []))}
     except UnreadableError:
         return None
+    busy = (item for item in listeners if f"{item.protocol} {item.address} {item.port}" in taken)
+    return Listening(pid, frozenset(busy))

@@ -5,10 +5,11 @@ through the guest agent.
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+import re
 import secrets
 import tarfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -19,9 +20,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from vcloud import untrusted
 from vcloud.compile.guest.gate import wake_program, wake_values
 from vcloud.compile.guest.identity import host_key_lines, woken_nic_lines
+from vcloud.compile.ips.files import FOLDER, ips_digest
 from vcloud.design.model import Vm
+from vcloud.design.names import path_of
 from vcloud.errors import GuestError
-from vcloud.hosts.agent import Agent
+from vcloud.hosts.agent import ROOT_SHELL, Agent
+from vcloud.hosts.executed import Executed
 from vcloud.untrusted import UnreadableError
 
 GUEST = "/usr/lib/vcloud/guest"
@@ -31,8 +35,14 @@ OPEN_GATE = (GUEST, "start-services")
 ENTROPY_BYTES = 64
 IDENTITY_TIMEOUT = 120
 LOAD_TIMEOUT = 180
+DIGEST = re.compile(r"[0-9a-f]{64}")
 SERVICES_TIMEOUT = 300
 RUN_TIMEOUT = 900
+BUSY, LATE = 75, 76
+"""Exit codes of guest programs that take turns: one that began before has not ended, and one of a
+later run was here before.
+"""
+PATH = re.compile(r"(?:/[!-.0-~]+){1,64}")
 TAIL = 2000
 """Characters of a failed command's output that are shown."""
 
@@ -62,33 +72,60 @@ def new_host_key() -> HostKey:
     return HostKey(private, public.decode())
 
 
-def give_identity(agent: Agent, vm: Vm, lines: Sequence[str], key: HostKey | None) -> None:
-    """Gives a VM its name, addresses and files, the time and fresh entropy, in one exchange.
+def give_identity(
+    agent: Agent,
+    vm: Vm,
+    lines: Sequence[str],
+    key: HostKey | None,
+    generation: int,
+    now: float | None,
+) -> frozenset[str]:
+    """Gives a VM its name, addresses and files, the time and fresh entropy, in one exchange. Returns
+    the paths of files that have changed while services ran, and of which no service was told yet.
 
     Args:
         agent: the VM's guest agent.
         vm: the VM.
         lines: its identity, as `vcloud.compile.guest.identity` writes it.
         key: the host key that the VM gets; None if it keeps the one that it has.
+        generation: the number of this run (`Manifest.generation`).
+        now: seconds since 1970 by the host's clock; None: the guest keeps its time.
 
     Raises:
-        GuestError: the guest refused a line; the message has the line's number.
+        GuestError: the guest refused a line; the message has the line's number. Or a later run has
+            given the VM an identity.
     """
+    # The entropy comes first. Until then, VMs that woke from one memory image draw the same random
+    # numbers. A VM that gets a key is new, so it may have woken with the NIC of a memory image.
     document = [
         f"seed {base64.b64encode(secrets.token_bytes(ENTROPY_BYTES)).decode()}",
-        f"clock {time.time():.6f}",
+        *([f"clock {now:.6f}"] if now is not None else []),
         *((*woken_nic_lines(vm), *host_key_lines(key.private, key.public)) if key else ()),
         *lines,
     ]
     done = agent.execute(
-        [GUEST, "identity"], stdin=("\n".join(document) + "\n").encode(), timeout=IDENTITY_TIMEOUT
+        [GUEST, "identity", str(generation)],
+        stdin=("\n".join(document) + "\n").encode(),
+        timeout=IDENTITY_TIMEOUT,
     )
+    _require_turn(done, f"'{vm.name}'", vm.domain)
     if done.code != 0:
         # The guest names only the number of the line, because the line may hold a secret.
         raise GuestError(
-            f"'{vm.name}' refused its identity: {_text(done.stdout or done.stderr)}",
-            f"See its console: vcloud logs {path_of(vm)}.",
+            f"'{vm.name}' refused its identity: {tail_of(done.stdout or done.stderr)}",
+            f"See its console: vcloud logs {path_of(vm.domain)}.",
         )
+    return changed_files(done.stdout)
+
+
+def changed_files(answer: bytes) -> frozenset[str]:
+    """The paths in the guest's answer. It is hostile: what no path could be is left out."""
+    lines = answer.decode("ascii", errors="replace").splitlines()
+    return frozenset(
+        path
+        for word, _, path in (line.partition(" ") for line in lines)
+        if word == "changed" and PATH.fullmatch(path)
+    )
 
 
 def open_gate(agent: Agent, vm: Vm) -> None:
@@ -98,22 +135,29 @@ def open_gate(agent: Agent, vm: Vm) -> None:
     done = agent.execute(OPEN_GATE, timeout=SERVICES_TIMEOUT)
     if done.code != 0:
         raise GuestError(
-            f"the services of '{vm.name}' did not start: {_text(done.stdout or done.stderr)}",
-            f"Look inside: vcloud exec {path_of(vm)} -- systemctl --failed.",
+            f"the services of '{vm.name}' did not start: {tail_of(done.stdout or done.stderr)}",
+            f"Look inside: vcloud exec {path_of(vm.domain)} -- systemctl --failed.",
         )
 
 
-def open_gate_of_own_image(agent: Agent, vm: Vm) -> None:
+def open_gate_of_own_image(agent: Agent, vm: Vm, now: float) -> None:
     """Lets a VM of a user's own image that has just woken from a memory image continue its boot
     with an identity of its own.
 
-    The VM gets fresh entropy, its machine id and the time; cloud-init does the rest. Raises
-    GuestError.
+    The VM gets fresh entropy, its machine id and the time (`now`, in seconds since 1970); cloud-init
+    does the rest. Raises GuestError.
     """
-    values = wake_values(secrets.token_bytes(ENTROPY_BYTES), vm.machine_id, time.time())
+    values = wake_values(secrets.token_bytes(ENTROPY_BYTES), vm.machine_id, now)
     done = agent.execute(["python3", "-c", wake_program()], stdin=values, timeout=IDENTITY_TIMEOUT)
     if done.code != 0:
-        raise GuestError(f"'{vm.name}' does not continue its boot: {_text(done.stderr)}")
+        raise GuestError(f"'{vm.name}' does not continue its boot: {tail_of(done.stderr)}")
+
+
+def as_by_root(line: str) -> list[str]:
+    """A shell line as argv that finds what a login shell of root gives it: the guest agent has
+    another umask, and no HOME.
+    """
+    return ["/bin/sh", "-c", f"{ROOT_SHELL}; {line}"]
 
 
 def run_commands(agent: Agent, vm: Vm) -> None:
@@ -121,96 +165,103 @@ def run_commands(agent: Agent, vm: Vm) -> None:
     for the first that fails.
     """
     for number, line in enumerate(vm.run):
-        done = agent.execute(["/bin/sh", "-c", line], timeout=RUN_TIMEOUT)
+        done = agent.execute(as_by_root(line), timeout=RUN_TIMEOUT)
         if done.code != 0:
             raise GuestError(
-                f"run[{number}] of '{vm.name}' ended with {done.code}: {_text(done.stderr or done.stdout)}",
+                f"run[{number}] of '{vm.name}' ended with {done.code}: {tail_of(done.stderr or done.stdout)}",
                 "Correct the line and run `vcloud up` again: the VM is then made anew.",
             )
 
 
-def wait_ready(agent: Agent, vm: Vm) -> None:
-    """Waits until the VM is ready as the file defines it. Raises GuestError when the time is up."""
-    deadline = time.monotonic() + vm.ready.timeout
-    if vm.ready.tcp:
-        done = agent.execute(
-            [GUEST, "wait-tcp", str(vm.ready.tcp), str(vm.ready.timeout)],
-            timeout=vm.ready.timeout + 30,
-        )
-        if done.code != 0:
-            raise GuestError(
-                f"nothing listens on tcp/{vm.ready.tcp} in '{vm.name}' after {vm.ready.timeout} s",
-                f"Look inside: vcloud exec {path_of(vm)} -- ss -tln.",
-            )
-    while vm.ready.command:
-        done = agent.execute(["/bin/sh", "-c", vm.ready.command], timeout=vm.ready.timeout)
-        if done.code == 0:
-            return
-        if time.monotonic() > deadline:
-            raise GuestError(
-                f"'{vm.name}' is not ready after {vm.ready.timeout} s: its command ended with {done.code}: {_text(done.stderr)}"
-            )
-        time.sleep(0.5)
-
-
-def load_firewall(agent: Agent, ruleset: str) -> str:
+def load_firewall(agent: Agent, ruleset: str, generation: int) -> str:
     """Checks the ruleset and loads it in one transaction. Returns the digest of the ruleset that is
-    loaded now.
+    loaded now. `generation` is the number of this run (`Manifest.generation`).
 
-    Raises GuestError if the firewall refuses the ruleset. The old one stays loaded then.
+    Raises GuestError if the firewall refuses the ruleset, or if another run loads or has loaded
+    one. The old one stays loaded then.
     """
-    done = agent.execute([FIREWALL_LOAD], stdin=ruleset.encode(), timeout=LOAD_TIMEOUT)
+    sent = ruleset.encode()
+    done = agent.execute([FIREWALL_LOAD, str(generation)], stdin=sent, timeout=LOAD_TIMEOUT)
+    _require_turn(done, "the firewall", agent.name)
     if done.code != 0:
         raise GuestError(
-            f"the firewall refused its ruleset; the old one stays loaded: {_text(done.stderr or done.stdout)}",
+            f"the firewall refused its ruleset; the old one stays loaded: {tail_of(done.stderr or done.stdout)}",
             "This is a bug in vcloud: please report it with `vcloud render`.",
         )
-    return _text(done.stdout)
+    in_force, _, loaded = tail_of(done.stdout).partition("\n")
+    if not DIGEST.fullmatch(in_force) or loaded != hashlib.sha256(sent).hexdigest():
+        raise GuestError(
+            f"the firewall does not say that it has loaded the ruleset that it was sent: {tail_of(done.stdout)}",
+            f"See its console: vcloud logs {path_of(agent.name)}.",
+        )
+    return in_force
 
 
-def load_ips(agent: Agent, files: Mapping[str, bytes]) -> None:
-    """Checks the IPS's files and loads them. Raises GuestError if the IPS refuses them. The old
-    ones stay loaded then.
+def load_ips(agent: Agent, files: Mapping[str, bytes], generation: int) -> None:
+    """Checks the IPS's files and loads them. `generation` is the number of this run
+    (`Manifest.generation`).
+
+    Raises GuestError if the IPS refuses the files, or if another run loads or has loaded some. The
+    old ones stay loaded then.
     """
-    done = agent.execute([IPS_LOAD], stdin=_tar(files), timeout=LOAD_TIMEOUT)
+    done = agent.execute(
+        [IPS_LOAD, str(generation)], stdin=ips_archive(files), timeout=LOAD_TIMEOUT
+    )
+    _require_turn(done, "the IPS", agent.name)
     if done.code != 0:
         raise GuestError(
-            f"the IPS refused its rules; the old ones stay loaded: {_text(done.stdout + done.stderr)}",
+            f"the IPS refused its rules; the old ones stay loaded: {tail_of(done.stdout + done.stderr)}",
             "See vcloud logs and `vcloud render`.",
         )
     try:
+        # The JSON is the last line that ips-load prints.
         answer = untrusted.parse_json(done.stdout.strip().rpartition(b"\n")[2])
         loaded, failed = (
             untrusted.number(answer, "rules_loaded"),
             untrusted.number(answer, "rules_failed"),
         )
+        digest = untrusted.text(answer, "digest")
     except UnreadableError:
         raise GuestError(
-            f"the IPS does not say which rules it runs with: {_text(done.stdout)}",
+            f"the IPS does not say which rules it runs with: {tail_of(done.stdout)}",
             "See vcloud logs.",
         ) from None
     if failed or not loaded:
         raise GuestError(
             f"the IPS runs without all of its rules: {loaded} are loaded, {failed} failed"
         )
+    if digest != ips_digest(files):
+        raise GuestError(
+            "the IPS runs with other files than it was sent",
+            f"See its console: vcloud logs {path_of(agent.name)}.",
+        )
 
 
-def _tar(files: Mapping[str, bytes]) -> bytes:
+def _require_turn(done: Executed, who: str, domain: str) -> None:
+    """Raises GuestError where a guest program met that of another run, and so did nothing."""
+    if done.code == BUSY:
+        raise GuestError(
+            f"{who} is still at work on something that was begun before: {tail_of(done.stderr)}",
+            f"Nothing was changed there. Run `vcloud up` again; if it does not help, restart the VM: virsh reboot {domain}.",
+        )
+    if done.code == LATE:
+        raise GuestError(
+            f"{who} has got something from a later run of vcloud than this: {tail_of(done.stderr or done.stdout)}",
+            f"Nothing was changed there. If no other `vcloud up` works, a clock was set back: restart the VM (virsh reboot {domain}), then run `vcloud up` again.",
+        )
+
+
+def ips_archive(files: Mapping[str, bytes]) -> bytes:
     """A tar archive of the files, with paths relative to the folder that holds all of them."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for path, content in sorted(files.items()):
-            entry = tarfile.TarInfo(str(PurePosixPath(path).relative_to("/etc/vcloud/ips")))
+            entry = tarfile.TarInfo(str(PurePosixPath(path).relative_to(FOLDER)))
             entry.size, entry.mode = len(content), 0o644
             archive.addfile(entry, io.BytesIO(content))
     return buffer.getvalue()
 
 
-def _text(output: bytes) -> str:
+def tail_of(output: bytes) -> str:
     """The end of a program's output, for a message."""
     return output.decode(errors="replace").strip()[-TAIL:]
-
-
-def path_of(vm: Vm) -> str:
-    """The VM as the command line names it: `shop/web-1`."""
-    return vm.domain.replace(".", "/", 1)

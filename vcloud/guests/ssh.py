@@ -25,7 +25,7 @@ WAIT_FOR_PORT = 10
 """Seconds for the guest to see a port that was plugged in."""
 # $1: the port's name; $2: seconds; the rest is a program that gets the port as stdin and stdout.
 # The port's device is looked up in sysfs, because not every guest runs a udev that makes links by
-# name.
+# name. `<>` opens the device once, for both directions.
 ON_PORT = """\
 name=$1 tries=$(($2 * 10)) && shift 2
 while [ $tries -gt 0 ]; do
@@ -33,6 +33,7 @@ while [ $tries -gt 0 ]; do
     read -r found 2>/dev/null < "$port/name" || continue
     if [ "$found" = "$name" ]; then
       mkdir -p /run/sshd
+      umask 022
       exec "$@" <> "/dev/${port##*/}" >&0 2>/dev/null
     fi
   done
@@ -108,5 +109,6 @@ def authorize(agent: Agent, folder: str, public_key: str) -> str:
             f"'{folder}' could not be made in '{agent.name}': {made.stderr.decode(errors='replace').strip()}"
         )
     path = f"{folder}/{secrets.token_hex(8)}"
+    # restrict,pty: a session with a terminal, and no forwarding of any kind (sshd(8)).
     agent.write_file(path, f"restrict,pty {public_key.strip()}\n".encode(), 0o644)
     return path

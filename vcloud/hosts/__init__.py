@@ -9,16 +9,22 @@ reasons behind the design:
   second network of the same name, and the metadata can hold some hundred KiB. A lock is a network
   with a random UUID: libvirt refuses a second lock of that name, because its UUID differs. A
   manifest is a network with a fixed UUID: a new manifest replaces the old one.
+- A person can remove the lock of a process that is only stopped. So a process that works under the
+  lock of a vApp asks for the lock before it uses the host or a guest (see `lock`).
 - libvirt cannot rename a volume. So every upload gets a new volume with a random part in its name,
   which it keeps. An empty marker volume beside it says that the upload is complete (see `uploads`).
+- Copies of images stay on a host for the next VMs. They are deleted (`host_images`) only under a lock
+  beside which no run works, and only if nothing that libvirt knows is based on them (`image_users`).
 - vcloud talks to guests through the QEMU guest agent and virtio-serial channels. Neither needs a
   network.
 - A libvirt call blocks in C code, but other Python threads run meanwhile. libvirtd works on five
   calls of one connection at a time (see `connection.MAX_CALLS`).
+- libvirt does not tell what others have done to bridges, taps and packet filters. So `host_side` also
+  asks the host's root, by a program that only reads (`vcloud.enforce`).
 - vcloud never trusts an SSH host key on first use. The key of a host must be in known_hosts before
   vcloud connects.
 
-To add a call to libvirt, wrap it in `connection.translated`, which turns libvirt's errors into
-HostError. To explain one more reason why a host cannot be opened, add it to `refusals`. A fact that
+To add a call to libvirt, begin at `Host.connection`, which asks for the lock, and wrap the call in
+`connection.translated`, which turns libvirt's errors into HostError. To explain one more reason why a host cannot be opened, add it to `refusals`. A fact that
 `doctor` and placement need about a host goes into `capabilities`.
 """

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from xml.etree.ElementTree import Element
 
 import libvirt
 from pydantic import TypeAdapter
@@ -107,7 +108,7 @@ def stored_accelerator(host: Host) -> Accelerator | None:
         stored = _STORED.validate_json(read_start_without_pool(host, VOLUME, RESULT_LIMIT))
     except ValueError:
         return None  # nothing is stored, or another release has stored it in another format
-    return stored.found if stored.versions == versions(host) else None
+    return stored.found if stored.versions == host.versions else None
 
 
 def find_accelerator(host: Host, kernel: str, initrd: str) -> Accelerator:
@@ -125,42 +126,35 @@ def find_accelerator(host: Host, kernel: str, initrd: str) -> Accelerator:
     if stored:
         return stored
     kvm, tcg = (boot_xml(kernel, initrd, accelerator) for accelerator in ("kvm", "tcg"))
+    # A test boot may take minutes, and it waits in calls that Ctrl-C does not reach.
     found = _without_kvm(host) or interruptible(lambda: boot_both(host, kvm, tcg))
     if not found.proven:
         return found
-    result = _Stored(versions(host), found)
+    result = _Stored(host.versions, found)
     # If the result cannot be stored, the next command makes another test boot.
     with suppress(HostError):
         StoragePool(host).put(VOLUME, _STORED.dump_json(result))
     return found
 
 
-def versions(host: Host) -> str:
-    """The versions of libvirt, QEMU and the kernel of a host, as one text.
-
-    A memory image and the stored result are only valid for the versions that they were made with.
-
-    Raises:
-        HostError: the versions cannot be read.
-    """
-    release = host.shell.run(["uname", "-r"])
-    if release.code != 0:
-        raise HostError(
-            f"the kernel's version on {host.name} cannot be read: {release.stderr.decode(errors='replace').strip()}"
-        )
-    with translated(f"the versions of {host.name} could not be read"):
-        return f"libvirt {host.connection.getLibVersion()} qemu {host.connection.getVersion()} linux {release.stdout.decode().strip()}"
-
-
 def _without_kvm(host: Host) -> Accelerator | None:
     """TCG if libvirt does not offer KVM. None if libvirt offers it, so that only a test boot can
     show whether it works.
     """
+    if offers_kvm(read_capabilities(host)):
+        return None
+    return Accelerator("tcg", "libvirt does not offer KVM on this host")
+
+
+def read_capabilities(host: Host) -> Element:
+    """What libvirt says of the host and its guests. Raises HostError."""
     with translated(f"the capabilities of {host.name} could not be read"):
-        capabilities = parse(host.connection.getCapabilities())
-    if capabilities.find("guest/arch[@name='x86_64']/domain[@type='kvm']") is None:
-        return Accelerator("tcg", "libvirt does not offer KVM on this host")
-    return None
+        return parse(host.connection.getCapabilities())
+
+
+def offers_kvm(capabilities: Element) -> bool:
+    """Whether libvirt offers KVM there, which does not mean that it works."""
+    return capabilities.find("guest/arch[@name='x86_64']/domain[@type='kvm']") is not None
 
 
 def boot_both(host: Host, kvm_xml: str, tcg_xml: str) -> Accelerator:
@@ -177,6 +171,7 @@ def boot_both(host: Host, kvm_xml: str, tcg_xml: str) -> Accelerator:
         with _started_vm(host, kvm_xml) as kvm, _started_vm(host, tcg_xml) as tcg:
             return compare_boots(BootingVm(kvm), BootingVm(tcg), started)
     except libvirt.libvirtError as error:
+        # libvirt does not say which of the two VMs failed. So each one is started once more, alone.
         return explain_failed_start(
             message_of(error), _starts(host, kvm_xml), _starts(host, tcg_xml)
         )
@@ -195,6 +190,7 @@ def explain_failed_start(why: str, kvm: bool, tcg: bool) -> Accelerator:
 def _starts(host: Host, xml: str) -> bool:
     """Whether QEMU starts for the domain. The domain is destroyed at once."""
     try:
+        # In the paused state no instruction of the guest runs: only the start of QEMU is tested.
         host.connection.createXML(
             xml, libvirt.VIR_DOMAIN_START_PAUSED | libvirt.VIR_DOMAIN_START_AUTODESTROY
         ).destroy()
@@ -240,8 +236,11 @@ def compare_boots(kvm: BootingVm, tcg: BootingVm, started: float) -> Accelerator
             vm.read()
         if kvm.booted:
             return Accelerator("kvm", "a kernel boots under KVM")
+        # The VM under KVM is lost. The VM under TCG must have an outcome, too, because it decides
+        # what that means.
         if kvm.ended and (tcg.booted or tcg.ended):
             break
+        # The condition holds in one round only: `booting` lacks a VM that has booted before.
         if tcg in booting and tcg.booted:
             deadline = min(deadline, started + SLOWDOWN_LIMIT * (time.monotonic() - started))
     if not tcg.booted:

@@ -11,12 +11,10 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import libvirt
 
-from vcloud.compile.libvirt.domain import render_guest_port
+from vcloud.compile.libvirt.domain import SSH_PORT_PREFIX, render_guest_port
 from vcloud.hosts.connection import Host, translated
 from vcloud.hosts.metadata import parse, to_text
 from vcloud.hosts.stream import stream_socket
-
-PREFIX = "org.vcloud.ssh."
 
 
 @contextmanager
@@ -27,6 +25,8 @@ def plugged_port(host: Host, name: str) -> Iterator[tuple[str, socket.socket]]:
     Raises:
         HostError: libvirt cannot attach or open the port.
     """
+    # The stack keeps the connection open outside `translated`, which must not translate errors of
+    # the caller.
     with _plugged(host, name) as port, ExitStack() as stack:
         with translated(f"the channel into '{name}' could not be opened on {host.name}"):
             opened = stream_socket(
@@ -41,7 +41,8 @@ def plugged_port(host: Host, name: str) -> Iterator[tuple[str, socket.socket]]:
 
 @contextmanager
 def _plugged(host: Host, name: str) -> Iterator[str]:
-    port = PREFIX + secrets.token_hex(4)
+    # Each connection has a port of its own, so several people can use ssh in one VM at a time.
+    port = SSH_PORT_PREFIX + secrets.token_hex(4)
     with translated(f"the channel into '{name}' could not be made on {host.name}"):
         domain = host.connection.lookupByName(name)
         domain.attachDeviceFlags(render_guest_port(port), libvirt.VIR_DOMAIN_AFFECT_LIVE)

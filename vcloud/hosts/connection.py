@@ -8,20 +8,25 @@ import contextlib
 import functools
 import shlex
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import libvirt
 
-from vcloud.errors import HostError
+from vcloud.errors import HostError, HostRefusedError
+from vcloud.hosts.clock import Clock
 from vcloud.hosts.inventory import HostRef
+from vcloud.hosts.local_socket import closed_socket, way_out
+from vcloud.hosts.patience import patience
 from vcloud.hosts.refusals import explain_refusal
 
 if TYPE_CHECKING:
+    from vcloud.hosts.operator_key import Operator
     from vcloud.hosts.shell import Shell
 
 MAX_CALLS = 5
@@ -30,12 +35,13 @@ libvirtd.conf). It queues further calls.
 """
 INTERRUPT_TIMEOUT = 5
 """Seconds that running calls get to end after Ctrl-C."""
-SSH_OPTIONS = ("ConnectTimeout=10", "ServerAliveInterval=5", "ServerAliveCountMax=3")
-"""With these, ssh notices after 15 s that a host does not answer any more. By default it would wait
-for ever.
+CONNECT_SECONDS, ALIVE_SECONDS, ALIVE_INTERVAL = 10, 15, 5
+"""ssh notices after so many seconds that a host does not answer at first, or does not answer any more;
+it asks once in each interval. By default it would wait for ever.
 """
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Host:
@@ -43,7 +49,32 @@ class Host:
 
     def __init__(self, ref: HostRef, connection: libvirt.virConnect) -> None:
         self.ref = ref
-        self.connection = connection
+        self.opened = connection
+        """The connection without the question of `require_lock`, for what handles locks."""
+        self._require: Callable[[], None] = lambda: None
+
+    @property
+    def connection(self) -> libvirt.virConnect:
+        """The connection, for every other call. Raises what `require_lock` raises."""
+        self.require_lock()
+        return self.opened
+
+    def require_lock(self) -> None:
+        """Raises LostLockError if this process works under the lock of a vApp and has lost it.
+
+        `connection` asks this itself. A function that makes a change after a call that may have
+        taken long asks once more.
+        """
+        self._require()
+
+    @contextlib.contextmanager
+    def under(self, require: Callable[[], None]) -> Iterator[None]:
+        """While the block runs, `require` answers for `require_lock`."""
+        before, self._require = self._require, require
+        try:
+            yield
+        finally:
+            self._require = before
 
     @property
     def name(self) -> str:
@@ -58,18 +89,54 @@ class Host:
             return int(self.connection.getInfo()[2])
 
     @functools.cached_property
+    def versions(self) -> str:
+        """The versions of libvirt, QEMU and the kernel of the host, as one text. Raises HostError.
+
+        A memory image and the stored result of a KVM test boot are only valid for the versions that
+        they were made with.
+        """
+        # libvirt does not tell which kernel the host runs.
+        release = self.shell.run(["uname", "-r"])
+        if release.code != 0:
+            raise HostError(
+                f"the kernel's version on {self.name} cannot be read: {release.stderr.decode(errors='replace').strip()}"
+            )
+        with translated(f"the versions of {self.name} could not be read"):
+            return f"libvirt {self.connection.getLibVersion()} qemu {self.connection.getVersion()} linux {release.stdout.decode().strip()}"
+
+    @functools.cached_property
+    def operator(self) -> Operator | None:
+        """Who signs terms of tenancy on this host; None: nobody does. Raises UsageError."""
+        from vcloud.hosts.operator_key import key_file, load_operator
+
+        path = key_file(self.ref)
+        return None if path is None else load_operator(path)
+
+    @functools.cached_property
+    def is_signed_on(self) -> bool:
+        """Whether a key of the operator's is given, which may be of no use."""
+        from vcloud.hosts.operator_key import key_file
+
+        return key_file(self.ref) is not None
+
+    @functools.cached_property
+    def clock(self) -> Clock:
+        return Clock(self)
+
+    @functools.cached_property
     def shell(self) -> Shell:
         """Runs commands on the host itself. Raises HostError if vcloud cannot log in to the host."""
-        # paramiko takes 0.4 s to import, and few commands need it.
         from vcloud.hosts.shell import open_shell
 
         return open_shell(self.ref)
 
     def close(self) -> None:
+        # A cached_property is in __dict__ once it was used. Without this look, closing a host would
+        # first log in to it.
         if "shell" in self.__dict__:
             self.shell.close()
         with contextlib.suppress(libvirt.libvirtError):
-            self.connection.close()
+            self.opened.close()
 
     def __enter__(self) -> Self:
         return self
@@ -89,11 +156,19 @@ def open_host(ref: HostRef) -> Host:
     Raises:
         HostError: the host does not answer, or refuses the connection. The hint says what to do.
     """
+    if urlsplit(ref.uri).path == "/session":
+        raise HostError(
+            f"{ref.uri} is the libvirt of one user, which cannot make the networks of a vApp",
+            f"Use {ref.uri.replace('/session', '/system')}, which users of the group libvirt may open. If you did not write this URI, LIBVIRT_DEFAULT_URI holds it.",
+        )
     # By default libvirt prints every error on stderr, also those that vcloud handles.
     libvirt.registerErrorHandler(lambda *_: None, None)
     try:
         return Host(ref, interruptible(lambda: _open(ref)))
     except libvirt.libvirtError as error:
+        if closed := closed_socket(ref.uri):
+            what = f"libvirt on {ref.name} does not allow you to connect"
+            raise HostError(what, way_out(closed)) from None
         raise explain_refusal(ref, str(error)) from None
 
 
@@ -105,9 +180,12 @@ def _open(ref: HostRef) -> libvirt.virConnect:
     if not parts.scheme.endswith("+ssh"):
         return libvirt.open(ref.uri)
     query = dict(parse_qsl(parts.query))
+    # libvirt starts the wrapper once, while it connects. So the folder may disappear afterwards.
     with tempfile.TemporaryDirectory(prefix="vcloud-") as folder:
         wrapper = Path(folder, "ssh")
         wrapper.write_text(
+            # A `command` in the URI, such as that of a lab, is a program that has its own
+            # configuration.
             _ssh_wrapper(
                 query.get("command", "ssh"), ref.ssh_config if "command" not in query else None
             )
@@ -127,7 +205,9 @@ def _ssh_wrapper(program: str, config: Path | None) -> str:
     argv = [
         program,
         *(("-F", str(config)) if config else ()),
-        *(f"-o{option}" for option in SSH_OPTIONS),
+        f"-oConnectTimeout={patience(CONNECT_SECONDS)}",
+        f"-oServerAliveInterval={ALIVE_INTERVAL}",
+        f"-oServerAliveCountMax={patience(ALIVE_SECONDS) // ALIVE_INTERVAL}",
     ]
     return f"#!/bin/sh\ntrap '' INT\nexec {shlex.join(argv)} \"$@\"\n"
 
@@ -139,8 +219,20 @@ def run_parallel(tasks: Sequence[Callable[[], T]], limit: int = MAX_CALLS) -> li
     After the first error no further task starts. The error is raised when the running tasks have
     ended. Ctrl-C is handled at once: the running tasks get `INTERRUPT_TIMEOUT` seconds to end.
     """
+    failing = threading.Event()
+
+    def run(task: Callable[[], T]) -> T:
+        # A thread of the pool takes its next task before this function can cancel it.
+        if failing.is_set():
+            raise CancelledError
+        try:
+            return task()
+        except BaseException:
+            failing.set()
+            raise
+
     pool = ThreadPoolExecutor(limit)
-    futures = [pool.submit(task) for task in tasks]
+    futures = [pool.submit(run, task) for task in tasks]
     try:
         wait(futures, return_when=FIRST_EXCEPTION)
         pool.shutdown(cancel_futures=True)
@@ -149,11 +241,22 @@ def run_parallel(tasks: Sequence[Callable[[], T]], limit: int = MAX_CALLS) -> li
         wait(futures, timeout=INTERRUPT_TIMEOUT)
         raise
     failed = [
-        error for future in futures if not future.cancelled() and (error := future.exception())
+        # `exception` of a task that was cancelled would itself raise an error.
+        error
+        for future in futures
+        if not future.cancelled() and (error := future.exception())
     ]
     if failed:
-        raise failed[0]
+        raise failed[0]  # tasks begin in their order, so this is no CancelledError
     return [future.result() for future in futures]
+
+
+def run_both(one: Callable[[], T], other: Callable[[], U]) -> tuple[T, U]:
+    """Runs two tasks of different kinds as `run_parallel` does."""
+    first: list[T] = []
+    second: list[U] = []
+    run_parallel([lambda: first.append(one()), lambda: second.append(other())])
+    return first[0], second[0]
 
 
 def interruptible(call: Callable[[], T]) -> T:
@@ -163,12 +266,20 @@ def interruptible(call: Callable[[], T]) -> T:
     return run_parallel([call])[0]
 
 
+HOOK_SAYS = "vcloud: "
+"""How the words of the host's hook begin (`vcloud.enforce.qemu_hook`)."""
+
+
 @contextlib.contextmanager
 def translated(what: str) -> Iterator[None]:
-    """Turns libvirt's errors into `HostError("WHAT: libvirt's message")`."""
+    """Turns libvirt's errors into `HostError("WHAT: libvirt's message")`. Where the host's own hook has
+    refused a VM, it is a HostRefusedError with the hook's words.
+    """
     try:
         yield
     except libvirt.libvirtError as error:
+        if refused := said_by_hook(error):
+            raise HostRefusedError(f"{what}: {refused}") from error
         raise HostError(f"{what}: {message_of(error)}", _hint_for(error)) from error
 
 
@@ -181,18 +292,28 @@ def message_of(error: libvirt.libvirtError) -> str:
     )
 
 
+def said_by_hook(error: libvirt.libvirtError) -> str:
+    """Why the host's hook has refused to start a VM; empty where it has not. Its words are the end of
+    libvirt's message.
+    """
+    if error.get_error_code() != libvirt.VIR_ERR_HOOK_SCRIPT_FAILED:
+        return ""
+    return message_of(error).partition(HOOK_SAYS)[2]
+
+
 def is_absent(error: libvirt.libvirtError) -> bool:
     """Whether the error says that the object does not exist."""
     return error.get_error_code() in {
         libvirt.VIR_ERR_NO_DOMAIN,
         libvirt.VIR_ERR_NO_NETWORK,
         libvirt.VIR_ERR_NO_NWFILTER,
+        libvirt.VIR_ERR_NO_NWFILTER_BINDING,
         libvirt.VIR_ERR_NO_STORAGE_POOL,
         libvirt.VIR_ERR_NO_STORAGE_VOL,
     }
 
 
-def found_or_none(lookup: Callable[..., Any], *key: object) -> Any:
+def found_or_none(lookup: Callable[..., T], *key: object) -> T | None:
     """The result of a libvirt call, or None if the object that the call is about does not exist, or
     no longer exists.
     """
@@ -208,11 +329,12 @@ def _hint_for(error: libvirt.libvirtError) -> str:
     text = str(error)
     if "No space left" in text:
         return "Free some space on the host, then run the command again."
+    # libvirt reports some broken connections with a general code. Then the part of libvirt tells
+    # from which the error comes: an "End of file" of QEMU's monitor means that a VM has ended.
     if (
         error.get_error_code() == libvirt.VIR_ERR_RPC
+        or error.get_error_domain() in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE)
         or "socket is closed" in text
-        or "End of file" in text
-        or "Broken pipe" in text
     ):
         return "The connection broke. Check that the host and its libvirtd run. Then run the command again: it continues from here."
     if error.get_error_code() == libvirt.VIR_ERR_HOOK_SCRIPT_FAILED:

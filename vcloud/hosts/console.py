@@ -20,6 +20,8 @@ def console_socket(host: Host, name: str) -> Iterator[socket.socket]:
     Raises:
         HostError: the domain has no serial console, or another person is attached to it.
     """
+    # As in `channel`: `translated` covers the opening, and not what the caller does with the
+    # socket.
     with ExitStack() as stack:
         with translated(f"the console of '{name}' could not be opened on {host.name}"):
             console = stack.enter_context(
@@ -30,8 +32,11 @@ def console_socket(host: Host, name: str) -> Iterator[socket.socket]:
 
 def _open(connection: libvirt.virConnect, stream: libvirt.virStream, name: str) -> None:
     try:
+        # SAFE: libvirt refuses the call if it cannot keep a second session away. Two sessions would
+        # each read a part of the output.
         connection.lookupByName(name).openConsole(None, stream, libvirt.VIR_DOMAIN_CONSOLE_SAFE)
     except libvirt.libvirtError as error:
+        # libvirt has no error code for this case.
         if "Active console session exists" not in str(error):
             raise
         raise HostError(

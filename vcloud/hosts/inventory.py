@@ -12,15 +12,22 @@ hosts:
       gateway4: 198.18.0.1
       prefix6: "2001:db8:198:18::/64"             # optional, with gateway6
       gateway6: "2001:db8:198:18::1"
-    outside:                                      # optional; where `vcloud verify` sends probes from the internet side
-      netns: vclab-outside                        # a network namespace of this machine that reaches the uplink
-      server4: 203.0.113.10                       # a server on the internet side that answers on every port
-      server6: "2001:db8:203::10"                 # optional; likewise
+    outside:                                      # optional; what `vcloud verify` may use on the internet side
+      server4: 203.0.113.10                       # a test server of yours; this or server6
+      server6: "2001:db8:203::10"
+      answers: [tcp/443, udp/53]                  # optional; where these servers answer (default: on every port)
+      netns: vclab-outside                        # optional; a network namespace of this machine that reaches the uplink,
+                                                  # from which probes of customers are sent (default: from the host)
     templates: 4G                                 # optional; disk space for memory images, which VMs wake from
+    overcommit: 1.5                               # optional; VMs may be promised so many times the memory that is free
+    cpu_overcommit: 4                             # optional; VMs may have so many CPUs for each processor (default: 16)
+    labels: {site: eu, rack: b}                   # optional; `placement` of a vApp file asks for them
+    operator_key: /path/of/a/key                  # optional; signs terms of tenancy (default: VCLOUD_OPERATOR_KEY)
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,12 +36,23 @@ from pathlib import Path
 from typing import Annotated, Final, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    Strict,
+    model_validator,
+)
 
 from vcloud.documents.field import FieldError, Shape, shown, text_of
 from vcloud.documents.model import Kind, read_model
+from vcloud.documents.reader import LARGEST
 from vcloud.errors import UsageError
-from vcloud.spec.types import parse_size, parse_text
+from vcloud.placement.capabilities import CPU_OVERCOMMIT, MOST_CPU_OVERCOMMIT, MOST_OVERCOMMIT
+from vcloud.spec.types import HOST_NAME, LABEL, parse_services, parse_size, parse_text
+from vcloud.values import HOST_FACTS, Service
 
 LOCAL_URI = "qemu:///system"
 LABS = Path("/var/lib/vcloud/labs")
@@ -48,6 +66,14 @@ firewalls.
 EXAMPLE = "hosts: {h1: {uri: qemu+ssh://root@h1/system}}"
 _URI_WANTED: Final = "Write a libvirt URI, such as qemu+ssh://root@h1/system."
 
+
+def _label(name: str) -> str:
+    """The name of a label that the inventory may give a host."""
+    if name in HOST_FACTS:
+        raise FieldError(f"vcloud reads '{name}' from the host", "Remove it here.")
+    return name
+
+
 V = TypeVar("V", IPv4Address, IPv4Network, IPv6Address, IPv6Network)
 
 
@@ -60,7 +86,9 @@ def _uri(value: object) -> str:
 
 def _has_scheme(text: str) -> bool:
     try:
-        return bool(urlsplit(text).scheme)
+        parts = urlsplit(text)
+        # A port of no possible value fails only when it is read.
+        return bool(parts.scheme) and parts.port != 0
     except ValueError:
         return False
 
@@ -82,14 +110,6 @@ def _ip(kind: type[V], wanted: str) -> PlainValidator:
     return PlainValidator(parse)
 
 
-HostName = Annotated[
-    str,
-    Shape(
-        r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}",
-        "is not a valid host name",
-        "Use 1 to 63 letters, digits and . _ -, beginning with a letter or a digit.",
-    ),
-]
 LibvirtName = Annotated[
     str,
     Shape(
@@ -109,6 +129,7 @@ NamespaceName = Annotated[
 BridgeName = Annotated[
     str,
     Shape(
+        # Linux allows names of interfaces at most 15 characters (IFNAMSIZ).
         r"[A-Za-z0-9_.-]{1,15}",
         "is not a valid bridge name",
         "Use 1 to 15 letters, digits and _ . -.",
@@ -168,6 +189,12 @@ class UplinkConfig(_Strict):
                 "prefix6 and gateway6 must be written together",
                 "Add the other one, or remove this one.",
             )
+        if self.prefix6 is not None and self.prefix6.prefixlen > LONGEST_PREFIX6:
+            raise FieldError(
+                f"prefix6 {self.prefix6} is too small",
+                f"vcloud chooses addresses in it by a hash. Give a prefix of /{LONGEST_PREFIX6} or shorter.",
+            )
+        # A link-local gateway (fe80::...) is in no prefix of the network.
         if self.prefix6 is None or self.gateway6 is None or self.gateway6.is_link_local:
             return
         if self.gateway6 not in self.prefix6:
@@ -176,22 +203,44 @@ class UplinkConfig(_Strict):
             )
 
 
+LONGEST_PREFIX6 = 79
+"""Bits of the longest IPv6 prefix of an uplink: vcloud takes the last 49 bits of an address from a
+hash.
+"""
+
+
 class OutsideConfig(_Strict):
-    """The internet side of a lab, from which `verify` probes a vApp as a customer would.
+    """The internet side of a host, as `verify` uses it: a place from which it probes a vApp as a
+    customer would, and test servers.
 
     If a host has none, `verify` sends the probes of customers from the host itself, and the VMs of
     the vApp send no probes to servers on the internet.
     """
 
-    netns: NamespaceName = Field(examples=["vclab-outside"])
-    """A network namespace of the machine that runs vcloud."""
-    server4: Annotated[IPv4Address, _ip(IPv4Address, "an IPv4 address such as 203.0.113.10")] = (
-        Field(examples=["203.0.113.10"])
-    )
-    """The address of a server on the internet side that answers on every port."""
+    netns: NamespaceName | None = Field(None, examples=["vclab-outside"])
+    """A network namespace of the machine that runs vcloud. None: the probes of customers are sent
+    from the host.
+    """
+    server4: (
+        Annotated[IPv4Address, _ip(IPv4Address, "an IPv4 address such as 203.0.113.10")] | None
+    ) = Field(None, examples=["203.0.113.10"])
+    """The address of a test server on the internet side."""
     server6: (
         Annotated[IPv6Address, _ip(IPv6Address, "an IPv6 address such as 2001:db8:203::10")] | None
     ) = None
+    answers: Annotated[
+        tuple[Annotated[Service, PlainValidator(parse_services)], ...],
+        AfterValidator(lambda parsed: tuple(itertools.chain(*parsed))),
+    ] = ()
+    """Where these servers answer; none: on every port."""
+
+    @model_validator(mode="after")
+    def _names_a_server(self) -> OutsideConfig:
+        if self.server4 is None and self.server6 is None:
+            raise FieldError(
+                "'outside' names no test server", "Write server4, server6 or both of them."
+            )
+        return self
 
 
 class _HostEntry(_Strict):
@@ -200,13 +249,19 @@ class _HostEntry(_Strict):
     ssh_config: Annotated[str, PlainValidator(parse_text)] | None = None
     uplink: UplinkConfig | None = None
     outside: OutsideConfig | None = None
+    operator_key: Annotated[str, PlainValidator(parse_text)] | None = None
     # Earlier releases called memory images templates. Inventories have this key, so it keeps its
     # name.
     templates: Annotated[int, PlainValidator(parse_size)] = MEMORY_IMAGE_SPACE
+    overcommit: Annotated[float, Strict()] = Field(1, ge=1, le=MOST_OVERCOMMIT)
+    cpu_overcommit: Annotated[float, Strict()] = Field(CPU_OVERCOMMIT, ge=1, le=MOST_CPU_OVERCOMMIT)
+    labels: dict[
+        Annotated[str, LABEL, AfterValidator(_label)], Annotated[str, PlainValidator(parse_text)]
+    ] = Field(default_factory=dict, examples=[{"site": "eu"}])
 
 
 class _File(_Strict):
-    hosts: dict[HostName, _HostEntry] = Field(
+    hosts: dict[Annotated[str, HOST_NAME], _HostEntry] = Field(
         min_length=1, examples=[{"h1": {"uri": "qemu+ssh://root@h1/system"}}]
     )
 
@@ -231,7 +286,43 @@ class HostRef:
     memory_image_space: int = MEMORY_IMAGE_SPACE
     """Bytes that the memory images of the host may take; the key `templates` of the inventory."""
     outside: OutsideConfig | None = None
-    """Where `verify` sends the probes of customers. None: only from the host itself."""
+    """What `verify` may use on the internet side. None: nothing but the host itself."""
+    overcommit: float = 1
+    """How many times the memory that is free the host may promise to VMs."""
+    cpu_overcommit: float = CPU_OVERCOMMIT
+    """How many CPUs all VMs of the host may have for each processor."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """What the inventory says of the host, for rules of placement."""
+    operator_key: Path | None = None
+    """The file of the key that signs terms of tenancy; None: as `vcloud.hosts.operator_key` says."""
+
+    @property
+    def is_this_machine(self) -> bool:
+        """Whether its commands run on the machine where vcloud runs."""
+        parts = urlsplit(self.uri)
+        return not parts.hostname and not parts.scheme.endswith("+ssh")
+
+
+@dataclass(frozen=True, slots=True)
+class HostLabel:
+    """A label that somebody gives a host on the command line."""
+
+    host: str
+    key: str
+    value: str
+    """Empty: the host is to lose the label."""
+
+
+def label_of(text: str) -> HostLabel:
+    """The label that a text such as h2=site:backup gives a host. Raises UsageError."""
+    host, sign, label = text.partition("=")
+    key, colon, value = label.partition(":")
+    if not (sign and colon and host):
+        raise UsageError(
+            f"'{shown(text)}' is no label of a host",
+            "Write HOST=NAME:VALUE, such as h2=site:backup.",
+        )
+    return HostLabel(host, _label(LABEL.parse(key)), parse_text(value))
 
 
 def load_inventory(path: Path) -> tuple[HostRef, ...]:
@@ -242,7 +333,9 @@ def load_inventory(path: Path) -> tuple[HostRef, ...]:
         UsageError: the file cannot be read.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            # A longer file is refused.
+            data = file.read(LARGEST + 1)
     except OSError as error:
         what = f"the inventory {path} cannot be read: {error.strerror}"
         raise UsageError(
@@ -255,7 +348,17 @@ def load_inventory(path: Path) -> tuple[HostRef, ...]:
 def _ref(name: str, entry: _HostEntry, folder: Path) -> HostRef:
     config = folder / Path(entry.ssh_config).expanduser() if entry.ssh_config else None
     return HostRef(
-        name, entry.uri, config, entry.uplink, entry.local_uri or "", entry.templates, entry.outside
+        name,
+        entry.uri,
+        config,
+        entry.uplink,
+        entry.local_uri or "",
+        entry.templates,
+        entry.outside,
+        entry.overcommit,
+        entry.cpu_overcommit,
+        tuple(entry.labels.items()),
+        folder / Path(entry.operator_key).expanduser() if entry.operator_key else None,
     )
 
 
@@ -295,9 +398,11 @@ def choose_hosts(
     wanted = connect or environment.get("VCLOUD_CONNECT") or environment.get("LIBVIRT_DEFAULT_URI")
     if not wanted:
         return _inventory(environment) or (ref_of_uri(LOCAL_URI),)
+    # Every URI has a colon, and no name of a host has one (`HOST_NAME`).
     if ":" not in wanted:
         return (_named(wanted, _inventory(environment)),)
-    # The inventory may know more about this host, such as its uplink.
+    # The inventory may know more about this host, such as its uplink. Several running labs do not
+    # matter, because the choice is clear without them.
     known = _inventory(environment, tolerant=True)
     return (
         next((host for host in known if wanted in (host.uri, host.local_uri)), ref_of_uri(wanted)),
@@ -313,6 +418,7 @@ def ref_of_uri(uri: str) -> HostRef:
     try:
         return HostRef(urlsplit(_uri(uri)).hostname or "localhost", uri)
     except ValueError:
+        # FieldError is a ValueError, too.
         what = f"'{shown(uri)}' is not a libvirt URI"
         raise UsageError(
             what,
@@ -348,8 +454,13 @@ def _inventory(environment: Mapping[str, str], *, tolerant: bool = False) -> tup
         )
     if len(labs) == 1:
         return load_inventory(labs[0])
-    configs = Path(
-        environment.get("XDG_CONFIG_HOME") or Path(environment.get("HOME", "/")) / ".config"
-    )
-    own = configs / "vcloud" / "hosts.yaml"
+    own = configuration_folder(environment) / "hosts.yaml"
+    # There are `labs` here only if several run. Then it is unknown which one is meant, and the own
+    # file is not meant either.
     return load_inventory(own) if own.is_file() and not labs else ()
+
+
+def configuration_folder(environment: Mapping[str, str]) -> Path:
+    """The folder of the user's own files of vcloud."""
+    configs = environment.get("XDG_CONFIG_HOME") or Path(environment.get("HOME", "/")) / ".config"
+    return Path(configs) / "vcloud"

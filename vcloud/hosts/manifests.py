@@ -4,6 +4,8 @@ manifest replaces the old one.
 
 from __future__ import annotations
 
+import base64
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 import libvirt
@@ -12,6 +14,7 @@ from vcloud.design.addressing import uuid_of
 from vcloud.errors import HostError
 from vcloud.hosts.connection import Host, translated
 from vcloud.hosts.metadata import Record, read_record, remove_record, write_record
+from vcloud.hosts.sealing import SEALED, sealing_of
 from vcloud.plan.formats import Unreadable, decoded, encoded
 from vcloud.plan.manifest import Manifest
 
@@ -26,6 +29,7 @@ def vapp_names(host: Host) -> tuple[str, ...]:
         names = [
             network.name()
             for network in host.connection.listAllNetworks(
+                # A record is a network that is never started.
                 libvirt.VIR_CONNECT_LIST_NETWORKS_INACTIVE
             )
         ]
@@ -36,12 +40,20 @@ def read_manifest(host: Host, vapp: str) -> Manifest | Unreadable | None:
     """The manifest of a vApp. None if the host has none."""
     with translated(f"the manifest of '{vapp}' could not be read on {host.name}"):
         record = read_record(host, PREFIX + vapp)
-    return None if record is None else manifest_in(record)
+    return None if record is None else manifest_in(host, record)
 
 
-def manifest_in(record: Record) -> Manifest | Unreadable:
-    """The manifest in a record. Unreadable if this release cannot read it."""
-    return decoded(record.attributes, record.text)
+def manifest_in(host: Host, record: Record) -> Manifest | Unreadable:
+    """The manifest in a record. Unreadable if this release cannot read it, or the host has lost the
+    key to it. Raises HostError.
+    """
+    if SEALED not in record.attributes:
+        return decoded(record.attributes, record.text)
+    body = sealing_of(host).opened(record.text, record.name)
+    found = decoded(record.attributes, base64.b64encode(body or b"").decode())
+    if body is None and isinstance(found, Unreadable) and not found.is_newer:
+        return replace(found, locked=True)
+    return found
 
 
 def write_manifest(host: Host, manifest: Manifest) -> None:
@@ -52,8 +64,12 @@ def write_manifest(host: Host, manifest: Manifest) -> None:
     """
     vapp = manifest.design.instance.name
     envelope, body = encoded(manifest)
+    name = PREFIX + vapp
+    sealed = sealing_of(host).sealed(base64.b64decode(body), name)
     with translated(f"the manifest of '{vapp}' could not be written on {host.name}"):
-        write_record(host, Record(PREFIX + vapp, uuid_of("manifest", vapp), envelope, body))
+        write_record(
+            host, Record(name, uuid_of("manifest", vapp), envelope | {SEALED: "yes"}, sealed)
+        )
 
 
 def delete_manifest(host: Host, vapp: str) -> None:

@@ -27,7 +27,7 @@ import threading
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import libvirt
 
@@ -37,16 +37,25 @@ from vcloud.compile.libvirt.host import BootFiles, HostFacts
 from vcloud.design.model import Uplink, Vm
 from vcloud.errors import GuestError, HostError
 from vcloud.hosts.agent import Agent
-from vcloud.hosts.connection import Host, translated
+from vcloud.hosts.connection import Host, message_of, translated
+from vcloud.hosts.image_users import users_on
 from vcloud.hosts.lock import named_lock
+from vcloud.hosts.patience import boot_timeout
 from vcloud.hosts.pool import StoragePool
 from vcloud.hosts.saveimage import HEAD_LIMIT, MAGIC, Clone, NotASaveImageError, head_for, read_head
-from vcloud.hosts.volume_reading import backing_files, read_start, usage
+from vcloud.hosts.signing import signed
+from vcloud.hosts.volume_reading import read_start, usage
 from vcloud.hosts.volumes import Base
+from vcloud.plan.host_images import (
+    MEMORY_IMAGE_PREFIX,
+    SAVED_DISK,
+    SAVED_MEMORY,
+    VOLUME,
+    User,
+    users_of,
+)
 
-# Hosts have volumes with these names, so they stay.
-VOLUME_PREFIX, UNWAKEABLE_PREFIX = "template-", "cold-"
-DISK, MEMORY, CONSOLE = ".qcow2", ".save", ".log"
+UNWAKEABLE_PREFIX, CONSOLE = "cold-", ".log"
 NAME = re.compile(
     r"template-(?P<image>.+)-(?P<key>[0-9a-f]{16})\.(?P<id>[0-9a-f]{8})\.(save|qcow2)"
 )
@@ -58,8 +67,6 @@ LIST_LOCK_TIMEOUT = 20
 """Seconds to wait while another process begins a memory image or deletes abandoned ones."""
 MAKE_LOCK_TIMEOUT = 300
 """Seconds to wait while another process makes the same memory image."""
-BOOT_TIMEOUT = 180
-"""Seconds that a VM may take to boot before its memory is saved."""
 REASON_LIMIT = 1000
 """Bytes that are read of a stored reason."""
 AWAIT_SYSTEMD = "command -v systemctl && systemctl is-system-running --wait"
@@ -72,6 +79,10 @@ seconds.
 
 If it was not idle in any of so many samples, its memory is saved nevertheless.
 """
+
+
+LOADING_FAILED = "load of migration failed"
+"""QEMU's words for a saved memory that it cannot load."""
 
 
 class DamagedImageError(HostError):
@@ -102,15 +113,15 @@ class MemoryImage:
 
     @property
     def stem(self) -> str:
-        return f"{VOLUME_PREFIX}{self.image}-{self.key}.{self.id}"
+        return f"{MEMORY_IMAGE_PREFIX}{self.image}-{self.key}.{self.id}"
 
     @property
     def memory(self) -> str:
-        return self.stem + MEMORY
+        return self.stem + SAVED_MEMORY
 
     @property
     def disk(self) -> str:
-        return self.stem + DISK
+        return self.stem + SAVED_DISK
 
 
 class MemoryImages:
@@ -123,11 +134,11 @@ class MemoryImages:
 
     def list(self) -> tuple[MemoryImage, ...]:
         """All memory images. The most recently used one comes first."""
-        volumes = usage(self.pool, VOLUME_PREFIX)
+        volumes = usage(self.pool, MEMORY_IMAGE_PREFIX)
         found = []
         for name, (size, used) in volumes.items():
-            match = NAME.fullmatch(name) if name.endswith(MEMORY) else None
-            disk = match and volumes.get(name.removesuffix(MEMORY) + DISK)
+            match = NAME.fullmatch(name) if name.endswith(SAVED_MEMORY) else None
+            disk = match and volumes.get(name.removesuffix(SAVED_MEMORY) + SAVED_DISK)
             if match and disk and read_start(self.pool, name, len(MAGIC)) == MAGIC:
                 found.append(
                     MemoryImage(match["image"], match["key"], match["id"], size + disk[0], used)
@@ -162,14 +173,17 @@ class MemoryImages:
         with named_lock(
             self.host, vm.domain, f"the memory image of '{image}'", "up", MAKE_LOCK_TIMEOUT
         ):
+            # Another process may have made it while this one waited for the lock.
             existing = [memory_image for memory_image in self.list() if memory_image.key == key]
             if existing:
                 return existing[0]
             self.sweep()  # volumes of killed runs take space that is needed now
+            # A saved memory can be as large as the memory of the VM.
             self.pool.require_space(vm.memory, f"the memory image of '{image}'")
             memory_image = MemoryImage(image, key, secrets.token_hex(4))
             try:
                 self._boot_and_save(vm, memory_image, base, cmdline, facts, uplink)
+            # Also after Ctrl-C: half a memory image is of no use.
             except BaseException as error:
                 with suppress(HostError):
                     self.pool.delete([memory_image.memory, memory_image.disk])
@@ -205,18 +219,21 @@ class MemoryImages:
             # Until the VM runs, `sweep` would take its disk for the disk of a killed run.
             with self._list_lock():
                 self.pool.make_overlay(memory_image.disk, base.disk)
+                # `createXML` starts a transient domain: nothing of it is left on the host when it
+                # ends.
                 domain = self.host.connection.createXML(xml, libvirt.VIR_DOMAIN_START_AUTODESTROY)
             try:
                 agent = Agent(domain)
                 _await_agent(domain, agent, gated=bool(facts.credentials))
                 _await_idle(domain, agent)
+                # `save` also ends the VM. So the disk stays as the saved memory knows it.
                 domain.save(self.pool.path(memory_image.memory))
             except BaseException:
                 with suppress(libvirt.libvirtError):
                     domain.destroy()
                 raise
         # Refreshes the pool, which has not noticed the file that libvirt wrote into its folder.
-        self.pool.names(VOLUME_PREFIX)
+        self.pool.names(MEMORY_IMAGE_PREFIX)
 
     def wake(self, memory_image: MemoryImage, clone: Clone) -> None:
         """Starts a domain from a memory image. A domain of that name must be defined.
@@ -225,15 +242,15 @@ class MemoryImages:
         saved VM. The caller attaches the others.
 
         Raises:
-            DamagedImageError: the memory image is damaged, or libvirt cannot start a domain from
-                it.
+            DamagedImageError: the memory image is damaged, or QEMU cannot load it.
             HostError: the pool has too little space, or libvirt fails.
         """
-        copy = f"wake.{clone.name}{MEMORY}"
+        copy = f"wake.{clone.name}{SAVED_MEMORY}"
         try:
-            new_head = head_for(
+            head = head_for(
                 read_head(read_start(self.pool, memory_image.memory, HEAD_LIMIT)), clone
-            ).to_bytes()
+            )
+            new_head = replace(head, xml=signed(self.host.operator, head.xml)).to_bytes()
         except NotASaveImageError as error:
             raise DamagedImageError(
                 f"the memory image of '{memory_image.image}' is damaged: {error}"
@@ -243,11 +260,16 @@ class MemoryImages:
             self.pool.copy(memory_image.memory, copy, new_head)
             self.host.connection.restore(self.pool.path(copy))
         except libvirt.libvirtError as error:
-            raise DamagedImageError(
-                f"no VM can wake from the memory image of '{memory_image.image}': {error}"
+            # On a host without enough memory, for example, the memory image is as good as before.
+            kind = DamagedImageError if LOADING_FAILED in str(error) else HostError
+            raise kind(
+                f"'{clone.name}' could not wake from the memory image of '{memory_image.image}': {message_of(error)}"
             ) from None
         finally:
-            self.pool.delete([copy])
+            # By now the VM has read its memory, or it never will. An error of the block says more
+            # than one of this, and the next attempt replaces the copy.
+            with suppress(HostError):
+                self.pool.delete([copy])
         # Writes the bytes that are there already. This sets the time of the last write, which
         # `trim` goes by. If another process does the same at this moment, one of the two may fail;
         # the time is set all the same.
@@ -308,13 +330,15 @@ class MemoryImages:
         """Deletes the disks of removed memory images that no VM uses any more, and the volumes of
         killed runs.
         """
+        # The first look needs no lock, and mostly finds nothing. The second one is under the lock,
+        # because another process may have begun with one of the disks in between.
         if self._abandoned():
             with self._list_lock():
                 self.pool.delete(
                     [
-                        name.removesuffix(DISK) + ending
+                        name.removesuffix(SAVED_DISK) + ending
                         for name in self._abandoned()
-                        for ending in (DISK, MEMORY, CONSOLE)
+                        for ending in (SAVED_DISK, SAVED_MEMORY, CONSOLE)
                     ]
                 )
 
@@ -324,8 +348,8 @@ class MemoryImages:
         """
         disks = {
             name: match["key"]
-            for name in self.pool.names(VOLUME_PREFIX)
-            if name.endswith(DISK) and (match := NAME.fullmatch(name))
+            for name in self.pool.names(MEMORY_IMAGE_PREFIX)
+            if name.endswith(SAVED_DISK) and (match := NAME.fullmatch(name))
         }
         if not disks:
             return ()
@@ -336,11 +360,19 @@ class MemoryImages:
         complete = {memory_image.disk for memory_image in self.list()}
         left = [
             name
+            # The name of a VM that is being saved ends with the key (`plan.memory_image.saved_vm`).
             for name, key in disks.items()
             if name not in complete and not any(domain.endswith(f"-{key}") for domain in running)
         ]
-        used = backing_files(self.pool, "root.") if left else set()
-        return tuple(name for name in left if self.pool.path(name) not in used)
+        if not left:
+            return ()
+        try:
+            texts = users_on(self.host, self.pool)
+        except HostError:
+            return ()  # where nobody can tell who uses them, they stay
+        # What libvirt tells of a volume has its own name.
+        own = {name: User(VOLUME, name) for name in left}
+        return tuple(name for name in left if not users_of(name, texts) - {own[name]})
 
     def _running(self) -> tuple[str, ...]:
         with translated(f"the domains of {self.host.name} could not be listed"):
@@ -367,20 +399,31 @@ def _await_agent(domain: libvirt.virDomain, agent: Agent, *, gated: bool) -> Non
     does not wait in its boot.
     """
     if not gated:
-        agent.wait(BOOT_TIMEOUT)
+        agent.wait(boot_timeout())
         return
     try:
-        agent.wait(BOOT_TIMEOUT)
-        shown = agent.execute(
-            ["systemctl", "show", "--property=Description", "--value", "default.target"]
-        )
-        agent.execute(["python3", "-c", "import json"])
+        agent.wait(boot_timeout())
     except GuestError as error:
         if not domain.isActive():
             raise
         raise UnwakeableError(
-            "its image has no guest agent that runs systemctl and python3"
+            f"no guest agent of its image has answered within {boot_timeout()} s"
         ) from error
+    try:
+        shown = agent.execute(
+            ["systemctl", "show", "--property=Description", "--value", "default.target"]
+        )
+        # A VM that wakes needs python3 (`compile.guest.gate.wake_program`). Without python3,
+        # `execute` raises GuestError.
+        if agent.execute(["python3", "-c", "import json"]).code != 0:
+            raise GuestError("its python3 does not start")
+    except GuestError as error:
+        if not domain.isActive():
+            raise
+        raise UnwakeableError(
+            "the guest agent of its image does not run systemctl and python3"
+        ) from error
+    # An older systemd ignores the gate, and by now has started the services of the image.
     if shown.stdout.decode(errors="replace").strip() != DESCRIPTION:
         raise UnwakeableError(
             "its image cannot be made to wait during its boot; it needs systemd 254 or later"
@@ -396,7 +439,7 @@ def _await_idle(domain: libvirt.virDomain, agent: Agent) -> None:
     decides.
     """
     with suppress(GuestError):
-        agent.execute(["/bin/sh", "-c", AWAIT_SYSTEMD], timeout=BOOT_TIMEOUT)
+        agent.execute(["/bin/sh", "-c", AWAIT_SYSTEMD], timeout=boot_timeout())
     for _ in range(SAMPLES):
         before = domain.info()[4]  # processor time in nanoseconds
         time.sleep(SAMPLE_SECONDS)

@@ -11,11 +11,13 @@ from xml.etree.ElementTree import Element
 
 import libvirt
 
+from vcloud import tenancy
 from vcloud.compile.libvirt.record import render_record
 from vcloud.hosts.connection import Host, found_or_none
 from vcloud.marks import NAMESPACE
 
 ElementTree.register_namespace("vcloud", NAMESPACE)
+ElementTree.register_namespace("tenancy", tenancy.NAMESPACE)
 
 
 def parse(xml: str) -> Element:
@@ -61,12 +63,8 @@ def write_record(host: Host, record: Record) -> None:
 def read_record(host: Host, name: str) -> Record | None:
     """The record of that name. None if the host has none."""
     network = found_or_none(host.connection.networkLookupByName, name)
-    try:
-        return None if network is None else record_of(network)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_NETWORK:
-            return None  # another process removed it between the two calls
-        raise
+    # Another process may remove it between the two calls.
+    return found_or_none(record_of, network) if network else None
 
 
 def record_of(network: libvirt.virNetwork) -> Record:

@@ -6,11 +6,12 @@ volumes.
 
 from __future__ import annotations
 
+import functools
 import io
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import libvirt
 
@@ -19,6 +20,7 @@ from vcloud.design.addressing import uuid_of
 from vcloud.errors import HostError
 from vcloud.hosts.connection import Host, found_or_none, translated
 from vcloud.hosts.metadata import parse
+from vcloud.placement.capacity import SPARE
 
 POOL = "vcloud"
 FOLDER = "/var/lib/libvirt/images/vcloud"
@@ -26,8 +28,6 @@ CHUNK = 262_120
 """Bytes in one stream message. libvirt's own clients send messages of this size, and every libvirtd
 accepts them.
 """
-SPARE = 64 << 20
-"""Bytes that must stay free in addition to those that will be written."""
 REFRESH_ATTEMPTS = 20
 """How often `refresh` tries while libvirt is busy with a volume; about 1 s in all."""
 
@@ -40,11 +40,33 @@ class StoragePool:
     may share an object.
     """
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, pool: libvirt.virStoragePool | None = None) -> None:
         self.host = host
         with translated(f"the storage pool '{POOL}' could not be made on {host.name}"):
-            self._pool = _ensure_pool(host.connection)
-            self.folder = parse(self._pool.XMLDesc()).findtext("target/path", FOLDER)
+            self._found = pool or _ensure_pool(host.connection)
+
+    @functools.cached_property
+    def folder(self) -> str:
+        """The pool's folder on the host. It is read when somebody first asks for it."""
+        with translated(
+            f"the folder of the storage pool '{POOL}' could not be read on {self.host.name}"
+        ):
+            return parse(self._pool.XMLDesc()).findtext("target/path", FOLDER)
+
+    @property
+    def _pool(self) -> libvirt.virStoragePool:
+        """libvirt's own object, for one call. Asks for the lock, as `Host.connection` does."""
+        self.host.require_lock()
+        return self._found
+
+    @classmethod
+    def existing(cls, host: Host) -> Self | None:
+        """The storage pool of a host for a command that only reads: None if there is none, or if it
+        is stopped.
+        """
+        with translated(f"the storage pool '{POOL}' of {host.name} could not be read"):
+            pool = found_or_none(host.connection.storagePoolLookupByName, POOL)
+            return cls(host, pool) if pool is not None and pool.isActive() else None
 
     def path(self, name: str) -> str:
         """The path on the host of the volume of that name, whether or not the volume exists."""
@@ -65,11 +87,21 @@ class StoragePool:
         with translated(f"the volume '{name}' could not be searched for on {self.host.name}"):
             return self.volume(name) is not None
 
-    def make_disk(self, name: str, size: int) -> str:
-        """Creates an empty qcow2 of `size` bytes and returns its path. A volume of that name that
-        exists is kept.
+    def make_disk(self, name: str, size: int) -> bool:
+        """Creates an empty qcow2 of `size` bytes. Returns False if there is a volume of that name,
+        which is kept.
         """
         return self._make(VolumeView(name, size, "qcow2"))
+
+    def clone(self, source: str, name: str) -> None:
+        """Creates a qcow2 with the content of the qcow2 `source`. A volume of the name `name` is
+        replaced. The host makes the copy. It takes the time and the room of the data in it.
+        """
+        self.delete([name])
+        with translated(f"the volume '{source}' could not be copied on {self.host.name}"):
+            volume = self._pool.storageVolLookupByName(source)
+            view = VolumeView(name, volume.info()[1], "qcow2")
+            self._pool.createXMLFrom(render_volume(view), volume, 0)
 
     def grow(self, name: str, size: int) -> None:
         """Makes a volume at least `size` bytes large. No running VM may use it.
@@ -98,7 +130,8 @@ class StoragePool:
         if not size:
             with translated(f"the size of '{backing}' could not be read on {self.host.name}"):
                 size = self.host.connection.storageVolLookupByPath(backing).info()[1]
-        return self._make(VolumeView(name, size, "qcow2", backing))
+        self._make(VolumeView(name, size, "qcow2", backing))
+        return self.path(name)
 
     def put(self, name: str, content: bytes) -> None:
         """Creates a volume with that content and replaces a volume of the same name. Only the
@@ -119,6 +152,7 @@ class StoragePool:
         self.delete([name])
         with translated(f"the volume '{source}' could not be copied on {self.host.name}"):
             volume = self._pool.createXMLFrom(
+                # libvirt gives the copy the capacity of the source, because that is larger than 0.
                 render_volume(VolumeView(name, 0, "raw")),
                 self._pool.storageVolLookupByName(source),
                 0,
@@ -151,8 +185,10 @@ class StoragePool:
 
     def require_space(self, needed: int, what: str) -> None:
         """Raises HostError if fewer than `needed` bytes plus `SPARE` are free. `what` is the action
-        that needs them.
+        that needs them. Where nothing will be written, nothing need be free.
         """
+        if not needed:
+            return
         free = self.free
         if free < needed + SPARE:
             raise HostError(
@@ -203,20 +239,23 @@ class StoragePool:
                     sent += stream.send(chunk[sent:])
                 done += sent
                 progress(done, size)
+            # `finish` waits for the host. Without it, an error such as a full disk would be lost.
             stream.finish()
         except BaseException:
             with suppress(libvirt.libvirtError):
                 stream.abort()
             raise
 
-    def _make(self, volume: VolumeView) -> str:
+    def _make(self, volume: VolumeView) -> bool:
+        """Creates a volume. Returns False if there is one of that name already."""
         with translated(f"the volume '{volume.name}' could not be made on {self.host.name}"):
             try:
                 self._pool.createXML(render_volume(volume))
             except libvirt.libvirtError as error:
                 if error.get_error_code() != libvirt.VIR_ERR_STORAGE_VOL_EXIST:
                     raise
-        return self.path(volume.name)
+                return False
+        return True
 
     def volume(self, name: str) -> Any:
         """libvirt's own object (virStorageVol) of a volume. None if there is no volume of that
@@ -224,8 +263,8 @@ class StoragePool:
         """
         return found_or_none(self._pool.storageVolLookupByName, name)
 
-    def refresh(self) -> None:
-        """Makes libvirt read the pool's folder again.
+    def refresh(self) -> bool:
+        """Makes libvirt read the pool's folder again. Returns whether it has.
 
         libvirt refuses this while it creates or uploads a volume. If that lasts too long, libvirt's
         list is used as it is.
@@ -233,11 +272,13 @@ class StoragePool:
         for _ in range(REFRESH_ATTEMPTS):
             try:
                 self._pool.refresh()
-                return
             except libvirt.libvirtError as error:
                 if "asynchronous jobs" not in str(error):
                     raise
                 time.sleep(0.05)
+            else:
+                return True
+        return False
 
 
 def _ensure_pool(connection: libvirt.virConnect) -> libvirt.virStoragePool:
@@ -245,7 +286,7 @@ def _ensure_pool(connection: libvirt.virConnect) -> libvirt.virStoragePool:
     pool = found_or_none(connection.storagePoolLookupByName, POOL)
     if pool is None:
         # Mode 0711: QEMU runs as another user. It must open volumes by their names, but need not
-        # list the folder.
+        # list the folder. The UUID is fixed, so two processes may define the pool at the same time.
         pool = connection.storagePoolDefineXML(
             render_pool(PoolView(POOL, FOLDER, "0711", uuid_of("pool", POOL)))
         )
@@ -254,9 +295,8 @@ def _ensure_pool(connection: libvirt.virConnect) -> libvirt.virStoragePool:
         try:
             pool.create(libvirt.VIR_STORAGE_POOL_CREATE_WITH_BUILD)
         except libvirt.libvirtError:
-            if (
-                not pool.isActive()
-            ):  # active: another process has started the pool at the same moment
+            # If it is active, another process has started it at the same moment.
+            if not pool.isActive():
                 raise
     return pool
 

@@ -48,6 +48,10 @@ def explain_refusal(ref: HostRef, text: str) -> HostError:
     )
 
 
+NOT_RUNNING: Final = (
+    "libvirt does not run on {name}",
+    "On that host: sudo apt-get install libvirt-daemon-system qemu-system-x86 && sudo systemctl enable --now libvirtd.",
+)
 REFUSALS: Final = (
     Refusal(
         # libvirt reads only 1,023 bytes of ssh's message and reports "Value too large" for a longer
@@ -59,6 +63,16 @@ REFUSALS: Final = (
         ),
         "the SSH host key of {name} has changed",
         "Somebody may be intercepting the connection. If the host was reinstalled, remove its old key: ssh-keygen -R {address}.",
+    ),
+    Refusal(
+        ("REVOKED HOST KEY", "is a revoked host key"),
+        "the SSH host key of {name} is revoked in known_hosts",
+        "Somebody may be intercepting the connection. Give the host a new key, and add that one to known_hosts.",
+    ),
+    Refusal(
+        ("is known by a certificate authority only",),
+        "known_hosts knows {name} only by a certificate authority, and vcloud cannot judge host certificates",
+        "Add the host's own key: `ssh-keyscan {address}`. Compare its fingerprint with the one that the host's owner gives you.",
     ),
     Refusal(
         (
@@ -100,6 +114,27 @@ REFUSALS: Final = (
     ),
     Refusal(
         (
+            "Permission denied",
+            "polkit",
+            "authentication unavailable",
+            "access denied",
+        ),
+        "libvirt on {name} does not allow you to connect",
+        "Add yourself to the group libvirt and log in again: sudo usermod -aG libvirt $USER.",
+    ),
+    Refusal(
+        # The program that ssh has started on the host says this, so ssh works.
+        (
+            "Failed to connect socket",
+            "virt-ssh-helper: cannot connect to",
+            "nc: /",
+            "nc: unix connect failed",
+            "Ncat: ",
+        ),
+        *NOT_RUNNING,
+    ),
+    Refusal(
+        (
             "Connection refused",
             "No route to host",
             "timed out",
@@ -114,22 +149,10 @@ REFUSALS: Final = (
     ),
     Refusal(
         (
-            "Permission denied",
-            "polkit",
-            "authentication unavailable",
-            "access denied",
-        ),
-        "libvirt on {name} does not allow you to connect",
-        "Add yourself to the group libvirt and log in again: sudo usermod -aG libvirt $USER.",
-    ),
-    Refusal(
-        (
-            "Failed to connect socket",
             "No such file or directory",
             "Connection refused",
         ),
-        "libvirt does not run on {name}",
-        "On that host: sudo apt-get install libvirt-daemon-system qemu-system-x86 && sudo systemctl enable --now libvirtd.",
+        *NOT_RUNNING,
     ),
     Refusal(
         (

@@ -19,9 +19,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from xml.etree import ElementTree
 
+from vcloud import tenancy
 from vcloud.hosts.metadata import parse, to_text
 from vcloud.marks import NAMESPACE
 
+# Magic; version, length, was_running, compressed, offset of the cookie; 14 unused numbers.
 HEADER = struct.Struct("<16s5I56s")
 MAGIC = b"LibvirtQemudSave"
 """The magic of a complete save image. libvirt first writes another magic and replaces it when the
@@ -99,6 +101,8 @@ class Clone:
     """Path of the root disk, an overlay over the root disk of the saved domain."""
     console: str
     """Path of the log of the serial console."""
+    terms: str = ""
+    """The vApp's terms of tenancy, which the host's hook reads."""
     nic: str = ""
     """XML of the first NIC. Empty if the saved domain has no NIC."""
 
@@ -110,18 +114,21 @@ def head_for(head: Head, clone: Clone) -> Head:
     """
     try:
         domain = parse(head.xml)
-        disk, mark = (
+        disk, metadata, mark = (
             domain.find("devices/disk[@device='disk']/source"),
+            domain.find("metadata"),
             domain.find(f"metadata/{{{NAMESPACE}}}vm"),
         )
         name, uuid, logs = domain.find("name"), domain.find("uuid"), domain.findall("devices/*/log")
     except ElementTree.ParseError as error:
         raise NotASaveImageError("the save image holds no valid XML") from error
-    if disk is None or mark is None or name is None or uuid is None or not logs:
+    if disk is None or metadata is None or mark is None or name is None or uuid is None or not logs:
         raise NotASaveImageError("the XML in the save image is not that of a memory image")
     name.text, uuid.text = clone.name, clone.uuid
     mark.attrib.clear()
     mark.attrib.update(clone.marks)
+    if clone.terms:
+        ElementTree.SubElement(metadata, f"{{{tenancy.NAMESPACE}}}terms").text = clone.terms
     disk.set("file", clone.disk)
     for log in logs:
         log.set("file", clone.console)

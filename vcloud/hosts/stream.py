@@ -25,11 +25,12 @@ WOULD_BLOCK = -2
 
 
 def receive(stream: libvirt.virStream) -> bytes:
-    """The next bytes of a blocking stream, such as a download. Empty at the end of the stream."""
-    try:
-        chunk: bytes | int = stream.recv(CHUNK)
-    except libvirt.libvirtError:
-        return b""
+    """The next bytes of a blocking stream, such as a download. Empty at the end of the stream.
+
+    Raises libvirt.libvirtError where the connection breaks: half a file must not look like a whole
+    one.
+    """
+    chunk: bytes | int = stream.recv(CHUNK)
     return chunk if isinstance(chunk, bytes) else b""
 
 
@@ -90,6 +91,8 @@ class _Pump:
 
     def end(self) -> None:
         """Ends the socket. The owner of the stream ends the stream."""
+        # The lock is never released: only the first call ends the socket. It may come from either
+        # thread.
         if self._ended.acquire(blocking=False):
             with suppress(libvirt.libvirtError):
                 libvirt.virEventRemoveHandle(self._watch)
@@ -108,6 +111,7 @@ class _Pump:
                 self._inner.sendall(chunk)
         except (libvirt.libvirtError, OSError):
             return self.end()
+        # After the reading: a stream whose other side has ended may still hold bytes.
         if events & libvirt.VIR_STREAM_EVENT_HANGUP:
             return self.end()
         return None
@@ -135,5 +139,8 @@ class _Pump:
         )
         self._stream.eventUpdateCallback(wanted)
         libvirt.virEventUpdateHandle(
-            self._watch, 0 if waiting else libvirt.VIR_EVENT_HANDLE_READABLE
+            # With 0 the loop does not read the socket. So a guest that is slow to read slows down
+            # the sender, and nothing piles up here.
+            self._watch,
+            0 if waiting else libvirt.VIR_EVENT_HANDLE_READABLE,
         )

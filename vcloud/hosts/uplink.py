@@ -17,12 +17,15 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
     IPv4Network,
     IPv6Interface,
     IPv6Network,
+    ip_address,
     ip_network,
 )
 from xml.etree.ElementTree import Element
@@ -32,16 +35,22 @@ import libvirt
 from vcloud.compile.libvirt.network import render_nat_network
 from vcloud.compile.libvirt.storage import PoolView, render_pool
 from vcloud.design.addressing import hash_number
+from vcloud.design.internet import Address, beyond_local
 from vcloud.design.model import Uplink
+from vcloud.design.names import NAT_NETWORK, network_uuid
 from vcloud.errors import HostError
-from vcloud.hosts.connection import Host, found_or_none, translated
+from vcloud.hosts import machines
+from vcloud.hosts.connection import Host, found_or_none, run_parallel, translated
 from vcloud.hosts.inventory import UplinkConfig
-from vcloud.hosts.lock import named_lock
+from vcloud.hosts.lock import Lock, named_lock
 from vcloud.hosts.manifests import addresses_outside, delete_manifest, read_manifest, vapp_names
 from vcloud.hosts.metadata import parse
+from vcloud.iproute import ADDRESSES, ROUTES, Card, cards_in, networks_without_router
 from vcloud.plan.manifest import Manifest
+from vcloud.untrusted import UnreadableError
+from vcloud.values import Network
 
-NETWORK = "vcloud-uplink"
+NETWORK = NAT_NETWORK
 BRIDGE = "vcloud-up"
 """The name of the NAT network's bridge on the host. Linux allows at most 15 characters."""
 LOCK = "vcloud-uplink-lock"
@@ -55,6 +64,8 @@ NIC_LIST_FOLDER = "/var/lib/libvirt/dnsmasq"
 """libvirt writes a list of the NICs on a network with addresses into this folder. libvirt creates
 the folder only for a network with DNS or DHCP, and the NAT network has neither.
 """
+SHORTEST_ROUTE = {4: 8, 6: 16}
+"""Version of IP -> bits of the prefix of the largest network that can be beside a host."""
 SUFFIX_BITS = 48
 """Bits of the IPv6 address that come from a hash. With so many bits, two vApps practically never
 get the same address.
@@ -62,7 +73,7 @@ get the same address.
 
 
 def uplink_for(host: Host, vapp: str, current: Uplink | None = None) -> Uplink:
-    """The uplink of a vApp's firewall on this host. Changes nothing.
+    """The uplink of a vApp's firewall on this host, with the host's own networks. Changes nothing.
 
     Args:
         host: an open host.
@@ -72,6 +83,19 @@ def uplink_for(host: Host, vapp: str, current: Uplink | None = None) -> Uplink:
     Raises:
         HostError: no address is free, or vcloud cannot find out which addresses are.
     """
+    uplink = _addressed(host, vapp, current)
+    around, own = _surroundings(host, uplink), _network_addresses(host, uplink)
+    if around is None:
+        # What an earlier look has found stays. What libvirt says of its network is known in any case.
+        gateways = beyond_local(uplink, (), own)
+        return replace(uplink, beside=tuple(dict.fromkeys((*uplink.beside, *gateways))))
+    cards, routes = around
+    networks = [*routes, *(network for card in cards for network in card.networks)]
+    own |= {address for card in cards for address in card.addresses}
+    return replace(uplink, beside=beyond_local(uplink, networks, own))
+
+
+def _addressed(host: Host, vapp: str, current: Uplink | None) -> Uplink:
     if current is not None and (
         fits(current, host.ref.uplink) if host.ref.uplink else current.network == NETWORK
     ):
@@ -106,15 +130,15 @@ def fits(uplink: Uplink, config: UplinkConfig) -> bool:
 
 
 @contextmanager
-def choosing_uplink(host: Host) -> Iterator[None]:
+def choosing_uplink(host: Host) -> Iterator[Lock]:
     """A lock: only one process at a time chooses an uplink on a host. Hold it from `uplink_for`
-    until the manifest is written.
+    until the manifest is written, and require it just before that.
 
     Raises:
         HostError: another process holds the lock for too long.
     """
-    with named_lock(host, LOCK, "the choice of an uplink address", "up", LOCK_TIMEOUT):
-        yield
+    with named_lock(host, LOCK, "the choice of an uplink address", "up", LOCK_TIMEOUT) as lock:
+        yield lock
 
 
 def make_uplink(host: Host, uplink: Uplink) -> None:
@@ -163,10 +187,20 @@ def forget_vapp(host: Host, vapp: str) -> None:
     Raises:
         HostError: libvirt refuses it.
     """
-    with _nat_network_lock(host):
+    with _nat_network_lock(host) as lock:
         if not any(_may_use_nat_network(host, name) for name in vapp_names(host) if name != vapp):
-            _remove_network(host)
+            lock.require()  # without it, another vApp may have begun to use the network
+            _remove_nat_network(host)
+        # The manifest goes last: if this run is killed before, another `down` finds the vApp.
         delete_manifest(host, vapp)
+
+
+def _remove_nat_network(host: Host) -> None:
+    """Removes vcloud's NAT network. A network of that name that somebody else has made stays."""
+    with translated(f"the network '{NETWORK}' of {host.name} could not be read"):
+        ours = found_or_none(host.connection.networkLookupByUUIDString, network_uuid(NETWORK))
+    if ours is not None:
+        machines.remove_network(host, NETWORK)
 
 
 def _may_use_nat_network(host: Host, vapp: str) -> bool:
@@ -175,26 +209,17 @@ def _may_use_nat_network(host: Host, vapp: str) -> bool:
     return not isinstance(manifest, Manifest) or manifest.uplink.network == NETWORK
 
 
-def _remove_network(host: Host) -> None:
-    with translated(f"the network '{NETWORK}' could not be removed from {host.name}"):
-        network = found_or_none(host.connection.networkLookupByName, NETWORK)
-        if network is None:
-            return
-        if network.isActive():
-            network.destroy()
-        network.undefine()
-
-
 @contextmanager
-def _nat_network_lock(host: Host) -> Iterator[None]:
-    with named_lock(host, LOCK, f"the network '{NETWORK}'", "up or down", LOCK_TIMEOUT):
-        yield
+def _nat_network_lock(host: Host) -> Iterator[Lock]:
+    with named_lock(host, LOCK, f"the network '{NETWORK}'", "up or down", LOCK_TIMEOUT) as lock:
+        yield lock
 
 
 def _uplink(config: UplinkConfig, vapp: str, used: Collection[IPv4Address], first: int) -> Uplink:
     address4 = _free_address(config.prefix4, vapp, {*used, config.gateway4}, first)
     address6 = None
     if config.prefix6 is not None:
+        # The bit above the hash keeps the address away from low numbers such as the gateway's ::1.
         number = hash_number(SUFFIX_BITS, vapp, str(address4), "uplink") | 1 << SUFFIX_BITS
         address6 = IPv6Interface((config.prefix6[number], config.prefix6.prefixlen))
     return Uplink(
@@ -250,6 +275,7 @@ def _planned_nat_network(host: Host) -> UplinkConfig:
     prefix4 = _free_prefix([*_prefixes(networks), *_routes(host)])
     return _nat(
         prefix4,
+        # A unique local prefix (RFC 4193): fd, then 40 random bits, here a hash, then subnet 0.
         IPv6Network((0xFD << 120 | hash_number(40, host.name, str(prefix4), "uplink") << 80, 64)),
     )
 
@@ -300,6 +326,60 @@ def _routes(host: Host) -> Iterator[IPv4Network]:
     for route in routes:
         if route["dst"] != "default" and route.get("type", "unicast") == "unicast":
             yield IPv4Network(route["dst"], strict=False)
+
+
+def _surroundings(host: Host, uplink: Uplink) -> tuple[list[Card], list[Network]] | None:
+    """The network cards of the host, and the networks that its routes say are beside it. None if
+    vcloud cannot run commands on the host.
+    """
+    try:
+        asked = [partial(host.shell.run, argv) for argv in (ADDRESSES, *ROUTES)]
+        addresses, *listings = (done.stdout for done in run_parallel(asked))
+        cards = list(cards_in(addresses))
+        routes = [network for listing in listings for network in routes_in(listing)]
+    except (HostError, UnreadableError):
+        return None
+    names = {card.name for card in cards}
+    # A socket can lead to a libvirt in a container, while vcloud's commands run outside.
+    if (bridge := _bridge_of(host, uplink)) and bridge not in names:
+        return None
+    return cards, routes
+
+
+def _network_addresses(host: Host, uplink: Uplink) -> set[Address]:
+    """The addresses that libvirt has given the host on the uplink's network."""
+    with translated(f"the network '{uplink.network}' of {host.name} could not be read"):
+        network = _network_of(host, uplink)
+        return addresses_of(parse(network.XMLDesc())) if network else set()
+
+
+def addresses_of(network: Element) -> set[Address]:
+    """The addresses of the host that a libvirt network names."""
+    return {ip_address(one.get("address", "")) for one in network.findall("ip[@address]")}
+
+
+def _bridge_of(host: Host, uplink: Uplink) -> str:
+    """The uplink's bridge; empty if its network does not stand yet."""
+    if not uplink.network:
+        return uplink.bridge
+    with translated(f"the network '{uplink.network}' of {host.name} could not be read"):
+        network = _network_of(host, uplink)
+        return str(network.bridgeName()) if network and network.isActive() else ""
+
+
+def _network_of(host: Host, uplink: Uplink) -> libvirt.virNetwork | None:
+    """libvirt's network of an uplink; None for a bridge, and while the network does not stand."""
+    by_name = host.connection.networkLookupByName
+    return found_or_none(by_name, uplink.network) if uplink.network else None
+
+
+def routes_in(listing: bytes) -> Iterator[Network]:
+    """The networks beside the host, as `ip -json route` lists them. A route to much of all addresses
+    leads through a tunnel, and is a default route in parts. Raises UnreadableError.
+    """
+    for network in networks_without_router(listing):
+        if network.prefixlen >= SHORTEST_ROUTE[network.version]:
+            yield network
 
 
 def _make_nic_list_folder(connection: libvirt.virConnect) -> None:

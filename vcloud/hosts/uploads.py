@@ -12,17 +12,14 @@ from __future__ import annotations
 
 import re
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
+from vcloud.errors import HostError
+from vcloud.hosts.image_users import users_on
 from vcloud.hosts.pool import Progress, StoragePool
 from vcloud.hosts.volume_reading import last_written
-
-COMPLETE = ".complete"
-"""Ending of the marker volume of a complete upload."""
-ABANDONED_AFTER = 3600
-"""Seconds without a written byte. After that, an incomplete upload counts as abandoned and may be
-deleted.
-"""
+from vcloud.plan.host_images import ABANDONED_AFTER, ABOUT, COMPLETE, VOLUME, User, users_of
 
 
 def uploaded(pool: StoragePool, stem: str, suffix: str) -> str | None:
@@ -31,6 +28,7 @@ def uploaded(pool: StoragePool, stem: str, suffix: str) -> str | None:
     complete = sorted(
         name for name in names if _is_upload(name, stem, suffix) and name + COMPLETE in names
     )
+    # Of several good uploads, every operator takes the same one.
     return pool.path(complete[0]) if complete else None
 
 
@@ -53,11 +51,13 @@ def upload(
     stem: str,
     suffix: str,
     progress: Progress = lambda _done, _all: None,
+    about: bytes = b"",
 ) -> str:
     """Uploads a file and returns its path on the host. If a complete upload of `stem` exists, that
     one is used.
 
     `stem` must hold a digest of the content: uploads of the same stem must have the same bytes.
+    `about` says what the file is, and is kept beside it.
 
     Raises HostError if the pool has too little space or the connection breaks. The incomplete
     volume is never used.
@@ -68,7 +68,10 @@ def upload(
     pool.require_space(size, f"the upload of {source.name}")
     name = f"{stem}.{secrets.token_hex(4)}{suffix}"
     with source.open("rb") as file:
+        # `fill` returns when the host has confirmed the last byte. Only then the marker is made.
         pool.fill(name, file, size, progress)
+    if about:
+        pool.put(name + ABOUT, about)
     pool.make_empty(name + COMPLETE)
     _delete_abandoned(pool, stem, suffix, last_written(pool, name))
     return pool.path(name)
@@ -83,7 +86,15 @@ def _delete_abandoned(pool: StoragePool, stem: str, suffix: str, now: float) -> 
     incomplete = [
         name for name in names if _is_upload(name, stem, suffix) and name + COMPLETE not in names
     ]
-    pool.delete([name for name in incomplete if now - last_written(pool, name) > ABANDONED_AFTER])
+    abandoned = [name for name in incomplete if now - last_written(pool, name) > ABANDONED_AFTER]
+    if not abandoned:
+        return
+    # Somebody may have based a disk on it. Where nobody can tell, it stays.
+    with suppress(HostError):
+        texts = users_on(pool.host, pool)
+        # What libvirt tells of a volume has its own name.
+        unused = [name for name in abandoned if not users_of(name, texts) - {User(VOLUME, name)}]
+        pool.delete([left + ending for left in unused for ending in ("", ABOUT)])
 
 
 def _is_upload(name: str, stem: str, suffix: str) -> bool:

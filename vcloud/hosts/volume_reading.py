@@ -4,11 +4,14 @@ file.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable
+
 import libvirt
 
-from vcloud.hosts.connection import Host, found_or_none, is_absent, translated
+from vcloud.hosts.connection import Host, found_or_none, run_parallel, translated
 from vcloud.hosts.metadata import parse
-from vcloud.hosts.pool import POOL, StoragePool
+from vcloud.hosts.pool import StoragePool
 from vcloud.hosts.stream import receive
 
 
@@ -31,18 +34,30 @@ def read_end(pool: StoragePool, name: str, limit: int) -> bytes:
         return b"" if volume is None else _read_end(pool, volume, limit)
 
 
-def usage(pool: StoragePool, prefix: str) -> dict[str, tuple[int, float]]:
-    """The volumes whose names begin with `prefix` -> (bytes on the disk, time of the last write by
-    the host's clock).
+def usage(pool: StoragePool, *prefixes: str) -> dict[str, tuple[int, float]]:
+    """The volumes whose names begin with one of `prefixes` -> (bytes on the disk, time of the last
+    write by the host's clock).
     """
     found = {}
-    for name in pool.names(prefix):
+    for name in pool.names(*prefixes):
         with translated(
             f"the properties of the volume '{name}' could not be read on {pool.host.name}"
         ):
             if (volume := pool.volume(name)) is not None:
                 found[name] = (int(volume.info()[2]), _last_written(volume))
     return found
+
+
+def sizes(pool: StoragePool, names: Iterable[str]) -> dict[str, int]:
+    """Volume -> bytes, as a guest sees it, of those of these volumes that exist."""
+
+    def size_of(name: str) -> tuple[str, int] | None:
+        with translated(f"the size of the volume '{name}' could not be read on {pool.host.name}"):
+            volume = pool.volume(name)
+            found = volume and found_or_none(volume.info)
+            return (name, int(found[1])) if found else None
+
+    return dict(filter(None, run_parallel([functools.partial(size_of, name) for name in names])))
 
 
 def backing_files(pool: StoragePool, prefix: str) -> set[str]:
@@ -73,8 +88,8 @@ def read_start_without_pool(host: Host, name: str, limit: int) -> bytes:
     changes nothing on the host.
     """
     with translated(f"'{name}' could not be searched for on {host.name}"):
-        pool = found_or_none(host.connection.storagePoolLookupByName, POOL)
-        volume = pool and pool.isActive() and found_or_none(pool.storageVolLookupByName, name)
+        pool = StoragePool.existing(host)
+        volume = pool and pool.volume(name)
         return _read(host, volume, 0, min(limit, volume.info()[1])) if volume else b""
 
 
@@ -87,18 +102,16 @@ def _read_end(pool: StoragePool, volume: libvirt.virStorageVol, limit: int) -> b
 def _read(host: Host, volume: libvirt.virStorageVol, start: int, length: int) -> bytes:
     if not length:
         return b""
-    stream = host.connection.newStream()
-    volume.download(stream, start, length)
-    return b"".join(iter(lambda: receive(stream), b""))
+    with translated(f"a volume could not be read to its end on {host.name}"):
+        stream = host.connection.newStream()
+        volume.download(stream, start, length)
+        return b"".join(iter(lambda: receive(stream), b""))
 
 
 def _last_written(volume: libvirt.virStorageVol) -> float:
     """When the volume was last written, by the host's clock. Infinity if the volume no longer
     exists.
     """
-    try:
-        return float(parse(volume.XMLDesc()).findtext("target/timestamps/mtime", "inf"))
-    except libvirt.libvirtError as error:
-        if is_absent(error):
-            return float("inf")
-        raise
+    # A volume without a time then looks new, so nobody deletes it as abandoned.
+    xml = found_or_none(volume.XMLDesc)
+    return float(parse(xml).findtext("target/timestamps/mtime", "inf") if xml else "inf")

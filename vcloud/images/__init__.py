@@ -1,18 +1,27 @@
 """Images, from which VMs start: built from Debian packages by recipes, or a user's own qcow2 files.
 
-- An image depends only on its recipe. The digest of an image covers the recipe, its tree of files,
-  added packages, its base and the sources of the guest programs. The cache has one folder per
-  digest, which appears in one rename, so a folder in the cache is always complete. A lock per
+- What is in an image is asked for by its recipe. The digest of an image covers the recipe, its tree of
+  files, added packages, its base and the sources of the guest programs. The cache has one image per
+  digest. Its folder appears in one rename, so a folder in the cache is always complete. A lock per
   digest makes the second of two builds wait for the first.
+- A recipe does not name versions. So an image also has a content, the digest of its bytes, by which
+  hosts hold it, and a list of packages, by which a later build is known to be another one (`refresh`,
+  `vcloud.plan.images`).
 - Images boot by direct kernel boot: QEMU loads the kernel and the initramfs itself. Firmware, boot
   loader and a distribution's initrd would cost most of a minute without KVM. The build unpacks the
   kernel to its ELF form. The initramfs holds one static program and a few modules in load order.
   This program mounts the root disk, which has no partition table.
 - A derived image starts from the packed root of its base and not from a new bootstrap, so only its
   own packages must be installed.
-- The build runs in its own mount and PID namespace, and the kernel ends it with its parent. So it
-  leaves neither mounts nor processes behind.
+- A recipe may be hostile, and so may an image that it has made. So its commands, and all programs
+  that read what they have written, run in a jail: `jail` starts `inside`, which makes namespaces
+  where root is nobody on this machine (`ids`) and the file system holds only the image. The build
+  itself opens no file of the image. It reads archives that the jail writes, and takes only regular
+  files of them. `tree` reads the files of a recipe, and follows no link. `way_out` is the only
+  network that the jail has.
+- The kernel ends the jail with its parent. So a killed build leaves neither mounts nor processes
+  behind. It leaves a folder, and the next build removes it.
 
-To add a key to recipes, add it to `recipe._File`, `recipe.Recipe` and `recipe.digest`, and use it
-in `build`. To add a shipped image, add a folder with an image.yaml to images/.
+To add a key to recipes, add it to `recipe._File` and `recipe.Recipe` and, if the image depends on
+it, to `recipe.digest`, and use it in `build`. To add a shipped image, add a folder with an image.yaml to images/.
 """

@@ -1,27 +1,37 @@
 """Builds an image from its recipe: installs Debian packages into a folder, makes a disk of the
 folder, and adds kernel and initramfs.
 
-All programs run as root in a mount and PID namespace of their own (`unshare`). The kernel kills
-them when this process ends (`setpriv --pdeathsig`). So a killed build leaves no mount and no
-process, only a folder, which `vcloud.images.cache` removes.
+Commands of recipes and the programs of their images run in a jail (`vcloud.images.jail`), where root
+is nobody on this machine. So do the programs that read the tree which these have written. This
+module itself never opens a file of the tree: it gets the bytes that it needs through pipes.
 """
 
 from __future__ import annotations
 
-import io
+import errno
+import lzma
 import os
-import shlex
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO
 
 from vcloud.errors import ImageError
-from vcloud.images.cache import Cache, Description, Image, default_cache
-from vcloud.images.initramfs import make_initramfs
+from vcloud.images.cache import Cache, Image, default_cache
+from vcloud.images.description import Description
+from vcloud.images.initramfs import load_order, make_initramfs
+from vcloud.images.jail import BUILD, IMAGE, FailedCommandError, Jail
 from vcloud.images.kernel import unpack_kernel
-from vcloud.images.recipe import SOURCES, Recipe, digest, mode_of
+from vcloud.images.other_packages import FOLDER, other_packages
+from vcloud.images.recipe import SOURCES, Recipe, digest
+from vcloud.images.script import install_command
+from vcloud.images.tools import check_machine
+from vcloud.images.tree import add_program, add_to
+from vcloud.images.way_out import LIST_ARCHIVES, machine_policy
+from vcloud.programs import search_path
 
 Progress = Callable[[str], None]
 
@@ -42,6 +52,10 @@ CONTENT_SPARE = 48 << 20
 """Bytes for the journal and the tables of a data disk with content."""
 ROOT = "root.tar.zst"
 """The packed root in the folder of an image. Derived images start from it."""
+ARCHIVES = "archives.txt"
+"""The addresses of the package archives that mmdebstrap chose, in the folder of an image. Builds
+that start from the image may reach these. What its commands write to /etc/apt does not count.
+"""
 GUEST_FOLDER = "usr/lib/vcloud"
 KERNEL = "boot/vmlinuz"
 KERNEL_PACKAGE = f"{GUEST_FOLDER}/kernel-package"
@@ -74,29 +88,38 @@ EXCLUDED = (
 )
 """dpkg does not install these files into an image, except those in `KEPT`."""
 KEPT = ("/usr/share/doc/*/copyright", "/usr/share/locale/locale.alias")
-TOOLS = {
-    "mmdebstrap": "mmdebstrap",
-    "mke2fs": "e2fsprogs",
-    "qemu-img": "qemu-utils",
-    "musl-gcc": "musl-tools linux-libc-dev",
-    "zstd": "zstd",
-    "setpriv": "util-linux",
-}
-"""Programs that a build needs -> the Debian packages that contain them."""
-ISOLATED = (
-    "setpriv",
-    "--pdeathsig",
-    "KILL",
-    "unshare",
-    "--mount",
-    "--pid",
-    "--fork",
-    "--kill-child",
-    "--mount-proc",
+UNPACK = (
+    *("/bin/sh", "-ec"),
+    "mkdir /work/root && exec tar -C /work/root -I zstd --xattrs --xattrs-include=security.capability --numeric-owner -xpf -",
 )
-"""Command words to put before a command, see the module's docstring."""
+PACK = (
+    *("tar", "-C", "/work/root", "--xattrs", "--xattrs-include=security.capability"),
+    *("--numeric-owner", "-I", "zstd -1 -T0", "-cf", "-", "."),
+)
+"""File capabilities are attributes, which tar unpacks only if it is told so."""
+CONTENT_SIZE = r"""
+top=$(readlink -m "/work/root$1")
+[ "$top" = "/work/root$1" ] || exit 3
+[ -d "$top" ] && [ -n "$(ls -A "$top")" ] || exit 0
+find "$top" -mindepth 1 -printf '%s\n' |
+awk -v block="$2" '{ files++; bytes += int(($1 + block - 1) / block) * block } END { printf "%.0f %.0f\n", files, bytes }'
+"""
+"""Prints the number of files below a folder of the image, and how many bytes their blocks have.
+Exit code 3: a symbolic link is on the way to the folder.
+"""
+WRITE_CONTENT = 'mkdir -p "$1" && shift && mke2fs "$@" && chmod 600 "$CONTENT"'
+DIED_WITH_BUILD = ("setpriv", "--pdeathsig", "KILL")
+"""Command words to put before a program of this machine: the kernel ends it with this process."""
+LARGEST_FILE = 4 << 30
+"""Bytes that one file of an image may have: as many as its disk has."""
+OTHER_PACKAGES = f"$(ls -d {FOLDER} 2>/dev/null || :)"
+"""For the shell in the image: the folder, where there is one."""
+LARGEST_TAKEN = 1 << 30
+"""Bytes that are taken out of an image at a time."""
 OUT_OF_SPACE = ("No space left on device", "You don't have enough free space")
 """Messages of programs that ran out of disk space."""
+REFUSED = ("not allowed by ruleset", "is not a public address", "is neither of HTTP nor of HTTPS")
+"""Messages of `vcloud.images.way_out`."""
 NO_NETWORK = (
     "Temporary failure resolving",
     "Could not connect",
@@ -125,6 +148,28 @@ def build(
         return image
     base = _base_image(recipe, packages, cache, progress)
     return cache.fill(
+        recipe.name,
+        key,
+        lambda folder: _Build(recipe, packages, folder, base, progress).run(key),
+        progress,
+    )
+
+
+def build_anew(
+    recipe: Recipe,
+    packages: tuple[str, ...],
+    base: Image | None,
+    cache: Cache,
+    progress: Progress,
+) -> tuple[Image | None, Image]:
+    """Builds the image of a recipe with the packages of today, also where the cache has it. `base` is
+    the image that the build starts from.
+
+    Returns the image of before, and the one that the cache has now: where the packages are the same,
+    that of before stays. It also stays if the build fails. Raises as `build` does.
+    """
+    key = digest(recipe, packages)
+    return cache.renew(
         recipe.name,
         key,
         lambda folder: _Build(recipe, packages, folder, base, progress).run(key),
@@ -161,153 +206,162 @@ class _Build:
         self.folder = folder
         self.base = base
         self.progress = progress
-        self.root = folder / "root"
+        self.jail = Jail.make(folder / BUILD, check_machine())
+        self.taken = folder / BUILD / "taken"
+        """What was taken out of the image, at the paths that it has there."""
 
     def run(self, key: str) -> Description:
-        _check_host()
+        try:
+            return self._made(key)
+        except FailedCommandError as error:
+            raise _failure(self.recipe, error.program, error.lines) from None
+
+    def _made(self, key: str) -> Description:
         self._report("installing packages")
         self._install()
         self._report("writing kernel and initramfs")
-        self._write_kernel()
-        self._write_initramfs()
+        self._write_kernel_and_initramfs()
         self._report("writing the disk")
-        self._finish_root()
+        self._pack_root()
         for mount in self.recipe.disks.values():
             self._write_content(mount)
         self._write_disk()
-        self._write_manifest()
-        shutil.rmtree(self.root)
+        self.jail.remove()
         return Description(
-            self.recipe.name, key, CMDLINE, self.recipe.memory, dict(self.recipe.disks)
+            self.recipe.name,
+            key,
+            CMDLINE,
+            self.recipe.memory,
+            dict(self.recipe.disks),
+            source=str(self.recipe.folder),
+            added=self.added,
         )
 
     def _install(self) -> None:
-        files = self.folder / "files.tar"
-        files.write_bytes(self._files())
-        hooks = [
-            f"tar-in {shlex.quote(str(files))} /",
-            *map(_in_chroot, (*self._commands(), self.recipe.check)),
-        ]
         if self.base is None:
-            packages = ",".join(self.recipe.packages)
-            excludes = [f"path-exclude={path}" for path in EXCLUDED] + [
-                f"path-include={path}" for path in KEPT
-            ]
-            start = [
-                "--variant=minbase",
-                f"--include={packages}",
-                *(f"--dpkgopt={option}" for option in excludes),
-            ]
+            self._bootstrap()
         else:
-            packed = shlex.quote(str(self.base.folder / ROOT))
-            unpack = f'zstd -dc {packed} | tar -C "$1" --xattrs --numeric-owner -x'
-            resolve = 'cat /etc/resolv.conf > "$1/etc/resolv.conf"'
-            start = [
-                "--variant=custom",
-                "--skip=update",
-                f"--setup-hook={unpack}",
-                f"--setup-hook={resolve}",
-            ]
-            hooks = [*map(_in_chroot, self._package_commands()), *hooks]
-        suite = SUITE if self.base is None else ""
-        self._run_isolated(
+            with (self.base.folder / ROOT).open("rb") as packed:
+                self.jail.run(UNPACK, name="tar", data=packed)
+            shutil.copy(self.base.folder / ARCHIVES, self.folder)
+        policy = machine_policy(frozenset((self.folder / ARCHIVES).read_text().split()))
+        commands = () if self.added else self.recipe.commands
+        # In a root image mmdebstrap has installed them.
+        packages = () if self.base is None else self.added or self.recipe.packages
+        command = install_command(packages, (*commands, self.recipe.check), policy)
+        with tempfile.TemporaryFile(dir=self.jail.folder) as files:
+            self._pack_files(files)
+            files.seek(0)
+            self.jail.run(
+                command,
+                name="a command",
+                view=IMAGE,
+                data=files,
+                way_out=policy,
+                variables=policy.variables,
+                largest=LARGEST_FILE,
+            )
+
+    def _bootstrap(self) -> None:
+        """Makes the root of packages only. Nothing of a recipe runs here."""
+        policy = machine_policy(local=True)
+        packages = ",".join(self.recipe.packages)
+        options = [f"path-exclude={path}" for path in EXCLUDED]
+        options += [f"path-include={path}" for path in KEPT]
+        self.jail.run(
             [
                 "mmdebstrap",
-                *start,
-                *(f"--customize-hook={hook}" for hook in hooks),
-                suite,
-                str(self.root),
-            ]
+                "--mode=root",
+                "--variant=minbase",
+                f"--include={packages}",
+                *(f"--dpkgopt={option}" for option in options),
+                # The jail has no /sys. The commands of the recipe need the lists of packages, and
+                # `install_command` removes them in the end.
+                "--skip=chroot/mount/sys,cleanup/apt/lists",
+                SUITE,
+                "/work/root",
+            ],
+            way_out=policy,
+            variables=policy.variables_for_apt,
+            mounts=True,
         )
-        files.unlink()
+        with (self.folder / ARCHIVES).open("xb") as sites:
+            self.jail.run(LIST_ARCHIVES, view=IMAGE, output=sites)
 
-    def _package_commands(self) -> Iterator[str]:
-        """The commands that install packages into a derived image. In a root image mmdebstrap
-        itself installs them.
-        """
-        if packages := self.added or self.recipe.packages:
-            yield "apt-get -q update"
-            yield f"apt-get -q install --yes --no-install-recommends -o Dpkg::Options::=--force-unsafe-io {shlex.join(packages)}"
-
-    def _commands(self) -> tuple[str, ...]:
-        return () if self.added else self.recipe.commands
-
-    def _files(self) -> bytes:
+    def _pack_files(self, target: IO[bytes]) -> None:
         """A tar archive, owned by root, of the recipe's tree of files. In a root image also of the
         compiled guest programs.
         """
-        buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w") as archive:
-            for name, path in () if self.added else self.recipe.files():
-                _add(archive, name, path)
-            if self.base is None:
-                for source in SOURCES:
-                    _add(archive, f"{GUEST_FOLDER}/{source}", self._compile(source))
-        return buffer.getvalue()
+        with tarfile.open(fileobj=target, mode="w") as archive:
+            for entry in () if self.added else self.recipe.files():
+                add_to(archive, entry)
+            for source in SOURCES if self.base is None else ():
+                add_program(archive, f"{GUEST_FOLDER}/{source}", self._compile(source))
 
     def _compile(self, source: str) -> Path:
-        program = self.folder / source
+        program = self.jail.folder / source
         sources = sorted(str(path) for path in (self.recipe.folder / source).glob("*.c"))
-        self._run_isolated(["musl-gcc", *COMPILER_OPTIONS, "-o", str(program), *sources])
+        self._run_here("musl-gcc", *COMPILER_OPTIONS, "-o", str(program), *sources)
         return program
 
-    def _write_kernel(self) -> None:
+    def _write_kernel_and_initramfs(self) -> None:
         kernel = self.folder / "vmlinux"
+        wanted = ["usr/lib/modules/*/modules.dep", "usr/lib/modules/*/modules.builtin"]
+        wanted += [f"{GUEST_FOLDER}/initramfs", KERNEL_PACKAGE, OTHER_PACKAGES]
         if self.base is not None and self.base.kernel is not None:
+            # Both images are in one cache, so the kernel takes its space once.
             os.link(self.base.kernel, kernel)
+            self._take(wanted)
+        else:
+            self._take([*wanted, KERNEL], then=f"rm {KERNEL}")
+            kernel.write_bytes(unpack_kernel((self.taken / KERNEL).read_bytes()))
+        (self.folder / "initrd.cpio").write_bytes(self._initramfs())
+        self._write_manifest()
+
+    def _initramfs(self) -> bytes:
+        try:
+            # An image has exactly one kernel.
+            (modules,) = (self.taken / "usr/lib/modules").iterdir()
+            order = load_order(modules, self.recipe.modules)
+            self._take([str(path.relative_to(self.taken)) for path in order])
+            init = (self.taken / GUEST_FOLDER / "initramfs").read_bytes()
+            return make_initramfs(init, modules, self.recipe.modules)
+        except (OSError, ValueError, lzma.LZMAError) as error:
+            raise ImageError(
+                f"the image {self.recipe.name} does not have the modules of exactly one kernel: {error}",
+                "Its base brings the kernel. Correct packages and commands of the recipe.",
+            ) from error
+
+    def _take(self, names: Sequence[str], then: str = "true") -> None:
+        """Takes files out of the image, with a program of the image. Shell patterns are expanded."""
+        if not names:
             return
-        packed = self.root / KERNEL
-        kernel.write_bytes(unpack_kernel(packed.read_bytes()))
-        packed.unlink()
+        with tempfile.TemporaryFile(dir=self.jail.folder) as archive:
+            self.jail.run(
+                ["/bin/sh", "-ec", f"cd / && tar -cf - -- {' '.join(names)} && {then}"],
+                name="tar",
+                view=IMAGE,
+                output=archive,
+                largest=LARGEST_TAKEN,
+            )
+            archive.seek(0)
+            unpack_files(archive, self.taken)
 
-    def _write_initramfs(self) -> None:
-        (modules,) = (self.root / "usr/lib/modules").iterdir()
-        init = (self.root / GUEST_FOLDER / "initramfs").read_bytes()
-        (self.folder / "initrd.cpio").write_bytes(
-            make_initramfs(init, modules, self.recipe.modules)
-        )
-
-    def _finish_root(self) -> None:
-        """Removes everything that comes from the building machine, and packs the root."""
-        etc = self.root / "etc"
-        (etc / "hostname").write_text("vcloud\n")
-        (etc / "resolv.conf").write_text("")
-        (etc / "machine-id").write_text("")
-        self._run_isolated(
-            [
-                "tar",
-                "-C",
-                str(self.root),
-                "--xattrs",
-                "--numeric-owner",
-                "-I",
-                "zstd -1 -T0",
-                "-cf",
-                str(self.folder / ROOT),
-                ".",
-            ]
-        )
+    def _pack_root(self) -> None:
+        with (self.folder / ROOT).open("xb") as packed:
+            self.jail.run(PACK, output=packed)
 
     def _write_disk(self) -> None:
-        raw = str(self.folder / "disk.raw")
         # lazy_itable_init=0 writes the inode tables now. Otherwise every guest would do it after
         # its first boot. -m 0 reserves no space for root.
-        options = [
-            "-q",
-            "-t",
-            "ext4",
-            "-m",
-            "0",
-            "-J",
-            f"size={JOURNAL_MIB}",
-            "-E",
-            "lazy_itable_init=0",
-        ]
-        self._run_isolated(["mke2fs", *options, "-d", str(self.root), raw, ROOT_SIZE])
-        self._run_isolated(
-            ["qemu-img", "convert", "-O", "qcow2", raw, str(self.folder / "disk.qcow2")]
-        )
-        Path(raw).unlink()
+        options = ["-q", "-t", "ext4", "-m", "0", "-J", f"size={JOURNAL_MIB}"]
+        options += ["-E", "lazy_itable_init=0"]
+        self.jail.run(["mke2fs", *options, "-d", "/work/root", "/work/disk.raw", ROOT_SIZE])
+        with self.jail.open_file("disk.raw") as raw:
+            source, target = f"/dev/fd/{raw.fileno()}", str(self.folder / "disk.qcow2")
+            # Without -f, a guest could choose the format by what it writes.
+            convert = ["convert", "-f", "raw", "-O", "qcow2", source, target]
+            self._run_here("qemu-img", *convert, handles=(raw.fileno(),))
 
     def _write_content(self, mount: str) -> None:
         """Makes the first content of a data disk from the image's own folder of that path.
@@ -315,129 +369,106 @@ class _Build:
         The content is a small ext4 file system in the root disk. The guest copies it to a blank
         data disk and grows it there.
         """
-        top = self.root / mount[1:]
-        if top.resolve() != self.root.resolve() / mount[1:]:
+        try:
+            said = self.jail.run(["/bin/sh", "-c", CONTENT_SIZE, "size", mount, str(BLOCK)])
+        except FailedCommandError:
             raise ImageError(
                 f"the image {self.recipe.name} has a symbolic link in the path {mount}, where a data disk is mounted",
                 "Write the path of the real folder in `disks` of the recipe.",
-            )
-        if not top.is_dir() or not any(top.iterdir()):
+            ) from None
+        if not said:
             return
-        content = self.root / f"{GUEST_FOLDER}/disks{mount}.ext4"
-        content.parent.mkdir(parents=True, exist_ok=True)
+        found, used = map(int, said[-1].split())
+        content = f"/work/root/{GUEST_FOLDER}/disks{mount}.ext4"
         # A quarter more than the files take, as a margin. If even that is too little, mke2fs fails,
         # and so does the build.
-        sizes = [-(-path.lstat().st_size // BLOCK) * BLOCK for path in top.rglob("*")]
-        files = len(sizes) * 5 // 4
-        size = sum(sizes) * 5 // 4 + files * INODE + CONTENT_SPARE
+        files = found * 5 // 4
+        size = used * 5 // 4 + files * INODE + CONTENT_SPARE
         inodes = str(max(size // BYTES_PER_INODE, files + 64))
-        kind = [
-            "-q",
-            "-F",
-            "-t",
-            "ext4",
-            "-T",
-            "default",
-            "-b",
-            str(BLOCK),
-            "-I",
-            str(INODE),
-            "-N",
-            inodes,
-        ]
-        journal = ["-J", f"size={CONTENT_JOURNAL_MIB}", "-E", "lazy_journal_init=1"]
-        self._run_isolated(
-            ["mke2fs", *kind, *journal, "-d", str(top), str(content), f"{size >> 10}k"]
+        kind = ["-q", "-F", "-t", "ext4", "-T", "default", "-b", str(BLOCK), "-I", str(INODE)]
+        kind += ["-N", inodes, "-J", f"size={CONTENT_JOURNAL_MIB}", "-E", "lazy_journal_init=1"]
+        kind += ["-d", f"/work/root{mount}", content, f"{size >> 10}k"]
+        folder = str(PurePosixPath(content).parent)
+        self.jail.run(
+            ["/bin/sh", "-ec", WRITE_CONTENT, "content", folder, *kind],
+            name="mke2fs",
+            variables={"CONTENT": content},
         )
-        content.chmod(0o600)
 
     def _write_manifest(self) -> None:
-        query = [
-            "dpkg-query",
-            f"--root={self.root}",
-            "--show",
-            "--showformat",
-            "${Package}=${Version}\\n",
-        ]
-        installed = subprocess.run(query, capture_output=True, text=True, check=True).stdout
-        lines = {*installed.splitlines(), *(self.root / KERNEL_PACKAGE).read_text().splitlines()}
+        query = ["dpkg-query", "--show", "--showformat", "${Package}=${Version}\\n"]
+        with tempfile.TemporaryFile(dir=self.jail.folder) as said:
+            self.jail.run(query, view=IMAGE, output=said, largest=LARGEST_TAKEN)
+            said.seek(0)
+            installed = said.read().decode(errors="replace")
+        kernel = self.taken / KERNEL_PACKAGE
+        known = kernel.read_text(errors="replace") if kernel.is_file() else ""
+        lines = {*installed.splitlines(), *known.splitlines(), *other_packages(self.taken)}
         (self.folder / "manifest.txt").write_text("".join(f"{line}\n" for line in sorted(lines)))
 
     def _report(self, line: str) -> None:
         self.progress(f"{self.recipe.name}: {line}")
 
-    def _run_isolated(self, command: Sequence[str]) -> list[str]:
-        """Runs a program and returns the lines of its output. Raises ImageError with the last lines
-        of the output.
-        """
-        lines: list[str] = []
-        with subprocess.Popen(
-            [*ISOLATED, *command],
+    def _run_here(self, program: str, *arguments: str, handles: tuple[int, ...] = ()) -> None:
+        """Runs a program of this machine on what is not from a recipe."""
+        done = subprocess.run(
+            [*DIED_WITH_BUILD, program, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"},
+            env=os.environ | {"LC_ALL": "C.UTF-8", "PATH": search_path()},
             umask=0o022,  # the caller's umask must not decide the modes of files in the image
+            pass_fds=handles,
             text=True,
             errors="replace",
-        ) as process:
-            try:
-                for line in process.stdout or ():
-                    lines.append(line.rstrip())
-            except BaseException:
-                process.kill()
-                raise
-        if process.returncode:
-            raise _failure(self.recipe, command[0], lines)
-        return lines
+            check=False,
+        )
+        if done.returncode:
+            raise _failure(self.recipe, program, done.stdout.splitlines())
+
+
+def unpack_files(archive: IO[bytes], target: Path) -> None:
+    """Unpacks the regular files of an archive that commands of a recipe may have written. Raises
+    ImageError for a name that leads out of `target`.
+    """
+    try:
+        with tarfile.open(fileobj=archive, mode="r:") as members:
+            left = LARGEST_TAKEN
+            for member in members:
+                # A sparse file is a few bytes in the archive, and as long as it says on the disk.
+                left -= member.size
+                if left < 0:
+                    raise ValueError(f"it has more than {LARGEST_TAKEN >> 30} GiB")
+                name = PurePosixPath(member.name)
+                if name.is_absolute() or ".." in name.parts:
+                    raise ImageError(
+                        f"the image packs the file {member.name!r}, which leads out of it",
+                        "Correct the commands of the recipe.",
+                    )
+                content = members.extractfile(member) if member.isreg() else None
+                if content is not None:
+                    path = target / name
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with path.open("wb") as copy:
+                        shutil.copyfileobj(content, copy)
+    except (tarfile.TarError, OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
+        raise ImageError(
+            f"what the image packs of itself cannot be read: {error}",
+            "Correct the commands of the recipe: they may have replaced tar or files of the kernel.",
+        ) from error
 
 
 def _failure(recipe: Recipe, program: str, lines: Sequence[str]) -> ImageError:
     output = "\n".join(lines)
     if any(sign in output for sign in OUT_OF_SPACE):
         hint = "The disk is full. Free some space (`vcloud image rm` removes images), or set VCLOUD_CACHE_DIR to a folder on a larger disk."
+    elif any(sign in output for sign in REFUSED):
+        hint = "A build reaches public addresses by HTTP and HTTPS only. For a package archive in a local network: add it to /etc/apt of this machine, too."
     elif any(sign in output for sign in NO_NETWORK):
         hint = "The package archive cannot be reached. Check the network and /etc/apt of this machine, then try again."
     else:
         hint = f"Correct {recipe.folder / 'image.yaml'} or its files, then try again."
     end = "\n".join(f"    {line}" for line in lines[-FAILURE_LINES:])
     return ImageError(f"the image {recipe.name} cannot be built: {program} failed\n{end}", hint)
-
-
-def _check_host() -> None:
-    if os.geteuid() != 0:
-        raise ImageError("building an image needs root", "Run the same command with sudo.")
-    if missing := missing_tools():
-        packages = " ".join(sorted(set(missing.values())))
-        raise ImageError(
-            f"building an image needs programs that are not installed: {', '.join(sorted(missing))}",
-            f"Run: apt-get install {packages}",
-        )
-
-
-def missing_tools() -> dict[str, str]:
-    """The programs that a build needs and that this machine lacks -> the Debian packages that
-    contain them.
-    """
-    return {program: package for program, package in TOOLS.items() if shutil.which(program) is None}
-
-
-def _in_chroot(command: str) -> str:
-    """A hook for mmdebstrap that runs a command in the image. mmdebstrap runs a hook in a shell
-    with the image's root as $1.
-    """
-    return f'chroot "$1" /bin/sh -exc {shlex.quote(command)}'
-
-
-def _add(archive: tarfile.TarFile, name: str, path: Path) -> None:
-    """Adds a file to the archive, without its folder.
-
-    tar creates missing folders when it unpacks. An entry for a folder would replace a symbolic link
-    of that name in the image.
-    """
-    entry = archive.gettarinfo(path, name)
-    entry.uid = entry.gid = 0
-    entry.uname = entry.gname = "root"
-    entry.mode = mode_of(path)
-    with path.open("rb") if entry.isreg() else io.BytesIO() as content:
-        archive.addfile(entry, content)

@@ -1,31 +1,48 @@
-"""The image cache: one folder per image. The folder's name contains the image's digest, and the
-folder appears in one rename.
+"""The image cache: one folder per image. The folder's name contains the digest of the image's recipe
+and of its bytes, and the folder appears in one rename.
 
 An image is made in the folder `NAME-DIGEST.partial` under a lock on the file `.NAME-DIGEST.lock`.
 The kernel releases the lock when its holder ends. So if the lock of a partial folder is free, a
 build was killed, and the next build removes the folder.
+
+The finished folder is `NAME-DIGEST+CONTENT`. So a path in the cache never means other bytes than
+before: an image that is built anew gets a folder of its own, and only then the old one is removed.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 from vcloud.errors import ImageError
+from vcloud.images.description import (
+    BEFORE_CONTENT,
+    DIGEST_DIGITS,
+    Description,
+    content_of,
+    entry_of,
+    now,
+    packages_in,
+    read_description,
+    write_description,
+)
+from vcloud.images.jail import remove_leftovers
+from vcloud.packages import packages_digest
+from vcloud.plan.manifest import VmImage
+from vcloud.untrusted import UnreadableError
 
-FORMAT = 1
-"""The format of the cache. An image in another format counts as missing and is built again. Nothing
-is lost, because a cache never holds the only copy of anything.
-"""
 PARTIAL = ".partial"
-DIGEST_DIGITS = 12
-"""How many digits of the digest the name of a folder has."""
+LONGEST_NAME = 100
+"""Characters of an image's name. On hosts, names of volumes add more; a file's name has at most
+255.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +69,37 @@ class Image:
     """Name of a data disk -> the folder where the image mounts it."""
     packages: tuple[str, ...]
     """Installed packages as `name=version`, sorted. Empty for a user's qcow2."""
+    content: str
+    """SHA-256 in hex of the bytes that a VM gets, and of the kernel's command line. For a user's
+    qcow2 that of the file.
+    """
+    built: str
+    """When the build began, or a user's qcow2 was copied, in UTC (ISO 8601)."""
+    checked: str = ""
+    """When a build with the packages of that day last gave the same packages. Empty: never since it
+    was built.
+    """
+    source: str = ""
+    """The folder of the recipe, or the path or address of the qcow2. Empty where an earlier release
+    has not noted it.
+    """
+    added: tuple[str, ...] = ()
+    """The packages that were added to the recipe."""
+
+    @property
+    def build(self) -> VmImage:
+        """What a manifest says of it."""
+        return VmImage(self.digest, self.content, packages_digest(self.packages), self.built)
+
+    @property
+    def current(self) -> str:
+        """When its packages were last known to be those of that day."""
+        return max(self.built, self.checked)
 
     @property
     def entry(self) -> str:
         """The name of its folder in the cache: NAME-DIGEST."""
-        return _entry(self.name, self.digest)
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """The content of image.json: what cannot be seen from the other files in an image's folder."""
-
-    name: str
-    digest: str
-    cmdline: str = ""
-    memory: int = 0
-    disks: dict[str, str] = field(default_factory=dict)
-    format: int = FORMAT
+        return entry_of(self.name, self.digest)
 
 
 class Cache:
@@ -79,14 +110,30 @@ class Cache:
 
     def get(self, name: str, digest: str) -> Image | None:
         """The image of that name and digest. None if the cache does not have it."""
-        return _image(self.folder / _entry(name, digest))
+        found = filter(None, map(_image, self._folders(entry_of(name, digest))))
+        # The folder's name has only a part of the digest, so it may be another image's.
+        same = [image for image in found if (image.name, image.digest) == (name, digest)]
+        return max(same, key=lambda image: image.built, default=None)
+
+    def _folders(self, entry: str) -> tuple[Path, ...]:
+        """The folders of an image, while it is built anew two of them. Earlier releases left the
+        content away.
+        """
+        return tuple(
+            path for path in self._finished() if path.name.partition(BEFORE_CONTENT)[0] == entry
+        )
 
     def list(self) -> tuple[Image, ...]:
-        """All images, sorted by name and digest."""
-        folders = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
-        return tuple(
-            image for folder in folders if folder.suffix != PARTIAL and (image := _image(folder))
-        )
+        """All images, sorted by name and digest. Raises ImageError if the cache cannot be read."""
+        return tuple(image for folder in self._finished() if (image := _image(folder)))
+
+    def _finished(self) -> tuple[Path, ...]:
+        """What is in the cache but unfinished builds, in alphabetical order."""
+        try:
+            paths = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
+        except OSError as error:
+            raise self._unusable("read") from error
+        return tuple(path for path in paths if path.suffix != PARTIAL)
 
     def fill(
         self,
@@ -104,74 +151,126 @@ class Cache:
         if image := self.get(name, digest):
             return image
         self._make_folder()
-        entry = _entry(name, digest)
+        entry = entry_of(name, digest)
         with self._locked(entry, progress):
             self._sweep()
+            # Another process may have made the image while this one waited for the lock.
             return self.get(name, digest) or self._make(entry, make)
+
+    def renew(
+        self,
+        name: str,
+        digest: str,
+        make: Callable[[Path], Description],
+        progress: Callable[[str], None],
+    ) -> tuple[Image | None, Image]:
+        """Makes an image anew, even if the cache has it. The image of before stays if that fails, or if
+        the new one has the same packages: then other bytes would bring a VM nothing.
+
+        Returns the image of before, and the one that the cache has now. Raises as `fill` does.
+        """
+        asked = now()
+        self._make_folder()
+        entry = entry_of(name, digest)
+        with self._locked(entry, progress):
+            self._sweep()
+            before = self.get(name, digest)
+            # Another process may have made it anew while this one waited for the lock.
+            if before and asked <= before.current <= now():
+                return before, before
+            after = self._make(entry, make, before)
+            for folder in self._folders(entry):
+                if folder != after.folder:
+                    self._remove_folder(folder)
+            return before, after
 
     def remove(self, image: Image) -> None:
         """Removes an image from the cache. This does not affect VMs, because hosts have their own
         copies.
         """
-        with self._locked(image.folder.name, lambda _: None):
-            if image.folder.exists():  # otherwise another process has removed it meanwhile
-                partial = image.folder.with_name(image.folder.name + PARTIAL)
-                shutil.rmtree(partial, ignore_errors=True)
-                image.folder.rename(partial)
-                shutil.rmtree(partial)
+        with self._locked(image.entry, lambda _: None):
+            for folder in self._folders(image.entry):
+                self._remove_folder(folder)
+
+    def _remove_folder(self, folder: Path) -> None:
+        """Renamed first, so that nobody finds an image of which a part is missing."""
+        partial = folder.with_name(folder.name + PARTIAL)
+        shutil.rmtree(partial, ignore_errors=True)
+        folder.rename(partial)
+        shutil.rmtree(partial)
 
     def _make_folder(self) -> None:
         try:
-            self.folder.mkdir(
-                mode=0o700, parents=True, exist_ok=True
-            )  # a recipe's files may be secret
+            # Only for the user: the files of a recipe may be secret.
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             writable = os.access(self.folder, os.W_OK)
         except OSError:
             writable = False
         if not writable:
-            raise ImageError(
-                f"the image cache {self.folder} cannot be written",
-                "Set VCLOUD_CACHE_DIR to a folder that you can write.",
-            )
+            raise self._unusable("written")
 
-    def _make(self, entry: str, make: Callable[[Path], Description]) -> Image:
+    def _unusable(self, what: str) -> ImageError:
+        return ImageError(
+            f"the image cache {self.folder} cannot be {what}",
+            "Set VCLOUD_CACHE_DIR to a folder that you can write.",
+        )
+
+    def _make(
+        self, entry: str, make: Callable[[Path], Description], before: Image | None = None
+    ) -> Image:
+        """Makes an image. Returns the one of `before` if the new one has the same packages."""
         partial = self.folder / (entry + PARTIAL)
-        shutil.rmtree(partial, ignore_errors=True)
+        remove_leftovers(partial)
         partial.mkdir()
         try:
-            description = make(partial)
-            (partial / "image.json").write_text(
-                json.dumps(asdict(description), indent=2, sort_keys=True) + "\n"
-            )
+            built = now()
+            made = replace(make(partial), built=built)
+            made = replace(made, content=made.content or content_of(partial, made.cmdline))
+            write_description(partial, made)
+            if before and before.packages == packages_in(partial):
+                write_description(before.folder, replace(_described(before), checked=built))
+                return replace(before, checked=built)
             _flush(partial)
-            # An image in the format of another release, which `get` ignored.
-            shutil.rmtree(self.folder / entry, ignore_errors=True)
-            partial.rename(self.folder / entry)
+            place = self.folder / f"{entry}{BEFORE_CONTENT}{made.content[:DIGEST_DIGITS]}"
+            # What `get` ignored: an image in the format of another release, another image whose
+            # digest begins in the same way, or what somebody else has put there.
+            for stale in (place, *self._folders(entry)):
+                if stale == place or not _is_same(_image(stale), made):
+                    _remove(stale)
+            partial.rename(place)
         except OSError as error:
             what = f"the image {entry} cannot be written: {error.strerror or error}"
             raise ImageError(
                 what, "Free some space, or set VCLOUD_CACHE_DIR to a folder on a larger disk."
             ) from error
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        image = _image(self.folder / entry)
+            remove_leftovers(partial)
+        image = _image(place)
         if image is None:
             raise ImageError(
                 f"the image {entry} is incomplete",
-                f"Remove the folder {self.folder / entry}, then run the command again.",
+                f"Remove the folder {place}, then run the command again.",
             )
         return image
 
     def _sweep(self) -> None:
         """Removes the partial folders of builds that have ended."""
         for partial in self.folder.glob(f"*{PARTIAL}"):
-            with self._try_lock(partial.name.removesuffix(PARTIAL)) as free:
+            entry = partial.name.removesuffix(PARTIAL).partition(BEFORE_CONTENT)[0]
+            with self._try_lock(entry) as free:
                 if free:
-                    shutil.rmtree(partial, ignore_errors=True)
+                    remove_leftovers(partial)
+
+    def _lock_file(self, entry: str) -> IO[str]:
+        """It is never deleted: two processes could then lock two files of one name."""
+        try:
+            return (self.folder / f".{entry}.lock").open("w")
+        except OSError as error:
+            raise self._unusable("written") from error
 
     @contextmanager
     def _locked(self, entry: str, progress: Callable[[str], None]) -> Iterator[None]:
-        with (self.folder / f".{entry}.lock").open("w") as lock:
+        with self._lock_file(entry) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -181,7 +280,7 @@ class Cache:
 
     @contextmanager
     def _try_lock(self, entry: str) -> Iterator[bool]:
-        with (self.folder / f".{entry}.lock").open("w") as lock:
+        with self._lock_file(entry) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -203,19 +302,33 @@ def default_cache() -> Cache:
     return Cache(base.absolute() / "images")
 
 
-def _entry(name: str, digest: str) -> str:
-    return f"{name}-{digest[:DIGEST_DIGITS]}"
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def plain_name(name: str) -> str:
+    """A name as an image may have it: it becomes a part of names of files, volumes and locks."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name)[:LONGEST_NAME]
 
 
 def _image(folder: Path) -> Image | None:
-    """The image in a folder. None if there is none, or if it has another format."""
+    """The image in a folder. None if there is none, if it has another format, or if somebody else
+    has written there.
+    """
+    kernel, initrd = folder / "vmlinux", folder / "initrd.cpio"
     try:
-        description = Description(**json.loads((folder / "image.json").read_text()))
-    except (OSError, ValueError, TypeError):
+        description = read_description(folder)
+        packages = packages_in(folder)
+        whole = (folder / "disk.qcow2").is_file()
+    # ValueError: the list of packages is not UTF-8.
+    except (OSError, UnreadableError, ValueError):
         return None
-    if description.format != FORMAT:
+    entry = folder.name.partition(BEFORE_CONTENT)[0]
+    if not whole or entry != entry_of(description.name, description.digest):
         return None
-    kernel, initrd, manifest = folder / "vmlinux", folder / "initrd.cpio", folder / "manifest.txt"
     return Image(
         folder=folder,
         name=description.name,
@@ -226,7 +339,31 @@ def _image(folder: Path) -> Image | None:
         cmdline=description.cmdline,
         memory=description.memory,
         disks=description.disks,
-        packages=tuple(manifest.read_text().splitlines()) if manifest.exists() else (),
+        packages=packages,
+        content=description.content,
+        built=description.built,
+        checked=description.checked,
+        source=description.source,
+        added=description.added,
+    )
+
+
+def _is_same(image: Image | None, made: Description) -> bool:
+    return image is not None and (image.name, image.digest) == (made.name, made.digest)
+
+
+def _described(image: Image) -> Description:
+    return Description(
+        image.name,
+        image.digest,
+        image.cmdline,
+        image.memory,
+        dict(image.disks),
+        image.content,
+        image.built,
+        image.checked,
+        image.source,
+        image.added,
     )
 
 

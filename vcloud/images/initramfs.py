@@ -10,7 +10,7 @@ import lzma
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from vcloud.errors import ImageError
 
@@ -38,6 +38,7 @@ def make_initramfs(init: bytes, modules: Path, wanted: Iterable[str]) -> bytes:
     names = [f"{index:02}-{path.name.removesuffix('.xz')}" for index, path in enumerate(order)]
     entries = [
         Entry("dev", stat.S_IFDIR | 0o755),
+        # The kernel opens this file for init before init runs.
         Entry("dev/console", stat.S_IFCHR | 0o600, device=(5, 1)),
         Entry("init", stat.S_IFREG | 0o755, init),
         Entry("modules", stat.S_IFREG | 0o644, "".join(f"/{name}\n" for name in names).encode()),
@@ -85,6 +86,8 @@ def cpio(entries: Iterable[Entry]) -> bytes:
 def _record(number: int, entry: Entry) -> bytes:
     name = entry.name.encode() + b"\0"
     links = 2 if stat.S_ISDIR(entry.mode) else 1
+    # Number of the file, mode, uid, gid, links, time, size, device of the file (2), device of a
+    # node (2), length of the name, checksum.
     fields = (
         number,
         entry.mode,
@@ -104,12 +107,22 @@ def _record(number: int, entry: Entry) -> bytes:
 
 
 def _padded(data: bytes) -> bytes:
+    # newc fills names and contents up to a multiple of 4 bytes.
     return data + b"\0" * (-len(data) % 4)
 
 
 def _dependencies(modules: Path) -> Iterator[tuple[str, list[str]]]:
+    """Raises ImageError for a path that leads out of the folder: the commands of a recipe may have
+    written the list, and this machine reads the files.
+    """
     for line in (modules / "modules.dep").read_text().splitlines():
         path, _, needs = line.partition(":")
+        for name in map(PurePosixPath, (path, *needs.split())):
+            if name.is_absolute() or ".." in name.parts:
+                raise ImageError(
+                    f"modules.dep of the kernel {modules.name} names {str(name)!r}, which is no module of it",
+                    "Correct the commands of the recipe.",
+                )
         yield path, needs.split()
 
 
@@ -118,4 +131,8 @@ def _name(path: str) -> str:
 
 
 def _module(path: Path) -> bytes:
+    if path.is_symlink() or not path.is_file():
+        raise ImageError(
+            f"the module {path.name} is no file", "Correct the commands of the recipe."
+        )
     return lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()

@@ -40,6 +40,7 @@ def unpack_kernel(bzimage: bytes) -> bytes:
             "the kernel is not an x86 bzImage", "The recipe must install a Debian kernel for amd64."
         )
     start, length = struct.unpack_from("<II", bzimage, PAYLOAD)
+    # One sector more than the header counts: the boot sector.
     start += ((bzimage[SETUP_SECTORS] or 4) + 1) * SECTOR
     kernel = _unpack(bzimage[start : start + length])
     if not has_pvh_entry(kernel):
@@ -52,8 +53,10 @@ def unpack_kernel(bzimage: bytes) -> bytes:
 
 def has_pvh_entry(kernel: bytes) -> bool:
     """Whether QEMU can boot this ELF file directly, without firmware."""
+    # 2: a file for 64 bits (ELFCLASS64).
     if kernel[:5] != ELF + b"\x02":
         return False
+    # Offsets in an ELF header: e_phoff at 32, e_phentsize and e_phnum at 54.
     table, size, count = (
         struct.unpack_from("<Q", kernel, 32)[0],
         *struct.unpack_from("<HH", kernel, 54),
@@ -113,6 +116,8 @@ def _unpack_by_program(payload: bytes) -> bytes:
             f"the kernel is compressed with {program}, which is not installed",
             f"Run: apt-get install {program}",
         ) from error
+    # The exit code does not count: the program may complain about the bytes after the stream
+    # (`_unpack`).
     if unpacked.stdout[:4] != ELF:
         raise ImageError(
             f"{program} cannot unpack the kernel", unpacked.stderr.decode(errors="replace").strip()

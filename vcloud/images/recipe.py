@@ -6,8 +6,15 @@ packages: [nginx]                # Debian packages to install
 commands: [nginx -t]             # shell commands that run in the image, after packages and files were installed
 modules: [nf_tables]             # kernel modules that are loaded before the services start
 disks: {data: /var/lib/app}      # data disks and their mount points; a blank disk gets a copy of the image's folder
+reload: {nginx: [/etc/nginx]}    # systemd units that are reloaded when a file of the vApp changes there
+restart: {api: [/etc/api.conf]}  # units that are restarted then; of several folders the innermost counts
 memory: 512M                     # the memory of a VM if the vApp file does not say it
 check: nginx -t                  # a shell command in the finished image; if it fails, the build fails
+
+Commands run as root of the image and as nobody of this machine, see `vcloud.images`. They reach
+public addresses by HTTP and HTTPS, through the proxy that their environment names.
+What commands install that is no Debian package they note in /usr/lib/vcloud/packages
+(`vcloud.images.other_packages`).
 """
 
 from __future__ import annotations
@@ -15,7 +22,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,24 +32,23 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 from vcloud.data import images_dir, shipped_recipes
 from vcloud.documents.field import Shape
 from vcloud.documents.model import Kind, read_model
+from vcloud.documents.reader import LARGEST
 from vcloud.errors import ImageError, Problem, SpecError
-from vcloud.spec.types import DISK_NAME, parse_local_path, parse_memory, parse_script
+from vcloud.images.cache import plain_name
+from vcloud.images.tree import Entry, entries
+from vcloud.spec.types import DISK_NAME, parse_local_path, parse_memory, parse_script, parse_unit
 
-FORMAT = 2
+FORMAT = 3
 """Part of every digest. Increase it when the builder changes, so that all images are built again.
 """
 ROOT_RECIPE = "base"
-SAFE_MODE = 0o755
-"""The permission bits that files in an image may have. The umask of a checkout decides whether
-group and others may write a file, and the digest must not depend on it.
-"""
 SOURCES = ("guest", "initramfs", "power")
 """Folders of C sources in the folder of the root recipe. The programs are part of every image."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A recipe. `disks`, `memory` and `modules` include those of its base."""
+    """A recipe. `disks`, `memory`, `modules`, `reload` and `restart` include those of its base."""
 
     name: str
     folder: Path
@@ -55,25 +60,18 @@ class Recipe:
     memory: int
     """Bytes."""
     check: str
+    reload: Mapping[str, tuple[str, ...]]
+    """systemd unit -> files and folders; it is reloaded when a file of the vApp changes there. The
+    image does not depend on this.
+    """
+    restart: Mapping[str, tuple[str, ...]]
+    """The same for units that are restarted."""
 
-    def files(self) -> Iterator[tuple[str, Path]]:
-        """All files and symbolic links of the tree `files/` in a fixed order: the path in the image
-        without the leading slash, and the path here.
-
-        Raises:
-            ImageError: the tree contains something else. For example, a reader of a named pipe
-                could wait for ever.
+    def files(self) -> Iterator[Entry]:
+        """All files and symbolic links of the tree `files/`. Raises ImageError, see
+        `vcloud.images.tree.entries`.
         """
-        tree = self.folder / "files"
-        for path in sorted(tree.rglob("*")):
-            kind = path.lstat().st_mode
-            if stat.S_ISLNK(kind) or stat.S_ISREG(kind):
-                yield path.relative_to(tree).as_posix(), path
-            elif not stat.S_ISDIR(kind):
-                raise ImageError(
-                    f"{path} is neither a file, nor a folder, nor a symbolic link",
-                    "Remove it. If the image needs it, create it by a line in `commands`.",
-                )
+        return entries(self.folder)
 
 
 def load_recipe(folder: Path) -> Recipe:
@@ -103,14 +101,9 @@ def digest(recipe: Recipe, packages: tuple[str, ...] = ()) -> str:
         "disks": dict(recipe.disks),
         "memory": recipe.memory,
         "check": recipe.check,
-        "files": [(name, mode_of(path), _content(path)) for name, path in recipe.files()],
+        "files": [(entry.name, entry.mode, entry.fingerprint()) for entry in recipe.files()],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def mode_of(path: Path) -> int:
-    """The permission bits that a file gets in the image."""
-    return path.lstat().st_mode & SAFE_MODE
 
 
 def _sources(recipe: Recipe) -> Iterator[tuple[str, Path]]:
@@ -120,8 +113,6 @@ def _sources(recipe: Recipe) -> Iterator[tuple[str, Path]]:
 
 
 def _content(path: Path) -> str:
-    if path.is_symlink():
-        return f"-> {path.readlink()}"
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -146,6 +137,7 @@ MOUNT: Final = Shape(
 )
 SIZE: Final = Shape(r"[1-9][0-9]{0,7}[MG]", "is not a size", "Write a size such as 384M or 1G.")
 Line = Annotated[str, PlainValidator(parse_script)]
+Unit = Annotated[str, PlainValidator(parse_unit)]
 
 
 class _File(BaseModel):
@@ -161,6 +153,8 @@ class _File(BaseModel):
     memory: Annotated[int, PlainValidator(_memory)] = 0
     """Bytes. 0: the memory of the base."""
     check: Line = "true"
+    reload: dict[Unit, list[Annotated[str, MOUNT]]] = Field(default_factory=dict)
+    restart: dict[Unit, list[Annotated[str, MOUNT]]] = Field(default_factory=dict)
 
 
 _KIND: Final = Kind(_File, "base: base", may_be_empty=True)
@@ -173,10 +167,16 @@ def _load(folder: Path, seen: tuple[Path, ...]) -> Recipe:
     path = folder / "image.yaml"
     if not path.is_file():
         raise ImageError(f"there is no image recipe in {folder}", _recipe_hint())
+    if not Path(os.path.realpath(path)).is_relative_to(folder):
+        raise ImageError(
+            f"{path} is a symbolic link that leads out of the recipe's folder",
+            "Copy the file into the folder.",
+        )
     written, line = _read(path)
+    # Only the root recipe has no base.
     base = None if folder == images_dir() / ROOT_RECIPE else _base(folder, written.base, line, seen)
     return Recipe(
-        name=folder.name,
+        name=plain_name(folder.name),
         folder=folder,
         base=base,
         packages=tuple(written.packages),
@@ -185,7 +185,19 @@ def _load(folder: Path, seen: tuple[Path, ...]) -> Recipe:
         disks=(dict(base.disks) if base else {}) | written.disks,
         memory=written.memory or (base.memory if base else 384 << 20),
         check=written.check,
+        reload=_readers(base.reload if base else {}, written.reload),
+        restart=_readers(base.restart if base else {}, written.restart),
     )
+
+
+def _readers(
+    before: Mapping[str, tuple[str, ...]], more: Mapping[str, list[str]]
+) -> dict[str, tuple[str, ...]]:
+    """Units with the files that they read: those of the base, and those that a recipe adds."""
+    return {
+        unit: (*before.get(unit, ()), *more.get(unit, ()))
+        for unit in dict.fromkeys([*before, *more])
+    }
 
 
 def _base(folder: Path, name: str, line: int, seen: tuple[Path, ...]) -> Recipe:
@@ -216,7 +228,9 @@ def _read(path: Path) -> tuple[_File, int]:
     ImageError.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            # A longer file is refused.
+            data = file.read(LARGEST + 1)
     except OSError as error:
         raise ImageError(
             f"the image recipe {path} cannot be read: {error.strerror}", "Correct its permissions."

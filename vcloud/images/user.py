@@ -6,33 +6,24 @@ Such an image boots with its own boot loader, and cloud-init configures it.
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import http.client
-import re
-import struct
-import urllib.error
-import urllib.request
-from collections.abc import Callable
+import os
+import stat
+from collections.abc import Callable, Generator
+from contextlib import closing
 from io import BufferedReader
 from pathlib import Path
-from typing import IO
 
 from vcloud.errors import ImageError
-from vcloud.images.cache import Cache, Description, Image, default_cache
+from vcloud.images.cache import Cache, Image, default_cache, plain_name
+from vcloud.images.description import Description
+from vcloud.images.download import BLOCK_BYTES, PACE, Pace, TooSlowError, blocks
+from vcloud.images.qcow2 import HEADER_BYTES, fault_of
 
-BLOCK_BYTES = 1 << 20
-TIMEOUT = 60
-"""Seconds without a received byte, after which a download fails."""
 SIZE_LIMIT = 64 << 30
 """Bytes. A download that never ends must not fill the disk."""
-QCOW2_MAGIC = b"QFI\xfb"
-HEADER = ">4sIQ"
-"""Magic, version, offset of the backing file's name. See docs/interop/qcow2.txt in QEMU's source.
-"""
-FEATURES_OFFSET = 72
-"""Where version 3 has the bits of the incompatible features."""
-EXTERNAL_DATA = 1 << 2
-"""A bit of the incompatible features: the data of the guest are in another file."""
 
 
 def source_digest(source: str, sha256: str) -> str:
@@ -44,12 +35,29 @@ def source_digest(source: str, sha256: str) -> str:
     if sha256:
         return sha256
     with _open_file(source) as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+        found = os.fstat(content.fileno())
+    # A program can set back the time of the last write, but not ctime.
+    version = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    return _file_digest(source, version)
+
+
+@functools.lru_cache(maxsize=64)
+def _file_digest(source: str, _version: tuple[int, ...]) -> str:
+    """One command asks several times for the digest of a file that may have gigabytes. A file that
+    was changed meanwhile has another version, and is read again.
+    """
+    try:
+        with _open_file(source) as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise ImageError(
+            f"the image {source} cannot be read: {error.strerror}", "Copy it to another disk."
+        ) from error
 
 
 def image_name(source: str) -> str:
     """The name of a user's image in the cache and on hosts, made from its path or address."""
-    return re.sub(r"[^A-Za-z0-9._-]", "-", Path(source).name.removesuffix(".qcow2"))
+    return plain_name(Path(source).name.removesuffix(".qcow2"))
 
 
 def fetch(
@@ -59,6 +67,7 @@ def fetch(
     *,
     cache: Cache | None = None,
     largest: int = SIZE_LIMIT,
+    pace: Pace = PACE,
 ) -> Image:
     """The image of a file or an https address: from the cache, or copied to the cache now.
     `largest` is in bytes.
@@ -72,22 +81,29 @@ def fetch(
 
     def make(folder: Path) -> Description:
         disk = folder / "disk.qcow2"
-        found = _copy(source, disk, progress, largest)
+        content = blocks(source, pace) if source.startswith("https://") else _file_blocks(source)
+        found = _copy(content, source, disk, progress, largest)
         if found != key:
             hint = f"The expected checksum is {key}, but the image has {found}. Ask the publisher, or correct sha256."
             raise ImageError(f"the image {source} has the wrong checksum and was deleted", hint)
         _check_qcow2(disk, source)
-        return Description(name, key)
+        return Description(name, key, content=key, source=source)
 
     return cache.fill(name, key, make, progress)
 
 
-def _copy(source: str, target: Path, progress: Callable[[str], None], largest: int) -> str:
+def _copy(
+    content: Generator[bytes],
+    source: str,
+    target: Path,
+    progress: Callable[[str], None],
+    largest: int,
+) -> str:
     """Copies the image and returns the SHA-256 of the copied bytes."""
     checksum, done, reported = hashlib.sha256(), 0, -1
     try:
-        with _open(source) as content, target.open("wb") as copy:
-            while block := content.read(BLOCK_BYTES):
+        with closing(content), target.open("wb") as copy:
+            for block in content:
                 done += len(block)
                 if done > largest:
                     raise ImageError(
@@ -96,7 +112,8 @@ def _copy(source: str, target: Path, progress: Callable[[str], None], largest: i
                     )
                 checksum.update(block)
                 copy.write(block)
-                if done >> 25 != reported:  # once per 32 MiB
+                # Once per 32 MiB.
+                if done >> 25 != reported:
                     reported = done >> 25
                     progress(
                         f"{target.parent.name.partition('.partial')[0]}: {done >> 20} MiB read"
@@ -105,62 +122,38 @@ def _copy(source: str, target: Path, progress: Callable[[str], None], largest: i
         hint = (
             "Free some space, or set VCLOUD_CACHE_DIR to a folder on a larger disk."
             if isinstance(error, OSError) and error.errno == errno.ENOSPC
+            else "Download it with another program, and name the file."
+            if isinstance(error, TooSlowError)
             else "Check the address and try again."
         )
         raise ImageError(f"the image {source} cannot be read: {error}", hint) from error
     return checksum.hexdigest()
 
 
-class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows only redirects to https addresses."""
-
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        if not newurl.startswith("https://"):
-            raise urllib.error.URLError(f"it redirects to {newurl}, which is not https")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _open(source: str) -> IO[bytes]:
-    if not source.startswith("https://"):
-        return _open_file(source)
-    response: IO[bytes] = urllib.request.build_opener(_HttpsRedirects).open(source, timeout=TIMEOUT)
-    return response
+def _file_blocks(path: str) -> Generator[bytes]:
+    with _open_file(path) as content:
+        while block := content.read(BLOCK_BYTES):
+            yield block
 
 
 def _open_file(path: str) -> BufferedReader:
+    """The opened file itself is looked at, so that nobody can exchange it between check and use."""
+    hint = "Correct the path of the image."
     try:
-        return Path(path).open("rb")
+        # The open of a pipe does not wait for a writer.
+        opened = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
     except OSError as error:
-        raise ImageError(
-            f"the image {path} cannot be read: {error.strerror}", "Correct the path of the image."
-        ) from error
+        raise ImageError(f"the image {path} cannot be read: {error.strerror}", hint) from error
+    if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+        opened.close()
+        raise ImageError(f"the image {path} is not a regular file", hint)
+    return opened
 
 
 def _check_qcow2(disk: Path, source: str) -> None:
-    """Accepts only a qcow2 in one file.
-
-    A qcow2 may name other files as its backing file or data file. A hostile one could name a file
-    of the host, and the guest would read it.
-    """
     with disk.open("rb") as content:
-        header = content.read(FEATURES_OFFSET + 8)
-    if len(header) < FEATURES_OFFSET or header[:4] != QCOW2_MAGIC:
-        raise ImageError(
-            f"the image {source} is not a qcow2",
-            f"Convert it: qemu-img convert -O qcow2 {Path(source).name} image.qcow2",
-        )
-    _, version, backing = struct.unpack_from(HEADER, header)
-    features = struct.unpack_from(">Q", header, FEATURES_OFFSET)[0] if version >= 3 else 0
-    if backing or features & EXTERNAL_DATA:
-        raise ImageError(
-            f"the image {source} needs another file",
-            "Make one file of both: qemu-img convert -O qcow2 OLD NEW. Use NEW as the image.",
-        )
+        header = content.read(HEADER_BYTES)
+        size = os.fstat(content.fileno()).st_size
+    if fault := fault_of(header, size):
+        what, hint = fault
+        raise ImageError(f"the image {source} {what}", hint)

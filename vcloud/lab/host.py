@@ -5,14 +5,19 @@ network.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
+from vcloud.enforce import hook_operators
+from vcloud.enforce.install import HOOK, OPERATOR_LINE, hook_text
 from vcloud.errors import HostError
 from vcloud.lab import namespaces, segments, texts
-from vcloud.lab.layout import PRIVATE_FOLDERS, Host
+from vcloud.lab.account import qemu_account
+from vcloud.lab.layout import KVM, PRIVATE_FOLDERS, Host
 from vcloud.lab.namespaces import ENVIRONMENT, run, wait_for
 
 CAPABILITIES = Path("/var/cache/libvirt/qemu/capabilities")
@@ -37,9 +42,18 @@ wake.
 
 
 def ensure_host(host: Host) -> None:
-    """Starts the host, or those parts of it that are missing."""
+    """Starts the host, or those parts of it that are missing.
+
+    A host that ended, or that never started completely, leaves its network namespace: with the
+    bridges of its networks, and with nft tables. Its libvirtd, which remembers nothing of them,
+    could then not start these networks. So the host gets a new namespace, as after power-on.
+    """
+    complete = is_complete(host)
+    host.failed.unlink(missing_ok=True)
+    if not complete:
+        segments.remove_host(host)
     segments.ensure_host(host)
-    if not is_complete(host):
+    if not complete:
         _start(host)
     _ensure_daemons(host)
     _ensure_uplink(host)
@@ -53,10 +67,13 @@ def holder(host: Host) -> int | None:
     directly below the machine's.
     """
     for pid in namespaces.processes(host.namespace):
+        # A process may end while this looks at it.
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             status = dict(
                 line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
             )
+            # NSpid has the number of the process in each PID namespace, the machine's first
+            # (proc_pid_status(5)).
             if status["Name"].strip() == "sleep" and status["NSpid"].split()[1:] == ["1"]:
                 return pid
     return None
@@ -115,10 +132,7 @@ def daemons(host: Host) -> dict[str, bool]:
 
 
 def _start(host: Host) -> None:
-    """Starts the holder and mounts the host's folders. As after power-on, no process from before
-    runs, and /run is empty.
-    """
-    namespaces.kill_all(host.namespace)
+    """Starts the holder and mounts the host's folders. As after power-on, /run is empty."""
     _write_files(host)
     argv = [
         *namespaces.enter(host.namespace),
@@ -137,9 +151,11 @@ def _start(host: Host) -> None:
             stderr=log,
             env=ENVIRONMENT,
             cwd="/",
+            # Ctrl-C in the terminal goes to a whole session. It must not end the host.
             start_new_session=True,
         )
     wait_for(f"The start of host '{host.name}'", lambda: holder(host) is not None, 10)
+    # In the host's own UTS namespace: the machine keeps its name.
     run([*enter(host), "hostname", host.name])
     # sysfs shows the network interfaces of the namespace in which it was mounted. So the host needs
     # a new one. The machine's cgroups are mounted below the old one and disappear with it.
@@ -153,21 +169,50 @@ def _write_files(host: Host) -> None:
     for folder in PRIVATE_FOLDERS:
         folder.mkdir(parents=True, exist_ok=True)
         host.machine_path(folder).mkdir(parents=True, exist_ok=True)
-    for path in ("/run/sshd", "/run/lock", "/var/log/libvirt", "/var/lib/libvirt/images"):
+    for path in (
+        str(texts.HOME),
+        "/run/sshd",
+        "/run/lock",
+        "/var/log/libvirt",
+        "/var/lib/libvirt/images",
+    ):
         host.machine_path(Path(path)).mkdir(exist_ok=True)
     host.machine_path(Path("/tmp")).chmod(0o1777)  # noqa: S108
     ensure_key(host.host_key, host.name)
     configs = {
         str(texts.HOSTS): texts.hosts_file(host.lab),
         "/etc/libvirt/libvirtd.conf": texts.libvirtd_conf(host),
-        "/etc/libvirt/qemu.conf": texts.qemu_conf(),
+        "/etc/libvirt/qemu.conf": texts.qemu_conf(qemu_account()),
         "/etc/ssh/sshd_config": texts.sshd_config(host),
         "/etc/ssh/authorized_keys": host.lab.key.with_suffix(".pub").read_text(),
         "/etc/libvirt/uplink.xml": texts.uplink_network(host),
     }
     for path, text in configs.items():
         host.machine_path(Path(path)).write_text(text)
-    (host.folder / "fstab").write_text(texts.fstab(host))
+    operators = host.machine_path(hook_operators.OPERATORS)
+    operators.parent.mkdir(mode=0o755, exist_ok=True)
+    public = host.lab.key.with_suffix(".pub").read_text().strip()
+    operators.write_text(OPERATOR_LINE.format(public))
+    hook = host.machine_path(HOOK)
+    hook.parent.mkdir(parents=True, exist_ok=True)
+    hook.write_bytes(hook_text())
+    hook.chmod(0o755)
+    (host.folder / "fstab").write_text(texts.fstab(host, own_kvm=_make_kvm(host)))
+
+
+def _make_kvm(host: Host) -> bool:
+    """Makes the host's own /dev/kvm, which QEMU's user may open. The machine's may be root's alone,
+    and stays as it is. False: the machine has none, or allows nobody to make devices.
+    """
+    host.kvm.unlink(missing_ok=True)
+    user = qemu_account()
+    try:
+        found = KVM.stat()
+        os.mknod(host.kvm, stat.S_IFCHR | 0o600, found.st_rdev)
+    except (FileNotFoundError, PermissionError):
+        return False
+    os.chown(host.kvm, user.uid, user.gid)
+    return True
 
 
 def ensure_key(path: Path, comment: str) -> None:
@@ -181,6 +226,7 @@ def ensure_key(path: Path, comment: str) -> None:
 
 def _ensure_daemons(host: Host) -> None:
     alive = daemons(host)
+    # virtlogd comes first: libvirtd has it write the console logs of VMs.
     if not alive["virtlogd"]:
         run([*enter(host), "virtlogd", "--daemon"])
     if not alive["libvirtd"]:

@@ -6,14 +6,16 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vcloud.errors import HostError, UsageError
+from vcloud.hosts.inventory import HostLabel, label_of, load_inventory
 from vcloud.lab import host as hosts
 from vcloud.lab import namespaces, outside, segments, texts
-from vcloud.lab.layout import MAX_HOSTS, Lab
+from vcloud.lab.layout import MAX_HOSTS, Host, Lab
 
 PACKAGES = {
     "ip": "iproute2",
@@ -41,7 +43,12 @@ class Part:
     runs: bool
 
 
-def up(lab: Lab, count: int = 1, report: Callable[[str], None] = lambda _: None) -> None:
+def up(
+    lab: Lab,
+    count: int = 1,
+    report: Callable[[str], None] = lambda _: None,
+    labels: Sequence[str] = (),
+) -> None:
     """Starts the lab with at least `count` hosts. Hosts that the lab has already stay, and what
     runs is not touched.
 
@@ -49,16 +56,21 @@ def up(lab: Lab, count: int = 1, report: Callable[[str], None] = lambda _: None)
         lab: see `layout.lab`.
         count: starts the hosts h1 to hN, at most 32.
         report: is called with one sentence for each part that runs.
+        labels: labels of hosts, each written as h2=site:backup; h2=site: takes one away. A host
+            keeps those that are not named.
 
     Raises:
-        UsageError: the number of hosts is impossible.
+        UsageError: the number of hosts is impossible, or a label is.
+        SpecError: somebody has written something wrong into the inventory of the lab.
         HostError: this machine cannot run a lab, or a part of the lab did not start.
     """
     if not 1 <= count <= MAX_HOSTS:
         raise UsageError(f"A lab has 1 to {MAX_HOSTS} hosts, not {count}.")
+    named = [label_of(text) for text in labels]
     check_machine()
     with _locked(lab):
         _check_owner(lab)
+        changed = _with_labels(lab, count, named)
         for number in range(1, count + 1):
             lab.host(number).folder.mkdir(exist_ok=True)
         hosts.ensure_key(lab.key, f"lab {lab.name}")
@@ -68,7 +80,54 @@ def up(lab: Lab, count: int = 1, report: Callable[[str], None] = lambda _: None)
         for host in lab.hosts():
             hosts.ensure_host(host)
             report(f"Host '{host.name}' runs.")
-        _write_client_files(lab)
+        # Last: an inventory in the folder tells other commands that the lab runs.
+        _write_client_files(lab, changed)
+
+
+def fail(lab: Lab, where: str, *, only_cut: bool = False) -> None:
+    """Lets a host fail: it loses its power, with all that runs on it, or only its network.
+
+    Raises:
+        UsageError: the lab has no host of that name.
+        HostError: the caller is not root, or something could not be ended.
+    """
+    check_root()
+    with _changing(lab, where) as host:
+        host.failed.touch()
+        if only_cut:
+            segments.cut(host)
+        else:
+            segments.remove_host(host)
+
+
+def heal(lab: Lab, where: str) -> None:
+    """Brings a host back: after a loss of power it starts anew, without VMs; after a cut its network is
+    there again. Raises as `fail` does.
+    """
+    check_machine()
+    with _changing(lab, where) as host:
+        segments.ensure_switch(lab)
+        hosts.ensure_host(host)
+
+
+@contextlib.contextmanager
+def _changing(lab: Lab, where: str) -> Iterator[Host]:
+    """The host of that name, under the lab's lock. Afterwards the client's files say how to reach the
+    hosts.
+    """
+    if not lab.folder.exists():
+        raise UsageError(
+            f"There is no lab called '{lab.name}'.", f"Start it: vcloud lab up --name {lab.name}"
+        )
+    with _locked(lab):
+        _check_owner(lab)
+        host = next((host for host in lab.hosts() if host.name == where), None)
+        if host is None:
+            names = ", ".join(host.name for host in lab.hosts())
+            raise UsageError(f"Lab '{lab.name}' has no host '{where}'.", f"Its hosts are {names}.")
+        labels = _with_labels(lab, 1, ())
+        yield host
+        _write_client_files(lab, labels)
 
 
 def down(lab: Lab) -> bool:
@@ -82,6 +141,7 @@ def down(lab: Lab) -> bool:
         return False
     with _locked(lab):
         _check_owner(lab)
+        # The processes end first, because they write into the folder.
         for name in _namespaces(lab):
             namespaces.delete(name)
         shutil.rmtree(lab.folder)
@@ -103,6 +163,7 @@ def status(lab: Lab) -> list[Part]:
     for host in lab.hosts():
         runs = namespaces.exists(host.namespace) and hosts.is_complete(host)
         parts.append(Part(host.name, "host", runs))
+        parts.append(Part(host.name, "network", runs and not segments.is_cut(host)))
         listening = hosts.daemons(host) if runs else dict.fromkeys(hosts.DAEMONS, False)
         parts.extend(Part(host.name, daemon, alive) for daemon, alive in listening.items())
     return parts
@@ -179,20 +240,47 @@ def _namespaces(lab: Lab) -> list[str]:
 
 
 def _check_owner(lab: Lab) -> None:
-    """Raises HostError if a lab of the same name runs from another folder. It is called before
-    anything is changed.
+    """Raises HostError if a part of a lab of the same name in another folder exists, even if its
+    hosts have ended. It is called before anything is changed.
     """
     for number in range(1, MAX_HOSTS + 1):
         hosts.check_owner(lab.host(number))
+    for name in filter(namespaces.exists, _namespaces(lab)):
+        if namespaces.owner(name) not in ("", str(lab.folder)):
+            raise HostError(
+                f"The network namespace '{name}' belongs to the lab in '{namespaces.owner(name)}', not in '{lab.folder}'.",
+                "Choose another --name, or set VCLOUD_LAB_DIR to the value with which that lab was started.",
+            )
 
 
-def _write_client_files(lab: Lab) -> None:
+def _with_labels(lab: Lab, count: int, named: Sequence[HostLabel]) -> dict[str, dict[str, str]]:
+    """The labels of each host, with those that the user names now."""
+    hosts = {
+        *(host.name for host in lab.hosts()),
+        *(lab.host(one + 1).name for one in range(count)),
+    }
+    known = load_inventory(lab.inventory) if lab.inventory.exists() else ()
+    labels = {host.name: dict(host.labels) for host in known}
+    for one in named:
+        if one.host not in hosts:
+            raise UsageError(
+                f"There is no host '{one.host}' in lab '{lab.name}'.",
+                f"Its hosts are {', '.join(sorted(hosts))}.",
+            )
+        mine = labels.setdefault(one.host, {})
+        mine.pop(one.key, None)
+        if one.value:
+            mine[one.key] = one.value
+    return labels
+
+
+def _write_client_files(lab: Lab, labels: Mapping[str, Mapping[str, str]]) -> None:
     """Writes the files that a client needs to reach the hosts. The key pairs exist already."""
     found = lab.hosts()
     _write(lab.known_hosts, texts.known_hosts(found))
     _write(lab.ssh_config, texts.ssh_config(lab, found))
     _write(lab.ssh, texts.ssh_wrapper(lab), mode=0o755)
-    _write(lab.inventory, texts.inventory(found))
+    _write(lab.inventory, texts.inventory(found, labels))
 
 
 def _write(path: Path, text: str, mode: int = 0o644) -> None:
@@ -212,16 +300,39 @@ def _locked(lab: Lab) -> Iterator[None]:
     while True:
         lab.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            handle = os.open(lab.folder, os.O_RDONLY | os.O_DIRECTORY)
+            handle = os.open(lab.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except FileNotFoundError:
             continue  # a `down` has deleted the folder in between
         try:
+            _check_folder(lab.folder, os.fstat(handle))
+            # Also the folder of a lab that an earlier release has made.
+            os.fchmod(handle, 0o700)
             fcntl.flock(handle, fcntl.LOCK_EX)
             if _is_same_folder(handle, lab.folder):
                 yield
                 return
         finally:
             os.close(handle)
+
+
+def _check_folder(folder: Path, found: os.stat_result) -> None:
+    """Raises HostError if somebody else could change what is in the folder, or put another one in
+    its place: root's daemons run with the files in it.
+    """
+    elsewhere = "set VCLOUD_LAB_DIR to a folder of your own, such as /var/lib/vcloud/labs"
+    for path, about in ((folder, found), *((path, path.stat()) for path in folder.parents)):
+        if about.st_uid not in (0, os.geteuid()):
+            raise HostError(
+                f"The lab's folder '{folder}' is not safe: '{path}' belongs to somebody else.",
+                f"Give it to root (chown root: {path}), or {elsewhere}.",
+            )
+        # In a folder with this bit, such as /tmp, nobody can rename what belongs to others.
+        is_shared = path != folder and about.st_mode & stat.S_ISVTX
+        if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not is_shared:
+            raise HostError(
+                f"The lab's folder '{folder}' is not safe: others may write to '{path}'.",
+                f"Take the permission away (chmod go-w {path}), or {elsewhere}.",
+            )
 
 
 def _is_same_folder(handle: int, path: Path) -> bool:

@@ -51,6 +51,8 @@ PRIVATE_FOLDERS = tuple(
 """The folders that each host has for itself. In all other folders a host sees the machine's files.
 """
 
+KVM = Path("/dev/kvm")
+
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,19}")
 _FOLDER = re.compile(r"/[A-Za-z0-9/._-]*")
 _SOCKET_LIMIT = 107
@@ -142,6 +144,16 @@ class Host:
         return self.machine_path(Path("/etc/ssh/ssh_host_ed25519_key"))
 
     @property
+    def failed(self) -> Path:
+        """A file that exists while the host has failed, because `vcloud lab fail` let it."""
+        return self.folder / "failed"
+
+    @property
+    def kvm(self) -> Path:
+        """The device /dev/kvm of this host, which belongs to QEMU's user."""
+        return self.folder / "kvm"
+
+    @property
     def socket(self) -> Path:
         return self.machine_path(Path("/run/libvirt/libvirt-sock"))
 
@@ -189,6 +201,7 @@ def lab(name: str = DEFAULT_NAME) -> Lab:
             "Set VCLOUD_LAB_DIR to an absolute path of letters, digits and '/._-'.",
         )
     found = Lab(name, folder.resolve())
+    # No host has a longer name than the last one.
     if len(str(found.host(MAX_HOSTS).socket)) > _SOCKET_LIMIT:
         raise UsageError(
             f"The path '{folder}' is too long: the paths of Unix sockets below it would exceed {_SOCKET_LIMIT} bytes.",

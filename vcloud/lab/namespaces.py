@@ -79,6 +79,7 @@ def exists(name: str) -> bool:
     file, which does not count.
     """
     try:
+        # All namespaces are files of one file system of the kernel (nsfs).
         return (FOLDER / name).stat().st_dev == Path("/proc/self/ns/net").stat().st_dev
     except FileNotFoundError:
         return False
@@ -91,6 +92,7 @@ def ensure(name: str, sysctls: Mapping[str, int]) -> None:
     when it is created.
     """
     if not exists(name):
+        # A killed `ip netns add` may have left a plain file, for which the next one would fail.
         (FOLDER / name).unlink(missing_ok=True)
         run(["ip", "netns", "add", name])
     run(
@@ -98,6 +100,7 @@ def ensure(name: str, sysctls: Mapping[str, int]) -> None:
             *enter(name),
             "sysctl",
             "-q",
+            # No error for a setting that this kernel does not have.
             "-e",
             "-w",
             *(f"{key}={value}" for key, value in sysctls.items()),
@@ -128,6 +131,19 @@ def links(name: str) -> set[str]:
     return {link["ifname"] for link in json.loads(run(["ip", "-n", name, "-j", "link", "show"]))}
 
 
+def owned_by(folder: Path) -> str:
+    """The words of an `ip link set lo` command that note in a namespace whose it is. The note lasts
+    as long as the namespace, whatever ends in it.
+    """
+    return f"alias {folder}"
+
+
+def owner(name: str) -> str:
+    """The folder that `owned_by` noted in the namespace. Empty if nothing is noted there."""
+    (loopback,) = json.loads(run(["ip", "-n", name, "-j", "link", "show", "lo"]))
+    return str(loopback.get("ifalias", ""))
+
+
 def configure(name: str, commands: Iterable[str]) -> None:
     """Runs `ip` commands in the namespace, in one process. Each command is one line without the
     word `ip`.
@@ -139,6 +155,7 @@ def listening(name: str) -> set[str]:
     """The local addresses of all listening TCP and Unix sockets, such as `198.19.0.11:22` or
     `/run/libvirt/libvirt-sock`.
     """
+    # ss prints type, state, two queue lengths, and then the local address.
     return {line.split()[4] for line in run([*enter(name), "ss", "-Hlntx"]).splitlines()}
 
 
@@ -159,6 +176,7 @@ def kill_all(name: str) -> None:
     """
 
     def gone() -> bool:
+        # Looked up each time, because a process may start others before it is killed.
         found = list(processes(name))
         for pid in found:
             _kill(pid, name)

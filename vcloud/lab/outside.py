@@ -38,7 +38,7 @@ def ensure_outside(lab: Lab) -> None:
     namespaces.configure(
         here,
         [
-            "link set lo up",
+            f"link set lo up {namespaces.owned_by(lab.folder)}",
             "link set uplink up",
             f"address replace {UPLINK4[GATEWAY]}/{UPLINK4.prefixlen} dev uplink",
             f"address replace {UPLINK6[GATEWAY]}/{UPLINK6.prefixlen} dev uplink nodad",
@@ -76,6 +76,7 @@ def _start_responder(lab: Lab) -> None:
             stderr=log,
             text=True,
             env=namespaces.ENVIRONMENT,
+            # So `-m` finds this very vcloud, installed or not.
             cwd=Path(vcloud.__file__).parents[1],
             start_new_session=True,
         )

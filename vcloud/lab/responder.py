@@ -62,7 +62,9 @@ def main(port: int, log: Log) -> None:
             server.bind(("", port))
             if kind is socket.SOCK_STREAM:
                 server.listen(1024)
+            # Not daemon threads: the process lives as long as they do.
             threading.Thread(target=serve, args=(server, log)).start()
+    # The same word as `outside.READY`. This program imports nothing of vcloud.
     print("ready", flush=True)
 
 
@@ -94,6 +96,7 @@ def answer_connection(connection: socket.socket, source: Address, log: Log) -> N
         connection.settimeout(IDLE_TIMEOUT)
         target = connection.getsockname()[:2]
         log.write("open", source, target)
+        # The longest method has 8 bytes with its space. MSG_PEEK leaves them in the socket.
         if connection.recv(8, socket.MSG_PEEK).startswith(METHODS):
             HttpAnswer(connection, source, target, log)
         else:
@@ -123,7 +126,8 @@ class HttpAnswer(BaseHTTPRequestHandler):
         self, connection: socket.socket, source: Address, target: Address, log: Log
     ) -> None:
         self._source, self._target, self._log = source, target, log
-        super().__init__(connection, source, None)  # type: ignore[arg-type]  # the methods in use need no server object
+        # The methods in use need no server object.
+        super().__init__(connection, source, None)  # type: ignore[arg-type]
 
     def answer(self) -> None:
         size, digest, complete = 0, hashlib.sha256(), False
@@ -161,10 +165,13 @@ class HttpAnswer(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(text)
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = answer  # noqa: N815  (the base class calls methods of these names)
+    # The base class calls methods of these names.
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = answer  # noqa: N815
 
     def _body(self) -> Iterator[bytes]:
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
+            # A chunk begins with its size and may have extensions after a semicolon (RFC 9112,
+            # 7.1).
             while size := int(self.rfile.readline().split(b";")[0], 16):
                 yield from self._read(size)
                 self.rfile.readline()
@@ -194,6 +201,7 @@ def serve_udp(server: socket.socket, log: Log) -> None:
     else:
         server.setsockopt(socket.SOL_IP, IP_RECVORIGDSTADDR, 1)
     while True:
+        # An answer that cannot be sent must not end the service.
         with contextlib.suppress(OSError):
             data, extra, _, source = server.recvmsg(CHUNK, 256)
             target = original_target(extra[0][2])

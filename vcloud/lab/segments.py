@@ -37,6 +37,7 @@ def ensure_switch(lab: Lab) -> None:
     namespaces.ensure(
         lab.switch,
         {
+            # The switch only forwards frames, so its bridges need no link-local address.
             "net.ipv6.conf.all.disable_ipv6": 1,
             "net.ipv6.conf.default.disable_ipv6": 1,
             **UNFILTERED,
@@ -52,7 +53,7 @@ def ensure_switch(lab: Lab) -> None:
                 f"link add {bridge} type bridge stp_state 0 mcast_snooping 0"
                 for bridge in sorted(missing)
             ),
-            "link set lo up",
+            f"link set lo up {namespaces.owned_by(lab.folder)}",
             "link set uplink up",
             "link set management up",
             f"address replace {MANAGEMENT4[GATEWAY]}/{MANAGEMENT4.prefixlen} dev management",
@@ -70,12 +71,40 @@ def ensure_wire(lab: Lab, port: str, bridge: str, namespace: str, link: str) -> 
     ports = namespaces.links(lab.switch)
     if port not in ports or link not in namespaces.links(namespace):
         mac = mac_of(lab.name, namespace, link)
+        # Deleting one end of a veth pair deletes the other end, too.
         old = [f"link delete {port}"] if port in ports else []
         namespaces.configure(
             lab.switch,
             [*old, f"link add {port} type veth peer name {link} address {mac} netns {namespace}"],
         )
     namespaces.configure(lab.switch, [f"link set {port} master {bridge} up"])
+
+
+def remove_host(host: Host) -> None:
+    """Ends all processes of a host, and deletes its network namespace with all that is in it.
+
+    The cables go first: the kernel deletes both ends of a cable at once, but a namespace only some
+    time after its last process has ended.
+    """
+    cut(host)
+    if namespaces.exists(host.namespace):
+        namespaces.delete(host.namespace)
+
+
+def cut(host: Host) -> None:
+    """Takes away the cables of a host. What runs on it runs on."""
+    for port in sorted(namespaces.links(host.lab.switch) & {*_ports(host)}):
+        namespaces.configure(host.lab.switch, [f"link delete {port}"])
+
+
+def is_cut(host: Host) -> bool:
+    """Whether one of the cables of a host is missing."""
+    return not namespaces.links(host.lab.switch).issuperset(_ports(host))
+
+
+def _ports(host: Host) -> tuple[str, str]:
+    """The ports of a host on the bridges of both segments."""
+    return f"{host.name}-management", f"{host.name}-uplink"
 
 
 def ensure_host(host: Host) -> None:
@@ -86,8 +115,9 @@ def ensure_host(host: Host) -> None:
     """
     namespace = host.namespace
     namespaces.ensure(namespace, SEGMENT_SYSCTLS | UNFILTERED)
-    ensure_wire(host.lab, f"{host.name}-management", "management", namespace, "eth0")
-    ensure_wire(host.lab, f"{host.name}-uplink", "uplink", namespace, "eth1")
+    management, uplink = _ports(host)
+    ensure_wire(host.lab, management, "management", namespace, "eth0")
+    ensure_wire(host.lab, uplink, "uplink", namespace, "eth1")
     bridge = (
         []
         if "uplink0" in namespaces.links(namespace)
@@ -97,7 +127,7 @@ def ensure_host(host: Host) -> None:
         namespace,
         [
             *bridge,
-            "link set lo up",
+            f"link set lo up {namespaces.owned_by(host.lab.folder)}",
             "link set eth0 up",
             "link set eth1 master uplink0 up",
             "link set uplink0 up",

@@ -4,15 +4,17 @@ default settings.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import yaml
 
 from vcloud.compile.libvirt.network import render_bridge_network
 from vcloud.design.addressing import uuid_of
+from vcloud.lab.account import Account
 from vcloud.lab.layout import (
     GATEWAY,
+    KVM,
     MAX_HOSTS,
     PRIVATE_FOLDERS,
     SERVER,
@@ -25,27 +27,35 @@ from vcloud.lab.layout import (
 )
 
 HOSTS = Path("/etc/hosts")
+HOME = Path("/run/home")
+"""The home of who logs in on a host."""
 
 
 def libvirtd_conf(host: Host) -> str:
     """Each host has its own `host_uuid`. Otherwise all hosts would have the machine's UUID, and
     libvirt would refuse a migration between them.
+
+    Nobody but root reaches its sockets: who may use libvirt may do anything as root.
     """
     return f"""\
 host_uuid = "{host.uuid}"
 auth_unix_ro = "none"
 auth_unix_rw = "none"
+unix_sock_ro_perms = "0700"
+unix_sock_rw_perms = "0700"
+unix_sock_admin_perms = "0700"
 log_outputs = "2:file:/var/log/libvirt/libvirtd.log"
 """
 
 
-def qemu_conf() -> str:
+def qemu_conf(user: Account) -> str:
     """All hosts share the machine's kernel. So they use no cgroups, whose names would clash, and no
-    security labels, because a kernel has only one policy.
+    security labels, because a kernel has only one policy. What is left to hold a guest that breaks
+    out of QEMU is that QEMU is not root: libvirt gives it the files of its VM, and no others.
     """
-    return """\
-user = "root"
-group = "root"
+    return f"""\
+user = "+{user.uid}"
+group = "+{user.gid}"
 security_driver = "none"
 cgroup_controllers = []
 """
@@ -59,6 +69,10 @@ def uplink_network(host: Host) -> str:
 def sshd_config(host: Host) -> str:
     """By default sshd starts to refuse logins when 10 others are in progress (MaxStartups), and
     allows 10 sessions per connection (MaxSessions), see sshd_config(5). A lab allows more of both.
+
+    Who logs in has a home of the host's own. The shell would read the `.bashrc` of this machine's
+    root otherwise, for every command. It may be slow, or say something where libvirt's protocol is
+    expected.
     """
     return f"""\
 ListenAddress {host.management4}
@@ -72,6 +86,7 @@ PrintMotd no
 PrintLastLog no
 MaxStartups 100
 MaxSessions 100
+SetEnv HOME={HOME}
 Subsystem sftp internal-sftp
 """
 
@@ -96,8 +111,10 @@ def mounts(host: Host) -> tuple[tuple[Path, Path], ...]:
     return tuple((host.machine_path(target), target) for target in targets)
 
 
-def fstab(host: Host) -> str:
-    binds = [f"{source} {target} none bind 0 0" for source, target in mounts(host)]
+def fstab(host: Host, *, own_kvm: bool) -> str:
+    """With `own_kvm`, the host has a device of its own in place of the machine's /dev/kvm."""
+    pairs = [*([(host.kvm, KVM)] if own_kvm else []), *mounts(host)]
+    binds = [f"{source} {target} none bind 0 0" for source, target in pairs]
     return "\n".join(["sysfs /sys sysfs defaults 0 0", *binds]) + "\n"
 
 
@@ -136,9 +153,9 @@ def known_hosts(hosts: Iterable[Host]) -> str:
     return "".join(lines)
 
 
-def inventory(hosts: Iterable[Host]) -> str:
+def inventory(hosts: Iterable[Host], labels: Mapping[str, Mapping[str, str]]) -> str:
     """The inventory file of the lab's hosts. Its key `outside` tells `vcloud verify` where the
-    simulated internet is.
+    simulated internet is. `labels` are those of each host by its name.
     """
     uplink = {
         "network": "uplink",
@@ -150,14 +167,17 @@ def inventory(hosts: Iterable[Host]) -> str:
     entries = {
         host.name: {
             "uri": host.uri,
-            "local_uri": host.local_uri,
+            # A client on this machine would reach a host that has failed through this socket.
+            **({} if host.failed.exists() else {"local_uri": host.local_uri}),
             "ssh_config": str(host.lab.ssh_config),
+            "operator_key": str(host.lab.key),
             "uplink": dict(uplink),
             "outside": {
                 "netns": host.lab.outside,
                 "server4": str(SERVERS4[SERVER]),
                 "server6": str(SERVERS6[SERVER]),
             },
+            **({"labels": dict(labels[host.name])} if labels.get(host.name) else {}),
         }
         for host in hosts
     }
@@ -168,6 +188,8 @@ def outside_ruleset(port: int) -> str:
     """nft rules that send every TCP and UDP port of every server address to the responder. The
     responder still sees the original address and port.
     """
+    # nft refuses to delete a table that does not exist. So the table is made first, then deleted,
+    # then made with its content, all in one transaction.
     return f"""\
 table inet outside
 delete table inet outside

@@ -9,7 +9,7 @@ multiply if what is between them, or they themselves, can match nothing of their
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Final
 
@@ -17,6 +17,7 @@ from vcloud.patterns.tree import (
     ALL,
     Alternation,
     Anchor,
+    AnyChar,
     CharSet,
     Comment,
     Flags,
@@ -32,7 +33,11 @@ from vcloud.patterns.tree import (
 )
 
 ENDLESS: Final = 1000
-"""How many tries a repetition without end counts for."""
+"""How many tries a repetition of a character without end counts for."""
+ENDLESS_GROUP: Final = 100_000
+"""How many tries a repetition of a group without end counts for. PCRE counts each round of a group
+against its limit, but a repetition of a character only once.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +49,24 @@ class _Piece:
     characters: frozenset[str]
     ways: int
     needed: bool
+    first: frozenset[str]
+    """The characters with which its matches can begin."""
 
 
 def tries(tree: Node) -> int:
     """In how many ways the repetitions of a pattern can share out a text, at most."""
-    return _together(tuple(_pieces(tree)))
+    return _together(tuple(_pieces(_without_tail(tree))))
+
+
+def _without_tail(tree: Node) -> Node:
+    """The same without the rounds of a last repetition that a match does not need. Nothing after
+    them can fail, so no search comes back to them.
+    """
+    match tree:
+        case Sequence(parts=(*others, Repeat() as last)):
+            return Sequence((*others, replace(last, most=last.least)))
+        case _:
+            return tree
 
 
 def _together(pieces: tuple[_Piece, ...]) -> int:
@@ -58,11 +76,17 @@ def _together(pieces: tuple[_Piece, ...]) -> int:
     runs: list[list[int]] = [[]]
     reach: frozenset[str] = frozenset()
     for piece in pieces:
+        # Here the repetitions before this piece must end, because none of them can match what it
+        # needs.
         if piece.needed and not piece.characters & reach:
             runs.append([])
             reach = frozenset()
         if piece.ways > 1:
-            runs[-1].append(piece.ways)
+            # What a repetition before this piece cannot match says where this piece begins.
+            if runs[-1] and not piece.first & reach:
+                runs[-1][-1] += piece.ways
+            else:
+                runs[-1].append(piece.ways)
             reach |= piece.characters
     found = [run for run in runs if run]
     return prod(prod(run) // max(run) for run in found) * max(map(max, found), default=1)
@@ -81,11 +105,13 @@ def _pieces(node: Node) -> Iterator[_Piece]:
             yield from _chosen(merged(node))
         case LookAround():
             inside = tuple(_pieces(node.part))
-            yield _Piece(_characters(inside), _together(inside), False)
+            characters = _characters(inside)
+            yield _Piece(characters, _together(inside), False, characters)
         case Anchor() | Comment() | Flags():
             return
         case _:
-            yield _Piece(_matched(node), 1, True)
+            matched = _matched(node)
+            yield _Piece(matched, 1, True, matched)
 
 
 def _chosen(sequence: Sequence) -> Iterator[_Piece]:
@@ -95,11 +121,11 @@ def _chosen(sequence: Sequence) -> Iterator[_Piece]:
             yield from _pieces(part)
             continue
         branches = [tuple(_pieces(branch)) for branch in part.branches]
-        needed = all(map(_is_needed, part.branches))
         yield _Piece(
             frozenset[str]().union(*map(_characters, branches)),
             sum(map(_together, branches)),
-            needed,
+            all(map(_is_needed, part.branches)),
+            frozenset[str]().union(*map(_first, branches)),
         )
 
 
@@ -110,10 +136,27 @@ def _repeated(node: Repeat) -> Iterator[_Piece]:
     if node.least == node.most and within > 1:
         yield from (piece for _ in range(node.least) for piece in pieces)
         return
-    choices = ENDLESS if node.most is None else min(node.most - node.least + 1, ENDLESS)
+    endless = ENDLESS if _is_character(node.part) else ENDLESS_GROUP
+    choices = endless if node.most is None else min(node.most - node.least + 1, endless)
     rounds = ENDLESS if node.most is None else node.most
     ways = choices - 1 + within if within == 1 or rounds == 1 else choices * within**rounds
-    yield _Piece(_characters(pieces), ways, node.least > 0 and _is_needed(node.part))
+    needed = node.least > 0 and _is_needed(node.part)
+    yield _Piece(_characters(pieces), ways, needed, _first(pieces))
+
+
+def _is_character(node: Node) -> bool:
+    """Whether PCRE repeats it as one character."""
+    return isinstance(node, Literal | CharSet | AnyChar)
+
+
+def _first(pieces: Iterable[_Piece]) -> frozenset[str]:
+    """The characters with which a match of the pieces can begin."""
+    found = frozenset[str]()
+    for piece in pieces:
+        found |= piece.first
+        if piece.needed:
+            break
+    return found
 
 
 def _is_needed(node: Node) -> bool:

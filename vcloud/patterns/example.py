@@ -53,6 +53,7 @@ def near_miss(pattern: str, text: str) -> str:
     """The text with one character changed, so that the pattern no longer matches. Raises
     NoExampleError.
     """
+    # From the end, so that both texts begin alike.
     for index in reversed(range(len(text))):
         for other in _ALPHABET:
             changed = text[:index] + other + text[index + 1 :]

@@ -95,6 +95,7 @@ class _Parser:
             if (repeat := self._repeat()) is None:
                 parts.append(self._part())
                 continue
+            # A quantifier after a comment belongs to what stands before the comment.
             index = max(index for index, part in enumerate(parts) if not isinstance(part, Comment))
             parts[index] = Repeat(parts[index], *repeat)
         return Sequence(tuple(parts))
@@ -105,6 +106,7 @@ class _Parser:
         if self.text[start] in "*+?":
             self.at += 1
             least, most = {"*": (0, None), "+": (1, None), "?": (0, 1)}[self.text[start]]
+        # Python reads `{}` as two characters.
         elif (found := _COUNT.match(self.text, start)) and found[0] != "{}":
             self.at = found.end()
             least = int(found["least"] or 0)
@@ -161,6 +163,7 @@ class _Parser:
         if letter in "AbBZ":
             self.at += 2
             return Anchor(self.text[start : self.at])
+        # Three octal digits are a character; other digits refer back to a group.
         if letter in "123456789" and not re.match(r"\\[0-3][0-7]{2}", self.text[start:]):
             return BackReference(self._expect(_REFERENCE)[0])
         character = self._escaped_character()
@@ -180,6 +183,7 @@ class _Parser:
         negated = self._next("^")
         characters: set[str] = set()
         first = self.at
+        # A `]` right at the beginning is a member of the set.
         while self.at == first or self.text[self.at] != "]":
             characters |= self._member()
         self.at += 1
@@ -193,6 +197,7 @@ class _Parser:
             listed, negated = _CLASSES[letter]
             return ALL - listed if negated else listed
         low = self._set_character()
+        # A dash before the closing bracket is a member of the set.
         if self.text[self.at] == "-" and self.text[self.at + 1] != "]":
             self.at += 1
             last = min(ord(self._set_character()), MOST_CODE)
@@ -205,6 +210,7 @@ class _Parser:
             return self.text[self.at - 1]
         if found := self._take(_SET_OCTAL):
             return chr(int(found[1], 8))
+        # Inside a set, `\b` is a backspace and not the border of a word.
         if self.text[self.at + 1] == "b":
             self.at += 2
             return "\b"

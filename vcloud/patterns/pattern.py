@@ -27,18 +27,24 @@ from vcloud.patterns.tree import (
 
 LENGTH: Final = 200
 """Characters of a pattern."""
+MATCH_LIMIT: Final = 100_000_000
+"""PCRE gives up a search that goes back so often."""
 MOST_REPEATS: Final = 1000
 MOST_ENDLESS: Final = 3
 """Each further repetition without end multiplies the worst case by the length of the text."""
-MOST_TRIES: Final = 10_000_000
+MOST_TRIES: Final = 20_000
 """At one position of a text, by the estimate of `backtracking`. Enough for two repetitions of a
-thousand and some short ones.
+hundred and some short ones. A search of 64 KiB of the worst text then stays far below MATCH_LIMIT.
 """
 HARMLESS_ROUNDS: Final = 4
 """An optional part may repeat so often: `([0-9]{4}-?){4}` is how people write numbers, and it
 cannot explode.
 """
 
+_TOO_MANY_WAYS_HINT: Final = (
+    "Give each repetition a small end, [a-z]{1,64} or .{0,100}, repeat sets and not groups,"
+    " and let neighbours match different characters."
+)
 _TOO_LONG_HINT: Final = "Repeat only a fixed piece of text, or write fixed counts."
 
 
@@ -61,16 +67,14 @@ def parse_pattern(value: object) -> str:
         raise FieldError(
             f"the pattern '{shown(text)}' could take very long: {reason}", _TOO_LONG_HINT
         )
+    if tries(tree) > MOST_TRIES:
+        what = f"the pattern '{shown(text)}' could take very long: its repetitions can share out a text in too many ways"
+        raise FieldError(what, _TOO_MANY_WAYS_HINT)
     if compiled_size(tree) > LARGEST_PROGRAM:
         raise FieldError(
             f"the pattern '{shown(text)}' is too large for the IPS", "Repeat groups less often."
         )
     return text
-
-
-def most_countable(pattern: str) -> int:
-    """How many occurrences of a pattern the IPS can count."""
-    return LARGEST_PROGRAM // compiled_size(parsed(pattern))
 
 
 def _check_characters(text: str) -> None:
@@ -136,8 +140,4 @@ def _too_many(tree: Node) -> str:
     if shortest > MOST_REPEATS:
         return f"it only matches texts of at least {shortest} characters"
     endless = sum(isinstance(node, Repeat) and node.most is None for node in descendants(tree))
-    if endless > MOST_ENDLESS:
-        return f"it has {endless} repetitions without end"
-    return (
-        "its repetitions can share out a text in too many ways" if tries(tree) > MOST_TRIES else ""
-    )
+    return f"it has {endless} repetitions without end" if endless > MOST_ENDLESS else ""

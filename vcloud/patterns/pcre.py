@@ -29,8 +29,6 @@ from vcloud.patterns.tree import (
 
 LARGEST_PROGRAM: Final = 65_000
 """Bytes of a compiled pattern. PCRE's own limit is 65,536, with all that it adds."""
-COUNTING: Final = 20
-"""Bytes that `vcloud.compile.leaks.pattern.counted` adds to each of the repetitions it makes."""
 
 _CHARACTER: Final = 2
 _SET: Final = 33
@@ -40,7 +38,10 @@ _OTHER_GROUP: Final = 12
 _OPTIONAL_COPY: Final = 7
 _BRANCH: Final = 3
 
+# `[[:digit:]]`, `[.x.]` and `[=x=]` inside a set.
 _POSIX: Final = re.compile(r"\[([:.=])(?:\\.|[^\]\\])*\1\]")
+# PCRE2 reads `{,5}` and `{ 1, 2 }` as counts from 10.43 on, and as text before. Python reads only
+# the first one as a count.
 _LOOSE_COUNT: Final = re.compile(r"\{(?=[^}]*[\d,])[ \t]*\d*[ \t]*(?:,[ \t]*\d*[ \t]*)?\}")
 _OTHER_ESCAPES: Final = {
     r"\u": r"Write \xHH.",
@@ -116,10 +117,8 @@ def _set_differences(spelling: str) -> Iterator[Difference]:
 
 
 def compiled_size(tree: Node) -> int:
-    """Bytes of the compiled pattern, at most. A pattern for several occurrences has so many times
-    as much.
-    """
-    return COUNTING + _PLAIN_GROUP + _size(tree)
+    """Bytes of the compiled pattern, at most."""
+    return _PLAIN_GROUP + _size(tree)
 
 
 def _size(node: Node) -> int:

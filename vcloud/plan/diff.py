@@ -4,23 +4,46 @@ the same two values give the same plan.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from vcloud.compile.libvirt.network import zone_networks
+from vcloud.compile.libvirt.network import vapp_networks
 from vcloud.design.model import Design, Network, Role, Vm
-from vcloud.design.names import filter_name
+from vcloud.design.names import domain_name, filter_name
 from vcloud.errors import SmallerDiskError, VcloudError
-from vcloud.marks import VmDigests
-from vcloud.plan import reasons
+from vcloud.marks import NO_VM, VmDigests
+from vcloud.plan import losses, reasons
+from vcloud.plan.disks import heirs, moves, unfinished_copies
+from vcloud.plan.drift import drift_of
+from vcloud.plan.host_difference import HostDifference, HostSide
+from vcloud.plan.host_mending import host_drift, host_steps, told_once, unmended
 from vcloud.plan.manifest import Manifest, Phase
 from vcloud.plan.state import DomainState, NetworkState, VappState
-from vcloud.plan.steps import Plan, Step, Verb, in_order
+from vcloud.plan.steps import STARTED, TOUCHED, Drift, Loss, Plan, Step, Verb, in_order
 
 
-def plan_changes(wanted: Manifest, state: VappState, host: str, *, reload: bool = False) -> Plan:
-    """The steps from `state` to `wanted`. With `reload`, the appliances load their rules again even
-    if these are unchanged.
+def plan_changes(
+    wanted: Manifest,
+    state: VappState,
+    host: str,
+    *,
+    reload: bool = False,
+    cold: bool = False,
+    noting: bool = True,
+    packages: Mapping[str, Sequence[str]] | None = None,
+) -> Plan:
+    """The steps from `state` to `wanted`.
+
+    Args:
+        wanted: the manifest of what is wanted.
+        state: what stands.
+        host: the name of the host.
+        reload: the appliances load their rules again even if these are unchanged.
+        cold: a saved VM boots, and its saved memory is given up.
+        noting: also define those VMs again of which nobody has noted how libvirt reads their
+            definition.
+        packages: lists of packages by their digests, so that the plan can say what differs in an
+            image that was built anew.
 
     Raises:
         HostError: a newer release of vcloud made the vApp on the host.
@@ -28,17 +51,26 @@ def plan_changes(wanted: Manifest, state: VappState, host: str, *, reload: bool 
             domain of the vApp.
         SmallerDiskError: the file makes a data disk smaller.
     """
+    # Refusals come first: no step may be planned on something that is not understood or not
+    # vcloud's.
     state.refuse_newer(wanted.design.instance.name, host)
+    state.refuse_locked(wanted.design.instance.name, host)
     refuse_renamed(wanted.design, state)
     refuse_foreign_names(wanted.design, state)
-    refuse_smaller_disks(wanted.design, state.manifest)
+    refuse_smaller_disks(wanted.design, state)
+    refuse_taken_disks(wanted.design, state)
+    drift = _drift(wanted, state, noting=noting)
+    side, differences = _on_host(state, drift)
+    drift = (*drift, *host_drift(side, differences))
     steps = [
         *_vm_removals(wanted, state),
-        *_filter_step(wanted, state),
-        *_network_steps(wanted, state),
-        *_vm_steps(wanted, state),
+        *_filter_step(wanted, state, drift),
+        *_network_steps(wanted, state, drift),
+        *_vm_steps(wanted, state, drift, packages or {}, cold=cold),
     ]
-    steps += [*_protection_steps(wanted, state, steps, reload)]
+    steps += [*host_steps(side, differences, host, steps)]
+    # Last, because an appliance that another step touches must load its rules again.
+    steps += [*_protection_steps(wanted, state, steps, drift, reload=reload)]
     if not steps and not _settled(wanted, state):
         steps.append(
             Step(
@@ -48,26 +80,73 @@ def plan_changes(wanted: Manifest, state: VappState, host: str, *, reload: bool 
             )
         )
     return Plan(
-        wanted.design.instance.name, host, in_order(replace(step, host=host) for step in steps)
+        wanted.design.instance.name,
+        host,
+        in_order(
+            replace(step, host=host, loses=_losses(step, wanted.design, state)) for step in steps
+        ),
+        notes=losses.notes_on_disks(wanted.design, state),
+        host_side=state.host_side,
+        unmended=unmended(side, differences, steps),
     )
+
+
+def _drift(wanted: Manifest, state: VappState, *, noting: bool) -> tuple[Drift, ...]:
+    """What is otherwise than vcloud gave it, in libvirt and in the appliances.
+
+    After a run that did not end, the manifest still says how libvirt reads the definitions that the
+    run was not to change (`Manifest.claimed`). It does not say how far the run came with networks
+    and the filter, so these are compared with what is wanted. Without a manifest nobody knows the
+    definition of any VM.
+    """
+    have = state.manifest
+    settled = have is not None and have.phase is Phase.READY
+    around = None if settled else wanted.design
+    drift = drift_of(have or wanted, state, around, wanted.design.terms)
+    return (*(found for found in drift if noting or not found.unknown), *state.reported)
+
+
+def _on_host(
+    state: VappState, drift: tuple[Drift, ...]
+) -> tuple[HostSide, tuple[HostDifference, ...]]:
+    """The host's side, and what of it libvirt does not tell as well (`drift`)."""
+    side = state.host_side or HostSide()
+    return side, told_once(side, drift)
+
+
+def _drifted(drift: tuple[Drift, ...], subject: str, *verbs: Verb) -> str:
+    """What has drifted of a thing and is mended by one of these steps; empty where nothing has."""
+    return "; ".join(
+        found.what for found in drift if found.subject == subject and found.mend in verbs
+    )
+
+
+def _losses(step: Step, design: Design, state: VappState) -> tuple[Loss, ...]:
+    if step.verb is Verb.REMOVE_VM:
+        return tuple(losses.of_removal(step.subject, design, state))
+    vm = next((vm for vm in design.vms if vm.name == step.subject), None)
+    if vm is None or step.verb not in STARTED:
+        return ()
+    return tuple(losses.of_start(vm, step.verb, design, state))
 
 
 def refuse_renamed(design: Design, state: VappState) -> None:
     """Refuses a plan where somebody has renamed a domain of the vApp: the VM would be made again,
-    with the disks that the domain uses.
+    with the disks that the domain uses. A VM that is to get the disks of an earlier one needs the
+    domain of that one.
     """
+    vapp = design.instance.name
     for vm in design.vms:
-        if name := state.renamed(vm):
-            raise VcloudError(
-                f"the domain of '{vm.name}' is called '{name}' now, and its disks are in use there",
-                f"Give it its name back (virsh domrename {name} {vm.domain}), or remove it (virsh undefine {name}).",
-            )
+        for known in (vm.name, *(vm.was if state.domain(vm.domain) is None else ())):
+            if name := state.renamed(vapp, known):
+                raise VcloudError(
+                    f"the domain of '{known}' is called '{name}' now, and its disks are in use there",
+                    f"Give it its name back (virsh domrename {name} {domain_name(vapp, known)}), or remove it (virsh undefine {name}).",
+                )
 
 
-def refuse_foreign_names(design: Design, state: VappState) -> None:
-    """Refuses a plan that needs the name of a domain or network that is not vcloud's. Nothing is
-    touched.
-    """
+def refuse_foreign_domains(design: Design, state: VappState) -> None:
+    """Raises VcloudError where the domain that has the name of a VM is not vcloud's."""
     for vm in design.vms:
         found = state.domain(vm.domain)
         if found is not None and found.uuid != vm.uuid:
@@ -75,6 +154,13 @@ def refuse_foreign_names(design: Design, state: VappState) -> None:
                 f"the domain '{vm.domain}' exists already and is not vcloud's",
                 f"Rename it (virsh domrename), or give the vApp '{design.instance.name}' another name.",
             )
+
+
+def refuse_foreign_names(design: Design, state: VappState) -> None:
+    """Refuses a plan that needs the name of a domain, network or filter that is not vcloud's.
+    Nothing is touched.
+    """
+    refuse_foreign_domains(design, state)
     for network in networks_of(design):
         standing = state.network(network.name)
         if standing is not None and standing.uuid != network.uuid:
@@ -82,23 +168,48 @@ def refuse_foreign_names(design: Design, state: VappState) -> None:
                 f"the network '{network.name}' exists already and is not vcloud's",
                 f"Remove it (virsh net-undefine), or give the vApp '{design.instance.name}' another name.",
             )
+    if state.filter_foreign:
+        raise VcloudError(
+            f"the network filter '{filter_name(design.instance.name)}' exists already and is not vcloud's",
+            f"Remove it (virsh nwfilter-undefine), or give the vApp '{design.instance.name}' another name.",
+        )
 
 
-def refuse_smaller_disks(design: Design, manifest: Manifest | None) -> None:
-    """Refuses a disk that the file makes smaller: the data behind the new end would be lost."""
+def refuse_smaller_disks(design: Design, state: VappState) -> None:
+    """Refuses a disk that the file makes smaller: the data behind the new end would be lost. A disk
+    that moves to a VM of another name is as large as it was before.
+    """
+    have, moved = state.manifest, moves(design, state)
+    noted = {
+        disk.volume: disk.size for vm in (have.design.vms if have else ()) for disk in vm.disks
+    }
+    # What the manifest says of a disk that it names is what the last run was asked for.
+    sizes = {**state.sizes, **noted}
     for vm in design.vms:
-        old = manifest.vm(vm.name) if manifest else None
-        sizes = {disk.name: disk.size for disk in old.disks} if old else {}
         for disk in vm.disks:
-            if disk.size < sizes.get(disk.name, 0):
+            size = sizes.get(moved.get(disk.volume, disk.volume), 0)
+            if disk.size < size:
                 raise SmallerDiskError(
-                    f"the disk '{disk.name}' of '{vm.name}' has {sizes[disk.name] >> 20} MiB, and a disk cannot become smaller",
+                    f"the disk '{disk.name}' of '{vm.name}' has {size >> 20} MiB, and a disk cannot become smaller",
                     "Leave its size, or give it a new name, which makes an empty one.",
                 )
 
 
+def refuse_taken_disks(design: Design, state: VappState) -> None:
+    """Refuses to give a VM the data disks of an earlier one where it has disks of these names
+    already: one of the two would be lost.
+    """
+    taken = (state.volumes or frozenset()) - unfinished_copies(state)
+    for new, old in moves(design, state).items():
+        if new in taken:
+            raise VcloudError(
+                f"the disk '{old}' is to become '{new}', which exists already; both may hold data, and vcloud cannot tell which one is right",
+                f"Without `was` in the file, '{new}' is used, and `vcloud plan` says what becomes of the other. To use '{old}', first keep a copy of the other (`virsh vol-clone --pool vcloud {new} {new}.kept`), then make room (`virsh vol-delete --pool vcloud {new}`).",
+            )
+
+
 def networks_of(design: Design) -> tuple[Network, ...]:
-    return tuple(network for zone in design.zones for network in zone_networks(zone))
+    return tuple(network for _, network in vapp_networks(design))
 
 
 def _settled(wanted: Manifest, state: VappState) -> bool:
@@ -108,12 +219,18 @@ def _settled(wanted: Manifest, state: VappState) -> bool:
 
 def _vm_removals(wanted: Manifest, state: VappState) -> Iterator[Step]:
     names = {vm.domain for vm in wanted.design.vms}
-    for domain in state.domains:
-        if domain.is_of(wanted.design.instance.name) and domain.name not in names:
-            yield Step(Verb.REMOVE_VM, domain.name, "no longer in the file")
+    found = heirs(wanted.design, state)
+    standing = [
+        domain.name for domain in state.domains if domain.is_of(wanted.design.instance.name)
+    ]
+    for name in dict.fromkeys((*standing, *found)):
+        if name not in names:
+            heir = found.get(name)
+            why = f"it is '{heir.name}' now, which gets its data disks" if heir else ""
+            yield Step(Verb.REMOVE_VM, name, why or "no longer in the file")
 
 
-def _filter_step(wanted: Manifest, state: VappState) -> Iterator[Step]:
+def _filter_step(wanted: Manifest, state: VappState, drift: tuple[Drift, ...]) -> Iterator[Step]:
     """A filter is defined again only if its text changed, because libvirt takes a filter off every
     NIC for a moment while it redefines it.
     """
@@ -126,28 +243,33 @@ def _filter_step(wanted: Manifest, state: VappState) -> Iterator[Step]:
         )
     elif have is not None and have.filter != wanted.filter:
         yield Step(Verb.DEFINE_FILTER, name, reasons.RELEASE)
+    elif what := _drifted(drift, name, Verb.DEFINE_FILTER):
+        yield Step(Verb.DEFINE_FILTER, name, what)
 
 
-def _network_steps(wanted: Manifest, state: VappState) -> Iterator[Step]:
+def _network_steps(wanted: Manifest, state: VappState, drift: tuple[Drift, ...]) -> Iterator[Step]:
     design = wanted.design
     names = {network.name for network in networks_of(design)}
     for standing in state.networks:
-        if standing.marks.vapp == design.instance.name and standing.name not in names:
+        if standing.is_of(design.instance.name) and standing.name not in names:
             yield Step(Verb.REMOVE_NETWORK, standing.name, "no longer needed")
-    for zone in design.zones:
-        for network in zone_networks(zone):
-            found = state.network(network.name)
-            if found is None:
-                side = (
-                    "between the IPS and the firewall in"
-                    if network is zone.inner and zone.inspected
-                    else "of"
-                )
-                yield Step(Verb.MAKE_NETWORK, network.name, f"network {side} zone '{zone.name}'")
-            elif _differs(found, wanted):
-                yield Step(Verb.REMAKE_NETWORK, network.name, reasons.RELEASE)
-            elif not found.active:
-                yield Step(Verb.MAKE_NETWORK, network.name, "it is not active")
+    for zone, network in vapp_networks(design):
+        found = state.network(network.name)
+        if found is None:
+            side = (
+                "between the IPS and the firewall in"
+                if network is zone.inner and zone.inspected
+                else "of"
+            )
+            yield Step(Verb.MAKE_NETWORK, network.name, f"network {side} zone '{zone.name}'")
+        elif _differs(found, wanted):
+            yield Step(Verb.REMAKE_NETWORK, network.name, reasons.RELEASE)
+        elif not found.active:
+            yield Step(Verb.MAKE_NETWORK, network.name, "it is not active")
+        elif what := _drifted(drift, network.name, Verb.REMAKE_NETWORK):
+            yield Step(Verb.REMAKE_NETWORK, network.name, what)
+        elif what := _drifted(drift, network.name, Verb.MAKE_NETWORK):
+            yield Step(Verb.MAKE_NETWORK, network.name, what)
 
 
 def _differs(standing: NetworkState, wanted: Manifest) -> bool:
@@ -157,58 +279,97 @@ def _differs(standing: NetworkState, wanted: Manifest) -> bool:
     return standing.marks.digest not in ("", wanted.network_digest(standing.name))
 
 
-def _vm_steps(wanted: Manifest, state: VappState) -> Iterator[Step]:
+def _vm_steps(
+    wanted: Manifest,
+    state: VappState,
+    drift: tuple[Drift, ...],
+    packages: Mapping[str, Sequence[str]],
+    *,
+    cold: bool,
+) -> Iterator[Step]:
     for vm in wanted.design.vms:
-        digests = wanted.digests_of(vm.name)
-        assert digests is not None  # noqa: S101 - wanted_manifest made one per VM
         domain = state.domain(vm.domain)
         if domain is None:
             yield Step(Verb.MAKE_VM, vm.name, reasons.first(vm))
             continue
-        have = standing_digests(vm, domain, state.manifest)
-        old = state.manifest.vm(vm.name) if state.manifest else None
-        if have is None:
-            lost = (
-                "; its data disks, never finished, begin anew"
-                if vm.disks and not domain.marks.keeps_data
-                else ""
+        step = _vm_step(vm, domain, wanted, state, drift, packages)
+        if cold and step is not None and step.verb is Verb.RESTORE_VM:
+            step = Step(
+                Verb.RESTART_VM, vm.name, "its memory was saved, and is not used with --cold"
             )
-            yield Step(
-                Verb.REMAKE_VM, vm.name, f"an earlier run was interrupted while making it{lost}"
-            )
-        elif have.root != digests.root:
-            yield Step(Verb.REMAKE_VM, vm.name, reasons.root(vm, old))
-        elif have.hardware != digests.hardware:
-            yield Step(Verb.RESTART_VM, vm.name, reasons.hardware(vm, wanted, state.manifest))
-        elif have.identity != digests.identity and not vm.image.recipe:
-            yield Step(
-                Verb.RESTART_VM,
-                vm.name,
-                f"{reasons.identity(vm, wanted, state.manifest)}; cloud-init learns of it at boot",
-            )
-        elif domain.running and (cut := _cut_off(vm, state, wanted)):
-            yield Step(
-                Verb.RESTART_VM,
-                vm.name,
-                f"it is cut off: {cut} and its NICs are plugged in again only when it starts",
-            )
-        elif domain.saved:
-            yield Step(Verb.RESTORE_VM, vm.name, "its memory was saved")
-        elif not domain.running or domain.paused:
-            yield Step(
-                Verb.START_VM, vm.name, "it is paused" if domain.paused else "it is not running"
-            )
-        elif not state.connected(vm):
-            yield Step(
-                Verb.START_VM,
-                vm.name,
-                "it was started, but not by `vcloud up`, so its links and services were not set up",
-            )
-        elif have.identity != digests.identity:
-            yield Step(Verb.CONFIGURE_VM, vm.name, reasons.identity(vm, wanted, state.manifest))
+        runs_on = step is None or step.verb is Verb.CONFIGURE_VM
+        runs_on = runs_on or (step is not None and step.verb is Verb.START_VM and domain.running)
+        if runs_on and (what := _drifted(drift, vm.name, Verb.RESTART_VM)):
+            step, runs_on = Step(Verb.RESTART_VM, vm.name, f"{what}{reasons.outage(vm)}"), False
+        if step is not None and not runs_on and losses.root_is_gone(vm, state):
+            step = Step(Verb.REMAKE_VM, vm.name, "its root disk is gone from the host")
+        if step is not None:
+            yield step
+        # A VM that is defined and started anew gets all of it with that.
+        if runs_on and (what := _drifted(drift, vm.name, Verb.MEND_VM)):
+            yield Step(Verb.MEND_VM, vm.name, what)
 
 
-def _cut_off(vm: Vm, state: VappState, wanted: Manifest) -> str:
+def _vm_step(
+    vm: Vm,
+    domain: DomainState,
+    wanted: Manifest,
+    state: VappState,
+    drift: tuple[Drift, ...],
+    packages: Mapping[str, Sequence[str]],
+) -> Step | None:
+    """What a standing VM needs because it is to be otherwise or does not run; None where it is as it
+    is to be. The most thorough step comes first: a VM that is made anew is started, too, and a VM
+    that is started gets its links and its identity, too.
+    """
+    digests = wanted.digests_of(vm.name)
+    assert digests is not None  # noqa: S101 - wanted_manifest made one per VM
+    have = standing_digests(vm, domain, state.manifest)
+    old = state.manifest.vm(vm.name) if state.manifest else None
+    if have is None:
+        return Step(Verb.REMAKE_VM, vm.name, _why_unknown(domain))
+    if have.root != digests.root:
+        why = reasons.root(vm, old, wanted, state.manifest, packages)
+        return Step(Verb.REMAKE_VM, vm.name, f"{why}{reasons.outage(vm)}")
+    if have.hardware != digests.hardware:
+        why = reasons.hardware(vm, wanted, state.manifest)
+        return Step(Verb.RESTART_VM, vm.name, f"{why}{reasons.outage(vm)}")
+    # Only cloud-init can configure an image of a user's own, and it does so while the VM boots.
+    if have.identity != digests.identity and not vm.image.recipe:
+        why = reasons.identity(vm, wanted, state.manifest)
+        return Step(Verb.RESTART_VM, vm.name, f"{why}; cloud-init learns of it at boot")
+    if domain.marks.unready and not vm.image.recipe:
+        return Step(Verb.RESTART_VM, vm.name, f"{reasons.UNREADY}; its boot decides whether it is")
+    if domain.running and (cut := _cut_off(vm, state, wanted, drift)):
+        return Step(
+            Verb.RESTART_VM,
+            vm.name,
+            f"it is cut off: {cut} and its NICs are plugged in again only when it starts{reasons.outage(vm)}",
+        )
+    # A saved domain does not run either, so this comes before the question whether it runs.
+    if domain.saved:
+        return Step(Verb.RESTORE_VM, vm.name, "its memory was saved")
+    if not domain.running or domain.paused:
+        why = "it is paused" if domain.paused else "it is not running"
+        return Step(Verb.START_VM, vm.name, why)
+    if not state.connected(vm):
+        return Step(
+            Verb.START_VM,
+            vm.name,
+            reasons.UNREADY
+            if domain.marks.unready
+            else "it was started, but not by `vcloud up`, so its links and services were not set up",
+        )
+    if domain.marks.unready:
+        return Step(Verb.CONFIGURE_VM, vm.name, reasons.UNREADY)
+    if have.identity != digests.identity:
+        return Step(Verb.CONFIGURE_VM, vm.name, reasons.identity(vm, wanted, state.manifest))
+    if what := _drifted(drift, vm.name, Verb.CONFIGURE_VM):
+        return Step(Verb.CONFIGURE_VM, vm.name, what)
+    return None
+
+
+def _cut_off(vm: Vm, state: VappState, wanted: Manifest, drift: tuple[Drift, ...]) -> str:
     """Why no packet reaches some NIC of a running VM; empty where packets reach all of them.
 
     When a network stops, its bridge is removed. A new bridge of that name has no ports, so the NICs
@@ -220,9 +381,21 @@ def _cut_off(vm: Vm, state: VappState, wanted: Manifest) -> str:
         standing = state.network(name)
         if standing is None or not standing.active:
             return f"the network '{name}' was {'removed' if standing is None else 'stopped'},"
-        if _differs(standing, wanted):
+        if _differs(standing, wanted) or _drifted(drift, name, Verb.REMAKE_NETWORK):
             return f"the network '{name}' is made anew,"
     return ""
+
+
+def _why_unknown(domain: DomainState) -> str:
+    """Why nobody knows what a domain was made from."""
+    if domain.marks == NO_VM:
+        return "its mark is gone, so nobody knows what it was made from; its data disks stay"
+    blank = (
+        f"; made anew with it, because nothing was ever written there by a service: {', '.join(domain.marks.blank)}"
+        if domain.marks.blank
+        else ""
+    )
+    return f"an earlier run did not finish making it{blank}"
 
 
 def standing_digests(vm: Vm, domain: DomainState, manifest: Manifest | None) -> VmDigests | None:
@@ -235,16 +408,27 @@ def standing_digests(vm: Vm, domain: DomainState, manifest: Manifest | None) -> 
 
 
 def _protection_steps(
-    wanted: Manifest, state: VappState, steps: list[Step], reload: bool
+    wanted: Manifest,
+    state: VappState,
+    steps: list[Step],
+    drift: tuple[Drift, ...],
+    *,
+    reload: bool,
 ) -> Iterator[Step]:
-    """Appliances are loaded when their rules differ, and whenever they were (re)started or may not
-    have been loaded.
+    """Appliances are loaded when their rules differ, and whenever they were (re)started, may not have
+    been loaded, or report other rules than they were given.
     """
     have = state.manifest
-    touched = {step.subject for step in steps}
+    touched = {step.subject for step in steps if step.verb in TOUCHED}
     firewall, ips = wanted.design.firewall, wanted.design.ips
     why = reasons.loading(state, reload=reload)
     if have is None or why or have.firewall != wanted.firewall or firewall.name in touched:
         yield Step(Verb.LOAD_FIREWALL, firewall.name, reasons.firewall(wanted, have, why))
-    if ips is not None and (have is None or why or have.ips != wanted.ips or ips.name in touched):
+    elif what := _drifted(drift, firewall.name, Verb.LOAD_FIREWALL):
+        yield Step(Verb.LOAD_FIREWALL, firewall.name, what)
+    if ips is None:
+        return
+    if have is None or why or have.ips != wanted.ips or ips.name in touched:
         yield Step(Verb.LOAD_IPS, ips.name, reasons.ips(wanted, have, why))
+    elif what := _drifted(drift, ips.name, Verb.LOAD_IPS):
+        yield Step(Verb.LOAD_IPS, ips.name, what)

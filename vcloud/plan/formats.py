@@ -3,7 +3,8 @@
 A manifest is kept in two parts. The *envelope* is a handful of plain attributes that keep their
 meaning in every format: the format's number, the release that wrote it, and the addresses that the
 vApp's firewall uses outside. So every release can see which addresses are taken, even where it
-cannot read the rest. The *body* is JSON, compressed.
+cannot read the rest. The *body* is JSON, compressed. On a host it is sealed (`vcloud.hosts.sealing`),
+because more people may read libvirt's records than may read what is in it.
 
 To change the format: raise `FORMAT`, write the step from the format before into `UPGRADES`, and add
 a golden file of the new format to tests/golden/formats. A field that gets a default needs no new
@@ -16,25 +17,27 @@ import base64
 import binascii
 import functools
 import json
-import re
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface
 from typing import Any, Final
 
+from vcloud.marks import format_of
 from vcloud.plan.manifest import Manifest
-from vcloud.plan.upgrade import from_1
+from vcloud.plan.upgrade import from_1, from_2
 from vcloud.plan.wanted import filter_digest, hardware_digest, network_digests
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """The newest format that this release reads, and the one that it writes. Format 1 had no envelope.
 """
-UPGRADES: Final[Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {1: from_1}
+UPGRADES: Final[Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {
+    1: from_1,
+    2: from_2,
+}
 """Format -> what turns a body of that format into one of the next format."""
 MOST: Final = 32 << 20
 """Bytes that a body may have when it is unpacked. A manifest of a thousand VMs has about 4 MiB."""
-_NUMBER: Final = re.compile(r"[1-9][0-9]{0,5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,8 @@ class Unreadable:
     """Version that wrote it, where the envelope says so."""
     address4: IPv4Address | None
     """The address outside that the vApp's firewall uses; None where the envelope does not say."""
+    locked: bool = False
+    """It is sealed, and the host does not have the key with which it was sealed."""
 
     @property
     def is_newer(self) -> bool:
@@ -55,6 +60,10 @@ class Unreadable:
 
     @property
     def reason(self) -> str:
+        if self.locked:
+            return (
+                "its description is sealed, and the host has lost the key (a secret of libvirt's)"
+            )
         if not self.is_newer:
             return "its description is damaged"
         by = f"vcloud {self.vcloud}" if self.vcloud else "a newer release of vcloud"
@@ -72,6 +81,8 @@ def encoded(manifest: Manifest) -> tuple[dict[str, str], str]:
     }
     if uplink.address6 is not None:
         envelope["address6"] = str(uplink.address6)
+    # Compressed, because libvirt's metadata can hold only some hundred KiB. In base64, because XML
+    # cannot hold every byte.
     return envelope, base64.b64encode(zlib.compress(_adapter().dump_json(manifest))).decode()
 
 
@@ -79,7 +90,7 @@ def decoded(envelope: Mapping[str, str], body: str) -> Manifest | Unreadable:
     """The manifest of any format up to this release's. Whoever may write to the host's libvirt may
     have written it.
     """
-    form = _format(envelope)
+    form = format_of(envelope, FORMAT)
     unreadable = Unreadable(
         form if form > FORMAT else 0, _printable(envelope.get("vcloud", "")), _address(envelope)
     )
@@ -90,6 +101,7 @@ def decoded(envelope: Mapping[str, str], body: str) -> Manifest | Unreadable:
         for earlier in range(form, FORMAT):
             document = UPGRADES[earlier](document)
         manifest: Manifest = _adapter().validate_json(json.dumps(document))
+    # RecursionError: a hostile body may be nested deeper than Python's stack.
     except (ValueError, RecursionError):
         return unreadable
     return _with_digests(manifest) if form == 1 else manifest
@@ -118,20 +130,13 @@ def _unpacked(body: str) -> bytes:
     """Raises ValueError."""
     try:
         unpacker = zlib.decompressobj()
+        # With a limit, because a small body can unpack to gigabytes.
         text = unpacker.decompress(base64.b64decode(body, validate=True), MOST)
     except (binascii.Error, zlib.error) as error:
         raise ValueError(str(error)) from None
     if not unpacker.eof:
         raise ValueError("it is cut short, or unreasonably large")
     return text
-
-
-def _format(envelope: Mapping[str, str]) -> int:
-    """A body without an envelope is of format 1. A format that is no number is taken for a newer
-    release's.
-    """
-    written = envelope.get("format", "1")
-    return int(written) if _NUMBER.fullmatch(written) else FORMAT + 1
 
 
 def _address(envelope: Mapping[str, str]) -> IPv4Address | None:
@@ -142,6 +147,7 @@ def _address(envelope: Mapping[str, str]) -> IPv4Address | None:
 
 
 def _printable(text: str) -> str:
+    # The text becomes part of a message, and anybody who can write to the host may have written it.
     return text if len(text) <= 40 and text.isprintable() else ""
 
 

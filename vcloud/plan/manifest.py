@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePath
 
-from vcloud.design.model import Design, GuestFile, ImageRef, Uplink, Vm
+from vcloud.design.model import Design, ImageRef, Uplink, Vm
 from vcloud.marks import VmDigests
 
 
@@ -21,6 +22,24 @@ class Phase(StrEnum):
     """The run began and did not end. Every domain and network must be looked at by itself."""
     READY = "ready"
     """The run ended. Everything that the manifest names is as the manifest says."""
+
+
+@dataclass(frozen=True, slots=True)
+class VmImage:
+    """One build of an image. What is not known is empty: an earlier release has not noted it, or the
+    build is still to be made.
+    """
+
+    recipe: str
+    """SHA-256 in hex of the recipe and all that it depends on, or of a user's qcow2."""
+    content: str = ""
+    """SHA-256 in hex of the bytes. Hosts hold an image by it."""
+    packages: str = ""
+    """Digest of the packages with their versions (`vcloud.packages`). Empty for a user's qcow2, of
+    which nobody knows the packages.
+    """
+    built: str = ""
+    """When the build began, in UTC (ISO 8601)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +55,8 @@ class Manifest:
     uplink: Uplink
     accelerator: str
     """`kvm` or `tcg`."""
-    images: tuple[tuple[str, str], ...]
-    """(VM, image digest)."""
+    images: tuple[tuple[str, VmImage], ...]
+    """(VM, the build of its image)."""
     vms: tuple[tuple[str, VmDigests], ...]
     """(VM, what it was made from)."""
     networks: tuple[tuple[str, str], ...]
@@ -52,16 +71,38 @@ class Manifest:
     """When it was written, in UTC (ISO 8601)."""
     vcloud: str
     """Version that wrote it."""
-    ids: tuple[tuple[str, int], ...] = ()
-    """(VM, libvirt's id of its domain) when `up` connected it. Every start gives a new id; with
-    another id, nobody has raised its links.
+    connected: tuple[tuple[str, str], ...] = ()
+    """(VM, the token that `up` put into the running domain when it connected the VM). With another
+    token or none in the domain, nobody has connected the VM since it was started.
     """
-
-    def image_of(self, vm: str) -> str:
-        return dict(self.images).get(vm, "")
+    defined: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
+    """(VM, how libvirt read the definition that vcloud gave it): pairs of a part and its text."""
+    ids: tuple[tuple[str, int], ...] = ()
+    """(VM, libvirt's id of its domain), of VMs that a release before tokens connected. Only these
+    releases wrote it.
+    """
+    lock: str = ""
+    """UUID of the lock under which the run worked that wrote it; empty in what earlier releases
+    wrote.
+    """
+    generation: int = 0
+    """Number of the run that claimed the vApp. Every run has a higher number than all before it, by
+    which a guest knows what comes late from a run that was killed.
+    """
 
     def digests_of(self, vm: str) -> VmDigests | None:
         return dict(self.vms).get(vm)
+
+    def image_of(self, vm: str) -> VmImage | None:
+        return dict(self.images).get(vm)
+
+    def token_of(self, vm: str) -> str:
+        return dict(self.connected).get(vm, "")
+
+    def definition_of(self, vm: str) -> Mapping[str, str] | None:
+        """How libvirt read the VM's definition; None where nobody has noted it yet."""
+        parts = dict(self.defined).get(vm)
+        return None if parts is None else dict(parts)
 
     def id_of(self, vm: str) -> int | None:
         return dict(self.ids).get(vm)
@@ -73,17 +114,60 @@ class Manifest:
         return next((vm for vm in self.design.vms if vm.name == name), None)
 
     def agrees_with(self, other: Manifest) -> bool:
-        """Whether both are equal in everything but phase, time, writer and ids."""
+        """Whether both are equal in everything but phase, time, writer, run and what a run finds
+        out about what it made.
+        """
         return (
             dataclasses.replace(
-                self, phase=other.phase, written=other.written, vcloud=other.vcloud, ids=other.ids
+                self,
+                phase=other.phase,
+                written=other.written,
+                vcloud=other.vcloud,
+                connected=other.connected,
+                defined=other.defined,
+                ids=other.ids,
+                lock=other.lock,
+                generation=other.generation,
             )
             == other
+        )
+
+    def claimed(
+        self,
+        lock: str,
+        before: Manifest | None,
+        seconds: int,
+        redefined: Collection[str] = frozenset(),
+        anew: Collection[str] = frozenset(),
+    ) -> Manifest:
+        """What the run that works under this lock writes when it begins.
+
+        Until the end only those VMs count as connected that were `before`, so that the next run
+        looks after those of a killed one. `seconds` is the time since 1970: where the manifest of
+        before is lost, the number of the run is higher all the same. Of the VMs `redefined`, which
+        the run defines again, nobody knows how far the run comes. The VMs `anew` get new root
+        disks, which hold nothing until the run connects them.
+        """
+        return dataclasses.replace(
+            self,
+            phase=Phase.APPLYING,
+            connected=tuple(
+                (vm, token) for vm, token in (before.connected if before else ()) if vm not in anew
+            ),
+            defined=tuple(
+                (vm, parts)
+                for vm, parts in (before.defined if before else ())
+                if vm not in redefined
+            ),
+            ids=before.ids if before else (),
+            lock=lock,
+            generation=max(seconds, before.generation + 1 if before else 0),
         )
 
 
 def digest_of(*parts: object) -> str:
     """24 hex digits that change with the printed form of these values."""
+    # `repr` keeps the border between two values: ("ab", "c") and ("a", "bc") differ.
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 
@@ -105,7 +189,12 @@ def redacted(design: Design) -> Design:
 
 def _redacted_vm(vm: Vm) -> Vm:
     files = tuple(
-        GuestFile(file.path, _as_digest(file.content), file.mode, file.owner) for file in vm.files
+        dataclasses.replace(
+            file,
+            content=_as_digest(file.content),
+            run=_as_digest(file.run.encode()).decode() if file.run else "",
+        )
+        for file in vm.files
     )
     return dataclasses.replace(
         vm,

@@ -74,10 +74,13 @@ def saved_vm_facts(vm: Vm, accelerator: str) -> HostFacts:
 def memory_image_key(
     vm: Vm, image: str, accelerator: str, cmdline: str, versions: str, uplink: Uplink
 ) -> str:
-    """16 hex digits. `image` is its digest, `versions` those of libvirt, QEMU and the kernel on the
+    """16 hex digits. `image` is its content, `versions` those of libvirt, QEMU and the kernel on the
     host.
     """
+    # Fixed words in place of paths: these differ from VM to VM, and the memory is good for all of
+    # them.
     boot = BootFiles("disk", "console", "kernel" if vm.image.recipe else "", "initrd", cmdline)
+    # The name of the saved VM holds the key, which is not known yet. So it is left empty here.
     xml = render_domain(saved_vm(vm, ""), uplink, saved_vm_facts(vm, accelerator), boot, {}, {})
     return digest_of(FORMAT, image, xml, versions)[:16]
 
@@ -111,8 +114,8 @@ def worth_making(
     Args:
         keys: VM -> key of its memory image, for the VMs that are to be made.
         there: keys of the memory images that the host has.
-        images: VM -> digest of its image.
-        known: digests of the VM images that the host had before this run.
+        images: VM -> content of its image.
+        known: contents of the VM images that the host had before this run.
         own: VMs of images of a user's own. Only after one of them has booted is it known whether
             they can wake.
     """

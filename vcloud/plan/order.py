@@ -3,8 +3,9 @@ changes.
 
 Networks and the filter come first, then the appliances, whose rules are loaded and checked. Only
 then is any workload connected. Workloads start beside the appliances to save time, but with their
-links down. `Step.needs` says all of this as data, so that it can be tested without a host, and so
-that whoever runs a plan needs no order of its own.
+links down. What leaves goes last: the rules forget a VM before it is removed. `Step.needs` says all
+of this as data, so that it can be tested without a host, and so that whoever runs a plan needs no
+order of its own.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from vcloud.design.model import Design, Role, Vm
-from vcloud.plan.steps import FRESH, LOADED, STARTED, TOUCHED, Plan, Step, Verb
+from vcloud.plan.steps import FRESH, LOADED, SETTLED, STARTED, TOUCHED, Plan, Step, Verb
 
-PREPARING = frozenset({Verb.REMOVE_VM, Verb.DEFINE_FILTER, Verb.MAKE_NETWORK, Verb.REMAKE_NETWORK})
+NETWORKS = frozenset({Verb.MAKE_NETWORK, Verb.REMAKE_NETWORK})
+PREPARING = NETWORKS | {Verb.REMOVE_VM, Verb.DEFINE_FILTER, Verb.MEND_HOST}
 LAST = (Verb.REMOVE_NETWORK, Verb.RECORD)
 
 
@@ -61,6 +63,7 @@ def with_memory_images(plan: Plan, keys: Iterable[tuple[str, Sequence[str]]]) ->
             for step in steps
         )
         steps = (image, *steps)
+    # The record must also wait for the new steps.
     record = next(step for step in steps if step.verb is Verb.RECORD)
     others = frozenset(step.id for step in steps) - {record.id}
     return replace(
@@ -73,6 +76,18 @@ def starts_connected(vm: Vm) -> bool:
     services wait for the links.
     """
     return vm.role is Role.WORKLOAD and not vm.image.recipe
+
+
+def revokes_first(plan: Plan, design: Design) -> bool:
+    """Whether VMs are removed only after the appliances hold their new rules, so that the firewall
+    sends nothing to a VM that is gone.
+
+    Where an appliance itself is started again, or a network is made that it is plugged into,
+    nothing passes meanwhile, and what is removed makes room.
+    """
+    return not plan.has(*NETWORKS) and not any(
+        plan.verb_of(vm.name) in STARTED for vm in design.appliances
+    )
 
 
 def keeps_processor_busy(step: Step, wakes: Callable[[str], bool]) -> bool:
@@ -97,6 +112,7 @@ def by_urgency(plan: Plan, design: Design) -> tuple[Vm, ...]:
     touched = {step.subject for step in plan.steps if step.verb in TOUCHED}
     starting = {step.subject for step in plan.steps if step.verb in STARTED}
     order = [
+        # The IPS comes first, because Suricata takes longest to load its rules.
         *reversed(design.appliances),
         *in_start_order([vm for vm in design.workloads if vm.name in starting]),
     ]
@@ -109,6 +125,7 @@ def in_start_order(vms: Iterable[Vm]) -> Iterator[Vm]:
     waiting = list(vms)
     names = {vm.name for vm in waiting}
     while waiting:
+        # The loop ends, because the check of the file refuses circles in `after`.
         free = [vm for vm in waiting if not names & set(vm.after)]
         yield from free
         names -= {vm.name for vm in free}
@@ -117,8 +134,11 @@ def in_start_order(vms: Iterable[Vm]) -> Iterator[Vm]:
 
 def _connections(plan: Plan, design: Design) -> Iterator[Step]:
     for vm in design.workloads:
-        if plan.verb_of(vm.name) in STARTED:
+        verb = plan.verb_of(vm.name)
+        if verb in STARTED:
             yield Step(Verb.CONNECT_VM, vm.name, "part of starting it", plan.host)
+        elif verb is Verb.CONFIGURE_VM:
+            yield Step(Verb.REFRESH_VM, vm.name, "part of configuring it", plan.host)
 
 
 class _Needs:
@@ -129,37 +149,79 @@ class _Needs:
         self.vms = {vm.name: vm for vm in design.vms}
         self.preparing = self._ids(PREPARING)
         self.loading = self._ids(LOADED)
+        self.removing = self._ids({Verb.REMOVE_VM})
+        self.revoking = self.loading if revokes_first(plan, design) else frozenset()
+        # The firewall forgets where a VM is only after its rules have forgotten the VM.
+        self.only_leave = bool(self.revoking and self.removing) and not plan.has(*FRESH)
+        self.appliances = [vm.name for vm in design.appliances]
         self.first = Verb.LOAD_FIREWALL if firewall_first else Verb.LOAD_IPS
         self.linked = linked
 
     def of(self, step: Step) -> Iterator[str]:
-        if step.verb in (Verb.MAKE_NETWORK, Verb.REMAKE_NETWORK):
+        if step.verb in NETWORKS:
             yield from self._ids({Verb.REMOVE_VM})
+        elif step.verb is Verb.MEND_HOST:
+            yield from self._ids(NETWORKS)
+        elif step.verb is Verb.REMOVE_VM:
+            yield from self.revoking
+        elif step.verb is Verb.CONFIGURE_VM:
+            yield from self.preparing - self.removing
+            if self.only_leave and self.vms[step.subject].role is not Role.WORKLOAD:
+                yield from self.revoking
         elif step.verb in TOUCHED:
             yield from self.preparing
+            stops = step.verb in (Verb.RESTART_VM, Verb.REMAKE_VM)
+            if self.linked and stops and step.subject in self.appliances:
+                yield from self._made_beside()
             if starts_connected(self.vms[step.subject]) and step.verb in STARTED:
                 yield from self._before_links(self.vms[step.subject])
+        elif step.verb is Verb.MEND_VM:
+            yield from self.preparing
+            yield from self._touching(step.subject)
+            if self.vms[step.subject].role is Role.WORKLOAD:
+                yield from self.loading
         elif step.verb in LOADED:
-            yield from (*self.preparing, *self._touching(step.subject))
+            yield from self.preparing - (self.removing if self.revoking else frozenset())
+            if not self.only_leave:
+                yield from self._touching(step.subject)
+            # As long as no workload has a live link, both appliances may be loaded side by side.
             if self.linked and step.verb is not self.first:
                 yield from self._ids({self.first})
-        elif step.verb is Verb.CONNECT_VM:
+        elif step.verb in SETTLED:
             yield from (*self._touching(step.subject), *self._before_links(self.vms[step.subject]))
         elif step.verb in LAST:
             yield from (
                 other.id
                 for other in self.plan.steps
+                # REMOVE_NETWORK waits for all steps that are not in LAST. RECORD waits for
+                # REMOVE_NETWORK as well.
                 if other.verb not in LAST[LAST.index(step.verb) :]
             )
 
+    def _made_beside(self) -> Iterator[str]:
+        """The workloads that are made while the appliances still serve the others. An appliance that
+        restarts stops them, so it restarts when it has the host's processors for itself.
+        """
+        return (
+            step.id
+            for step in self.plan.steps
+            if step.verb in FRESH
+            and self.vms[step.subject].role is Role.WORKLOAD
+            and not starts_connected(self.vms[step.subject])
+        )
+
     def _before_links(self, vm: Vm) -> Iterator[str]:
-        """Both appliances hold their rules, and the VMs that this one comes after are ready."""
+        """Both appliances know the VMs and hold their rules, and the VMs that this one comes after
+        are ready.
+        """
         yield from self.loading
+        for name in self.appliances:
+            yield from self._touching(name)
         yield from (
             step.id
             for name in vm.after
             for step in self.plan.steps
-            if step.verb is Verb.CONNECT_VM and step.subject == name
+            if step.verb in SETTLED and step.subject == name
         )
 
     def _touching(self, vm: str) -> Iterator[str]:

@@ -4,18 +4,27 @@ differs.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from ipaddress import IPv4Interface, IPv6Interface
 
 from vcloud.design.model import Design, Flow, Role, Uplink, Vm
+from vcloud.design.readers import changes_of
+from vcloud.plan.images import built_anew
 from vcloud.plan.manifest import Manifest, Phase
 from vcloud.plan.state import VappState
+from vcloud.values import Protocol
 
 RELEASE = "this release renders it differently"
 """Nothing of the file differs, but the text that is made of it does."""
-UNTOLD = frozenset({"line", "origin", "why"})
-"""Fields of a flow that change nothing of what passes."""
+UNREADY = "it was made, but not ready when the last run ended"
+HOSTS = "/etc/hosts"
+OUTAGES = {
+    Role.FIREWALL: "; all traffic between zones and with the outside stops until it runs again, for 10 to 40 s without KVM",
+    Role.IPS: "; all traffic that it inspects stops until it runs again, for 10 to 40 s without KVM",
+}
+UNTOLD = frozenset({"apps", "origin", "why"})
+"""Fields of a flow that change nothing of what passes the firewall."""
 
 
 def first(vm: Vm) -> str:
@@ -30,10 +39,21 @@ def first(vm: Vm) -> str:
     )
 
 
-def root(vm: Vm, old: Vm | None) -> str:
-    return (
-        "its run commands changed" if old is not None and old.run != vm.run else "its image changed"
-    )
+def root(
+    vm: Vm,
+    old: Vm | None,
+    wanted: Manifest,
+    have: Manifest | None,
+    packages: Mapping[str, Sequence[str]],
+) -> str:
+    """What differs in what a VM's root disk begins with. `packages` has lists of packages by their
+    digests.
+    """
+    image = wanted.image_of(vm.name)
+    anew = built_anew(image, have.image_of(vm.name), packages) if image and have else ""
+    if old is not None and old.run != vm.run:
+        return f"its run commands changed; {anew}" if anew else "its run commands changed"
+    return anew or "its image changed"
 
 
 def hardware(vm: Vm, wanted: Manifest, have: Manifest | None) -> str:
@@ -53,7 +73,7 @@ def _hardware(vm: Vm, wanted: Manifest, have: Manifest | None) -> Iterator[str]:
         zones = dict.fromkeys(nic.zone for nic in vm.nics if nic not in old.nics)
         yield (
             _listed("NICs", [nic.zone for nic in old.nics], [nic.zone for nic in vm.nics])
-            or f"NICs in {', '.join(zones)} changed"
+            or (f"NICs in {', '.join(zones)} changed" if zones else "the order of its NICs changed")
         )
     if old.disks != vm.disks:
         before, after = (
@@ -75,20 +95,56 @@ def _identity(vm: Vm, wanted: Manifest, have: Manifest | None) -> Iterator[str]:
     old = have.vm(vm.name) if have else None
     if old is None or have is None:
         return
-    if vm.role is Role.FIREWALL and have.uplink != wanted.uplink:
+    if vm.role is Role.FIREWALL and _named(have.uplink) != _named(wanted.uplink):
         yield (
             _listed("addresses outside", _addresses(have.uplink), _addresses(wanted.uplink))
             or "the gateway outside changed"
         )
-    if changed := sorted({file.path for file in {*old.files} ^ {*vm.files}}):
-        yield f"files: {', '.join(changed)}"
+    if changed := _changed_files(vm, old):
+        yield f"files: {', '.join(_followed(vm, old, path) for path in changed)}"
+        if lines := sorted(
+            {number for file in vm.files if file.path in changed for number in file.named_by}
+        ):
+            named = ", ".join(f"run[{number}]" for number in lines)
+            yield (
+                f"{named} names a changed file and does not run again"
+                if len(lines) == 1
+                else f"{named} name changed files and do not run again"
+            )
     if have.design.authorized_keys != wanted.design.authorized_keys:
         yield "authorized keys changed"
     before, after = ([other.name for other in one.design.workloads] for one in (have, wanted))
     if names := _listed("neighbours" if vm.role is Role.FIREWALL else "/etc/hosts", before, after):
-        yield names
+        after_it = _followed(vm, old, HOSTS).removeprefix(HOSTS)
+        yield f"{names}{after_it}"
     if [disk.mount for disk in old.disks] != [disk.mount for disk in vm.disks]:
         yield "mount points changed"
+
+
+def _changed_files(vm: Vm, old: Vm) -> list[str]:
+    """The paths of files that come, go, or have another content, mode or owner. Contents are digests
+    here (`manifest.redacted`), which is enough to see a difference.
+    """
+    before, after = (
+        {(file.path, file.content, file.mode, file.owner) for file in one.files}
+        for one in (old, vm)
+    )
+    return sorted({path for path, *_ in before ^ after})
+
+
+def _followed(vm: Vm, old: Vm, path: str) -> str:
+    """A changed file with what follows in the guest: `/etc/nginx/a.conf (reload nginx)`."""
+    follows = [
+        f"{change} {unit.removesuffix('.service')}" for change, unit in changes_of(vm, old, path)
+    ]
+    if any(file.run for file in vm.files if file.path == path):
+        follows.insert(0, "run its command")
+    return f"{path} ({', '.join(follows)})" if follows else path
+
+
+def outage(vm: Vm) -> str:
+    """What stands still while an appliance is off."""
+    return OUTAGES.get(vm.role, "")
 
 
 def loading(state: VappState, *, reload: bool) -> str:
@@ -99,7 +155,7 @@ def loading(state: VappState, *, reload: bool) -> str:
     if reload:
         return "--reload asks for it"
     if have is not None and have.phase is not Phase.READY:
-        return "the last run did not end"
+        return "the last run did not succeed"
     return ""
 
 
@@ -113,14 +169,30 @@ def firewall(wanted: Manifest, have: Manifest | None, why: str) -> str:
     )
     flows = "; ".join(f"{word} {', '.join(names)}" for word, names in words if names)
     return (
-        flows
-        or f"rules are loaded again: {why or _rules_why(have is not None and have.firewall != wanted.firewall, wanted.design.firewall)}"
+        flows or f"rules are loaded{' again' if have else ''}: {why or _firewall_why(wanted, have)}"
     )
 
 
+def _firewall_why(wanted: Manifest, have: Manifest | None) -> str:
+    if have is not None and have.uplink.beside != wanted.uplink.beside:
+        return "the host is in other networks, which are no internet"
+    old = {zone.name: zone.denied for zone in have.design.zones} if have else {}
+    told = [
+        f"denied in zone {zone.name}: {old[zone.name]} -> {zone.denied}"
+        for zone in wanted.design.zones
+        if old.get(zone.name, zone.denied) is not zone.denied
+    ]
+    if told:
+        return "; ".join(told)
+    differ = have is not None and have.firewall != wanted.firewall
+    return _rules_why(differ, wanted.design.firewall)
+
+
 def ips(wanted: Manifest, have: Manifest | None, why: str) -> str:
-    """Which zones are inspected from now on. Where they stay: why the rules are loaded."""
-    zones = f"rules for {', '.join(wanted.design.inspection.zones)}"
+    """Which zones are inspected from now on, and what flows carry. Where these stay: why the rules
+    are loaded.
+    """
+    zones = f"rules for {', '.join(wanted.design.inspection.zones)}{_carried(wanted.design, ())}"
     if have is None or have.design.ips is None or wanted.design.ips is None:
         return zones
     if have.design.inspection.zones != wanted.design.inspection.zones:
@@ -130,11 +202,24 @@ def ips(wanted: Manifest, have: Manifest | None, why: str) -> str:
         "detectors changed"
         if have.design.inspection.detectors != wanted.design.inspection.detectors
         else ""
-    )
+    ) + _carried(wanted.design, have.design.flows)
     return (
-        changed
+        changed.removeprefix("; ")
         or f"rules are loaded again: {why or _rules_why(have.ips != wanted.ips, wanted.design.ips)}"
     )
+
+
+def _carried(design: Design, before: Collection[Flow]) -> str:
+    """What flows carry that carried something else before, or did not say it."""
+    old = {flow.id: (flow.services, flow.apps) for flow in before}
+    said = [
+        f"{flow.id} carries {app or 'anything'}" + (f" on {service}" * (len(flow.services) > 1))
+        for flow in design.flows
+        for service, app in zip(flow.services, flow.apps, strict=True)
+        if old.get(flow.id) != (flow.services, flow.apps)
+        and (app is not None or (flow.id in old and service.protocol is Protocol.TCP))
+    ]
+    return "".join(f"; {text}" for text in said)
 
 
 def _rules_why(differ: bool, vm: Vm) -> str:
@@ -169,7 +254,7 @@ def flow_changes(design: Design, have: Manifest | None) -> FlowChanges:
 
 
 def same_flow(one: Flow, other: Flow) -> bool:
-    """Whether both let the same pass: all is equal but the origin and the reason."""
+    """Whether the firewall lets the same pass on both."""
     return all(
         getattr(one, item.name) == getattr(other, item.name)
         for item in fields(Flow)
@@ -188,6 +273,11 @@ def _listed(what: str, before: Collection[str], after: Collection[str]) -> str:
 
 def _segment(uplink: Uplink) -> str:
     return f"network '{uplink.network}'" if uplink.network else f"bridge '{uplink.bridge}'"
+
+
+def _named(uplink: Uplink) -> Uplink:
+    """The part of an uplink that the firewall's identity names."""
+    return replace(uplink, beside=())
 
 
 def _addresses(uplink: Uplink) -> list[str]:

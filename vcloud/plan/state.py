@@ -8,10 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vcloud.design.model import Vm
+from vcloud.design.names import domain_name, domain_uuid, network_uuid
 from vcloud.errors import HostError
 from vcloud.marks import NO_NETWORK, NO_VM, NetworkMarks, VmMarks
+from vcloud.plan.facts import NO_FACTS, DomainFacts, Facts
 from vcloud.plan.formats import Unreadable
+from vcloud.plan.host_difference import HostSide
 from vcloud.plan.manifest import Manifest
+from vcloud.plan.steps import Drift
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +26,50 @@ class DomainState:
     uuid: str
     running: bool
     paused: bool = False
+    """It runs and its processors do not: somebody has paused it, or its guest has suspended itself.
+    """
+    token: str = ""
+    """What `vcloud up` wrote into the running domain when it connected the VM. It ends with the
+    running domain; empty where nobody connected the VM.
+    """
     id: int = -1
-    """libvirt's id, which every start changes; -1 while the domain is stopped."""
+    """libvirt's id of a running domain; -1 while the domain is stopped. A restart of libvirtd or of
+    the host gives the same ids again, so an id alone does not say that a domain runs on.
+    """
+    sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Target (`vda`) -> paths of the files of this disk: the one that is written to, then each one
+    below it as far as libvirt tells.
+    """
+    live: DomainFacts = NO_FACTS
+    """The running domain, as libvirt tells it."""
+    kept: DomainFacts = NO_FACTS
+    """The definition that the next start of the domain follows."""
+    persistent: bool = True
+    """Whether the domain has a definition. Without one it is gone when it stops."""
+    autostart: bool = False
+    """Whether libvirt starts the domain together with the host."""
     saved: bool = False
     """The domain is stopped and libvirt keeps its memory, so that it can be restored."""
+    snapshots: bool = False
+    """libvirt knows snapshots of the domain. They go when the domain is removed."""
     marks: VmMarks = NO_VM
+    terms: tuple[str, ...] = ()
+    """The terms of tenancy of the running domain and of its definition, in this order, without those
+    that do not exist; empty text where one has none.
+    """
+    unsigned: bool = False
+    """An operator's key is given, and no key has signed the terms for the VM as it is."""
 
     def is_of(self, vapp: str) -> bool:
-        """Whether it is a VM of the vApp. A clone that somebody made of a VM has the VM's mark, and
-        a name that does not fit the mark.
+        """Whether vcloud made it for a VM of the vApp: its UUID follows from its name. A domain that
+        somebody else made, or cloned from a VM, has another UUID, whatever its mark says.
         """
-        return self.marks.vapp == vapp and self.name == f"{vapp}.{self.marks.vm}"
+        return self.name.startswith(f"{vapp}.") and self.uuid == domain_uuid(vapp, self.vm)
+
+    @property
+    def vm(self) -> str:
+        """The VM's name in a domain's name."""
+        return self.name.partition(".")[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +80,17 @@ class NetworkState:
     uuid: str
     active: bool
     marks: NetworkMarks = NO_NETWORK
+    live: Facts = field(default_factory=dict)
+    """The active network, as libvirt tells it."""
+    kept: Facts = field(default_factory=dict)
+    """Its definition."""
+    ports: frozenset[str] = frozenset()
+    """UUIDs of the ports that NICs of running domains have on it."""
+    autostart: bool = True
+
+    def is_of(self, vapp: str) -> bool:
+        """Whether vcloud made it for the vApp: its UUID follows from its name."""
+        return self.name.startswith(f"{vapp}.") and self.uuid == network_uuid(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +110,28 @@ class VappState:
     """The libvirt network that connects the firewall to the outside is stopped or removed."""
     filter_gone: bool = False
     """The vApp's network filter is not defined."""
+    filter: Facts | None = None
+    """The vApp's network filter as libvirt has it; None where libvirt does not tell."""
+    bindings: frozenset[tuple[str, str]] = frozenset()
+    """(tap, network filter) of each NIC on the host that libvirt filters."""
+    reported: tuple[Drift, ...] = ()
+    """What the appliances themselves report to be otherwise than it was delivered. Empty where
+    nobody has asked them.
+    """
+    host_side: HostSide | None = None
+    """What root sees of the host. None where nobody has asked for it."""
+    volumes: frozenset[str] | None = None
+    """The volumes of the vApp's VMs that the host has; None where the host's storage pool is not
+    active, so that nobody can tell.
+    """
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Data volume -> its size in bytes, of the volumes of which libvirt tells it."""
+    images: frozenset[str] = frozenset()
+    """The contents of the images that the host has, whichever vApp uses them."""
+    folder: str = ""
+    """The folder of the volumes on the host; empty where nobody can tell."""
+    filter_foreign: bool = False
+    """A network filter that vcloud did not make has the name of the vApp's."""
     unreadable: Unreadable | None = None
     """The manifest that is there and cannot be read."""
 
@@ -87,26 +157,37 @@ class VappState:
                 WAY_OUT,
             )
 
-    def renamed(self, vm: Vm) -> str:
-        """The name that somebody gave a VM's domain; empty where it has its own name, or where
-        there is no such domain.
+    def refuse_locked(self, vapp: str, host: str) -> None:
+        """Raises HostError where the key to the manifest is lost. Without it nobody knows what the
+        VMs were made from, and all of them would be made anew.
         """
+        if self.unreadable is not None and self.unreadable.locked:
+            raise HostError(
+                f"'{vapp}' on {host} cannot be read: {self.unreadable.reason}",
+                f"Nothing was changed. Bring back the host's /etc/libvirt/secrets from a backup, or remove the vApp with its disks: vcloud down {vapp}.",
+            )
+
+    def renamed(self, vapp: str, vm: str) -> str:
+        """The name that somebody gave the domain of a VM of the vApp; empty where it has its own
+        name, or where there is no such domain.
+        """
+        uuid = domain_uuid(vapp, vm)
+        # Only some new names look like a name of this vApp, so both collections are searched.
         found = next(
-            (domain.name for domain in self.domains if domain.uuid == vm.uuid), ""
-        ) or self.others.get(vm.uuid, "")
-        return found if found != vm.domain else ""
+            (domain.name for domain in self.domains if domain.uuid == uuid), ""
+        ) or self.others.get(uuid, "")
+        return found if found != domain_name(vapp, vm) else ""
 
     def connected(self, vm: Vm) -> bool:
         """Whether `vcloud up` has connected this VM since the VM was started: its links, its
         services and its rules.
         """
-        domain = self.domain(vm.domain)
-        return (
-            domain is not None
-            and self.manifest is not None
-            and domain.running
-            and self.manifest.id_of(vm.name) == domain.id
-        )
+        domain, manifest = self.domain(vm.domain), self.manifest
+        if domain is None or manifest is None or not domain.running:
+            return False
+        token = manifest.token_of(vm.name)
+        # Up to format 2, a manifest held libvirt's ids in place of tokens.
+        return token == domain.token if token else manifest.id_of(vm.name) == domain.id
 
     def saved(self) -> bool:
         """Whether every VM that the manifest names is stopped with its memory kept."""

@@ -7,16 +7,20 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
+from vcloud.plan.host_difference import HostSide
+
 
 class Verb(StrEnum):
-    """One kind of change. A plan lists its steps in this order; what runs before what is said by
-    `Step.needs`.
+    """One kind of change. A plan lists its steps in this order. `Step.needs` says in which order
+    they run.
     """
 
     REMOVE_VM = "remove VM"
     DEFINE_FILTER = "define filter"
     MAKE_NETWORK = "make network"
     REMAKE_NETWORK = "make network anew"
+    MEND_HOST = "mend host"
+    """Run the commands that end what root has changed on the host past libvirt."""
     MAKE_MEMORY_IMAGE = "make memory image"
     MAKE_VM = "make VM"
     REMAKE_VM = "make VM anew"
@@ -24,11 +28,19 @@ class Verb(StrEnum):
     START_VM = "start VM"
     RESTORE_VM = "restore VM"
     CONFIGURE_VM = "configure VM"
+    MEND_VM = "mend VM"
+    """Give the running VM, its definition and its cards on the host again what vcloud gave them,
+    without a restart.
+    """
     LOAD_IPS = "load IPS"
     LOAD_FIREWALL = "load firewall"
     CONNECT_VM = "connect VM"
     """Raise a workload's links, start its services and wait until it is ready. Part of the step
     that starts the VM.
+    """
+    REFRESH_VM = "refresh services"
+    """Reload or restart what reads the changed files of a workload, and wait until it is ready. Part
+    of the step that configures the VM.
     """
     REMOVE_NETWORK = "remove network"
     RECORD = "record"
@@ -52,7 +64,9 @@ STARTED: Final = FRESH | {Verb.RESTART_VM, Verb.START_VM, Verb.RESTORE_VM}
 TOUCHED: Final = STARTED | {Verb.CONFIGURE_VM}
 """The VM gets its identity."""
 LOADED: Final = frozenset({Verb.LOAD_IPS, Verb.LOAD_FIREWALL})
-HIDDEN: Final = frozenset({Verb.CONNECT_VM, Verb.MAKE_MEMORY_IMAGE})
+SETTLED: Final = frozenset({Verb.CONNECT_VM, Verb.REFRESH_VM})
+"""The workload is ready afterwards."""
+HIDDEN: Final = SETTLED | {Verb.MAKE_MEMORY_IMAGE}
 """Parts of other steps. A plan does not show them to people, who have agreed to the whole."""
 
 COSTS: Final = {
@@ -60,6 +74,7 @@ COSTS: Final = {
     Verb.DEFINE_FILTER: Cost.LIVE,
     Verb.MAKE_NETWORK: Cost.NEW,
     Verb.REMAKE_NETWORK: Cost.RESTART,
+    Verb.MEND_HOST: Cost.LIVE,
     Verb.MAKE_MEMORY_IMAGE: Cost.NEW,
     Verb.MAKE_VM: Cost.NEW,
     Verb.REMAKE_VM: Cost.RECREATE,
@@ -67,9 +82,11 @@ COSTS: Final = {
     Verb.START_VM: Cost.NEW,
     Verb.RESTORE_VM: Cost.NEW,
     Verb.CONFIGURE_VM: Cost.LIVE,
+    Verb.MEND_VM: Cost.LIVE,
     Verb.LOAD_IPS: Cost.LIVE,
     Verb.LOAD_FIREWALL: Cost.LIVE,
     Verb.CONNECT_VM: Cost.NEW,
+    Verb.REFRESH_VM: Cost.LIVE,
     Verb.REMOVE_NETWORK: Cost.REMOVE,
     Verb.RECORD: Cost.LIVE,
 }
@@ -80,6 +97,7 @@ UNDO: Final = {
     Verb.DEFINE_FILTER: REMOVED_BY_DOWN,
     Verb.MAKE_NETWORK: REMOVED_BY_DOWN,
     Verb.REMAKE_NETWORK: BY_THE_FILE,
+    Verb.MEND_HOST: "root on the host changes it again",
     Verb.MAKE_MEMORY_IMAGE: "`vcloud image memory rm` removes it",
     Verb.MAKE_VM: REMOVED_BY_DOWN,
     Verb.REMAKE_VM: "",
@@ -87,9 +105,11 @@ UNDO: Final = {
     Verb.START_VM: "`virsh shutdown` stops it",
     Verb.RESTORE_VM: "`vcloud save` saves it again",
     Verb.CONFIGURE_VM: BY_THE_FILE,
+    Verb.MEND_VM: "`virsh edit` and `virsh update-device` change it again",
     Verb.LOAD_IPS: BY_THE_FILE,
     Verb.LOAD_FIREWALL: BY_THE_FILE,
     Verb.CONNECT_VM: "`virsh domif-setlink` cuts its links",
+    Verb.REFRESH_VM: BY_THE_FILE,
     Verb.REMOVE_NETWORK: BY_THE_FILE,
     Verb.RECORD: BY_THE_FILE,
 }
@@ -99,16 +119,54 @@ holds is lost.
 
 
 @dataclass(frozen=True, slots=True)
+class Loss:
+    """Data that a step takes away for good."""
+
+    what: str
+    """The data as people name it: `store.data` for a data disk, `store` for the root disk of a VM,
+    `store (saved memory)`.
+    """
+    why: str
+    """What happens to it, and what keeps it."""
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.why}"
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """One difference between what stands and what vcloud gave it: in libvirt, in an appliance, or on
+    the host.
+    """
+
+    subject: str
+    """The VM; or libvirt's name of the network or the filter."""
+    what: str
+    mend: Verb | None
+    """The step that mends it; None where only a person can."""
+    unknown: bool = False
+    """Nothing is known to be wrong: an earlier release made the VM, and did not note what libvirt
+    made of its definition.
+    """
+    card: str = ""
+    """The tap of the VM's card that it is about, if it is about one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One change to one thing on one host, and why."""
 
     verb: Verb
     subject: str
     """Name of the VM; for what is removed and for networks, libvirt's name; for a memory image, its
-    key.
+    key; for commands on the host, the host.
     """
     why: str
     host: str = ""
+    loses: tuple[Loss, ...] = ()
+    """The data that is lost by this step, besides a root disk that `cost` tells."""
+    commands: tuple[tuple[str, ...], ...] = ()
+    """The programs, each with its words, that root runs on the host; of `MEND_HOST` only."""
     needs: frozenset[str] = field(default=frozenset(), compare=False)
     """Ids of the steps that must have ended before this one begins."""
     rank: int = field(default=0, compare=False)
@@ -136,6 +194,19 @@ class Plan:
     vapp: str
     host: str
     steps: tuple[Step, ...]
+    notes: tuple[str, ...] = ()
+    """What may go wrong later on the host, in sentences for those who read the plan."""
+    host_side: HostSide | None = None
+    """What was seen of the host's side: of what stands, and after a run of what the run has left.
+    None: nothing stands whose host's side could be looked at.
+    """
+    unmended: tuple[str, ...] = ()
+    """What is not as vcloud made it and no step ends, each with its way out."""
+
+    @property
+    def caveat(self) -> str:
+        """What a message adds to what it says of the vApp; empty where all was looked at."""
+        return self.host_side.caveat if self.host_side else ""
 
     @property
     def shown(self) -> tuple[Step, ...]:
@@ -164,6 +235,10 @@ class Plan:
         return frozenset(
             step.subject for step in self.steps if step.cost in (Cost.RECREATE, Cost.REMOVE)
         )
+
+    def lost_data(self) -> tuple[Loss, ...]:
+        """The data that the whole plan takes away."""
+        return tuple(loss for step in self.steps for loss in step.loses)
 
     def with_steps(self, more: Iterable[Step]) -> Plan:
         """The plan with further steps, in the order of `Verb`."""

@@ -29,6 +29,7 @@ def from_1(body: dict[str, Any]) -> dict[str, Any]:
             *design["inspection"]["detectors"],
             design["inspection"],
         ):
+            # Line 0: nothing in the file asked for this part.
             line = part.pop("line")
             part["origin"] = (
                 {"kind": "file", "file": design["file"], "line": line}
@@ -39,6 +40,32 @@ def from_1(body: dict[str, Any]) -> dict[str, Any]:
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"it is no manifest of format 1: {error!r}") from None
     return {**body, "vms": vms, "networks": [], "filter": ""}
+
+
+def from_2(body: dict[str, Any]) -> dict[str, Any]:
+    """Format 3 is kept sealed on hosts, and says more:
+
+    - It knows a VM that `up` has connected by a token in its running domain. Of a VM that an
+      earlier release connected only libvirt's id is known, which stays until the next `up`.
+    - It knows how libvirt read the definitions, which the next `up` notes.
+    - It says what the services of a flow carry. The IPS of earlier releases did not look at how a
+      connection begins.
+    - It says which build of its image a VM was made from. Earlier releases knew only the recipe.
+
+    Raises ValueError where the body is not of format 2.
+    """
+    try:
+        flows = [
+            {**flow, "apps": [None] * len(flow["services"])} for flow in body["design"]["flows"]
+        ]
+        images = [
+            [vm, {"recipe": recipe, "content": "", "packages": "", "built": ""}]
+            for vm, recipe in body["images"]
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"it is no manifest of format 2: {error!r}") from None
+    design = {**body["design"], "flows": flows}
+    return {**body, "design": design, "images": images, "connected": [], "defined": []}
 
 
 def _vms(design: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -13,17 +13,22 @@ from vcloud.compile.artifacts import (
 from vcloud.compile.libvirt.host import HostFacts
 from vcloud.design.model import Design, Uplink, Vm
 from vcloud.marks import VmDigests
-from vcloud.plan.manifest import Manifest, Phase, digest_of, redacted
+from vcloud.plan.manifest import Manifest, Phase, VmImage, digest_of, redacted
 
 
 def wanted_manifest(
-    artifacts: Artifacts, accelerator: str, images: Mapping[str, str], written: str, version: str
+    artifacts: Artifacts,
+    accelerator: str,
+    images: Mapping[str, VmImage],
+    written: str,
+    version: str,
 ) -> Manifest:
-    """The manifest that a host will carry when the vApp stands. `images` maps VM names to image
-    digests.
+    """The manifest that a host will carry when the vApp stands. `images` maps VM names to the builds
+    of their images.
     """
     design = redacted(artifacts.design)
     return Manifest(
+        # The last step of a run, `record`, writes READY.
         phase=Phase.APPLYING,
         design=design,
         uplink=artifacts.uplink,
@@ -41,15 +46,23 @@ def wanted_manifest(
     )
 
 
-def _vm_digests(vm: Vm, artifacts: Artifacts, accelerator: str, image: str) -> VmDigests:
+def _vm_digests(vm: Vm, artifacts: Artifacts, accelerator: str, image: VmImage) -> VmDigests:
     """`vm` is the redacted one: `root` holds the digests of run commands. `identity` holds what is
     delivered, with the files' contents.
     """
     return VmDigests(
-        root=digest_of(image, vm.run),
+        root=root_digest(image, vm),
         hardware=hardware_digest(vm, artifacts.uplink, accelerator),
         identity=digest_of(artifacts.identities[vm.name]),
     )
+
+
+def root_digest(image: VmImage, vm: Vm) -> str:
+    """The digest of what a VM's root disk begins with. Of the image its packages count and not its
+    bytes, which differ from build to build. Releases that did not know the packages left them out.
+    """
+    known = (image.recipe, image.packages) if image.packages else (image.recipe,)
+    return digest_of(*known, vm.run)
 
 
 def hardware_digest(vm: Vm, uplink: Uplink, accelerator: str) -> str:

@@ -6,41 +6,32 @@ on the way. So a claim that something is blocked also names a listener in the ta
 listener must answer a probe from within its own VM, and the firewall must have counted exactly this
 packet as denied.
 
-To test one more kind of traffic: add a `Kind`, a generator of checks here, and what its answers
-mean in `vcloud.proof.judge`.
+To test one more kind of traffic: add a `Kind`, a generator of checks here or in `network`, and what
+its answers mean in `vcloud.proof.judge`.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address
 
 from vcloud.compile.guest.identity import meeting_nic
-from vcloud.design.addressing import hash_number
+from vcloud.design.internet import leads_to
 from vcloud.design.model import Design, Flow, FlowPath, Nic, Uplink, Vm
-from vcloud.values import INTERNET, Protocol, Service
+from vcloud.proof.frames import PORT, End, foreign, frame
+from vcloud.proof.ports import SSH, allowed, undeclared_ports
+from vcloud.proof.world import Address, World
+from vcloud.values import INTERNET, Denied, Protocol, Service
 
-Address = IPv4Address | IPv6Address
 HOST = "host"
-SSH = 22
-DANGEROUS = (SSH, 23, 445, 3389)
-"""TCP ports that attackers look for first."""
-RANDOM_PORTS = 2
-"""Random ports of each protocol, in addition to the ports that the file names."""
-FIRST_RANDOM, LAST_RANDOM = 1024, 65534
-OUTSIDE_PORTS = 4
-"""Ports of each protocol that every VM tries to reach outside."""
+FRAME = "frame"
 TIMEOUT_MS = 2500
 MAX_PER_TIER = 2
 """Replicas of a tier that take part in probes of what is denied. All replicas take part in probes
 of declared flows.
-"""
-NO_SERVER = "this host's inventory entry names no test server outside"
-"""Why nothing is sent to the outside: if the firewall is broken, the packets would reach machines
-of other people.
 """
 
 
@@ -59,6 +50,10 @@ class Outcome(StrEnum):
     FAIL = "fail"
     ERROR = "error"
     NOT_RUN = "not run"
+    NOT_TRIED = "not tried"
+    """Nothing can try it in this vApp, and the report says so. It is no pass, and no reason for
+    another exit code.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +61,18 @@ class Probe:
     """One packet exchange. Its fields are those of a line that the probe program reads."""
 
     protocol: str
-    """tcp, udp, icmp, spoof-udp or spoof-tcp."""
+    """tcp, udp, icmp, spoof-udp or spoof-tcp; or frame, whose payload is a whole Ethernet frame."""
     source: str
     """The address to send from; `-` leaves the choice to the kernel."""
     target: Address
     port: int
     payload: bytes = b""
     timeout_ms: int = TIMEOUT_MS
+    card: str = ""
+    """The network card that it leaves by, whatever the routes say; empty: the routes decide. Of a
+    frame it is the card's MAC address, or `to:` and an IPv4 address: the card on whose segment that
+    is. Only the Python program knows it for other protocols.
+    """
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -88,12 +88,44 @@ class Listener:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """One of the connections that the firewall gives to several VMs in turn."""
+
+    check: str
+    """The id of the check that opens it."""
+    listener: Listener
+    """Of the VM that this check is about. Another one may get the connection."""
+
+
+@dataclass(frozen=True, slots=True)
 class Echo:
     """The harmless payload that shows whether a service sends back what it receives."""
 
     check: str
     """The id of the check that sends it."""
     payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A TCP connection that stands while an ICMP error about it is sent."""
+
+    client: str
+    """The place that opens it."""
+    server: str
+    source: str
+    """The address that it is opened from, as of a `Probe`."""
+    target: Address | None
+    """None if no machine is known that would answer."""
+    port: int
+    inner: End | None
+    """Where the VM that serves it has it; None if the server is outside."""
+    listener: Listener | None
+    """Of that VM."""
+    reason: str = ""
+    """Why it cannot be opened, where there is no target."""
+    excused: bool = False
+    """The user has no means to change that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,98 +156,111 @@ class Check:
     """
     nic: str = ""
     """The firewall's NIC at which a forged packet arrives."""
+    beside: Address | None = None
+    """The host must drop the forged packet, and let the same one with the sender's own MAC address
+    pass. This is the source of the latter. None: the firewall must drop the packet.
+    """
     echo: Echo | None = None
     """The payload is sent in, the service sends it back, and the rules inspect that answer."""
     reason: str = ""
     """Why nothing can be sent."""
+    excused: bool = False
+    """Nothing can be sent, and the user has no means to change that: it is `not tried`."""
+    twin: str = ""
+    """The id of the check that goes with this one: if this one is asked again, so is its twin."""
     flow: str = ""
     """The declared flow that carries the probe; empty if none does."""
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """The test servers outside, which answer on every port. None: there is none, and what would be
-    sent there is `not run`.
+    published: tuple[str, ...] = ()
+    """Addresses of the VMs behind the published port that the payload is sent to. Any of them may get
+    it. Empty: the probe goes to its listener.
+    """
+    told: bool = False
+    """The firewall tells the sender that no flow allows the packet: a refusal in the target's name."""
+    about: Connection | None = None
+    """The probe is an ICMP error about this connection of others. When the connection stands, the
+    probe gets its target and its payload.
+    """
+    to_mac: str = ""
+    """The firewall's MAC address where that error arrives."""
+    turns: tuple[Turn, ...] = ()
+    """All connections to the published port of this check, its own among them, one for each VM that
+    gets connections in turn. They are asked together. Empty: the probe goes to its listener.
     """
 
-    address4: Address | None
-    address6: Address | None
+    @property
+    def sent(self) -> Probe:
+        """The probe of a check that has one."""
+        assert self.probe is not None  # noqa: S101 - asked only where an answer was found
+        return self.probe
 
 
-def network_checks(design: Design, uplink: Uplink, world: World, seed: int) -> tuple[Check, ...]:
-    """All checks that need no payload. `seed` chooses the random ports."""
-    return (
-        *_flow_checks(design, uplink, world),
-        *_denied_checks(design, seed),
-        *_outside_checks(design, uplink, world, seed),
-        *_spoof_checks(design),
-        *_host_checks(design),
-    )
+def flow_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check]:
+    """On each path a probe that must come through for each version of IP; two for a range of ports,
+    at its first and its last port.
 
-
-def left_out(design: Design, uplink: Uplink) -> str:
-    """What no check tests, in one line for people; empty if everything is tested."""
-    pairs, tried = (len(vms) * (len(vms) - 1) for vms in (design.workloads, _sample(design)))
-    parts = []
-    if tried < pairs:
-        parts.append(
-            f"{pairs - tried} of {pairs} ordered pairs of VMs for what must not pass (only {MAX_PER_TIER} replicas of a tier are tested)"
-        )
-    if open_zones := [zone.name for zone in design.zones if zone.open]:
-        parts.append(
-            f"traffic between VMs of the same open zone, which passes neither the firewall nor the IPS ({', '.join(open_zones)})"
-        )
-    if uplink.address6 is None:
-        parts.append("IPv6 to and from the outside, because the uplink has no IPv6")
-    return "; ".join(parts)
-
-
-def _flow_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check]:
+    The probes of one port follow each other: one rule of the firewall gives all connections to a
+    published range in turn, and each VM must get one to each of these ports.
+    """
     for flow in design.flows:
         for number, service in enumerate(flow.services):
-            for path in flow.paths:
-                yield from _path_checks(design, uplink, world, flow, number, service, path)
+            ports = sorted({service.first, service.last})
+            for port, family in itertools.product(ports, (4, 6)):
+                yield from _with_turns(
+                    _path_check(design, uplink, world, flow, number, path, port, family)
+                    for path in flow.paths
+                    if family in versions_of(uplink, flow)
+                )
 
 
-def _path_checks(
+def _with_turns(checks: Iterable[Check]) -> Iterator[Check]:
+    """The checks of one port of a flow. Those from outside are connections to the same published
+    port.
+    """
+    every = tuple(checks)
+    turns = tuple(
+        Turn(check.id, check.listener)
+        for check in every
+        if check.vantage == INTERNET and check.listener
+    )
+    for check in every:
+        shared = check.vantage == INTERNET and len(turns) > 1
+        yield replace(check, turns=turns) if shared else check
+
+
+def _path_check(
     design: Design,
     uplink: Uplink,
     world: World,
     flow: Flow,
     number: int,
-    service: Service,
     path: FlowPath,
-) -> Iterator[Check]:
-    """A probe that must come through for each version of IP; two for a range of ports, at its first
-    and its last port.
-    """
-    families = (4, 6) if path.source and path.target else spoken(uplink)
-    for port, family in itertools.product(sorted({service.first, service.last}), families):
-        vantage = owner_of(design, path.source).name if path.source else INTERNET
-        target, at = destination(uplink, world, flow, number, path, port, family)
-        listener = None
-        if path.target and service.protocol is not Protocol.ICMP:
-            vm = owner_of(design, path.target)
-            listener = Listener(
-                vm.name, service.protocol, str(address_of(path.target, family)), port
-            )
-        goal = owner_of(design, path.target).name if path.target else INTERNET
-        label = str(Service(service.protocol, port, port))
-        yield Check(
-            id=f"flow/{flow.id}/{vantage}/{goal}/{label}/{family}",
-            kind=Kind.FLOW,
-            claim=f"{vantage} reaches {goal} on {label} over IPv{family}",
-            vantage=vantage,
-            probe=Probe(service.protocol, _from(path.source, family), target, at)
-            if target
-            else None,
-            passes=True,
-            proves=f"flow:{flow.id}",
-            flow=flow.id,
-            listener=listener,
-            source=address_of(path.source, family) if path.source else None,
-            reason="" if target else NO_SERVER,
-        )
+    port: int,
+    family: int,
+) -> Check:
+    protocol = flow.services[number].protocol
+    vantage = owner_of(design, path.source).name if path.source else INTERNET
+    target, at = destination(uplink, world, flow, number, path, port, family)
+    listener = None
+    if path.target and protocol is not Protocol.ICMP:
+        vm = owner_of(design, path.target)
+        listener = Listener(vm.name, protocol, str(address_of(path.target, family)), port)
+    goal = owner_of(design, path.target).name if path.target else INTERNET
+    label = str(Service(protocol, port, port))
+    reason, excused = ("", False) if target else missing(uplink, world, flow, path)
+    return Check(
+        id=f"flow/{flow.id}/{vantage}/{goal}/{label}/{family}",
+        kind=Kind.FLOW,
+        claim=f"{vantage} reaches {goal} on {label} over IPv{family}",
+        vantage=vantage,
+        probe=Probe(protocol, sent_from(path.source, family), target, at) if target else None,
+        passes=True,
+        proves=f"flow:{flow.id}",
+        flow=flow.id,
+        listener=listener,
+        source=address_of(path.source, family) if path.source else None,
+        reason=reason,
+        excused=excused,
+    )
 
 
 def spoken(uplink: Uplink) -> tuple[int, ...]:
@@ -225,6 +270,21 @@ def spoken(uplink: Uplink) -> tuple[int, ...]:
     return (4,) if uplink.address6 is None else (4, 6)
 
 
+def versions_of(uplink: Uplink, flow: Flow) -> tuple[int, ...]:
+    """The versions of IP in which the flow can have packets."""
+    if flow.prefix:
+        return tuple(one for one in spoken(uplink) if one == flow.prefix.version)
+    outside = any(path.source is None or path.target is None for path in flow.paths)
+    return spoken(uplink) if outside else (4, 6)
+
+
+def servers_of(uplink: Uplink, world: World, flow: Flow) -> World:
+    """The test servers to which a flow to the outside leads."""
+    return World(
+        tuple(server for server in world.servers if leads_to(flow, uplink, server.address))
+    )
+
+
 def destination(
     uplink: Uplink, world: World, flow: Flow, number: int, path: FlowPath, port: int, family: int
 ) -> tuple[Address | None, int]:
@@ -232,68 +292,42 @@ def destination(
     that would answer.
     """
     if path.target is None:
-        return (world.address4 if family == 4 else world.address6), port
+        led_to = servers_of(uplink, world, flow)
+        return led_to.answering(family, flow.services[number].protocol, port), port
     if path.source is None:
         interface = uplink.address4 if family == 4 else uplink.address6
+        if not _sends_from(uplink, flow, family):
+            interface = None
+        # A published range keeps its order, so the port keeps its distance from the first one.
         published = flow.publish[number].first + port - flow.services[number].first
         return (interface.ip if interface else None), published
     return address_of(path.target, family), port
 
 
-def allowed(design: Design, source: Nic | None, target: Nic | None) -> set[Service]:
-    """Every service that some flow allows from `source` to `target`; None is the outside."""
-    return {
-        service
-        for flow in design.flows
-        for path in flow.paths
-        if path.source == source and path.target == target
-        for service in flow.services
-    }
-
-
-def undeclared_ports(
-    design: Design, allowed_services: set[Service], protocol: Protocol, seed: int
-) -> list[int]:
-    """Ports to try: those that the file names anywhere, some that attackers like, some random ones;
-    without those that are allowed.
+def _sends_from(uplink: Uplink, flow: Flow, family: int) -> bool:
+    """Whether the place outside that probes come from is one of the flow's clients. What is known of
+    it is that it is beside the uplink's gateway.
     """
-    named = {
-        port
-        for flow in design.flows
-        for service in flow.services
-        if service.protocol is protocol
-        for port in (service.first, service.last)
-    }
-    candidates = sorted(
-        named
-        | random_ports(seed, design.vapp, protocol)
-        | (set(DANGEROUS) if protocol is Protocol.TCP else {53})
-    )
-    return [
-        port
-        for port in candidates
-        if not any(s.protocol is protocol and s.first <= port <= s.last for s in allowed_services)
-    ]
+    gateway = uplink.gateway4 if family == 4 else uplink.gateway6
+    return flow.prefix is None or (gateway is not None and gateway in flow.prefix)
 
 
-def random_ports(seed: int, vapp: str, protocol: Protocol) -> set[int]:
-    """`RANDOM_PORTS` different ports, the same for the same arguments on every machine."""
-    ports: set[int] = set()
-    draws = itertools.count()
-    while len(ports) < RANDOM_PORTS:
-        ports.add(
-            FIRST_RANDOM
-            + hash_number(64, str(seed), vapp, protocol, str(next(draws)))
-            % (LAST_RANDOM - FIRST_RANDOM + 1)
-        )
-    return ports
+def missing(uplink: Uplink, world: World, flow: Flow, path: FlowPath) -> tuple[str, bool]:
+    """Why no probe can be sent on a path of a flow, and whether the user has no means to change it."""
+    if path.source is None:
+        return f"no probe is sent from {flow.source}", True
+    led_to = servers_of(uplink, world, flow)
+    if world.servers and not led_to.servers:
+        where = "on the internet" if flow.target == INTERNET else f"in {flow.target}"
+        return f"the test server outside is not {where}", True
+    return world.missing, bool(world.servers)
 
 
-def _denied_checks(design: Design, seed: int) -> Iterator[Check]:
-    for one, other in itertools.permutations(_sample(design), 2):
+def denied_checks(design: Design, seed: int) -> Iterator[Check]:
+    for one, other in itertools.permutations(sampled(design), 2):
         there = meeting_nic(one, other)
         here = next((nic for nic in one.nics if nic.zone == there.zone), one.nics[0])
-        if here.zone == there.zone and design.zone(here.zone).open:
+        if design.are_neighbours(here, there):
             continue
         services = allowed(design, here, there)
         for protocol in Protocol:
@@ -304,7 +338,13 @@ def _denied_checks(design: Design, seed: int) -> Iterator[Check]:
             else:
                 ports = undeclared_ports(design, services, protocol, seed)
             for port, family in itertools.product(ports, (4, 6)):
-                yield _denied(one, other, here, there, protocol, port, family)
+                check = _denied(one, other, here, there, protocol, port, family)
+                yield replace(check, told=is_told(design, here))
+
+
+def is_told(design: Design, nic: Nic) -> bool:
+    """Whether the firewall tells a VM what it denies its packets from this NIC."""
+    return design.zone(nic.zone).denied is Denied.REJECT
 
 
 def _denied(
@@ -317,7 +357,7 @@ def _denied(
         kind=Kind.DENIED,
         claim=f"{one.name} does not reach {other.name} on {label} over IPv{family}",
         vantage=one.name,
-        probe=Probe(protocol, _from(here, family), target, port),
+        probe=Probe(protocol, sent_from(here, family), target, port),
         passes=False,
         proves="ctl:default-deny",
         listener=None
@@ -327,61 +367,11 @@ def _denied(
     )
 
 
-def _outside_checks(design: Design, uplink: Uplink, world: World, seed: int) -> Iterator[Check]:
-    """From every VM to the outside and back, on ports that no flow names.
-
-    If no test server outside is known, the target is the uplink's gateway. It is outside too, and
-    packets that a broken firewall lets out end there.
-    """
-    for vm in _sample(design):
-        nic = vm.nics[0]
-        services = allowed(design, nic, None)
-        for protocol in (Protocol.TCP, Protocol.UDP):
-            for port, family in itertools.product(
-                undeclared_ports(design, services, protocol, seed)[:OUTSIDE_PORTS], spoken(uplink)
-            ):
-                target = (
-                    (world.address4 or uplink.gateway4)
-                    if family == 4
-                    else (world.address6 or uplink.gateway6)
-                )
-                label = str(Service(protocol, port, port))
-                yield Check(
-                    id=f"denied/{vm.name}/{INTERNET}/{label}/{family}",
-                    kind=Kind.DENIED,
-                    claim=f"{vm.name} does not reach the outside on {label} over IPv{family}",
-                    vantage=vm.name,
-                    probe=Probe(protocol, _from(nic, family), target, port) if target else None,
-                    passes=False,
-                    proves="ctl:default-deny",
-                    source=address_of(nic, family),
-                    reason="" if target else NO_SERVER,
-                )
-    yield from _inbound_checks(design, uplink, seed)
-
-
-def _inbound_checks(design: Design, uplink: Uplink, seed: int) -> Iterator[Check]:
-    published = {service for flow in design.flows for service in flow.publish}
-    for port in undeclared_ports(design, published, Protocol.TCP, seed):
-        for family, interface in ((4, uplink.address4), (6, uplink.address6)):
-            if interface is None:
-                continue
-            yield Check(
-                id=f"denied/{INTERNET}/uplink/tcp/{port}/{family}",
-                kind=Kind.DENIED,
-                claim=f"the outside finds tcp/{port} closed at the vApp's address over IPv{family}",
-                vantage=INTERNET,
-                probe=Probe(Protocol.TCP, "-", interface.ip, port),
-                passes=False,
-                proves="ctl:default-deny",
-            )
-
-
-def _spoof_checks(design: Design) -> Iterator[Check]:
+def spoof_checks(design: Design) -> Iterator[Check]:
     """Each VM sends one packet with the address of another VM, to a target that the other VM may
     reach.
     """
-    for vm in _sample(design):
+    for vm in sampled(design):
         nic = vm.nics[0]
         for family in (4, 6):
             victim = next((other for other in design.workloads if other.name != vm.name), None)
@@ -396,6 +386,7 @@ def _spoof_checks(design: Design) -> Iterator[Check]:
                 kind=Kind.SPOOFED,
                 claim=f"{vm.name} cannot send as {victim.name} over IPv{family}",
                 vantage=vm.name,
+                # 9 is the port of the discard service; the packet must not get that far.
                 probe=Probe("spoof-udp", str(forged), target, 9),
                 passes=False,
                 proves="ctl:antispoof",
@@ -404,24 +395,67 @@ def _spoof_checks(design: Design) -> Iterator[Check]:
             )
 
 
-def _host_checks(design: Design) -> Iterator[Check]:
-    """The host has no address on the bridge of any zone, so it must not reach any VM."""
-    for vm in _sample(design):
-        for family in (4, 6):
+def frame_checks(design: Design) -> Iterator[Check]:
+    """Each VM sends a frame with a MAC address that it does not have, which the host must drop, and
+    the same frame with its own, which must reach the firewall. Both claim a source that no VM has,
+    so that the firewall counts what arrives.
+    """
+    taken = {nic.address4 for vm in design.workloads for nic in vm.nics}
+    for vm in sampled(design):
+        nic = vm.nics[0]
+        zone = design.zone(nic.zone)
+        gateway = IPv4Address(address_of(zone.gateway, 4))
+        spare = (zone.prefix4[-number] for number in itertools.count(2))
+        free = (address for address in spare if address not in taken and address != gateway)
+        own, other = next(free), next(free)
+        for forged, source in ((False, own), (True, other)):
+            mac = foreign(nic.mac) if forged else nic.mac
+            yield Check(
+                id=f"spoofed/{vm.name}/{'mac' if forged else 'own-mac'}/4",
+                kind=Kind.SPOOFED,
+                claim=f"{vm.name} cannot send with "
+                + ("another MAC address" if forged else "an address that no VM has"),
+                vantage=vm.name,
+                probe=Probe(
+                    FRAME,
+                    str(source),
+                    gateway,
+                    PORT,
+                    frame(mac, zone.gateway.mac, source, gateway),
+                    card=nic.mac,
+                ),
+                passes=False,
+                proves="ctl:mac-filter" if forged else "ctl:antispoof",
+                source=source,
+                nic=zone.gateway.ifname,
+                beside=own if forged else None,
+                twin=f"spoofed/{vm.name}/own-mac/4" if forged else "",
+            )
+
+
+def host_checks(design: Design) -> Iterator[Check]:
+    """The host has no address on the bridge of any zone, so it must not reach any VM: neither by
+    its routes, nor if it had a route to the zone's bridge.
+    """
+    for vm in sampled(design):
+        bridge = design.zone(vm.nics[0].zone).network.bridge
+        for family, card in itertools.product((4, 6), ("", bridge)):
             target = address_of(vm.nics[0], family)
             yield Check(
-                id=f"host/{vm.name}/{family}",
+                id=f"host/{vm.name}/{'bridge/' if card else ''}{family}",
                 kind=Kind.HOST,
-                claim=f"the host does not reach {vm.name} over IPv{family}",
+                claim=f"the host does not reach {vm.name} "
+                + (f"by the bridge of zone {vm.nics[0].zone} " if card else "")
+                + f"over IPv{family}",
                 vantage=HOST,
-                probe=Probe(Protocol.TCP, "-", target, SSH),
+                probe=Probe(Protocol.TCP, "-", target, SSH, card=card),
                 passes=False,
                 proves="ctl:no-host-address",
                 listener=Listener(vm.name, Protocol.TCP, str(target), SSH),
             )
 
 
-def _sample(design: Design) -> list[Vm]:
+def sampled(design: Design) -> list[Vm]:
     """All VMs, but of each tier no more than `MAX_PER_TIER`: the number of pairs grows with the
     square.
     """
@@ -445,5 +479,5 @@ def address_of(nic: Nic, family: int) -> Address:
     return address
 
 
-def _from(nic: Nic | None, family: int) -> str:
+def sent_from(nic: Nic | None, family: int) -> str:
     return str(address_of(nic, family)) if nic else "-"

@@ -1,24 +1,54 @@
-"""Compares what the appliances report with what they were given. Pure.
+"""Compares what the appliances and libvirt report with what they were given. Pure.
 
 An appliance only reports about itself. The packets of the other checks are the second opinion.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 
-from vcloud.plan.manifest import Manifest
+from vcloud.compile.guest.identity import identity_lines
+from vcloud.compile.ips.files import ips_digest, ips_files
+from vcloud.compile.libvirt.network import vapp_networks
+from vcloud.design.model import Design, Vm
+from vcloud.design.names import filter_name
+from vcloud.plan.drift import drift_of
+from vcloud.plan.manifest import Manifest, digest_of
+from vcloud.plan.state import VappState
 from vcloud.proof.checks import Check, Kind, Outcome
 from vcloud.proof.firewall_report import TABLE, FirewallReport
-from vcloud.proof.ips_report import IpsReport
-from vcloud.proof.judge import Verdict
+from vcloud.proof.guest_network import Claim, differences, kept_digest
+from vcloud.proof.ips_report import IpsReport, Wire
+from vcloud.proof.observed import Verdict
 
+SILENT = "it does not answer"
+NO_SURICATA = "Suricata does not answer"
+OTHERWISE = "this release renders it differently; `vcloud up` delivers it"
+"""Why something cannot be compared with what was delivered."""
 SHOWN = 12
 """Characters of a digest that are shown."""
+NAMED = 8
+"""Differences of one claim that are named."""
+CLAIMS = {
+    Claim.LINKS: "has the links that it was given, and no others",
+    Claim.QUEUES: "has no traffic control that could redirect packets",
+    Claim.ROUTING: "has the addresses, neighbours, routes and policy rules that it was given",
+    Claim.SETTINGS: "has the kernel settings that it was given",
+    Claim.HOOKS: "lets nothing but vcloud's rules see its packets",
+    Claim.FRAMES: "runs no foreign program that reads or sends frames",
+}
+EXCUSABLE = frozenset({"ips/running", "ips/memory"})
+"""Claims that do not hold for a moment while a busy Suricata starts or reads its rules."""
+_RULE = re.compile(rb"^(?:alert|drop|pass|reject)\b", re.MULTILINE)
 
 
 def config_verdicts(
-    manifest: Manifest, loaded: str, firewall: FirewallReport, ips: IpsReport
+    manifest: Manifest,
+    loaded: str,
+    firewall: FirewallReport | None,
+    ips: IpsReport | None,
+    reason: str = "",
 ) -> Iterator[Verdict]:
     """One verdict for each claim about the configuration of an appliance.
 
@@ -26,38 +56,188 @@ def config_verdicts(
         manifest: what was delivered.
         loaded: the digest that the firewall printed when its ruleset was loaded; empty if it never
             was.
-        firewall: what the firewall reports now.
-        ips: what the IPS reports now. Not used if the vApp has no IPS.
+        firewall: what the firewall reports now; None if it does not answer.
+        ips: what the IPS reports now; None if it does not answer. Not used if the vApp has no IPS.
+        reason: why the firewall does not answer, where that is known.
     """
+    silent = f"{SILENT}: {reason}" if reason else SILENT
     yield _verdict(
         "firewall/ruleset",
         "the firewall's ruleset is the one that was loaded",
-        loaded != "" and firewall.digest == loaded,
-        f"digest {firewall.digest[:SHOWN]}",
+        # An empty digest on both sides would be equal, too.
+        None if firewall is None else loaded != "" and firewall.digest == loaded,
+        f"digest {firewall.digest[:SHOWN]}" if firewall else silent,
+    )
+    yield _verdict(
+        "firewall/kept",
+        "the firewall keeps the ruleset that was delivered for its next boot",
+        None if firewall is None else firewall.kept == manifest.firewall,
+        f"digest {firewall.kept[:SHOWN] or 'none'}" if firewall else silent,
     )
     yield _verdict(
         "firewall/tables",
         "the firewall has no other tables",
-        firewall.tables == (TABLE,),
-        f"tables: {', '.join(firewall.tables) or 'none'}",
+        None if firewall is None else firewall.tables == (TABLE,),
+        f"tables: {', '.join(firewall.tables) or 'none'}" if firewall else silent,
     )
+    yield from _guest_verdicts(manifest, manifest.design.firewall, firewall, silent)
     if manifest.design.ips is not None:
-        yield _verdict(
-            "ips/files",
-            "the IPS's rules are the ones that were delivered",
-            ips.digest == manifest.ips,
-            f"digest {ips.digest[:SHOWN]}",
+        yield from _ips_verdicts(manifest, manifest.design.ips, ips)
+
+
+def _ips_verdicts(manifest: Manifest, vm: Vm, ips: IpsReport | None) -> Iterator[Verdict]:
+    yield _verdict(
+        "ips/files",
+        "the IPS's rules are the ones that were delivered",
+        None if ips is None else ips.digest == manifest.ips,
+        f"digest {ips.digest[:SHOWN]}" if ips else SILENT,
+    )
+    yield _verdict(
+        "ips/running",
+        "the IPS runs with all of its rules",
+        None if ips is None else ips.complete,
+        _rules_of(ips) if ips else SILENT,
+    )
+    memory = "Suricata has the delivered rules in its memory"
+    inline = (
+        "Suricata forwards packets between the NICs that it was given, and inspects all of them"
+    )
+    if ips is None or not (ips.rules or ips.wires):
+        for key, claim in (("memory", memory), ("inline", inline)):
+            yield _verdict(f"ips/{key}", claim, None, SILENT if ips is None else NO_SURICATA)
+    else:
+        files = ips_files(manifest.design)
+        yield (
+            _named("ips/memory", memory, tuple(_in_memory(ips, _count_rules(files))))
+            if ips_digest(files) == manifest.ips
+            else _not_compared("ips/memory", memory)
         )
+        yield _named("ips/inline", inline, tuple(_rewired(ips.wires, _delivered_wires(vm))))
+    yield from _guest_verdicts(manifest, vm, ips, SILENT)
+
+
+def _rules_of(ips: IpsReport) -> str:
+    return (
+        f"all rules loaded, {ips.lost} packets lost"
+        if ips.complete
+        else "stopped, or without some rules"
+    )
+
+
+def _count_rules(files: Mapping[str, bytes]) -> int:
+    return sum(
+        len(_RULE.findall(content)) for path, content in files.items() if path.endswith(".rules")
+    )
+
+
+def _in_memory(ips: IpsReport, delivered: int) -> Iterator[str]:
+    if ips.rules != delivered:
+        yield f"{ips.rules} rules, not {delivered}"
+    if not (ips.reloaded and ips.changed):
+        yield "it does not say when it read its rules"
+    elif ips.changed > ips.reloaded:
+        # Whoever brings the right files back after Suricata has read others changes them once more.
+        yield f"it read its rules at {ips.reloaded}, before its files changed at {ips.changed}"
+
+
+def _delivered_wires(vm: Vm) -> frozenset[Wire]:
+    names = [nic.ifname for nic in vm.nics]
+    pairs = zip(names[::2], names[1::2], strict=True)
+    return frozenset(
+        wire for outer, inner in pairs for wire in ((outer, inner, "ips"), (inner, outer, "ips"))
+    )
+
+
+def _rewired(wires: tuple[Wire, ...], delivered: frozenset[Wire]) -> Iterator[str]:
+    yield from (f"missing: {_wire_text(wire)}" for wire in sorted(delivered - {*wires}))
+    yield from (f"foreign: {_wire_text(wire)}" for wire in sorted({*wires} - delivered))
+
+
+def _wire_text(wire: Wire) -> str:
+    return f"from {wire[0]} to {wire[1]} in mode {wire[2]}"
+
+
+def _guest_verdicts(
+    manifest: Manifest, vm: Vm, report: FirewallReport | IpsReport | None, silent: str
+) -> Iterator[Verdict]:
+    """Whether an appliance is as its identity makes it. `silent` is told where it does not answer."""
+    is_ips = vm is manifest.design.ips
+    whose = f"the {'IPS' if is_ips else 'firewall'}"
+    # In the IPS no packet comes to where netfilter would see it.
+    claims = [claim for claim in Claim if not (is_ips and claim is Claim.HOOKS)]
+    texts = {f"{vm.role.value}/{claim}": f"{whose} {CLAIMS[claim]}" for claim in claims}
+    key, kept = f"{vm.role.value}/identity", f"{whose} keeps its identity for its next boot"
+    identity = identity_lines(manifest.design, vm, manifest.uplink)
+    delivered = manifest.digests_of(vm.name)
+    if delivered is None or delivered.identity != digest_of(identity):
+        yield from (_not_compared(*item) for item in ((key, kept), *texts.items()))
+    elif report is None:
+        for item in ((key, kept), *texts.items()):
+            yield _verdict(*item, None, silent)
+    else:
+        holds = report.identity == kept_digest(identity)
+        yield _verdict(key, kept, holds, f"digest {report.identity[:SHOWN] or 'none'}")
+        found = differences(identity, report.network, frames=is_ips)
+        for claim, item in zip(claims, texts.items(), strict=True):
+            yield _named(*item, found[claim])
+
+
+def libvirt_verdicts(manifest: Manifest, state: VappState) -> Iterator[Verdict]:
+    """One verdict for each VM and network, and for the filter: whether libvirt has it as vcloud gave
+    it.
+    """
+    design = manifest.design
+    drift = [found for found in drift_of(manifest, state) if not found.unknown]
+    subjects = (
+        *(vm.name for vm in design.vms),
+        *(network.name for _, network in vapp_networks(design)),
+        filter_name(design.instance.name),
+    )
+    for subject in subjects:
+        found = [one.what for one in drift if one.subject == subject]
         yield _verdict(
-            "ips/running",
-            "the IPS runs with all of its rules",
-            ips.complete,
-            "all rules loaded" if ips.complete else "stopped, or without some rules",
+            f"libvirt/{subject}",
+            f"libvirt has '{subject}' as vcloud defined it",
+            not found,
+            "; ".join(found) or "as defined",
         )
 
 
-def _verdict(key: str, claim: str, holds: bool, detail: str) -> Verdict:
-    check = Check(
+def tenancy_verdicts(design: Design, wrong: tuple[str, ...]) -> Iterator[Verdict]:
+    """The verdict on the tenancy of a vApp that demands something. `wrong` is what the host's hook, or
+    its absence, says against it.
+    """
+    if design.terms.demands:
+        claim = "nothing runs beside it that may not, and the host lets nothing of it start"
+        yield _named("tenancy/host", claim, wrong)
+
+
+def placement_verdicts(design: Design, wrong: tuple[str, ...]) -> Iterator[Verdict]:
+    """The verdict on the host of a vApp that does not run on any host. `wrong` is what the host lacks."""
+    if design.placement.rules:
+        yield _named("placement/host", "its host is one on which it may run", wrong)
+
+
+def _named(key: str, claim: str, found: tuple[str, ...]) -> Verdict:
+    """The verdict on a claim that holds if nothing differs."""
+    more = f"; and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    return _verdict(key, claim, not found, "; ".join(found[:NAMED]) + more or "nothing differs")
+
+
+def _not_compared(key: str, claim: str) -> Verdict:
+    return Verdict(_check(key, claim), Outcome.NOT_RUN, OTHERWISE, final=True)
+
+
+def _verdict(key: str, claim: str, holds: bool | None, detail: str) -> Verdict:
+    """The verdict on a claim; `holds` is None if the appliance did not answer."""
+    if holds is None:
+        return Verdict(_check(key, claim), Outcome.ERROR, detail)
+    outcome = Outcome.PASS if holds else Outcome.FAIL
+    return Verdict(_check(key, claim), outcome, detail, excusable=key in EXCUSABLE)
+
+
+def _check(key: str, claim: str) -> Check:
+    return Check(
         id=f"config/{key}",
         kind=Kind.CONFIG,
         claim=claim,
@@ -66,4 +246,3 @@ def _verdict(key: str, claim: str, holds: bool, detail: str) -> Verdict:
         passes=True,
         proves=f"ctl:{key.partition('/')[0]}",
     )
-    return Verdict(check, Outcome.PASS if holds else Outcome.FAIL, detail)

@@ -1,7 +1,8 @@
 """Reads what `firewall-report` prints in the firewall VM.
 
-It prints one JSON object: the digest of the loaded ruleset, and nft's own JSON listing of all
-tables with their counters. nft 1.0.6 and later versions write some values in different ways.
+It prints one JSON object: digests of the loaded ruleset and of what is kept for the next boot, what
+the kernel's network consists of (`vcloud.proof.guest_network`), nft's own JSON listing of the names
+of all tables and, where it was asked for, of all their content with counters. nft 1.0.6 and later versions write some values in different ways.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from vcloud.proof.guest_network import Words, parse_network
 from vcloud.untrusted import (
     UnreadableError,
     as_list,
@@ -30,6 +32,8 @@ Spoofed = tuple[str, str]
 """The firewall's NIC at which a packet arrived, and the source address that the packet claimed."""
 
 TABLE = "inet vcloud"
+FORGED_ERROR = "ctl:forged-error"
+"""The comment of the rule that drops them."""
 _PROTOCOLS = {
     "1": "icmp",
     "6": "tcp",
@@ -49,43 +53,63 @@ class FirewallReport:
 
     digest: str
     """The digest of the loaded ruleset. `firewall-load` printed the same digest when it loaded it.
+    Empty if vcloud's ruleset is not there.
     """
     tables: tuple[str, ...]
     """All nft tables, as `family name`. vcloud makes only `TABLE`."""
     denied: Mapping[Denied, int]
-    """Packets that no flow allows, dropped in the last ten minutes."""
+    """Packets that no flow allows, dropped in the last ten minutes. Empty where counts were not
+    asked for.
+    """
     spoofed: Mapping[Spoofed, int]
-    """Packets with a forged source, dropped in the last ten minutes."""
-
-    def denied_to(self, target: str, protocol: str, port: int) -> int:
-        """How many packets to one target and port were denied, whoever sent them."""
-        return sum(
-            packets for (_, *end), packets in self.denied.items() if end == [target, protocol, port]
-        )
+    """Packets with a forged source, likewise."""
+    forged_errors: int = 0
+    """ICMP errors that were dropped as forged, about connections that stand. Those about no
+    connection are not among them.
+    """
+    kept: str = ""
+    """The sha256 of the ruleset for the next boot; empty if there is none that `firewall-load` has
+    kept.
+    """
+    identity: str = ""
+    """The sha256 of the identity for the next boot; empty if there is none."""
+    network: tuple[Words, ...] = ()
+    """What the kernel's network consists of."""
 
 
 NOTHING = FirewallReport("", (), {}, {})
-"""The report of a firewall without vcloud's ruleset."""
+"""In place of a report that could not be read."""
 
 
 def parse_firewall_report(output: bytes) -> FirewallReport:
     """The report that `firewall-report` printed. Raises UnreadableError."""
-    document = parse_json(output)
-    listing = [as_mapping(item) for item in items(mapping(document, "ruleset"), "nftables")]
+    document = as_mapping(parse_json(output))
+    # Images of earlier releases list the tables with all their content only.
+    tables = _listing(document, "tables" if "tables" in document else "ruleset")
+    listing = _listing(document, "ruleset") if document.get("ruleset") is not None else []
     return FirewallReport(
         digest=text(document, "digest"),
         tables=tuple(
             f"{text(item['table'], 'family')} {text(item['table'], 'name')}"
-            for item in listing
+            for item in tables
             if "table" in item
         ),
         denied=dict(_denied(listing)),
         spoofed=dict(_spoofed(listing)),
+        forged_errors=sum(_dropped_by(listing, FORGED_ERROR)),
+        kept=text(document, "kept"),
+        identity=text(document, "identity"),
+        network=parse_network(document),
     )
+
+
+def _listing(document: Mapping[str, object], key: str) -> list[Mapping[str, object]]:
+    return [as_mapping(item) for item in items(mapping(document, key), "nftables")]
 
 
 def _denied(listing: Sequence[Mapping[str, object]]) -> Iterator[tuple[Denied, int]]:
     for fields, packets in _elements(listing, "dyn_denied", 3):
+        # The sets `dyn_denied_portless*` have no port.
         source, target, protocol, *port = fields
         name = as_text(protocol) if isinstance(protocol, str) else str(as_number(protocol))
         yield (
@@ -104,6 +128,22 @@ def _spoofed(listing: Sequence[Mapping[str, object]]) -> Iterator[tuple[Spoofed,
         yield (as_text(nic), as_text(source)), packets
 
 
+def _dropped_by(listing: Sequence[Mapping[str, object]], comment: str) -> Iterator[int]:
+    """The packets that vcloud's rules with this comment have counted."""
+    for item in listing:
+        if "rule" not in item:
+            continue
+        rule = mapping(item, "rule")
+        if (
+            f"{text(rule, 'family')} {text(rule, 'table')}" != TABLE
+            or rule.get("comment") != comment
+        ):
+            continue
+        for statement in map(as_mapping, items(rule, "expr")):
+            if "counter" in statement:
+                yield number(mapping(statement, "counter"), "packets")
+
+
 def _elements(
     listing: Sequence[Mapping[str, object]], prefix: str, fewest: int
 ) -> Iterator[tuple[list[object], int]]:
@@ -118,6 +158,7 @@ def _elements(
             found, "name"
         ).startswith(prefix):
             continue
+        # nft leaves out `elem` if the set is empty.
         for element in as_list(found.get("elem", [])):
             content = mapping(element, "elem")
             fields = items(mapping(content, "val"), "concat")

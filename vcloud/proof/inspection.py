@@ -12,13 +12,15 @@ come out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from vcloud.compile.ips.apps import app_at, app_rules
+from vcloud.compile.ips.ends import crosses
 from vcloud.compile.ips.rules import ANY, SHIPPED, VAPP, ShippedRule
 from vcloud.compile.ips.rules import PayloadPair as Payload
 from vcloud.compile.leaks.channels import CHANNELS
-from vcloud.compile.leaks.payloads import payloads_of
+from vcloud.compile.leaks.payloads import payloads_of, places_of
 from vcloud.compile.leaks.rules import rule_sids
 from vcloud.design.model import Design, Detector, Flow, FlowPath, Uplink
 from vcloud.patterns.example import NoExampleError
@@ -28,17 +30,16 @@ from vcloud.proof.checks import (
     Kind,
     Listener,
     Probe,
-    World,
     address_of,
     destination,
     owner_of,
-    spoken,
+    versions_of,
 )
-from vcloud.values import INTERNET, Action, Mode, Protocol
+from vcloud.proof.world import World
+from vcloud.values import INTERNET, Action, App, Mode, Protocol, Service
 
 PAYLOAD_TIMEOUT_MS = 4000
-TLS_PORT = 443
-"""The port on which the IPS lets nothing but TLS leave."""
+NO_FLOW = "no declared flow that can carry its test packet crosses the border of its zones"
 
 
 def inspection_checks(design: Design, uplink: Uplink, world: World) -> tuple[Check, ...]:
@@ -47,45 +48,82 @@ def inspection_checks(design: Design, uplink: Uplink, world: World) -> tuple[Che
     """
     if design.ips is None:
         return ()
-    return (*_ips_checks(design, uplink, world), *_leak_checks(design, uplink, world))
+    return (
+        *_ips_checks(design, uplink, world),
+        *_app_checks(design, uplink, world),
+        *_leak_checks(design, uplink, world),
+    )
 
 
 def _ips_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check]:
     """Checks of each shipped rule that inspects a declared flow: on one such flow, in turns over
     IPv4 and IPv6.
     """
-    routes = [route for route in _routes(design) if _crosses(design, route[1])]
+    routes = [route for route in _routes(design) if crosses(design, route[1])]
     for number, shipped in enumerate(SHIPPED):
-        rule, payload = shipped.rule, shipped.payload
+        rule, sid = shipped.rule, str(shipped.rule.sid)
         fitting = [route for route in routes if _carries(shipped, route)]
-        possible = [
-            route
-            for route in fitting
-            if _answers(route[1], world) and (payload.port or _takes_anything(route))
-        ]
-        name = f"rule {rule.sid} ({rule.message})"
-        if not fitting:
-            continue
-        if not possible:
-            yield _not_possible(
-                Kind.IPS,
-                str(rule.sid),
+        name = f"rule {sid} ({rule.message})"
+        if fitting:
+            yield from _ips_pair(
+                design,
+                uplink,
+                world,
+                fitting,
+                number,
+                _proves(Kind.IPS, sid),
+                (sid,),
                 name,
-                "its flows lead only to places where no known machine answers",
+                shipped.payload,
             )
-            continue
-        target = _Target(
+
+
+def _app_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check]:
+    """Checks that each flow carries only its protocol: on one of its paths, in turns over IPv4 and
+    IPv6.
+    """
+    flows = {flow.id: flow for flow in design.flows}
+    for number, held in enumerate(app_rules(design).checks):
+        flow = flows[held.flow]
+        routes = [(flow, path, held.number) for path in flow.paths if crosses(design, path)]
+        name = f"the rule that flow {flow.id} carries only {held.app}"
+        yield from _ips_pair(
             design,
             uplink,
             world,
-            Kind.IPS,
-            _proves(Kind.IPS, str(rule.sid)),
-            possible[number % len(possible)],
-            design.inspection.mode is Mode.PREVENT,
+            routes,
+            number,
+            f"flow:{flow.id}",
+            held.sids,
+            name,
+            held.payload,
         )
-        yield from target.pair(
-            target.families[number % len(target.families)], (str(rule.sid),), name, payload
-        )
+
+
+def _ips_pair(
+    design: Design,
+    uplink: Uplink,
+    world: World,
+    routes: Sequence[Route],
+    number: int,
+    proves: str,
+    sids: tuple[str, ...],
+    name: str,
+    payload: Payload,
+) -> Iterator[Check]:
+    """The checks of one rule on one of its routes, or one that says why there are none. The rule's
+    number decides whose turn it is among the routes, and among the versions of IP.
+    """
+    possible = [route for route in routes if _families(uplink, world, route, payload.port)]
+    if not possible:
+        excused = bool(world.servers)
+        yield _not_possible(Kind.IPS, sids[0], name, world.missing, excused=excused)
+        return
+    route = possible[number % len(possible)]
+    prevents = design.inspection.mode is Mode.PREVENT
+    target = _Target(design, uplink, world, Kind.IPS, proves, route, prevents)
+    families = target.families(payload.port)
+    yield from target.pair(families[number % len(families)], sids, name, payload)
 
 
 def not_carried(design: Design) -> str:
@@ -94,7 +132,7 @@ def not_carried(design: Design) -> str:
     """
     if design.ips is None:
         return ""
-    routes = [route for route in _routes(design) if _crosses(design, route[1])]
+    routes = [route for route in _routes(design) if crosses(design, route[1])]
     sids = [
         str(shipped.rule.sid)
         for shipped in SHIPPED
@@ -118,6 +156,7 @@ def _carries(shipped: ShippedRule, route: Route) -> bool:
         fits
         and service.protocol is shipped.payload.protocol
         and service.first <= port <= service.last
+        and app_at(flow, number, port) in (None, App.OTHER, shipped.payload.app)
     )
 
 
@@ -128,48 +167,83 @@ def _leak_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check
     sids = rule_sids(design.inspection.detectors)
     for detector in design.inspection.detectors:
         name = f"detector '{detector.id}'"
-        found = _leak_route(design, detector, world)
-        if found is None:
-            yield _not_possible(
-                Kind.LEAK,
-                detector.id,
-                name,
-                "no declared flow that can carry its test packet crosses the border of its zones",
-            )
+        useful = _leak_routes(design, detector)
+        possible = [found for found in useful if _families(uplink, world, found[0])]
+        if not possible:
+            reason = world.missing if useful else NO_FLOW
+            excused = not useful or bool(world.servers)
+            yield _not_possible(Kind.LEAK, detector.id, name, reason, excused=excused)
             continue
-        route, echoed = found
         try:
             upload, _, datagram = payloads_of(detector)
         except NoExampleError as error:
-            yield _not_possible(Kind.LEAK, detector.id, name, error.what)
+            yield _not_possible(Kind.LEAK, detector.id, name, error.what, excused=True)
             continue
+        route, echoed = possible[0]
         plain = echoed or route[0].services[route[2]].protocol is Protocol.UDP
+        target = _leak_target(design, uplink, world, detector, route)
         rules = tuple(str(sids[detector.id, channel.name]) for channel in CHANNELS)
-        target = _Target(
-            design,
-            uplink,
-            world,
-            Kind.LEAK,
-            _proves(Kind.LEAK, detector.id),
-            route,
-            detector.action is Action.BLOCK,
-        )
-        for family in target.families:
+        for family in target.families():
             yield from target.pair(
                 family, rules, name, datagram if plain else upload, echoed=echoed
             )
+        outwards = [found for found, echoed in possible if not echoed]
+        yield from _place_checks(design, uplink, world, detector, outwards)
 
 
-def _leak_route(design: Design, detector: Detector, world: World) -> tuple[Route, bool] | None:
-    """The flow to test a detector on, and whether the data leaves in the answer."""
+def _place_checks(
+    design: Design, uplink: Uplink, world: World, detector: Detector, routes: Sequence[Route]
+) -> Iterator[Check]:
+    """Checks of each place that a detector searches and that a client can fill: on the first flow
+    that can carry it, in turns over IPv4 and IPv6.
+    """
+    sids = rule_sids(design.inspection.detectors)
+    every = {channel.name: str(sids[detector.id, channel.name]) for channel in CHANNELS}
+    for number, (channel, payload) in enumerate(places_of(detector).items()):
+        for route in routes:
+            service = route[0].services[route[2]]
+            families = _families(uplink, world, route, payload.port)
+            if service.protocol is payload.protocol and families and _has_port(service, payload):
+                target = _leak_target(design, uplink, world, detector, route)
+                # Another rule of the detector may see it first, if its pattern is a wide one.
+                rules = tuple(dict.fromkeys((every[channel], *every.values())))
+                name = f"detector '{detector.id}' ({channel})"
+                yield from target.pair(families[number % len(families)], rules, name, payload)
+                break
+
+
+def _has_port(service: Service, payload: Payload) -> bool:
+    return not payload.port or service.first <= payload.port <= service.last
+
+
+def _leak_target(
+    design: Design, uplink: Uplink, world: World, detector: Detector, route: Route
+) -> _Target:
+    return _Target(
+        design,
+        uplink,
+        world,
+        Kind.LEAK,
+        _proves(Kind.LEAK, detector.id),
+        route,
+        detector.action is Action.BLOCK,
+    )
+
+
+def _leak_routes(design: Design, detector: Detector) -> list[tuple[Route, bool]]:
+    """The flows to test a detector on, the best first, each with whether the data leaves in the
+    answer.
+    """
     usable = [
         route
         for route in _routes(design)
-        if _takes_anything(route)
-        and _answers(route[1], world)
-        and _crosses(design, route[1])
+        if _takes(route, App.HTTP)
+        and crosses(design, route[1])
         and not _excepted(design, detector, route)
     ]
+    # The best test comes first: TCP, where an acknowledgement counts, before UDP, where only an
+    # answer counts. And what a client sends before what a server sends back.
+    found = []
     for protocol in (Protocol.TCP, Protocol.UDP):
         for ends, echoed in (((True, False), False), ((False, True), True)):
             for flow, path, number in usable:
@@ -178,8 +252,8 @@ def _leak_route(design: Design, detector: Detector, world: World) -> tuple[Route
                     for nic in (path.source, path.target)
                 )
                 if inside == ends and flow.services[number].protocol is protocol:
-                    return (flow, path, number), echoed
-    return None
+                    found.append(((flow, path, number), echoed))
+    return found
 
 
 Route = tuple[Flow, FlowPath, int]
@@ -193,19 +267,10 @@ def _routes(design: Design) -> Iterator[Route]:
                 yield from ((flow, path, number) for path in flow.paths)
 
 
-def _takes_anything(route: Route) -> bool:
-    """False for port 443 of the outside: a shipped rule drops whatever is not TLS there."""
-    flow, path, number = route
-    return path.target is not None or flow.services[number].first != TLS_PORT
-
-
-def _crosses(design: Design, path: FlowPath) -> bool:
-    """Whether traffic on the path passes the IPS. VMs of the same open zone reach each other
-    directly.
-    """
-    zones = [nic.zone for nic in (path.source, path.target) if nic is not None]
-    direct = len(zones) > len({*zones}) and design.zone(zones[0]).open
-    return not direct and any(zone in design.inspection.zones for zone in zones)
+def _takes(route: Route, app: App) -> bool:
+    """Whether the flow carries messages of a protocol."""
+    flow, _, number = route
+    return app_at(flow, number) in (None, App.OTHER, app)
 
 
 def _excepted(design: Design, detector: Detector, route: Route) -> bool:
@@ -223,8 +288,17 @@ def _excepted(design: Design, detector: Detector, route: Route) -> bool:
     )
 
 
-def _answers(path: FlowPath, world: World) -> bool:
-    return path.target is not None or (world.address4 is not None and world.address6 is not None)
+def _families(uplink: Uplink, world: World, route: Route, port: int = 0) -> tuple[int, ...]:
+    """The versions of IP over which a flow can be used, at this port of its target (0: its first):
+    outside, those over which a test server answers.
+    """
+    flow, path, number = route
+    service = flow.services[number]
+    return tuple(
+        family
+        for family in versions_of(uplink, flow)
+        if destination(uplink, world, flow, number, path, port or service.first, family)[0]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,11 +313,9 @@ class _Target:
     route: Route
     blocked: bool
 
-    @property
-    def families(self) -> tuple[int, ...]:
-        """The versions of IP over which the flow can be used."""
-        _, path, _ = self.route
-        return (4, 6) if path.source and path.target else spoken(self.uplink)
+    def families(self, port: int = 0) -> tuple[int, ...]:
+        """As `_families`."""
+        return _families(self.uplink, self.world, self.route, port)
 
     def pair(
         self,
@@ -259,7 +331,7 @@ class _Target:
         service = flow.services[number]
         port = payload.port or service.first
         target, at = destination(self.uplink, self.world, flow, number, path, port, family)
-        assert target is not None  # noqa: S101 - callers checked `_answers` and `families`
+        assert target is not None  # noqa: S101 - callers checked `families`
         source = str(address_of(path.source, family)) if path.source else "-"
         ids = {
             passes: f"{self.kind}/{rules[0]}/{'near-miss' if passes else 'payload'}/{family}"
@@ -285,8 +357,18 @@ class _Target:
                 listener=self._listener(family, port),
                 rules=rules,
                 blocked=self.blocked,
+                # The check with the harmless payload shows whether the service sends back anything
+                # at all.
                 echo=Echo(ids[True], payload.passed) if echoed else None,
+                twin="" if passes else ids[True],
+                published=() if path.source else self._published(family),
             )
+
+    def _published(self, family: int) -> tuple[str, ...]:
+        """The addresses of all VMs that the flow publishes."""
+        flow, _, _ = self.route
+        nics = [path.target for path in flow.paths if path.source is None and path.target]
+        return tuple(dict.fromkeys(str(address_of(nic, family)) for nic in nics))
 
     def _listener(self, family: int, port: int) -> Listener | None:
         flow, path, number = self.route
@@ -301,8 +383,8 @@ class _Target:
         )
 
 
-def _not_possible(kind: Kind, key: str, name: str, reason: str) -> Check:
-    """A check that will be reported as not run, with its reason."""
+def _not_possible(kind: Kind, key: str, name: str, reason: str, *, excused: bool) -> Check:
+    """A check that will be reported as not run or, if it is excused, as not tried, with its reason."""
     claim = f"{name} stops its payload"
     return Check(
         f"{kind}/{key}",
@@ -313,6 +395,7 @@ def _not_possible(kind: Kind, key: str, name: str, reason: str) -> Check:
         passes=False,
         proves=_proves(kind, key),
         reason=reason,
+        excused=excused,
     )
 
 

@@ -1,15 +1,19 @@
-"""Reads what `ips-report` prints in the IPS VM: which rules Suricata runs with, and the end of its
-event log.
+"""Reads what `ips-report` prints in the IPS VM: which rules and which wires Suricata runs with, what
+the kernel's network consists of, and the end of Suricata's event log.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from ipaddress import ip_address
 
+from vcloud.proof.guest_network import Words, parse_network
 from vcloud.untrusted import (
     Json,
     UnreadableError,
+    as_list,
     as_mapping,
     items,
     mapping,
@@ -18,6 +22,12 @@ from vcloud.untrusted import (
     port,
     text,
 )
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}[+-]\d{4}")
+Wire = tuple[str, str, str]
+"""NIC from which Suricata takes packets, NIC to which it forwards them, and the mode: `ips` if it
+forwards only what its rules let pass.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +38,24 @@ class IpsReport:
     """The digest of its rules and settings; empty if it did not say one."""
     complete: bool
     """Suricata runs, and each of its engines has loaded all of its rules."""
+    lost: int = 0
+    """Packets that Suricata has lost since it started, because its ring was full or it could not
+    send them. It counts every 3 seconds.
+    """
+    rules: int = 0
+    """Rules that Suricata has in memory."""
+    wires: tuple[Wire, ...] = ()
+    """As Suricata was configured when it started."""
+    reloaded: str = ""
+    """When Suricata has read its rules, by the clock of the IPS; empty if it did not say it. Of two
+    texts the greater one is the later time.
+    """
+    changed: str = ""
+    """When any of its files was last changed, in the same form."""
+    identity: str = ""
+    """The sha256 of the identity for the next boot; empty if there is none."""
+    network: tuple[Words, ...] = ()
+    """What the kernel's network consists of."""
 
 
 NO_REPORT = IpsReport("", complete=False)
@@ -56,37 +84,101 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """An event as the proof uses it: what happened to the traffic of one protocol and port."""
+    """An event as the proof uses it: what happened to the traffic between one end's port and the
+    other end.
+    """
 
     rule: str
     """As in `Event`."""
     protocol: str
     port: int
+    far_address: str
+    far_port: int
     blocked: bool
+    address: str = ""
+    """That of the end whose port it is."""
 
 
 def parse_ips_report(output: bytes) -> IpsReport:
-    """The report that `ips-report` printed; `NO_REPORT` if it printed something else."""
-    try:
-        report = as_mapping(parse_json(output))
-        digest = text(report, "digest")
-    except UnreadableError:
-        return NO_REPORT
-    return IpsReport(digest, complete=report.get("running") is True and _all_rules_loaded(report))
-
-
-def _all_rules_loaded(report: Json) -> bool:
-    """Suricata answers `ruleset-stats` with an entry per engine: {"id": 0, "rules_loaded": N,
-    "rules_failed": 0, ...}.
+    """The report that `ips-report` printed; `NO_REPORT` if it printed something else. What Suricata
+    itself answers in another form than it should counts as not answered.
     """
     try:
-        engines = [
+        report = as_mapping(parse_json(output))
+        digest, identity = text(report, "digest"), text(report, "identity")
+        network = parse_network(report)
+    except UnreadableError:
+        return NO_REPORT
+    engines = _engines(report)
+    loads = bool(engines) and all(loaded and not failed for loaded, failed in engines)
+    return IpsReport(
+        digest,
+        complete=report.get("running") is True and loads,
+        lost=_lost(report),
+        rules=min((loaded for loaded, _ in engines), default=0),
+        wires=_wires(report),
+        reloaded=_reloaded(report),
+        changed=_time(report, "changed"),
+        identity=identity,
+        network=network,
+    )
+
+
+def _engines(report: Json) -> list[tuple[int, int]]:
+    """How many rules each engine has loaded, and how many it could not load. Suricata answers
+    `ruleset-stats` with an entry per engine: {"id": 0, "rules_loaded": N, "rules_failed": 0, ...}.
+    """
+    try:
+        return [
             (number(engine, "rules_loaded"), number(engine, "rules_failed"))
             for engine in items(mapping(report, "rules"), "message")
         ]
     except UnreadableError:
-        return False
-    return bool(engines) and all(loaded and not failed for loaded, failed in engines)
+        return []
+
+
+def _lost(report: Json) -> int:
+    """What Suricata's `dump-counters` says was lost; 0 before it has counted for the first time."""
+    try:
+        capture = mapping(mapping(mapping(report, "counters"), "message"), "capture")
+        unsent = number(mapping(capture, "afpacket"), "send_errors")
+        return number(capture, "kernel_drops") + unsent
+    except UnreadableError:
+        return 0
+
+
+def _wires(report: Json) -> tuple[Wire, ...]:
+    """Suricata answers `conf-get` with {"message": VALUE, "return": "OK"}; after the last wire it
+    has no value.
+    """
+    found: list[Wire] = []
+    try:
+        for wire in items(report, "wires"):
+            values = [
+                text(answer, "message")
+                for answer in as_list(wire)
+                if text(answer, "return") == "OK"
+            ]
+            if len(values) != 3:
+                break
+            found.append((values[0], values[1], values[2]))
+    except UnreadableError:
+        return ()
+    return tuple(found)
+
+
+def _reloaded(report: Json) -> str:
+    """The earliest of its engines' times, in Suricata's answer to `ruleset-reload-time`."""
+    try:
+        engines = items(mapping(report, "reloaded"), "message")
+        return min((_time(as_mapping(engine), "last_reload") for engine in engines), default="")
+    except UnreadableError:
+        return ""
+
+
+def _time(holder: Json, key: str) -> str:
+    value = holder.get(key)
+    return value if isinstance(value, str) and _TIME.fullmatch(value) else ""
 
 
 def parse_events(output: bytes) -> Iterator[Event]:
@@ -120,12 +212,23 @@ def _event(event: Json, kind: str) -> Event:
 
 
 def alerts_after(events: Iterable[Event], time: str) -> tuple[Alert, ...]:
-    """The events later than `time` (all events, if that is empty), one for each port: either side
+    """The events later than `time` (all events, if that is empty), one for each end: either side
     may have sent what matched.
     """
     return tuple(
-        Alert(event.rule, event.protocol, port, event.blocked)
+        Alert(event.rule, event.protocol, port, _short(far), far_port, event.blocked, _short(near))
         for event in events
         if not time or event.time > time
-        for port in (event.source_port, event.target_port)
+        for near, port, far, far_port in (
+            (event.source, event.source_port, event.target, event.target_port),
+            (event.target, event.target_port, event.source, event.source_port),
+        )
     )
+
+
+def _short(address: str) -> str:
+    """An address in its short form: Suricata writes all digits of IPv6. Empty if it is none."""
+    try:
+        return str(ip_address(address))
+    except ValueError:
+        return ""

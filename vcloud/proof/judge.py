@@ -9,106 +9,64 @@ incomplete, the outcome is `error`, never `pass`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import replace
 
 from vcloud.proof.checks import Check, Echo, Kind, Listener, Outcome
-from vcloud.proof.firewall_report import FirewallReport
+from vcloud.proof.forged import judge_forged
 from vcloud.proof.ips_report import Alert
+from vcloud.proof.observed import (
+    OPENED,
+    STOPPED,
+    THROUGH,
+    UNREADABLE,
+    Answer,
+    Observed,
+    Verdict,
+)
 
-THROUGH = frozenset({"open", "refused", "answered", "delivered", "reset"})
-"""Results that are only possible if a packet reached the target and an answer came back. A refusal
-is an answer.
-"""
+NAMED = 3
+"""Senders that a verdict names."""
 MALFORMED = "applayer error"
 """Suricata's reason for dropping traffic that it cannot parse. Some attacks are not valid HTTP, so
 that no rule sees them.
 """
 NO_ECHO = "the service there does not send back what it receives"
-STOPPED = frozenset({"timeout", "unreachable", "stalled"})
-RESULTS = THROUGH | STOPPED | {"sent", "error"}
-"""All results that the probe program can report."""
-UNREADABLE = "unreadable"
-"""The result of a probe whose answer is missing or is not one of `RESULTS`. The VM that sent it may
-be under an attacker's control.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the probe program reports about one probe."""
-
-    result: str
-    """One of `RESULTS`, or `UNREADABLE`."""
-    port: int = 0
-    """The source port that the probe was sent from."""
-    answer: bytes = b""
-    """What the other side sent back."""
-
-
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """Everything that one run of `verify` observed."""
-
-    answers: Mapping[str, Answer]
-    """Check id -> answer. A check without an answer was not run."""
-    local: Mapping[Listener, Answer]
-    """What each listener answered to a probe from within its own VM."""
-    before: FirewallReport
-    after: FirewallReport
-    """Both are `NOTHING` if one of them could not be read: a count that was not seen to grow proves
-    nothing.
-    """
-    alerts: tuple[Alert, ...] | None = ()
-    """None: the IPS's log could not be read."""
-    reasons: Mapping[str, str] = field(default_factory=dict)
-    """Vantage -> why nothing could be sent from there."""
-    uncounted: str = ""
-    """Why the firewall's counts could not be read; empty if they were read, also from a firewall
-    that runs without vcloud's rules.
-    """
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    check: Check
-    outcome: Outcome
-    detail: str
-
-
-def inconclusive(check: Check, answer: Answer | None) -> bool:
-    """Whether the probe should be sent once more, with more time.
-
-    On a busy machine an answer may take longer than a probe waits. More time can only turn silence
-    into an answer. So this concerns probes that must come through, and payloads that no connection
-    was established for.
-    """
-    if answer is None or answer.result not in ("timeout", "stalled"):
-        return False
-    unsent = (
-        check.kind in (Kind.IPS, Kind.LEAK)
-        and answer.result == "timeout"
-        and check.probe is not None
-        and check.probe.protocol == "tcp"
-    )
-    return check.passes or unsent
+NO_ANSWER = "the service there does not answer datagrams that it does not understand"
 
 
 def judge(check: Check, seen: Observed) -> Verdict:
     """The verdict on one check."""
+    if check.probe is None:
+        outcome = Outcome.NOT_TRIED if check.excused else Outcome.NOT_RUN
+        return Verdict(check, outcome, check.reason, final=True)
     answer = seen.answers.get(check.id)
-    if check.probe is None or answer is None:
-        return Verdict(
-            check,
-            Outcome.NOT_RUN,
-            check.reason or seen.reasons.get(check.vantage, "no probe was sent"),
-        )
+    if answer is None:
+        return _not_sent(check, seen)
+    return _in_turn(check, seen) if check.turns else _on_one(check, answer, seen)
+
+
+def _not_sent(check: Check, seen: Observed) -> Verdict:
+    places = [check.vantage, *([check.about.client] if check.about else [])]
+    unsent = (
+        "the connection that it is about could not be opened"
+        if check.about
+        else "no probe was sent"
+    )
+    reason = next((seen.reasons[place] for place in places if place in seen.reasons), unsent)
+    final = not seen.unusable.isdisjoint(places)
+    return Verdict(check, Outcome.NOT_RUN, reason, final=final)
+
+
+def _on_one(check: Check, answer: Answer, seen: Observed) -> Verdict:
+    """The verdict on a check by the answer to one probe."""
+    # An unreadable answer says nothing about the probe, whatever the check is about.
     if answer.result == UNREADABLE:
         return Verdict(
             check, Outcome.ERROR, f"{check.vantage} gave no readable answer about this probe"
         )
     if check.kind is Kind.SPOOFED:
-        return _spoofed(check, answer, seen)
+        return judge_forged(check, answer, seen)
     if check.kind in (Kind.IPS, Kind.LEAK):
         return _inspected(check, answer, seen)
     if answer.result not in THROUGH | STOPPED:
@@ -116,14 +74,68 @@ def judge(check: Check, seen: Observed) -> Verdict:
     return _positive(check, answer, seen) if check.passes else _negative(check, answer, seen)
 
 
+def _in_turn(check: Check, seen: Observed) -> Verdict:
+    """The verdict on a connection to a published port, behind which the firewall gives connections
+    to several VMs in turn.
+
+    Nobody outside sees which VM got which connection. In one round there are as many connections as
+    VMs, so each VM gets one. All of them must open: the verdict is that on the worst of them.
+    """
+    answers = [seen.answers.get(turn.check, Answer(UNREADABLE)) for turn in check.turns]
+    worst = max(answers, key=_how_bad)
+    opened = sum(answer.result in OPENED for answer in answers)
+    vms = ", ".join(turn.listener.vm for turn in check.turns)
+    told = f"{opened} of {len(answers)} connections opened, which go to {vms} in turn"
+    silent = [turn for turn in check.turns if _ignores(check, turn.listener, seen)]
+    if worst.result == "timeout" and len(answers) - opened <= len(silent):
+        if any(turn.listener == check.listener for turn in silent):
+            return Verdict(check, Outcome.NOT_TRIED, NO_ANSWER)
+        return Verdict(check, Outcome.PASS, told)
+    verdict = _on_one(check, worst, seen)
+    return replace(verdict, detail=f"{verdict.detail}; {told}")
+
+
+def _how_bad(answer: Answer) -> int:
+    """How bad an answer is where the connection must open. A refusal comes before silence: a lost
+    packet is not the cause of it.
+    """
+    if answer.result in OPENED:
+        return 0
+    if answer.result in STOPPED:
+        return 1
+    return 3 if answer.result in THROUGH else 2
+
+
+def _refused(check: Check, seen: Observed) -> Verdict:
+    """The verdict on a connection that must open and is refused. Where no service of the VM's own
+    listens, it was a temporary listener of vcloud's that has ended, and the next round starts it
+    anew.
+    """
+    listeners = {turn.listener for turn in check.turns}
+    if check.listener is not None:
+        listeners.add(check.listener)
+    if not listeners <= seen.busy:
+        return Verdict(
+            check, Outcome.ERROR, "the path is open, but vcloud's temporary listener has ended"
+        )
+    return Verdict(check, Outcome.FAIL, "the path is open, but nothing listens on that port")
+
+
 def _positive(check: Check, answer: Answer, seen: Observed) -> Verdict:
-    if answer.result in ("open", "answered", "delivered"):
+    if answer.result in OPENED:
         return Verdict(check, Outcome.PASS, answer.result)
     if answer.result == "refused":
-        return Verdict(check, Outcome.FAIL, "the path is open, but nothing listens on that port")
+        return _refused(check, seen)
     if check.listener is not None and _may_have_arrived(check, answer, seen):
+        if _is_ignored(check, answer, seen):
+            return Verdict(check, Outcome.NOT_TRIED, NO_ANSWER)
         return _silent_target(check, answer, check.listener, seen)
-    return Verdict(check, Outcome.FAIL, f"{answer.result}: the probe did not come through")
+    return Verdict(
+        check,
+        Outcome.FAIL,
+        f"{answer.result}: the probe did not come through",
+        excusable=answer.result in STOPPED,
+    )
 
 
 def _may_have_arrived(check: Check, answer: Answer, seen: Observed) -> bool:
@@ -133,26 +145,38 @@ def _may_have_arrived(check: Check, answer: Answer, seen: Observed) -> bool:
     The firewall counts the packets of a whole flow, not those of one probe. Only for denied packets
     does it say from which sender to which port they went.
     """
-    assert check.probe is not None  # noqa: S101 - `judge` looked
-    lost = check.probe.protocol == "udp" and answer.result == "timeout"
-    return lost and not _answers_locally(check, seen) and not _denied(check, seen)
+    lost = check.sent.protocol == "udp" and answer.result == "timeout"
+    return lost and not _answers_locally(check.listener, seen) and not _denied(check, answer, seen)
+
+
+def _is_ignored(check: Check, answer: Answer, seen: Observed) -> bool:
+    """Whether a datagram went unanswered at a service that ignores it."""
+    return answer.result == "timeout" and _ignores(check, check.listener, seen)
+
+
+def _ignores(check: Check, listener: Listener | None, seen: Observed) -> bool:
+    """Whether a service of the VM's own listens there for datagrams, and does not answer this one
+    within the VM either.
+    """
+    datagram = check.sent.protocol == "udp"
+    return datagram and listener in seen.busy and not _answers_locally(listener, seen)
 
 
 def _negative(check: Check, answer: Answer, seen: Observed) -> Verdict:
-    if answer.result in THROUGH:
+    # The firewall refuses in the target's name. That it was the firewall shows in its counts.
+    told = check.told and answer.result == "refused" and _denied(check, answer, seen)
+    if answer.result in THROUGH and not told:
         return Verdict(check, Outcome.FAIL, f"{answer.result}: it came through")
-    if check.listener is not None and not _answers_locally(check, seen):
+    if check.listener is not None and not _answers_locally(check.listener, seen):
         return _silent_target(check, answer, check.listener, seen)
     target = ", while the target answers" if check.listener else ""
+    # The firewall sees no packet of the host, so there is no count to ask for.
     if check.kind is Kind.HOST:
         return Verdict(check, Outcome.PASS, f"{answer.result}: the host cannot reach it{target}")
-    if not _denied(check, seen):
-        return Verdict(
-            check,
-            Outcome.ERROR,
-            f"{answer.result}, but the firewall did not count the packet: it was lost before it reached the firewall",
-        )
-    return Verdict(check, Outcome.PASS, f"dropped and counted by the firewall{target}")
+    if not _denied(check, answer, seen):
+        return Verdict(check, Outcome.ERROR, f"{answer.result}, but {_uncounted(check, seen)}")
+    done = "rejected" if told else "dropped"
+    return Verdict(check, Outcome.PASS, f"{done} and counted by the firewall{target}")
 
 
 def _silent_target(check: Check, answer: Answer, listener: Listener, seen: Observed) -> Verdict:
@@ -164,30 +188,12 @@ def _silent_target(check: Check, answer: Answer, listener: Listener, seen: Obser
             check,
             Outcome.NOT_RUN,
             f"{answer.result}, but it is unknown whether the target answers: {reason}",
+            final=listener.vm in seen.unusable,
         )
     return Verdict(
         check,
         Outcome.ERROR,
         f"{answer.result}, but nothing answers on that port inside '{listener.vm}' either",
-    )
-
-
-def _spoofed(check: Check, answer: Answer, seen: Observed) -> Verdict:
-    if answer.result != "sent":
-        return Verdict(
-            check, Outcome.ERROR, f"the forged packet could not be sent: {answer.result}"
-        )
-    if seen.uncounted:
-        return Verdict(
-            check,
-            Outcome.ERROR,
-            f"the forged packet was sent, but the firewall's counts cannot be read: {seen.uncounted}",
-        )
-    key = (check.nic, str(check.source))
-    if seen.after.spoofed.get(key, 0) > seen.before.spoofed.get(key, 0):
-        return Verdict(check, Outcome.PASS, "dropped and counted as a forged source")
-    return Verdict(
-        check, Outcome.FAIL, "the firewall did not drop the packet as one with a forged source"
     )
 
 
@@ -200,15 +206,22 @@ def _inspected(check: Check, answer: Answer, seen: Observed) -> Verdict:
     own = _alerts_on(check, answer, seen)
     fired = any(alert.rule in check.rules for alert in own)
     if check.passes:
-        return _harmless(check, answer, own, fired=fired)
+        return _harmless(check, answer, own, seen, fired=fired)
+    # First the echo: a service that never sends anything back looks like one whose answer was
+    # stopped.
     if check.echo is not None and not _echoes(check, check.echo, seen):
-        return Verdict(check, Outcome.NOT_RUN, NO_ECHO)
+        return _no_echo(check, check.echo, seen)
     through = _came_through(check, answer)
     if not check.blocked:
         return (
             Verdict(check, Outcome.PASS, "logged")
             if fired
-            else Verdict(check, Outcome.FAIL, f"{answer.result}, and nothing was logged")
+            else Verdict(
+                check,
+                Outcome.FAIL,
+                f"{answer.result}, and nothing was logged",
+                excusable=True,  # the log may be late, and the payload may have been lost
+            )
         )
     if through:
         return Verdict(
@@ -216,6 +229,7 @@ def _inspected(check: Check, answer: Answer, seen: Observed) -> Verdict:
             Outcome.FAIL,
             "it came through and was " + ("only logged" if fired else "not logged"),
         )
+    # A refused or unreachable probe has not carried the payload to the IPS.
     if answer.result not in _held(check):
         return Verdict(
             check, Outcome.ERROR, f"there was no connection to send it on: {answer.result}"
@@ -231,7 +245,9 @@ def _inspected(check: Check, answer: Answer, seen: Observed) -> Verdict:
     )
 
 
-def _harmless(check: Check, answer: Answer, own: Sequence[Alert], *, fired: bool) -> Verdict:
+def _harmless(
+    check: Check, answer: Answer, own: Sequence[Alert], seen: Observed, *, fired: bool
+) -> Verdict:
     """The verdict on a harmless payload. If another rule drops it, this rule may still have been
     right to ignore it.
     """
@@ -244,9 +260,10 @@ def _harmless(check: Check, answer: Answer, own: Sequence[Alert], *, fired: bool
             check, Outcome.PASS, f"the rule ignored it; other rules stopped it: {', '.join(others)}"
         )
     if check.echo is not None:
-        return Verdict(check, Outcome.NOT_RUN, NO_ECHO)
-    assert check.probe is not None  # noqa: S101 - `judge` looked
-    seconds = check.probe.timeout_ms / 1000
+        return _no_echo(check, check.echo, seen)
+    if _is_ignored(check, answer, seen):
+        return Verdict(check, Outcome.NOT_TRIED, NO_ANSWER)
+    seconds = check.sent.timeout_ms / 1000
     return Verdict(
         check,
         Outcome.ERROR,
@@ -254,15 +271,25 @@ def _harmless(check: Check, answer: Answer, own: Sequence[Alert], *, fired: bool
     )
 
 
+def _no_echo(check: Check, echo: Echo, seen: Observed) -> Verdict:
+    """The verdict where the harmless payload did not come back. A service of the VM's own need not
+    send anything back; vcloud's temporary listener does.
+    """
+    if check.listener not in seen.busy:
+        return Verdict(check, Outcome.NOT_RUN, NO_ECHO)
+    harmless = seen.answers.get(echo.check)
+    return Verdict(check, Outcome.NOT_TRIED, NO_ECHO, final=bool(harmless and harmless.answer))
+
+
 def _came_through(check: Check, answer: Answer) -> bool:
     """Whether the payload reached the other side or, if its echo is what counts, came back from
     there.
     """
-    assert check.probe is not None  # noqa: S101 - `judge` looked
     if check.echo is not None:
-        return check.probe.payload in answer.answer
+        return check.sent.payload in answer.answer
+    # Firewall and IPS only drop. So a datagram that was refused has arrived on the other side.
     return answer.result in (
-        ("answered", "refused") if check.probe.protocol == "udp" else ("delivered",)
+        ("answered", "refused") if check.sent.protocol == "udp" else ("delivered",)
     )
 
 
@@ -270,8 +297,7 @@ def _held(check: Check) -> tuple[str, ...]:
     """The results of a probe that was sent and then stopped on the way, or whose answer was
     stopped.
     """
-    assert check.probe is not None  # noqa: S101 - `judge` looked
-    if check.probe.protocol == "udp":
+    if check.sent.protocol == "udp":
         return ("timeout",)
     return ("stalled", "reset", "delivered") if check.echo else ("stalled", "reset")
 
@@ -288,28 +314,54 @@ def _echoes(check: Check, echo: Echo, seen: Observed) -> bool:
 
 
 def _alerts_on(check: Check, answer: Answer, seen: Observed) -> list[Alert]:
-    """The events of the connection that a probe used."""
-    assert check.probe is not None  # noqa: S101 - `judge` looked
+    """The events of the connection that a probe used. Others may use the same port of their own at
+    the same time, but not from the same address towards the same end. Of a probe from outside the
+    address may be another on its way in, so any counts.
+    """
+    near = check.sent.source
+    far = check.listener or Listener("", "", str(check.sent.target), check.sent.port)
+    addresses = check.published or (far.address,)
+    connection = (check.sent.protocol, answer.port, far.port)
     return [
         alert
         for alert in seen.alerts or ()
-        if (alert.protocol, alert.port) == (check.probe.protocol, answer.port)
+        if (alert.protocol, alert.port, alert.far_port) == connection
+        and alert.far_address in addresses
+        and near in ("-", alert.address)
     ]
 
 
-def _answers_locally(check: Check, seen: Observed) -> bool:
+def _answers_locally(listener: Listener | None, seen: Observed) -> bool:
     """Whether the target's listener answered a probe from within its own VM."""
-    local = seen.local.get(check.listener) if check.listener else None
+    local = seen.local.get(listener) if listener else None
     return local is not None and local.result in ("open", "answered")
 
 
-def _denied(check: Check, seen: Observed) -> bool:
-    """Whether the firewall counted this packet as denied. A sender outside may have several
-    addresses, so any sender counts then.
+def _denied(check: Check, answer: Answer, seen: Observed) -> bool:
+    """Whether the firewall counted this packet as denied. From outside only the probe program knows
+    which address it sent from: others outside try the same ports.
     """
-    assert check.probe is not None  # noqa: S101 - `judge` looked
-    end = (str(check.probe.target), check.probe.protocol, check.probe.port)
-    if check.source is None:
-        return seen.after.denied_to(*end) > seen.before.denied_to(*end)
-    key = (str(check.source), *end)
-    return seen.after.denied.get(key, 0) > seen.before.denied.get(key, 0)
+    sender = str(check.source) if check.source else answer.sender
+    return sender in _denied_senders(check, seen)
+
+
+def _denied_senders(check: Check, seen: Observed) -> set[str]:
+    """The senders of the packets that the firewall has denied meanwhile on their way to the end that
+    the probe was sent to.
+    """
+    end = (str(check.sent.target), check.sent.protocol, check.sent.port)
+    return {
+        sender
+        for (sender, *to), packets in seen.after.denied.items()
+        if (*to,) == end and packets > seen.before.denied.get((sender, *end), 0)
+    }
+
+
+def _uncounted(check: Check, seen: Observed) -> str:
+    """Why the firewall's counts do not prove that it dropped the packet."""
+    if check.source is None and (others := sorted(_denied_senders(check, seen))):
+        return (
+            f"the firewall counted only packets of other senders ({', '.join(others[:NAMED])}): "
+            "the packet was lost, or its source address was translated on its way"
+        )
+    return "the firewall did not count the packet: it was lost before it reached the firewall"

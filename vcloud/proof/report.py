@@ -12,11 +12,18 @@ from xml.etree import ElementTree
 from vcloud.design.model import Design
 from vcloud.design.origin import Product
 from vcloud.errors import Exit
-from vcloud.proof.checks import Outcome
-from vcloud.proof.judge import Verdict
+from vcloud.proof.checks import Kind, Outcome
+from vcloud.proof.observed import Verdict
 
 LONGEST = 400
 """Characters of a detail that are shown. A VM may have chosen part of the text."""
+_TAGS = {
+    Outcome.FAIL: "failure",
+    Outcome.ERROR: "error",
+    Outcome.NOT_RUN: "skipped",
+    Outcome.NOT_TRIED: "skipped",
+}
+"""What JUnit calls each outcome but a pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +44,13 @@ class Findings:
 
 
 def exit_code(verdicts: Sequence[Verdict]) -> Exit:
-    """4 if a check failed; 5 if a check could not be made, or if there was no check at all;
+    """4 if a check failed; 5 if a check could not be made, or if nothing was tried at all;
     otherwise 0.
     """
     outcomes = {verdict.outcome for verdict in verdicts}
     if Outcome.FAIL in outcomes:
         return Exit.CHECK_FAILED
-    if not outcomes or outcomes & {Outcome.ERROR, Outcome.NOT_RUN}:
+    if outcomes <= {Outcome.NOT_TRIED} or outcomes & {Outcome.ERROR, Outcome.NOT_RUN}:
         return Exit.NOT_CHECKED
     return Exit.DONE
 
@@ -68,8 +75,8 @@ def rows(verdicts: Sequence[Verdict], all_checks: bool) -> list[tuple[str, str, 
     """Rows of (kind, outcome, claim, detail).
 
     With `all_checks` there is a row for each check. Otherwise one row per kind stands for all
-    checks that passed, and one row per reason for all that were not run; each other check has a row
-    of its own.
+    checks that passed, and one row per reason for all that were not run or not tried; each other
+    check has a row of its own.
     """
     if all_checks:
         return [
@@ -77,11 +84,7 @@ def rows(verdicts: Sequence[Verdict], all_checks: bool) -> list[tuple[str, str, 
             for verdict in verdicts
         ]
     lines = []
-    for kind, group in groupby(
-        sorted(verdicts, key=lambda verdict: verdict.check.kind),
-        key=lambda verdict: verdict.check.kind,
-    ):
-        members = list(group)
+    for kind, members in _by_kind(verdicts):
         passed = [verdict for verdict in members if verdict.outcome is Outcome.PASS]
         if passed:
             lines.append(
@@ -101,15 +104,22 @@ def rows(verdicts: Sequence[Verdict], all_checks: bool) -> list[tuple[str, str, 
     return lines
 
 
+def _by_kind(verdicts: Sequence[Verdict]) -> Iterator[tuple[Kind, list[Verdict]]]:
+    # Sorted, because groupby joins only neighbours.
+    found = sorted(verdicts, key=lambda verdict: verdict.check.kind)
+    for kind, members in groupby(found, key=lambda verdict: verdict.check.kind):
+        yield kind, list(members)
+
+
 def _alike(verdicts: Sequence[Verdict]) -> Iterator[list[Verdict]]:
-    """Groups the verdicts that were not run for the same reason. Every other verdict is a group of
-    its own.
+    """Groups the verdicts that were not run, or not tried, for the same reason. Every other verdict
+    is a group of its own.
     """
-    groups: dict[str, list[Verdict]] = {}
+    groups: dict[tuple[Outcome, str], list[Verdict]] = {}
     for verdict in verdicts:
-        groups.setdefault(
-            verdict.detail if verdict.outcome is Outcome.NOT_RUN else f"id {verdict.check.id}", []
-        ).append(verdict)
+        alike = verdict.outcome in (Outcome.NOT_RUN, Outcome.NOT_TRIED)
+        key = verdict.detail if alike else verdict.check.id
+        groups.setdefault((verdict.outcome, key), []).append(verdict)
     yield from groups.values()
 
 
@@ -144,29 +154,20 @@ def as_data(found: Findings) -> dict[str, Any]:
 
 def junit_xml(verdicts: Sequence[Verdict]) -> bytes:
     """One test suite per kind of check. A check that could not be completed is an error, one that
-    was not run is skipped.
+    was not run or not tried is skipped.
     """
     root = ElementTree.Element("testsuites")
-    for kind, group in groupby(
-        sorted(verdicts, key=lambda verdict: verdict.check.kind),
-        key=lambda verdict: verdict.check.kind,
-    ):
-        members = list(group)
+    for kind, members in _by_kind(verdicts):
         suite = ElementTree.SubElement(root, "testsuite", name=kind, tests=str(len(members)))
-        for attribute, outcome in (
-            ("failures", Outcome.FAIL),
-            ("errors", Outcome.ERROR),
-            ("skipped", Outcome.NOT_RUN),
-        ):
-            suite.set(attribute, str(sum(verdict.outcome is outcome for verdict in members)))
+        tags = Counter(_TAGS.get(verdict.outcome) for verdict in members)
+        suite.set("failures", str(tags["failure"]))
+        suite.set("errors", str(tags["error"]))
+        suite.set("skipped", str(tags["skipped"]))
         for verdict in members:
             case = ElementTree.SubElement(
                 suite, "testcase", classname=kind, name=verdict.check.claim
             )
-            if verdict.outcome is not Outcome.PASS:
-                tag = {Outcome.FAIL: "failure", Outcome.ERROR: "error", Outcome.NOT_RUN: "skipped"}[
-                    verdict.outcome
-                ]
+            if tag := _TAGS.get(verdict.outcome):
                 ElementTree.SubElement(case, tag, message=plain(verdict.detail))
     result: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return result

@@ -4,6 +4,7 @@ form it has.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 from pydantic import (
@@ -25,6 +26,8 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
     short: ClassVar[str] = ""
     """The field that gets the value if the file has a single value in place of the mapping."""
+    others_words: ClassVar[Mapping[str, str]] = {}
+    """Keys that other tools have in its place -> the way out."""
     may_be_null: ClassVar[bool] = False
     """Whether nothing at all is short for the empty mapping."""
     _position: Position = PrivateAttr(default=Position())
@@ -46,6 +49,7 @@ class Spec(BaseModel):
             return {}
         return (
             {cls.short: value}
+            # For Python, True is an int. It is never a short form.
             if cls.short and isinstance(value, str | int) and not isinstance(value, bool)
             else value
         )

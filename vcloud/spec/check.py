@@ -6,18 +6,35 @@ its sound parts are checked.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
-from typing import Final
+from typing import Final, NamedTuple
 
-from vcloud.documents.field import FieldError
+from vcloud.documents.field import FieldError, shown
 from vcloud.errors import Problem
 from vcloud.spec.model import Detector, Flow, Vapp
+from vcloud.spec.paths import Path, paths_of
+from vcloud.spec.placement import placement_problems
 from vcloud.spec.surroundings import Beside
+from vcloud.spec.tenancy import tenancy_problems
 from vcloud.spec.vm import File, Vm
-from vcloud.values import INTERNET, Service, guest_name, tiers_at, zone_named
+from vcloud.values import (
+    ALL_SERVICES,
+    INTERNET,
+    App,
+    Network,
+    Protocol,
+    Service,
+    covers,
+    guest_name,
+    is_outside,
+    prefix_of,
+    tiers_at,
+    zone_named,
+)
 
 MOST_IN_ZONE: Final = 4000
 """VMs. A zone is a /20 network."""
@@ -29,6 +46,8 @@ MOST_EXCEPTIONS: Final = 2000
 """Services that the exceptions of all detectors name. Each becomes one or a few rules of the IPS.
 """
 
+_APP_PARTS: Final = ("from", "to", "service", "app")
+"""Keys of a flow that decide what a connection carries."""
 _STEP: Final = re.compile(r"[.\[]")
 """Before each further key of a dotted path."""
 
@@ -43,6 +62,7 @@ def problems_of(vapp: Vapp, beside: Beside, wrong: Iterable[str] = ()) -> Iterat
     at = _Pointer(vapp, wrong)
     yield from _clashing_names(vapp, at)
     yield from _clashing_zones(vapp, at)
+    yield from _earlier_names(vapp, at)
     yield from _circles(vapp, at)
     yield from _full_zones(vapp, at)
     for tier, vm in vapp.vms.items():
@@ -56,9 +76,12 @@ def problems_of(vapp: Vapp, beside: Beside, wrong: Iterable[str] = ()) -> Iterat
     yield from _repeated_ids(vapp.protection.dlp, "detector", at)
     for flow in vapp.flows:
         yield from _flow_problems(vapp, flow, at)
+    yield from _different_apps(vapp, at)
     yield from _published_twice(vapp, at)
     yield from _too_many_pairs(vapp, at)
     yield from _too_many_exceptions(vapp, at)
+    yield from tenancy_problems(vapp, at)
+    yield from placement_problems(vapp, at)
 
 
 def mount_problems(vapp: Vapp, recipes: Mapping[str, Mapping[str, str]]) -> Iterator[Problem]:
@@ -117,6 +140,28 @@ def _clashing_names(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
             owners[name] = tier
 
 
+def _earlier_names(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
+    """`was` names a VM that is gone, and no two entries can have the disks of one VM."""
+    present = {name for tier, vm in vapp.vms.items() for name in (tier, *vm.names(tier))}
+    owners: dict[str, str] = {}
+    for tier, vm in vapp.vms.items():
+        if not vm.was:
+            continue
+        if vm.was in present - ({tier} if vm.count else set()):
+            yield at(
+                f"vms.{tier}.was",
+                f"the file has a VM '{vm.was}', so '{tier}' is not its new name",
+                "Remove `was`, or the VM of the earlier name.",
+            )
+        elif vm.was in owners:
+            yield at(
+                f"vms.{tier}.was",
+                f"vms.{owners[vm.was]} was '{vm.was}' as well",
+                "Only one VM can have its data disks.",
+            )
+        owners.setdefault(vm.was, tier)
+
+
 def _clashing_zones(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
     """Interface names are short. The name for a long zone ends in a hash, and a short zone may have
     just that name.
@@ -150,6 +195,7 @@ def _circles(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
                     f"these VMs wait for each other in a circle: {circle}",
                     "Remove one of the dependencies.",
                 )
+            # A VM that was looked at to its end is in no circle that is not known yet.
             elif other in vapp.vms and other not in done:
                 trail.append(other)
                 branches.append(iter(vapp.vms[other].after))
@@ -192,11 +238,21 @@ def _image_problems(path: str, vm: Vm, beside: Beside, at: _Pointer) -> Iterator
     validated.
     """
     image = vm.image
-    if "/" in image.recipe and not beside.is_file(f"{image.location}/image.yaml"):
+    if image.location and not beside.allows_image(image.location):
+        yield at(path, *outside_image(image.recipe or image.file))
+    elif "/" in image.recipe and not beside.is_file(f"{image.location}/image.yaml"):
         what = f"'{image.recipe}' is not an image's folder: it has no image.yaml"
         yield at(path, what, "Write the path of a folder relative to this file, like ./images/api.")
-    if image.file and not beside.is_file(image.location):
+    elif image.file and not beside.is_file(image.location):
         yield at(path, f"there is no image file '{image.file}'", "Paths are relative to this file.")
+
+
+def outside_image(written: str) -> tuple[str, str]:
+    """What is said of an image that a vApp file may not use, and the way out."""
+    return (
+        f"'{shown(written)}' leads out of the folder of the vApp file",
+        "Copy the image into this folder, or allow its folder: export VCLOUD_IMAGE_FOLDERS=/srv/images.",
+    )
 
 
 def _source_problems(path: str, file: File, beside: Beside, at: _Pointer) -> Iterator[Problem]:
@@ -234,10 +290,10 @@ def _has_sound_id(entry: Flow | Detector, at: _Pointer) -> bool:
 
 
 def _flow_problems(vapp: Vapp, flow: Flow, at: _Pointer) -> Iterator[Problem]:
-    if flow.source == flow.target == INTERNET:
+    if is_outside(flow.source) and is_outside(flow.target):
         yield at(
             f"{flow.path}.to",
-            "a flow from the internet to the internet is not part of the vApp",
+            "a flow from outside to outside is not part of the vApp",
             "Write a VM or a zone in one of from and to.",
         )
     elif flow.source == flow.target and _is_one_vm(vapp, flow.source, at):
@@ -246,14 +302,66 @@ def _flow_problems(vapp: Vapp, flow: Flow, at: _Pointer) -> Iterator[Problem]:
             f"'{flow.target}' is a single VM, and needs no flow to itself",
             "Remove the flow, or give the VM a count.",
         )
-    if flow.source == INTERNET:
+    yield from _app_problems(flow, at)
+    if is_outside(flow.source):
         yield from _publish_problems(flow, at)
     elif "publish" in flow.model_fields_set:
         yield at(
             f"{flow.path}.publish",
-            "only a flow from the internet can be published",
-            "Remove publish, or write from: internet.",
+            "only a flow from outside can be published",
+            "Remove publish, or write from: internet, or from: with addresses outside.",
         )
+
+
+def _app_problems(flow: Flow, at: _Pointer) -> Iterator[Problem]:
+    """Only TCP carries what `app` names: the IPS looks at how connections begin."""
+    if not flow.app or not at.is_sound(f"{flow.path}.service", f"{flow.path}.app"):
+        return
+    if len(flow.app) not in (1, len(flow.services)):
+        what = f"app has {len(flow.app)} protocols for {len(flow.services)} services"
+        hint = "Write one for each service, in the same order, or one for all."
+        yield at(f"{flow.path}.app", what, hint)
+        return
+    for number, app in enumerate(flow.app):
+        services = flow.services if len(flow.app) == 1 else flow.services[number : number + 1]
+        if app is not App.OTHER and all(one.protocol is not Protocol.TCP for one in services):
+            what = f"{', '.join(map(str, services))} cannot carry {app} as the IPS checks it: that is for TCP only"
+            where = f"{flow.path}.app" + (f"[{number}]" if len(flow.app) > 1 else "")
+            yield at(where, what, "Write other here, or remove app.")
+
+
+def _different_apps(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
+    """A connection carries one protocol, so two flows that allow it must say the same."""
+    if not all(at.zones.values()):
+        return
+    by_path: dict[Path, list[tuple[Service, App, int]]] = {}
+    for index, flow in enumerate(vapp.flows):
+        sound = at.is_sound(flow.path, *(f"{flow.path}.{part}" for part in _APP_PARTS))
+        if sound and any(flow.apps) and not (is_outside(flow.source) and is_outside(flow.target)):
+            its = [(s, app, index) for s, app in zip(flow.services, flow.apps, strict=True) if app]
+            for path in paths_of(vapp, flow, at.zones):
+                by_path.setdefault(path, []).extend(its)
+    clashes = dict.fromkeys(clash for its in by_path.values() for clash in _clashes(its))
+    for service, app, index, other_app, other in sorted(clashes, key=lambda clash: clash[2]):
+        flow, before = vapp.flows[index], vapp.flows[other]
+        what = f"{service} carries {app} here, and {other_app} in the flow '{before.id}' in line {before.line}, for the same connections"
+        yield at(f"{flow.path}.app", what, "Write the same app in both flows.")
+
+
+def _clashes(
+    entries: Iterable[tuple[Service, App, int]],
+) -> Iterator[tuple[Service, App, int, App, int]]:
+    """Entries that overlap one of another protocol. In the order of first ports, that is one that
+    begins before the furthest end so far of that protocol.
+    """
+    furthest: dict[App, tuple[int, Service, int]] = {}
+    for service, app, index in sorted(entries):
+        for other, (last, its, number) in furthest.items():
+            if other is not app and service.first <= last and number != index:
+                later = (service, app, index), (its, other, number)
+                (one, what, here), (_, before, there) = sorted(later, key=lambda end: -end[2])
+                yield one, what, here, before, there
+        furthest[app] = max(furthest.get(app, (0, service, index)), (service.last, service, index))
 
 
 def _is_one_vm(vapp: Vapp, end: str, at: _Pointer) -> bool:
@@ -266,7 +374,9 @@ def _publish_problems(flow: Flow, at: _Pointer) -> Iterator[Problem]:
         yield at(
             f"{flow.path}.service",
             "ICMP has no ports and cannot be published",
-            "Remove icmp from this flow.",
+            "Write the services that are published, like tcp/80."
+            if set(ALL_SERVICES) <= {*flow.services}
+            else "Remove icmp from this flow.",
         )
     elif not _has_sound_ports(flow, at):
         return
@@ -312,8 +422,8 @@ def _too_many_exceptions(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
 
 
 def _end_size(vapp: Vapp, end: str, at: _Pointer) -> int:
-    """How many VMs an end means. The internet counts as one."""
-    if end == INTERNET:
+    """How many VMs an end means. The outside counts as one."""
+    if is_outside(end):
         return 1
     tiers = tiers_at(end, at.zones)
     if zone_named(end, at.zones):
@@ -327,32 +437,58 @@ def _ports(service: Service) -> str:
 
 
 def _published_twice(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
-    """In the order of first ports, a range overlaps an earlier one if it begins before the furthest
-    end so far.
+    """A port leads to one flow for each client. Flows from different prefixes have no client in
+    common; two prefixes are apart, or one is in the other.
     """
-    ranges = sorted(
-        (item, index)
-        for index, flow in enumerate(vapp.flows)
-        if _can_be_published(flow, at)
-        for item in flow.published
-    )
-    furthest: tuple[Service, int] | None = None
-    for item, index in ranges:
-        if furthest and item.protocol == furthest[0].protocol and item.first <= furthest[0].last:
-            later, other = max(index, furthest[1]), min(index, furthest[1])
-            what = f"the flow '{vapp.flows[other].id}' in line {vapp.flows[other].line} already publishes {item}"
-            yield at(f"{vapp.flows[later].path}.publish", what, "Publish another port.")
-        if (
-            furthest is None
-            or item.protocol != furthest[0].protocol
-            or item.last > furthest[0].last
-        ):
-            furthest = item, index
+    by_source: dict[Network | None, list[_Published]] = {}
+    for index, flow in enumerate(vapp.flows):
+        if _can_be_published(flow, at):
+            its = by_source.setdefault(prefix_of(flow.source), [])
+            its += (_Published(item, index, flow.source == INTERNET) for item in flow.published)
+    clashes = set(_overlaps(itertools.chain(*by_source.values())))
+    around: list[Network] = []
+    prefixes = [prefix for prefix in by_source if prefix is not None]
+    for prefix in sorted(prefixes, key=lambda one: (one.version, one)):
+        while around and not covers(around[-1], prefix):
+            around.pop()
+        around.append(prefix)
+        its = [item for one in around for item in by_source[one]]
+        clashes |= {*_overlaps(one._replace(for_all=True) for one in its)}
+    for item, later, other in sorted(clashes):
+        what = f"the flow '{vapp.flows[other].id}' in line {vapp.flows[other].line} already publishes {item}"
+        yield at(f"{vapp.flows[later].path}.publish", what, "Publish another port.")
+
+
+class _Published(NamedTuple):
+    """A published service, and the number of its flow."""
+
+    service: Service
+    flow: int
+    for_all: bool
+    """Every client reaches it. Otherwise it clashes only with one that every client reaches."""
+
+
+def _overlaps(published: Iterable[_Published]) -> Iterator[tuple[Service, int, int]]:
+    """A service, and the later and the earlier flow that publish it. In the order of first ports, a
+    range overlaps an earlier one if it begins before the furthest end so far.
+    """
+    furthest: dict[bool, _Published] = {}
+    for one in sorted(published):
+        other = furthest.get(one.for_all)
+        same = other and other.service.protocol == one.service.protocol
+        if other and same and one.service.first <= other.service.last:
+            yield one.service, max(one.flow, other.flow), min(one.flow, other.flow)
+        # One for all clashes with any, and any with one for all.
+        for met_by in (True, False) if one.for_all else (True,):
+            last = furthest.get(met_by)
+            same = last and last.service.protocol == one.service.protocol
+            if last is None or not same or one.service.last > last.service.last:
+                furthest[met_by] = one
 
 
 def _can_be_published(flow: Flow, at: _Pointer) -> bool:
     fits = len(flow.publish) in (0, 1, len(flow.services)) and not flow.uses_icmp
-    return flow.source == INTERNET and fits and _has_sound_ports(flow, at)
+    return is_outside(flow.source) and fits and _has_sound_ports(flow, at)
 
 
 def _has_sound_ports(flow: Flow, at: _Pointer) -> bool:

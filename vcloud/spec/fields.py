@@ -7,12 +7,14 @@ declares, so that a wrong one is reported together with all other problems.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import (
+    AfterValidator,
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
@@ -34,7 +36,7 @@ from vcloud.documents.field import (
 )
 from vcloud.spec import types
 from vcloud.spec.surroundings import Surroundings
-from vcloud.values import INTERNET, Service
+from vcloud.values import ALL, INTERNET, Service, is_prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ class Given:
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
         schema: Any = handler(source)
+        # The schema of `T | None` accepts None, and holds the schema of T. Only the inner one is
+        # kept, so `key:` without a value is an error.
         return cast(CoreSchema, schema["schema"])
 
 
@@ -88,6 +92,8 @@ class OneOrMany:
 
 T = TypeVar("T")
 ListOf = Annotated[tuple[T, ...], OneOrMany()]
+EachOf = Annotated[tuple[T, ...], OneOrMany(repeats=True)]
+"""A list with one item for each item of another list."""
 Optional = Annotated[T | None, Given()]
 
 
@@ -141,6 +147,8 @@ def _number_or(shape: Shape, last: int, first: int = 1) -> WithJsonSchema:
 def parse_end(value: object, info: ValidationInfo) -> str:
     """A flow's end, which must mean exactly one thing."""
     around: Surroundings | None = info.context
+    if isinstance(value, str) and is_prefix(value):
+        return types.parse_prefix(value)
     if around is None or value == INTERNET:
         return types.END.parse(value)
     if not isinstance(value, str) or value not in around.vms | around.zones:
@@ -229,17 +237,25 @@ ParameterName = Annotated[str, types.PARAMETER_NAME]
 Id = Annotated[str, types.ID]
 DataClass = Annotated[str, types.CLASS_NAME]
 Label = Annotated[str, types.LABEL]
+HostName = Annotated[str, types.HOST_NAME]
 Profile = Annotated[str, types.PROFILE]
 Package = Annotated[str, types.PACKAGE]
 Sni = Annotated[str, types.SNI]
 Url = Annotated[str, types.URL]
 Sha256 = Annotated[str, types.SHA256]
 Owner = Annotated[str, PlainValidator(types.parse_owner), _like(types.OWNER)]
+Unit = Annotated[str, PlainValidator(types.parse_unit), _like(types.UNIT)]
 Permissions = Annotated[int, PlainValidator(types.parse_mode), _like(types.MODE)]
 GuestPath = Annotated[str, PlainValidator(types.parse_guest_path), _like(types.GUEST_PATH)]
 LocalPath = Annotated[str, PlainValidator(types.parse_local_path), _like(types.LOCAL_PATH)]
 SourcePath = Annotated[str, PlainValidator(types.parse_source), _like(types.LOCAL_PATH)]
-ServiceField = Annotated[Service, PlainValidator(types.parse_service), _like(types.SERVICE)]
+_SERVICES = {"anyOf": [{"const": ALL}, types.SERVICE.json_schema()]}
+Services = Annotated[
+    tuple[Annotated[Service, PlainValidator(types.parse_services), WithJsonSchema(_SERVICES)], ...],
+    AfterValidator(lambda parsed: tuple(itertools.chain(*parsed))),
+    OneOrMany(),
+]
+"""Each entry is parsed as one service or several, which then stand side by side."""
 PublicKey = Annotated[str, PlainValidator(types.parse_public_key), _free(CONTENT_LENGTH)]
 Content = Annotated[str, PlainValidator(parse_content), _free(CONTENT_LENGTH)]
 Script = Annotated[str, PlainValidator(types.parse_script), _free(types.SCRIPT_LENGTH)]
@@ -271,7 +287,11 @@ ZoneRef = Annotated[str, Reference(types.PART_NAME, "zone", lambda around: aroun
 VmRef = Annotated[str, Reference(types.PART_NAME, "VM", lambda around: around.vms)]
 FlowRef = Annotated[str, Reference(types.ID, "flow", lambda around: around.flows)]
 DiskRef = Annotated[str, Reference(types.DISK_REFERENCE, "disk", lambda around: around.disks)]
-EndRef = Annotated[str, PlainValidator(parse_end), _like(types.END)]
+EndRef = Annotated[
+    str,
+    PlainValidator(parse_end),
+    WithJsonSchema({"anyOf": [types.END.json_schema(), types.PREFIX.json_schema()]}),
+]
 RecipeRef = Annotated[str, PlainValidator(parse_recipe), _like(types.LOCAL_PATH)]
 
 _PORTS = {

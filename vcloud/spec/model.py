@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import (
     Field,
@@ -23,9 +23,21 @@ from vcloud.documents.field import FieldError
 from vcloud.spec import fields
 from vcloud.spec.base import Spec
 from vcloud.spec.fields import Unenforced
-from vcloud.spec.types import derived_id
+from vcloud.spec.types import derived_id, flow_id
 from vcloud.spec.vm import Vm
-from vcloud.values import BUILT_IN_DETECTORS, INTERNET, Action, Mode, Protocol, Service
+from vcloud.values import (
+    BUILT_IN_DETECTORS,
+    Action,
+    App,
+    Denied,
+    Mode,
+    Network,
+    Protocol,
+    Service,
+    app_of,
+    is_outside,
+    prefix_of,
+)
 
 MOST_ZONES = 100
 """The IPS has two NICs for each zone, and QEMU's machine has room for about 230 devices."""
@@ -52,6 +64,10 @@ class Zone(Spec):
     holds: fields.ListOf[fields.DataClass] = Field(
         (), description="Classes of data that this zone stores."
     )
+    denied: Denied = Field(
+        Denied.DROP,
+        description="What its VMs see of what no flow allows: drop (the default) is silence, reject an answer at once.",
+    )
 
 
 class Tls(Spec):
@@ -65,23 +81,38 @@ class Tls(Spec):
 class Flow(Spec):
     """Traffic that is allowed. All other traffic is dropped."""
 
+    others_words: ClassVar = {
+        **dict.fromkeys(
+            ("action", "policy", "verdict"),
+            "Flows only allow, and what no flow allows is dropped. To allow, remove this key. To deny, remove "
+            "the whole flow, and leave what it names out of the others: tcp/1-80 without tcp/22 is "
+            "[tcp/1-21, tcp/23-80]. To reject and not drop, write denied: reject in the zone of the senders.",
+        ),
+        **dict.fromkeys(("port", "ports", "protocol", "proto"), "Write service: tcp/80."),
+        **dict.fromkeys(("source", "src"), "Write from: with a VM, a zone or internet."),
+        **dict.fromkeys(("destination", "dest", "dst"), "Write to: with a VM, a zone or internet."),
+    }
     source: fields.EndRef = Field(
         alias="from",
-        description="A VM, a zone or internet. vm:NAME or zone:NAME if both have the name.",
+        description="A VM, a zone, internet, or addresses outside like 192.168.7.0/24. vm:NAME or zone:NAME if both have the name.",
         examples=["internet"],
     )
     target: fields.EndRef = Field(
         alias="to", description="The other end, written like from.", examples=["web"]
     )
-    services: fields.ListOf[fields.ServiceField] = Field(
+    services: fields.Services = Field(
         alias="service",
         min_length=1,
-        description="tcp/80, udp/53, tcp/8000-8010, icmp, or a list.",
+        description="tcp/80, udp/53, tcp/8000-8010, icmp, all, or a list.",
         examples=["tcp/80"],
     )
     publish: fields.Publish = Field(
         (),
-        description="Port or range on the uplink, for flows from the internet. Default: the service's own.",
+        description="Port or range on the uplink, for flows from outside. Default: the service's own.",
+    )
+    app: fields.EachOf[App] = Field(
+        (),
+        description="The protocol that the flow carries, or one for each service. Default: by the port; other: not checked.",
     )
     carries: fields.ListOf[fields.DataClass] = Field(
         (), description="Classes of data that this flow carries."
@@ -92,16 +123,19 @@ class Flow(Spec):
     ] = Field(None, description="What TLS connections must show.")
     why: fields.Text = Field("", description="Why the flow is needed, for people.")
     id: fields.Id = Field(
-        default_factory=lambda data: derived_id(data["source"], data["target"], *data["services"]),
+        default_factory=lambda data: flow_id(data["source"], data["target"], data["services"]),
         description="A unique id. Default: made of from, to and service.",
     )
 
     @property
+    def prefixes(self) -> tuple[Network | None, Network | None]:
+        """The addresses outside that each end names; None for another end."""
+        return prefix_of(self.source), prefix_of(self.target)
+
+    @property
     def published(self) -> tuple[Service, ...]:
-        """Ports on the uplink, one entry per service. Empty unless the flow comes from the
-        internet.
-        """
-        if self.source != INTERNET:
+        """Ports on the uplink, one entry per service. Empty unless the flow comes from outside."""
+        if not is_outside(self.source):
             return ()
         ports = self.publish * (len(self.services) if len(self.publish) == 1 else 1) or tuple(
             (item.first, item.last) for item in self.services
@@ -109,6 +143,24 @@ class Flow(Spec):
         return tuple(
             Service(item.protocol, *range_)
             for item, range_ in zip(self.services, ports, strict=True)
+        )
+
+    @property
+    def apps(self) -> tuple[App | None, ...]:
+        """What each service carries, as written or by its port. None where nobody says it."""
+        written = self.app * (len(self.services) if len(self.app) == 1 else 1)
+        return tuple(
+            app_of(service, written[number] if number < len(written) else None)
+            for number, service in enumerate(self.services)
+        )
+
+    @property
+    def apps_by_port(self) -> tuple[tuple[Service, App], ...]:
+        """The services of which the port says what they carry, because the file does not."""
+        return tuple(
+            (service, app)
+            for service, app in zip(self.services, self.apps, strict=True)
+            if app is not None and not self.app
         )
 
     @property
@@ -138,7 +190,7 @@ class Data(Spec):
         "", description="A regular expression that PCRE and Python read alike."
     )
     at_least: fields.AtLeast = Field(
-        1, description="How often it must occur in one message. Default: once."
+        1, description="How often it must leave on one connection. Default: once."
     )
 
     @model_validator(mode="after")
@@ -164,7 +216,7 @@ class Detector(Spec):
         description="card-number, or {name, regex, at_least}.", examples=["card-number"]
     )
     at_least: fields.Optional[fields.AtLeast] = Field(
-        None, description="How often it must occur in one message. Default: once."
+        None, description="How often it must leave on one connection. Default: once."
     )
     leaving: fields.ListOf[fields.ZoneRef] = Field(
         min_length=1,
@@ -188,19 +240,6 @@ class Detector(Spec):
             raise FieldError(
                 "at_least is written twice: here and under detect", "Keep one of them."
             )
-        return self
-
-    @model_validator(mode="after")
-    def _is_countable(self) -> Self:
-        if self.regex and self.count > 1:
-            from vcloud.patterns.pattern import most_countable
-
-            most = most_countable(self.regex)
-            if self.count > most:
-                raise FieldError(
-                    f"the IPS cannot count the pattern {self.count} times",
-                    f"Write at most {most}, or shorten the pattern.",
-                )
         return self
 
     @property
@@ -240,16 +279,40 @@ class Tenancy(Spec):
     conflicts: fields.ListOf[fields.DataClass] = Field(
         (), description="Conflict classes. A host runs only one vApp of each class."
     )
+    remember: fields.ListOf[fields.DataClass] = Field(
+        (),
+        description="Those of the classes that stay closed to others after the vApp has gone, until `vcloud host scrub`.",
+    )
+
+
+class Strategy(StrEnum):
+    """Which of several hosts a vApp gets that are alike otherwise."""
+
+    SPREAD = "spread"
+    PACK = "pack"
 
 
 class Placement(Spec):
-    """Where the vApp may run."""
+    """On which hosts the vApp may run."""
 
-    require: dict[fields.Label, fields.Text] = Field(
-        default_factory=dict, description="Labels that a host must have."
+    hosts: fields.ListOf[fields.HostName] = Field(
+        (), description="Names of hosts in the inventory. The vApp runs on one of these."
     )
-    prefer: dict[fields.Label, fields.Text] = Field(
-        default_factory=dict, description="Preferred host labels."
+    require: dict[fields.Label, fields.ListOf[fields.Text]] = Field(
+        default_factory=dict,
+        description="Labels and facts that a host must have. Of several values one is enough.",
+        examples=[{"site": "eu"}],
+    )
+    forbid: dict[fields.Label, fields.ListOf[fields.Text]] = Field(
+        default_factory=dict, description="Labels and facts that a host must not have."
+    )
+    prefer: dict[fields.Label, fields.ListOf[fields.Text]] = Field(
+        default_factory=dict,
+        description="Of the hosts that can run the vApp, it gets one with most of these labels and facts.",
+    )
+    strategy: Strategy = Field(
+        Strategy.SPREAD,
+        description="Then the host with most free memory (spread, the default), or least (pack).",
     )
 
 
@@ -301,14 +364,12 @@ class Vapp(Spec):
     protection: Protection = Field(
         default_factory=Protection, description="How the vApp is protected."
     )
-    tenancy: Annotated[
-        fields.Optional[Tenancy],
-        Unenforced("this release cannot keep other vApps away from the hosts of this one"),
-    ] = Field(None, description="Which other vApps may share its hosts.")
-    placement: Annotated[
-        fields.Optional[Placement],
-        Unenforced("this release runs a vApp on the host it is given, and cannot choose one"),
-    ] = Field(None, description="Where the vApp may run.")
+    tenancy: fields.Optional[Tenancy] = Field(
+        None, description="Which other vApps may share its host."
+    )
+    placement: Placement = Field(
+        default_factory=Placement, description="On which hosts the vApp may run."
+    )
     dr: Annotated[
         fields.Optional[Recovery],
         Unenforced("this release cannot replicate a vApp to another site"),

@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterator
 
 from vcloud.errors import Problem
 from vcloud.spec.model import Flow, Vapp
-from vcloud.values import INTERNET, meeting_zones, tiers_at, zone_named
-
-
-class _Nic(NamedTuple):
-    """A NIC of the replicas of a tier. Both are empty for the internet."""
-
-    tier: str
-    zone: str
-
-
-class _Path(NamedTuple):
-    """The NICs at both ends of a flow's connection."""
-
-    source: _Nic
-    target: _Nic
-
-
-_INTERNET = _Nic("", "")
+from vcloud.spec.paths import Path, paths_of
+from vcloud.values import App, Protocol, share_a_port
 
 
 def notes(vapp: Vapp) -> tuple[Problem, ...]:
     """One note for each such thing."""
     return tuple(
         Problem(vapp.file, vapp.line_of(path), path, what, hint)
-        for found in (_empty_zones(vapp), _unwatched_nics(vapp), _odd_exceptions(vapp))
+        for found in (
+            _empty_zones(vapp),
+            _unsaid_apps(vapp),
+            _unwatched_nics(vapp),
+            _odd_exceptions(vapp),
+        )
         for path, what, hint in found
     )
 
@@ -43,6 +31,29 @@ def _empty_zones(vapp: Vapp) -> Iterator[tuple[str, str, str]]:
         for zone in vapp.zones
         if zone not in used
     )
+
+
+def _unsaid_apps(vapp: Vapp) -> Iterator[tuple[str, str, str]]:
+    """Inspected flows of which nobody says what they carry."""
+    ips, detectors = vapp.protection.ips, vapp.protection.dlp
+    inspected = {
+        *(ips.inspect if ips else ()),
+        *(zone for one in detectors for zone in one.leaving),
+    }
+    zones = {tier: vm.zones for tier, vm in vapp.vms.items()}
+    for flow in vapp.flows:
+        unsaid = [
+            str(service)
+            for service, app in zip(flow.services, flow.apps, strict=True)
+            if app is None and service.protocol is Protocol.TCP
+        ]
+        if unsaid and any(
+            nic.zone in inspected for path in paths_of(vapp, flow, zones) for nic in path
+        ):
+            listed = ", ".join(unsaid)
+            what = f"flow '{flow.id}' does not say what {listed} carries, so the IPS lets pass there what it does not recognise"
+            known = ", ".join(app for app in App if app is not App.OTHER)
+            yield flow.path, what, f"Write app: with one of {known}, or other for anything else."
 
 
 def _unwatched_nics(vapp: Vapp) -> Iterator[tuple[str, str, str]]:
@@ -61,8 +72,8 @@ def _odd_exceptions(vapp: Vapp) -> Iterator[tuple[str, str, str]]:
     if not any(detector.excepted for detector in vapp.protection.dlp):
         return
     zones = {tier: vm.zones for tier, vm in vapp.vms.items()}
-    paths = {flow.id: _paths(vapp, flow, zones) for flow in vapp.flows}
-    by_path: dict[_Path, list[Flow]] = {}
+    paths = {flow.id: paths_of(vapp, flow, zones) for flow in vapp.flows}
+    by_path: dict[Path, list[Flow]] = {}
     for flow in vapp.flows:
         for path in paths[flow.id]:
             by_path.setdefault(path, []).append(flow)
@@ -74,7 +85,7 @@ def _odd_exceptions(vapp: Vapp) -> Iterator[tuple[str, str, str]]:
                 other.id: other
                 for path in leaving
                 for other in by_path[path]
-                if _share_a_service(flow, other)
+                if share_a_port(flow.services, other.services) and flow.prefixes == other.prefixes
             }
             also = [other for name, other in alike.items() if name not in detector.excepted]
             if not leaving:
@@ -92,36 +103,6 @@ def _too_wide(flow: Flow, also: list[Flow]) -> str:
     )
 
 
-def _leaves(path: _Path, zones: tuple[str, ...]) -> bool:
+def _leaves(path: Path, zones: tuple[str, ...]) -> bool:
     """Whether a path connects one of the zones with something outside them."""
     return (path.source.zone in zones) != (path.target.zone in zones)
-
-
-def _paths(vapp: Vapp, flow: Flow, zones: Mapping[str, tuple[str, ...]]) -> frozenset[_Path]:
-    wanted = zone_named(flow.target, zones)
-    return frozenset(
-        _path(one, other, zones, wanted)
-        for one in _tiers(flow.source, zones)
-        for other in _tiers(flow.target, zones)
-        if one != other or vapp.vms[one].count not in (None, 1)
-    )
-
-
-def _tiers(end: str, zones: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """The tiers that an end means; for the internet one with an empty name."""
-    return ("",) if end == INTERNET else tiers_at(end, zones)
-
-
-def _path(one: str, other: str, zones: Mapping[str, tuple[str, ...]], wanted: str) -> _Path:
-    if not other:
-        return _Path(_Nic(one, zones[one][0]), _INTERNET)
-    ours, theirs = meeting_zones(zones[one] if one else (), zones[other], wanted)
-    return _Path(_Nic(one, ours), _Nic(other, theirs))
-
-
-def _share_a_service(one: Flow, other: Flow) -> bool:
-    return any(
-        a.protocol is b.protocol and a.first <= b.last and b.first <= a.last
-        for a in one.services
-        for b in other.services
-    )

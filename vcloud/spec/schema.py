@@ -29,6 +29,7 @@ writes in another way.
 def json_schema() -> dict[str, Any]:
     """The schema (draft 2020-12) of the file as users write it, with short forms and parameters."""
     made = Vapp.model_json_schema(by_alias=True)
+    # Kept apart: the default of a parameter cannot refer to another parameter.
     parameters = _plain(made["properties"]["parameters"])
     made = _open(_plain(made))
     made["properties"]["parameters"] = parameters

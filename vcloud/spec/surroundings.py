@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from vcloud.documents.document import Node, mapping_or_empty
 from vcloud.documents.field import FieldError, Suggestions
-from vcloud.spec.types import derived_id, parse_service
+from vcloud.spec.types import flow_id, parse_services
 
 APPLIANCES: Final = frozenset({"appliance", "firewall", "ips"})
 """Shipped recipes that a VM of a vApp file cannot use."""
@@ -31,6 +32,11 @@ class Beside(Protocol):
 
     def is_file(self, path: str) -> bool:
         """Whether an absolute path leads to a regular file."""
+
+    def allows_image(self, path: str) -> bool:
+        """Whether a vApp file may take an image from an absolute path. Somebody else's vApp file
+        must not put other files of this machine into a guest.
+        """
 
     def content(self, source: str) -> bytes:
         """The content of a file in the vApp file's folder. Raises FieldError."""
@@ -90,7 +96,7 @@ def _flow_ids(flows: object) -> Iterator[str]:
             continue
         services = flow.get("service")
         try:
-            parsed = map(parse_service, services if isinstance(services, list) else [services])
-            yield derived_id(flow.get("from"), flow.get("to"), *parsed)
+            parsed = map(parse_services, services if isinstance(services, list) else [services])
+            yield flow_id(flow.get("from"), flow.get("to"), [*itertools.chain(*parsed)])
         except FieldError:
             continue

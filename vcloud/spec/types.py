@@ -10,10 +10,21 @@ from __future__ import annotations
 
 import binascii
 import re
+from collections.abc import Sequence
+from ipaddress import IPv6Network, ip_address, ip_network
 from typing import Final
 
 from vcloud.documents.field import FieldError, Shape, parse_content, shown, text_of
-from vcloud.values import Protocol, Service
+from vcloud.values import (
+    ALL,
+    ALL_SERVICES,
+    NEVER_OUTSIDE4,
+    NEVER_OUTSIDE6,
+    Network,
+    Protocol,
+    Service,
+    covers,
+)
 
 RESERVED: Final = frozenset(
     {
@@ -77,12 +88,24 @@ LABEL: Final = Shape(
     "is not a valid label name",
     "Use 1 to 63 lower-case letters, digits, dots, dashes and underscores. Begin with a letter.",
 )
+HOST_NAME: Final = Shape(
+    r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}",
+    "is not a valid host name",
+    "Use 1 to 63 letters, digits and . _ -, beginning with a letter or a digit.",
+)
 END: Final = Shape(
     rf"(?:(?:vm|zone):)?{_PART_PATTERN}",
     "cannot be used in from/to",
-    "Write the name of a VM or a zone, 'vm:NAME', 'zone:NAME' or 'internet'.",
+    "Write the name of a VM or a zone, 'vm:NAME', 'zone:NAME', 'internet', or addresses like 192.168.7.0/24.",
 )
 """One end of a flow as it is written: `web`, `dmz`, `vm:db`, `zone:db`, `internet`."""
+PREFIX: Final = Shape(
+    # The longest address in IPv6 has 45 characters (RFC 4291: the last two groups as in IPv4).
+    r"(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3}|[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]{0,41})(?:/[0-9]{1,3})?",
+    "is not an address or a prefix of addresses",
+    "Write it like 192.168.7.0/24, 192.168.7.10, fd00:7::/64 or 2001:db8::10.",
+)
+"""The other form of an end: addresses outside."""
 PROFILE: Final = Shape(
     r"[a-z][a-z0-9-]{0,40}(?:@[0-9A-Za-z][0-9A-Za-z.]{0,19})?",
     "is not a valid profile name",
@@ -122,12 +145,17 @@ DURATION: Final = Shape(
 SERVICE: Final = Shape(
     r"icmp|(?:tcp|udp)/[0-9]{1,5}(?:-[0-9]{1,5})?",
     "is not a service",
-    "Write it like tcp/80, udp/53, tcp/8000-8010 or icmp.",
+    "Write it like tcp/80, udp/53, tcp/8000-8010, icmp or all.",
 )
 PORTS: Final = Shape(
     r"[0-9]{1,5}(?:-[0-9]{1,5})?",
     "is not a port or a range of ports",
     "Write it like 8080 or '8000-8010'.",
+)
+UNIT: Final = Shape(
+    r"[A-Za-z0-9_][A-Za-z0-9_.@:-]{0,199}",
+    "is not a valid name of a systemd unit",
+    "Write it like nginx, or like backup.timer for a unit that is no service.",
 )
 OWNER: Final = Shape(
     r"[a-z_][a-z0-9_-]{0,31}(?::[a-z_][a-z0-9_-]{0,31})?",
@@ -150,6 +178,9 @@ characters.
 
 parse_name = VAPP_NAME.parse
 
+UNIT_KINDS: Final = frozenset(
+    {"service", "socket", "target", "timer", "path", "mount", "automount", "swap", "slice", "scope"}
+)
 _SIZES: Final = {"M": 20, "G": 30, "T": 40}
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _KEY_TYPES: Final = frozenset(
@@ -165,6 +196,13 @@ _KEY_TYPES: Final = frozenset(
 )
 _SHORTEST_KEY: Final = 32
 """Bytes of a public key after its type."""
+_NOWHERE: Final[tuple[Network, ...]] = (
+    *NEVER_OUTSIDE4,
+    *NEVER_OUTSIDE6,
+    IPv6Network("::/128"),
+    IPv6Network("fe80::/10"),
+)
+"""What no machine outside has, and in IPv6 also what no router forwards (RFC 4291)."""
 _ADDRESS: Final = re.compile("[a-z0-9+]{1,10}://", re.IGNORECASE)
 
 
@@ -172,6 +210,12 @@ def parse_owner(value: object) -> str:
     """`user:group` by name. A user alone means the user and the group of that name."""
     text = OWNER.parse(value)
     return text if ":" in text else f"{text}:{text}"
+
+
+def parse_unit(value: object) -> str:
+    """A unit with its kind. As for systemctl, a name without a kind is that of a service."""
+    text = UNIT.parse(value)
+    return text if text.rpartition(".")[2] in UNIT_KINDS else f"{text}.service"
 
 
 def parse_mode(value: object) -> int:
@@ -209,7 +253,9 @@ def parse_script(value: object) -> str:
 
 def parse_size(value: object, least: int = 1 << 20) -> int:
     """Bytes, from `384M`, `1G`, `2T` or a number of MiB."""
+    # `type` and not `isinstance`: for Python, True is an int.
     if type(value) is int:
+        # A number of many digits is not shifted, which would cost memory.
         size = value << 20 if value.bit_length() < 32 else LARGEST + 1
     else:
         text = SIZE.parse(value)
@@ -255,6 +301,11 @@ def format_duration(seconds: int) -> str:
     return f"{seconds // _SECONDS[unit]}{unit}"
 
 
+def parse_services(value: object) -> tuple[Service, ...]:
+    """What one entry of a list of services means: a service, or all of them."""
+    return ALL_SERVICES if value == ALL else (parse_service(value),)
+
+
 def parse_service(value: object) -> Service:
     """`tcp/80`, `udp/53`, `tcp/8000-8010` or `icmp`."""
     text = str(value) if type(value) is int else text_of(value)
@@ -265,8 +316,29 @@ def parse_service(value: object) -> Service:
         raise FieldError(
             f"{text} is a port without its protocol", f"Write the protocol, like tcp/{text}."
         )
+    if meant := _meant(text.strip().lower()):
+        raise FieldError(f"'{shown(text)}' {SERVICE.wrong}", f"Write {meant}.")
     SERVICE.parse(text)
     return Service(Protocol(protocol), *(parse_ports(ports) if ports else (0, 0)))
+
+
+def _meant(text: str) -> str:
+    """The service that somebody means who writes it as other tools do; empty if that is not plain."""
+    if text in ("any", "*", "-1", "tcp/udp", "everything", "ip"):
+        return "all, or tcp/1-65535 for every port of TCP"
+    if text in ("ping", "icmpv6", "ipv6-icmp", "icmp6"):
+        return "icmp"
+    if found := re.fullmatch(r"(tcp|udp)(?:[/: ](?:\*|all|any|-1))?", text):
+        return f"{found[1]}/1-{LAST_PORT} for every port of {found[1].upper()}"
+    ports = r"([0-9]{1,5})(?:[-:.]{1,2}([0-9]{1,5}))?"
+    if found := re.fullmatch(rf"(tcp|udp)[/: ]{{1,3}}{ports}", text):
+        protocol, first, last = found.groups()
+    elif found := re.fullmatch(rf"{ports}[/: ](tcp|udp)", text):
+        first, last, protocol = found.groups()
+    else:
+        return ""
+    meant = f"{protocol}/{first}-{last}" if last else f"{protocol}/{first}"
+    return meant if meant != text else ""
 
 
 def parse_ports(value: object) -> tuple[int, int]:
@@ -279,6 +351,26 @@ def parse_ports(value: object) -> tuple[int, int]:
     if first > last:
         raise FieldError(f"the range '{text}' ends before it begins", f"Write {last}-{first}.")
     return first, last
+
+
+def parse_prefix(value: object) -> str:
+    """Addresses outside, as they are written: a prefix, or an address."""
+    text = PREFIX.parse(value)
+    try:
+        found = ip_network(text, strict=False)
+    except ValueError:
+        raise FieldError(f"'{shown(text)}' {PREFIX.wrong}", PREFIX.wanted) from None
+    first = ip_address(text.partition("/")[0])
+    if found[0] != first:
+        what = f"'{text}' is an address and a length, and names no single prefix"
+        raise FieldError(what, f"Write {found} for all of them, or {first} for this one.")
+    if not found.prefixlen:
+        hint = "Write internet for public addresses, and a flow for each network of your own."
+        raise FieldError(f"'{text}' would be every address there is", hint)
+    if any(covers(none, found) for none in _NOWHERE):
+        what = f"no machine outside has an address of '{text}'"
+        raise FieldError(what, "Write a prefix of addresses that packets can be sent to.")
+    return text
 
 
 def parse_guest_path(value: object) -> str:
@@ -349,8 +441,15 @@ def _has_key(kind: str, blob: str) -> bool:
         data = binascii.a2b_base64(blob, strict_mode=True)
     except (binascii.Error, ValueError):
         return False
+    # The key begins with its type and the length of the type (RFC 4253, 6.6).
     head = len(kind).to_bytes(4, "big") + kind.encode()
     return data.startswith(head) and len(data) > len(head) + _SHORTEST_KEY
+
+
+def flow_id(source: object, target: object, services: Sequence[Service]) -> str:
+    """The id of a flow that has none."""
+    words = (ALL,) if tuple(services) == ALL_SERVICES else services
+    return derived_id(source, target, *words)
 
 
 def derived_id(*parts: object) -> str:
@@ -358,6 +457,8 @@ def derived_id(*parts: object) -> str:
     hash.
     """
     text = re.sub("[^a-z0-9]+", "-", "-".join(map(str, parts)))
+    # Where a flow begins at addresses: an id begins with a letter.
+    text = text if text[:1].isalpha() else f"from-{text.strip('-')}"
     if len(text) <= ID_LENGTH:
         return text
     from hashlib import sha256

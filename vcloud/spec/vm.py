@@ -4,6 +4,7 @@ ready.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Self
 
 from pydantic import (
@@ -27,9 +28,12 @@ class Image(Spec):
 
     short = "recipe"
     recipe: fields.RecipeRef = Field(
-        "", description="A shipped image's name, or the folder of a recipe, relative to this file."
+        "",
+        description="A shipped image's name, or the folder of a recipe, relative to this file and below its folder.",
     )
-    file: fields.LocalPath = Field("", description="A qcow2 image, relative to this file.")
+    file: fields.LocalPath = Field(
+        "", description="A qcow2 image, relative to this file and below its folder."
+    )
     url: fields.Url = Field("", description="The address of a qcow2 image (https only).")
     sha256: fields.Sha256 = Field("", description="Checksum of the qcow2 image; required with url.")
     _location: str = PrivateAttr(default="")
@@ -87,13 +91,26 @@ class Disk(Spec):
 
 
 class File(Spec):
-    """A file that vcloud writes in the guest before its services start."""
+    """A file that vcloud writes in the guest before its services start, and what follows when it
+    changes while they run.
+    """
 
     short = "content"
     content: fields.Optional[fields.Content] = Field(None, description="The text of the file.")
     source: fields.SourcePath = Field("", description="A file in this folder that has the content.")
     mode: fields.Permissions = Field(0o644, description="Permissions, in quotes. Default: '0644'.")
     owner: fields.Owner = Field("root:root", description="user:group, by name. Default: root:root.")
+    reload: fields.Optional[fields.ListOf[fields.Unit]] = Field(
+        None,
+        description="systemd units that are reloaded when the file changes. Default, for reload and restart: what the image's recipe says of its folder.",
+    )
+    restart: fields.Optional[fields.ListOf[fields.Unit]] = Field(
+        None, description="systemd units that are restarted when the file changes."
+    )
+    run: fields.Optional[fields.Script] = Field(
+        None,
+        description="A shell command that runs in the guest when the file is new and whenever it changes.",
+    )
     _bytes: bytes = PrivateAttr(default=b"")
 
     @model_validator(mode="after")
@@ -138,6 +155,10 @@ class Vm(Spec):
     count: fields.Optional[fields.Count] = Field(
         None, description="How many VMs. They are called web-1, web-2, ..."
     )
+    was: fields.Optional[fields.Part] = Field(
+        None,
+        description="The name that this VM had before. Its data disks are kept under the new name.",
+    )
     cpus: Annotated[int, Strict()] = Field(1, ge=1, le=64, description="Virtual CPUs. Default: 1.")
     memory: fields.Optional[fields.Memory] = Field(
         None,
@@ -154,7 +175,8 @@ class Vm(Spec):
         (), description="Debian packages to add to the image."
     )
     run: Annotated[tuple[fields.Script, ...], fields.OneOrMany(repeats=True)] = Field(
-        (), description="Shell commands that run once in the guest."
+        (),
+        description="Shell commands that run once, in a new guest. What must run again when a file changes stands in that file's run.",
     )
     after: fields.ListOf[fields.VmRef] = Field(
         (), description="VMs that must be ready before this one starts."
@@ -179,6 +201,20 @@ class Vm(Spec):
     @property
     def image_sha256(self) -> str:
         return self.image.sha256
+
+    def earlier_names(self, tier: str, name: str, claimed: Collection[str] = ()) -> tuple[str, ...]:
+        """The names that the VM `name` of this entry may have had before, the likeliest first: what
+        `was` says, and what the VM was called before the entry got or lost its `count`. `claimed` are
+        the names that some entry's `was` says: nobody else had them.
+        """
+        number = name.removeprefix(tier).removeprefix("-") or "1"
+        found = []
+        for before in (self.was, tier):
+            if before:
+                single = [before] if number == "1" else []
+                names = [f"{before}-{number}", *single] if self.count else [*single, f"{before}-1"]
+                found += [other for other in names if before == self.was or other not in claimed]
+        return tuple(other for other in dict.fromkeys(found) if other != name)
 
     def names(self, tier: str) -> tuple[str, ...]:
         """The names of the VMs that this entry, called `tier` in the file, makes: `db`, or `web-1`,

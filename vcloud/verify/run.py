@@ -1,10 +1,12 @@
-"""Runs all checks of a vApp: starts listeners, reads counters, sends the probes, reads the counters
-again, and stops the listeners.
+"""Runs all checks of a vApp: starts listeners, and then in each round forges ICMP errors, measures
+how long an answer takes, reads counters, sends the probes, and reads the counters again. In the end
+it stops the listeners.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,57 +17,107 @@ from typing import TypeVar
 
 from vcloud.design.model import Design
 from vcloud.errors import GuestError, HostError, VcloudError
-from vcloud.fleet.fleet import open_fleet
-from vcloud.guests.appliances import check_appliances, firewall_report, ips_events
-from vcloud.guests.probes import Prober
+from vcloud.fleet.fleet import open_home
+from vcloud.guests.appliances import ask_appliances, firewall_report, ips_events, ips_report
+from vcloud.guests.probes import Listening, Prober
 from vcloud.hosts.connection import Host
+from vcloud.hosts.host_side import looking_at
+from vcloud.hosts.labels import misplaced
+from vcloud.hosts.tenancy import kept_together
 from vcloud.plan.manifest import Manifest
-from vcloud.proof.checks import HOST, TIMEOUT_MS, Check, Listener, Probe, left_out, network_checks
+from vcloud.proof.checks import (
+    HOST,
+    TIMEOUT_MS,
+    Check,
+    Connection,
+    Kind,
+    Listener,
+    Outcome,
+    Probe,
+)
+from vcloud.proof.config import libvirt_verdicts, placement_verdicts, tenancy_verdicts
+from vcloud.proof.errors import with_frame
 from vcloud.proof.firewall_report import NOTHING, FirewallReport
+from vcloud.proof.forged import ends_of
+from vcloud.proof.host import host_verdicts
 from vcloud.proof.inspection import inspection_checks, not_carried
 from vcloud.proof.ips_report import Alert, alerts_after
-from vcloud.proof.judge import UNREADABLE, Answer, Observed, inconclusive, judge
+from vcloud.proof.judge import judge
+from vcloud.proof.network import left_out, network_checks
+from vcloud.proof.observed import THROUGH, UNREADABLE, Answer, Observed, Verdict
 from vcloud.proof.report import Findings
+from vcloud.proof.rounds import (
+    CONTROL_MS,
+    LONGEST_MS,
+    ROUNDS,
+    Tries,
+    added,
+    asked_next,
+    controls,
+    in_sum,
+    paced,
+)
 from vcloud.reporter import Reporter
 from vcloud.values import INTERNET, Protocol
-from vcloud.verify.vantage import host_prober, outside_prober, vm_prober, wait_for_agent, world_of
+from vcloud.verify.vantage import (
+    host_prober,
+    outside_prober,
+    parse_server,
+    vm_prober,
+    wait_for_agent,
+    world_of,
+)
 
 LISTEN_SECONDS = 600
 """Seconds after which listeners end by themselves, even if this process has died."""
-PATIENT_MS = 15_000
-"""How long a probe waits that is sent for the second time."""
 EVENTS = 20_000
 """Events of the IPS that are read after the probes."""
+HELD_SECONDS = 60
+"""Seconds for which a connection stands that a forged ICMP error is about."""
+COUNT_SECONDS = 4
+"""Seconds until Suricata, which counts every 3 seconds, has counted what it has lost."""
 T = TypeVar("T")
 
 
-def verify_vapp(vapp: str, connect: str | None, seed: int, reporter: Reporter) -> Findings:
-    """Runs every check of a running vApp. `seed` chooses the random ports.
+def verify_vapp(
+    vapp: str, connect: str | None, seed: int, reporter: Reporter, servers: Sequence[str] = ()
+) -> Findings:
+    """Runs every check of a running vApp. `seed` chooses the random ports. `servers` are test
+    servers outside, as `vantage.parse_server` reads them.
 
     Raises:
         NoVappError: the host does not have the vApp.
+        UsageError: a server is not written as it should be.
         VcloudError: the vApp is saved, or the host cannot be asked.
     """
-    with open_fleet(connect) as fleet:
+    named = tuple(map(parse_server, servers))
+    with open_home(connect, vapp) as fleet:
         host = fleet.home
-        state, manifest = fleet.standing(vapp)
+        world = world_of(host, named)
+        with looking_at(host) as host_side_of:
+            state, manifest = fleet.standing(vapp)
+            host_side = host_side_of(state, manifest)
         if state.saved():
             raise VcloudError(
                 f"'{vapp}' is saved on {host.name}, so nothing of it can be tested",
                 "`vcloud up` restores it.",
             )
-        design, uplink, world = manifest.design, manifest.uplink, world_of(host)
+        design, uplink = manifest.design, manifest.uplink
         checks = (
             *network_checks(design, uplink, world, seed),
             *inspection_checks(design, uplink, world),
         )
         session = _Session(host, manifest, reporter)
+        # First, so that a VM without an agent is waited for once and then left out.
         session.reach_own_images()
-        config = check_appliances(host, manifest)
-        seen = session.observe(checks)
-        verdicts = (*config, *(judge(check, seen) for check in checks))
         return Findings(
-            verdicts,
+            (
+                *libvirt_verdicts(manifest, state),
+                *host_verdicts(host_side.differences, host_side.unseen),
+                *tenancy_verdicts(design, kept_together(host, design)),
+                *placement_verdicts(design, misplaced(host, design, manifest.accelerator)),
+                *session.verdicts(checks),
+            ),
             "; ".join(filter(None, (left_out(design, uplink), not_carried(design)))),
             design,
         )
@@ -78,6 +130,7 @@ class _Session:
 
     def __init__(self, host: Host, manifest: Manifest, reporter: Reporter) -> None:
         self.host = host
+        self.manifest = manifest
         self.design: Design = manifest.design
         self.reporter = reporter
         self.probers: Mapping[str, Prober] = {
@@ -86,10 +139,13 @@ class _Session:
             **{vm.name: vm_prober(host, vm) for vm in self.design.workloads},
         }
         self.reasons: dict[str, str] = {}
-        """Place -> why it cannot be used."""
-        self.unusable: set[str] = set()
-        """VMs that are not asked again, because each attempt would take `AGENT_SECONDS`."""
+        """Place -> why it could not be used in this round."""
+        self.unusable: dict[str, str] = {}
+        """VMs that are not asked again, because each attempt would take `AGENT_SECONDS`, and why."""
+        self.started: dict[str, Listening] = {}
+        """VM -> its temporary listeners."""
         self.uncounted = ""
+        self.lost_before = 0
 
     def reach_own_images(self) -> None:
         """Tries to reach the VMs of a user's own image: nothing can be tested from one that has no
@@ -99,106 +155,263 @@ class _Session:
             try:
                 wait_for_agent(self.host, vm)
             except (GuestError, HostError) as error:
-                self.unusable.add(vm.name)
-                self.reasons[vm.name] = error.what
+                self.unusable[vm.name] = error.what
 
-    def observe(self, checks: Sequence[Check]) -> Observed:
-        """Sends all probes, and returns everything that was seen."""
-        listeners = sorted({check.listener for check in checks if check.listener})
-        with self._listening(listeners):
-            local = self._ask_locally(listeners)
-            before, since = self._firewall_report(make_room=True), self._last_event()
-            self.reporter.report("verify", f"sending {len(checks)} probes")
-            answers = self._send(checks)
-            answers |= self._send(self._more_patient(checks, answers))
+    def verdicts(self, checks: Sequence[Check]) -> tuple[Verdict, ...]:
+        """Judges every check by what is seen in one round or, if it is red, in several."""
+        measuring = controls(checks)
+        tries: Tries = {}
+        with self._listeners_stopped_in_the_end(), ThreadPoolExecutor(1) as pool:
+            reported = pool.submit(self._config)
+            self._listen(checks)
+            config, counted = reported.result()
+            for number in range(ROUNDS):
+                asked = asked_next(checks, tries)
+                if not asked:
+                    break
+                self.reporter.report(
+                    "verify",
+                    f"sending {len(asked)} probes{' again, with more time' * bool(number)}",
+                )
+                sent, seen = self._round(asked, number, measuring, counted)
+                tries = added(tries, (judge(check, seen) for check in sent))
+                counted = seen.after
+            lost = self._lost(tries)
+        return (*config, *(in_sum(tries[check.id], lost) for check in checks))
+
+    def _config(self) -> tuple[tuple[Verdict, ...], FirewallReport]:
+        """The verdicts on what the appliances report, and what the firewall has counted. They are
+        asked again as long as one of them is busy.
+        """
+        tries: Tries = {}
+        for _ in range(ROUNDS):
+            reports = ask_appliances(self.host, self.manifest, counts=True)
+            verdicts = reports.verdicts(self.manifest)
+            tries = added(tries, verdicts)
+            if not asked_next([verdict.check for verdict in verdicts], tries):
+                break
+        self.uncounted = reports.reason
+        self.lost_before = reports.ips.lost if reports.ips else 0
+        return tuple(in_sum(seen, 0) for seen in tries.values()), reports.firewall or NOTHING
+
+    def _round(
+        self,
+        asked: Sequence[Check],
+        number: int,
+        measuring: Mapping[str, Check],
+        before: FirewallReport,
+    ) -> tuple[list[Check], Observed]:
+        """Sends the probes of these checks, and returns everything that was seen. The checks come
+        back with the probes that were sent.
+        """
+        self.reasons = dict(self.unusable)
+        if number:
+            # One that has ended, or was ended with the VM's agent, makes no further round red.
+            self._stop_listening(_by_vm(asked))
+        self._listen(asked)
+        # Only a report before the probes may empty full sets: later, that would lose counts.
+        if before is NOTHING and number:
+            before = self._firewall_report(make_room=True)
+        first = before
+        with ThreadPoolExecutor(2) as pool:
+            last = pool.submit(self._last_event)
+            asked_locally = pool.submit(self._ask_locally, asked)
+            with self._standing(asked) as forged:
+                answers = self._send(list(forged.values()))
+                if forged:
+                    before = self._firewall_report()
+            local, since = asked_locally.result(), last.result()
+        round_trip = self._round_trip(measuring)
+        answers |= self._send(
+            [paced(one, number, round_trip) for one in asked if one.probe and not one.about]
+        )
+        with ThreadPoolExecutor(1) as pool:
+            alerts = pool.submit(self._alerts, since)
             after = self._firewall_report()
+        # One report alone cannot show that a count has grown.
         if NOTHING in (before, after):
             before = after = NOTHING
-        return Observed(
-            answers, local, before, after, self._alerts(since), self.reasons, self.uncounted
+        return [forged.get(check.id, check) for check in asked], Observed(
+            answers,
+            local,
+            before,
+            after,
+            alerts.result(),
+            self.reasons,
+            self.uncounted,
+            frozenset(self.unusable),
+            first,
+            frozenset(map(ends_of, forged.values())),
+            frozenset().union(*(listening.busy for listening in self.started.values())),
         )
-
-    def _more_patient(self, checks: Sequence[Check], answers: Mapping[str, Answer]) -> list[Check]:
-        """The checks whose probe is sent once more, with more time."""
-        again = [
-            check for check in checks if check.probe and inconclusive(check, answers.get(check.id))
-        ]
-        if again:
-            self.reporter.report("verify", f"sending {len(again)} probes again, with more time")
-        return [
-            replace(check, probe=replace(check.probe, timeout_ms=PATIENT_MS))
-            for check in again
-            if check.probe
-        ]
 
     def _firewall_report(self, *, make_room: bool = False) -> FirewallReport:
         try:
-            return firewall_report(self.host, self.design.firewall.domain, make_room=make_room)
+            report = firewall_report(
+                self.host, self.design.firewall.domain, counts=True, make_room=make_room
+            )
         except (GuestError, HostError) as error:
             self.uncounted = error.what
             return NOTHING
+        self.uncounted = ""
+        return report
 
-    def _last_event(self) -> str:
+    def _last_event(self) -> str | None:
         """The time of the last event that the IPS has logged, by its own clock; empty if there is
-        none.
+        none. None: its log cannot be read, so that older events cannot be told from new ones.
         """
         ips = self.design.ips
-        events = (
-            self._attempt(ips.name, lambda: ips_events(self.host, ips.domain, 1)) if ips else None
-        )
-        return max((event.time for event in events or ()), default="")
+        if ips is None:
+            return ""
+        events = self._attempt(ips.name, lambda: ips_events(self.host, ips.domain, 1))
+        return None if events is None else max((event.time for event in events), default="")
 
-    def _alerts(self, since: str) -> tuple[Alert, ...] | None:
+    def _alerts(self, since: str | None) -> tuple[Alert, ...] | None:
         """What the IPS has logged after a time; None if its log cannot be read."""
         ips = self.design.ips
         if ips is None:
             return ()
+        # None and not an empty tuple: an unreadable log is no proof that nothing was logged.
         events = self._attempt(ips.name, lambda: ips_events(self.host, ips.domain, EVENTS))
-        return None if events is None else alerts_after(events, since)
+        return None if events is None or since is None else alerts_after(events, since)
+
+    def _lost(self, tries: Tries) -> int:
+        """How many packets the IPS has lost in this run. It is asked only if a payload is red."""
+        ips = self.design.ips
+        red = any(
+            seen[-1].check.kind in (Kind.IPS, Kind.LEAK)
+            and not any(verdict.stays for verdict in seen)
+            and seen[-1].outcome in (Outcome.FAIL, Outcome.ERROR)
+            for seen in tries.values()
+        )
+        if ips is None or not red:
+            return 0
+        time.sleep(COUNT_SECONDS)
+        report = self._attempt(ips.name, lambda: ips_report(self.host, ips.domain))
+        return max(0, report.lost - self.lost_before) if report else 0
+
+    def _listen(self, checks: Sequence[Check]) -> None:
+        """Starts temporary listeners in the VMs that have none yet, on the ports where no service
+        of the VM listens.
+        """
+        found = self._side_by_side(
+            {
+                vm: partial(Prober.listen, listeners=members, seconds=LISTEN_SECONDS)
+                for vm, members in _by_vm(checks).items()
+                if vm not in self.started
+            }
+        )
+        self.started |= {vm: listening for vm, listening in found.items() if listening}
 
     @contextmanager
-    def _listening(self, listeners: Sequence[Listener]) -> Iterator[None]:
-        """Temporary listeners on the ports where no service of the VM listens."""
-        pids: dict[str, int] = {}
+    def _listeners_stopped_in_the_end(self) -> Iterator[None]:
         try:
-            for vm, members in _by_vm(listeners):
-                if pid := self._at(
-                    vm, partial(Prober.listen, listeners=members, seconds=LISTEN_SECONDS)
-                ):
-                    pids[vm] = pid
             yield
         finally:
-            for vm, pid in pids.items():
-                self._at(vm, partial(Prober.stop_listening, pid=pid))
+            self._stop_listening(self.started)
 
-    def _ask_locally(self, listeners: Sequence[Listener]) -> dict[Listener, Answer]:
+    def _stop_listening(self, vms: Iterable[str]) -> None:
+        """Stops the temporary listeners in these VMs."""
+        self._side_by_side(
+            {
+                vm: partial(Prober.stop_listening, pid=self.started[vm].pid)
+                for vm in vms
+                if vm in self.started
+            }
+        )
+        self.started = {vm: its for vm, its in self.started.items() if vm not in {*vms}}
+
+    def _ask_locally(self, asked: Sequence[Check]) -> dict[Listener, Answer]:
         """What each listener answers to a probe from within its own VM."""
-        found: dict[Listener, Answer] = {}
-        for vm, members in _by_vm(listeners):
-            probes = [_local_probe(item) for item in members]
-            answers = self._at(vm, partial(Prober.probe, probes=probes))
-            found.update(zip(members, answers or (), strict=bool(answers)))
-        return found
+        by_vm = _by_vm(asked)
+        found = self._side_by_side(
+            {
+                vm: partial(Prober.probe, probes=[_local_probe(listener) for listener in its])
+                for vm, its in by_vm.items()
+            }
+        )
+        return {
+            listener: answer
+            for vm, members in by_vm.items()
+            for listener, answer in zip(members, found[vm] or (), strict=False)
+        }
+
+    def _round_trip(self, measuring: Mapping[str, Check]) -> int:
+        """How many milliseconds the slowest control probe takes. Nothing else is asked meanwhile,
+        so that only what else the machine does makes it slow.
+        """
+        found = self._side_by_side(
+            {
+                place: partial(Prober.probe, probes=[replace(check.sent, timeout_ms=CONTROL_MS)])
+                for place, check in measuring.items()
+            }
+        )
+        answers = [answer for its in found.values() for answer in its or ()]
+        trips = [answer.ms for answer in answers if answer.result in THROUGH]
+        return max(trips, default=CONTROL_MS if measuring else 0)
+
+    @contextmanager
+    def _standing(self, asked: Sequence[Check]) -> Iterator[dict[str, Check]]:
+        """The checks that forge an ICMP error, by their ids, each with the error about a connection
+        that stands until the block ends. Those are missing whose connections could not be opened.
+        """
+        places: dict[str, list[Connection]] = {}
+        for connection in dict.fromkeys(check.about for check in asked if check.about):
+            places.setdefault(connection.client, []).append(connection)
+        found = self._side_by_side(
+            {
+                place: partial(Prober.hold, connections=its, seconds=HELD_SECONDS)
+                for place, its in places.items()
+            }
+        )
+        held = {place: holding for place, holding in found.items() if holding}
+        ends = {
+            connection: end
+            for place, holding in held.items()
+            for connection, end in zip(places[place], holding.ends, strict=True)
+        }
+        try:
+            yield {
+                check.id: with_frame(check, end)
+                for check in asked
+                if check.about and (end := ends.get(check.about))
+            }
+        finally:
+            # Otherwise a service that has one connection at a time would be busy with it.
+            self._side_by_side(
+                {
+                    place: partial(Prober.let_go, pid=holding.pid)
+                    for place, holding in held.items()
+                    if holding.pid
+                }
+            )
 
     def _send(self, checks: Sequence[Check]) -> dict[str, Answer]:
         """Sends all probes. The places work side by side."""
         by_place: dict[str, list[Check]] = {}
         for check in checks:
-            if check.probe:
-                by_place.setdefault(check.vantage, []).append(check)
-        with ThreadPoolExecutor(max(1, len(by_place))) as pool:
-            found = pool.map(lambda item: self._send_from(*item), by_place.items())
-            return {key: answer for answers in found for key, answer in answers.items()}
-
-    def _send_from(self, place: str, checks: Sequence[Check]) -> dict[str, Answer]:
-        answers = self._at(
-            place, lambda prober: prober.probe([check.probe for check in checks if check.probe])
+            by_place.setdefault(check.vantage, []).append(check)
+        found = self._side_by_side(
+            {
+                place: partial(Prober.probe, probes=[check.sent for check in its])
+                for place, its in by_place.items()
+            }
         )
-        if answers is None:
-            return {}
-        readable = sum(answer.result != UNREADABLE for answer in answers)
-        self.reporter.report(place, f"{readable} of {len(checks)} probes finished")
-        return {check.id: answer for check, answer in zip(checks, answers, strict=True)}
+        answers: dict[str, Answer] = {}
+        for place, its in by_place.items():
+            got = found[place]
+            if got is not None:
+                readable = sum(answer.result != UNREADABLE for answer in got)
+                self.reporter.report(place, f"{readable} of {len(its)} probes finished")
+                answers |= {check.id: answer for check, answer in zip(its, got, strict=True)}
+        return answers
+
+    def _side_by_side(self, uses: Mapping[str, Callable[[Prober], T]]) -> dict[str, T | None]:
+        """What the probe program at each of these places gives; None where that is not possible."""
+        with ThreadPoolExecutor(max(1, len(uses))) as pool:
+            return dict(
+                zip(uses, pool.map(lambda item: self._at(*item), uses.items()), strict=True)
+            )
 
     def _at(self, place: str, use: Callable[[Prober], T]) -> T | None:
         """Uses the probe program at a place; None if that is not possible."""
@@ -221,13 +434,13 @@ def _local_probe(listener: Listener) -> Probe:
     """A probe from within the listener's own VM. It waits long for a connection, but not for a UDP
     service that may never answer.
     """
-    timeout = PATIENT_MS if listener.protocol == Protocol.TCP else TIMEOUT_MS
+    timeout = LONGEST_MS if listener.protocol == Protocol.TCP else TIMEOUT_MS
     return Probe(
         listener.protocol, "-", ip_address(listener.address), listener.port, timeout_ms=timeout
     )
 
 
-def _by_vm(listeners: Sequence[Listener]) -> Iterator[tuple[str, list[Listener]]]:
-    """The listeners of each VM. They must be sorted."""
-    for vm, members in groupby(listeners, key=lambda listener: listener.vm):
-        yield vm, list(members)
+def _by_vm(checks: Sequence[Check]) -> dict[str, list[Listener]]:
+    """The listeners of each VM that these checks need."""
+    listeners = sorted({check.listener for check in checks if check.listener})
+    return {vm: list(members) for vm, members in groupby(listeners, key=lambda item: item.vm)}

@@ -1,35 +1,66 @@
 """The places from which probes are sent: the vApp's VMs, the host, and the world outside.
 
-The inventory entry of a host can name a place outside, as that of a lab's host does. Otherwise no
-server outside is known. Then nothing is sent to the outside that must pass: each such check is `not
-run`, and says so. What must not leave is sent to the uplink's gateway, where it would end if the
-firewall were broken. What comes in from outside is sent by the host.
+The user can name test servers outside, with `--outside` or in the inventory entry of a host, as
+that of a lab's host does. Otherwise nothing is sent to the outside that must pass: each such check
+is `not run`, and says so. What must not leave is sent to the uplink's gateway, where it would end
+if the firewall were broken. What comes in from outside is sent by the host, unless the inventory
+names a network namespace.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from ipaddress import ip_address
 
 from vcloud.design.model import Uplink, Vm
+from vcloud.documents.field import FieldError
+from vcloud.errors import UsageError
 from vcloud.guests.probes import Prober, checked
 from vcloud.hosts import machines
 from vcloud.hosts.connection import Host
 from vcloud.hosts.executed import Executed
 from vcloud.hosts.shell import LocalShell
 from vcloud.hosts.uplink import NETWORK
-from vcloud.proof.checks import World
+from vcloud.proof.world import Address, Server, World
+from vcloud.spec.types import parse_services
+from vcloud.values import Protocol
 
 NAMESPACES = "/run/netns"
 """Where iproute2 keeps named network namespaces (ip-netns(8))."""
 PROBE_SECONDS = 240
+_SERVER = re.compile(r"(?:(?P<v4>[0-9]+\.[0-9.]+)|\[(?P<v6>[0-9A-Fa-f:.]+)\]):(?P<port>.+)")
 AGENT_SECONDS = 10
 """Seconds to wait for the agent of a user's own image, which need not have one."""
 
 
-def world_of(host: Host) -> World:
-    """The servers outside that answer on every port."""
+def world_of(host: Host, named: Sequence[Server] = ()) -> World:
+    """The test servers outside: those that the user has named for this run, or else those of the
+    inventory.
+    """
     outside = host.ref.outside
-    return World(outside.server4, outside.server6) if outside else World(None, None)
+    if named or outside is None:
+        return World(tuple(named))
+    addresses: tuple[Address | None, ...] = (outside.server4, outside.server6)
+    return World(tuple(Server(address, outside.answers) for address in addresses if address))
+
+
+def parse_server(text: str) -> Server:
+    """A test server that the user has named: `192.0.2.7`, which answers on every port;
+    `192.0.2.7:443` or `[2001:db8::7]:udp/53`, which answers there. Raises UsageError.
+    """
+    found = _SERVER.fullmatch(text)
+    written = str(found["v6"] or found["v4"]) if found else text
+    try:
+        address: Address = ip_address(written)
+        port = found["port"] if found else ""
+        wanted = f"{Protocol.TCP}/{port}" if port.isdigit() else port
+        return Server(address, parse_services(wanted) if wanted else ())
+    except (ValueError, FieldError):
+        raise UsageError(
+            f"--outside: '{text[:80]}' is not the address of a server",
+            "Write it like 192.0.2.7, 192.0.2.7:443, 192.0.2.7:udp/53 or [2001:db8::7]:443.",
+        ) from None
 
 
 def host_prober(host: Host) -> Prober:
@@ -48,7 +79,7 @@ def outside_prober(host: Host, uplink: Uplink) -> Prober:
     there.
     """
     outside = host.ref.outside
-    if outside is None or uplink.network == NETWORK:
+    if outside is None or outside.netns is None or uplink.network == NETWORK:
         return host_prober(host)
     here, enter = (
         LocalShell("this machine"),

@@ -5,20 +5,35 @@ To look at one more thing: write a function of a host that yields findings, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
+from vcloud.enforce.install import hook_digest, installed_digest
 from vcloud.errors import HostError, VcloudError
 from vcloud.fleet.fleet import open_fleet
 from vcloud.guests.probes import Prober
+from vcloud.hosts import machines
 from vcloud.hosts.accelerator import host_accelerator
 from vcloud.hosts.capabilities import capabilities_of
 from vcloud.hosts.connection import Host
+from vcloud.hosts.executed import Executed
+from vcloud.hosts.host_side import INSTALL, read_report
+from vcloud.hosts.manifests import read_manifest, vapp_names
 from vcloud.hosts.pool import StoragePool
+from vcloud.hosts.tenancy import NOBODY, ask_hook
 from vcloud.placement.capabilities import Version
+from vcloud.placement.place import INSTALL_HOOK, TRUST
+from vcloud.plan.host_side import unseen_kinds
+from vcloud.plan.images import OLD_DAYS, age_in_days
+from vcloud.plan.manifest import Manifest
+from vcloud.proof.report import plain
 
-BRIDGE_FILTER = "/proc/sys/net/bridge/bridge-nf-call-iptables"
+BRIDGE_FILTERS = tuple(
+    f"/proc/sys/net/bridge/bridge-nf-call-{table}" for table in ("iptables", "ip6tables")
+)
 KSM = "/sys/kernel/mm/ksm/run"
 """Kernel samepage merging (Documentation/admin-guide/mm/ksm.rst of Linux). QEMU offers it all
 memory of its guests.
@@ -41,7 +56,23 @@ class Finding:
         return asdict(self)
 
 
-def examine(connect: str | None, missing_tools: Mapping[str, str]) -> list[Finding]:
+@dataclass(frozen=True, slots=True)
+class CachedImage:
+    """An image of a recipe in this machine's cache."""
+
+    name: str
+    packages: str
+    """Digest of its packages."""
+    current: str
+    """When its packages were last known to be those of that day, in UTC (ISO 8601)."""
+
+
+def examine(
+    connect: str | None,
+    missing_tools: Mapping[str, str],
+    building: tuple[str, str],
+    cached: Sequence[CachedImage],
+) -> list[Finding]:
     """Looks at this machine and at the host. If the host cannot be opened, that is the last
     finding.
 
@@ -49,14 +80,19 @@ def examine(connect: str | None, missing_tools: Mapping[str, str]) -> list[Findi
         connect: the host, as on the command line.
         missing_tools: programs that building images needs and this machine lacks, with the packages
             that bring them.
+        building: as whom this user builds images, and an empty text; or why that is not possible,
+            and the way out.
+        cached: the images of this machine's cache.
     """
-    findings = [_tools(missing_tools)]
+    findings = [_tools(missing_tools), _building(*building), *_cached_images(cached)]
     try:
         with open_fleet(connect) as fleet:
             host = fleet.home
             findings.append(Finding("host", "ok", f"{host.name} ({host.ref.uri})"))
+            checked = {image.packages: image.current for image in cached}
             for look in LOOKS:
                 findings += _safely(look, host)
+            findings += _safely(partial(_used_images, checked=checked), host)
     except VcloudError as error:
         findings.append(Finding("host", "fail", error.what, error.hint))
     return findings
@@ -75,6 +111,11 @@ def _tools(missing: Mapping[str, str]) -> Finding:
         return Finding("image tools", "ok", "all installed")
     install = "To build images here: apt-get install " + " ".join(sorted(set(missing.values())))
     return Finding("image tools", "note", f"missing: {', '.join(missing)}", install)
+
+
+def _building(detail: str, way_out: str) -> Finding:
+    """Namespaces of this machine, in which images are built without privilege."""
+    return Finding("image building", "note" if way_out else "ok", detail, way_out)
 
 
 def _versions(host: Host) -> Iterator[Finding]:
@@ -104,17 +145,17 @@ def _accelerator(host: Host) -> Iterator[Finding]:
 
 
 def _storage(host: Host) -> Iterator[Finding]:
-    pool = StoragePool(host)
+    free = StoragePool(host).free
     yield Finding(
         "storage",
-        "ok" if pool.free >= LEAST_STORAGE else "note",
-        f"pool 'vcloud': {pool.free >> 30} GiB free",
+        "ok" if free >= LEAST_STORAGE else "note",
+        f"pool 'vcloud': {free >> 20} MiB free",
     )
 
 
 def _bridges(host: Host) -> Iterator[Finding]:
-    done = host.shell.run(["cat", BRIDGE_FILTER])
-    if done.code == 0 and done.stdout.strip() == b"1":
+    done = host.shell.run(["cat", *BRIDGE_FILTERS])
+    if b"1" in done.stdout.split():
         hint = "On the host: sysctl net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0."
         yield Finding(
             "bridges",
@@ -122,13 +163,22 @@ def _bridges(host: Host) -> Iterator[Finding]:
             "br_netfilter sends bridged packets through the host's iptables, which can drop them",
             hint,
         )
-    else:
+    # The files exist only while br_netfilter is loaded.
+    elif done.code == 0 or done.stderr.count(b"No such file") == len(BRIDGE_FILTERS):
         yield Finding("bridges", "ok", "bridged packets do not pass through the host's iptables")
+    else:
+        yield _unknown("bridges", "whether bridged packets pass through the host's iptables", done)
+
+
+def _unknown(check: str, what: str, done: Executed) -> Finding:
+    """What a command on the host could not find out."""
+    why = done.stderr.decode(errors="replace").strip() or f"exit code {done.code}"
+    return Finding(check, "note", f"unknown {what}: {why}")
 
 
 def _filters(host: Host) -> Iterator[Finding]:
     """Without network filters, a VM could send packets with the address of another VM of its zone."""
-    missing = capabilities_of(host).no_filters
+    missing = machines.why_no_filters(host)
     hint = (
         "On the host: apt-get install libvirt-daemon-driver-nwfilter, and restart libvirtd."
         if missing
@@ -153,8 +203,43 @@ def _probes(host: Host) -> Iterator[Finding]:
         yield Finding("probes", "ok", "verify can send packets from the host")
 
 
+def _host_side(host: Host) -> Iterator[Finding]:
+    """Whether `status` and `verify` can look where libvirt does not look."""
+    try:
+        report = read_report(host)
+    except HostError as error:
+        yield Finding("host's side", "note", error.what, error.hint)
+        return
+    missing = sorted(set(unseen_kinds(report).values()))
+    if report.program not in ("", installed_digest()):
+        yield Finding(
+            "host's side", "note", "the installed reporter is not that of this release", INSTALL
+        )
+    elif missing:
+        yield Finding("host's side", "note", plain("; ".join(missing)), "Install what is missing.")
+    else:
+        yield Finding("host's side", "ok", "vcloud can look at bridges, filters and processes")
+
+
+def _hook(host: Host) -> Iterator[Finding]:
+    """Whether the host itself keeps VMs apart that may not share it."""
+    answer = ask_hook(host, NOBODY)
+    if not answer.exists:
+        yield Finding("tenancy", "note", "no hook keeps vApps apart here", INSTALL_HOOK)
+    elif not answer.trusts:
+        what = "no VM of a vApp starts here with your signature, or without one"
+        yield Finding("tenancy", "note", what, TRUST)
+    elif not answer.knows:
+        yield Finding("tenancy", "fail", f"no VM of a vApp can start here: {answer.refusal}")
+    elif answer.digest != hook_digest():
+        what = "the hook that keeps vApps apart is not that of this release"
+        yield Finding("tenancy", "note", what, INSTALL_HOOK)
+    else:
+        yield Finding("tenancy", "ok", "a hook of libvirt's keeps vApps apart that may not meet")
+
+
 def _memory(host: Host) -> Iterator[Finding]:
-    free = host.connection.getFreeMemory()
+    free = capabilities_of(host).free_memory
     yield Finding(
         "memory",
         "ok" if free >= LEAST_MEMORY else "note",
@@ -162,11 +247,63 @@ def _memory(host: Host) -> Iterator[Finding]:
     )
 
 
+def _cached_images(cached: Sequence[CachedImage]) -> Iterator[Finding]:
+    """The age of the oldest image that the next VMs get."""
+    if cached:
+        oldest = min(cached, key=lambda image: image.current)
+        what = f"the oldest image of the cache is {oldest.name}"
+        yield _age_finding(what, oldest.current, "`vcloud image refresh` builds it anew.")
+
+
+def _used_images(host: Host, checked: Mapping[str, str]) -> Iterator[Finding]:
+    """The age of the oldest image that a VM was made from, and of how many VMs nobody knows it.
+
+    `checked` maps digests of packages to the time at which they were last known to be those of that
+    day.
+    """
+    ages, unknown = [], []
+    for vapp in vapp_names(host):
+        manifest = read_manifest(host, vapp)
+        if not isinstance(manifest, Manifest):
+            continue
+        for vm in manifest.design.vms:
+            image = manifest.image_of(vm.name)
+            if image is None or not vm.image.recipe:
+                continue
+            if image.built:
+                since = max(image.built, checked.get(image.packages, ""))
+                ages.append((since, f"{vm.image.name} of {vapp}/{vm.name}"))
+            else:
+                unknown.append(f"{vapp}/{vm.name}")
+    if ages:
+        since, name = min(ages)
+        hint = "`vcloud image refresh`, then `vcloud up` with the vApp's file, brings a newer one."
+        yield _age_finding(f"the oldest image in use is {name}", since, hint)
+    if unknown:
+        yield Finding(
+            "images",
+            "note",
+            f"nobody knows how old the images of {len(unknown)} VMs are, {unknown[0]} for example",
+            "An earlier release made them. `vcloud up --refresh` makes them anew.",
+        )
+
+
+def _age_finding(what: str, since: str, hint: str) -> Finding:
+    days = age_in_days(since, datetime.now(UTC).isoformat())
+    old = days is None or days > OLD_DAYS
+    told = "of unknown age" if days is None else f"{days} day{'s' * (days != 1)} old"
+    return Finding("images", "note" if old else "ok", f"{what}, {told}", hint if old else "")
+
+
 def _page_sharing(host: Host) -> Iterator[Finding]:
     """Whether the host shares equal memory pages of VMs. It saves memory, but a VM can tell by
     timing which pages other VMs hold.
     """
-    on = host.shell.run(["cat", KSM]).stdout.strip() == b"1"
+    done = host.shell.run(["cat", KSM])
+    if done.code != 0:
+        yield _unknown("page sharing", "whether VMs share equal pages", done)
+        return
+    on = done.stdout.strip() == b"1"
     hint = (
         ""
         if on
@@ -187,6 +324,8 @@ LOOKS: tuple[Callable[[Host], Iterator[Finding]], ...] = (
     _bridges,
     _filters,
     _probes,
+    _host_side,
+    _hook,
     _memory,
     _page_sharing,
 )

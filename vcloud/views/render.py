@@ -20,6 +20,8 @@ from vcloud.pipeline import design_of, load_file
 
 LIST = ".vcloud-render"
 """Lists the files that a run has written to a folder, so that the next run can remove them."""
+# Somebody may have edited the list. So only paths that vcloud writes are removed, and none with a
+# part `..`.
 _ARTEFACT = re.compile(
     r"(?:domains|networks|filters|identities|cloud-init|firewall|ips)(?:/(?!\.\.?(?:/|$))[A-Za-z0-9_.-]+)+"
 )
@@ -71,6 +73,7 @@ def render_to(
         for name, content in (*files, (LIST, "".join(f"{name}\n" for name, _ in files).encode())):
             target = out / name
             target.parent.mkdir(parents=True, exist_ok=True)
+            # Before the content: files for guests may hold secrets.
             target.touch(mode=0o600)
             target.write_bytes(content)
     except OSError as error:
@@ -92,8 +95,11 @@ def _remove_others(out: Path, kept: Collection[str]) -> None:
         if name in kept or not _ARTEFACT.fullmatch(name) or not (out / name).is_file():
             continue
         (out / name).unlink()
+        # From the innermost folder outwards. The last parent, left out here, is the folder `out`
+        # itself.
         for folder in Path(name).parents[:-1]:
-            with suppress(OSError):  # it is not empty
+            # It may not be empty.
+            with suppress(OSError):
                 (out / folder).rmdir()
 
 

@@ -6,32 +6,65 @@ To show one more problem: yield it in `_problems`, with what the user can do abo
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from ipaddress import ip_address
 from typing import Any
 
-from vcloud.compile.libvirt.network import zone_networks
+from vcloud.compile.libvirt.network import vapp_networks
 from vcloud.design.model import Design, Role, Vm
-from vcloud.fleet.fleet import open_fleet
+from vcloud.errors import HostError
+from vcloud.fleet.fleet import open_home, open_lab
 from vcloud.guests.appliances import check_appliances
-from vcloud.hosts.connection import Host
+from vcloud.hosts.connection import Host, run_parallel
+from vcloud.hosts.host_side import looking_at
+from vcloud.hosts.labels import misplaced
 from vcloud.hosts.manifests import vapp_names
 from vcloud.hosts.observe import observe_vapp
+from vcloud.hosts.tenancy import kept_together
+from vcloud.plan.drift import drift_of
+from vcloud.plan.host_difference import HostKind, HostSide
+from vcloud.plan.host_mending import told_once, way_out
+from vcloud.plan.losses import at_next_start
 from vcloud.plan.manifest import Manifest, Phase
 from vcloud.plan.state import VappState
+from vcloud.plan.steps import Drift, Verb
 from vcloud.proof.checks import Outcome
+from vcloud.proof.config import SILENT
+from vcloud.proof.mending import mend_of
 from vcloud.proof.report import plain
+from vcloud.views.services import down_services
 
 SAVED = "saved"
 """The state of a vApp whose VMs are all stopped with their memory kept. libvirt calls such a domain
 the same.
 """
 
+UNREACHABLE = "unreachable"
+"""The state of what a host has that cannot be reached."""
+UNSEEN = HostSide(unseen=dict.fromkeys(HostKind, "nothing runs there"))
+SHOWN_OF_DIFFERENCES = ("kind", "what", "vm", "network", "device", "other")
+FOREIGN = "not vcloud's"
+"""The state of a VM whose name a domain has that vcloud did not make."""
+
 STOPS = {
     Role.FIREWALL: ", so all traffic between zones is stopped",
     Role.IPS: ", so the traffic that it inspects is stopped",
 }
 """What it means if an appliance does not run."""
+
+LOADS = "`vcloud up` with its file loads the rules again"
+WAYS_OUT = {
+    None: LOADS,
+    Verb.LOAD_FIREWALL: LOADS,
+    Verb.LOAD_IPS: LOADS,
+    Verb.CONFIGURE_VM: "`vcloud up` with its file gives the VM its identity again",
+    Verb.RESTART_VM: "`vcloud up` with its file restarts the VM",
+}
+"""What mends an appliance that is not as it was delivered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +92,8 @@ class Status:
     vms: tuple[VmStatus, ...]
     published: tuple[str, ...]
     problems: tuple[str, ...]
+    host_side: HostSide | None = None
+    """None: nothing runs whose host's side could be looked at."""
 
     @property
     def healthy(self) -> bool:
@@ -70,9 +105,9 @@ class Status:
         if self.phase == SAVED:
             return f"saved, {len(self.vms)} VMs; `vcloud up` restores them"
         running = sum(vm.state == "running" for vm in self.vms)
-        return (
-            f"{'protected' if self.healthy else 'DEGRADED'}, {running} of {len(self.vms)} VMs run"
-        )
+        side = self.host_side or UNSEEN
+        word = f"protected {side.caveat};" if side.unseen else "protected,"
+        return f"{word if self.healthy else 'DEGRADED,'} {running} of {len(self.vms)} VMs run"
 
     def rows(self) -> list[tuple[str, ...]]:
         return [
@@ -98,6 +133,7 @@ class Status:
             "uplink": list(self.uplink),
             "published": list(self.published),
             "problems": list(self.problems),
+            "host_side": _host_side_data(self.host_side) if self.host_side else None,
             "vms": [
                 {
                     "name": vm.name,
@@ -116,42 +152,87 @@ def status_of(vapp: str, connect: str | None) -> Status:
     """Asks libvirt and the vApp's appliances. Raises UsageError, HostError as `Fleet.standing`
     does.
     """
-    with open_fleet(connect) as fleet:
-        host, (state, manifest) = fleet.home, fleet.standing(vapp)
-        found = _status(state, host.name)
-        return (
-            found
-            if found.problems or state.saved()
-            else replace(found, problems=tuple(_wrong_rules(host, manifest)))
+    with open_home(connect, vapp) as fleet:
+        host = fleet.home
+        with looking_at(host) as host_side_of:
+            state, manifest = fleet.standing(vapp)
+            found = _status(state, host.name)
+            rules = misplaced(host, manifest.design, manifest.accelerator)
+            if state.saved():
+                return replace(found, problems=(*found.problems, *rules))
+            if manifest.phase is Phase.APPLYING:  # its cards and bridges may come and go
+                return found
+            # The appliances are asked only if libvirt reports no problem. Otherwise vcloud might
+            # wait for one that does not run.
+            wrong = () if found.problems else _told_by_guests(host, manifest)
+            host_side = host_side_of(state, manifest)
+            rules = (*kept_together(host, manifest.design), *rules)
+        on_host = tuple(_problems_of_host(host_side, drift_of(manifest, state)))
+        return replace(
+            found, problems=(*found.problems, *wrong, *on_host, *rules), host_side=host_side
         )
 
 
-def all_vapps(connect: str | None) -> list[dict[str, Any]]:
-    """A row for each vApp on the host, from what libvirt reports.
+def all_vapps(connect: str | None) -> tuple[list[dict[str, Any]], dict[str, HostError]]:
+    """A row for each vApp on the hosts, from what libvirt reports, and one for each host that cannot
+    be asked; then the reasons of these by their names.
 
     No appliance is asked, so no vApp is called protected: `ready` only says that the last run has
     ended well.
     """
-    with open_fleet(connect) as fleet:
-        rows, host = [], fleet.home
-        for name in vapp_names(host):
-            state = observe_vapp(host, name)
-            found = _status(state, host.name) if state.manifest else None
-            rows.append(
-                {
-                    "vapp": name,
-                    "host": host.name,
-                    "state": "unreadable"
-                    if state.unreadable
-                    else (found.phase if found.healthy else "problem")
-                    if found
-                    else "leftovers",
-                    "vms": len(found.vms) if found else len(state.domains),
-                    "running": sum(domain.running for domain in state.domains),
-                    "owner": found.owner if found else "",
-                }
+    with open_lab(connect) as lab:
+        found = run_parallel([partial(_vapps_on, host) for host in lab.hosts])
+        silent = {
+            host.name: rows
+            for host, rows in zip(lab.hosts, found, strict=True)
+            if isinstance(rows, HostError)
+        }
+        unreachable = {**lab.unreachable, **silent}
+        rows = itertools.chain(*(rows for rows in found if not isinstance(rows, HostError)))
+        return [*rows, *(_row("", name, UNREACHABLE) for name in unreachable)], unreachable
+
+
+def _vapps_on(host: Host) -> list[dict[str, Any]] | HostError:
+    try:
+        return _rows(host)
+    except HostError as error:
+        return error
+
+
+def _rows(host: Host) -> list[dict[str, Any]]:
+    rows = []
+    for name in vapp_names(host):
+        state = observe_vapp(host, name)
+        found = _status(state, host.name) if state.manifest else None
+        domains = [domain for domain in state.domains if domain.is_of(name)]
+        rows.append(
+            _row(
+                name,
+                host.name,
+                "unreadable"
+                if state.unreadable
+                else (found.phase if found.healthy else "problem")
+                if found
+                else "leftovers",
+                len(found.vms) if found else len(domains),
+                sum(domain.running for domain in domains),
+                found.owner if found else "",
             )
-        return rows
+        )
+    return rows
+
+
+def _row(
+    vapp: str, host: str, state: str, vms: int = 0, running: int = 0, owner: str = ""
+) -> dict[str, Any]:
+    return {
+        "vapp": vapp,
+        "host": host,
+        "state": state,
+        "vms": vms,
+        "running": running,
+        "owner": owner,
+    }
 
 
 def _status(state: VappState, host: str) -> Status:
@@ -167,7 +248,7 @@ def _status(state: VappState, host: str) -> Status:
         accelerator=manifest.accelerator,
         uplink=tuple(addresses),
         vms=tuple(_vm_status(vm, state) for vm in design.vms),
-        published=tuple(_published(design, addresses)),
+        published=tuple(published_ports(design, addresses)),
         problems=tuple(_problems(state, design, manifest.phase)),
     )
 
@@ -190,6 +271,8 @@ def _vm_state(vm: Vm, state: VappState) -> str:
     domain = state.domain(vm.domain)
     if domain is None:
         return "missing"
+    if domain.uuid != vm.uuid:
+        return FOREIGN
     return (
         "paused"
         if domain.paused
@@ -201,7 +284,10 @@ def _vm_state(vm: Vm, state: VappState) -> str:
     )
 
 
-def _published(design: Design, addresses: list[str]) -> list[str]:
+def published_ports(design: Design, addresses: list[str]) -> list[str]:
+    """A line for each service that a flow publishes: where clients reach it, and which clients. A
+    client has a prefix's version of IP only.
+    """
     lines = []
     for flow in design.flows:
         for service, port in zip(flow.services, flow.publish, strict=bool(flow.publish)):
@@ -209,21 +295,31 @@ def _published(design: Design, addresses: list[str]) -> list[str]:
             ends = ", ".join(
                 f"[{address}]:{ports}" if ":" in address else f"{address}:{ports}"
                 for address in addresses
+                if flow.prefix is None or flow.prefix.version == ip_address(address).version
             )
-            lines.append(f"{ends} -> {flow.target} {service} ({flow.id})")
+            clients = f", for {flow.prefix}" if flow.prefix else ""
+            lines.append(
+                f"{ends or f'no address for port {ports}'} -> {flow.target} {service} ({flow.id}{clients})"
+            )
     return lines
 
 
 def _problems(state: VappState, design: Design, phase: Phase) -> list[str]:
     """What is wrong, by what libvirt reports."""
     problems = (
-        ["a run of `vcloud up` is still going on or was interrupted; `vcloud up` finishes it"]
+        [
+            "a run of `vcloud up` is still going on, has failed or was interrupted; `vcloud up` finishes it"
+        ]
         if phase is Phase.APPLYING
         else []
     )
     for vm in design.vms if not state.saved() else ():
         found = _vm_state(vm, state)
-        if found != "running":
+        if found == FOREIGN:
+            problems.append(
+                f"the domain '{vm.domain}' is not the one that vcloud made; `vcloud up` says what to do"
+            )
+        elif found != "running":
             problems.append(
                 f"{vm.role} '{vm.name}' is {found}{STOPS.get(vm.role, '')}; `vcloud up` repairs it"
             )
@@ -231,22 +327,70 @@ def _problems(state: VappState, design: Design, phase: Phase) -> list[str]:
             problems.append(
                 f"{vm.role} '{vm.name}' was not started by `vcloud up`, so its links and services are not set up; `vcloud up` repairs it"
             )
+        problems += [
+            f"data is lost when '{vm.name}' is started again: {loss}"
+            for loss in at_next_start(vm, design, state)
+        ]
+    if phase is Phase.READY and state.manifest is not None:
+        problems += [
+            f"{found.subject}: {found.what}; `vcloud up` repairs it"
+            for found in drift_of(state.manifest, state)
+            if found.mend and not found.unknown
+        ]
     if state.uplink_gone:
         problems.append(
             "the uplink's network is stopped or removed, so no traffic goes out or comes in; `vcloud up` repairs it"
         )
-    for zone in design.zones:
-        for network in zone_networks(zone):
-            standing = state.network(network.name)
-            if standing is None or not standing.active:
-                problems.append(
-                    f"the network '{network.name}' is {'missing' if standing is None else 'not active'}; `vcloud up` repairs it"
-                )
+    for _, network in vapp_networks(design):
+        standing = state.network(network.name)
+        if standing is None or not standing.active:
+            problems.append(
+                f"the network '{network.name}' is {'missing' if standing is None else 'not active'}; `vcloud up` repairs it"
+            )
     return problems
+
+
+def _told_by_guests(host: Host, manifest: Manifest) -> tuple[str, ...]:
+    """What is wrong inside the VMs, which all run. Appliances and workloads are asked side by side."""
+    with ThreadPoolExecutor(1) as pool:
+        services = pool.submit(lambda: tuple(down_services(host, manifest.design)))
+        return (*_wrong_rules(host, manifest), *services.result())
 
 
 def _wrong_rules(host: Host, manifest: Manifest) -> Iterator[str]:
     """What is wrong with the appliances, by what they report themselves."""
+    unknown: dict[tuple[str, str], list[str]] = {}
     for verdict in check_appliances(host, manifest):
-        if verdict.outcome is not Outcome.PASS:
-            yield f"this is not true: {verdict.check.claim} ({plain(verdict.detail)}); `vcloud up --reload` with its file loads the rules again"
+        check, detail = verdict.check, plain(verdict.detail)
+        if verdict.outcome is Outcome.FAIL:
+            way = WAYS_OUT[mend_of(verdict)]
+            yield f"this is not true: {check.claim} ({detail}); {way}"
+        elif verdict.outcome is not Outcome.PASS:
+            unknown.setdefault((check.proves, detail), []).append(check.claim)
+    for (_, detail), claims in unknown.items():
+        more = f", and {len(claims) - 1} things more" if len(claims) > 1 else ""
+        way = (
+            "; `vcloud up` with its file restarts a VM that stays silent"
+            if detail.startswith(SILENT)
+            else ""
+        )
+        yield f"it is not known whether {claims[0]}{more} ({detail}){way}"
+
+
+def _problems_of_host(side: HostSide, drift: tuple[Drift, ...]) -> Iterator[str]:
+    """What is wrong on the host, and libvirt does not tell (`drift`)."""
+    for difference in told_once(side, drift):
+        way = way_out(difference, as_root=side.as_root)
+        yield f"{plain(difference.what)}; {plain(way)}"
+
+
+def _host_side_data(side: HostSide) -> dict[str, Any]:
+    return {
+        "looked_at": not side.unseen,
+        "reason": plain(side.reason),
+        "not_looked_at": sorted(side.unseen),
+        "differences": [
+            {key: plain(getattr(difference, key)) for key in SHOWN_OF_DIFFERENCES}
+            for difference in side.differences
+        ],
+    }

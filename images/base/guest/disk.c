@@ -1,7 +1,9 @@
-/* Data disks are found by serial number, get a file system when they are blank, and are mounted. Data on a disk is never overwritten.
+/* Data disks are found by serial number, get a file system when they are blank, and are mounted.
+ * Data on a disk is never overwritten.
  *
- * A blank disk first gets what the image has in the folder that the disk is mounted over. The image brings this as a small file system
- * (see vcloud.images.build), which is copied as a whole and then grown: copied file by file it takes seconds in an emulated guest. */
+ * A blank disk first gets what the image has in the folder that the disk is mounted over. The image
+ * brings this as a small file system (see vcloud.images.build), which is copied as a whole and then
+ * grown: copied file by file it takes seconds in an emulated guest. */
 #include "disk.h"
 #include "guest.h"
 
@@ -18,7 +20,8 @@
 #include <sys/statfs.h>
 #include <unistd.h>
 
-#define GROW_EXT4 _IOW('f', 16, uint64_t) /* EXT4_IOC_RESIZE_FS, which no header of the kernel's exports */
+/* EXT4_IOC_RESIZE_FS, which no header of the kernel's exports. */
+#define GROW_EXT4 _IOW('f', 16, uint64_t)
 
 /* A disk that begins with this holds nothing else yet. */
 static const char copying[] = "vcloud is copying the image's content to this disk\n";
@@ -100,12 +103,14 @@ static const char *file_system(const char *device)
     return NULL;
 }
 
-/* Opens a file past the kernel's page cache. In an emulated guest each page of the cache costs more than the bytes in it. */
+/* Opens a file past the kernel's page cache. In an emulated guest each page of the cache costs more
+ * than the bytes in it. */
 static int open_direct(const char *path, int flags)
 {
     int fd = open(path, flags | O_DIRECT | O_CLOEXEC);
 
-    return fd < 0 && errno == EINVAL ? open(path, flags | O_CLOEXEC) : fd; /* some file systems, such as tmpfs, have only the cache */
+    /* Some file systems, such as tmpfs, have only the cache. */
+    return fd < 0 && errno == EINVAL ? open(path, flags | O_CLOEXEC) : fd;
 }
 
 /* Copies `size` bytes at the offset `at` of a file to the same place of another. */
@@ -124,7 +129,8 @@ static int copy_bytes(int from, int to, off_t at, off_t size)
     return 0;
 }
 
-/* Copies the data between two offsets of a file, not its holes, and waits until it is on the disk. */
+/* Copies the data between two offsets of a file, not its holes, and waits until it is on the
+ * disk. */
 static int copy_data(int from, int to, off_t at, off_t end)
 {
     while ((at = lseek(from, at, SEEK_DATA)) >= 0 && at < end) {
@@ -138,7 +144,8 @@ static int copy_data(int from, int to, off_t at, off_t end)
     return at >= 0 || errno == ENXIO ? fsync(to) : -1; /* ENXIO: only holes are left */
 }
 
-/* The first page has the superblock and is copied last. Until then a mark in its place says that the copy is not complete. */
+/* The first page has the superblock and is copied last. Until then a mark in its place says that
+ * the copy is not complete. */
 static int copy_content(int from, int to, const char *device)
 {
     static char mark[PAGE] __attribute__((aligned(PAGE)));
@@ -174,7 +181,8 @@ static int make_file_system(const char *device, const char *mountpoint)
     return status;
 }
 
-/* Lets a file system have all of its disk. One that cannot grow, because it is no ext4 or has errors, stays as it is. */
+/* Lets a file system have all of its disk. One that cannot grow, because it is no ext4 or has
+ * errors, stays as it is. */
 static void fill_disk(const char *device, const char *mountpoint)
 {
     int disk = open(device, O_RDONLY | O_CLOEXEC), top = open(mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

@@ -41,7 +41,8 @@ static int parse_clock(struct directive *d)
 
     if (!point || strlen(point + 1) > 9)
         return fail("'%.40s' is not SECONDS.NANOSECONDS", d->field[0]);
-    memcpy(digits, point + 1, strlen(point + 1)); /* .5 is half a second: missing digits are zeros */
+    /* .5 is half a second: missing digits are zeros. */
+    memcpy(digits, point + 1, strlen(point + 1));
     *point = 0;
     if (parse_number(d->field[0], 0, INT32_MAX * UINT64_C(4), &seconds) || parse_number(digits, 0, 999999999, &nanoseconds))
         return -1;
@@ -157,6 +158,16 @@ static int parse_rule(struct directive *d)
     return strcmp(d->field[1], "table") ? fail("'%.40s' is not 'table'", d->field[1]) : parse_table(d->field[2], &d->table);
 }
 
+static int parse_route_mark(struct directive *d)
+{
+    uint64_t number;
+
+    if (parse_number(d->field[0], 1, UINT32_MAX, &number))
+        return -1;
+    d->mark = (uint32_t)number;
+    return 0;
+}
+
 static int parse_directory(struct directive *d)
 {
     return check_path(d->field[0]) || parse_mode(d->field[1], &d->mode) ? -1 : 0;
@@ -200,6 +211,7 @@ static const struct {
     [NEIGH] = {"neigh", 3, 3, true, parse_neigh},
     [ROUTE] = {"route", 2, 8, true, parse_route},
     [RULE] = {"rule", 3, 3, true, parse_rule},
+    [ROUTE_MARK] = {"route-mark", 1, 1, true, parse_route_mark},
     [DIRECTORY] = {"dir", 3, 3, false, parse_directory},
     [FILE_CONTENT] = {"file", 3, 4, false, parse_file},
     [HAD] = {"had", 1, 1, true, parse_had},
@@ -229,7 +241,8 @@ static int parse_fields(struct directive *d, char *fields)
 
 static int parse_line(struct document *document, char *line)
 {
-    const char *name = strsep(&line, " "); /* from here on `line` is what follows the name, or NULL */
+    /* From here on `line` is what follows the name, or NULL. */
+    const char *name = strsep(&line, " ");
     enum verb verb = 0;
     struct directive *d;
 

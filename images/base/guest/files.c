@@ -1,4 +1,5 @@
-/* Writes files so that each is either the old or the new one, never half of each, and starts the few programs that are needed. */
+/* Writes files so that each is either the old or the new one, never half of each, and starts the
+ * few programs that are needed. */
 #include "guest.h"
 
 #include <errno.h>
@@ -93,9 +94,9 @@ static int write_all(int fd, const char *data, size_t size)
     return 0;
 }
 
-/* Is the file there already, with this content, mode and owner? */
-static bool is_written(const char *path, const char *data, size_t size, mode_t mode, uid_t user, gid_t group)
+bool is_written(const char *path, const void *content, size_t size, mode_t mode, uid_t user, gid_t group)
 {
+    const char *data = content;
     const int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     char part[16 << 10];
     struct stat found;
@@ -118,7 +119,8 @@ int write_file(const char *path, const void *data, size_t size, mode_t mode, uid
     char fresh[PATH_MAX];
     int fd;
 
-    if (is_written(path, data, size, mode, user, group)) /* so that nothing is written early in a boot, when the root may be read-only */
+    /* So that nothing is written early in a boot, when the root may be read-only. */
+    if (is_written(path, data, size, mode, user, group))
         return 0;
     if (make_parents(path))
         return -1;
@@ -150,6 +152,24 @@ int write_sysctl(const char *key, const char *value)
     close(fd);
     errno = error;
     return broken ? fail_errno(key) : 0;
+}
+
+int read_sysctl(const char *key, char *value, size_t size)
+{
+    char path[PATH_MAX];
+    ssize_t got;
+    int fd;
+
+    snprintf(path, sizeof path, "/proc/sys/%s", key);
+    if ((fd = open(path, O_RDONLY | O_CLOEXEC)) < 0)
+        return fail_errno(key);
+    got = read(fd, value, size - 1);
+    close(fd);
+    if (got < 0)
+        return fail_errno(key);
+    value[got] = 0;
+    value[strcspn(value, "\n")] = 0;
+    return 0;
 }
 
 int run(char *const program[])

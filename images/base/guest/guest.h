@@ -1,11 +1,14 @@
 /* What all parts of the guest program use: failures, input, values and files.
  *
- * The program needs nothing but the kernel. It is linked statically with musl, whose headers do not clash with the kernel's:
- *     musl-gcc -static -Os -Wall -Wextra -Werror -idirafter /usr/include -idirafter /usr/include/x86_64-linux-gnu -o guest *.c
+ * The program needs nothing but the kernel. It is linked statically with musl, whose headers do not
+ * clash with the kernel's:
+ *     musl-gcc -static -Os -Wall -Wextra -Werror -idirafter /usr/include
+ *         -idirafter /usr/include/x86_64-linux-gnu -o guest *.c
  *
- * A function that can fail describes its failure with fail() or fail_errno() and returns -1. The command then prints the failure as
- * `error LINE MESSAGE`. Messages quote names and never contents, which may be secret. Everything on stdin is hostile until it is parsed,
- * and all of it is parsed before the first line takes effect.
+ * A function that can fail describes its failure with fail() or fail_errno() and returns -1. The
+ * command then prints the failure as `error LINE MESSAGE`. Messages quote names and never contents,
+ * which may be secret. Everything on stdin is hostile until it is parsed, and all of it is parsed
+ * before the first line takes effect.
  */
 #ifndef GUEST_H
 #define GUEST_H
@@ -22,7 +25,8 @@
 extern char failure[256];
 int fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 int fail_errno(const char *what); /* "WHAT: " and the text of errno */
-int fail_in(const char *where);   /* puts "WHERE: " in front of the failure that was described last */
+/* Puts "WHERE: " in front of the failure that was described last. */
+int fail_in(const char *where);
 int print_error(int line);        /* prints `error LINE MESSAGE` and returns the exit status, 1 */
 
 /* --- input (text.c) --- */
@@ -38,7 +42,8 @@ char *input_line(struct input *input); /* the next line that is not empty, or NU
 /* Splits a line at single spaces. The last field keeps the rest of the line, spaces included. */
 int split(char *line, char **fields, int most);
 
-/* Room for element number `count` in an array that grows by doubling. Ends the program when memory is out. */
+/* Room for element number `count` in an array that grows by doubling. Ends the program when memory
+ * is out. */
 void *grow(void *array, size_t count, size_t element);
 
 int64_t monotonic_us(void);
@@ -66,7 +71,8 @@ socklen_t socket_address(const struct address *address, uint16_t port, struct so
 void address_of(const struct sockaddr_storage *from, struct address *address, uint16_t *port);
 const char *address_text(const struct address *address); /* valid until the next call */
 
-int base64_decode(char *text, uint8_t **bytes, size_t *size); /* in place: `bytes` points into `text` */
+/* In place: `bytes` points into `text`. */
+int base64_decode(char *text, uint8_t **bytes, size_t *size);
 void base64_print(FILE *out, const uint8_t *bytes, size_t size);
 void json_string(FILE *out, const char *text);
 
@@ -76,19 +82,35 @@ int check_path(const char *path); /* absolute, printable, no empty, `.` or `..` 
 int find_owner(char *owner, uid_t *user, gid_t *group); /* USER:GROUP, by name */
 int make_parents(const char *path);
 int make_directory(const char *path, mode_t mode, uid_t user, gid_t group);
-int write_file(const char *path, const void *data, size_t size, mode_t mode, uid_t user, gid_t group); /* atomic */
-int write_sysctl(const char *key, const char *value);                                                    /* errno is kept */
-int run(char *const program[]); /* its stdout is thrown away; an exit status other than 0 is a failure */
+/* Atomic. */
+int write_file(const char *path, const void *data, size_t size, mode_t mode, uid_t user, gid_t group);
+/* Is the file there already, so? */
+bool is_written(const char *path, const void *data, size_t size, mode_t mode, uid_t user, gid_t group);
+/* errno is kept. */
+int write_sysctl(const char *key, const char *value);
+/* Without the newline at its end. */
+int read_sysctl(const char *key, char *value, size_t size);
+/* Its stdout is thrown away; an exit status other than 0 is a failure. */
+int run(char *const program[]);
+
+/* --- files that changed while services ran (services.c) --- */
+
+int note_change(const char *path); /* before it changes */
+int print_changes(void);           /* one line `changed PATH` for each that no unit was told of */
 
 /* --- commands: each returns the exit status --- */
 
-int identity(void);
+int identity(const char *run);
 int boot(void);
 int probe(void);
 int listen_start(const char *seconds);
 int listen_stop(const char *pid);
-int ready(const char *port, const char *seconds);
+int ready(const char *port, const char *seconds, const char *since);
 int start_services(void);
+int change_units(void);
+int services(const char *port);
 int suricata(const char *command, const char *arguments);
+int suricata_report(void);
+int report(bool hooks);
 
 #endif

@@ -1,8 +1,14 @@
 /* `guest identity` and `guest boot`: makes this guest the VM that a document describes.
  *
- * The whole document is checked before any of it is applied. Then its directives are applied in their order, with one exception: a NIC
- * is brought up as late as possible, which is before its first route or neighbour, or else at the end. Its addresses and settings are
- * in place by then. Last of all, the program removes what the document before named and this one does not: addresses, routes, files.
+ * The whole document is checked before any of it is applied. Then its directives are applied in
+ * their order, with one exception: a NIC is brought up as late as possible, which is before its
+ * first route or neighbour, or else at the end. Its addresses and settings are in place by then.
+ * Last of all, the program removes what the document before named and this one does not: addresses,
+ * routes, files.
+ *
+ * If vcloud is killed, its `guest identity` goes on here, and meets that of the next run. Each run
+ * of vcloud has a higher number than all before it, so that a document which comes late is not
+ * applied.
  */
 #include "disk.h"
 #include "document.h"
@@ -19,7 +25,13 @@
 #include <time.h>
 #include <unistd.h>
 
-static const char kept_path[] = "/etc/vcloud/identity";
+static const char kept_path[] = KEPT_PATH, newest_path[] = "/run/vcloud-identity";
+
+enum {
+    LATE = 76,
+};
+
+#define LAST_RUN 999999999999999999 /* as long as parse_number allows */
 
 static int apply_hostname(struct directive *d)
 {
@@ -46,7 +58,8 @@ static int apply_clock(struct directive *d)
     return clock_settime(CLOCK_REALTIME, &now) ? fail("%s", strerror(errno)) : 0;
 }
 
-/* VMs that woke from the same memory image would draw the same random numbers; with entropy of their own they do not. */
+/* VMs that woke from the same memory image would draw the same random numbers; with entropy of
+ * their own they do not. */
 static int apply_entropy(struct directive *d)
 {
     struct {
@@ -83,7 +96,11 @@ static int apply_file(struct directive *d)
     uid_t user;
     gid_t group;
 
-    return find_owner(d->field[2], &user, &group) || write_file(d->field[0], d->bytes, d->size, d->mode, user, group) ? -1 : 0;
+    if (find_owner(d->field[2], &user, &group))
+        return -1;
+    if (is_written(d->field[0], d->bytes, d->size, d->mode, user, group))
+        return 0;
+    return note_change(d->field[0]) || write_file(d->field[0], d->bytes, d->size, d->mode, user, group) ? -1 : 0;
 }
 
 /* The file of the document before this one. It is only compared with. */
@@ -110,6 +127,7 @@ static int (*const apply[VERBS])(struct directive *) = {
     [NEIGH] = add_neighbour,
     [ROUTE] = add_route,
     [RULE] = add_rule,
+    [ROUTE_MARK] = add_mark_rules,
     [DIRECTORY] = apply_directory,
     [FILE_CONTENT] = apply_file,
     [HAD] = apply_had,
@@ -138,7 +156,8 @@ static int bring_up(struct document *document)
     return 0;
 }
 
-/* The document that was kept last. One that cannot be read counts as empty, because it is about to be replaced. */
+/* The document that was kept last. One that cannot be read counts as empty, because it is about to
+ * be replaced. */
 static struct document document_before(void)
 {
     struct document before = {0};
@@ -168,7 +187,8 @@ static int keep(const struct document *document)
     return failed;
 }
 
-/* Removes the files that only the document before names. Host keys stay: only a VM's first document has them. */
+/* Removes the files that only the document before names. Host keys stay: only a VM's first document
+ * has them. */
 static int prune_files(const struct document *document, const struct document *before)
 {
     static const char host_keys[] = "/etc/ssh/ssh_host_";
@@ -179,6 +199,8 @@ static int prune_files(const struct document *document, const struct document *b
 
         if (!is_file || !strncmp(path, host_keys, sizeof host_keys - 1) || document_names_file(document, path))
             continue;
+        if (!access(path, F_OK) && note_change(path))
+            return -1;
         if (unlink(path) && errno != ENOENT)
             return fail_errno(path);
     }
@@ -207,11 +229,11 @@ static int take_document(int fd)
     if (document_parse(&document, fd) || apply_document(&document))
         return print_error(document.line);
     puts("ok");
-    return 0;
+    return print_changes() ? print_error(0) : 0;
 }
 
-/* While a VM boots, `guest boot` and the `guest identity` of `vcloud up` may run at the same time. One waits for the other, and the one
- * that comes second reads what the first one kept. */
+/* While a VM boots, `guest boot` and the `guest identity` of `vcloud up` may run at the same time.
+ * One waits for the other, and the one that comes second reads what the first one kept. */
 static int take_turn(void)
 {
     const int fd = open("/run", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -219,9 +241,36 @@ static int take_turn(void)
     return fd < 0 || flock(fd, LOCK_EX) ? fail_errno("/run") : 0;
 }
 
-int identity(void)
+/* The highest number of a run so far. */
+static uint64_t newest_run(void)
 {
-    return take_turn() ? print_error(0) : take_document(STDIN_FILENO);
+    char text[24] = "";
+    uint64_t newest = 0;
+    int fd = open(newest_path, O_RDONLY | O_CLOEXEC);
+
+    if (fd < 0)
+        return 0;
+    if (read(fd, text, sizeof text - 1) < 0 || parse_number(text, 0, LAST_RUN, &newest))
+        newest = 0; /* nobody but this program writes the file, whole */
+    close(fd);
+    return newest;
+}
+
+int identity(const char *run)
+{
+    uint64_t number, newest;
+
+    if (parse_number(run, 0, LAST_RUN, &number) || take_turn())
+        return print_error(0);
+    newest = newest_run();
+    if (number < newest) {
+        fail("run %llu has given an identity before this one of run %s", (unsigned long long)newest, run);
+        print_error(0);
+        return LATE;
+    }
+    if (write_file(newest_path, run, strlen(run), 0600, 0, 0))
+        return print_error(0);
+    return take_document(STDIN_FILENO);
 }
 
 int boot(void)

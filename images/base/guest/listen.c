@@ -1,7 +1,8 @@
 /* `guest listen`: answers probes for as long as a check lasts, and keeps a log of who sent them.
  *
- * The program binds its addresses before it goes into the background, so that its caller knows what can be probed. A TCP peer gets its
- * answer after its first data, or its own data back. The program reads everything that a peer sends, so that it is acknowledged.
+ * The program binds its addresses before it goes into the background, so that its caller knows what
+ * can be probed. A TCP peer gets its answer after its first data, or its own data back. The program
+ * reads everything that a peer sends, so that it is acknowledged.
  */
 #include "guest.h"
 
@@ -23,7 +24,9 @@ enum {
     SECONDS_MOST = 86400,
     PEERS_MOST = 512,   /* TCP connections at once; a further one ends the oldest */
     ECHO_MOST = 8192,   /* bytes that go back to a TCP peer; a probe keeps no more */
-    LOG_MOST = 100000,  /* lines, and UDP answers: a flood fills no memory, and two services do not answer each other for ever */
+    /* Lines, and UDP answers: a flood fills no memory, and two services do not answer each other
+     * for ever. */
+    LOG_MOST = 100000,
     STOP_WAIT_MS = 5000,
 };
 
@@ -188,7 +191,8 @@ static bool is_peer(const void *pointer)
     return (const struct peer *)pointer >= server.peer && (const struct peer *)pointer < server.peer + PEERS_MOST;
 }
 
-/* Serves until the time is over or SIGTERM comes. Peers that are still connected then are logged, too. */
+/* Serves until the time is over or SIGTERM comes. Peers that are still connected then are logged,
+ * too. */
 static void serve(struct service *services, size_t count, int stop, int64_t deadline)
 {
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
@@ -336,8 +340,10 @@ int listen_stop(const char *pid)
 
     if (parse_number(pid, 2, INT32_MAX, &number))
         return print_error(0);
-    process.fd = (int)syscall(SYS_pidfd_open, (pid_t)number, 0); /* from here on no other process can get the number */
-    if ((process.fd < 0 && errno == ESRCH) || (process.fd >= 0 && poll(&process, 1, 0) > 0)) /* it has ended by itself */
+    /* From here on no other process can get the number. */
+    process.fd = (int)syscall(SYS_pidfd_open, (pid_t)number, 0);
+    /* It has ended by itself. */
+    if ((process.fd < 0 && errno == ESRCH) || (process.fd >= 0 && poll(&process, 1, 0) > 0))
         return 0;
     if (process.fd < 0)
         fail_errno("pidfd");

@@ -1,4 +1,5 @@
-/* vcloud's program in the guest. It does each task in one process, because starting a process is what costs most in an emulated guest. */
+/* vcloud's program in the guest. It does each task in one process, because starting a process is
+ * what costs most in an emulated guest. */
 #include "guest.h"
 
 #include <signal.h>
@@ -8,15 +9,19 @@
 #include <sys/random.h>
 
 static const char usage[] =
-    "usage: guest identity                    apply the document on stdin and keep it for `guest boot`\n"
+    "usage: guest identity [RUN]              apply the document on stdin and keep it for `guest boot`\n"
     "       guest boot                        apply the kept document again\n"
     "       guest probe                       send the probes on stdin, one line of JSON for each\n"
     "       guest listen SECONDS              serve the addresses on stdin in the background\n"
     "       guest listen-stop PID             end such a service\n"
     "       guest ready tcp PORT              does anything listen on this port?\n"
-    "       guest wait-tcp PORT SECONDS       the same, with patience\n"
+    "       guest wait-tcp PORT SECONDS [AGO] the same, with patience until a service fails, or has since AGO seconds\n"
+    "       guest change-units                reload or restart the units on stdin, whose files have changed\n"
+    "       guest services [PORT]             which services have failed, and does anything listen on this port?\n"
     "       guest start-services              start what multi-user.target wants, now and at each boot\n"
     "       guest suricata COMMAND [JSON]     send a command to Suricata\n"
+    "       guest suricata-report             what Suricata runs with\n"
+    "       guest report [hooks]              what the kernel's network consists of, one text for each thing\n"
     "       guest random N                    N random bytes in hexadecimal\n";
 
 static int print_random(const char *count)
@@ -36,8 +41,8 @@ static int dispatch(int count, char **word)
 {
     const char *command = count > 1 ? word[1] : "";
 
-    if (count == 2 && !strcmp(command, "identity"))
-        return identity();
+    if ((count == 2 || count == 3) && !strcmp(command, "identity"))
+        return identity(count == 3 ? word[2] : "0");
     if (count == 2 && !strcmp(command, "boot"))
         return boot();
     if (count == 2 && !strcmp(command, "probe"))
@@ -47,13 +52,21 @@ static int dispatch(int count, char **word)
     if (count == 3 && !strcmp(command, "listen-stop"))
         return listen_stop(word[2]);
     if (count == 4 && !strcmp(command, "ready") && !strcmp(word[2], "tcp"))
-        return ready(word[3], "0");
-    if (count == 4 && !strcmp(command, "wait-tcp"))
-        return ready(word[2], word[3]);
+        return ready(word[3], "0", "0");
+    if ((count == 4 || count == 5) && !strcmp(command, "wait-tcp"))
+        return ready(word[2], word[3], count == 5 ? word[4] : "0");
     if (count == 2 && !strcmp(command, "start-services"))
         return start_services();
+    if (count == 2 && !strcmp(command, "change-units"))
+        return change_units();
+    if ((count == 2 || count == 3) && !strcmp(command, "services"))
+        return services(word[2]);
     if ((count == 3 || count == 4) && !strcmp(command, "suricata"))
         return suricata(word[2], word[3]);
+    if (count == 2 && !strcmp(command, "suricata-report"))
+        return suricata_report();
+    if ((count == 2 || (count == 3 && !strcmp(word[2], "hooks"))) && !strcmp(command, "report"))
+        return report(count == 3);
     if (count == 3 && !strcmp(command, "random"))
         return print_random(word[2]);
     fputs(usage, stderr);
@@ -65,8 +78,10 @@ int main(int count, char **word)
     int status;
 
     signal(SIGPIPE, SIG_IGN);
-    umask(022); /* with the guest agent's own, only root could enter the folders that are made for files */
-    setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin", 1); /* the guest agent's own lacks some of these folders */
+    /* With the guest agent's own, only root could enter the folders that are made for files. */
+    umask(022);
+    /* The guest agent's own lacks some of these folders. */
+    setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin", 1);
     status = dispatch(count, word);
     return fflush(stdout) || ferror(stdout) ? 1 : status;
 }

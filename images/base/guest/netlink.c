@@ -6,25 +6,27 @@
 #include <unistd.h>
 
 static struct {
-    int fd; /* of the only socket; 0 until it is opened */
+    int fd[NETLINK_NETFILTER + 1]; /* protocol -> the only socket of it; 0 until it is opened */
     uint32_t sequence;
     int error;
     char detail[160]; /* how the kernel itself explains the failure, or empty */
     char answer[64 << 10] __attribute__((aligned(NLMSG_ALIGNTO)));
 } kernel;
 
-static int connect_kernel(void)
+static int connect_kernel(int protocol)
 {
     const int on = 1;
+    int *fd = &kernel.fd[protocol];
 
-    if (kernel.fd)
+    if (*fd)
         return 0;
-    if ((kernel.fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE)) < 0) {
-        kernel.fd = 0;
+    if ((*fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol)) < 0) {
+        *fd = 0;
         return errno;
     }
-    setsockopt(kernel.fd, SOL_NETLINK, NETLINK_EXT_ACK, &on, sizeof on); /* an old kernel refuses these, explains no failures, and works */
-    setsockopt(kernel.fd, SOL_NETLINK, NETLINK_CAP_ACK, &on, sizeof on);
+    /* An old kernel refuses these, explains no failures, and works. */
+    setsockopt(*fd, SOL_NETLINK, NETLINK_EXT_ACK, &on, sizeof on);
+    setsockopt(*fd, SOL_NETLINK, NETLINK_CAP_ACK, &on, sizeof on);
     return 0;
 }
 
@@ -69,17 +71,18 @@ static int keep_error(const struct nlmsghdr *answer)
     return kernel.error;
 }
 
-/* Sends a message and reads answers up to the last one: an acknowledgement, an error or the end of a dump. */
-static int talk(struct nlmsghdr *message, void (*take)(const struct nlmsghdr *, void *), void *context)
+/* Sends a message and reads answers up to the last one: an acknowledgement, an error or the end of
+ * a dump. */
+static int talk(int protocol, struct nlmsghdr *message, void (*take)(const struct nlmsghdr *, void *), void *context)
 {
     kernel.detail[0] = 0;
-    if ((kernel.error = connect_kernel()))
+    if ((kernel.error = connect_kernel(protocol)))
         return kernel.error;
     message->nlmsg_seq = ++kernel.sequence;
-    if (send(kernel.fd, message, message->nlmsg_len, 0) < 0)
+    if (send(kernel.fd[protocol], message, message->nlmsg_len, 0) < 0)
         return kernel.error = errno;
     for (;;) {
-        ssize_t size = recv(kernel.fd, kernel.answer, sizeof kernel.answer, 0);
+        ssize_t size = recv(kernel.fd[protocol], kernel.answer, sizeof kernel.answer, 0);
         const struct nlmsghdr *answer = (const struct nlmsghdr *)kernel.answer;
 
         if (size < 0)
@@ -90,7 +93,7 @@ static int talk(struct nlmsghdr *message, void (*take)(const struct nlmsghdr *, 
             if (answer->nlmsg_type == NLMSG_ERROR)
                 return keep_error(answer);
             if (answer->nlmsg_type == NLMSG_DONE)
-                return 0;
+                return kernel.error = NLMSG_PAYLOAD(answer, 0) >= sizeof(int) ? -*(const int *)NLMSG_DATA(answer) : 0;
             if (take)
                 take(answer, context);
         }
@@ -99,7 +102,7 @@ static int talk(struct nlmsghdr *message, void (*take)(const struct nlmsghdr *, 
 
 int netlink_send(struct nlmsghdr *message)
 {
-    return talk(message, NULL, NULL);
+    return talk(NETLINK_ROUTE, message, NULL, NULL);
 }
 
 int fail_netlink(void)
@@ -109,26 +112,40 @@ int fail_netlink(void)
     return fail("%s", strerror(kernel.error));
 }
 
+int netlink_dump_by(int protocol, struct request *request, void (*take)(const struct nlmsghdr *, void *), void *context)
+{
+    return talk(protocol, &request->header, take, context);
+}
+
 int netlink_dump(int type, void (*take)(const struct nlmsghdr *message, void *context), void *context)
 {
     struct request request;
 
-    request_begin(&request, type, NLM_F_DUMP, sizeof(struct ifinfomsg)); /* in each header the first byte is the family; 0 stands for all */
-    return talk(&request.header, take, context) ? fail_netlink() : 0;
+    /* In each header the first byte is the family; 0 stands for all. */
+    request_begin(&request, type, NLM_F_DUMP, sizeof(struct ifinfomsg));
+    return netlink_dump_by(NETLINK_ROUTE, &request, take, context) ? fail_netlink() : 0;
 }
 
-const void *attribute(const struct nlmsghdr *message, size_t header, int type, size_t *size)
+const void *inner_attribute(const void *attributes, size_t length, int type, size_t *size)
 {
-    const struct rtattr *at = (const struct rtattr *)((const char *)NLMSG_DATA(message) + NLMSG_ALIGN(header));
-    size_t left = message->nlmsg_len > NLMSG_SPACE(header) ? message->nlmsg_len - NLMSG_SPACE(header) : 0;
+    const struct rtattr *at = attributes;
+    int left = (int)length;
 
     for (; RTA_OK(at, left); at = RTA_NEXT(at, left)) {
-        if (at->rta_type == type) {
+        if ((at->rta_type & NLA_TYPE_MASK) == type) {
             *size = RTA_PAYLOAD(at);
             return RTA_DATA(at);
         }
     }
     return NULL;
+}
+
+const void *attribute(const struct nlmsghdr *message, size_t header, int type, size_t *size)
+{
+    const char *first = (const char *)NLMSG_DATA(message) + NLMSG_ALIGN(header);
+    const size_t left = message->nlmsg_len > NLMSG_SPACE(header) ? message->nlmsg_len - NLMSG_SPACE(header) : 0;
+
+    return inner_attribute(first, left, type, size);
 }
 
 uint32_t attribute_number(const struct nlmsghdr *message, size_t header, int type)

@@ -1,4 +1,5 @@
-/* Route netlink: requests with attributes, dumps, and the attributes of the kernel's answers. */
+/* Netlink: requests with attributes, dumps, and the attributes of the kernel's answers. All
+ * requests are to route netlink, except where a protocol is named. */
 #ifndef NETLINK_H
 #define NETLINK_H
 
@@ -11,21 +12,32 @@ struct request {
     char body[1024];
 };
 
-/* Begins a request. Returns the zeroed header of `size` bytes for its kind of object (struct ifinfomsg, rtmsg, ...). */
+/* Begins a request. Returns the zeroed header of `size` bytes for its kind of object (struct
+ * ifinfomsg, rtmsg, ...). */
 void *request_begin(struct request *request, int type, int flags, size_t size);
 void request_put(struct request *request, int type, const void *value, size_t size);
-void request_put_address(struct request *request, int type, const struct address *address); /* puts nothing where the family is 0 */
+/* Puts nothing where the family is 0. */
+void request_put_address(struct request *request, int type, const struct address *address);
 
-/* Sends a message, waits for the kernel's answer and returns 0 or its errno. fail_netlink() describes the last failure. */
+/* Sends a message, waits for the kernel's answer and returns 0 or its errno. fail_netlink()
+ * describes the last failure. */
 int netlink_send(struct nlmsghdr *message);
 int fail_netlink(void);
 
 /* Asks for all objects of a type (RTM_GET...) and calls `take` for each. */
 int netlink_dump(int type, void (*take)(const struct nlmsghdr *message, void *context), void *context);
+/* The same by a request of the caller's own, which has the flag NLM_F_DUMP, to a protocol
+ * (NETLINK_ROUTE, ...). `take` must ask for nothing. Returns 0 or the kernel's errno. */
+int netlink_dump_by(int protocol, struct request *request, void (*take)(const struct nlmsghdr *, void *), void *context);
 
-/* The value of an attribute and its size; NULL where the message has none of this type. `header` is the size of its own header. */
+/* The value of an attribute and its size; NULL where the message has none of this type. `header` is
+ * the size of its own header. */
 const void *attribute(const struct nlmsghdr *message, size_t header, int type, size_t *size);
-uint32_t attribute_number(const struct nlmsghdr *message, size_t header, int type); /* 0 where there is none */
+/* 0 where there is none. */
+uint32_t attribute_number(const struct nlmsghdr *message, size_t header, int type);
+/* The same for an attribute within an attribute, whose value and size are `attributes` and
+ * `length`. */
+const void *inner_attribute(const void *attributes, size_t length, int type, size_t *size);
 /* Does the attribute hold this address? A missing attribute counts as an address of zeros. */
 bool attribute_is(const struct nlmsghdr *message, size_t header, int type, const struct address *address);
 

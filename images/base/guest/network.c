@@ -1,4 +1,5 @@
-/* Addresses, neighbours, routes and policy rules: added when the document names them, removed when it does not. */
+/* Addresses, neighbours, routes and policy rules: added when the document names them, removed when
+ * it does not. */
 #include "network.h"
 #include "netlink.h"
 #include "nics.h"
@@ -11,6 +12,7 @@
 enum {
     ORIGIN = 86,          /* marks our routes and rules: shown by iproute2 as `proto 86` */
     RULE_PRIORITY = 1000, /* before the main table, at 32766 */
+    MARK_RULES = 3,
 };
 
 static int send_address(const struct directive *addr)
@@ -66,23 +68,72 @@ int add_route(struct directive *route)
     return netlink_send(&request.header) ? fail_netlink() : 0;
 }
 
-int add_rule(struct directive *rule)
+/* One policy rule. A `source` of family 0, a `mark` of 0 and `own` false select nothing; `table`
+ * 0 drops what was selected. */
+struct rule {
+    int family;
+    uint32_t priority, mark, table;
+    bool own; /* only what this guest sends itself */
+    struct address source;
+};
+
+static int send_rule(const struct rule *rule)
 {
+    /* The interface by which a packet of the guest itself counts as having come in. */
+    static const char own[] = "lo";
     struct request request;
     struct fib_rule_hdr *message = request_begin(&request, RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, sizeof *message);
-    const uint32_t priority = RULE_PRIORITY;
+    const uint32_t every_bit = UINT32_MAX;
     const uint8_t origin = ORIGIN;
     int error;
 
-    message->family = (uint8_t)rule->address.family;
-    message->src_len = (uint8_t)(8 * address_size(&rule->address));
-    message->action = FR_ACT_TO_TBL;
-    request_put_address(&request, FRA_SRC, &rule->address);
-    request_put(&request, FRA_TABLE, &rule->table, sizeof rule->table);
-    request_put(&request, FRA_PRIORITY, &priority, sizeof priority);
+    message->family = (uint8_t)rule->family;
+    message->src_len = rule->source.family ? (uint8_t)(8 * address_size(&rule->source)) : 0;
+    message->action = rule->table ? FR_ACT_TO_TBL : FR_ACT_BLACKHOLE;
+    request_put_address(&request, FRA_SRC, &rule->source);
+    if (rule->table)
+        request_put(&request, FRA_TABLE, &rule->table, sizeof rule->table);
+    if (rule->mark) {
+        request_put(&request, FRA_FWMARK, &rule->mark, sizeof rule->mark);
+        request_put(&request, FRA_FWMASK, &every_bit, sizeof every_bit);
+    }
+    if (rule->own)
+        request_put(&request, FRA_IIFNAME, own, sizeof own);
+    request_put(&request, FRA_PRIORITY, &rule->priority, sizeof rule->priority);
     request_put(&request, FRA_PROTOCOL, &origin, sizeof origin);
     error = netlink_send(&request.header);
     return error && error != EEXIST ? fail_netlink() : 0;
+}
+
+int add_rule(struct directive *rule)
+{
+    const struct rule wanted = {
+        .family = rule->address.family, .priority = RULE_PRIORITY, .table = rule->table, .source = rule->address};
+
+    return send_rule(&wanted);
+}
+
+/* The rules of a route-mark line, in one version of IP. The kernel asks them before its own,
+ * which route everything. */
+static void mark_rules(const struct directive *route_mark, int family, struct rule rules[MARK_RULES])
+{
+    rules[0] = (struct rule){.family = family, .priority = RULE_PRIORITY, .mark = route_mark->mark, .table = RT_TABLE_MAIN};
+    rules[1] = (struct rule){.family = family, .priority = RULE_PRIORITY + 1, .own = true, .table = RT_TABLE_MAIN};
+    rules[2] = (struct rule){.family = family, .priority = RULE_PRIORITY + 2};
+}
+
+int add_mark_rules(struct directive *route_mark)
+{
+    static const int families[] = {AF_INET, AF_INET6};
+    struct rule rules[MARK_RULES];
+
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
+        mark_rules(route_mark, families[i], rules);
+        for (int j = 0; j < MARK_RULES; j++)
+            if (send_rule(&rules[j]))
+                return -1;
+    }
+    return 0;
 }
 
 /* --- removal of what the document does not name --- */
@@ -91,6 +142,9 @@ struct pruning {
     const struct document *document;
     const int *nic; /* indexes of the NICs to look at */
     size_t nics;
+    /* On all links, and of all makers: where only marked packets are routed, nobody else has a
+     * say. */
+    bool all;
     bool (*is_obsolete)(const struct nlmsghdr *message, const struct pruning *pruning);
     struct nlmsghdr **found;
     size_t count;
@@ -101,7 +155,12 @@ static bool is_ours(const struct pruning *pruning, int index)
     for (size_t i = 0; i < pruning->nics; i++)
         if (pruning->nic[i] == index)
             return true;
-    return false;
+    return pruning->all;
+}
+
+static bool is_ip(int family)
+{
+    return family == AF_INET || family == AF_INET6;
 }
 
 static bool address_is_obsolete(const struct nlmsghdr *message, const struct pruning *pruning)
@@ -111,8 +170,8 @@ static bool address_is_obsolete(const struct nlmsghdr *message, const struct pru
 
     if (!is_ours(pruning, (int)address->ifa_index))
         return false;
-    if (address->ifa_family == AF_INET6 && address->ifa_scope == RT_SCOPE_LINK)
-        return false;
+    if (address->ifa_scope == RT_SCOPE_HOST || (address->ifa_family == AF_INET6 && address->ifa_scope == RT_SCOPE_LINK))
+        return false; /* of the loopback, or the kernel's own */
     for (const struct directive *addr = pruning->document->first; addr; addr = addr->next)
         if (addr->verb == ADDR && addr->nic->nic_index == (int)address->ifa_index
             && addr->prefix.address.family == address->ifa_family && addr->prefix.length == address->ifa_prefixlen
@@ -134,6 +193,34 @@ static bool neighbour_is_obsolete(const struct nlmsghdr *message, const struct p
     return true;
 }
 
+/* Does the kernel make this route by itself for an address of the document, or for the link
+ * alone? */
+static bool is_of_kernel(const struct nlmsghdr *message, int index, const struct pruning *pruning)
+{
+    const struct rtmsg *entry = NLMSG_DATA(message);
+    size_t size;
+    const uint8_t *to = attribute(message, sizeof *entry, RTA_DST, &size);
+
+    if (entry->rtm_protocol != RTPROT_KERNEL)
+        return false;
+    if (!pruning->all || entry->rtm_table == RT_TABLE_LOCAL)
+        return true;
+    if (!to || (entry->rtm_family == AF_INET6 && to[0] == 0xfe && (to[1] & 0xc0) == 0x80))
+        return to != NULL;
+    for (const struct directive *addr = pruning->document->first; addr; addr = addr->next) {
+        struct address net = {0};
+
+        if (addr->verb != ADDR || addr->nic->nic_index != index || addr->prefix.address.family != entry->rtm_family
+            || addr->prefix.length != entry->rtm_dst_len)
+            continue;
+        for (int bit = 0; bit < addr->prefix.length; bit++)
+            net.bytes[bit / 8] |= addr->prefix.address.bytes[bit / 8] & (uint8_t)(0x80 >> bit % 8);
+        if (!memcmp(net.bytes, to, size))
+            return true;
+    }
+    return false;
+}
+
 static bool route_is_obsolete(const struct nlmsghdr *message, const struct pruning *pruning)
 {
     const struct rtmsg *entry = NLMSG_DATA(message);
@@ -142,7 +229,7 @@ static bool route_is_obsolete(const struct nlmsghdr *message, const struct pruni
     const struct rtnexthop *several = attribute(message, sizeof *entry, RTA_MULTIPATH, &size);
     const int index = several ? several->rtnh_ifindex : (int)attribute_number(message, sizeof *entry, RTA_OIF);
 
-    if (!is_ours(pruning, index) || entry->rtm_protocol == RTPROT_KERNEL || entry->rtm_flags & RTM_F_CLONED)
+    if (!is_ip(entry->rtm_family) || !is_ours(pruning, index) || is_of_kernel(message, index, pruning) || entry->rtm_flags & RTM_F_CLONED)
         return false;
     for (const struct directive *route = pruning->document->first; route && !several; route = route->next)
         if (route->verb == ROUTE && route->nic->nic_index == index && route->table == table
@@ -154,19 +241,38 @@ static bool route_is_obsolete(const struct nlmsghdr *message, const struct pruni
     return true;
 }
 
+static bool is_mark_rule(const struct nlmsghdr *message, const struct directive *route_mark)
+{
+    const struct fib_rule_hdr *entry = NLMSG_DATA(message);
+    struct rule rules[MARK_RULES];
+    size_t size;
+
+    mark_rules(route_mark, entry->family, rules);
+    for (int i = 0; i < MARK_RULES; i++)
+        if (attribute_number(message, sizeof *entry, FRA_PRIORITY) == rules[i].priority
+            && attribute_number(message, sizeof *entry, FRA_FWMARK) == rules[i].mark
+            && attribute_number(message, sizeof *entry, FRA_TABLE) == rules[i].table
+            && !!attribute(message, sizeof *entry, FRA_IIFNAME, &size) == rules[i].own && !entry->src_len)
+            return true;
+    return false;
+}
+
 static bool rule_is_obsolete(const struct nlmsghdr *message, const struct pruning *pruning)
 {
     const struct fib_rule_hdr *entry = NLMSG_DATA(message);
     size_t size;
     const uint8_t *origin = attribute(message, sizeof *entry, FRA_PROTOCOL, &size);
 
-    if (!origin || size != sizeof *origin || *origin != ORIGIN)
+    if (!is_ip(entry->family) || !origin || size != sizeof *origin || !(*origin == ORIGIN || (pruning->all && *origin != RTPROT_KERNEL)))
         return false;
-    for (const struct directive *rule = pruning->document->first; rule; rule = rule->next)
-        if (rule->verb == RULE && rule->address.family == entry->family
-            && rule->table == attribute_number(message, sizeof *entry, FRA_TABLE)
-            && attribute_is(message, sizeof *entry, FRA_SRC, &rule->address))
+    for (const struct directive *line = pruning->document->first; line; line = line->next) {
+        if (line->verb == RULE && line->address.family == entry->family
+            && line->table == attribute_number(message, sizeof *entry, FRA_TABLE)
+            && attribute_is(message, sizeof *entry, FRA_SRC, &line->address))
             return false;
+        if (line->verb == ROUTE_MARK && is_mark_rule(message, line))
+            return false;
+    }
     return true;
 }
 
@@ -182,7 +288,8 @@ static void collect(const struct nlmsghdr *message, void *context)
     memcpy(copy, message, message->nlmsg_len);
 }
 
-/* The message with which the kernel shows an object is also, with the type RTM_DEL..., the request that removes it. */
+/* The message with which the kernel shows an object is also, with the type RTM_DEL..., the request
+ * that removes it. */
 static int prune_type(struct pruning pruning, int get, int delete, bool (*is_obsolete)(const struct nlmsghdr *, const struct pruning *))
 {
     int failed;
@@ -211,7 +318,8 @@ int add_address(struct directive *addr)
     const struct pruning pruning = {.document = addr->document, .nic = &addr->nic->nic_index, .nics = 1};
     int error = send_address(addr);
 
-    /* The kernel tells IPv6 addresses apart without their prefix length: the same one with another length has to go first. */
+    /* The kernel tells IPv6 addresses apart without their prefix length: the same one with another
+     * length has to go first. */
     if (error == EEXIST && addr->prefix.address.family == AF_INET6) {
         if (prune_type(pruning, RTM_GETADDR, RTM_DELADDR, address_is_obsolete))
             return -1;
@@ -232,9 +340,11 @@ int prune_network(const struct document *document, const struct document *before
     char name[IFNAMSIZ];
     int *indexes = NULL, found, failed;
 
-    for (const struct directive *nic = document->first; nic; nic = nic->next)
-        if (nic->verb == NIC)
-            add_nic(&pruning, &indexes, nic->nic_index);
+    for (const struct directive *d = document->first; d; d = d->next) {
+        pruning.all |= d->verb == ROUTE_MARK;
+        if (d->verb == NIC)
+            add_nic(&pruning, &indexes, d->nic_index);
+    }
     for (const struct directive *nic = before->first; nic; nic = nic->next)
         if (nic->verb == NIC && (found = nic_find(nic->mac, name)))
             add_nic(&pruning, &indexes, found);

@@ -1,4 +1,5 @@
-/* NICs are found by MAC address, because hot-plugged ones come in any order, and then get the names of the document. */
+/* NICs are found by MAC address, because hot-plugged ones come in any order, and then get the names
+ * of the document. */
 #include "nics.h"
 #include "netlink.h"
 
@@ -25,7 +26,8 @@ static void compare_nic(const struct nlmsghdr *message, void *context)
 
     if (search->index || !mac || mac_size != 6 || memcmp(mac, search->mac, 6) || !name || name_size > IFNAMSIZ)
         return;
-    search->index = link->ifi_index; /* the first: VLANs and the like on top of a NIC share its MAC address, and come later */
+    /* The first: VLANs and the like on top of a NIC share its MAC address, and come later. */
+    search->index = link->ifi_index;
     memcpy(search->name, name, name_size);
 }
 
@@ -72,7 +74,8 @@ static int set_name(int index, const char *name)
     return set_attribute(index, IFLA_IFNAME, name, strlen(name) + 1);
 }
 
-/* A VM that woke still has the MAC address of its memory image; a VM that was booted has no NIC of that address. */
+/* A VM that woke still has the MAC address of its memory image; a VM that was booted has no NIC of
+ * that address. */
 int nic_change_mac(struct directive *mac)
 {
     char name[IFNAMSIZ];
@@ -107,7 +110,8 @@ static int await_nic(const uint8_t mac[6], char name[IFNAMSIZ])
 
         if (left <= 0)
             break;
-        if (events.fd < 0) { /* look once more after subscribing: the NIC may have come in between */
+        /* Look once more after subscribing: the NIC may have come in between. */
+        if (events.fd < 0) {
             events.fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
             if (events.fd < 0 || bind(events.fd, (struct sockaddr *)&changes, sizeof changes))
                 break;

@@ -1,4 +1,5 @@
-/* Network cards (NICs). A NIC is found by its MAC address, and from then on known by the kernel's index of its interface. */
+/* Network cards (NICs). A NIC is found by its MAC address, and from then on known by the kernel's
+ * index of its interface. */
 #ifndef NICS_H
 #define NICS_H
 
@@ -7,8 +8,10 @@
 #include <net/if.h>
 
 int nic_find(const uint8_t mac[6], char name[IFNAMSIZ]); /* the index, or 0 */
-int nic_change_mac(struct directive *mac);               /* does nothing where no NIC has the old address */
-int nic_take(struct directive *nic);                     /* waits for the NIC and gives it its name; it is not brought up */
+/* Does nothing where no NIC has the old address. */
+int nic_change_mac(struct directive *mac);
+/* Waits for the NIC and gives it its name; it is not brought up. */
+int nic_take(struct directive *nic);
 int nic_up(int index);
 int loopback_up(void);
 

@@ -53,7 +53,8 @@ bool is_echo(const uint8_t *message, size_t size, uint8_t type, uint16_t id, uin
     return size >= ECHO_HEADER && message[0] == type && !memcmp(message + 4, names, sizeof names);
 }
 
-/* Writes the IP header of a packet with `size` bytes behind it, and returns the size of the header. The kernel adds IPv4's checksum. */
+/* Writes the IP header of a packet with `size` bytes behind it, and returns the size of the header.
+ * The kernel adds IPv4's checksum. */
 static size_t put_ip(uint8_t *out, const struct flow *flow, uint8_t protocol, size_t size)
 {
     const bool six = flow->target.family == AF_INET6;
@@ -83,7 +84,8 @@ static uint16_t transport_checksum(const struct flow *flow, uint8_t protocol, co
     const uint32_t addresses = sum(sum(protocol + (uint32_t)size, flow->source.bytes, length), flow->target.bytes, length);
     const uint16_t result = checksum(sum(addresses, segment, size));
 
-    return result || protocol == IPPROTO_TCP ? result : 0xffff; /* in UDP, 0 means that there is no checksum */
+    /* In UDP, 0 means that there is no checksum. */
+    return result || protocol == IPPROTO_TCP ? result : 0xffff;
 }
 
 size_t make_udp(uint8_t *out, const struct flow *flow, const uint8_t *payload, size_t size)

@@ -11,10 +11,13 @@ struct flow {
     uint16_t source_port, target_port;
 };
 
-/* Each writes to `out`, which has PACKET_MOST bytes, and returns the size. A payload that does not fit is cut. */
+/* Each writes to `out`, which has PACKET_MOST bytes, and returns the size. A payload that does not
+ * fit is cut. */
 size_t make_echo(uint8_t *out, int family, uint16_t id, uint16_t sequence, const uint8_t *payload, size_t size);
-size_t make_udp(uint8_t *out, const struct flow *flow, const uint8_t *payload, size_t size); /* with its IP header */
-size_t make_syn(uint8_t *out, const struct flow *flow);                                      /* with its IP header */
+/* With its IP header. */
+size_t make_udp(uint8_t *out, const struct flow *flow, const uint8_t *payload, size_t size);
+/* With its IP header. */
+size_t make_syn(uint8_t *out, const struct flow *flow);
 
 /* Is this ICMP message of that type, from an echo with this id and sequence? */
 bool is_echo(const uint8_t *message, size_t size, uint8_t type, uint16_t id, uint16_t sequence);

@@ -1,8 +1,9 @@
 /* `guest probe`: sends many probes at once, and says what came of each.
  *
- * A probe is a small state machine that epoll drives. start() opens its socket and advance() handles the events on it. review looks at
- * the clock, and at what causes no event: whether the other side has acknowledged all that was sent. It also repeats datagrams, which
- * nothing else does: that a busy host loses one packet is no finding.
+ * A probe is a small state machine that epoll drives. start() opens its socket and advance()
+ * handles the events on it. review looks at the clock, and at what causes no event: whether the
+ * other side has acknowledged all that was sent. It also repeats datagrams, which nothing else
+ * does: that a busy host loses one packet is no finding.
  */
 #include "guest.h"
 #include "packet.h"
@@ -61,7 +62,8 @@ static struct {
 
 static int parse_protocol(const char *name, enum protocol *protocol)
 {
-    static const char *const names[] = {"tcp", "udp", "icmp", "spoof-udp", "spoof-tcp"}; /* in the order of the enum */
+    /* In the order of the enum. */
+    static const char *const names[] = {"tcp", "udp", "icmp", "spoof-udp", "spoof-tcp"};
 
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!strcmp(name, names[i])) {
@@ -129,7 +131,8 @@ static const char *result_of(int error)
     }
 }
 
-/* Prints the result and forgets the probe. An errno goes with results that need explaining; it may be 0. */
+/* Prints the result and forgets the probe. An errno goes with results that need explaining; it may
+ * be 0. */
 static void finish(struct probe *probe, const char *result, int error)
 {
     const int64_t end = probe->acknowledged ? probe->acknowledged : monotonic_us();
@@ -281,7 +284,8 @@ static void advance_udp(struct probe *probe)
     }
 }
 
-/* Raw sockets to one target hear of each other's errors: the queue says to which request each belongs. */
+/* Raw sockets to one target hear of each other's errors: the queue says to which request each
+ * belongs. */
 static int icmp_error(const struct probe *probe)
 {
     uint8_t request[ECHO_HEADER];
@@ -319,7 +323,8 @@ static void advance_icmp(struct probe *probe)
         return;
     }
     while ((size = recv(probe->fd, packet, sizeof packet, 0)) > 0) {
-        const size_t header = probe->target.family == AF_INET ? (size_t)(packet[0] & 15) * 4 : 0; /* IPv4 shows its own */
+        /* IPv4 shows its own. */
+        const size_t header = probe->target.family == AF_INET ? (size_t)(packet[0] & 15) * 4 : 0;
 
         if ((size_t)size < header)
             continue;
@@ -335,7 +340,8 @@ static void advance_icmp(struct probe *probe)
 /* Sends a packet with a forged source. Gives 0 or an errno. */
 static int forge(struct probe *probe)
 {
-    const int fd = socket(probe->target.family, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW); /* the IP header is ours, in both families */
+    /* The IP header is ours, in both families. */
+    const int fd = socket(probe->target.family, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW);
     struct flow flow = {.source = probe->source, .target = probe->target, .target_port = probe->port};
     struct sockaddr_storage target;
     const socklen_t length = socket_address(&probe->target, 0, &target);
@@ -364,7 +370,8 @@ static int open_socket(const struct probe *probe)
     return socket(family, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, icmp);
 }
 
-/* Connects the probe's socket, which in UDP and ICMP leaves the target as the only one that may answer. Gives 0 or an errno. */
+/* Connects the probe's socket, which in UDP and ICMP leaves the target as the only one that may
+ * answer. Gives 0 or an errno. */
 static int connect_socket(struct probe *probe)
 {
     const int family = probe->target.family, on = 1;
@@ -511,7 +518,8 @@ static void step(void)
     for (int i = 0; i < count; i++)
         advance(event[i].data.ptr, event[i].events);
     time = monotonic_us();
-    for (size_t i = in_flight.count; i-- > 0;) /* backwards, because finish() moves the last into the gap */
+    /* Backwards, because finish() moves the last into the gap. */
+    for (size_t i = in_flight.count; i-- > 0;)
         if (in_flight.probe[i]->protocol == TCP)
             review_tcp(in_flight.probe[i], time);
         else

@@ -1,5 +1,10 @@
-/* `guest ready` and `guest wait-tcp`: does anything in this guest listen on a TCP port, whatever its address? */
-#include "guest.h"
+/* `guest ready` and `guest wait-tcp`: does anything in this guest listen on a TCP port, whatever
+ * its address?
+ *
+ * The exit status is 0 where something listens, 1 where nothing does, and 3 as soon as a service
+ * has failed for good, so that nobody waits for what does not come.
+ */
+#include "systemd.h"
 
 #include <errno.h>
 #include <ifaddrs.h>
@@ -9,6 +14,8 @@
 #include <unistd.h>
 
 enum { ADDRESSES_MOST = 256, CONNECT_MS = 500, LOOK_AGAIN_MS = 100, WAIT_MOST_S = 86400 };
+enum { LOOK_AT_UNITS_US = 1000000, FAILED_FOR_US = 3000000 };
+enum { NOBODY_LISTENS = 1, UNIT_FAILED = 3 };
 
 /* Returns a socket that is connecting, or -1 where the connection is refused at once. */
 static int begin_connect(const struct address *address, uint16_t port)
@@ -23,7 +30,8 @@ static int begin_connect(const struct address *address, uint16_t port)
     return -1;
 }
 
-/* Tries all addresses of the guest at once, and returns their number. Link-local ones are left out: no service binds to those alone. */
+/* Tries all addresses of the guest at once, and returns their number. Link-local ones are left out:
+ * no service binds to those alone. */
 static nfds_t begin_all(uint16_t port, struct pollfd attempt[ADDRESSES_MOST])
 {
     struct ifaddrs *first = NULL;
@@ -81,17 +89,42 @@ static bool is_served(uint16_t port)
     return served;
 }
 
-int ready(const char *port, const char *seconds)
+/* Has a service failed for good since `begun`, and for some time? Something else may listen soon,
+ * so that one look is not enough. What failed earlier is nobody's news. Without systemd, and where
+ * systemd does not answer, nothing is known to have failed. */
+static bool has_failed(int64_t begun, int64_t *well)
 {
-    uint64_t number, wait;
-    int64_t deadline;
+    static int64_t next;
+    const int64_t now = monotonic_us();
+    int fd, failed;
 
-    if (parse_number(port, 1, UINT16_MAX, &number) || parse_number(seconds, 0, WAIT_MOST_S, &wait))
+    if (now < next)
+        return false;
+    next = now + LOOK_AT_UNITS_US;
+    if ((fd = systemd_connect()) < 0)
+        return false;
+    failed = systemd_troubled(fd, NULL, now - begun);
+    close(fd);
+    if (failed <= 0)
+        *well = now;
+    return now - *well >= FAILED_FOR_US;
+}
+
+int ready(const char *port, const char *seconds, const char *since)
+{
+    const int64_t now = monotonic_us();
+    int64_t deadline, well = now;
+    uint64_t number, wait, before;
+
+    if (parse_number(port, 1, UINT16_MAX, &number) || parse_number(seconds, 0, WAIT_MOST_S, &wait)
+        || parse_number(since, 0, WAIT_MOST_S, &before))
         return print_error(0);
-    deadline = monotonic_us() + (int64_t)wait * 1000000;
+    deadline = now + (int64_t)wait * 1000000;
     while (!is_served((uint16_t)number)) {
         if (monotonic_us() >= deadline)
-            return 1;
+            return NOBODY_LISTENS;
+        if (has_failed(now - (int64_t)before * 1000000, &well))
+            return UNIT_FAILED;
         poll(NULL, 0, LOOK_AGAIN_MS);
     }
     return 0;

@@ -1,17 +1,22 @@
-/* `guest suricata`: a client of Suricata's command socket (protocol 0.2): JSON objects, one after the other. */
+/* `guest suricata` and `guest suricata-report`: a client of Suricata's command socket (protocol
+ * 0.2): JSON objects, one after the other. */
 #include "guest.h"
 
+#include <ftw.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { ANSWER_WAIT_S = 300, ANSWER_MOST = 4 << 20 };
+enum { ANSWER_WAIT_S = 300, ANSWER_MOST = 4 << 20, WIRES_MOST = 512, FOLDERS_OPEN = 8 };
 
-static const char socket_path[] = "/run/suricata/command.socket";
+static const char socket_path[] = "/run/suricata/command.socket", files_path[] = "/etc/vcloud/ips", greeting[] = "{\"version\":\"0.2\"}";
 
-/* Reads the text of a JSON object only as far as is needed to find its end and the value of its own "return". */
+/* Reads the text of a JSON object only as far as is needed to find its end and the value of its own
+ * "return". */
 struct scan {
     int depth;
     bool in_string, escaped, ended, ok;
@@ -104,7 +109,7 @@ static int check_question(const char *command, const char *arguments)
 
 int suricata(const char *command, const char *arguments)
 {
-    char *question = NULL, *greeting = NULL, *answer = NULL;
+    char *question = NULL, *welcome = NULL, *answer = NULL;
     int fd = -1;
     bool ok;
 
@@ -114,13 +119,109 @@ int suricata(const char *command, const char *arguments)
         fail("out of memory");
         return print_error(0);
     }
-    if ((fd = connect_suricata()) < 0 || !(greeting = ask(fd, "{\"version\":\"0.2\"}")) || !(answer = ask(fd, question)))
+    if ((fd = connect_suricata()) < 0 || !(welcome = ask(fd, greeting)) || !(answer = ask(fd, question)))
         return print_error(0);
     ok = scan_object(answer).ok;
     printf("%s%s", answer + strspn(answer, "\n"), answer[strlen(answer) - 1] == '\n' ? "" : "\n");
     free(question);
-    free(greeting);
+    free(welcome);
     free(answer);
     close(fd);
     return ok ? 0 : 1;
+}
+
+/* --- suricata-report --- */
+
+/* Asks and prints the answer, without the newlines around it. Returns 1 for OK, 0 for another
+ * answer, -1 where there is none. */
+static int print_answer(int fd, const char *question)
+{
+    char *answer = ask(fd, question);
+    int ok;
+
+    if (!answer)
+        return -1;
+    ok = scan_object(answer).ok;
+    answer[strcspn(answer, "\r\n")] = 0;
+    fputs(answer, stdout);
+    free(answer);
+    return ok;
+}
+
+static int print_member(int fd, const char *key, const char *command)
+{
+    char question[80];
+
+    snprintf(question, sizeof question, "{\"command\":\"%s\"}\n", command);
+    printf("\"%s\": ", key);
+    if (print_answer(fd, question) < 0)
+        return -1;
+    fputs(", ", stdout);
+    return 0;
+}
+
+/* For each interface the answers to three questions about the configuration that Suricata runs
+ * with. After the last one Suricata knows of no interface, and that answer is printed too. */
+static int print_wires(int fd)
+{
+    static const char *const keys[] = {"interface", "copy-iface", "copy-mode"};
+    char question[120];
+    int ok = 1;
+
+    fputs("\"wires\": [", stdout);
+    for (int wire = 0; ok == 1 && wire < WIRES_MOST; wire++) {
+        fputs(wire ? ", [" : "[", stdout);
+        for (size_t i = 0; ok == 1 && i < sizeof keys / sizeof *keys; i++) {
+            snprintf(question, sizeof question, "{\"command\":\"conf-get\",\"arguments\":{\"variable\":\"af-packet.%d.%s\"}}\n", wire,
+                     keys[i]);
+            if (i)
+                fputs(", ", stdout);
+            if ((ok = print_answer(fd, question)) < 0)
+                return -1;
+        }
+        putchar(']');
+    }
+    fputs("], ", stdout);
+    return 0;
+}
+
+static struct timespec newest;
+
+static int compare_change(const char *path, const struct stat *found, int type, struct FTW *where)
+{
+    (void)path, (void)type, (void)where;
+    if (found->st_ctim.tv_sec > newest.tv_sec || (found->st_ctim.tv_sec == newest.tv_sec && found->st_ctim.tv_nsec > newest.tv_nsec))
+        newest = found->st_ctim;
+    return 0;
+}
+
+/* When any of Suricata's files was last changed, in the form in which Suricata writes times.
+ * Unlike the time of modification, nobody can set that time. */
+static void print_change(void)
+{
+    char time[40], zone[8];
+    struct tm parts;
+
+    nftw(files_path, compare_change, FOLDERS_OPEN, FTW_PHYS);
+    localtime_r(&newest.tv_sec, &parts);
+    strftime(time, sizeof time, "%Y-%m-%dT%H:%M:%S", &parts);
+    strftime(zone, sizeof zone, "%z", &parts);
+    printf("\"changed\": \"%s.%06ld%s\"}\n", time, newest.tv_nsec / 1000, zone);
+}
+
+int suricata_report(void)
+{
+    const int fd = connect_suricata();
+    char *welcome = fd < 0 ? NULL : ask(fd, greeting);
+
+    if (!welcome)
+        return print_error(0);
+    free(welcome);
+    putchar('{');
+    if (print_member(fd, "rules", "ruleset-stats") || print_member(fd, "reloaded", "ruleset-reload-time")
+        || print_member(fd, "counters", "dump-counters") || print_wires(fd))
+        return print_error(0);
+    print_change();
+    close(fd);
+    return 0;
 }

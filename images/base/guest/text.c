@@ -96,7 +96,8 @@ int split(char *line, char **fields, int most)
 
 void *grow(void *array, size_t count, size_t element)
 {
-    if (count & (count - 1)) /* at the last power of two the room was doubled, so there is some left */
+    /* At the last power of two the room was doubled, so there is some left. */
+    if (count & (count - 1))
         return array;
     array = reallocarray(array, count ? 2 * count : 1, element);
     if (!array) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,9 +18,9 @@ from tests.netns.firewall.traffic import (
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fabric]:
+def built(tmp_path_factory: pytest.TempPathFactory, program: Path) -> Iterator[Fabric]:
     """The vApp with a server on every port that a test speaks of, declared or not."""
-    with Fabric(DESIGN, UPLINK, tmp_path_factory.mktemp("fabric")) as fabric:
+    with Fabric(DESIGN, UPLINK, tmp_path_factory.mktemp("fabric"), program) as fabric:
         for name in ("web-1", "web-2"):
             for port in (22, 80, *range(5000, 5004)):
                 fabric.servers.add(fabric.vms[name], name, port)

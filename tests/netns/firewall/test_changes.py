@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 from tests.design_builder import UPLINK, build_design, with_flows
-from tests.netns.fabric import OUTSIDE4, OUTSIDE6, SCRIPTS, Fabric, Live, greeting
+from tests.netns.fabric import (
+    OUTSIDE4,
+    OUTSIDE6,
+    SCRIPTS,
+    SHORT,
+    Fabric,
+    Live,
+    greeting,
+    unanswered,
+)
 from tests.netns.firewall.traffic import (
     DESIGN,
     FLOWS,
@@ -27,7 +36,7 @@ from tests.netns.firewall.traffic import (
 from vcloud.compile.firewall.ruleset import render_firewall
 from vcloud.design.model import Design
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(900)
 
 
 @both_versions
@@ -40,12 +49,12 @@ def test_a_revoked_flow_dies_at_once_and_the_others_live(net: Fabric, version: i
     ):
         assert revoked.echoes("before")
         net.load(with_flows(DESIGN, WITHOUT_STORE))
-        assert not revoked.echoes("after")
+        assert not revoked.echoes("after", wait=3)
         assert all(live.echoes("after") for live in (kept, published, leaving))
         key = (net.address("api", version), net.address("db", version), "tcp", 5432)
         assert net.report().denied[key] >= 1
         net.load(DESIGN)
-        revoked.socket.settimeout(60)  # the longer the flow was revoked, the later TCP repeats
+        revoked.socket.settimeout(120)  # the longer the flow was revoked, the later TCP repeats
         assert revoked.line() == "after", (
             "the flow is declared again: TCP's own repetition gets through"
         )
@@ -67,11 +76,11 @@ def test_a_connection_to_a_port_that_is_published_no_more_dies_though_the_flow_l
     ):
         assert moved.echoes("before")
         net.load(with_flows(DESIGN, FLOWS.replace(before, after)))
-        assert not moved.echoes("after", wait=0.7)
+        assert not moved.echoes("after", wait=SHORT)
         assert kept.echoes("after")
         shifted = int(after.rpartition("=")[2]) + port - int(before.rpartition("=")[2])
         assert greeting(net.outside, net.uplink_address(version), shifted)
-        assert not greeting(net.outside, net.uplink_address(version), port)
+        assert unanswered(net.outside, net.uplink_address(version), port)
 
 
 def test_a_revoked_server_push_dies_although_its_client_is_silent(net: Fabric) -> None:
@@ -79,7 +88,7 @@ def test_a_revoked_server_push_dies_although_its_client_is_silent(net: Fabric) -
         assert settled(lambda: len(numbers) > 20)
         net.load(with_flows(DESIGN, WITHOUT_STOCK))
         seen, then = len(numbers), sent()
-        assert settled(lambda: sent() > then + 100, seconds=30)
+        assert settled(lambda: sent() > then + 100)
         assert len(numbers) <= seen + 2
 
 
@@ -94,7 +103,7 @@ def test_allowed_connections_live_through_twenty_changes_and_no_denied_one_slips
         with Live(net.vms["web-1"], net.address("api", version), 8000) as live:
             while not stop.is_set():
                 if not live.echoes("x" * 100):
-                    failures.append(f"an echo over IPv{version} took over a second")
+                    failures.append(f"a connection over IPv{version} had no echo")
 
     def keep_knocking() -> None:
         while not stop.is_set():
@@ -131,11 +140,11 @@ def test_connections_live_through_a_restart_of_the_firewall(net: Fabric, version
         net.forget_connections()
         assert not inside.echoes("closed", wait=0.3)
         net.load(with_flows(DESIGN, WITHOUT_STORE))
-        inside.socket.settimeout(10)  # its next attempt at sending comes when TCP thinks fit
+        inside.socket.settimeout(120)  # its next attempt at sending comes when TCP thinks fit
         assert inside.line() == "closed"
         assert inside.echoes("open")
         assert leaving.echoes("open")
-        assert not revoked.echoes("open")
+        assert not revoked.echoes("open", wait=3)
 
 
 def test_a_refused_ruleset_leaves_the_old_one_in_force(net: Fabric) -> None:
@@ -150,7 +159,7 @@ def test_a_refused_ruleset_leaves_the_old_one_in_force(net: Fabric) -> None:
     assert net.report().digest == digest
     assert greeting(net.vms["api"], net.address("db", 4), 5432)
     assert (net.etc / "vcloud/firewall.nft").read_bytes() == kept
-    assert [path.name for path in (net.etc / "vcloud").iterdir()] == ["firewall.nft"]
+    assert {path.name for path in (net.etc / "vcloud").iterdir()} == {"firewall.nft", "identity"}
 
 
 def test_the_loaded_ruleset_is_kept_for_the_next_boot_and_private(net: Fabric) -> None:
@@ -161,7 +170,7 @@ def test_the_loaded_ruleset_is_kept_for_the_next_boot_and_private(net: Fabric) -
 
 def test_the_digest_speaks_of_the_rules_and_of_nothing_else(net: Fabric) -> None:
     digest = net.load(DESIGN)
-    assert not greeting(net.vms["web-1"], net.address("db", 4), 5432)
+    assert unanswered(net.vms["web-1"], net.address("db", 4), 5432)
     report = net.report()
     assert report.denied
     assert report.digest == digest == net.load(DESIGN)
@@ -183,31 +192,31 @@ def test_the_report_names_foreign_tables(net: Fabric) -> None:
 def test_closed_lets_nothing_through(net: Fabric) -> None:
     assert greeting(net.vms["web-1"], net.address("api", 4), 8000)
     net.load_text((SCRIPTS / "closed.nft").read_text(), check=True)
-    assert not greeting(net.vms["web-1"], net.address("api", 4), 8000)
-    assert not net.vms["web-1"].pings(str(DESIGN.zone("dmz").gateway.address4))
-    assert not greeting(net.outside, net.uplink_address(4), 8080)
+    assert unanswered(net.vms["web-1"], net.address("api", 4), 8000)
+    assert net.vms["web-1"].pings_in_vain(str(DESIGN.zone("dmz").gateway.address4))
+    assert unanswered(net.outside, net.uplink_address(4), 8080)
 
 
-def test_an_uplink_without_ipv6_lets_no_ipv6_out(tmp_path: Path) -> None:
+def test_an_uplink_without_ipv6_lets_no_ipv6_out(tmp_path: Path, program: Path) -> None:
     uplink = replace(UPLINK, address6=None, gateway6=None)
-    with Fabric(DESIGN, uplink, tmp_path) as fabric:
+    with Fabric(DESIGN, uplink, tmp_path, program) as fabric:
         fabric.load(DESIGN)
         fabric.servers.add(fabric.outside, "outside", 443)
         fabric.servers.add(fabric.vms["api"], "api", 8000)
         assert greeting(fabric.vms["api"], OUTSIDE4, 443)
         assert greeting(fabric.vms["web-1"], fabric.address("api", 6), 8000)
-        assert not greeting(fabric.vms["api"], OUTSIDE6, 443)
+        assert unanswered(fabric.vms["api"], OUTSIDE6, 443)
 
 
 def test_ten_thousand_flows_cost_no_more_per_packet_than_ten(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, program: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Loads them for real and prints times and throughput. The absolute numbers are the machine's.
 
     Throughput is bytes per second of processor time, so that other work on the machine does not
     change it: the kernel forwards a packet in the time of the process that sent it.
     """
-    with Fabric(many(10), UPLINK, tmp_path) as fabric:
+    with Fabric(many(10), UPLINK, tmp_path, program) as fabric:
         rates: dict[int, list[float]] = {}
         for count in (10, 10_000, 10, 10_000):
             design = many(count)

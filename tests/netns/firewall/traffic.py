@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.design_builder import build_design
-from tests.netns.fabric import OUTSIDE4, OUTSIDE6, Fabric, Namespace
+from tests.netns.fabric import LONG, OUTSIDE4, OUTSIDE6, Fabric, Namespace
 
 FLOWS = """
     checkout: internet -> web tcp/80=8080 tcp/5000-5003=6000 udp/7000-7003
@@ -41,7 +41,7 @@ def outside(version: int) -> str:
     return OUTSIDE4 if version == 4 else OUTSIDE6
 
 
-def settled(happened: Callable[[], bool], seconds: float = 2.0) -> bool:
+def settled(happened: Callable[[], bool], seconds: float = LONG) -> bool:
     """Whether it becomes true in time: packets need a moment."""
     deadline = time.monotonic() + seconds
     while not happened():
@@ -64,7 +64,7 @@ def noting(task: Callable[[], None], failures: list[str]) -> Callable[[], None]:
 @contextlib.contextmanager
 def bound(where: Namespace, version: int, port: int) -> Iterator[socket.socket]:
     with where.socket(socket.AF_INET if version == 4 else socket.AF_INET6, DATAGRAM) as client:
-        client.settimeout(0.7)
+        client.settimeout(LONG)
         client.bind(("" if version == 4 else "::", port))
         yield client
 

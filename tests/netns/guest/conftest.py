@@ -1,4 +1,4 @@
-"""The guest program, compiled as for the images, and two machines that run it."""
+"""Two machines that run the guest program."""
 
 from __future__ import annotations
 
@@ -8,28 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.netns.guest.machines import (
-    FLAGS,
     GATEWAY,
-    SOURCES,
     WORKLOAD,
     Machine,
     new_machine,
     plug,
-    run,
 )
-
-
-@pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("guest") / "guest"
-    run(
-        "musl-gcc",
-        *FLAGS,
-        "-o",
-        str(path),
-        *(str(source) for source in sorted(SOURCES.glob("*.c"))),
-    )
-    return path
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ GUEST_MAC, FIREWALL_MAC = "52:54:00:00:00:02", "52:54:00:00:00:01"
 
 def run(*argv: str, stdin: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        argv, input=stdin, capture_output=True, text=True, check=check, timeout=60
+        argv, input=stdin, capture_output=True, text=True, check=check, timeout=600
     )
 
 
@@ -73,7 +73,7 @@ class Machine:
 
     def identity(self, *lines: str) -> str:
         result = self.guest("identity", stdin="".join(f"{line}\n" for line in lines))
-        assert result.returncode == (0 if result.stdout == "ok\n" else 1), result
+        assert result.returncode == (0 if result.stdout.startswith("ok\n") else 1), result
         return result.stdout.strip()
 
     def ip(self, *words: str) -> list[dict[str, Any]]:
@@ -105,7 +105,7 @@ class Machine:
 
     @contextmanager
     def listening(self, *lines: str) -> Iterator[dict[str, Any]]:
-        result = self.guest("listen", "60", stdin="\n".join(lines))
+        result = self.guest("listen", "600", stdin="\n".join(lines))
         assert result.returncode == 0, result
         service = json.loads(result.stdout)
         yield service
@@ -148,11 +148,11 @@ def furnish(machine: Machine, program: Path) -> None:
     machine.file("/guest").chmod(0o755)
 
 
-POLL, RECVMSG = 7, 47
+POLL, RECVMSG, FLOCK = 7, 47, 73
 """System calls in which a program waits for something to happen."""
 
 
-def until(what: str, holds: Callable[[], bool], seconds: float = 30) -> None:
+def until(what: str, holds: Callable[[], bool], seconds: float = 300) -> None:
     """Waits for something that happens soon. The time is long because the machine may be busy."""
     deadline = time.monotonic() + seconds
     while not holds():

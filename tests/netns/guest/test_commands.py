@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
+from tests.netns.guest.dbus import (
+    CALL,
+    ERROR,
+    JOB,
+    JOB_NEW,
+    METHOD_RETURN,
+    OTHER_JOB,
+    UNIT_NEW,
+    dbus_message,
+    dbus_string,
+    job_removed,
+    open_folder,
+)
 from tests.netns.guest.machines import (
     POLL,
     Machine,
@@ -36,11 +47,11 @@ def test_wait_tcp_waits_as_long_as_it_was_told(guest: Machine) -> None:
     assert guest.identity() == "ok"
     began = time.monotonic()
     assert guest.guest("wait-tcp", "80", "1").returncode == 1
-    assert 1 <= time.monotonic() - began < 20, "not as long as the next one would"
-    with subprocess.Popen(guest.argv("wait-tcp", "80", "60")) as waiting:
+    assert 1 <= time.monotonic() - began < 200, "not as long as the next one would"
+    with subprocess.Popen(guest.argv("wait-tcp", "80", "600")) as waiting:
         until("it waits", lambda: guest.sleeps_in("guest", POLL))
         with guest.listening("tcp 127.0.0.1 80"):
-            assert waiting.wait(timeout=50) == 0
+            assert waiting.wait(timeout=500) == 0
 
 
 def test_random_bytes_differ(guest: Machine) -> None:
@@ -91,48 +102,13 @@ def test_suricata_answers_are_read_whole_and_judged_by_their_own_return(
             peer.send(part.encode())
             time.sleep(0.1)
         peer.shutdown(socket.SHUT_RDWR)
-        output = client.communicate(timeout=10)[0]
+        output = client.communicate(timeout=120)[0]
     assert client.returncode == status
     assert (
         output.strip() == reply.strip()
         if status == 0 or "NOK" in reply
         else output.startswith("error 0 ")
     )
-
-
-JOB, OTHER_JOB = "/org/freedesktop/systemd1/job/7", "/org/freedesktop/systemd1/job/8"
-CALL, METHOD_RETURN, ERROR, SIGNAL = 1, 2, 3, 4
-
-
-def dbus_string(text: str) -> bytes:
-    content = text.encode() + b"\0"
-    return struct.pack("<I", len(text)) + content + bytes(-len(content) % 4)
-
-
-def dbus_message(kind: int, member: str, body: bytes) -> bytes:
-    """A message whose one header field is its member."""
-    fields = b"\3\1s\0" + dbus_string(member)
-    return (
-        struct.pack("<4sIII", bytes([ord("l"), kind, 0, 1]), len(body), 1, len(fields))
-        + fields
-        + bytes(-len(fields) % 8)
-        + body
-    )
-
-
-def job_removed(job: str, result: str) -> bytes:
-    body = struct.pack("<I", 7) + b"".join(map(dbus_string, (job, "multi-user.target", result)))
-    return dbus_message(SIGNAL, "JobRemoved", body)
-
-
-JOB_NEW = dbus_message(
-    SIGNAL, "JobNew", struct.pack("<I", 7) + dbus_string(JOB) + dbus_string("multi-user.target")
-)
-UNIT_NEW = dbus_message(
-    SIGNAL,
-    "UnitNew",
-    dbus_string("ssh.socket") + dbus_string("/org/freedesktop/systemd1/unit/ssh_2esocket"),
-)
 
 
 def start_services(guest: Machine, *messages: bytes) -> tuple[bytes, str]:
@@ -158,7 +134,7 @@ def start_services(guest: Machine, *messages: bytes) -> tuple[bytes, str]:
                 peer.send(message[:20])
                 peer.send(message[20:])
         peer.shutdown(socket.SHUT_RDWR)
-        output = client.communicate(timeout=10)[0]
+        output = client.communicate(timeout=120)[0]
     assert client.returncode == (1 if output else 0)
     return call, output.strip()
 
@@ -223,16 +199,6 @@ def test_services_that_do_not_start_are_told_and_the_next_boot_waits_again(
 ) -> None:
     assert start_services(guest, *messages)[1] == said
     assert not guest.file("/etc/systemd/system/default.target").is_symlink()
-
-
-@contextmanager
-def open_folder(path: Path) -> Iterator[int]:
-    """A short way to a long path: the address of a unix socket has 107 bytes."""
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield folder
-    finally:
-        os.close(folder)
 
 
 def test_suricata_that_does_not_run_is_an_error(guest: Machine) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.netns.guest.machines import (
     FIREWALL_MAC,
+    FLOCK,
     GUEST_MAC,
     NIC,
     POLL,
@@ -104,6 +105,48 @@ def test_a_card_that_comes_late_is_waited_for(guest: Machine, firewall: Machine)
     assert guest.addresses() == {"10.8.0.2/32"}
 
 
+def test_a_document_of_a_run_before_comes_late_and_is_not_applied(guest: Machine) -> None:
+    """A killed run has left it in the guest. The later run is done when its turn comes."""
+
+    def give(run: str, name: str) -> tuple[int, str]:
+        done = guest.guest("identity", run, stdin=f"hostname {name}\n")
+        return done.returncode, done.stdout
+
+    assert give("7", "seven") == (0, "ok\n")
+    late = "error 0 run 7 has given an identity before this one of run 6\n"
+    assert give("6", "six") == (76, late)
+    assert guest.file("/etc/hostname").read_text() == "seven\n"
+    assert give("7", "again") == (0, "ok\n"), "the same run may give another one"
+    assert give("8", "eight") == (0, "ok\n")
+    assert guest.file("/etc/hostname").read_text() == "eight\n"
+    assert give("7", "seven")[0] == 76
+    assert give("", "none")[1].startswith("error 0 '' is not a number")
+
+
+def test_a_document_waits_for_the_one_of_a_killed_run(guest: Machine, firewall: Machine) -> None:
+    """The first has begun: it waits for its card."""
+    with subprocess.Popen(
+        guest.argv("identity", "1"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as killed:
+        assert killed.stdin is not None
+        killed.stdin.write(f"hostname one\n{NIC}\n")
+        killed.stdin.close()
+        until("the first waits for its card", lambda: guest.sleeps_in("guest", POLL))
+        with subprocess.Popen(
+            guest.argv("identity", "2"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as following:
+            assert following.stdin is not None
+            following.stdin.write("hostname two\n")
+            following.stdin.close()
+            until("the second waits for the first", lambda: guest.sleeps_in("guest", FLOCK))
+            plug(guest, firewall)
+            assert killed.stdout is not None
+            assert killed.stdout.read() == "ok\n"
+            assert following.stdout is not None
+            assert following.stdout.read() == "ok\n"
+    assert guest.file("/etc/hostname").read_text() == "two\n"
+
+
 def test_a_card_that_never_comes_is_an_error_after_ten_seconds(guest: Machine) -> None:
     began = time.monotonic()
     assert guest.identity("hostname a", NIC) == f"error 2 nic: no NIC with MAC address {GUEST_MAC}"
@@ -166,6 +209,29 @@ def test_rules_lead_to_tables(guest: Machine) -> None:
     assert [rule["table"] for rule in guest.ip("-6", "rule") if rule["src"] == "fd00:8::2"] == [
         "70000"
     ]
+
+
+@pytest.mark.usefixtures("cable")
+def test_only_what_bears_the_mark_is_routed_and_what_the_guest_sends_itself(guest: Machine) -> None:
+    def rules(version: str) -> list[str]:
+        listed = guest.enter("ip", version, "rule").stdout.splitlines()
+        return [line.replace("\t", " ") for line in listed if " proto 86" in line]
+
+    wanted = [
+        "1000: from all fwmark 0x7 lookup main proto 86",
+        "1001: from all iif lo lookup main proto 86",
+        "1002: from all blackhole proto 86",
+    ]
+    for _ in range(2):
+        assert guest.identity(*WORKLOAD, "route-mark 7") == "ok"
+        assert (rules("-4"), rules("-6")) == (wanted, wanted)
+    guest.enter("ip", "rule", "del", "priority", "1002")
+    assert guest.guest("boot").stdout == "ok\n"
+    assert rules("-4") == wanted
+    assert guest.identity(*WORKLOAD, "route-mark 8") == "ok"
+    assert rules("-6") == [wanted[0].replace("0x7", "0x8"), *wanted[1:]]
+    assert guest.identity(*WORKLOAD) == "ok"
+    assert (rules("-4"), rules("-6")) == ([], [])
 
 
 @pytest.mark.usefixtures("cable")

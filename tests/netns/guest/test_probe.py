@@ -24,6 +24,8 @@ from vcloud.guests.probes import python_program, python_words
 
 pytestmark = pytest.mark.netns
 
+LONG = 10_000
+"""Milliseconds for a probe that ends with an answer."""
 PEERS = pytest.mark.parametrize(
     ("own", "there"), [("10.8.0.2", "10.8.0.1"), ("fd00:8::2", "fd00:8::1")], ids=["ipv4", "ipv6"]
 )
@@ -41,7 +43,7 @@ class Machine:
     def enter(self, *argv: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         enter = ["nsenter", "-t", str(self.pid), "-n", "-m", "-p"]
         return subprocess.run(
-            [*enter, *argv], input=stdin, capture_output=True, check=False, timeout=60
+            [*enter, *argv], input=stdin, capture_output=True, check=False, timeout=600
         )
 
     def run(self, *words: str, lines: str = "") -> subprocess.CompletedProcess[bytes]:
@@ -75,7 +77,7 @@ class Machine:
 
     @contextmanager
     def listening(self, *lines: str) -> Iterator[dict[str, Any]]:
-        done = self.run("listen", "60", lines="\n".join(lines))
+        done = self.run("listen", "600", lines="\n".join(lines))
         assert done.returncode == 0, done
         service: dict[str, Any] = json.loads(done.stdout)
         yield service
@@ -167,8 +169,9 @@ def test_tcp_probes_tell_open_refused_timeout_and_unreachable_apart(
         "tcp dport 84 reject with tcp reset",
     )
     with far.listening(*(f"tcp {there} {port}" for port in (80, 81, 82, 83, 84))):
-        lines = [f"{port} tcp {own} {there} {port} 1500" for port in (80, 81, 82, 83, 84, 85)]
-        found = near.probe(*lines, f"any tcp - {there} 80 700")
+        lines = [f"{port} tcp {own} {there} {port} {LONG}" for port in (80, 82, 83, 84, 85)]
+        lines += [f"81 tcp {own} {there} 81 1500", f"any tcp - {there} 80 {LONG}"]
+        found = near.probe(*lines)
     expected = {
         "80": "open",
         "81": "timeout",
@@ -180,7 +183,9 @@ def test_tcp_probes_tell_open_refused_timeout_and_unreachable_apart(
     }
     assert results(found) == expected
     assert found["80"]["port"] > 1024
-    assert 1500 <= found["81"]["ms"] < 2500
+    # Only the Python program sends from outside, where vcloud does not choose the address.
+    assert found["any"].get("sender", "") == (own if near.before else "")
+    assert found["81"]["ms"] >= 1500
 
 
 @PEERS
@@ -195,8 +200,9 @@ def test_udp_probes_tell_answered_refused_timeout_and_unreachable_apart(
     with far.listening(
         f"udp {there} 90 {encode('hello')}", *(f"udp {there} {port}" for port in (91, 92, 93, 95))
     ):
-        lines = [f"{port} udp {own} {there} {port} 500" for port in range(90, 95)]
-        found = near.probe(*lines, f"95 udp - {there} 95 500 {encode('ping')}")
+        lines = [f"{port} udp {own} {there} {port} {LONG}" for port in (90, 92, 93, 94)]
+        lines += [f"91 udp {own} {there} 91 500", f"95 udp - {there} 95 {LONG} {encode('ping')}"]
+        found = near.probe(*lines)
     expected = ["answered", "timeout", "unreachable", "unreachable", "refused", "answered"]
     assert [found[str(port)]["result"] for port in range(90, 96)] == expected
     assert (found["90"]["answer"], found["95"]["answer"]) == (encode("hello"), encode("ping"))
@@ -206,24 +212,27 @@ def test_udp_probes_tell_answered_refused_timeout_and_unreachable_apart(
 def test_icmp_probes_are_answered_until_a_rule_forbids_it(
     near: Machine, far: Machine, own: str, there: str
 ) -> None:
-    echo = [
-        f"{number} icmp {source} {there} 0 400" for number, source in enumerate((own, "-", "-"))
-    ]
-    assert set(results(near.probe(*echo)).values()) == {"answered"}
+    def echoes(milliseconds: int) -> set[str]:
+        sources = enumerate((own, "-", "-"))
+        lines = (f"{number} icmp {source} {there} 0 {milliseconds}" for number, source in sources)
+        return set(results(near.probe(*lines)).values())
+
+    assert echoes(LONG) == {"answered"}
     far.rules("icmp type echo-request drop", "icmpv6 type echo-request drop")
-    assert set(results(near.probe(*echo)).values()) == {"timeout"}
+    assert echoes(400) == {"timeout"}
     far.rules(
         *(
             f"{name} type echo-request reject with icmpx type admin-prohibited"
             for name in ("icmp", "icmpv6")
         )
     )
-    assert set(results(near.probe(*echo)).values()) == {"unreachable"}
+    assert echoes(LONG) == {"unreachable"}
 
 
 def test_no_route_is_unreachable_and_a_foreign_source_an_error(near: Machine) -> None:
-    lines = [f"{protocol} {protocol} - 198.51.100.1 80 500" for protocol in ("tcp", "udp", "icmp")]
-    found = near.probe(*lines, "foreign tcp 10.8.0.77 10.8.0.1 80 500")
+    kinds = ("tcp", "udp", "icmp")
+    lines = [f"{protocol} {protocol} - 198.51.100.1 80 {LONG}" for protocol in kinds]
+    found = near.probe(*lines, f"foreign tcp 10.8.0.77 10.8.0.1 80 {LONG}")
     assert results(found) == {
         "tcp": "unreachable",
         "udp": "unreachable",
@@ -248,8 +257,9 @@ def test_a_payload_is_delivered_stalled_or_reset(
     with far.listening(
         f"tcp {there} 80 {encode('HTTP/1.1 200 OK')}", *(f"tcp {there} {port}" for port in (81, 82))
     ) as service:
-        lines = [f"{port} tcp {own} {there} {port} 1500 {bulk}" for port in (80, 81, 82, 85)]
-        found = near.probe(*lines, f"short tcp - {there} 81 1500 {encode('short')}")
+        lines = [f"{port} tcp {own} {there} {port} {LONG} {bulk}" for port in (80, 82, 85)]
+        lines += [f"81 tcp {own} {there} 81 1500 {bulk}"]
+        found = near.probe(*lines, f"short tcp - {there} 81 {LONG} {encode('short')}")
     assert results(found) == {
         "80": "delivered",
         "81": "stalled",
@@ -273,8 +283,8 @@ def test_a_long_payload_is_delivered_and_an_answer_is_cut_at_8_kib(
 ) -> None:
     with far.listening("tcp 10.8.0.1 80", f"tcp 10.8.0.1 81 {encode(b'y' * 20_000)}") as service:
         found = near.probe(
-            f"a tcp - 10.8.0.1 80 5000 {encode(b'x' * 3_000_000)}",
-            f"b tcp - 10.8.0.1 81 5000 {encode('z')}",
+            f"a tcp - 10.8.0.1 80 60000 {encode(b'x' * 3_000_000)}",
+            f"b tcp - 10.8.0.1 81 60000 {encode('z')}",
         )
     assert results(found) == {"a": "delivered", "b": "delivered"}
     assert [len(base64.b64decode(found[name]["answer"])) for name in "ab"] == [8192, 8192]
@@ -284,9 +294,9 @@ def test_a_long_payload_is_delivered_and_an_answer_is_cut_at_8_kib(
 def test_a_probe_with_an_answer_ends_long_before_its_timeout(near: Machine, far: Machine) -> None:
     with far.listening("tcp 10.8.0.1 80"):
         began = time.monotonic()
-        found = near.probe(f"a tcp - 10.8.0.1 80 20000 {encode('x')}")
+        found = near.probe(f"a tcp - 10.8.0.1 80 200000 {encode('x')}")
     assert found["a"]["result"] == "delivered"
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 100
 
 
 @PEERS
@@ -299,7 +309,7 @@ def test_forged_packets_arrive_with_the_source_that_was_asked_for(
         lines = (
             f"a spoof-udp {forged} {there} 80 500",
             f"b spoof-tcp {forged} {there} 81 500",
-            f"c udp - {there} 80 500",
+            f"c udp - {there} 80 {LONG}",
         )
         found = near.probe(*lines)
         peers = {(peer["from"], peer["from_port"], peer["bytes"]) for peer in far.log(service)}
@@ -320,8 +330,8 @@ def test_what_is_lost_on_the_way_is_sent_again_but_not_for_ever(
     )
     with far.listening(f"udp {there} 80", f"udp {there} 82") as service:
         found = near.probe(
-            f"udp udp {own} {there} 80 2500",
-            f"icmp icmp {own} {there} 0 2500",
+            f"udp udp {own} {there} 80 {LONG}",
+            f"icmp icmp {own} {there} 0 {LONG}",
             f"never udp {own} {there} 81 2500",
             f"forged spoof-udp {own}2 {there} 82 2500",
         )
@@ -344,7 +354,7 @@ def test_many_probes_run_side_by_side(near: Machine, far: Machine) -> None:
     with far.listening("tcp 10.8.0.1 80", "udp 10.8.0.1 80"):
         began = time.monotonic()
         lines = [
-            f"{number} {('tcp', 'udp', 'icmp')[number % 3]} - 10.8.0.1 80 5000"
+            f"{number} {('tcp', 'udp', 'icmp')[number % 3]} - 10.8.0.1 80 30000"
             for number in range(600)
         ]
         found = near.probe(
@@ -397,13 +407,14 @@ def test_the_oldest_of_too_many_peers_makes_room(near: Machine, far: Machine) ->
 
 
 def test_a_listener_ends_by_itself_and_only_listeners_can_be_stopped(near: Machine) -> None:
-    pid = json.loads(near.run("listen", "1", lines="tcp 127.0.0.1 80").stdout)["pid"]
-    assert results(near.probe("a tcp - 127.0.0.1 80 500")) == {"a": "open"}
-    deadline = time.monotonic() + 20
-    while results(near.probe("a tcp - 127.0.0.1 80 500")) != {"a": "refused"}:
+    # Long enough for a probe to begin on a busy machine.
+    pid = json.loads(near.run("listen", "30", lines="tcp 127.0.0.1 80").stdout)["pid"]
+    assert results(near.probe(f"a tcp - 127.0.0.1 80 {LONG}")) == {"a": "open"}
+    deadline = time.monotonic() + 300
+    while results(near.probe(f"a tcp - 127.0.0.1 80 {LONG}")) != {"a": "refused"}:
         assert time.monotonic() < deadline
     assert near.run("listen-stop", str(pid)).returncode == 0
-    other = near.set("sh", "-c", "sleep 30 >/dev/null 2>&1 & echo $!").strip()
+    other = near.set("sh", "-c", "sleep 600 >/dev/null 2>&1 & echo $!").strip()
     assert (
         near.run("listen-stop", other).stdout
         == f"error 0 process {other} is no guest listen\n".encode()
@@ -414,6 +425,36 @@ def test_a_listener_ends_by_itself_and_only_listeners_can_be_stopped(near: Machi
 def test_a_machine_without_a_new_enough_python_says_so() -> None:
     """The loader is the first that such a machine runs."""
     old = ["python3", "-c", f"import sys\nsys.version_info = (3, 8)\n{python_words()[-1]}", "probe"]
-    done = subprocess.run(old, input=python_program(), capture_output=True, check=False, timeout=60)
+    done = subprocess.run(
+        old, input=python_program(), capture_output=True, check=False, timeout=600
+    )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == b"RuntimeError: python3 is older than 3.9"
+
+
+def test_a_probe_leaves_by_the_card_that_it_is_told_as_if_there_were_a_route() -> None:
+    """The Python program only: a host may have a route to a zone's bridge tomorrow."""
+    python = python_words(), python_program()
+    with new_machine(python) as near, new_machine(python) as far:
+        for machine, address in ((near, "10.8.1.2/32"), (far, "10.8.0.1/32")):
+            machine.set("ip", "address", "add", address, "dev", "lo")
+        ends = f"g0 netns {near.pid} type veth peer name g0 netns {far.pid}".split()
+        subprocess.run(["ip", "link", "add", *ends], check=True)
+        for machine, back in ((near, "fd00::1/128"), (far, "10.8.1.2/32")):
+            machine.set("ip", "link", "set", "g0", "up")
+            machine.set("ip", "route", "add", back, "dev", "g0")
+        with far.listening("tcp 10.8.0.1 80"):
+            found = near.probe(
+                f"routed tcp - 10.8.0.1 80 {LONG} -",
+                f"by-card tcp - 10.8.0.1 80 {LONG} - g0",
+                f"closed tcp - 10.8.0.1 81 {LONG} - g0",
+                f"no-card tcp - 10.8.0.1 80 {LONG} - g9",
+            )
+        assert results(found) == {
+            "routed": "unreachable",
+            "by-card": "open",
+            "closed": "refused",
+            "no-card": "error",
+        }
+        near.set("sysctl", "-q", "-w", "net.ipv6.conf.g0.disable_ipv6=1")
+        assert results(near.probe(f"6 tcp - fd00:8::1 80 {LONG} - g0")) == {"6": "unreachable"}

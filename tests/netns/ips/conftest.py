@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.netns.guest.machines import FLAGS, SOURCES
 from tests.netns.ips.lab import IpsLab
 from tests.netns.ips.root import find_ips_root
 from tests.netns.ips.traffic import (
@@ -18,25 +16,16 @@ from vcloud.compile.ips.files import ips_digest, ips_files
 
 
 @pytest.fixture(scope="session")
-def guest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("guest-program") / "guest"
-    subprocess.run(
-        ["musl-gcc", *FLAGS, "-o", str(path), *map(str, sorted(SOURCES.glob("*.c")))], check=True
-    )
-    return path
-
-
-@pytest.fixture(scope="session")
 def ips_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return find_ips_root(tmp_path_factory.mktemp("ips-image"))
 
 
 @pytest.fixture(scope="module")
 def shared(
-    ips_root: Path, guest: Path, tmp_path_factory: pytest.TempPathFactory
+    ips_root: Path, program: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[IpsLab]:
     """One running IPS for all tests that only send packets."""
-    with IpsLab(DESIGN, ips_root, guest, tmp_path_factory.mktemp("ips")) as lab:
+    with IpsLab(DESIGN, ips_root, program, tmp_path_factory.mktemp("ips")) as lab:
         answer = lab.load(ips_files(DESIGN))
         assert (answer["action"], answer["rules_failed"], answer["digest"]) == (
             "start",
@@ -46,8 +35,17 @@ def shared(
         yield lab
 
 
+@pytest.fixture(scope="module")
+def still(
+    ips_root: Path, program: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[IpsLab]:
+    """An IPS that is not in any path: Suricata reads captures there (`replay`)."""
+    with IpsLab(DESIGN, ips_root, program, tmp_path_factory.mktemp("ips")) as lab:
+        yield lab
+
+
 @pytest.fixture
-def own(ips_root: Path, guest: Path, tmp_path: Path) -> Iterator[IpsLab]:
+def own(ips_root: Path, program: Path, tmp_path: Path) -> Iterator[IpsLab]:
     """An IPS of a test's own, not loaded yet."""
-    with IpsLab(DESIGN, ips_root, guest, tmp_path) as lab:
+    with IpsLab(DESIGN, ips_root, program, tmp_path) as lab:
         yield lab

@@ -11,14 +11,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
-import io
 import itertools
 import json
 import select
 import socket
 import struct
 import subprocess
-import tarfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,17 +25,18 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from tests.netns.namespaces import Sockets, held
-from vcloud.compile.ips.files import FOLDER
 from vcloud.data import images_dir
 from vcloud.design.model import Design, Nic
+from vcloud.guests.setup import ips_archive
 
 SCRIPTS = images_dir() / "ips/files/usr/lib/vcloud"
+TURN = images_dir() / "appliance/files/usr/lib/vcloud/appliance-turn"
 OUTSIDE4, OUTSIDE6 = "203.0.113.5", "2001:db8:203::5"
 SIOCETHTOOL = 0x8946
 OFFLOADS_OFF = (0x15, 0x17, 0x19, 0x1F, 0x24, 0x2C)
 """ETHTOOL_SRXCSUM, STXCSUM, SSG, STSO, SGSO and SGRO: what `plain_offloads` does for a VM's card.
 """
-LONGEST = 20.0
+LONGEST = 120.0
 """Seconds that anything may take."""
 QUIET = 0.15
 """Seconds after which a packet that was dropped has had its chance to arrive."""
@@ -60,7 +59,7 @@ class Machine:
         self, *argv: str, stdin: bytes = b"", check: bool = True
     ) -> subprocess.CompletedProcess[bytes]:
         enter = ["nsenter", "-t", str(self.pid), "-m", "-n", "-p"]
-        done = subprocess.run([*enter, *argv], input=stdin, capture_output=True, timeout=60)
+        done = subprocess.run([*enter, *argv], input=stdin, capture_output=True, timeout=600)
         assert done.returncode == 0 or not check, (argv, done)
         return done
 
@@ -80,17 +79,6 @@ class Machine:
 
     def close(self) -> None:
         self._open.close()
-
-
-def archive(files: Mapping[str, bytes]) -> bytes:
-    """A tar as `ips-load` takes it."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for path, content in files.items():
-            entry = tarfile.TarInfo(path.removeprefix(f"{FOLDER}/"))
-            entry.size = len(content)
-            tar.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()
 
 
 def connect(one: Machine, card: str, other: Machine, peer: str) -> None:
@@ -183,7 +171,7 @@ class IpsLab:
         self.ips.run("mount", "--bind", "/dev", str(self._root / "dev"))
         place = self.path("/usr/lib/vcloud")
         place.mkdir(parents=True, exist_ok=True)
-        for source in (guest, *SCRIPTS.iterdir()):
+        for source in (guest, TURN, *SCRIPTS.iterdir()):
             (place / source.name).write_bytes(source.read_bytes())
             (place / source.name).chmod(0o755)
         self.path("/etc/vcloud").mkdir(exist_ok=True)
@@ -237,9 +225,9 @@ class IpsLab:
     def chroot(self, *argv: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         return self.ips.run("chroot", str(self._root), *argv, stdin=stdin, check=False)
 
-    def load(self, files: Mapping[str, bytes]) -> dict[str, object]:
+    def load(self, files: Mapping[str, bytes], generation: int = 0) -> dict[str, object]:
         """What `ips-load` says of these files; AssertionError with its reason if it refuses them."""
-        done = self.chroot("/usr/lib/vcloud/ips-load", stdin=archive(files))
+        done = self.chroot("/usr/lib/vcloud/ips-load", str(generation), stdin=ips_archive(files))
         assert done.returncode == 0, done.stderr.decode()
         answer: dict[str, object] = json.loads(done.stdout)
         return answer

@@ -37,21 +37,21 @@ def http_server(where: Machine, address: str) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def mail_server(where: Machine, address: str) -> Iterator[tuple[int, list[bytes]]]:
-    """Takes one mail."""
+def mail_server(where: Machine, address: str, patience: float) -> Iterator[tuple[int, list[bytes]]]:
+    """Takes one mail. Each line of it must come within so many seconds."""
     mails: list[bytes] = []
     with where.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
         listener.bind((address, 0))
         listener.listen()
-        thread = threading.Thread(target=_take_mail, args=(listener, mails))
+        thread = threading.Thread(target=_take_mail, args=(listener, mails, patience))
         thread.start()
         yield listener.getsockname()[1], mails
-        thread.join(timeout=10)
+        thread.join(timeout=60)
 
 
-def _take_mail(listener: socket.socket, mails: list[bytes]) -> None:
+def _take_mail(listener: socket.socket, mails: list[bytes], patience: float) -> None:
     connection, _ = listener.accept()
-    connection.settimeout(2)
+    connection.settimeout(patience)
     with connection, connection.makefile("rwb") as stream, contextlib.suppress(OSError):
         stream.write(b"220 mail.example ESMTP\r\n")
         stream.flush()
@@ -72,9 +72,9 @@ def _take_mail(listener: socket.socket, mails: list[bytes]) -> None:
                 stream.flush()
 
 
-def send_mail(lab: IpsLab, source: str, port: int, mail: bytes) -> None:
+def send_mail(lab: IpsLab, source: str, port: int, mail: bytes, patience: float) -> None:
     raw = lab.machine(source).socket(socket.AF_INET, socket.SOCK_STREAM)
-    raw.settimeout(2)
+    raw.settimeout(patience)
     raw.connect((OUTSIDE4, port))
 
     class Client(smtplib.SMTP):

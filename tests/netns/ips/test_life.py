@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.design_builder import with_flows
-from tests.netns.ips.lab import OUTSIDE4, IpsLab, Seen, receive
+from tests.netns.ips.lab import OUTSIDE4, OUTSIDE6, IpsLab, Seen, receive
 from tests.netns.ips.traffic import (
     API,
     CARD,
@@ -120,20 +120,20 @@ def test_suricata_accepts_what_was_reviewed(own: IpsLab, folder: Path) -> None:
 
 
 def test_nothing_passes_before_it_has_rules_nor_after_it_dies(own: IpsLab) -> None:
-    def pings() -> bool:
+    def pings(patience: int = 60) -> bool:
         return (
             own.machine(WEB[0])
-            .run("ping", "-c", "5", "-i", "0.4", "-W", "1", OUTSIDE4, check=False)
+            .run("ping", "-c", "5", "-i", "0.4", "-W", str(patience), OUTSIDE4, check=False)
             .returncode
             == 0
         )
 
-    assert not pings()
+    assert not pings(1)
     assert own.report()["running"] is False
     own.load(ips_files(DESIGN))
     assert pings()
     own.chroot("sh", "-c", "kill -9 $(cat /run/suricata/suricata.pid)")
-    assert not pings()
+    assert not pings(1)
     assert own.report()["running"] is False
     assert own.chroot("/usr/lib/vcloud/ips-start").returncode == 0
     assert pings()
@@ -174,14 +174,15 @@ def test_a_zone_that_changes_its_addresses_is_known_after_a_live_load(own: IpsLa
 
 def test_a_revoked_exception_ends_on_open_connections_too(own: IpsLab) -> None:
     own.load(ips_files(with_detectors(DESIGN, replace(CARDS, excepted=("parcels", "acquirer")))))
+    request = upload(CARD.encode())
     with own.connection(API[0], OUTSIDE4, 80) as (client, server):
-        client.sendall(CARD.encode())
-        assert receive(server, 16) == CARD.encode()
+        client.sendall(request)
+        assert receive(server, len(request)) == request
         own.load(ips_files(DESIGN))
-        client.sendall(b" " + CARD.encode())
+        client.sendall(request)
         server.settimeout(1)
         with pytest.raises(TimeoutError):
-            receive(server, 17)
+            receive(server, len(request))
 
 
 def test_a_restart_drops_the_connections_of_before(own: IpsLab) -> None:
@@ -217,14 +218,16 @@ def test_refused_files_change_nothing(own: IpsLab, broken: str) -> None:
     report = own.report()
     assert (report["running"], report["digest"]) == (True, ips_digest(files))
     assert is_stopped(own.tcp(API[0], OUTSIDE4, 8000, upload(CARD.encode())))
-    assert not own.path(f"{FOLDER}.new").exists()
+    assert [path.name for path in own.path(FOLDER).parent.iterdir()] == [Path(FOLDER).name]
 
 
 def test_the_report_counts_what_was_dropped(own: IpsLab) -> None:
     own.load(ips_files(DESIGN))
     assert is_stopped(own.tcp(API[0], OUTSIDE4, 8000, upload(CARD.encode())))
-    deadline = time.monotonic() + 10
-    while not (counters := own.report()["counters"]) or not counters["message"]["ips"]["blocked"]:  # type: ignore[index]
+    deadline = time.monotonic() + 120
+    while (counters := own.report()["counters"])["return"] != "OK" or not counters["message"][
+        "ips"
+    ]["blocked"]:  # type: ignore[index]
         assert time.monotonic() < deadline
         time.sleep(0.5)
     assert counters["message"]["capture"]["kernel_drops"] == 0  # type: ignore[index]
@@ -255,3 +258,28 @@ def test_flows_that_change_change_the_exceptions_live(own: IpsLab) -> None:
     assert own.load(ips_files(wider))["action"] == "reload"
     assert own.tcp(API[0], OUTSIDE4, 8050, upload(CARD.encode())).arrived
     assert is_stopped(own.tcp(API[0], OUTSIDE4, 8200, upload(CARD.encode())))
+
+
+def test_an_exception_for_a_prefix_is_one_for_its_addresses_outside_only(own: IpsLab) -> None:
+    """Neither for what another flow names in it, nor for the other version of IP, nor for the zones
+    of the vApp that are in it.
+    """
+    whole = f"archive: api -> {OUTSIDE4}/24 tcp/8000".replace(".5/", ".0/")
+    part = "branch: api -> 203.0.113.0/29 tcp/8000"
+    inside = "archive: api -> 10.0.0.0/8 tcp/8000"
+    card = upload(CARD.encode())
+    for flows, target, passes in (
+        (whole, OUTSIDE4, True),
+        (whole, OUTSIDE6, False),
+        (f"{whole}\n{part}", OUTSIDE4, False),
+        (inside, WEB[0], False),
+        (inside, WEB[1], False),
+        ("archive: api -> internet tcp/8000", OUTSIDE4, True),
+        (f"archive: api -> internet tcp/8000\n{part}", OUTSIDE4, False),
+        (f"archive: api -> internet tcp/8000\n{part}", OUTSIDE6, True),
+    ):
+        design = with_detectors(with_flows(DESIGN, flows), replace(CARDS, excepted=("archive",)))
+        assert own.load(ips_files(design))["rules_failed"] == 0
+        seen = own.tcp(API[":" in target], target, 8000, card)
+        assert seen.arrived is passes, (flows, target)
+        assert own.tcp(API[":" in target], target, 8000, upload(NO_CARD.encode())).arrived

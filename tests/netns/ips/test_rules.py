@@ -235,7 +235,7 @@ def test_curl_and_a_web_server_speak_through_it(shared: IpsLab) -> None:
             "curl",
             "-sS",
             "--max-time",
-            "10",
+            "60",
             "--interface",
             OUTSIDE4,
             "-d",

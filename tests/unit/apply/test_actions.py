@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
+from uuid import uuid4
 
 import pytest
 
+from tests.told import Told
 from tests.vapps import TWO_HOMES, design_of_text
-from vcloud.apply.actions import ACTIONS, act, left
+from vcloud.apply.actions import ACTIONS, act, left, tell_failure
 from vcloud.apply.run import Run
 from vcloud.apply.target import Target, target_of
 from vcloud.compile.libvirt.network import zone_networks
-from vcloud.errors import GuestError, HostError
+from vcloud.design.names import domain_uuid
+from vcloud.errors import GuestError, HostError, VcloudError
 from vcloud.hosts import machines
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import HostRef, UplinkConfig
-from vcloud.hosts.manifests import delete_manifest, read_manifest
+from vcloud.hosts.lock import LostLockError, vapp_lock
+from vcloud.hosts.manifests import delete_manifest, read_manifest, write_manifest
+from vcloud.hosts.metadata import remove_record
 from vcloud.hosts.observe import observe_vapp
 from vcloud.hosts.volumes import VappVolumes
 from vcloud.placement.place import on_one
@@ -30,22 +35,6 @@ NETWORKS = tuple(network.name for zone in DESIGN.zones for network in zone_netwo
 UPLINK = UplinkConfig(
     network="uplink", prefix4=IPv4Network("198.18.0.0/16"), gateway4=IPv4Address("198.18.0.1")
 )
-
-
-@dataclass
-class Told:
-    """Keeps what a run reports."""
-
-    stages: list[tuple[str, str]] = field(default_factory=list)
-
-    def report(self, subject: str, stage: str) -> None:
-        self.stages.append((subject, stage))
-
-    def note(self, text: str) -> None:
-        self.stages.append(("", text))
-
-    def part(self, name: str) -> None:
-        pass
 
 
 POOL = "<pool type='dir'><name>vcloud</name><target><path>/var/lib/libvirt/images/vcloud</path></target></pool>"
@@ -69,12 +58,17 @@ def target(host: Host) -> Target:
 
 
 @pytest.fixture
-def run(host: Host, target: Target) -> Run:
+def run(host: Host, target: Target) -> Iterator[Run]:
+    """A run that has claimed the vApp."""
     state = observe_vapp(host, DESIGN.vapp)
     plan = plan_changes(target.wanted, state, "t")
-    return Run(
-        host, VappVolumes(host), target, state, plan, Told(), boots={}, waker=None, marked={}
-    )
+    volumes = VappVolumes(host)
+    with vapp_lock(host, DESIGN.vapp, "up") as lock:
+        claim = target.wanted.claimed(lock.uuid, None, 7)
+        write_manifest(host, claim)
+        yield Run(
+            host, lock, claim, volumes, target, state, plan, Told(), boots={}, waker=None, marked={}
+        )
 
 
 def step(verb: Verb, subject: str) -> Step:
@@ -126,11 +120,88 @@ def test_a_step_that_a_killed_run_has_done_can_be_done_again(run: Run, verb: Ver
         act(run, step(verb, NETWORKS[0]))
 
 
+GONE = "relay.gone"
+ROOT, DATA = f"root.{GONE}.qcow2", f"vm.{GONE}.data.qcow2"
+COPY, SNAPSHOT = f"{DATA}.bak", f"vm.{GONE}.data.one"
+DOMAIN = """\
+<domain type='test'><name>{name}</name><uuid>{uuid}</uuid><memory>1024</memory>
+  <os><type>hvm</type></os>
+  <devices><disk type='file'><source file='{path}'/><target dev='vdb'/></disk></devices>
+</domain>
+"""
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_vm_that_goes_takes_its_own_volumes_only(run: Run, shared: bool) -> None:
+    pool, connection = run.volumes.pool, run.host.connection
+    for name in (ROOT, DATA, COPY, SNAPSHOT, f"vm.{GONE}-2.data.qcow2"):
+        pool.make_disk(name, 1 << 20)
+    uuids = {GONE: domain_uuid("relay", "gone"), "elsewhere": str(uuid4())}
+    paths = {GONE: pool.path(SNAPSHOT), "elsewhere": pool.path(DATA if shared else "other")}
+    for name, uuid in uuids.items():
+        connection.createXML(DOMAIN.format(name=name, uuid=uuid, path=paths[name]))
+    try:
+        act(replace(run, state=observe_vapp(run.host, "relay")), step(Verb.REMOVE_VM, GONE))
+        kept = {COPY, f"vm.{GONE}-2.data.qcow2", *([DATA] if shared else [])}
+        assert pool.names_without_refresh() == kept
+        assert isinstance(run.reporter, Told)
+        told = [text for _, text in run.reporter.stages]
+        assert f"the volume '{COPY}' stays, which vcloud did not make" in told
+        assert (f"the volume '{DATA}' stays, which the domain 'elsewhere' uses" in told) == shared
+        left = {found.name() for found in connection.listAllDomains()} & uuids.keys()
+        assert left == {"elsewhere"}
+    finally:
+        for found in connection.listAllDomains():
+            if found.name() in uuids:
+                found.destroy()
+
+
+def test_a_disk_that_another_domain_uses_does_not_move(run: Run) -> None:
+    """The design's `store` was called `gone`."""
+    store = next(vm for vm in DESIGN.workloads if vm.disks)
+    data = f"vm.{GONE}.{store.disks[0].name}.qcow2"
+    run.volumes.pool.make_disk(data, 1 << 20)
+    workloads = tuple(replace(vm, was=("gone",)) if vm is store else vm for vm in DESIGN.workloads)
+    target = replace(run.target, design=replace(DESIGN, workloads=workloads))
+    path = run.volumes.pool.path(data)
+    other = run.host.connection.createXML(DOMAIN.format(name="elsewhere", uuid=uuid4(), path=path))
+    try:
+        moving = replace(run, target=target, state=observe_vapp(run.host, "relay"))
+        with pytest.raises(HostError, match="which the domain 'elsewhere' uses"):
+            act(moving, step(Verb.REMOVE_VM, GONE))
+        assert run.volumes.pool.names_without_refresh() == {data}
+    finally:
+        other.destroy()
+
+
 def test_the_last_step_says_that_the_vapp_is_ready(run: Run) -> None:
     act(run, step(Verb.RECORD, DESIGN.vapp))
     written = read_manifest(run.host, DESIGN.vapp)
     assert isinstance(written, Manifest)
-    assert written.phase is Phase.READY
+    assert written == replace(run.claim, phase=Phase.READY)
+
+
+def test_a_run_that_has_lost_its_lock_does_no_step_and_does_not_say_that_the_vapp_is_ready(
+    run: Run,
+) -> None:
+    """Another run, which holds the lock now, has claimed the vApp."""
+    remove_record(run.host, run.lock.uuid)
+    with open_host(HostRef("other", "test:///default")) as other:
+        later = run.claim.claimed("another lock", run.claim, 0)
+        write_manifest(other, later)
+        for verb in (Verb.MAKE_NETWORK, Verb.RECORD):
+            with pytest.raises(LostLockError, match="was removed while this process worked"):
+                act(run, step(verb, NETWORKS[0]))
+        assert read_manifest(other, DESIGN.vapp) == later
+        assert observe_vapp(other, DESIGN.vapp).networks == ()
+
+
+def test_what_a_run_without_its_lock_has_written_is_not_called_ready(run: Run) -> None:
+    """It was about to write when it was stopped, and does it before it notices."""
+    write_manifest(run.host, replace(run.claim, phase=Phase.READY, lock="of the run before"))
+    with pytest.raises(VcloudError, match="another run, which had lost its lock, has written"):
+        act(run, step(Verb.RECORD, DESIGN.vapp))
+    assert read_manifest(run.host, DESIGN.vapp) == run.claim
 
 
 def test_a_failure_says_what_to_type_next_and_keeps_a_hint_that_there_is(run: Run) -> None:
@@ -147,6 +218,21 @@ def test_a_failure_says_what_to_type_next_and_keeps_a_hint_that_there_is(run: Ru
     assert caught_too.value.hint == "Plug it in."
     assert isinstance(run.reporter, Told)
     assert run.reporter.stages == [(vm.name, "failed"), (vm.name, "failed")]
+
+
+def test_an_error_is_told_with_what_is_still_awaited(run: Run) -> None:
+    awaited = (step(Verb.MAKE_VM, "gate-1"), step(Verb.LOAD_IPS, "ips"))
+    tell_failure(run, HostError("it failed", "Plug it in."), awaited)
+    tell_failure(run, HostError("this, too"), ())
+    tell_failure(run, ZeroDivisionError("a bug"), awaited)
+    assert isinstance(run.reporter, Told)
+    assert run.reporter.stages == [
+        (
+            "",
+            "error: it failed\n  Nothing else begins; up waits for what has begun: make VM gate-1, load IPS ips.",
+        ),
+        ("", "error: this, too"),
+    ]
 
 
 def test_of_what_did_not_begin_only_workloads_that_stay_unconnected_are_named(run: Run) -> None:

@@ -5,7 +5,7 @@ says what did not begin.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
@@ -108,6 +108,59 @@ def test_the_first_failure_is_the_one_that_is_told() -> None:
 
     with pytest.raises(HostError, match="first"):
         run_steps([Step(Verb.MAKE_VM, "second", ""), Step(Verb.MAKE_VM, "first", "")], act)
+
+
+def test_an_error_is_told_at_once_and_not_when_the_run_ends() -> None:
+    """What still runs may run for minutes."""
+    told = threading.Event()
+    seen: list[tuple[str, list[str]]] = []
+
+    def act(step: Step) -> None:
+        if step.subject == "slow":
+            assert told.wait(10), "nobody has told the error while this step ran"
+        else:
+            raise HostError("it failed")
+
+    def failed(error: BaseException, running: Collection[Step]) -> None:
+        seen.append((str(error), [step.subject for step in running]))
+        told.set()
+
+    steps = [Step(Verb.MAKE_VM, "slow", ""), Step(Verb.MAKE_VM, "failing", "")]
+    with pytest.raises(HostError, match="it failed"):
+        run_steps(steps, act, failed=failed)
+    assert seen == [("it failed", ["slow"])]
+
+
+def test_of_several_errors_none_is_lost() -> None:
+    """The first one ends the run, and those after it are told."""
+    seen: list[str] = []
+    first = threading.Event()
+
+    def act(step: Step) -> None:
+        if step.subject == "second":
+            first.wait(10)
+        raise HostError(step.subject)
+
+    def failed(error: BaseException, _: Collection[Step]) -> None:
+        seen.append(str(error))
+        first.set()
+
+    with pytest.raises(HostError, match="first"):
+        run_steps(
+            [Step(Verb.MAKE_VM, "second", ""), Step(Verb.MAKE_VM, "first", "")], act, failed=failed
+        )
+    assert seen == ["first", "second"]
+
+
+def test_an_error_that_ends_the_run_is_told_once() -> None:
+    seen: list[BaseException] = []
+
+    def act(_: Step) -> None:
+        raise HostError("it failed")
+
+    with pytest.raises(HostError):
+        run_steps([Step(Verb.MAKE_VM, "one", "")], act, failed=lambda error, _: seen.append(error))
+    assert not seen
 
 
 @contextmanager

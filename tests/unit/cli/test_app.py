@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from vcloud.cli.app import after_interrupt
+
 PROGRAM = """
 import sys
 from vcloud.cli import app
@@ -26,7 +28,7 @@ app.main()
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        ("KeyboardInterrupt", 130, "error: interrupted; run the same command again"),
+        ("KeyboardInterrupt", 130, "error: interrupted\n"),
         ("UsageError('wrong', 'Do it right.')", 2, "error: wrong\n  Do it right."),
         ("ZeroDivisionError('oops')", 1, "error: this is a bug in vcloud: ZeroDivisionError: oops"),
         ("SystemExit(4)", 4, ""),
@@ -44,6 +46,27 @@ def test_every_end_has_its_code_and_its_sentence(
     assert done.returncode == code
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names_a_way_on"),
+    [
+        (["up", "shop.yaml"], True),
+        (["down", "shop", "--yes"], True),
+        (["save", "shop"], True),
+        (["status", "shop"], False),
+        (["verify", "up"], False),
+        ([], False),
+    ],
+)
+def test_only_after_a_change_something_is_left_to_finish(
+    arguments: list[str], names_a_way_on: bool
+) -> None:
+    """Nobody who looks at a vApp should be led to remove it."""
+    said = after_interrupt(arguments)
+    assert said.startswith("interrupted")
+    assert ("run the same command again to finish it" in said) == names_a_way_on
+    assert ("vcloud down" in said) == (arguments[:1] == ["up"])
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

@@ -53,7 +53,7 @@ def host(tmp_path: Path) -> str:
 
 
 COMMANDS: list[tuple[list[str], str, list[str]]] = [
-    (["down"], "", []),
+    (["down"], "", ["--yes"]),
     (["status"], "", []),
     (["verify"], "", []),
     (["logs"], "/web", []),

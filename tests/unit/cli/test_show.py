@@ -9,19 +9,19 @@ import pytest
 
 from tests.design_builder import build_design
 from tests.standing import manifest_of
-from vcloud.compile.libvirt.network import zone_networks
+from vcloud.compile.libvirt.network import render_network, zone_networks
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import HostRef
+from vcloud.hosts.machines import mark_domain, set_token
 from vcloud.hosts.manifests import delete_manifest, write_manifest
-from vcloud.hosts.observe import domain_ids
-from vcloud.plan.manifest import Phase
+from vcloud.marks import VmMarks
+from vcloud.plan.manifest import Manifest, Phase
 from vcloud.views.render import UPLINK
-from vcloud.views.status import all_vapps
+from vcloud.views.status import all_vapps, published_ports
 
 URI = "test:///default"
 DESIGN = build_design(zones="dmz", vms={"web": "dmz"}, vapp="listed")
 DOMAIN = "<domain type='test'><name>{name}</name><uuid>{uuid}</uuid><memory>1024</memory><os><type>hvm</type></os></domain>"
-NETWORK = "<network><name>{name}</name><uuid>{uuid}</uuid><bridge name='{bridge}'/></network>"
 
 
 @pytest.fixture
@@ -32,28 +32,33 @@ def host() -> Iterator[Host]:
     with open_host(HostRef("t", URI)) as opened:
         for vm in DESIGN.vms:
             opened.connection.createXML(DOMAIN.format(name=vm.domain, uuid=vm.uuid))
+            mark_domain(opened, vm.domain, VmMarks(DESIGN.vapp, vm.name, vm.role.value))
         for network in (network for zone in DESIGN.zones for network in zone_networks(zone)):
-            opened.connection.networkCreateXML(
-                NETWORK.format(name=network.name, uuid=network.uuid, bridge=network.bridge)
-            )
+            defined = opened.connection.networkDefineXML(render_network(network, {}))
+            defined.create()
+            defined.setAutostart(1)
         opened.connection.networkCreateXML(
             f"<network><name>{UPLINK.network}</name><bridge name='u0'/></network>"
         )
-        write_manifest(
-            opened, replace(manifest_of(DESIGN), phase=Phase.READY, ids=domain_ids(opened, DESIGN))
-        )
+        write_manifest(opened, settled(opened))
         yield opened
         delete_manifest(opened, DESIGN.vapp)
 
 
+def settled(host: Host) -> Manifest:
+    """The manifest of a run that has ended, which has connected all VMs."""
+    tokens = tuple((vm.name, set_token(host, vm.domain)) for vm in DESIGN.vms)
+    return replace(manifest_of(DESIGN), phase=Phase.READY, connected=tokens)
+
+
 def state() -> str:
-    (row,) = all_vapps(URI)
+    ((row,), _) = all_vapps(URI)
     return str(row["state"])
 
 
 @pytest.mark.usefixtures("host")
 def test_a_vapp_whose_appliances_nobody_asked_is_not_called_protected() -> None:
-    assert all_vapps(URI) == [
+    assert all_vapps(URI)[0] == [
         {
             "vapp": "listed",
             "host": "localhost",
@@ -68,9 +73,7 @@ def test_a_vapp_whose_appliances_nobody_asked_is_not_called_protected() -> None:
 def test_a_vapp_that_does_not_run_or_whose_run_has_not_ended_is_a_problem(host: Host) -> None:
     write_manifest(host, replace(manifest_of(DESIGN), phase=Phase.APPLYING))
     assert state() == "problem"
-    write_manifest(
-        host, replace(manifest_of(DESIGN), phase=Phase.READY, ids=domain_ids(host, DESIGN))
-    )
+    write_manifest(host, settled(host))
     assert state() == "ready"
     host.connection.networkLookupByName(UPLINK.network).destroy()
     assert state() == "problem"
@@ -80,3 +83,18 @@ def test_a_vapp_that_does_not_run_or_whose_run_has_not_ended_is_a_problem(host: 
     assert state() == "ready"
     host.connection.lookupByName(DESIGN.firewall.domain).destroy()
     assert state() == "problem"
+
+
+def test_a_published_port_is_shown_at_the_addresses_that_its_clients_can_reach() -> None:
+    flows = """
+        all: internet -> web tcp/80=8080
+        four: 192.168.7.0/24 -> web tcp/22=2222
+        six: fd00:7::/64 -> web tcp/23=2323
+    """
+    design = build_design("dmz", {"web": "dmz"}, flows)
+    assert published_ports(design, ["198.18.1.10", "2001:db8::10"]) == [
+        "198.18.1.10:8080, [2001:db8::10]:8080 -> web tcp/80 (all)",
+        "198.18.1.10:2222 -> web tcp/22 (four, for 192.168.7.0/24)",
+        "[2001:db8::10]:2323 -> web tcp/23 (six, for fd00:7::/64)",
+    ]
+    assert published_ports(design, ["198.18.1.10"])[2].startswith("no address for port 2323 -> ")

@@ -21,6 +21,18 @@ def test_a_report_that_can_be_written_leaves_nothing_before_the_run(tmp_path: Pa
     assert old.read_text() == "of an earlier run"
 
 
+def test_a_server_that_is_written_wrongly_is_said_before_the_run() -> None:
+    """The host does not exist: nobody got as far as to ask it. The twin gets so far."""
+    runs = {
+        server: CliRunner()
+        .invoke(app, ["verify", "shop", "-c", "test:///none", "--outside", server])
+        .exception
+        for server in ("192.0.2.300", "192.0.2.30")
+    }
+    assert isinstance(runs["192.0.2.300"], UsageError)
+    assert not isinstance(runs["192.0.2.30"], UsageError)
+
+
 @pytest.mark.parametrize("name", ["no/such/folder.xml", "folder", "folder.xml/below", "x" * 300])
 def test_a_report_that_cannot_be_written_is_said_before_the_run(tmp_path: Path, name: str) -> None:
     """The host does not exist: nobody got as far as to ask it."""

@@ -69,7 +69,7 @@ def test_mermaid_has_the_same_boxes_and_arrows(design: Design) -> None:
 
 def test_labels_tell_services_ports_counts_and_data() -> None:
     text = render_dot(DESIGNS["shop"])
-    assert "checkout: tcp/80 from port 8080" in text
+    assert "checkout: tcp/80 http from port 8080" in text
     assert "web x 3" in text
     assert "cde (holds cardholder-data)" in text
     assert "lab (open)" in render_dot(DESIGNS["relay"])

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.design_builder import vm_named
 from tests.vapps import SMALL, TWO_HOMES, design_of_text, shop, vapp_of
 from vcloud.data import images_dir
-from vcloud.design.model import Design, FlowPath, Nic, Role, Vm
+from vcloud.design.model import Design, FlowPath, Nic, Role
 from vcloud.design.origin import FromControl, FromFile, Product
 from vcloud.errors import RefusedError, SpecError
 from vcloud.files import Folder
@@ -21,10 +22,6 @@ from vcloud.values import Action, Mode, Protocol, Service
 @pytest.fixture(scope="module")
 def relay() -> Design:
     return design_of_text(TWO_HOMES)
-
-
-def vm(design: Design, name: str) -> Vm:
-    return next(vm for vm in design.vms if vm.name == name)
 
 
 def ends(design: Design, flow: str) -> list[str]:
@@ -45,7 +42,7 @@ def test_a_count_makes_numbered_vms_and_no_count_keeps_the_name(relay: Design) -
 
 def test_counting_up_changes_nothing_of_those_who_are_there() -> None:
     one, three = shop(web_count="1"), shop(web_count="3")
-    assert vm(one, "web-1") == vm(three, "web-1")
+    assert vm_named(one, "web-1") == vm_named(three, "web-1")
     assert [vm.name for vm in three.workloads] == ["web-1", "web-2", "web-3", "api", "db"]
 
 
@@ -77,7 +74,7 @@ def test_every_name_and_address_is_there_once(relay: Design) -> None:
 
 
 def test_a_vm_in_two_zones_has_a_nic_in_each_in_the_files_order(relay: Design) -> None:
-    assert [(nic.zone, nic.ifname, nic.network) for nic in vm(relay, "gate-1").nics] == [
+    assert [(nic.zone, nic.ifname, nic.network) for nic in vm_named(relay, "gate-1").nics] == [
         ("front", "eth0", "relay.front"),
         ("back", "eth1", "relay.back"),
     ]
@@ -157,7 +154,7 @@ def test_the_way_out_is_by_the_first_nic(relay: Design) -> None:
 def test_a_disk_is_mounted_where_the_file_says_or_else_where_the_image_says(relay: Design) -> None:
     assert [
         (disk.name, disk.size, disk.target, disk.mount, disk.volume)
-        for disk in vm(relay, "store").disks
+        for disk in vm_named(relay, "store").disks
     ] == [
         ("data", 1 << 30, "vdb", "/var/lib/postgresql", "vm.relay.store.data.qcow2"),
         ("extra", 64 << 20, "vdc", "/srv", "vm.relay.store.extra.qcow2"),
@@ -167,7 +164,7 @@ def test_a_disk_is_mounted_where_the_file_says_or_else_where_the_image_says(rela
 def test_a_disk_comes_before_what_is_mounted_in_it_and_keeps_its_letter() -> None:
     disks = "b: {size: 1G, mount: /m/a/b}, a: {size: 1G, mount: /m/a}, raw: 1G"
     design = design_of_text(SMALL.replace("zone: dmz}", f"zone: dmz, disks: {{{disks}}}}}"))
-    assert [(disk.mount, disk.target) for disk in vm(design, "web").disks] == [
+    assert [(disk.mount, disk.target) for disk in vm_named(design, "web").disks] == [
         ("/m/a", "vdc"),
         ("", "vdd"),
         ("/m/a/b", "vdb"),
@@ -215,7 +212,7 @@ def test_a_vm_has_the_memory_that_it_says_or_else_its_image(
     (tmp_path / "own" / "image.yaml").write_text("memory: 640M\n")
     (tmp_path / "own.qcow2").touch()
     text = SMALL.replace("{image: nginx, zone: dmz}", f"{{image: {image}, zone: dmz{said}}}")
-    assert vm(design_of(vapp_of(text, tmp_path)), "web").memory == mebibytes << 20
+    assert vm_named(design_of(vapp_of(text, tmp_path)), "web").memory == mebibytes << 20
 
 
 def test_the_shop_is_what_its_file_says() -> None:
@@ -231,7 +228,7 @@ def test_the_shop_is_what_its_file_says() -> None:
         ("order-list-leaving-app-cde", "regex", ("app", "cde"), Action.ALERT, 3),
     ]
     assert design.inspection.detectors[0].excepted == ("acquirer",)
-    db, api = vm(design, "db"), vm(design, "api")
+    db, api = vm_named(design, "db"), vm_named(design, "api")
     assert (db.memory, db.ready.tcp, api.after, api.role) == (
         512 << 20,
         5432,
@@ -288,14 +285,13 @@ def test_who_comes_after_a_tier_waits_for_each_of_it() -> None:
         SMALL.replace("zone: dmz}", "zone: dmz, count: 2}")
         + "  late: {image: nginx, zone: dmz, after: web}\n"
     )
-    assert vm(design, "late").after == ("web-1", "web-2")
+    assert vm_named(design, "late").after == ("web-1", "web-2")
 
 
 @pytest.mark.parametrize(
     "section",
     [
-        "tenancy: {share: dedicated}",
-        "placement: {require: {site: eu}}",
+        "dr: {site: backup, rpo: 15m, rto: 10m}",
         "protection: {profiles: [pci-dss]}",
     ],
 )

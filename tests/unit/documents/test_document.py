@@ -160,7 +160,7 @@ def test_aliases_cannot_explode(width: int) -> None:
     started = time.monotonic()
     with pytest.raises(SpecError, match="aliases repeat"):
         read("\n".join(rows))
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -16,17 +17,23 @@ from hypothesis import strategies as st
 from vcloud.errors import HostError
 from vcloud.guests import remote
 from vcloud.guests.probes import (
+    Listening,
     Prober,
+    Run,
     checked,
     parse_answers,
-    parse_pid,
+    parse_held,
+    parse_listening,
+    probe_line,
     python_program,
     python_words,
 )
 from vcloud.hosts.executed import Executed
-from vcloud.proof.checks import Listener, Probe
-from vcloud.proof.judge import RESULTS, UNREADABLE, Answer
+from vcloud.proof.checks import Connection, Listener, Probe
+from vcloud.proof.frames import End
+from vcloud.proof.observed import RESULTS, UNREADABLE, Answer
 
+SSHD = Listener("db", "tcp", "10.0.0.2", 22)
 REMOTE = Path(remote.__file__).parent
 
 
@@ -79,14 +86,48 @@ def test_answers_are_those_that_were_asked_for() -> None:
     "output", [b"", b"[]", b"{}", b'{"pid": "x"}', b'{"pid": [1]}', b'{"pid": Infinity}', DEEP]
 )
 def test_a_listener_that_does_not_say_its_number_has_none(output: bytes) -> None:
-    assert parse_pid(output) is None
-    assert parse_pid(b'{"pid": 44, "bound": []}') == 44
+    assert parse_listening(output, [SSHD]) is None
+    said = b'{"pid": 44, "bound": []}'
+    assert parse_listening(said, [SSHD]) == Listening(44, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("busy", "found"),
+    [
+        (["tcp 10.0.0.2 22"], {SSHD}),
+        (["udp 10.0.0.2 22", "tcp 10.0.0.2 2", "tcp 10.0.0.3 22"], set()),
+        ([], set()),
+    ],
+)
+def test_a_port_that_a_service_has_is_known_as_busy(busy: list[str], found: set[Listener]) -> None:
+    said = json.dumps({"pid": 44, "busy": busy}).encode()
+    assert parse_listening(said, [SSHD]) == Listening(44, frozenset(found))
+
+
+@pytest.mark.parametrize("busy", [7, [7], [None], {"a": 1}])
+def test_ports_that_make_no_sense_are_no_answer(busy: object) -> None:
+    assert parse_listening(json.dumps({"pid": 44, "busy": busy}).encode(), [SSHD]) is None
+
+
+@pytest.mark.parametrize(
+    ("ms", "known"),
+    [(1.5, 2), (0, 0), (-3, 0), (10**9, 0), ("7", 0), (None, 0), (True, 1)],
+)
+def test_a_round_trip_that_makes_no_sense_counts_as_none(ms: object, known: int) -> None:
+    (answer,) = parse_answers(line(ms=ms), 1)
+    assert (answer.result, answer.ms) == ("open", known)
+
+
+def test_a_card_is_named_only_where_the_probe_needs_one() -> None:
+    probe = Probe("tcp", "-", ip_address("10.0.0.2"), 22)
+    assert probe_line("0", probe) == "0 tcp - 10.0.0.2 22 2500 -\n"
+    assert probe_line("0", replace(probe, card="br0")) == "0 tcp - 10.0.0.2 22 2500 - br0\n"
 
 
 @given(st.binary(max_size=200))
 def test_no_bytes_at_all_break_the_reading_of_answers(output: bytes) -> None:
     assert {answer.result for answer in parse_answers(output, 2)} <= RESULTS | {UNREADABLE}
-    assert parse_pid(output) is None or parse_pid(output) >= 0
+    assert parse_listening(output, [SSHD]) is None
 
 
 JSON = st.recursive(
@@ -103,7 +144,7 @@ JSON = st.recursive(
 def test_no_json_at_all_breaks_the_reading_of_answers(items: list[object]) -> None:
     output = "\n".join(json.dumps(item) for item in items).encode()
     assert len(parse_answers(output, 2)) == 2
-    parse_pid(output)
+    parse_listening(output, [SSHD])
 
 
 def run_here(argv: object, stdin: bytes) -> Executed:
@@ -126,7 +167,7 @@ def test_a_shipped_image_gets_its_own_program_and_nothing_else() -> None:
         calls.append((list(argv), stdin))
         return Executed(0, b'{"pid": 7}', b"")
 
-    assert Prober(run, shipped=True).listen([Listener("db", "tcp", "10.0.0.2", 22)], 60) == 7
+    assert Prober(run, shipped=True).listen([SSHD], 60) == Listening(7, frozenset())
     assert calls == [(["/usr/lib/vcloud/guest", "listen", "60"], b"tcp 10.0.0.2 22\n")]
 
 
@@ -167,3 +208,41 @@ def test_the_program_fits_into_one_message_of_a_guest_agent() -> None:
     """More would go through a file in the guest."""
     assert len(python_program()) < 60 << 10
     assert sum(map(len, python_words())) < 2000
+
+
+@pytest.mark.parametrize(
+    ("said", "held"),
+    [
+        (b"10.0.0.2 4000\n-\npid 77\n", (77, (End(ip_address("10.0.0.2"), 4000), None))),
+        (
+            b"fd00::2 4000\n10.0.0.2 1\npid 77",
+            (77, (End(ip_address("fd00::2"), 4000), End(ip_address("10.0.0.2"), 1))),
+        ),
+        (b"10.0.0.2 4000\npid 77\n", (0, (None, None))),
+        (b"10.0.0.2 4000\n-\n", (0, (None, None))),
+        (b"10.0.0.2 70000\nx y z\npid 77\n", (77, (None, None))),
+        (b"-\n-\npid 0\n", (0, (None, None))),
+        (b"-\n-\npid -1\n", (0, (None, None))),
+        (b"", (0, (None, None))),
+        (b"\xff\x00", (0, (None, None))),
+    ],
+)
+def test_what_keeps_connections_is_believed_only_if_it_is_all_there(
+    said: bytes, held: tuple[int, tuple[End | None, ...]]
+) -> None:
+    assert parse_held(said, 2) == held
+
+
+def test_a_vm_does_not_choose_whom_others_forge_packets_to() -> None:
+    """It says that its connection comes from an address that it was not given."""
+    connection = Connection("web", "db", "10.0.0.2", ip_address("10.0.16.2"), 80, None, None)
+
+    def run(said: str) -> Run:
+        return lambda *_: Executed(0, said.encode(), b"")
+
+    for address, found in (("10.0.0.2", 1), ("10.0.16.9", 0), ("fd00::1", 0)):
+        held = Prober(run(f"{address} 4000\npid 77\n"), shipped=True).hold([connection], 5)
+        assert sum(end is not None for end in held.ends) == found
+    outside = replace(connection, source="-")
+    held = Prober(run("198.51.100.7 4000\npid 77\n"), shipped=False).hold([outside], 5)
+    assert held.ends == (End(ip_address("198.51.100.7"), 4000),)

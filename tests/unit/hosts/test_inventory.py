@@ -16,7 +16,7 @@ hosts:
     uri: qemu+ssh://root@h1/system
     ssh_config: ssh_config
     uplink: {network: uplink, prefix4: 198.18.0.0/16, gateway4: 198.18.0.1, prefix6: "2001:db8:198:18::/64", gateway6: "2001:db8:198:18::1"}
-  h2: {uri: qemu+ssh://root@h2/system, templates: 512M}
+  h2: {uri: qemu+ssh://root@h2/system, templates: 512M, overcommit: 1.5, cpu_overcommit: 4, labels: {site: eu, rack: "4"}}
 """
 ONE = "hosts: {alone: {uri: qemu+ssh://root@alone/system}}"
 
@@ -48,8 +48,43 @@ def test_an_inventory_is_read_whole(inventory: Path) -> None:
     assert first.uplink is not None
     assert first.uplink.gateway4 == IPv4Address("198.18.0.1")
     assert first.uplink.prefix6 == IPv6Network("2001:db8:198:18::/64")
-    assert second == HostRef("h2", "qemu+ssh://root@h2/system", memory_image_space=512 << 20)
+    assert second == HostRef(
+        "h2",
+        "qemu+ssh://root@h2/system",
+        memory_image_space=512 << 20,
+        overcommit=1.5,
+        cpu_overcommit=4,
+        labels=(("site", "eu"), ("rack", "4")),
+    )
+    assert first.overcommit == 1
     assert first.memory_image_space == 4 << 30
+
+
+SERVERS = 'server4: 192.0.2.7, server6: "2001:db8::7"'
+
+
+@pytest.mark.parametrize(
+    ("text", "netns", "servers", "answers"),
+    [
+        (f"{SERVERS}, netns: world", "world", ("192.0.2.7", "2001:db8::7"), ()),
+        (
+            "server4: 192.0.2.7, answers: [tcp/443, udp/53]",
+            None,
+            ("192.0.2.7", "None"),
+            ("tcp/443", "udp/53"),
+        ),
+        ('server6: "2001:db8::7"', None, ("None", "2001:db8::7"), ()),
+    ],
+)
+def test_test_servers_outside_are_read_with_where_they_answer(
+    tmp_path: Path, text: str, netns: str | None, servers: tuple[str, str], answers: tuple[str, ...]
+) -> None:
+    path = tmp_path / "hosts.yaml"
+    path.write_text(f"hosts: {{h1: {{uri: qemu:///system, outside: {{{text}}}}}}}")
+    (ref,) = load_inventory(path)
+    assert ref.outside
+    assert (ref.outside.netns, tuple(map(str, ref.outside.answers))) == (netns, answers)
+    assert (str(ref.outside.server4), str(ref.outside.server6)) == servers
 
 
 UPLINK = "hosts: {h1: {uri: qemu:///system, uplink: {bridge: b, prefix4: 10.0.0.0/8, gateway4: 10.0.0.1}}}"
@@ -117,9 +152,54 @@ UPLINK = "hosts: {h1: {uri: qemu:///system, uplink: {bridge: b, prefix4: 10.0.0.
             "prefix4 10.0.0.0/30 is too small",
         ),
         (
+            "hosts: {h1: {uri: qemu:///system, outside: {netns: world}}}",
+            "hosts.h1.outside",
+            "'outside' names no test server",
+        ),
+        (
+            "hosts: {h1: {uri: qemu:///system, outside: {server4: 192.0.2.7, answers: [443]}}}",
+            "hosts.h1.outside.answers[0]",
+            "443 is a port without its protocol",
+        ),
+        (
             "hosts: {h1: {uri: qemu:///system, templates: lots}}",
             "hosts.h1.templates",
             "'lots' is not a size",
+        ),
+        (
+            "hosts: {h1: {uri: qemu:///system, labels: {smt: off-now}}}",
+            "hosts.h1.labels.smt",
+            "vcloud reads 'smt' from the host",
+        ),
+        (
+            "hosts: {h1: {uri: qemu:///system, labels: {Site: eu}}}",
+            "hosts.h1.labels.Site",
+            "'Site' is not a valid label name",
+        ),
+        (
+            "hosts: {h1: {uri: qemu:///system, labels: {site: 4}}}",
+            "hosts.h1.labels.site",
+            "expected text",
+        ),
+        (
+            "hosts: {h1: {uri: qemu:///system, cpu_overcommit: 0}}",
+            "hosts.h1.cpu_overcommit",
+            "0 is too small; the minimum is 1",
+        ),
+        (
+            "hosts: {h1: {uri: qemu:///system, overcommit: 0.5}}",
+            "hosts.h1.overcommit",
+            "0.5 is too small; the minimum is 1",
+        ),
+        (
+            "hosts: {h1: {uri: qemu:///system, overcommit: 100}}",
+            "hosts.h1.overcommit",
+            "100 is too large; the maximum is 10",
+        ),
+        (
+            "hosts: {h1: {uri: qemu:///system, overcommit: much}}",
+            "hosts.h1.overcommit",
+            "expected a number, but this is 'much'",
         ),
         (
             "hosts: {h1: {uri: qemu:///system, templates: 0}}",
@@ -140,6 +220,16 @@ UPLINK = "hosts: {h1: {uri: qemu:///system, uplink: {bridge: b, prefix4: 10.0.0.
             "hosts: {h1: {uri: qemu:///a, uri: qemu:///b}}",
             "hosts.h1.uri",
             "this key was already used in line 2",
+        ),
+        (
+            "hosts: {h1: {uri: 'qemu+ssh://h1:99999/system'}}",
+            "hosts.h1.uri",
+            "'qemu+ssh://h1:99999/system' is not a libvirt URI",
+        ),
+        (
+            "hosts: {h1: {uri: 'qemu+ssh://h1:ssh/system'}}",
+            "hosts.h1.uri",
+            "'qemu+ssh://h1:ssh/system' is not a libvirt URI",
         ),
         (
             "hosts: {h1: !!str {uri: qemu:///system}}",
@@ -209,6 +299,14 @@ def test_an_inventory_may_repeat_values_by_aliases(inventory: Path) -> None:
         ("qemu:///a", 1 << 30),
         ("qemu:///b", 1 << 30),
     ]
+
+
+@pytest.mark.parametrize(
+    ("path", "said"), [("/dev/zero", "larger than 8 MiB"), (".", "cannot be read")]
+)
+def test_what_is_no_inventory_is_said(path: str, said: str) -> None:
+    with pytest.raises((SpecError, UsageError), match=said):
+        load_inventory(Path(path))
 
 
 def test_a_missing_inventory_is_said(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
 
+import libvirt
 import pytest
 
 from tests.design_builder import UPLINK, build_design
@@ -21,14 +23,17 @@ from vcloud.errors import HostError
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import HostRef, UplinkConfig
 from vcloud.hosts.lock import PREFIX, LockedError, named_lock, vapp_lock
+from vcloud.hosts.machines import resume_domain
 from vcloud.hosts.manifests import PREFIX as MANIFEST
 from vcloud.hosts.manifests import delete_manifest, read_manifest, vapp_names, write_manifest
-from vcloud.hosts.metadata import Record, read_record, remove_record, write_record
+from vcloud.hosts.metadata import Record, parse, read_record, remove_record, write_record
 from vcloud.hosts.observe import observe_domain, observe_vapp
-from vcloud.hosts.uplink import choosing_uplink, fits, uplink_for
-from vcloud.marks import VmDigests
+from vcloud.hosts.uplink import addresses_of, choosing_uplink, fits, routes_in, uplink_for
+from vcloud.iproute import cards_in
+from vcloud.marks import NO_VM, VmDigests
 from vcloud.plan.formats import FORMAT, Unreadable, encoded
 from vcloud.plan.manifest import Manifest, Phase
+from vcloud.untrusted import UnreadableError
 
 DIGESTS = VmDigests("r", "h", "i")
 CONFIG = UplinkConfig(
@@ -79,11 +84,11 @@ def test_a_record_is_kept_and_removed(host: Host) -> None:
 
 
 def test_a_lock_keeps_the_second_one_out_and_names_the_first(host: Host) -> None:
-    with vapp_lock(host, "shop", "up"):
+    with vapp_lock(host, "shop", "up") as first:
         with pytest.raises(LockedError) as caught, vapp_lock(host, "shop", "down"):
             pytest.fail("two hold one lock")
         assert f"`vcloud up` on {os.uname().nodename} (process {os.getpid()}" in caught.value.what
-        assert "net-undefine vcloud-lock-shop" in caught.value.hint
+        assert f"net-undefine {first.uuid}" in caught.value.hint
         with vapp_lock(host, "other", "up"):
             pass
     with vapp_lock(host, "shop", "down"):
@@ -218,14 +223,53 @@ def test_without_a_settled_manifest_the_domains_speak_for_themselves(host: Host)
     assert marked.marks.digests == VmDigests("R", "H", "I")
     assert (marked.running, marked.paused) == (True, True)
     assert (foreign.marks.vapp, foreign.running, foreign.marks.digests) == ("", False, None)
-    assert observe_domain(host, vm.domain) == marked
+    alone = observe_domain(host, vm.domain)
+    assert alone is not None
+    assert (alone.name, alone.marks) == (marked.name, marked.marks)
     assert observe_domain(host, "shop.none") is None
     assert state.domain("test") is None, "the test driver's own domain is not of this vApp"
 
 
-def test_a_settled_manifest_vouches_only_for_what_has_its_uuids(host: Host) -> None:
+NODE = """\
+<node xmlns:test='http://libvirt.org/schemas/domain/test/1.0'>
+<domain type='test'><name>shop.web-1</name><memory>1024</memory><os><type>hvm</type></os>
+<test:runstate>{state}</test:runstate></domain></node>
+"""
+
+
+@pytest.mark.parametrize(
+    ("state", "paused"),
+    [
+        (libvirt.VIR_DOMAIN_RUNNING, False),
+        (libvirt.VIR_DOMAIN_PAUSED, True),
+        (libvirt.VIR_DOMAIN_PMSUSPENDED, True),
+    ],
+)
+def test_a_domain_whose_processors_do_not_run_is_paused_whoever_stopped_them(
+    tmp_path: Path, state: int, paused: bool
+) -> None:
+    """A guest can suspend itself. Then only a wake-up brings it back, which libvirt's test driver
+    does not know.
+    """
+    node = tmp_path / f"{state}.xml"
+    node.write_text(NODE.format(state=state))
+    with open_host(HostRef("t", f"test://{node}")) as host:
+        found = observe_domain(host, "shop.web-1")
+        assert found is not None
+        assert (found.running, found.paused) == (True, paused)
+        if state == libvirt.VIR_DOMAIN_PAUSED:
+            resume_domain(host, "shop.web-1")
+            again = observe_domain(host, "shop.web-1")
+            assert again is not None
+            assert not again.paused
+        if state == libvirt.VIR_DOMAIN_PMSUSPENDED:
+            with pytest.raises(HostError, match="virDomainPMWakeup"):
+                resume_domain(host, "shop.web-1")
+
+
+def test_only_what_has_the_uuid_of_its_name_is_ours(host: Host) -> None:
     """A stranger's domain or network of a fitting name is never taken for ours: it would be removed
-    as a leftover.
+    as a leftover. Ours stays ours where somebody has removed its mark.
     """
     design = manifest("shop").design
     ours, stolen = design.workloads
@@ -240,18 +284,18 @@ def test_a_settled_manifest_vouches_only_for_what_has_its_uuids(host: Host) -> N
     )
     write_manifest(host, manifest("shop"))
     state = observe_vapp(host, "shop")
-    assert {domain.name: domain.marks.vapp for domain in state.domains} == {
-        ours.domain: "shop",
-        stolen.domain: "",
+    assert {domain.name: domain.is_of("shop") for domain in state.domains} == {
+        ours.domain: True,
+        stolen.domain: False,
     }
-    assert {network.name: network.marks.vapp for network in state.networks} == {
-        zone.network.name: "shop",
-        "shop.stranger": "",
+    assert {network.name: network.is_of("shop") for network in state.networks} == {
+        zone.network.name: True,
+        "shop.stranger": False,
     }
     standing = state.domain(ours.domain)
     assert standing is not None
     assert standing.running
-    assert standing.marks.digests == DIGESTS
+    assert standing.marks == NO_VM
 
 
 def test_an_uplink_of_the_inventory_is_used_as_it_is(host: Host) -> None:
@@ -260,6 +304,68 @@ def test_an_uplink_of_the_inventory_is_used_as_it_is(host: Host) -> None:
     assert found.address4.network == CONFIG.prefix4
     assert found.address4.ip >= IPv4Address("198.18.128.0"), "the lower half belongs to the hosts"
     assert uplink_for(host, "shop") == found, "an address does not wander"
+
+
+def test_the_networks_of_a_host_are_read_from_its_addresses() -> None:
+    """Without those of the machine and the link alone."""
+    listing = b"""[{"ifname": "eth0", "addr_info": [
+        {"family": "inet", "local": "192.0.2.7", "prefixlen": 24, "scope": "global"},
+        {"family": "inet6", "local": "2001:db8:5::7", "prefixlen": 64, "scope": "global"},
+        {"family": "inet6", "local": "fe80::7", "prefixlen": 64, "scope": "link"}]},
+        {"ifname": "lo", "addr_info": [{"local": "127.0.0.1", "prefixlen": 8, "scope": "host"}]}]"""
+    cards = list(cards_in(listing))
+    networks = {card.name: list(map(str, card.networks)) for card in cards}
+    assert networks == {"eth0": ["192.0.2.0/24", "2001:db8:5::/64"], "lo": []}
+    addresses = {card.name: list(map(str, card.addresses)) for card in cards}
+    assert addresses == {"eth0": ["192.0.2.7", "2001:db8:5::7"], "lo": []}
+    assert list(cards_in(b"")) == []
+
+
+def test_the_other_end_of_a_wire_is_beside_the_host() -> None:
+    listing = b"""[{"ifname": "ppp0", "addr_info": [
+        {"local": "192.0.2.7", "address": "198.51.100.1", "prefixlen": 32, "scope": "global"}]}]"""
+    (card,) = cards_in(listing)
+    assert [str(one) for one in (*card.addresses, *card.networks)] == [
+        "192.0.2.7",
+        "198.51.100.1/32",
+    ]
+
+
+def test_the_networks_that_a_host_reaches_without_a_router_are_read_from_its_routes() -> None:
+    """A host whose own address is a /32 or a /128 has its neighbours only there."""
+    listing = b"""[{"dst": "default", "dev": "eth0"}, {"dst": "default", "gateway": "192.0.2.1"},
+        {"dst": "192.0.2.1", "dev": "eth0", "scope": "link"},
+        {"dst": "198.51.100.0/24", "dev": "eth0", "scope": "link"},
+        {"dst": "203.0.113.0/24", "gateway": "192.0.2.1", "dev": "eth0"},
+        {"dst": "203.0.113.0/24", "via": {"family": "inet6", "host": "fe80::1"}},
+        {"dst": "203.0.113.0/24", "nexthops": [{"gateway": "192.0.2.1"}]},
+        {"type": "blackhole", "dst": "203.0.113.0/24"}, {"dst": "0.0.0.0/1", "dev": "tun0"},
+        {"dst": "2000::/3", "dev": "tun0"}, {"dst": "2001:db8:7::/64", "dev": "eth0"}]"""
+    found = list(map(str, routes_in(listing)))
+    assert found == ["192.0.2.1/32", "198.51.100.0/24", "2001:db8:7::/64"]
+    assert list(routes_in(b"")) == []
+    with pytest.raises(UnreadableError):
+        list(routes_in(b'[{"dst": "nowhere"}]'))
+
+
+def test_the_host_has_the_addresses_that_a_libvirt_network_gives_it() -> None:
+    """As libvirt's `default` has it, and a network on a bridge of others has not."""
+    ours = parse(
+        "<network><forward mode='nat'/><ip address='192.168.122.1' netmask='255.255.255.0'/>"
+        "<ip family='ipv6' address='fd00:7::1' prefix='64'/><route address='10.0.0.0'/></network>"
+    )
+    assert set(map(str, addresses_of(ours))) == {"192.168.122.1", "fd00:7::1"}
+    theirs = parse("<network><forward mode='bridge'/></network>")
+    assert addresses_of(theirs) == set()
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [b"{}", b"[[]]", b"[{}]", b'[{"ifname": "a", "addr_info": [{"scope": "global"}]}]', b"no"],
+)
+def test_a_listing_of_addresses_that_is_none_is_refused(listing: bytes) -> None:
+    with pytest.raises(UnreadableError):
+        list(cards_in(listing))
 
 
 def test_two_vapps_never_have_one_address(host: Host) -> None:

@@ -43,7 +43,7 @@ XML, WITHOUT_NIC = (
 SLOT = '<alias name="net0"/><address type="pci" bus="0x01"/></interface>'
 NIC = render_interface(WEB, WEB.nics[0], UPLINK, up=False)
 MARKS = {"vapp": "shop", "name": "web-1", "host-key": "<&\">'"}
-CLONE = Clone(WEB.domain, WEB.uuid, MARKS, "/pool/root.shop.web-1.qcow2", "/pool/web.log", NIC)
+CLONE = Clone(WEB.domain, WEB.uuid, MARKS, "/pool/root.shop.web-1.qcow2", "/pool/web.log", nic=NIC)
 
 
 def image(xml: str = XML, cookie: bytes = COOKIE, magic: bytes = MAGIC, version: int = 2) -> bytes:

@@ -50,6 +50,26 @@ def test_an_unknown_module_is_named(modules: Path) -> None:
         load_order(modules, ["virtio_warp"])
 
 
+@pytest.mark.parametrize("path", ["../../../../etc/hostname", "/etc/hostname", "a/../../x.ko"])
+def test_a_list_that_leads_out_of_the_image_reads_no_file_of_this_machine(
+    modules: Path, path: str
+) -> None:
+    """The commands of a recipe may have written it."""
+    listed = (modules / "modules.dep").read_text()
+    for line in (f"{path}:\n", f"kernel/net/core/failover.ko.xz: {path}\n"):
+        (modules / "modules.dep").write_text(listed + line)
+        with pytest.raises(ImageError, match="is no module of it"):
+            make_initramfs(b"init", modules, ["failover"])
+
+
+def test_a_link_in_the_place_of_a_module_is_not_followed(modules: Path) -> None:
+    module = modules / "kernel/drivers/char/hw_random/virtio-rng.ko"
+    module.unlink()
+    module.symlink_to("/etc/hostname")
+    with pytest.raises(ImageError, match="is no file"):
+        make_initramfs(b"init", modules, ["virtio_rng"])
+
+
 def test_cpio_unpacks_what_was_packed(modules: Path, tmp_path: Path) -> None:
     archive = make_initramfs(b"\x7fELF init", modules, ["virtio_net", "virtio_rng"])
     target = tmp_path / "unpacked"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -151,6 +152,21 @@ def test_a_wrong_recipe_is_described_as_a_vapp_file_is(
     problem = failure.value.problems[0]
     assert (problem.file, problem.line, problem.field) == (str(folder / "image.yaml"), 2, field)
     assert problem.what.startswith(what)
+
+
+def test_a_recipe_without_an_end_fills_no_memory(folder: Path) -> None:
+    write(folder, "base: base\n")
+    with (folder / "image.yaml").open("ab") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(SpecError, match="larger than 8 MiB"):
+        load_recipe(folder)
+
+
+@pytest.mark.parametrize("name", ["x" * 240, "a b", "ü", "a\nb"])
+def test_a_recipe_may_have_any_name_that_a_folder_may_have(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    recipe = load_recipe(write(tmp_path / name, ""))
+    assert re.fullmatch(r"[A-Za-z0-9._-]{1,100}", recipe.name)
 
 
 @pytest.mark.parametrize("text", ["- a list\n", "just text\n"])

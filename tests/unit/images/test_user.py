@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import http.server
-import ipaddress
+import os
 import ssl
 import subprocess
 import threading
@@ -15,10 +14,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.unit.images.certificates import certificate
 from vcloud.errors import ImageError
 from vcloud.images.cache import Cache
 from vcloud.images.user import fetch, image_name, source_digest
@@ -84,7 +81,10 @@ def test_an_image_that_names_a_file_of_the_host_is_refused(
             fetch(str(path), sha256(path), cache=cache)
 
 
-@pytest.mark.parametrize("content", [b"", b"QFI", b"\0" * 512, b"<html>Not found</html>" * 10])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"QFI", b"\0" * 512, b"<html>Not found</html>" * 10, b"KDMV\1\0\0\0" * 64, b"QFI\0" * 64],
+)
 def test_what_is_no_qcow2_is_refused(cache: Cache, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "page.qcow2"
     path.write_bytes(content)
@@ -92,15 +92,46 @@ def test_what_is_no_qcow2_is_refused(cache: Cache, tmp_path: Path, content: byte
         fetch(str(path), sha256(path), cache=cache)
 
 
+def test_a_qcow2_that_is_cut_off_is_refused(cache: Cache, disk: Path, tmp_path: Path) -> None:
+    whole, cut = disk.read_bytes(), tmp_path / "cut.qcow2"
+    for length, said in ((72, "ends within its header"), (4096, "is cut off")):
+        cut.write_bytes(whole[:length])
+        with pytest.raises(ImageError, match=said):
+            fetch(str(cut), "", cache=cache)
+    cut.write_bytes(whole)
+    assert fetch(str(cut), "", cache=cache).disk.read_bytes() == whole
+
+
+@pytest.mark.parametrize("name", ["folder", "pipe", "/dev/zero", "locked", "gone/x", "x" * 300])
+def test_what_is_no_file_is_told_and_nobody_waits(cache: Cache, tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "locked").symlink_to("locked")
+    with pytest.raises(ImageError, match=r"cannot be read|not a regular file"):
+        fetch(str(tmp_path / name), "0" * 64, cache=cache)
+
+
+@pytest.mark.parametrize("name", ["x" * 240, "ü" * 100, "a b\nc", "..", ".hidden"])
+def test_an_image_may_have_any_name_that_a_file_may_have(
+    cache: Cache, disk: Path, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / f"{name}.qcow2"
+    disk.rename(path)
+    image = fetch(str(path), "", cache=cache)
+    assert cache.get(image_name(str(path)), image.digest) == image
+    # A host adds as much to the names of its volumes.
+    assert len(f"initrd-{image.entry}.01234567.cpio.complete") < 160
+
+
 @pytest.fixture
 def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An https server of `tmp_path` whose certificate is trusted."""
-    certificate = tmp_path / "server.pem"
-    certificate.write_bytes(_certificate())
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    pem = tmp_path / "server.pem"
+    pem.write_bytes(certificate())
+    monkeypatch.setenv("SSL_CERT_FILE", str(pem))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
+    context.load_cert_chain(pem)
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), partial(_Quiet, directory=str(tmp_path))
     )
@@ -125,30 +156,6 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
         pass
-
-
-def _certificate() -> bytes:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
-            critical=False,
-        )
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return private + certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def test_an_address_is_fetched_once(cache: Cache, disk: Path, address: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.standing import manifest_of, standing
+from tests.standing import build_of, manifest_of, standing
 from tests.vapps import TWO_HOMES, design_of_text, shop
 from vcloud import marks
 from vcloud.compile.artifacts import comparable_domain, comparable_filter, comparable_networks
@@ -34,6 +35,7 @@ from vcloud.marks import (
 from vcloud.plan import formats
 from vcloud.plan.diff import plan_changes
 from vcloud.plan.formats import FORMAT, UPGRADES, Unreadable, decoded, encoded
+from vcloud.plan.images import chosen_image
 from vcloud.plan.manifest import Manifest
 from vcloud.plan.steps import LOADED, Verb
 from vcloud.views.render import UPLINK
@@ -101,10 +103,18 @@ def test_a_vapp_that_an_earlier_release_made_stands_and_needs_no_restart(
     assert manifest.design.vapp == design.vapp
     state = standing(design)
     assert state.manifest
-    steps = plan_changes(
-        manifest_of(design), type(state)(manifest, state.domains, state.networks), "h1"
-    ).steps
-    assert {step.verb for step in steps} <= {*LOADED, Verb.CONFIGURE_VM, Verb.RECORD}
+    builds = {
+        vm.name: chosen_image(build_of(vm).recipe, manifest.image_of(vm.name), build_of(vm))
+        for vm in design.vms
+    }
+    wanted = manifest_of(design, images=builds)
+    steps = plan_changes(wanted, replace(state, manifest=manifest), "h1").steps
+    assert {step.verb for step in steps} <= {
+        *LOADED,
+        Verb.CONFIGURE_VM,
+        Verb.MEND_VM,
+        Verb.RECORD,
+    }
 
 
 @pytest.mark.parametrize("design", DESIGNS.values(), ids=DESIGNS)
@@ -197,7 +207,8 @@ MARKS = VmMarks(
     "ssh-ed25519 AAAA",
     VmDigests("r", "h", "i"),
     "f" * 8,
-    keeps_data=True,
+    unready=True,
+    blank=("data", "logs"),
 )
 
 
@@ -225,10 +236,17 @@ def test_the_marks_of_each_format_are_read(form: int) -> None:
     assert found["web-1"].host_key == "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEw"
     assert found["firewall"].rules == "c0ffee"
     assert found["db"].digests is None
-    assert found["db"].keeps_data
+    assert found["db"].blank == (("data", "logs") if form >= 3 else ())
     assert {(mark.vapp, mark.format) for mark in found.values()} == {("shop", form)}
     (network,) = [network_marks(child.attrib) for child in element if child.tag == "network"]
     assert (network.vapp, network.zone) == ("shop", "dmz")
+
+
+def test_without_a_mark_no_disk_counts_as_blank() -> None:
+    """Only a disk that is known to hold no data may be made anew without asking."""
+    assert NO_VM.blank == ()
+    assert vm_marks({"vapp": "shop", "name": "db", "role": "workload"}).blank == ()
+    assert vm_marks(MARKS.attributes()).blank == ("data", "logs")
 
 
 def test_a_newer_mark_tells_whose_it_is_and_nothing_more() -> None:

@@ -5,6 +5,7 @@ should not see.
 from __future__ import annotations
 
 import base64
+import json
 import zlib
 from dataclasses import replace
 
@@ -37,6 +38,30 @@ vms:
 def test_a_manifest_comes_back_as_it_was(text: str) -> None:
     manifest = manifest_of(design_of_text(text))
     assert decoded(*encoded(manifest)) == manifest
+
+
+def test_each_claim_has_a_higher_number_than_the_one_before() -> None:
+    """Whatever the clocks of two operators say, and also where the manifest of before is lost."""
+    wanted = manifest_of(shop())
+    first = wanted.claimed("lock 1", None, 1000)
+    second = wanted.claimed("lock 2", replace(first, ids=(("web-1", 7),)), 900)
+    assert (first.generation, second.generation) == (1000, 1001)
+    assert wanted.claimed("lock 3", None, 1002).generation == 1002
+    assert (second.lock, second.phase, second.ids) == ("lock 2", Phase.APPLYING, (("web-1", 7),))
+    assert second.agrees_with(first)
+    assert not second.agrees_with(replace(first, firewall="another"))
+
+
+def test_a_manifest_that_names_no_run_is_read() -> None:
+    """Releases before this one wrote no lock and no number, in the same format."""
+    envelope, body = encoded(manifest_of(shop()).claimed("lock", None, 5))
+    document = json.loads(zlib.decompress(base64.b64decode(body)))
+    del document["lock"], document["generation"]
+    read = decoded(
+        envelope, base64.b64encode(zlib.compress(json.dumps(document).encode())).decode()
+    )
+    assert isinstance(read, Manifest)
+    assert (read.lock, read.generation) == ("", 0)
 
 
 def test_an_uplink_without_ipv6_comes_back_too() -> None:

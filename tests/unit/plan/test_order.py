@@ -120,6 +120,77 @@ def test_a_network_is_removed_only_when_nobody_is_plugged_in_any_more() -> None:
     )
 
 
+ONE_WEB_LESS = design_of_text(FILE.replace("count: 2", "count: 1"))
+
+
+def test_the_firewall_sends_nothing_more_to_a_vm_before_it_is_removed() -> None:
+    """Its rules forget the VM first, then the firewall forgets where the VM is, then it goes."""
+    plan = planned(ONE_WEB_LESS, standing(DESIGN), linked=True)
+    assert {"load firewall firewall", "load IPS ips"} & {one.id for one in plan.steps} <= before(
+        plan, "remove VM shop.web-2"
+    )
+    assert "load firewall firewall" in before(plan, "remove VM shop.web-2")
+    assert "load firewall firewall" in before(plan, "configure VM firewall")
+
+
+def test_the_firewall_knows_where_a_new_vm_is_before_its_rules_allow_it_and_another_one_goes() -> (
+    None
+):
+    both = design_of_text(
+        FILE.replace("count: 2", "count: 1").replace(
+            "  db: {", "  more: {image: nginx, zone: app}\n  db: {"
+        )
+    )
+    plan = planned(both, standing(DESIGN), linked=True)
+    assert "configure VM firewall" in before(plan, "load firewall firewall")
+    assert "load firewall firewall" in before(plan, "remove VM shop.web-2")
+    assert "remove VM shop.web-2" in before(plan, "make VM more")
+
+
+def test_where_the_firewall_restarts_anyway_what_is_removed_makes_room_first() -> None:
+    fewer = design_of_text(
+        FILE.replace("count: 2", "count: 1").replace(
+            "{dmz: {}, app: {}}", "{dmz: {}, app: {}, new: {}}"
+        )
+    )
+    plan = planned(fewer, standing(DESIGN), linked=True)
+    assert "remove VM shop.web-2" in before(plan, "restart VM firewall")
+    assert "load firewall firewall" not in before(plan, "remove VM shop.web-2")
+
+
+def test_the_firewall_stops_only_when_what_is_new_is_made() -> None:
+    wider = design_of_text(
+        FILE.replace("{dmz: {}, app: {}}", "{dmz: {}, app: {}, new: {}}").replace(
+            "  db: {", "  more: {image: nginx, zone: new}\n  db: {"
+        )
+    )
+    plan = planned(wider, standing(DESIGN), linked=True)
+    assert "make VM more" in before(plan, "restart VM firewall")
+    assert "make VM more" not in before(planned(wider, standing(DESIGN)), "restart VM firewall"), (
+        "where nobody is connected, nobody is stopped"
+    )
+    assert "make VM web-1" not in before(planned(linked=True), "make VM firewall")
+
+
+def test_services_are_told_of_changed_files_after_those_that_they_come_after() -> None:
+    """As where they start: an order API gets its new password after the store has it."""
+    old = design_of_text(
+        FILE.replace(
+            "zone: app, after: [db]}\n  db", "zone: app, after: [db], files: {/etc/a: one}}\n  db"
+        )
+    )
+    new = design_of_text(
+        FILE.replace(
+            "zone: app, after: [db]}\n  db", "zone: app, after: [db], files: {/etc/a: two}}\n  db"
+        ).replace("disks: {data: 1G}", "disks: {data: 1G}, files: {/etc/b: two}")
+    )
+    plan = planned(new, standing(old), linked=True)
+    assert {"configure VM api", "refresh services db"} <= before(plan, "refresh services api")
+    assert "refresh services api" not in before(plan, "refresh services db")
+    assert "refresh services api" in before(plan, "record shop")
+    assert not [one.id for one in plan.shown if one.verb is Verb.REFRESH_VM]
+
+
 def test_every_run_ends_with_the_manifest_that_says_so() -> None:
     plan = planned()
     assert before(plan, "record shop") == {one.id for one in plan.steps} - {"record shop"}

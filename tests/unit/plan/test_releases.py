@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.standing import manifest_of, with_domain
+from tests.standing import manifest_of, standing, with_domain
 from tests.unit.plan.test_diff import (
     FILE,
     INSPECTED,
@@ -19,6 +19,7 @@ from tests.unit.plan.test_diff import (
     told,
     why,
 )
+from tests.vapps import design_of_text
 from vcloud.errors import HostError
 from vcloud.plan.diff import plan_changes
 from vcloud.plan.formats import FORMAT, Unreadable
@@ -103,8 +104,16 @@ def test_rules_that_this_release_renders_differently_are_loaded_again() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        pytest.param({"old": "count: 2", "new": "count: 3"}, "/etc/hosts: + web-3", id="a VM more"),
-        pytest.param({"old": "count: 2", "new": "count: 1"}, "/etc/hosts: - web-2", id="a VM less"),
+        pytest.param(
+            {"old": "count: 2", "new": "count: 3"},
+            "/etc/hosts: + web-3 (reload nginx)",
+            id="a VM more",
+        ),
+        pytest.param(
+            {"old": "count: 2", "new": "count: 1"},
+            "/etc/hosts: - web-2 (reload nginx)",
+            id="a VM less",
+        ),
         pytest.param(
             {"old": "zones:", "new": f"authorized_keys: ['{KEY}']\nzones:"},
             "authorized keys changed",
@@ -114,6 +123,60 @@ def test_rules_that_this_release_renders_differently_are_loaded_again() -> None:
 )
 def test_a_plan_names_what_a_guest_is_told_anew(change: dict[str, str], words: str) -> None:
     assert why(plan(design(**change), STANDING), "api") == words
+
+
+FOLLOWED = """\
+vcloud: 1
+name: shop
+zones: {dmz: {}}
+vms:
+  web:
+    image: nginx
+    zone: dmz
+    files: {/etc/nginx/a.conf: one, /etc/b: {content: one, restart: [app], run: "b --check"}, /etc/c: one}
+    run: [cat /etc/b, cat /etc/c, cat /etc/b /etc/c]
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("a.conf: one", "a.conf: two", "files: /etc/nginx/a.conf (reload nginx)"),
+        (
+            "content: one",
+            "content: two",
+            "files: /etc/b (run its command, restart app); run[0], run[2] name changed files and do not run again",
+        ),
+        (
+            "/etc/nginx/a.conf: one, ",
+            "",
+            "files: /etc/nginx/a.conf (reload nginx)",
+        ),
+    ],
+)
+def test_a_plan_says_what_follows_a_changed_file_and_what_does_not(
+    old: str, new: str, words: str
+) -> None:
+    stands = standing(design_of_text(FOLLOWED))
+    assert why(plan(design_of_text(FOLLOWED.replace(old, new)), stands), "web") == words
+
+
+@pytest.mark.parametrize(
+    ("change", "vm", "words"),
+    [
+        ({"old": "app: {}}", "new": "app: {}, new: {}}"}, "firewall", "all traffic between zones"),
+        ({"old": "memory: 256M", "new": "memory: 320M"}, "web-1", ""),
+    ],
+)
+def test_a_plan_says_what_stands_still_while_an_appliance_restarts(
+    change: dict[str, str], vm: str, words: str
+) -> None:
+    changes = plan(design(**change), STANDING)
+    (step,) = [
+        step for step in changes.steps if step.subject == vm and step.verb is Verb.RESTART_VM
+    ]
+    assert words in step.why
+    assert ("stops until it runs again" in step.why) is bool(words)
 
 
 def test_a_reload_that_is_asked_for_says_so() -> None:
@@ -151,6 +214,7 @@ def test_a_damaged_manifest_is_written_again_from_what_the_domains_say() -> None
     damaged = replace(STANDING, manifest=None, unreadable=Unreadable(0, "", None))
     assert told(plan(design(), damaged)) == [
         *(("start VM", vm.name, "new") for vm in design().vms),
+        *(("mend VM", vm.name, "live") for vm in design().vms),
         LOAD_FIREWALL,
     ]
 

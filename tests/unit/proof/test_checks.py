@@ -5,7 +5,6 @@ expected to be denied.
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_address
 from itertools import permutations, product
 
 import pytest
@@ -13,29 +12,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.design_builder import UPLINK, build_design
+from tests.unit.proof.samples import NOWHERE, SERVERS, WORLD, checks_of, leak_checks, probe_of
 from tests.vapps import TWO_HOMES, design_of_text, shop
+from vcloud.compile.ips.apps import app_rules
 from vcloud.compile.ips.rules import SHIPPED
 from vcloud.design.model import Design, FlowPath, Uplink
 from vcloud.proof.checks import (
-    DANGEROUS,
     HOST,
-    NO_SERVER,
-    Check,
     Kind,
     Outcome,
-    Probe,
-    World,
     address_of,
-    left_out,
-    network_checks,
 )
 from vcloud.proof.firewall_report import NOTHING
 from vcloud.proof.inspection import inspection_checks, not_carried
-from vcloud.proof.judge import Observed, judge
+from vcloud.proof.judge import judge
+from vcloud.proof.network import left_out, network_checks
+from vcloud.proof.observed import Observed
+from vcloud.proof.ports import DANGEROUS
+from vcloud.proof.world import NO_SERVER
 from vcloud.values import INTERNET, Protocol
 
-WORLD = World(ip_address("203.0.113.10"), ip_address("2001:db8:203::10"))
-NOWHERE = World(None, None)
 ZONES = ("red", "green", "blue")
 TIERS = ("web", "api", "db", "log")
 SERVICES = ("tcp/80", "tcp/22", "tcp/8000-8010", "udp/53", "udp/9000-9001", "icmp")
@@ -71,15 +67,6 @@ def designs(draw: st.DrawFn) -> Design:
 some_designs = settings(max_examples=30)(given(designs()))
 
 
-def checks_of(design: Design, world: World = WORLD, seed: int = 1) -> tuple[Check, ...]:
-    return network_checks(design, UPLINK, world, seed)
-
-
-def probe_of(check: Check) -> Probe:
-    assert check.probe is not None
-    return check.probe
-
-
 def permitted(design: Design) -> dict[tuple[str, str, str], list[tuple[int, int]]]:
     """Protocol, source and target -> the port ranges that flows allow: by addresses alone, as a
     prober sees them.
@@ -101,7 +88,7 @@ def target_of(path: FlowPath, family: int) -> object:
         interface = UPLINK.address4 if family == 4 else UPLINK.address6
         return interface and interface.ip
     if path.target is None:
-        return WORLD.address4 if family == 4 else WORLD.address6
+        return SERVERS[family]
     return address_of(path.target, family)
 
 
@@ -177,7 +164,8 @@ def test_every_denied_service_has_a_listener_that_must_answer(design: Design) ->
         if (
             check.kind is Kind.DENIED
             and check.vantage != INTERNET
-            and probe_of(check).target not in (WORLD.address4, WORLD.address6)
+            and check.proves != "ctl:not-internet"
+            and probe_of(check).target not in SERVERS.values()
         ):
             assert (check.listener is None) == (probe_of(check).protocol == Protocol.ICMP)
             if check.listener:
@@ -209,11 +197,14 @@ def test_ports_that_attackers_like_are_tried_from_everywhere() -> None:
 
 def test_every_vm_is_tried_from_the_host_and_as_somebody_else() -> None:
     checks = checks_of(shop())
-    for kind, vantages in ((Kind.HOST, {HOST}), (Kind.SPOOFED, {"web-1", "api", "db"})):
+    for kind, vantages in (
+        (Kind.HOST, {HOST}),
+        (Kind.SPOOFED, {"web-1", "api", "db", INTERNET}),
+    ):
         members = [check for check in checks if check.kind is kind]
         assert {check.vantage for check in members} == vantages
         assert {probe_of(check).target.version for check in members} == {4, 6}
-        assert len(members) == 6
+        assert len({check.id for check in members if not check.about}) == 12
 
 
 IPV4_ONLY = replace(UPLINK, address6=None, gateway6=None)
@@ -222,7 +213,7 @@ IPV4_ONLY = replace(UPLINK, address6=None, gateway6=None)
 def test_an_uplink_without_ipv6_is_not_tried_over_it_and_that_is_said() -> None:
     checks = network_checks(shop(), IPV4_ONLY, WORLD, 1)
     assert {probe_of(check).target.version for check in checks if check.vantage == INTERNET} == {4}
-    assert WORLD.address6 not in {probe_of(check).target for check in checks}
+    assert SERVERS[6] not in {probe_of(check).target for check in checks}
     assert "IPv6" in left_out(shop(), IPV4_ONLY)
 
 
@@ -236,7 +227,7 @@ def test_where_nothing_outside_answers_no_flow_is_tried_there_and_each_says_why(
     checks = checks_of(design, NOWHERE)
     assert [check.id for check in checks] == [check.id for check in checks_of(design)]
     for check, elsewhere in zip(checks, checks_of(design), strict=True):
-        outside = probe_of(elsewhere).target in (WORLD.address4, WORLD.address6)
+        outside = probe_of(elsewhere).target in SERVERS.values()
         if outside and check.kind is Kind.DENIED:
             assert probe_of(check).target in (UPLINK.gateway4, UPLINK.gateway6)
             assert check == replace(elsewhere, probe=check.probe)
@@ -293,21 +284,37 @@ def test_a_published_range_is_tried_at_its_published_ends() -> None:
     assert ports == {(INTERNET, 8080, 80), (INTERNET, 9100, 9000), (INTERNET, 9102, 9002)}
 
 
+def test_a_payload_for_a_published_port_names_each_vm_that_the_firewall_may_choose() -> None:
+    design = design_of_text("""\
+vcloud: 1
+name: farm
+zones: {front: {}}
+vms: {web: {image: nginx, zone: front, count: 3}}
+flows: [{id: visits, from: internet, to: web, service: tcp/80, publish: 80}]
+protection: {ips: {inspect: [front]}}
+""")
+    nics = [vm.nics[0] for vm in design.workloads]
+    ends = {4: {str(nic.address4) for nic in nics}, 6: {str(nic.address6) for nic in nics}}
+    checks = [check for check in inspection_checks(design, UPLINK, WORLD) if check.probe]
+    assert {probe_of(check).target.version for check in checks} == {4, 6}
+    assert all(set(check.published) == ends[probe_of(check).target.version] for check in checks)
+
+
 def test_each_detector_has_a_payload_and_a_near_miss_in_both_families() -> None:
-    checks = [
-        check for check in inspection_checks(shop(), UPLINK, WORLD) if check.kind is Kind.LEAK
-    ]
-    assert len(checks) == 2 * 2 * 2
+    checks = leak_checks(shop())
     for check in checks:
-        twin = next(
+        (twin,) = (
             other
             for other in checks
             if other.rules == check.rules
             and other.passes != check.passes
-            and other.vantage == check.vantage
+            and probe_of(other).target == probe_of(check).target
         )
         assert probe_of(twin).payload != probe_of(check).payload
+        assert check.twin == ("" if check.passes else twin.id)
         assert check.blocked == ("card" in check.claim)
+    whole = [check for check in checks if "(" not in check.claim]
+    assert len(whole) == 2 * 2 * 2
 
 
 def test_a_leak_is_never_sent_on_a_flow_that_is_excepted() -> None:
@@ -321,7 +328,8 @@ def test_a_leak_is_never_sent_on_a_flow_that_is_excepted() -> None:
 
 def test_a_rule_of_the_ips_is_tried_both_ways_or_says_why_not() -> None:
     checks = [check for check in inspection_checks(shop(), UPLINK, WORLD) if check.kind is Kind.IPS]
-    assert {check.id.split("/")[1] for check in checks} <= {
+    apps = {sid for held in app_rules(shop()).checks for sid in held.sids}
+    assert {check.id.split("/")[1] for check in checks} <= apps | {
         str(shipped.rule.sid) for shipped in SHIPPED
     }
     assert len([check for check in checks if check.probe]) > 10
@@ -389,7 +397,7 @@ def test_a_detector_that_no_flow_can_try_says_so() -> None:
         )
         if check.kind is Kind.LEAK
     ]
-    assert check.probe is None
+    assert (check.probe, check.excused) == (None, True)
     assert "no declared flow" in check.reason
 
 
@@ -412,7 +420,7 @@ protection: {ips: {inspect: lan}}
 
 
 @pytest.mark.parametrize(("services", "tried"), [("tcp/440-450", True), ("tcp/444-450", False)])
-def test_a_rule_of_one_port_is_tried_at_it_within_a_range(services: str, tried: bool) -> None:
+def test_of_a_range_of_ports_outwards_443_is_tried_with_tls(services: str, tried: bool) -> None:
     design = design_of_text(f"""\
 vcloud: 1
 name: out
@@ -424,10 +432,9 @@ protection: {{ips: {{inspect: app}}}}
     ports = [
         probe_of(check).port
         for check in inspection_checks(design, UPLINK, WORLD)
-        if check.id.startswith("ips/1100003/")
+        if check.proves == "flow:out"
     ]
     assert ports == ([443, 443] if tried else [])
-    assert ("1100003" in not_carried(design)) is not tried
 
 
 @pytest.mark.parametrize(("port", "tried"), [(8443, False), (8444, True)])

@@ -40,15 +40,34 @@ def report(*items: dict[str, object]) -> bytes:
     return json.dumps(
         {
             "digest": "abc",
-            "connections": 3,
-            "connections_max": 65536,
+            "kept": "def",
+            "identity": "012",
+            "network": ["link lo 00:00:00:00:00:00 -", "up lo"],
+            "tables": {"nftables": [item for item in items if "table" in item]},
             "ruleset": {"nftables": list(items)},
         }
     ).encode()
 
 
-def test_the_digest_is_that_of_the_report() -> None:
-    assert parse_firewall_report(report(rule("ctl:antispoof", 2))).digest == "abc"
+def test_digests_and_the_kernels_network_are_those_of_the_report() -> None:
+    read = parse_firewall_report(report(rule("ctl:antispoof", 2)))
+    assert (read.digest, read.kept, read.identity) == ("abc", "def", "012")
+    assert read.network == (("link", "lo", "00:00:00:00:00:00", "-"), ("up", "lo"))
+
+
+def test_the_report_of_an_earlier_image_has_its_tables_in_the_listing_only() -> None:
+    document = json.loads(report({"table": {"family": "inet", "name": "vcloud"}}))
+    del document["tables"]
+    assert parse_firewall_report(json.dumps(document).encode()).tables == ("inet vcloud",)
+
+
+def test_forged_errors_are_those_of_vclouds_rule() -> None:
+    rules = (
+        rule("ctl:forged-error", 5),
+        rule("ctl:invalid", 2),
+        rule("ctl:forged-error", 9, "mine"),
+    )
+    assert parse_firewall_report(report(*rules)).forged_errors == 5
 
 
 def test_a_foreign_table_is_named_and_its_sets_count_for_nothing() -> None:
@@ -93,12 +112,15 @@ def test_forged_sources_are_told_by_nic() -> None:
     assert read.denied == {}
 
 
-def test_what_was_denied_to_one_end_is_added_up_over_senders() -> None:
+def test_what_was_denied_to_one_end_is_told_by_sender() -> None:
     senders = (
         denied("dyn_denied4", packets, source, "10.0.0.2", "tcp", 80)
         for packets, source in ((4, "10.0.0.1"), (3, "10.0.0.3"))
     )
-    assert parse_firewall_report(report(*senders)).denied_to("10.0.0.2", "tcp", 80) == 7
+    assert parse_firewall_report(report(*senders)).denied == {
+        ("10.0.0.1", "10.0.0.2", "tcp", 80): 4,
+        ("10.0.0.3", "10.0.0.2", "tcp", 80): 3,
+    }
 
 
 @pytest.mark.parametrize(
@@ -110,6 +132,8 @@ def test_what_was_denied_to_one_end_is_added_up_over_senders() -> None:
         b"\xff",
         b"[" * 100_000,
         b'{"digest": "a"}',
+        report().replace(b'"up lo"', b'"down lo"'),
+        report().replace(b'"def"', b"7"),
         b'{"digest": 7, "ruleset": {"nftables": []}}',
         b'{"digest": "a", "ruleset": {"nftables": [NaN]}}',
         report({"set": {"family": "inet", "table": "vcloud"}}),

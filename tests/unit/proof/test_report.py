@@ -13,13 +13,15 @@ import pytest
 from lxml import etree
 
 from tests.vapps import design_of_text
+from vcloud.compile.ips.apps import app_rules
 from vcloud.compile.ips.files import ips_files
 from vcloud.compile.leaks.rules import rule_sids
+from vcloud.compile.leaks.undecoded import undecoded_sids
 from vcloud.design.origin import FromControl
 from vcloud.errors import Exit
 from vcloud.guests.logs import rule_origins
 from vcloud.proof.checks import Check, Kind, Outcome, Probe
-from vcloud.proof.judge import Verdict
+from vcloud.proof.observed import Verdict
 from vcloud.proof.report import LONGEST, Findings, as_data, exit_code, junit_xml, rows, summary
 
 FILE = """\
@@ -45,9 +47,7 @@ def verdict(
     )
 
 
-PASS, FAIL, ERROR, NOT_RUN = (
-    verdict(outcome) for outcome in (Outcome.PASS, Outcome.FAIL, Outcome.ERROR, Outcome.NOT_RUN)
-)
+PASS, FAIL, ERROR, NOT_RUN, NOT_TRIED = map(verdict, Outcome)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,9 @@ PASS, FAIL, ERROR, NOT_RUN = (
         ([NOT_RUN], Exit.NOT_CHECKED),
         ([PASS, NOT_RUN], Exit.NOT_CHECKED),
         ([PASS, ERROR], Exit.NOT_CHECKED),
+        ([PASS, NOT_TRIED], Exit.DONE),
+        ([NOT_TRIED], Exit.NOT_CHECKED),
+        ([NOT_TRIED, ERROR], Exit.NOT_CHECKED),
         ([FAIL], Exit.CHECK_FAILED),
         ([PASS, FAIL, ERROR, NOT_RUN], Exit.CHECK_FAILED),
     ],
@@ -96,6 +99,13 @@ def test_junit_counts_every_check_once_under_what_it_was() -> None:
     ]
 
 
+def test_what_was_not_tried_is_skipped_in_junit_and_has_a_row_of_its_own() -> None:
+    (suite,) = etree.fromstring(junit_xml([PASS, NOT_TRIED, NOT_RUN]))
+    assert (suite.get("skipped"), suite.get("errors")) == ("2", "0")
+    found = rows([PASS, NOT_TRIED, replace(NOT_TRIED), NOT_RUN], all_checks=False)
+    assert [outcome for _, outcome, _, _ in found] == ["pass", "not tried", "not run"]
+
+
 def test_junit_stays_xml_whatever_a_claim_says() -> None:
     hostile = verdict(Outcome.FAIL, claim='"/><evil a="', detail="]]> & <b>")
     case = etree.fromstring(junit_xml([hostile])).find("testsuite/testcase")
@@ -104,7 +114,13 @@ def test_junit_stays_xml_whatever_a_claim_says() -> None:
 
 def test_data_holds_all_checks_and_can_be_printed() -> None:
     data = json.loads(json.dumps(as_data(Findings((PASS, FAIL), "", design_of_text(FILE)))))
-    assert data["summary"] == {"pass": 1, "fail": 1, "error": 0, "not run": 0}
+    assert data["summary"] == {
+        "pass": 1,
+        "fail": 1,
+        "error": 0,
+        "not run": 0,
+        "not tried": 0,
+    }
     assert [check["outcome"] for check in data["checks"]] == ["pass", "fail"]
 
 
@@ -136,9 +152,20 @@ def test_data_says_why_each_claim_is_made() -> None:
 def test_every_rule_of_the_ips_has_an_origin_for_the_log() -> None:
     design = design_of_text(FILE)
     origins = rule_origins(design)
-    leaks = {str(sid) for sid in rule_sids(design.inspection.detectors).values()}
+    detectors = design.inspection.detectors
+    leaks = {
+        str(sid) for sid in (*rule_sids(detectors).values(), *undecoded_sids(detectors).values())
+    }
     assert {str(origins[sid]) for sid in leaks} == {str(design.inspection.detectors[0].origin)}
-    assert {str(origins[sid]) for sid in origins.keys() - leaks} == {str(design.inspection.origin)}
+    flows = {flow.id: flow.origin for flow in design.flows}
+    apps = {sid: flow for sid, flow in app_rules(design).flows if flow}
+    assert apps
+    assert {sid: str(origins[sid]) for sid in apps} == {
+        sid: str(flows[flow]) for sid, flow in apps.items()
+    }
+    assert {str(origins[sid]) for sid in origins.keys() - leaks - apps.keys()} == {
+        str(design.inspection.origin)
+    }
     assert set(
         re.findall(
             r"sid:(\d+);",

@@ -22,7 +22,7 @@ from vcloud.pipeline import load_file, read_name
 from vcloud.spec.model import Vapp
 from vcloud.spec.notes import notes
 from vcloud.spec.refuse import refusals
-from vcloud.values import Action, Mode, Protocol, Service
+from vcloud.values import ALL_SERVICES, Action, Mode, Protocol, Service
 
 WHOLE = """\
 vcloud: 1
@@ -181,6 +181,24 @@ def test_flows_are_what_is_written(shop: Vapp) -> None:
     )
 
 
+def test_all_is_every_service_and_has_an_id_of_its_own() -> None:
+    flows = """
+      - {from: web, to: internet, service: all}
+      - {from: web, to: 192.168.7.0/24, service: [icmp, tcp/80]}
+      - {from: 192.168.7.9, to: web, service: tcp/80, publish: 8080}
+      - {from: web, to: internet, service: [all, tcp/80]}
+    """
+    vapp = vapp_of(small(f"flows:{flows}"))
+    assert vapp.flows[0].services == ALL_SERVICES
+    assert vapp.flows[3].services == (*ALL_SERVICES, Service(Protocol.TCP, 80, 80))
+    assert [flow.id for flow in vapp.flows[:3]] == [
+        "web-internet-all",
+        "web-192-168-7-0-24-icmp-tcp-80",
+        "from-192-168-7-9-web-tcp-80",
+    ]
+    assert vapp.flows[2].published == (Service(Protocol.TCP, 8080, 8080),)
+
+
 def test_protection_is_what_is_written(shop: Vapp) -> None:
     assert shop.protection.ips is not None
     assert (shop.protection.ips.inspect, shop.protection.ips.mode) == (("dmz",), Mode.DETECT)
@@ -293,7 +311,7 @@ def test_a_link_within_the_folder_is_a_source(tmp_path: Path) -> None:
 
 def test_what_cannot_be_enforced_is_refused_by_name(shop: Vapp) -> None:
     fields = [problem.field for problem in refusals(shop)]
-    assert fields == ["flows[5].tls", "protection.profiles[0]", "tenancy", "placement", "dr"]
+    assert fields == ["flows[5].tls", "protection.profiles[0]", "dr"]
     assert all(problem.line and problem.hint for problem in refusals(shop))
 
 

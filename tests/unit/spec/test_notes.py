@@ -21,7 +21,7 @@ flows:
   - {{id: store, from: api, to: db, service: tcp/5432}}
   - {{id: visits, from: internet, to: web, service: tcp/80}}
   - {{id: pay, from: api, to: internet, service: [tcp/443, udp/443]}}
-  - {{id: answers, from: web, to: api, service: tcp/8000-8010}}
+  - {{id: answers, from: web, to: api, service: tcp/8000-8010, app: http}}
 {flows}
 protection:
   dlp:
@@ -109,7 +109,8 @@ def work_for(flows: int) -> float:
     ports = range(1000, 1000 + flows)
     excepted = ", ".join(f"f{port}" for port in ports[:100])
     lines = "".join(
-        f"  - {{id: f{port}, from: api, to: internet, service: tcp/{port}}}\n" for port in ports
+        f"  - {{id: f{port}, from: api, to: internet, service: tcp/{port}, app: http}}\n"
+        for port in ports
     )
     vapp = vapp_of(TEXT.format(api="app", leaving="app", excepted=excepted, flows=lines))
     began = time.process_time()
@@ -120,3 +121,22 @@ def work_for(flows: int) -> float:
 def test_the_work_of_comparing_flows_grows_far_less_than_with_their_pairs() -> None:
     """Ten times as many flows have a hundred times as many pairs."""
     assert work_for(5000) < 50 * max(work_for(500), 0.01)
+
+
+def test_an_inspected_flow_of_which_nobody_says_what_it_carries_is_noted() -> None:
+    flow = "{id: more, from: web, to: api, service: [tcp/8080, udp/53, tcp/22]}"
+    ((where, what),) = said(flows=flow)
+    assert where == "flows[4]"
+    assert what.startswith("flow 'more' does not say what tcp/8080 carries")
+
+
+@pytest.mark.parametrize(
+    "flow",
+    [
+        "{id: more, from: web, to: api, service: tcp/8080, app: other}",
+        "{id: more, from: internet, to: web, service: tcp/8080}",
+    ],
+    ids=["said", "not inspected"],
+)
+def test_a_flow_that_says_it_or_is_not_inspected_is_not_noted(flow: str) -> None:
+    assert said(flows=flow) == []

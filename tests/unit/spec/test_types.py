@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vcloud.documents.field import FieldError, shown
+from vcloud.documents.field import FieldError, Shape, shown
+from vcloud.images import recipe
 from vcloud.spec import types
-from vcloud.values import Protocol, Service
+from vcloud.values import Protocol, Service, prefix_of
 
 RESTRICTED: list[Callable[[object], object]] = [
     types.parse_name,
@@ -34,10 +37,12 @@ RESTRICTED: list[Callable[[object], object]] = [
     types.parse_local_path,
     types.parse_source,
     types.parse_service,
+    types.parse_prefix,
     types.parse_ports,
     types.parse_size,
     types.parse_duration,
 ]
+SHAPES = [one for each in (types, recipe) for one in vars(each).values() if isinstance(one, Shape)]
 ports = st.integers(1, types.LAST_PORT)
 
 
@@ -61,6 +66,67 @@ def test_a_service_reads_as_it_prints(protocol: Protocol, one: int, other: int) 
 
 def test_icmp_reads_as_it_prints() -> None:
     assert str(types.parse_service("icmp")) == "icmp"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "192.168.7.0/24",
+        "192.168.7.10",
+        "169.254.169.254/32",
+        "fd00:7::/64",
+        "2001:DB8::1",
+        "fc00::/7",
+    ],
+)
+def test_addresses_outside_are_an_end_of_a_flow(written: str) -> None:
+    assert types.parse_prefix(written) == written
+    assert prefix_of(written) is not None
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("192.168.7.1/24", "Write 192.168.7.0/24 for all of them, or 192.168.7.1 for this one."),
+        ("0.0.0.0/0", "every address there is"),
+        ("::/0", "every address there is"),
+        ("127.0.0.1", "no machine outside"),
+        ("::ffff:192.168.7.1", "no machine outside"),
+        ("fe80::1", "no machine outside"),
+        ("ff02::1", "no machine outside"),
+        ("192.168.7.0/33", "is not an address or a prefix"),
+        ("fd00::1%eth0", "is not an address or a prefix"),
+        ("192.168.007.1", "is not an address or a prefix"),
+    ],
+)
+def test_what_is_no_prefix_outside_is_refused(written: str, said: str) -> None:
+    with pytest.raises(FieldError) as refused:
+        types.parse_prefix(written)
+    assert said in f"{refused.value.what} {refused.value.hint}"
+
+
+HOSTILE = [part * 10_000 for part in ("::", "a:", "1.", "a-", "/a", "a/", "a.", "11", "aa", "--")]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=[shape.wanted[:40] for shape in SHAPES])
+def test_a_shape_is_judged_in_time_that_grows_with_the_text_only(shape: Shape) -> None:
+    """20,000 characters take milliseconds; with the square of the length they would take seconds."""
+    before = time.process_time()
+    for text in HOSTILE:
+        assert not re.fullmatch(shape.pattern, f"{text}!")
+    assert time.process_time() - before < 1
+
+
+@given(st.ip_addresses(v=6))
+@example(IPv6Address("2001:db8::1:0:0:1"))
+def test_every_way_to_write_an_address_is_one(address: IPv6Address) -> None:
+    last = IPv4Address(int(address) & 0xFFFFFFFF)
+    dotted = address.exploded[:30] + str(last)
+    for written in (str(address), address.exploded, str(address).upper(), dotted):
+        assert types.PREFIX.parse(written) == written
+        assert types.PREFIX.parse(f"{written}/128")
+    with pytest.raises(FieldError):
+        types.PREFIX.parse(f"0{address.exploded}")
 
 
 @pytest.mark.parametrize("parse", RESTRICTED)

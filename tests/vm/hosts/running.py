@@ -83,7 +83,7 @@ def tell(process: subprocess.Popen[str]) -> None:
     process.stdin.flush()
 
 
-def until(what: str, holds: Callable[[], bool], seconds: float = 60) -> None:
+def until(what: str, holds: Callable[[], bool], seconds: float = 600) -> None:
     """Waits for something that happens soon. The time is long because the machine may be busy."""
     deadline = time.monotonic() + seconds
     while not holds():

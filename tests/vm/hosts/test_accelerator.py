@@ -14,7 +14,7 @@ from vcloud.hosts.connection import Host
 from vcloud.hosts.observe import observe_vapp
 from vcloud.marks import NO_VM
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(3000)]
 
 
 def test_the_accelerator_is_tried_once(host: Host, vm: Running) -> None:

@@ -18,7 +18,7 @@ from vcloud.hosts import machines
 from vcloud.hosts.agent import Agent
 from vcloud.hosts.connection import Host
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(3000)]
 
 
 def test_an_agent_that_does_not_come_is_said_in_time(host: Host) -> None:
@@ -131,9 +131,59 @@ def test_an_agent_that_answers_nonsense_is_an_error_like_any_other(vm: Running) 
     with pytest.raises(GuestError, match="cannot be read"):
         vm.agent.read_file("/etc/hostname")
     assert says_nonsense(vm.agent, "be-honest-again")
-    vm.agent.wait(120)
+    vm.agent.wait(900)
     until("an answer of the real agent", lambda: not says_nonsense(vm.agent))
     assert vm.agent.execute(["true"]).code == 0
+
+
+DRIP = r"""
+use Fcntl;
+sysopen(my $port, "/dev/virtio-ports/org.qemu.guest_agent.0", O_RDWR) or die "drip: $!";
+my ($heard, $read, $enough) = ("");
+while (!$enough && defined($read = sysread($port, my $part, 4096))) {
+    select(undef, undef, undef, 0.05) unless $read;
+    $heard .= $part;
+    while ($heard =~ s/^(.*)\n//) {
+        my ($said, $answer) = ($1, "{}");
+        $answer = $1 if $said =~ /guest-sync/ && $said =~ /"id"\s*:\s*(\d+)/;
+        $answer = 7 if $said =~ /guest-file-open/;
+        $answer = '{"count": 1, "buf-b64": "eA==", "eof": false}' if $said =~ /guest-file-read/;
+        $answer = '{"pid": 9999999}' if $said =~ /guest-exec"/;
+        $answer = '{"exited": false}' if $said =~ /guest-exec-status/;
+        select(undef, undef, undef, 0.2) if $answer =~ /count|exited/;
+        syswrite($port, qq({"return": $answer}\n));
+        $enough = $said =~ /be-honest-again/;
+    }
+}
+"""
+"""An agent that answers everything in good time and never comes to an end: no program ends, and
+each file arrives one byte at a time.
+"""
+
+
+def is_endless(agent: Agent) -> bool:
+    try:
+        agent.execute(["true"], timeout=2)
+    except GuestError as error:
+        return "did not end within" in str(error)
+    return False
+
+
+def test_an_agent_that_never_comes_to_an_end_is_given_up(vm: Running) -> None:
+    """Afterwards the real one answers again."""
+    vm.agent.write_file("/run/drip.pl", DRIP.encode())
+    unit = "systemctl stop qemu-guest-agent; timeout 300 perl /run/drip.pl; systemctl start qemu-guest-agent"
+    assert vm.agent.execute(["systemd-run", "--no-block", "sh", "-c", unit]).code == 0
+    until("an answer of the other agent", lambda: is_endless(vm.agent))
+    with pytest.raises(GuestError, match=r"did not arrive within 3 s"):
+        vm.agent.read_file("/etc/hostname", timeout=3)
+    with pytest.raises(GuestError, match="in too many parts"):
+        vm.agent.read_file("/etc/hostname")
+    # The real agent may be asked already whether the program has ended, and knows none.
+    with pytest.raises(GuestError):
+        vm.agent.execute(["be-honest-again"], timeout=2)
+    vm.agent.wait(900)
+    until("an answer of the real agent", lambda: vm.agent.execute(["true"]).code == 0)
 
 
 def test_the_end_of_a_console_is_read_without_what_acts_on_terminals(vm: Running) -> None:

@@ -19,10 +19,11 @@ from vcloud.errors import HostError
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import HostRef
 from vcloud.hosts.pool import FOLDER, StoragePool
-from vcloud.hosts.uploads import COMPLETE, upload, uploaded
+from vcloud.hosts.uploads import upload, uploaded
 from vcloud.hosts.volumes import VappVolumes
+from vcloud.plan.host_images import COMPLETE
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(3000)]
 
 
 @pytest.fixture
@@ -93,7 +94,13 @@ def test_an_upload_whose_operator_is_killed_is_never_used_and_swept(
     first = upload(pool, source, "up-killed", ".qcow2")
     assert rest[0] in pool.names("up-killed"), "it may still be on its way"
     host.shell.run(["touch", "-d", "2 hours ago", pool.path(rest[0])])
+    theirs = ["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", "qcow2"]
+    theirs += ["-b", pool.path(rest[0]), pool.path("theirs.qcow2"), "1M"]
+    assert host.shell.run(theirs).code == 0
     pool.delete([Path(first).name, Path(first).name + COMPLETE])
+    second = upload(pool, source, "up-killed", ".qcow2")
+    assert rest[0] in pool.names("up-killed"), "somebody has based a disk on it"
+    pool.delete(["theirs.qcow2", Path(second).name, Path(second).name + COMPLETE])
     upload(pool, source, "up-killed", ".qcow2")
     assert rest[0] not in pool.names("up-killed")
 
@@ -102,7 +109,7 @@ def test_two_who_upload_the_same_at_once_are_both_right(
     host: Host, ref: HostRef, source: Path
 ) -> None:
     paths: list[str] = []
-    together = threading.Barrier(2, timeout=30)
+    together = threading.Barrier(2, timeout=300)
 
     def operator() -> None:
         waited: list[None] = []
@@ -136,10 +143,12 @@ def test_a_full_disk_is_said_before_anything_is_made(pool: StoragePool) -> None:
 
 
 def test_disks_are_made_once_and_kept(host: Host, pool: StoragePool) -> None:
-    path = pool.make_disk("vm.t-disks.a.data.qcow2", 1 << 30)
+    assert pool.make_disk("vm.t-disks.a.data.qcow2", 1 << 30), "it is made"
+    path = pool.path("vm.t-disks.a.data.qcow2")
     host.shell.run(["qemu-io", "-c", "write -P 7 0 64k", path])
     written = sha256_there(host, path)
-    assert pool.make_disk("vm.t-disks.a.data.qcow2", 1 << 30) == path
+    assert not pool.make_disk("vm.t-disks.a.data.qcow2", 1 << 30), "it is there"
+    assert pool.path("vm.t-disks.a.data.qcow2") == path
     assert sha256_there(host, path) == written
     assert stat(host, path).split()[0] == "600"
     overlay = pool.make_overlay("root.t-disks.a.qcow2", path)

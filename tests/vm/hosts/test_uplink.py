@@ -12,7 +12,7 @@ from vcloud.hosts.manifests import vapp_names, write_manifest
 from vcloud.hosts.uplink import BRIDGE, NETWORK, forget_vapp, make_uplink, uplink_for
 from vcloud.plan.manifest import Manifest, Phase
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(3000)]
 
 
 def test_the_nat_network_stands_as_long_as_a_vapp_needs_it(host: Host) -> None:

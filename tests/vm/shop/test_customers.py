@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +14,9 @@ from typing import Any
 import pytest
 
 from tests.vm.conftest import SHOP
-from tests.vm.driver import Operator, Probe, Vapp, parse, wait_until
+from tests.vm.driver import Operator, Probe, Vapp, must_open, parse, wait_until
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(3000)]
 
 CARD = "4111111111111111"
 KINDS = {"config", "flow", "denied", "spoofed", "host", "ips", "leak"}
@@ -55,13 +57,16 @@ def test_a_card_number_never_reaches_a_customer_and_the_ips_says_so(
 ) -> None:
     """The near miss is the same request for an order that does not exist: its answer arrives."""
     number = order(shop, family)["order"]
-    before = shop.operator.run("logs", shop.vm("ips"), "-n", "500").out.count("leak of card-number")
+    before = leaks_told(shop)
     assert "no such order" in shop.curl("/orders/999999/card", family=family).out
     leaked = shop.curl(f"/orders/{number}/card", family=family, patience=8)
     assert leaked.code != 0
     assert CARD not in leaked.out
-    after = shop.operator.run("logs", shop.vm("ips"), "-n", "500").out
-    assert after.count("leak of card-number") > before
+    wait_until("The IPS tells of the leak", lambda: leaks_told(shop) > before)
+
+
+def leaks_told(shop: Vapp) -> int:
+    return shop.operator.run("logs", shop.vm("ips"), "-n", "500").out.count("leak of card-number")
 
 
 def test_the_order_store_itself_has_the_whole_card_number(shop: Vapp) -> None:
@@ -74,6 +79,7 @@ def test_the_order_store_itself_has_the_whole_card_number(shop: Vapp) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_from_outside_only_the_published_port_is_open(shop: Vapp, family: int) -> None:
+    """nmap does not wait long for an answer, so the open port is asked by itself."""
     target = shop.uplink[0] if family == 4 else shop.uplink[1]
     ports = "22,80,443,5432,8000,8079-8081,9000-9100"
     version = ["-6"] if family == 6 else []
@@ -93,11 +99,11 @@ def test_from_outside_only_the_published_port_is_open(shop: Vapp, family: int) -
         "-oG",
         "-",
         target,
-        timeout=120,
     )
     assert done.code == 0, done.err
     opened = [part.split("/")[0].split()[-1] for part in done.out.split(", ") if "/open/" in part]
-    assert opened == ["8080"]
+    assert set(opened) <= {"8080"}
+    assert shop.operator.at("customer", "nc", "-z", "-w", "120", target, "8080").code == 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -127,18 +133,15 @@ def bracketed(text: str) -> str:
 
 def test_declared_flows_pass_between_the_tiers(shop: Vapp) -> None:
     assert (
-        shop.probe(
-            "web-1", *(Probe("tcp", address(shop, "api", family), 8000) for family in FAMILIES)
-        )
+        shop.probe("web-1", *(must_open(address(shop, "api", family), 8000) for family in FAMILIES))
         == ["open"] * 2
     )
     assert (
-        shop.probe("api", *(Probe("tcp", address(shop, "db", family), 5432) for family in FAMILIES))
+        shop.probe("api", *(must_open(address(shop, "db", family), 5432) for family in FAMILIES))
         == ["open"] * 2
     )
     assert (
-        shop.probe("api", *(Probe("tcp", SERVER[family], 443) for family in FAMILIES))
-        == ["open"] * 2
+        shop.probe("api", *(must_open(SERVER[family], 443) for family in FAMILIES)) == ["open"] * 2
     )
 
 
@@ -160,7 +163,7 @@ def test_what_no_flow_names_is_dropped_and_counted_while_the_target_answers(shop
     attempts = [(*attempt, family) for attempt in UNDECLARED for family in FAMILIES]
     for vm in ("web-1", "api", "db"):
         own = [
-            Probe("tcp", address(shop, vm, family), port)
+            must_open(address(shop, vm, family), port)
             for _, target, port, family in attempts
             if target == vm
         ]
@@ -270,14 +273,12 @@ def test_status_tells_how_the_shop_is_reached(shop: Vapp) -> None:
 
 
 def outcomes(shop: Vapp, code: int | None = None) -> Any:
-    return shop.operator.run("verify", "shop", "-o", "json", code=code, timeout=600).data
+    return shop.operator.run("verify", "shop", "-o", "json", code=code).data
 
 
 def test_verify_tries_every_kind_of_promise_and_all_are_kept(shop: Vapp, tmp_path: Path) -> None:
     junit = tmp_path / "verify.xml"
-    found = shop.operator.run(
-        "verify", "shop", "-o", "json", "--junit", str(junit), code=None, timeout=600
-    )
+    found = shop.operator.run("verify", "shop", "-o", "json", "--junit", str(junit), code=None)
     told = [
         (check["id"], check["outcome"], check["detail"])
         for check in found.data["checks"]
@@ -298,6 +299,25 @@ def test_verify_tries_every_kind_of_promise_and_all_are_kept(shop: Vapp, tmp_pat
 
 
 @contextmanager
+def busy_processors(count: int = 2) -> Iterator[None]:
+    """Other work on this machine, which takes whatever it gets."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
+def test_verify_finds_a_healthy_shop_healthy_on_a_busy_machine(shop: Vapp) -> None:
+    with busy_processors():
+        found = outcomes(shop)
+    assert [check for check in found["checks"] if check["outcome"] != "pass"] == []
+    assert found["exit"] == 0
+
+
+@contextmanager
 def broken(shop: Vapp, vm: str, script: str, mend: str) -> Iterator[None]:
     """An appliance is tampered with, and afterwards as it was."""
     shop.inside(vm, script)
@@ -307,19 +327,45 @@ def broken(shop: Vapp, vm: str, script: str, mend: str) -> Iterator[None]:
         shop.inside(vm, mend)
 
 
-def test_verify_goes_red_when_the_ips_only_watches(shop: Vapp) -> None:
-    """Its own rules, each turned from drop to alert behind vcloud's back."""
+@contextmanager
+def without_mac_filter(shop: Vapp, file: Path) -> Iterator[None]:
+    """The host lets every frame of the shop's VMs pass."""
+    (name,) = (
+        line.split()[1]
+        for line in shop.operator.virsh("nwfilter-list").splitlines()
+        if line.split()[1:] and "shop" in line.split()[1]
+    )
+    kept = shop.operator.virsh("nwfilter-dumpxml", name)
+    file.write_text(kept.replace("action='drop'", "action='return'"))
+    shop.operator.virsh("nwfilter-define", str(file))
+    try:
+        yield
+    finally:
+        file.write_text(kept)
+        shop.operator.virsh("nwfilter-define", str(file))
+
+
+def test_verify_goes_red_when_the_ips_only_watches_and_the_host_filters_no_mac_addresses(
+    shop: Vapp, tmp_path: Path
+) -> None:
+    """The IPS's own rules are each turned from drop to alert, behind vcloud's back."""
     weaken = "cd /etc/vcloud/ips && cp -a . /tmp/ips.kept && sed -i 's/^drop /alert /' rules/*.rules *.rules 2>/dev/null; "
     reload = "/usr/lib/vcloud/guest suricata ruleset-reload-rules"
-    with broken(
-        shop,
-        "ips",
-        weaken + reload,
-        f"cp -a /tmp/ips.kept/. /etc/vcloud/ips/ && rm -r /tmp/ips.kept && {reload}",
+    with (
+        without_mac_filter(shop, tmp_path / "filter.xml"),
+        broken(
+            shop,
+            "ips",
+            weaken + reload,
+            f"cp -a /tmp/ips.kept/. /etc/vcloud/ips/ && rm -r /tmp/ips.kept && {reload}",
+        ),
     ):
         found = outcomes(shop, code=4)
-    failed = {check["kind"] for check in found["checks"] if check["outcome"] == "fail"}
-    assert {"config", "ips", "leak"} <= failed
+    failed = [check for check in found["checks"] if check["outcome"] == "fail"]
+    assert {check["kind"] for check in failed} == {"config", "ips", "leak", "spoofed"}
+    assert {check["id"] for check in failed if check["kind"] == "spoofed"} == {
+        f"spoofed/{vm}/mac/4" for vm in ("web-1", "api", "db")
+    }
     number = order(shop)["order"]
     wait_until(
         "The leak is stopped again",

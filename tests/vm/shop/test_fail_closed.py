@@ -8,11 +8,13 @@ from collections.abc import Iterator
 import pytest
 
 from tests.vm.conftest import SHOP
-from tests.vm.driver import Probe, Vapp, domains, wait_until
+from tests.vm.driver import PATIENT, Probe, Vapp, domains, wait_until
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(3000)]
 
 CARD = "4111111111111111"
+STOPPED = {"timeout", "unreachable"}
+"""What comes of a probe that does not get through."""
 SERVER = {4: "203.0.113.10", 6: "2001:db8:203::10"}
 
 
@@ -24,31 +26,31 @@ def whole_again(shop: Vapp) -> Iterator[None]:
     shop.operator.up(SHOP)
 
 
-def customers_are_served(shop: Vapp, patience: int) -> list[bool]:
+def customers_are_served(shop: Vapp, patience: int = 120) -> list[bool]:
     return [
         shop.curl("/orders", "--fail", family=family, patience=patience).code == 0
         for family in (4, 6)
     ]
 
 
-def between_tiers(shop: Vapp) -> list[str]:
+def between_tiers(shop: Vapp, milliseconds: int = PATIENT) -> list[str]:
     """web asks api and api asks the database and the outside, in both families."""
-    asked = shop.probe(
-        "web-1",
-        Probe("tcp", shop.addresses4["api"], 8000),
-        Probe("tcp", shop.addresses6["api"], 8000),
-    )
-    return asked + shop.probe(
-        "api",
-        Probe("tcp", shop.addresses4["db"], 5432),
-        Probe("tcp", shop.addresses6["db"], 5432),
-        Probe("tcp", SERVER[4], 443),
-        Probe("tcp", SERVER[6], 443),
+    api, db = (
+        (shop.addresses4[vm], shop.addresses6[vm], port)
+        for vm, port in (("api", 8000), ("db", 5432))
     )
 
+    def asked(vm: str, *targets: tuple[str, str, int]) -> list[str]:
+        return shop.probe(
+            vm,
+            *(
+                Probe("tcp", address, port, milliseconds=milliseconds)
+                for *addresses, port in targets
+                for address in addresses
+            ),
+        )
 
-def stopped(result: str) -> bool:
-    return result in ("timeout", "unreachable")
+    return asked("web-1", api) + asked("api", db, (SERVER[4], SERVER[6], 443))
 
 
 def repaired(shop: Vapp, appliance: str) -> None:
@@ -80,9 +82,9 @@ def test_without_the_firewall_nothing_passes_between_any_two(shop: Vapp) -> None
     assert between_tiers(shop) == ["open"] * 6
     shop.operator.virsh("destroy", shop.domain("firewall"))
     assert customers_are_served(shop, 4) == [False, False]
-    assert all(map(stopped, between_tiers(shop)))
+    assert {*between_tiers(shop, 2500)} <= STOPPED
     repaired(shop, "firewall")
-    assert customers_are_served(shop, 30) == [True, True]
+    assert customers_are_served(shop) == [True, True]
     assert between_tiers(shop) == ["open"] * 6
 
 
@@ -90,9 +92,9 @@ def test_without_the_ips_nothing_passes_in_or_out_of_an_inspected_zone(shop: Vap
     """Every zone of the shop is one."""
     shop.operator.virsh("destroy", shop.domain("ips"))
     assert customers_are_served(shop, 4) == [False, False]
-    assert all(map(stopped, between_tiers(shop)))
+    assert {*between_tiers(shop, 2500)} <= STOPPED
     repaired(shop, "ips")
-    assert customers_are_served(shop, 30) == [True, True]
+    assert customers_are_served(shop) == [True, True]
 
 
 def test_a_suricata_that_dies_stops_the_traffic_and_is_started_again(shop: Vapp) -> None:
@@ -103,7 +105,7 @@ def test_a_suricata_that_dies_stops_the_traffic_and_is_started_again(shop: Vapp)
     shop.inside("ips", "kill -9 $(cat /run/suricata/suricata.pid)")
     assert all(CARD not in shop.curl(card, patience=3).out for _ in range(4))
     wait_until(
-        "orders are served again", lambda: shop.curl("/orders", "--fail", patience=5).code == 0, 60
+        "orders are served again", lambda: shop.curl("/orders", "--fail", patience=60).code == 0
     )
     assert shop.inside("ips", "cat /run/suricata/suricata.pid") != before
     assert CARD not in shop.curl(card, patience=6).out
@@ -116,7 +118,7 @@ def test_a_paused_firewall_is_told_and_resumed_by_up(shop: Vapp) -> None:
     before = domains(shop.operator, "shop")
     shop.operator.up(SHOP)
     assert domains(shop.operator, "shop") == before
-    assert customers_are_served(shop, 30) == [True, True]
+    assert customers_are_served(shop) == [True, True]
 
 
 def test_a_workload_that_stopped_is_started_and_ready_again(shop: Vapp) -> None:
@@ -126,7 +128,7 @@ def test_a_workload_that_stopped_is_started_and_ready_again(shop: Vapp) -> None:
     shop.operator.up(SHOP)
     after = domains(shop.operator, "shop")
     assert {name for name in after if before[name] != after[name]} == {shop.domain("api")}
-    assert customers_are_served(shop, 30) == [True, True]
+    assert customers_are_served(shop) == [True, True]
 
 
 @pytest.mark.parametrize("vm", ["web-1", "firewall", "ips"])
@@ -156,7 +158,7 @@ def test_a_vm_that_is_started_by_hand_is_told_and_up_sees_to_it(shop: Vapp, vm: 
     shop.operator.up(SHOP)
     assert domains(shop.operator, "shop") == before
     assert shop.operator.run("status", "shop", "--exit-code").code == 0
-    assert customers_are_served(shop, 30) == [True, True]
+    assert customers_are_served(shop) == [True, True]
 
 
 def test_a_network_that_was_stopped_is_told_and_its_vms_are_back_on_it_after_up(shop: Vapp) -> None:
@@ -174,4 +176,4 @@ def test_a_network_that_was_stopped_is_told_and_its_vms_are_back_on_it_after_up(
         shop.domain("ips"),
         shop.domain("web-1"),
     }
-    assert customers_are_served(shop, 30) == [True, True]
+    assert customers_are_served(shop) == [True, True]

@@ -22,7 +22,7 @@ import yaml
 from tests.vm.conftest import SHOP
 from tests.vm.driver import NAMESPACE, ROOT, VCLOUD, Probe, Vapp, mark, wait_until
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(3000)]
 
 ESCAPE = b"\x1d"
 WEB = "shop.web-1"
@@ -48,9 +48,7 @@ def test_exec_passes_stdin_and_arguments_as_they_are(shop: Vapp) -> None:
 
 def test_exec_carries_more_than_a_message_of_the_agent_both_ways(shop: Vapp) -> None:
     text = "0123456789abcdef" * 200_000
-    done = shop.operator.run(
-        "exec", "shop/web-1", "--", "tee", "/dev/stderr", stdin=text, timeout=120
-    )
+    done = shop.operator.run("exec", "shop/web-1", "--", "tee", "/dev/stderr", stdin=text)
     assert hashlib.sha256(done.out.encode()).digest() == hashlib.sha256(text.encode()).digest()
     assert done.err == text
 
@@ -152,7 +150,7 @@ class Terminal:
     def type(self, text: bytes) -> None:
         os.write(self.fd, text)
 
-    def waits_for(self, text: bytes, seconds: float = 40, typing: bytes = b"") -> None:
+    def waits_for(self, text: bytes, seconds: float = 600, typing: bytes = b"") -> None:
         """`typing` is typed whenever the program has been silent for a moment: a shell that begins
         discards what was typed before.
         """
@@ -194,18 +192,18 @@ def test_the_console_is_a_shell_and_is_left_by_its_key(shop: Vapp) -> None:
         at.waits_for(b"# ", typing=b"\r")
         at.type(b"echo answer=$((6*7))\r")
         at.waits_for(b"answer=42")
-        at.type(b"sleep 100\r")
+        at.type(b"sleep 3000\r")
         wait_until(
-            "it runs", lambda: shop.inside("web-1", "pgrep -fx 'sleep 100'", code=None) != "", 60
+            "it runs", lambda: shop.inside("web-1", "pgrep -fx 'sleep 3000'", code=None) != ""
         )
         at.type(b"\x03")
         at.type(b"echo still=$((1+1)) here\r")
         at.waits_for(b"still=2 here")
         busy = shop.operator.start("console", "shop/web-1")
-        assert "a console needs a terminal" in busy.communicate(timeout=30)[1]
+        assert "a console needs a terminal" in busy.communicate(timeout=600)[1]
         at.type(b"exit\r")
         at.type(ESCAPE)
-        assert at.process.wait(20) == 0
+        assert at.process.wait(600) == 0
         assert termios.tcgetattr(at.fd)[:4] == before[:4]
 
 
@@ -214,19 +212,19 @@ def test_a_second_console_is_refused_while_the_first_is_open(shop: Vapp) -> None
         first.waits_for(b"Ctrl-] leaves")
         with terminal(shop, "console", "shop/api") as second:
             second.waits_for(b"somebody else is attached")
-            assert second.process.wait(20) == 1
+            assert second.process.wait(600) == 1
         first.type(ESCAPE)
-        assert first.process.wait(20) == 0
+        assert first.process.wait(600) == 0
 
 
 def test_ssh_on_a_terminal_is_a_login_shell(shop: Vapp) -> None:
     with terminal(shop, "ssh", "shop/web-1") as at:
-        at.waits_for(b"# ", 60)
+        at.waits_for(b"# ")
         at.type(b"tty; echo sum=$((20+3))\r")
         at.waits_for(b"sum=23")
         assert b"/dev/pts/" in at.said
         at.type(b"exit 5\r")
-        assert at.process.wait(30) == 5
+        assert at.process.wait(600) == 5
 
 
 # logs and data
@@ -240,18 +238,21 @@ def test_logs_show_the_console_what_was_denied_and_what_was_stopped(shop: Vapp) 
         f"denied: {shop.addresses4['web-1']} -> {shop.addresses4['db']} tcp/6543"
         in shop.operator.run("logs", "shop/firewall").out
     )
+    before = stopped(shop)
     placed = shop.curl(
         "/orders", "--fail", "-d", json.dumps({"item": "cup", "card": "4111111111111111"})
     )
     shop.curl(f"/orders/{json.loads(placed.out)['order']}/card", patience=6)
-    blocked = [
-        line
-        for line in shop.operator.run("logs", "shop/ips").out.splitlines()
-        if "blocked: " in line
-    ]
+    wait_until("the IPS tells of it", lambda: stopped(shop) != before)
+    blocked = stopped(shop)
     assert blocked
     assert len(blocked) == len({*blocked})
     assert len(shop.operator.run("logs", "shop/web-1", "-n", "2").out.splitlines()) == 2
+
+
+def stopped(shop: Vapp) -> list[str]:
+    lines = shop.operator.run("logs", "shop/ips").out.splitlines()
+    return [line for line in lines if "blocked: " in line]
 
 
 @pytest.mark.parametrize(
@@ -300,6 +301,6 @@ def test_the_tab_key_offers_names(shop: Vapp, typed: str, offered: list[str]) ->
         env=dict(operator.env),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )
     assert sorted(done.stdout.split()) == sorted(offered), done.stderr

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from tests.vm.conftest import SHOP
 from tests.vm.driver import Vapp, domains, stages
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(3000)]
 
 WORKLOADS = ("web-1", "api", "db")
 
@@ -26,12 +24,12 @@ def test_the_shop_goes_on_where_it_was(shop: Vapp) -> None:
         boots(shop, *WORKLOADS),
         shop.inside("web-1", "cat /etc/ssh/ssh_host_*_key.pub /etc/machine-id"),
     )
+    shop.inside("db", "date --set='1 hour ago'")
     assert operator.run("save", "shop", "-o", "json").data["saved"] == [
         "firewall",
         "ips",
         *WORKLOADS,
     ]
-    stood = time.time()
     assert set(domains(operator, "shop").values()) == {"-"}
     assert shop.curl("/", patience=3).code != 0
     found = operator.status("shop")
@@ -55,18 +53,15 @@ def test_the_shop_goes_on_where_it_was(shop: Vapp) -> None:
         "ips",
         *WORKLOADS,
     ]
-    time.sleep(
-        max(0.0, stood + 5 - time.time())
-    )  # long enough for a clock that stood still to show
     done = operator.up(SHOP)
     assert all("restoring" in stages(done, vm) for vm in ("firewall", "ips", *WORKLOADS))
     assert boots(shop, *WORKLOADS) == before
     assert shop.inside("web-1", "cat /etc/ssh/ssh_host_*_key.pub /etc/machine-id") == keys
     for vm in WORKLOADS:
         assert shop.inside(vm, "cat /run/only-in-memory; rm /run/only-in-memory") == "here\n"
-    assert shop.clock_error("db") < 4
+    assert shop.clock_error("db") < 60, "the clock was wrong when it was saved"
     assert shop.curl("/").code == 0
     assert operator.run("ssh", "shop/web-1", "hostname").out == "web-1\n"
     assert "nothing to do" in operator.up(SHOP).out
-    verdict = operator.run("verify", "shop", "-o", "json", timeout=300).data["summary"]
+    verdict = operator.run("verify", "shop", "-o", "json").data["summary"]
     assert verdict["pass"] > 300

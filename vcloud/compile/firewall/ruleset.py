@@ -5,12 +5,34 @@
   allowed connection survives any number of transactions, and nothing has to be flushed.
 - Flows are elements of maps, so the cost of a packet does not grow with their number. Each flow has
   a chain of its own with a counter.
+- A packet with an option of IPv4, or with an extension header of IPv6, is dropped in any direction:
+  there data could stand that neither a flow nor a rule of the IPS names. A packet in fragments is
+  judged as the whole packet.
+- A flow to the internet leads to public addresses (`design.internet`). Where one leads to a prefix,
+  that is looked up first. Both hold for answers, too.
+- A VM that a flow leads outside reaches what the vApp publishes at its own address. Such a packet has
+  both flows: that outwards (`leaving`), and the one that publishes.
 - An ICMP error does not carry the ports of the vApp's flow. It passes by the mark that the last
-  allowed packet left on the connection.
+  allowed packet left on the connection. Its sender is the VM to which the packet went that the
+  error quotes, or somebody outside if the packet went there. So it is no way from a VM to another
+  one that no flow joins. From a VM pass only the kinds that an end sends: what routers send over
+  IPv4 (time exceeded, parameter problem) Suricata does not assign to a connection, so the rules
+  that except a flow from a leak detector do not read it. nft calls other packets related too (of the helpers of conntrack, of which
+  there are none); such a packet must match a flow like any other.
 - A new TCP connection need not begin with SYN (`nf_conntrack_tcp_loose`). A packet in mid-stream
   passes exactly where its SYN would have passed, and so connections survive a restart of the
   firewall. Only a packet from the client can bring a connection back, because a packet that comes
   from the port of a service proves nothing.
+- Forwarding depends on the ruleset. Three chains look at a packet, each leaves a mark, and each asks
+  for the mark of the one before: `hook_prerouting` looks at the source, `hook_flows` at the flow,
+  `hook_forward` at the route. The kernel itself routes a packet of others only with the mark that a
+  flow's chain has set (`route-mark` of the identity). So nothing passes without the ruleset, and
+  nothing that no flow allows passes where one or more of its chains are gone.
+- Who begins connections has a share of the kernel's table of connections: each address of a VM, and
+  the clients outside in groups. It is looked up only for the first packets of what a flow allows,
+  because nothing else is entered there. A load begins to count anew.
+- Where a zone is told what no flow allows, the answer goes to the VM that sent the packet, whose source
+  was checked before. Only the firewall itself sends resets to its zones, because it has no service.
 - Base chains have `policy drop`: while the kernel replaces the table, a packet may be lost but none
   slips through.
 - Counters and the sets of denied packets are empty after each load. Sets that are filled at run
@@ -22,8 +44,35 @@ from __future__ import annotations
 import hashlib
 
 from vcloud.compile.environment import render
-from vcloud.compile.firewall.rules import build_ruleset
+from vcloud.compile.firewall.rules import TABLE, build_ruleset
 from vcloud.design.model import Design, Uplink
+
+CONNTRACK_TIMEOUTS: tuple[tuple[str, str], ...] = tuple(
+    (f"net/netfilter/nf_conntrack_{key}", f"{seconds}")
+    for key, seconds in (
+        # A connection that is not answered, or has ended, soon makes room for others.
+        # Longer than the pauses before the first three repetitions of a SYN or of its answer.
+        ("tcp_timeout_syn_sent", 5),
+        ("tcp_timeout_syn_recv", 5),
+        ("tcp_timeout_unacknowledged", 60),
+        ("tcp_timeout_max_retrans", 60),
+        ("tcp_timeout_fin_wait", 30),
+        ("tcp_timeout_close_wait", 30),
+        ("tcp_timeout_last_ack", 20),
+        # The kernel counts these two to nobody's share, so only their number in each second is limited.
+        ("tcp_timeout_time_wait", 2),
+        ("tcp_timeout_close", 2),
+        # What may be silent: 2 h 4 min (RFC 5382), not the kernel's 5 days. A client that goes on
+        # later is looked up as one that begins.
+        ("tcp_timeout_established", 7440),
+        ("udp_timeout", 20),
+        ("udp_timeout_stream", 120),
+        ("icmp_timeout", 10),
+        ("icmpv6_timeout", 10),
+        ("generic_timeout", 10),
+    )
+)
+"""Seconds after which the kernel forgets a connection of which it sees no packet."""
 
 FIREWALL_SYSCTLS: tuple[tuple[str, str], ...] = (
     # Forwarding first: when it is switched on, the kernel resets other settings to its defaults for
@@ -34,6 +83,8 @@ FIREWALL_SYSCTLS: tuple[tuple[str, str], ...] = (
     # The ruleset checks sources by NIC and MAC. This is a second check. It can be strict, because
     # every VM has a route of its own.
     ("net/ipv4/conf/all/rp_filter", "1"),
+    # Only with its mark does a packet have a route back, either.
+    ("net/ipv4/conf/all/src_valid_mark", "1"),
     ("net/ipv4/conf/all/accept_source_route", "0"),
     ("net/ipv6/conf/all/accept_source_route", "0"),
     # A packet between two VMs of a zone leaves by the NIC that it came in by. The kernel must not
@@ -46,14 +97,46 @@ FIREWALL_SYSCTLS: tuple[tuple[str, str], ...] = (
     ("net/ipv6/conf/default/accept_redirects", "0"),
     ("net/ipv6/conf/all/accept_ra", "0"),
     ("net/ipv6/conf/default/accept_ra", "0"),
+    # Nobody's packets are taken for the firewall's own, and it answers for nobody else.
+    ("net/ipv4/conf/all/proxy_arp", "0"),
+    ("net/ipv4/conf/all/route_localnet", "0"),
+    ("net/ipv4/conf/all/accept_local", "0"),
+    ("net/ipv6/conf/all/proxy_ndp", "0"),
     # A NIC answers ARP for its own address only.
     ("net/ipv4/conf/all/arp_ignore", "1"),
     ("net/ipv4/conf/all/arp_announce", "2"),
-    ("net/netfilter/nf_conntrack_max", "65536"),
+    # Room for the neighbours that VMs make up, at the rate at which the ruleset lets them ask, until
+    # the kernel forgets them after about a minute. When the table is full, it forgets the gateway.
+    *(
+        (f"net/{ip}/neigh/default/gc_thresh{number}", f"{neighbours}")
+        for ip in ("ipv4", "ipv6")
+        for number, neighbours in ((2, 16384), (3, 32768))
+    ),
+    ("net/netfilter/nf_conntrack_max", f"{TABLE}"),
+    ("net/netfilter/nf_conntrack_buckets", f"{TABLE // 2}"),
     ("net/netfilter/nf_conntrack_tcp_loose", "1"),
+    # A packet outside the window of its connection is not one of the connection.
+    ("net/netfilter/nf_conntrack_tcp_be_liberal", "0"),
+    *CONNTRACK_TIMEOUTS,
 )
 """Keys (with slashes) and values, in the order in which they must be set. Load the ruleset first:
 it loads conntrack, which has such keys.
+"""
+
+FIREWALL_NIC_SYSCTLS = (
+    ("net/ipv4/conf/{}/rp_filter", "1"),
+    ("net/ipv4/conf/{}/accept_source_route", "0"),
+    ("net/ipv6/conf/{}/accept_source_route", "0"),
+    ("net/ipv4/conf/{}/send_redirects", "0"),
+    ("net/ipv4/conf/{}/proxy_arp", "0"),
+    ("net/ipv4/conf/{}/proxy_arp_pvlan", "0"),
+    ("net/ipv4/conf/{}/route_localnet", "0"),
+    ("net/ipv4/conf/{}/accept_local", "0"),
+    ("net/ipv6/conf/{}/proxy_ndp", "0"),
+    ("net/ipv6/conf/{}/forwarding", "1"),
+)
+"""The same for each NIC: a NIC has taken its values from the defaults before these were set, and for
+most keys the kernel uses the larger one of a NIC's value and that of `all`.
 """
 
 _NO_DIGEST = "0" * 64

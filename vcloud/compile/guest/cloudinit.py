@@ -38,6 +38,8 @@ def seed_files(design: Design, vm: Vm, host_key: tuple[bytes, str] | None) -> di
     """The files of the seed disk. `host_key` is the private and the public half of a key for the
     first boot; with None the VM keeps its key.
     """
+    # The digest leaves out the host key. The key is on the seed disk at the first boot only, and
+    # another digest would be a new machine to cloud-init.
     network, lasting = network_config(design, vm), user_data(design, vm, None)
     content = hashlib.sha256((lasting + network).encode()).hexdigest()
     texts = {
@@ -69,12 +71,16 @@ def user_data(design: Design, vm: Vm, host_key: tuple[bytes, str] | None) -> str
         "hostname": vm.name,
         "prefer_fqdn_over_hostname": False,
         "preserve_hostname": False,
+        # vcloud writes /etc/hosts itself (`_files`).
         "manage_etc_hosts": False,
         "users": ["default"],
+        # `vcloud ssh` logs in as root.
         "disable_root": False,
         "ssh_pwauth": False,
         **({"ssh_authorized_keys": keys} if keys else {}),
         **_host_key(host_key),
+        # cloud-init runs these commands at every boot: values in /proc/sys are lost when the VM
+        # ends.
         "bootcmd": [
             ["sh", "-c", f"echo {value} > /proc/sys/{key}"] for key, value in WORKLOAD_SYSCTLS
         ],
@@ -104,6 +110,7 @@ def seed_iso(files: Mapping[str, bytes]) -> bytes:
         disc.add_fp(
             io.BytesIO(content),
             len(content),
+            # ISO 9660 itself allows only short names. Guests see the names of Rock Ridge or Joliet.
             f"/FILE{number}.;1",
             rr_name=name,
             joliet_path=f"/{name}",
@@ -151,15 +158,33 @@ def _files(design: Design, vm: Vm) -> Iterator[dict[str, object]]:
     """
     yield _file("/etc/hosts", 0o644, hosts_file(design, vm))
     yield _file(FINISH, 0o700, render("cloudinit/finish.sh").encode())
+    # The port in four hexadecimal digits, as the kernel prints it in /proc/net/tcp.
     yield _file(f"{FOLDER}/waits", 0o600, f"{vm.ready.tcp:04X} {vm.ready.timeout}\n".encode())
     yield _file(f"{FOLDER}/ready", 0o600, f"{vm.ready.command}\n".encode())
     yield _file(
         f"{FOLDER}/keys", 0o600, "".join(f"{key}\n" for key in design.authorized_keys).encode()
     )
     yield _file(f"{FOLDER}/files", 0o600, "".join(f"{file.path}\n" for file in vm.files).encode())
+    yield from _follow_files(vm)
     for number, line in enumerate(vm.run):
         yield _file(f"{FOLDER}/run/{number}", 0o600, f"{line}\n".encode())
     yield from (_file(file.path, file.mode, file.content, file.owner) for file in vm.files)
+
+
+def _follow_files(vm: Vm) -> Iterator[dict[str, object]]:
+    """The commands that follow files, and the units whose failure ends the wait for `ready`. A VM
+    that has neither gets no such file.
+    """
+    followed = [file for file in vm.files if file.run]
+    if followed:
+        keys = {file.path: hashlib.sha256(file.path.encode()).hexdigest()[:16] for file in followed}
+        index = "".join(f"{keys[file.path]} {file.path}\n" for file in followed)
+        yield _file(f"{FOLDER}/follows", 0o600, index.encode())
+        for file in followed:
+            yield _file(f"{FOLDER}/follow/{keys[file.path]}", 0o600, f"{file.run}\n".encode())
+    units = dict.fromkeys(unit for file in vm.files for unit in (*file.reload, *file.restart))
+    if units:
+        yield _file(f"{FOLDER}/units", 0o600, "".join(f"{unit}\n" for unit in units).encode())
 
 
 def _file(path: str, mode: int, content: bytes, owner: str = "root:root") -> dict[str, object]:

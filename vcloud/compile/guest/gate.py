@@ -28,6 +28,7 @@ DEFAULT = "readlink -e /etc/systemd/system/default.target || readlink -e /usr/li
 from systemctl.
 """
 GO_ON = "vcloud-opened.service"
+# systemd starts both wanted units. The second one does nothing as long as OPENED does not exist.
 TARGET = f"""\
 [Unit]
 Description={DESCRIPTION}

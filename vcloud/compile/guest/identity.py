@@ -4,7 +4,8 @@ one go.
 Each line is one directive (grammar: images/base/guest/document.h). The lines are a pure function of
 the design. `vcloud.apply` adds the host key, the clock and the entropy at the moment of delivery;
 they are never rendered or stored. Lines about other VMs are sorted by tier, so the order of VMs in
-the vApp file changes nothing. The order of zones does: it is the order of the firewall's NICs.
+the vApp file changes nothing. The order of zones does: it is the order of the firewall's NICs. A
+vApp that stands keeps it (`vcloud.design.standing`).
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import base64
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 
-from vcloud.compile.firewall.ruleset import FIREWALL_SYSCTLS
+from vcloud.compile.firewall.model import ROUTED_MARK
+from vcloud.compile.firewall.ruleset import FIREWALL_NIC_SYSCTLS, FIREWALL_SYSCTLS
 from vcloud.design.model import Design, Nic, Role, Uplink, Vm, Zone
 from vcloud.values import meeting_zones, zone_named
 
 Address = IPv4Address | IPv6Address
+Settings = Iterable[tuple[str, str]]
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"
 ANYWHERE = ("0.0.0.0/0", "::/0")
 MEMORY_IMAGE_MAC = "02:00:00:00:00:01"
@@ -42,6 +45,12 @@ WORKLOAD_SYSCTLS = (
     # would look old to Suricata.
     ("net/ipv4/tcp_timestamps", "0"),
 )
+IPS_SYSCTLS = (
+    ("net/ipv4/ip_forward", "0"),
+    ("net/ipv6/conf/all/forwarding", "0"),
+    ("net/ipv6/conf/all/disable_ipv6", "1"),
+)
+"""Only Suricata forwards packets there."""
 
 
 def identity_lines(design: Design, vm: Vm, uplink: Uplink) -> tuple[str, ...]:
@@ -119,19 +128,25 @@ def meeting_nic(vm: Vm, other: Vm) -> Nic:
 def _network_lines(design: Design, vm: Vm, uplink: Uplink) -> Iterator[str]:
     yield from (f"nic {nic.mac} {nic.ifname}" for nic in vm.nics)
     if vm.role is Role.FIREWALL:
-        yield from (f"sysctl {key} {value}" for key, value in FIREWALL_SYSCTLS)
+        # Before forwarding is switched on.
+        yield f"route-mark {ROUTED_MARK}"
+        yield from _sysctl_lines(FIREWALL_SYSCTLS, vm, (*NIC_SYSCTLS, *FIREWALL_NIC_SYSCTLS))
         yield from _uplink_lines(vm.nics[-1], uplink)
         for zone in design.zones:
             yield from _gateway_lines(design, zone)
-    elif vm.role is Role.WORKLOAD:
-        yield from (f"sysctl {key} {value}" for key, value in WORKLOAD_SYSCTLS)
-        yield from (
-            f"sysctl {key.format(nic.ifname)} {value}"
-            for nic in vm.nics
-            for key, value in NIC_SYSCTLS
-        )
+    elif vm.role is Role.IPS:
+        yield from _sysctl_lines(IPS_SYSCTLS, vm, ())
+    else:
+        yield from _sysctl_lines(WORKLOAD_SYSCTLS, vm, NIC_SYSCTLS)
         for index, nic in enumerate(vm.nics):
             yield from _nic_lines(design.zone(nic.zone), nic, index, alone=len(vm.nics) == 1)
+
+
+def _sysctl_lines(whole: Settings, vm: Vm, for_each_nic: Settings) -> Iterator[str]:
+    yield from (f"sysctl {key} {value}" for key, value in whole)
+    yield from (
+        f"sysctl {key.format(nic.ifname)} {value}" for nic in vm.nics for key, value in for_each_nic
+    )
 
 
 def _nic_lines(zone: Zone, nic: Nic, index: int, *, alone: bool) -> Iterator[str]:
@@ -141,6 +156,8 @@ def _nic_lines(zone: Zone, nic: Nic, index: int, *, alone: bool) -> Iterator[str
     table = FIRST_TABLE + index
     for address, gateway, prefix, anywhere in addresses_of(zone, nic):
         yield f"addr {nic.ifname} {address}/{length_of(zone, address)}"
+        # The address is a /32 or /128, so the VM has no neighbour but the firewall: by a fixed MAC
+        # address, and by a route to this one address.
         if not zone.open:
             yield f"neigh {nic.ifname} {gateway} {zone.gateway.mac}"
             yield f"route {nic.ifname} {gateway}/{address.max_prefixlen}"
@@ -153,6 +170,8 @@ def _nic_lines(zone: Zone, nic: Nic, index: int, *, alone: bool) -> Iterator[str
         if zone.open:
             yield f"route {nic.ifname} {prefix} table {table}"
         yield f"route {nic.ifname} {anywhere} via {gateway} table {table}"
+        # Packets leave by the NIC of their source address, because the firewall drops a source
+        # address that arrives from another zone.
         yield f"rule {address} table {table}"
 
 

@@ -26,12 +26,14 @@ from collections.abc import Mapping
 from typing import Final
 
 from vcloud.compile.environment import render
+from vcloud.compile.ips.apps import app_rules
 from vcloud.compile.ips.rules import SHIPPED
-from vcloud.compile.leaks.rules import LeakRules, leak_rules, zone_variable
+from vcloud.compile.leaks.rules import leak_rules, zone_variable
 from vcloud.design.model import Design, Vm
 from vcloud.values import Mode
 
 FOLDER: Final = "/etc/vcloud/ips"
+# The rules need http, http2, tls, ssh, smtp and dns.
 UNUSED_PARSERS: Final = (
     "bittorrent-dht",
     "dcerpc",
@@ -68,18 +70,19 @@ def ips_files(design: Design) -> dict[str, bytes]:
     """
     if design.ips is None:
         return {}
-    leaks = leak_rules(design)
+    leaks, apps = leak_rules(design), app_rules(design)
+    groups = tuple(sorted({*leaks.groups, *apps.groups}))
     action = "drop" if design.inspection.mode is Mode.PREVENT else "alert"
     texts = {
         "suricata.yaml": _configuration(design.ips),
-        "vars.yaml": _variables(design, leaks),
+        "vars.yaml": _variables(design, groups),
         "classification.config": render("suricata/classification.config.j2"),
         "rules/attacks.rules": _rules_file(
             f"attacks, {design.inspection.mode}",
-            tuple(shipped.rule.text(action) for shipped in SHIPPED),
+            (*apps.lines, *(shipped.rule.text(action) for shipped in SHIPPED)),
         ),
         "rules/leaks.rules": _rules_file("leaks", leaks.lines),
-        **{f"lua/{name}": text for name, text in leaks.scripts},
+        **{f"lua/{name}": text for name, text in (*apps.scripts, *leaks.scripts)},
     }
     return {f"{FOLDER}/{name}": text.encode() for name, text in sorted(texts.items())}
 
@@ -88,6 +91,7 @@ def ips_digest(files: Mapping[str, bytes]) -> str:
     """The digest that `ips-load` and `ips-report` print for these files: the sha256 of the list
     that sha256sum prints of them.
     """
+    # By path, as `ips-common` sorts them in the C locale.
     lines = sorted(
         (f".{path.removeprefix(FOLDER)}", hashlib.sha256(content).hexdigest())
         for path, content in files.items()
@@ -98,6 +102,7 @@ def ips_digest(files: Mapping[str, bytes]) -> str:
 
 
 def _configuration(ips: Vm) -> str:
+    # Two NICs for each inspected zone: the VMs' side, then the firewall's side (`Design.ips`).
     names = [nic.ifname for nic in ips.nics]
     pairs = zip(names[::2], names[1::2], strict=True)
     wires = [wire for outer, inner in pairs for wire in ((outer, inner), (inner, outer))]
@@ -110,9 +115,9 @@ def _configuration(ips: Vm) -> str:
     )
 
 
-def _variables(design: Design, leaks: LeakRules) -> str:
+def _variables(design: Design, groups: tuple[tuple[str, str], ...]) -> str:
     zones = sorted((zone_variable(zone.name), zone.prefix4, zone.prefix6) for zone in design.zones)
-    return render("suricata/vars.yaml.j2", zones=zones, groups=leaks.groups)
+    return render("suricata/vars.yaml.j2", zones=zones, groups=groups)
 
 
 def _rules_file(what: str, lines: tuple[str, ...]) -> str:

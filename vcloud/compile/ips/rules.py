@@ -5,7 +5,8 @@ are precise enough to drop packets. Patterns are written for one decoding: `http
 url_decode` is the whole request target with %XX and + decoded once. In a pattern, `;` `"` and `/`
 would end the option, the value or the expression, so they are written \x3b, \x22 and \x2f.
 
-Blocks of sids: 11xxxxx protocols, 12xxxxx leaks (`vcloud.compile.leaks`), 14xxxxx covert channels,
+Blocks of sids: 11xxxxx protocols (from 1110000 on for one flow each: `vcloud.compile.ips.apps`), 12xxxxx leaks (`vcloud.compile.leaks`),
+13xxxxx what leak detectors cannot search, 14xxxxx covert channels,
 15xxxxx web, 19xxxxx canary.
 """
 
@@ -14,11 +15,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from vcloud.values import Protocol
+from vcloud.values import App, Protocol
 
 ANY: Final = "any"
 VAPP: Final = "$VAPP"
 NOT_VAPP: Final = "!$VAPP"
+WEB_PORTS: Final = (53, 80, 443, 8080, 8443)
+"""Ports of the web and of DNS, which are open in almost every network."""
+OWN_APP: Final = "app.own"
+"""Marks a connection (a flowbit) on one of these ports whose flow says that it carries SSH, or
+anything.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +39,8 @@ class PayloadPair:
     passed: bytes
     port: int = 0
     """The only port of the target at which the rule looks; 0: it looks at any port."""
+    app: App = App.OTHER
+    """The protocol that both messages are of: flows that carry another one cannot carry them."""
     request: bytes = b""
     """If not empty, the client sends this request, and the two messages are answers of the server.
     """
@@ -53,6 +62,8 @@ class Rule:
     """What the rule looks for; each option ends with a semicolon."""
     kind: str
     """Its class in classification.config."""
+    source_ports: str = ANY
+    """Not any for a rule on answers, whose target is the client."""
     metadata: str = ""
     """Ids of the detector or flow that the rule belongs to, and never a line or a file name: those
     would reload it without need.
@@ -62,7 +73,7 @@ class Rule:
         """The rule's line. `action` is `drop` or `alert`."""
         metadata = f" metadata:{self.metadata};" if self.metadata else ""
         return (
-            f'{action} {self.protocol} {self.source} any -> {self.target} {self.ports} (msg:"vcloud: {self.message}"; '
+            f'{action} {self.protocol} {self.source} {self.source_ports} -> {self.target} {self.ports} (msg:"vcloud: {self.message}"; '
             f"{self.options} classtype:{self.kind};{metadata} sid:{self.sid}; rev:1;)"
         )
 
@@ -88,10 +99,11 @@ def http_request(
     )
 
 
-def _tls_hello(version: int, kind: int) -> bytes:
+def tls_hello(version: int, kind: int) -> bytes:
     """The first record of a TLS client (kind 1) or server (kind 2) that supports no later version
     than this one: 0x0301 is TLS 1.0.
     """
+    # A client offers a list with one cipher suite, a server chooses it. No compression.
     ciphers = b"\x00\x02\xc0\x2f" if kind == 1 else b"\xc0\x2f"
     body = (
         version.to_bytes(2, "big")
@@ -104,7 +116,8 @@ def _tls_hello(version: int, kind: int) -> bytes:
     return b"\x16\x03\x01" + len(handshake).to_bytes(2, "big") + handshake
 
 
-def _dns_query(name: str) -> bytes:
+def dns_query(name: str) -> bytes:
+    # Before the labels: an id, the flag for recursion, and the number of questions, 1.
     labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
     return b"\x76\x63\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00" + labels + b"\x00\x00\x01\x00\x01"
 
@@ -121,7 +134,7 @@ def _web(number: int, message: str, options: str, stopped: bytes, passed: bytes)
         f"flow:established,to_server; {options}",
         "web-application-attack",
     )
-    return ShippedRule(rule, PayloadPair(Protocol.TCP, stopped, passed))
+    return ShippedRule(rule, PayloadPair(Protocol.TCP, stopped, passed, app=App.HTTP))
 
 
 def _in_target(
@@ -133,7 +146,7 @@ def _in_target(
     return _web(
         number,
         message,
-        f'http.uri.raw; url_decode; {contents}pcre:"/{pattern}/i";',
+        f'http.uri.raw; url_decode; {contents}pcre:"/{pattern}/iO";',
         http_request(stopped),
         http_request(passed),
     )
@@ -153,7 +166,11 @@ def _in_body(
         http_request("/", f"Content-Type: {kind}\r\n", body, "POST") for body in (stopped, passed)
     )
     return _web(
-        number, message, f'http.request_body; url_decode; {contents}pcre:"/{pattern}/i";', stop, let
+        number,
+        message,
+        f'http.request_body; url_decode; {contents}pcre:"/{pattern}/iO";',
+        stop,
+        let,
     )
 
 
@@ -162,8 +179,9 @@ def _letter(letter: str) -> str:
     return rf"(?:{letter}|\$\{{[^{{}}]{{0,40}}[:-]{letter}\}})"
 
 
-# Quantifiers are possessive: where a search goes back too often, Suricata gives up and treats the
-# pattern as not found.
+# Where a search goes back too often, Suricata gives up and treats the pattern as not found. So
+# quantifiers are possessive, and each pattern has the option O: without it, the limit is not that of
+# suricata.yaml but 3,500.
 _GAP: Final = r"(?:\s|\x2f\*(?s:.{0,40}?)\*\x2f)"
 """What SQL treats as white space, comments included."""
 _QUOTE: Final = r"\\?['\x22]"
@@ -184,7 +202,7 @@ _SQL_STACKED: Final = (
     r"(?:\bpg_sleep\s*\(\s*\d|\bbenchmark\s*\(\s*\d+\s*,|\bwaitfor\s+delay\s+['\x22]|\bxp_cmdshell\b"
     r"|['\x22)\d]\s*\x3b\s*(?:drop|truncate|alter)\s+(?:table|database|schema|role|user)\b)"
 )
-_SPACE: Final = r"(?:\s|<|\$IFS(?:\$\d)?|\$\{IFS[^}]{0,20}\})+"
+_SPACE: Final = r"(?:\s|<|\$IFS(?:\$\d)?|\$\{IFS[^}]{0,20}\})++"
 """What a shell treats as a space."""
 _COMMAND: Final = (
     rf"\s*(?:\x2f(?:usr\x2f)?bin\x2f)?(?:(?:cat|head|tail|less|more){_SPACE}(?:\.{{0,2}}\x2f|~|\.\w)"
@@ -192,6 +210,7 @@ _COMMAND: Final = (
     rf"|(?:nc|ncat|netcat){_SPACE}(?:-\w|[\w.-]+{_SPACE}\d)|(?i:powershell(?:\.exe)?\s+(?:[-\x2f]\w|iex\b|invoke-))"
     r"|(?:id|whoami|uname(?:\s+-\w+)?|ls(?:\s+-\w+)?)\s*"
 )
+# (?-i): a shell tells upper from lower case, and the rule itself has the flag i.
 _COMMAND_IN_TARGET: Final = rf"(?-i)(?:[\x3b|`\n]|&&|\$\(){_COMMAND}(?:$|[\x3b|&`)#\n]))"
 # A body may also be a text that people wrote: lines that begin with a word, tables with `;` or `|`
 # between columns, code in backticks.
@@ -242,6 +261,7 @@ _WEB: Final = (
     _in_body(
         4,
         "SQL injection in a body",
+        # (?|: each branch numbers its groups from 1. Back references in the patterns are relative.
         f"(?|{_SQL_UNION}|{_SQL_ALWAYS_TRUE}|{_SQL_STACKED})",
         b"user=a'+or+'1'='1",
         b"user=o'hara+or+1",
@@ -287,7 +307,7 @@ _WEB: Final = (
     _web(
         31,
         "Log4j lookup in a header",
-        f'http.header.raw; content:"${{"; pcre:"/{_JNDI}/i";',
+        f'http.header.raw; content:"${{"; pcre:"/{_JNDI}/iO";',
         http_request("/", "X-Probe: ${${lower:j}ndi:probe}\r\n"),
         http_request("/", "X-Probe: ${lower:jndi}\r\n"),
     ),
@@ -297,7 +317,7 @@ _WEB: Final = (
     _web(
         40,
         "Shellshock",
-        r'http.header.raw; content:"() {"; pcre:"/:\s*\(\)\s*\{[^}\r\n]*\}\s*\x3b/";',
+        r'http.header.raw; content:"() {"; pcre:"/:\s*\(\)\s*\{[^}\r\n]*\}\s*\x3b/O";',
         http_request("/", "X-Probe: () { :; }; probe\r\n"),
         http_request("/", "X-Probe: f() { probe }\r\n"),
     ),
@@ -321,14 +341,14 @@ _WEB: Final = (
     _web(
         60,
         "scanner",
-        f'http.user_agent; pcre:"/{_SCANNERS}/i";',
+        f'http.user_agent; pcre:"/{_SCANNERS}/iO";',
         http_request("/", "User-Agent: sqlmap/1.8 (probe)\r\n"),
         http_request("/", "User-Agent: Mozilla/5.0 (probe)\r\n"),
     ),
     _web(
         70,
         "request smuggling, two lengths",
-        r'http.header.raw; content:"Transfer-Encoding"; nocase; pcre:"/^Content-Length[ \t]*:/mi"; pcre:"/^Transfer-Encoding[ \t]*:/mi";',
+        r'http.header.raw; content:"Transfer-Encoding"; nocase; pcre:"/^Content-Length[ \t]*:/miO"; pcre:"/^Transfer-Encoding[ \t]*:/miO";',
         http_request("/", "Transfer-Encoding: chunked\r\n", b"0\r\n\r\n", "POST"),
         http_request("/", "X-Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", method="POST")
         + b"0\r\n\r\n",
@@ -336,7 +356,7 @@ _WEB: Final = (
     _web(
         71,
         "request smuggling, disguised transfer encoding",
-        r'http.header.raw; content:"Transfer-Encoding"; nocase; pcre:"/^[ \t]*Transfer-Encoding(?!:[ \t]*(?:(?:gzip|deflate),[ \t]*)?chunked[ \t]*\r?$)[ \t]*:/mi";',
+        r'http.header.raw; content:"Transfer-Encoding"; nocase; pcre:"/^[ \t]*Transfer-Encoding(?!:[ \t]*(?:(?:gzip|deflate),[ \t]*)?chunked[ \t]*\r?$)[ \t]*:/miO";',
         http_request("/", "Transfer-Encoding : chunked\r\n", method="POST") + b"0\r\n\r\n",
         http_request("/", "Transfer-Encoding: chunked\r\n", method="POST") + b"0\r\n\r\n",
     ),
@@ -385,7 +405,7 @@ _WEB: Final = (
     _web(
         90,
         "TRACE request",
-        'http.method; pcre:"/^(?:TRACE|TRACK)$/";',
+        'http.method; pcre:"/^(?:TRACE|TRACK)$/O";',
         http_request(method="TRACE"),
         http_request(method="OPTIONS"),
     ),
@@ -403,22 +423,7 @@ _PROTOCOL: Final = (
             f"flow:established,to_server; {_OLD_OFFER}",
             "protocol-command-decode",
         ),
-        PayloadPair(Protocol.TCP, _tls_hello(0x0301, 1), _tls_hello(0x0303, 1)),
-    ),
-    ShippedRule(
-        # Only outwards: port 443 is open in almost every network, so data is smuggled out through
-        # it. Inside, the owner may use 443 freely.
-        Rule(
-            1100003,
-            "no TLS on port 443 outwards",
-            "tcp",
-            VAPP,
-            NOT_VAPP,
-            "443",
-            "flow:established,to_server; app-layer-protocol:!tls;",
-            "policy-violation",
-        ),
-        PayloadPair(Protocol.TCP, http_request(), _tls_hello(0x0303, 1), port=443),
+        PayloadPair(Protocol.TCP, tls_hello(0x0301, 1), tls_hello(0x0303, 1), app=App.TLS),
     ),
     ShippedRule(
         Rule(
@@ -427,11 +432,11 @@ _PROTOCOL: Final = (
             "ssh",
             ANY,
             ANY,
-            "[53,80,443,8080,8443]",
-            "flow:established,to_server;",
+            f"[{','.join(map(str, WEB_PORTS))}]",
+            f"flow:established,to_server; flowbits:isnotset,{OWN_APP};",
             "policy-violation",
         ),
-        PayloadPair(Protocol.TCP, b"SSH-2.0-probe\r\n", http_request(), port=80),
+        PayloadPair(Protocol.TCP, b"SSH-2.0-probe\r\n", http_request(), port=8080),
     ),
     ShippedRule(
         # The longest names in normal use have about 80 characters. A tunnel uses most of the 253
@@ -448,8 +453,8 @@ _PROTOCOL: Final = (
         ),
         PayloadPair(
             Protocol.UDP,
-            _dns_query(".".join(["probe" * 10] * 4)),
-            _dns_query(".".join(["probe" * 10] * 2)),
+            dns_query(".".join(["probe" * 10] * 4)),
+            dns_query(".".join(["probe" * 10] * 2)),
             port=53,
         ),
     ),
@@ -470,6 +475,7 @@ CANARY: Final = ShippedRule(
         Protocol.TCP,
         http_request("/", "X-Vcloud-Canary: stop\r\n"),
         http_request("/", "X-Vcloud-Canary: pass\r\n"),
+        app=App.HTTP,
     ),
 )
 """Detects no attack and matches only its own test payload. When it fires, the IPS is in the path

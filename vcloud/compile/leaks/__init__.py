@@ -12,6 +12,8 @@ may move freely. Data of other zones is not searched.
   plain text (chunks, gzip, %XX, base64 in mail, HPACK, labels in DNS names), the decoded form is
   searched as well: `channels`. Data that is encrypted, archived or encoded in another way is not
   seen.
+- `at_least` counts on a whole connection, in each channel by itself: a script remembers what it has
+  counted. Each datagram of a UDP exchange and each request of a connection adds to it.
 - The action of the detector decides, not the mode of the IPS: `block` drops even where the IPS only
   detects intrusions.
 - A rule, its metadata and a script name the detector, the channel and the flow by their ids.

@@ -27,24 +27,32 @@ class Brand:
     prefixes: tuple[tuple[int, int], ...]
     """Ranges of the first four digits, both ends included."""
     lengths: tuple[int, ...]
+    weak: tuple[int, ...] = ()
+    """Those of the lengths that many other numbers have, too: times, telephone, article and order
+    numbers. A number of such a length counts only after a word that has to do with cards.
+    """
 
 
 BRANDS: Final = (
-    Brand("Visa", ((4000, 4999),), (13, 16, 19)),
+    Brand("Visa", ((4000, 4999),), (13, 16, 19), weak=(13, 19)),
     Brand("Mastercard", ((5100, 5599), (2221, 2720)), (16,)),
     Brand("American Express", ((3400, 3499), (3700, 3799)), (15,)),
     Brand(
         "Diners Club",
         ((3000, 3059), (3095, 3095), (3600, 3699), (3800, 3999)),
         (14, 16, 17, 18, 19),
+        weak=(17, 18, 19),
     ),
-    Brand("Discover", ((6011, 6011), (6440, 6599)), (16, 17, 18, 19)),
-    Brand("JCB", ((3528, 3589),), (16, 17, 18, 19)),
-    Brand("UnionPay", ((6200, 6299),), (16, 17, 18, 19)),
+    Brand("Discover", ((6011, 6011), (6440, 6599)), (16, 17, 18, 19), weak=(17, 18, 19)),
+    Brand("JCB", ((3528, 3589),), (16, 17, 18, 19), weak=(17, 18, 19)),
+    Brand("UnionPay", ((6200, 6299),), (16, 17, 18, 19), weak=(17, 18, 19)),
+    Brand(
+        "Maestro",
+        ((5018, 5018), (5020, 5020), (5038, 5038), (5893, 5893), (6304, 6304), (6759, 6763)),
+        (12, 13, 14, 15, 16, 17, 18, 19),
+        weak=(12, 13, 14, 15, 16, 17, 18, 19),
+    ),
 )
-"""Maestro is left out: it has no ranges of its own and any length from 12 digits on, so every tenth
-customer number would be one.
-"""
 
 FEWEST_DIGITS: Final = min(length for brand in BRANDS for length in brand.lengths)
 MOST_DIGITS: Final = max(length for brand in BRANDS for length in brand.lengths)
@@ -52,6 +60,33 @@ SEPARATORS: Final = " \t-"
 """Characters that may stand between two groups of digits."""
 WIDEST_GAP: Final = 2
 """So many separators may stand between two groups of digits."""
+FORMS: Final = (
+    *((4,) * 3 + (last,) for last in (1, 2, 3, 4)),
+    *((4,) * 4 + (last,) for last in (1, 2, 3)),
+    (4, 6, 4),
+    (4, 6, 5),
+    (6, 13),
+)
+"""The lengths of the groups in which people write card numbers."""
+MOST_GROUPS: Final = 6
+"""So many groups with the same gap may stand together: a card number, its expiry and its code. More
+are the row of a table.
+"""
+WORDS: Final = (
+    *("card", "karte", "carte", "carta", "tarjeta", "kredit", "credit", "debit"),
+    *("visa", "maestro", "amex", "diners", "discover", "unionpay", "%f[%a]jcb"),
+    *("%f[%a]pan%f[%A]", "%f[%a]ccn?%f[%A]"),
+)
+"""Patterns of Lua for lower case, one of which must stand before a weak number."""
+CONTEXT: Final = 200
+"""The word may stand so many bytes before the number."""
+MOST_CUT: Final = 300
+"""So many ends of other numbers are remembered for the next window."""
+LIST: Final = 10
+"""From so many numbers on that look like card numbers, a window shows a list."""
+SHARE: Final = 4
+"""One of so many numbers of a list must have a right check digit; then it is a list of cards."""
+# The numbers of all brands begin with 2 to 6.
 CANDIDATE: Final = rf"[2-6](?:[ \t.-]{{0,{WIDEST_GAP}}}\d){{{FEWEST_DIGITS - 1}}}"
 """The beginning of every number. It takes the dots of dotted channels, too, so that one pattern
 serves all channels.
@@ -59,7 +94,7 @@ serves all channels.
 
 
 def search(detector: Detector, channel: Channel) -> str:
-    return f'pcre:"/{CANDIDATE}/"; lua:lua/{_script_name(detector, channel)};'
+    return f'pcre:"/{CANDIDATE}/O"; lua:lua/{_script_name(detector, channel)};'
 
 
 def scripts(detector: Detector) -> Mapping[str, str]:
@@ -74,12 +109,22 @@ def _script(detector: Detector, channel: Channel) -> str:
         "suricata/card-number.lua.j2",
         detector=detector.id,
         argument=channel.argument,
+        # In a pattern of Lua, `%` takes the next character as it is.
         separators="".join(f"%{separator}" for separator in separators).replace("\t", r"\t"),
+        dotted=channel.dotted,
         widest=WIDEST_GAP,
         at_least=detector.at_least,
         fewest=FEWEST_DIGITS,
         most=MOST_DIGITS,
         brands=BRANDS,
+        forms=["".join(f"{length} " for length in form) for form in FORMS],
+        most_groups=MOST_GROUPS,
+        words=WORDS,
+        context=CONTEXT,
+        longest_form=max(map(len, FORMS)),
+        most_cut=MOST_CUT,
+        list=LIST,
+        share=SHARE,
     )
 
 

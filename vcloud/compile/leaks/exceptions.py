@@ -9,26 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from vcloud.compile.ips.rules import ANY, NOT_VAPP, Rule
+from vcloud.compile.ips.ends import Ends, ends_of, groups_of, in_rule, ports_of
+from vcloud.compile.ips.rules import Rule
 from vcloud.design.addressing import spread
-from vcloud.design.model import Design, Detector, Flow, Nic
-from vcloud.values import Protocol, Service
+from vcloud.design.model import Design, Detector, Flow
+from vcloud.values import covers, is_outside, share_a_port
 
 FIRST_EXCEPTION, LAST_EXCEPTION = 1270000, 1299999
 SID_BITS: Final = 32
-LONGEST_LIST: Final = 2000
-"""Characters of a list of addresses that stands in a rule itself. Suricata takes no line of more
-than 8192 characters.
-"""
-LIST_LENGTH: Final = 100
-"""Entries of one group in `vars.yaml`. More entries become a group of groups, because Suricata
-takes no list of more than 8192 characters.
-"""
-
-Addresses = tuple[str, ...]
-"""Addresses of NICs, each NIC in both versions of IP; or `NOT_VAPP` alone."""
-Ends = tuple[Addresses, Addresses]
-"""Sources, and the targets that each of them may reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +35,12 @@ def exceptions_of(design: Design, detectors: Iterable[Detector]) -> Exceptions:
     """The exceptions of these detectors. The same exception of the same detector keeps its sids."""
     wanted = {name for detector in detectors for name in detector.excepted}
     flows = {flow.id: flow for flow in design.flows if flow.id in wanted}
-    ends = {name: tuple(_ends(flow)) for name, flow in flows.items()}
+    ends = {name: tuple(ends_of(design, flow)) for name, flow in flows.items()}
     bits: dict[str, str] = {}
     markers: dict[str, Rule] = {}
     for detector in detectors:
         plain = {
-            name: tuple(_flow_rules(flows[name], ends[name]))
+            name: tuple(_flow_rules(flows[name], ends[name], _others(design, detector, name)))
             for name in sorted(detector.excepted)
             if name in flows
         }
@@ -64,14 +52,18 @@ def exceptions_of(design: Design, detectors: Iterable[Detector]) -> Exceptions:
         for name, rules in plain.items():
             for index, rule in enumerate(rules):
                 markers[f"{detector.id}/{name}/{index}"] = replace(
-                    rule, options=f"flow:to_server; flowbits:set,{bit}; noalert;"
+                    # noalert: the rule only marks the connection, and the log does not mention it.
+                    rule,
+                    options=f"flow:to_server; flowbits:set,{bit}; noalert;",
                 )
     sids = spread(markers, SID_BITS, FIRST_EXCEPTION, LAST_EXCEPTION, "exception")
     rules = tuple(replace(rule, sid=sids[key]) for key, rule in markers.items())
     return Exceptions(
         rules,
         bits,
-        dict(_groups(addresses for pairs in ends.values() for pair in pairs for addresses in pair)),
+        dict(
+            groups_of(addresses for pairs in ends.values() for pair in pairs for addresses in pair)
+        ),
     )
 
 
@@ -81,92 +73,57 @@ def _bit(detector: Detector, rules: list[Rule]) -> str:
     return f"free.{detector.id}.{hashlib.sha256(meant.encode()).hexdigest()[:8]}"
 
 
-def _flow_rules(flow: Flow, ends: tuple[Ends, ...]) -> Iterator[Rule]:
-    """Rules that match exactly the packets from the sources of a flow to its targets. They have
-    neither sid nor options yet.
+def _others(design: Design, detector: Detector, name: str) -> tuple[str, ...]:
+    """The prefixes of other flows that are not excepted, and whose connections this flow could have
+    allowed, too. A connection of these is not excepted by a flow with more addresses outside.
     """
+    flow = next(flow for flow in design.flows if flow.id == name)
+    outside = flow.prefix
+    return tuple(
+        sorted(
+            {
+                str(other.prefix)
+                for other in design.flows
+                if other.prefix and other.id not in detector.excepted and _may_share(flow, other)
+                if outside is None or (other.prefix != outside and covers(outside, other.prefix))
+            }
+        )
+    )
+
+
+def _may_share(one: Flow, other: Flow) -> bool:
+    """Whether some connection of a VM with the outside can be one of both flows, by its direction, its
+    VM and its port.
+    """
+    if is_outside(one.target) != is_outside(other.target):
+        return False
+    nics = [
+        {nic.mac for path in flow.paths for nic in (path.source, path.target) if nic}
+        for flow in (one, other)
+    ]
+    return not nics[0].isdisjoint(nics[1]) and share_a_port(one.services, other.services)
+
+
+def _without(addresses: str, others: tuple[str, ...]) -> str:
+    return f"[{','.join((addresses, *(f'!{other}' for other in others)))}]"
+
+
+def _flow_rules(flow: Flow, ends: tuple[Ends, ...], others: tuple[str, ...]) -> Iterator[Rule]:
+    """Rules that match exactly the packets from the sources of a flow to its targets, without
+    `others` of its addresses outside. They have neither sid nor options yet.
+    """
+    outgoing, incoming = is_outside(flow.target) and others, is_outside(flow.source) and others
     for service in sorted(flow.services):
         for sources, targets in ends:
+            source, target = in_rule(sources), in_rule(targets)
             yield Rule(
                 sid=0,
                 message=f"data may leave on flow {flow.id}",
                 protocol=service.protocol,
-                source=_in_rule(sources),
-                target=_in_rule(targets),
-                ports=_ports(service),
+                source=_without(source, others) if incoming else source,
+                target=_without(target, others) if outgoing else target,
+                ports=ports_of(service),
                 options="",
                 kind="not-suspicious",
                 metadata=f"flow {flow.id}",
             )
-
-
-def _ends(flow: Flow) -> Iterator[Ends]:
-    """The sources of a flow in groups that have the same targets, and these targets.
-
-    A source that is a target of others counts as a target of its own: no packet goes from a NIC to
-    itself, and then all VMs of a tier that talk to each other have the same targets and are one
-    group.
-    """
-    targets: dict[str, set[str]] = {}
-    texts = _addresses_of(flow)
-    for path in flow.paths:
-        targets.setdefault(texts[id(path.source)], set()).add(texts[id(path.target)])
-    reached = set().union(*targets.values())
-    sources: dict[frozenset[str], list[str]] = {}
-    for source, ends in targets.items():
-        sources.setdefault(frozenset(ends | {source} if source in reached else ends), []).append(
-            source
-        )
-    yield from sorted(
-        (tuple(sorted(starts)), tuple(sorted(ends))) for ends, starts in sources.items()
-    )
-
-
-def _addresses_of(flow: Flow) -> dict[int, str]:
-    """The addresses of each end by its `id()`, each made once: a flow between large tiers has far
-    more paths than ends.
-    """
-    nics = {id(nic): nic for path in flow.paths for nic in (path.source, path.target)}
-    return {key: _address(nic) for key, nic in nics.items()}
-
-
-def _address(nic: Nic | None) -> str:
-    return NOT_VAPP if nic is None else f"{nic.address4},{nic.address6}"
-
-
-def _in_rule(addresses: Addresses) -> str:
-    """Addresses as they stand in a rule: themselves, or the name of their group."""
-    if NOT_VAPP in addresses:
-        return NOT_VAPP
-    return f"${_group_name(addresses)}" if _is_long(addresses) else _list(addresses)
-
-
-def _groups(lists: Iterable[Addresses]) -> Iterator[tuple[str, str]]:
-    for addresses in filter(_is_long, lists):
-        name = _group_name(addresses)
-        parts = [
-            addresses[start : start + LIST_LENGTH]
-            for start in range(0, len(addresses), LIST_LENGTH)
-        ]
-        yield from ((f"{name}_{number}", _list(part)) for number, part in enumerate(parts))
-        yield name, _list(tuple(f"${name}_{number}" for number in range(len(parts))))
-
-
-def _is_long(addresses: Addresses) -> bool:
-    return NOT_VAPP not in addresses and len(_list(addresses)) > LONGEST_LIST
-
-
-def _group_name(addresses: Addresses) -> str:
-    return f"NICS_{hashlib.sha256(_list(addresses).encode()).hexdigest()[:16].upper()}"
-
-
-def _list(addresses: Addresses) -> str:
-    return f"[{','.join(addresses)}]"
-
-
-def _ports(service: Service) -> str:
-    if service.protocol is Protocol.ICMP:
-        return ANY
-    return (
-        str(service.first) if service.first == service.last else f"{service.first}:{service.last}"
-    )

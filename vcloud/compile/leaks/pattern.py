@@ -1,7 +1,8 @@
 """The detector kind `regex`: a pattern of the user's.
 
-A pattern has no memory. So `at_least` counts within one window of the stream (4 KiB; of an HTTP
-body at least 16 KiB).
+A Lua script searches with PCRE itself. So it can count the matches of a whole connection, and a
+search that PCRE gives up counts as found: `vcloud.patterns` refuses the patterns for which ordinary
+text could need so long a search.
 """
 
 from __future__ import annotations
@@ -10,19 +11,54 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from vcloud.compile.leaks.channels import Channel
+from vcloud.compile.environment import render
+from vcloud.compile.leaks.channels import CHANNELS, Channel
 from vcloud.design.model import Detector
 from vcloud.patterns.example import matching_text, near_miss
+from vcloud.patterns.pattern import MATCH_LIMIT
 
 NAME: Final = "regex"
+JIT_STACK: Final = 1 << 20
+"""Bytes that a search may use to remember where it can go back to."""
+BEFORE: Final = 32
+"""So many bytes before a match tell it from other matches with the same text."""
+HALF: Final = 20
+"""So many bytes are kept of each end of a match."""
+MOST_KNOWN: Final = 1000
+"""So many matches are kept of a connection: as many as `at_least` may ask for. A variable of
+Suricata's holds 64 KiB.
+"""
 
 
-def search(detector: Detector, _channel: Channel) -> str:
-    return f'pcre:"/{counted(escaped(detector.regex), detector.at_least)}/";'
+def search(detector: Detector, channel: Channel) -> str:
+    return f"lua:lua/{_script_name(detector, channel)};"
 
 
-def scripts(_detector: Detector) -> Mapping[str, str]:
-    return {}
+def scripts(detector: Detector) -> Mapping[str, str]:
+    """One script for each channel, because each channel counts for itself: what one channel finds
+    another one may find, too.
+    """
+    return {_script_name(detector, channel): _script(detector, channel) for channel in CHANNELS}
+
+
+def _script_name(detector: Detector, channel: Channel) -> str:
+    return f"{detector.id}-{channel.name}.lua"
+
+
+def _script(detector: Detector, channel: Channel) -> str:
+    return render(
+        "suricata/pattern.lua.j2",
+        detector=detector.id,
+        channel=channel.name,
+        argument=channel.argument,
+        pattern=lua_text(detector.regex),
+        at_least=detector.at_least,
+        match_limit=MATCH_LIMIT,
+        jit_stack=JIT_STACK,
+        before=BEFORE,
+        half=HALF,
+        most_known=MOST_KNOWN,
+    )
 
 
 def sample_texts(detector: Detector) -> tuple[str, str]:
@@ -36,26 +72,14 @@ def is_found(detector: Detector, text: str) -> bool:
     return len(re.findall(detector.regex, text)) >= detector.at_least
 
 
-def counted(pattern: str, at_least: int) -> str:
-    """A pattern that matches where another one matches so many times. Atomic groups never go back,
-    so it takes linear time.
-    """
-    return f"(?:{pattern})" if at_least == 1 else rf"\A(?>(?s:.*?)(?:{pattern})){{{at_least}}}"
-
-
-def escaped(pattern: str) -> str:
-    r"""A pattern as it can stand in `pcre:"/.../"`: characters that would end it, and all but
-    printable ASCII, become \xHH.
-    """
-    text, characters = "", iter(pattern)
-    for character in characters:
-        follower = next(characters, "") if character == "\\" else ""
-        plain = follower or character
-        if plain in '/";' or not (plain.isascii() and plain.isprintable()):
-            text += "".join(f"\\x{byte:02x}" for byte in plain.encode())
-        else:
-            text += character + follower
-    return text
+def lua_text(text: str) -> str:
+    """A text as it can stand in quotes in Lua."""
+    return "".join(
+        character
+        if character.isascii() and character.isprintable() and character not in '"\\'
+        else "".join(f"\\{byte:03}" for byte in character.encode())
+        for character in text
+    )
 
 
 def _lines(texts: list[str]) -> str:

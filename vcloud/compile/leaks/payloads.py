@@ -4,6 +4,10 @@ that must arrive.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
 from vcloud.compile.ips.rules import PayloadPair, http_request
 from vcloud.compile.leaks.kinds import kind_of
 from vcloud.design.model import Detector
@@ -33,6 +37,27 @@ def payloads_of(detector: Detector) -> tuple[PayloadPair, ...]:
     return payloads
 
 
+def places_of(detector: Detector) -> dict[str, PayloadPair]:
+    """Channel -> what a client sends there, written so that only the decoding of this channel shows
+    it. It proves that the detector searches this place. A place is absent where the detector would
+    not find its data (a pattern may say what stands before it), or where the text does not fit.
+
+    Raises NoExampleError as `payloads_of`.
+    """
+    *_, datagram = payloads_of(detector)
+    stopped, passed = datagram.stopped.decode(), datagram.passed.decode()
+    is_found = kind_of(detector).is_found
+    return {
+        channel: PayloadPair(
+            place.protocol, place.write(stopped), place.write(passed), port=place.port
+        )
+        for channel, place in _PLACES.items()
+        if max(len(stopped), len(passed)) <= place.longest
+        and is_found(detector, place.decoded(stopped))
+        and not is_found(detector, place.decoded(passed))
+    }
+
+
 def _upload(body: bytes) -> bytes:
     return http_request("/", "Content-Type: text/plain\r\n", body, "POST")
 
@@ -42,3 +67,82 @@ def _answer(body: bytes) -> bytes:
         f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
         + body
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A channel that a client can fill."""
+
+    protocol: Protocol
+    longest: int
+    """Characters that fit there."""
+    write: Callable[[str], bytes]
+    decoded: Callable[[str], str]
+    """What Suricata gives the detector of a message with this text."""
+    port: int = 0
+    """The only port at which Suricata looks; 0: any."""
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in text.encode())
+
+
+def _target(text: str) -> bytes:
+    return http_request(f"/?p={_escaped(text)}")
+
+
+def _form(text: str) -> bytes:
+    kind = "Content-Type: application/x-www-form-urlencoded\r\n"
+    return http_request("/", kind, b"p=" + _escaped(text).encode(), "POST")
+
+
+def _header(text: str) -> bytes:
+    return http_request("/", f"X-Probe: {_escaped(text)}\r\n")
+
+
+def _cookie(text: str) -> bytes:
+    return http_request("/", f"Cookie: p={_escaped(text)}\r\n")
+
+
+def _http2_upload(text: str) -> bytes:
+    """The beginning of an HTTP/2 connection without TLS (RFC 9113): settings, the headers of a POST
+    request, and the body with each byte in a frame of its own.
+    """
+
+    def frame(kind: int, flags: int, stream: int, content: bytes) -> bytes:
+        head = len(content).to_bytes(3, "big") + bytes([kind, flags])
+        return head + stream.to_bytes(4, "big") + content
+
+    headers = bytes.fromhex("838684") + b"\x41\x01x"  # POST / over http to the host `x` (HPACK)
+    body = b"".join(frame(0, 0, 1, bytes([byte])) for byte in text.encode()) + frame(0, 1, 1, b"")
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    return preface + frame(4, 0, 0, b"") + frame(1, 4, 1, headers) + body
+
+
+def _dns_query(text: str) -> bytes:
+    labels = b"".join(bytes([len(label)]) + label for label in text.encode().split())
+    return bytes.fromhex("766301000001000000000000") + labels + bytes.fromhex("0000010001")
+
+
+def _dns_name(text: str) -> str:
+    return ".".join(text.split()) if text.isascii() else ""
+
+
+_LINE: Final = 2000
+"""Longer lines may be more than a server, or Suricata, reads of a request."""
+_NAME: Final = 60
+"""A longer name could be taken for a tunnel, or its part for more than a label."""
+_PLACES: Final[Mapping[str, _Place]] = {
+    "http-target": _Place(Protocol.TCP, _LINE, _target, "/?p={}".format),
+    "http-request-body": _Place(Protocol.TCP, 20_000, _form, "p={}".format),
+    "http-request-header": _Place(
+        Protocol.TCP,
+        _LINE,
+        _header,
+        "Host: probe.vcloud\r\nX-Probe: {}\r\nConnection: close\r\n".format,
+    ),
+    "http-request-cookie": _Place(Protocol.TCP, _LINE, _cookie, "p={}".format),
+    "http2-body": _Place(Protocol.TCP, 1000, _http2_upload, str),
+    "udp": _Place(Protocol.UDP, 1000, str.encode, str),
+    "dns-name": _Place(Protocol.UDP, _NAME, _dns_query, _dns_name, port=53),
+}

@@ -11,6 +11,7 @@ from vcloud.compile.ips.rules import ANY, Rule
 from vcloud.compile.leaks.channels import CHANNELS, Channel
 from vcloud.compile.leaks.exceptions import SID_BITS, exceptions_of
 from vcloud.compile.leaks.kinds import kind_of
+from vcloud.compile.leaks.undecoded import undecoded_rules
 from vcloud.design.addressing import spread
 from vcloud.design.model import Design, Detector
 from vcloud.values import Action
@@ -35,12 +36,19 @@ def leak_rules(design: Design) -> LeakRules:
     sids = rule_sids(detectors)
     exceptions = exceptions_of(design, detectors)
     pairs = [(detector, channel) for detector in detectors for channel in CHANNELS]
+    # As alerts they run before the rules that drop (`action-order` in suricata.yaml).
     lines = [rule.text("alert") for rule in exceptions.rules]
     lines += [
         _rule(
             detector, channel, sids[detector.id, channel.name], exceptions.bits.get(detector.id, "")
         )
         for detector, channel in pairs
+    ]
+    inside = {detector.id: zones_as_addresses(detector.zones) for detector in detectors}
+    ends = {name: (zones, f"!{zones}") for name, zones in inside.items()}
+    lines += [
+        rule.text(_action(detector))
+        for detector, rule in undecoded_rules(detectors, ends, exceptions.bits)
     ]
     scripts = {
         name: text
@@ -92,4 +100,8 @@ def _rule(detector: Detector, channel: Channel, sid: int, exempt: str) -> str:
         kind="vcloud-leak",
         metadata=f"detector {detector.id}, channel {channel.name}",
     )
-    return rule.text("drop" if detector.action is Action.BLOCK else "alert")
+    return rule.text(_action(detector))
+
+
+def _action(detector: Detector) -> str:
+    return "drop" if detector.action is Action.BLOCK else "alert"

@@ -108,11 +108,13 @@ def nic_device(
     vm: Vm, nic: Nic, uplink: Uplink, *, up: bool, in_memory_image: bool = False
 ) -> Device:
     """One network card of a VM, with its link up or down."""
+    # Only the uplink can be a bridge of the host. All other NICs are on networks of libvirt.
     kind, source = (
         ("network", nic.network or uplink.network)
         if nic.network or uplink.network
         else ("bridge", uplink.bridge)
     )
+    # The NIC of a memory image is plugged in nowhere.
     if not nic.zone:
         kind, source = "ethernet", ""
     view = NicView(
@@ -123,7 +125,7 @@ def nic_device(
         "up" if up else "down",
         nic.isolated,
         nic.plain_offloads,
-        _filter_of(vm, nic),
+        filter_of(vm, nic),
     )
     return Device(NIC_TEMPLATE, view, takes_port=True, in_memory_image=in_memory_image)
 
@@ -180,5 +182,7 @@ def _data_disk(disk: Disk, path: str) -> Device:
     )
 
 
-def _filter_of(vm: Vm, nic: Nic) -> str:
+def filter_of(vm: Vm, nic: Nic) -> str:
+    """The network filter of a NIC; empty where it has none."""
+    # Before the dot stands the name of the instance (`design.names.domain_name`).
     return filter_name(vm.domain.partition(".")[0]) if vm.role is Role.WORKLOAD and nic.zone else ""

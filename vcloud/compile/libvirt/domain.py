@@ -9,13 +9,19 @@ network at all until `vcloud up` has run.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
+from vcloud import tenancy
 from vcloud.compile.environment import render
 from vcloud.compile.libvirt.devices import devices_of, nic_device, ports_of
 from vcloud.compile.libvirt.host import BootFiles, HostFacts
 from vcloud.design.model import Nic, Uplink, Vm
 from vcloud.marks import NAMESPACE
+from vcloud.tenancy import Terms, document_of
+
+SSH_PORT_PREFIX = "org.vcloud.ssh."
+"""The name of a virtio-serial port that carries a connection of `vcloud ssh` begins with it."""
 
 
 def render_domain(
@@ -25,9 +31,11 @@ def render_domain(
     boot: BootFiles,
     disk_paths: Mapping[str, str],
     marks: Mapping[str, str],
+    terms: Terms | None = None,
 ) -> str:
     """The domain XML of one VM. `disk_paths` maps volume names to paths; `marks` are the attributes
-    of vcloud's element in the metadata.
+    of vcloud's element in the metadata; `terms` are the vApp's, None in what is no VM of a vApp and
+    where XML is compared.
     """
     devices = devices_of(vm, uplink, boot, disk_paths)
     return render(
@@ -37,8 +45,36 @@ def render_domain(
         host=host,
         boot=boot,
         marks=marks,
+        tenancy=tenancy.NAMESPACE,
+        terms=None if terms is None else terms_text(terms),
         ports=host.spare_ports + ports_of(devices),
         devices=devices,
+    )
+
+
+def terms_text(terms: Terms) -> str:
+    """Terms of tenancy as a domain's metadata hold them, and as libvirt gives them back."""
+    return json.dumps(document_of(terms), sort_keys=True, ensure_ascii=False)
+
+
+def render_terms(terms: Terms, signature: str = "") -> str:
+    """The element that replaces the terms in a VM's metadata, with an operator's signature."""
+    return render("libvirt/terms.xml.j2", terms=terms_text(terms), signature=signature)
+
+
+def render_question(name: str, uuid: str, terms: Terms) -> str:
+    """A domain that asks the host's hook whether a VM of these terms could start. It has nothing that
+    could run: where no hook answers, its empty machine is started paused.
+    """
+    return render(
+        "libvirt/question.xml.j2",
+        namespace=NAMESPACE,
+        tenancy=tenancy.NAMESPACE,
+        question=tenancy.QUESTION_NAMESPACE,
+        name=name,
+        uuid=uuid,
+        vapp=terms.vapp,
+        terms=terms_text(terms),
     )
 
 

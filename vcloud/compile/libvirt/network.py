@@ -6,12 +6,12 @@ zone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from vcloud.compile.environment import render
-from vcloud.design.model import Network, Uplink, Zone
+from vcloud.design.model import Design, Network, Uplink, Zone
 from vcloud.design.names import network_uuid
 from vcloud.marks import NAMESPACE
 
@@ -33,6 +33,13 @@ class NatView:
 def zone_networks(zone: Zone) -> tuple[Network, ...]:
     """The VMs' side and, in an inspected zone, the firewall's side."""
     return (zone.network, zone.inner) if zone.inspected else (zone.network,)
+
+
+def vapp_networks(design: Design) -> Iterator[tuple[Zone, Network]]:
+    """All networks of a vApp, each with its zone."""
+    for zone in design.zones:
+        for network in zone_networks(zone):
+            yield zone, network
 
 
 def render_network(network: Network, marks: Mapping[str, str]) -> str:

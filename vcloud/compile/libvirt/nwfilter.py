@@ -9,8 +9,26 @@ forward frames of others. See https://libvirt.org/formatnwfilter.html.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from vcloud.compile.environment import render
 from vcloud.design.names import filter_name, filter_uuid
+
+
+@dataclass(frozen=True, slots=True)
+class FilterBinding:
+    """A NIC of a running domain, and the network filter that libvirt applies to it."""
+
+    domain: str
+    uuid: str
+    tap: str
+    mac: str
+    filter: str
+
+
+def render_filter_binding(binding: FilterBinding) -> str:
+    """See https://libvirt.org/formatnwfilter.html (filter bindings)."""
+    return render("libvirt/filter-binding.xml.j2", binding=binding)
 
 
 def render_filter(instance: str) -> str:

@@ -13,6 +13,11 @@ def render_vm_marks(marks: Mapping[str, str]) -> str:
     return render("libvirt/vm-marks.xml.j2", marks=marks)
 
 
+def render_secret(uuid: str, description: str) -> str:
+    """A secret of libvirt's, without its value."""
+    return render("libvirt/secret.xml.j2", uuid=uuid, description=description)
+
+
 def render_record(name: str, uuid: str, attributes: Mapping[str, str], text: str) -> str:
     """A record: attributes and a text in the metadata of a network that is never started."""
     return render(

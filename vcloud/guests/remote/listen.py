@@ -52,8 +52,11 @@ class Service:
         kind = socket.SOCK_STREAM if self.protocol == "tcp" else socket.SOCK_DGRAM
         opened = socket.socket(self.family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         if self.protocol == "tcp":
+            # Without it, connections that have just ended would keep the port busy. Not for UDP,
+            # where two programs could then share a port.
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if self.family == socket.AF_INET6:
+            # The same port can then be served in IPv4, too.
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         try:
             opened.bind((self.address, self.port))
@@ -103,6 +106,8 @@ class Server:
         """Serves until the deadline, or until there is something to read at `stop`."""
         self.epoll.register(stop, select.EPOLLIN)
         while (left := deadline - time.monotonic()) > 0:
+            # One event at a time, because `welcome` may close a connection for which another event
+            # waits.
             for number, _ in self.epoll.poll(left, 1):
                 if number == stop:
                     deadline = 0.0
@@ -139,6 +144,8 @@ class Server:
         if not data:
             self.part(peer)
             return
+        # A service with an answer of its own sends it once, after the first data. Any other service
+        # sends the data back, up to a limit.
         back = data[: LONGEST_ECHO - peer.echoed] if peer.service.answer is None else b""
         answer = (
             peer.service.answer if peer.service.answer is not None and not peer.received else back
@@ -177,7 +184,7 @@ class Server:
 
 
 def send_quietly(send: Callable[[], object]) -> None:
-    """Sends an answer. Whether it arrives is the affair of the one who asked."""
+    """Sends an answer. An error is ignored, because whoever asked notices that no answer comes."""
     try:
         send()
     except OSError:
@@ -189,16 +196,19 @@ def listen(seconds: str, data: bytes) -> None:
     process of its own.
     """
     deadline = time.monotonic() + number_in(seconds, 1, LONGEST_SERVICE)
+    # Each service and each peer needs a file number.
     most_files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     services = parse_each(data, Service)
     Path(LOG_FOLDER).mkdir(parents=True, exist_ok=True)
     path = f"{LOG_FOLDER}/listen-{os.urandom(6).hex()}.jsonl"
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    # Until the child can handle SIGTERM, the signal waits. So an early one is not lost.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     pid = os.fork()
     if not pid:
         serve_in_background(Server(services, log), deadline)
+        # Not sys.exit: the child must not print what the parent has buffered.
         os._exit(0)
     bound, busy = (
         [str(service) for service in services if bool(service.socket) is there]
@@ -219,6 +229,8 @@ def serve_in_background(server: Server, deadline: float) -> None:
         os.dup2(nothing, number)
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
+    # A signal writes a byte into the socket. This wakes epoll, and the handler itself has nothing
+    # to do.
     signal.set_wakeup_fd(sender.fileno())
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})

@@ -54,21 +54,16 @@ def forged_packet(
     )
     if six:
         return struct.pack("!IHBB", 6 << 28, len(segment), protocol, 64) + ends + segment
+    # 0x45: version 4, and a header of five words.
     return (
         struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(segment), 0, 0, 64, protocol, 0) + ends + segment
     )
 
 
 def _syn(source_port: int, port: int, ends: bytes) -> bytes:
-    fields = (
-        source_port,
-        port,
-        source_port,
-        0,
-        5 << 4,
-        2,
-        64240,
-    )  # the source port is also the sequence number: any will do
+    # The source port is also the sequence number, because any number will do. 5 << 4: a header of
+    # five words. 2: the flag SYN.
+    fields = (source_port, port, source_port, 0, 5 << 4, 2, 64240)
     total = _transport_checksum(ends, socket.IPPROTO_TCP, struct.pack("!HHIIBBHHH", *fields, 0, 0))
     return struct.pack("!HHIIBBHHH", *fields, total, 0)
 
@@ -78,9 +73,8 @@ def _datagram(source_port: int, port: int, payload: bytes, ends: bytes) -> bytes
     total = _transport_checksum(
         ends, socket.IPPROTO_UDP, struct.pack("!HHHH", *fields, 0) + payload
     )
-    return (
-        struct.pack("!HHHH", *fields, total or 0xFFFF) + payload
-    )  # in UDP, 0 means that there is no checksum
+    # In UDP, 0 means that there is no checksum.
+    return struct.pack("!HHHH", *fields, total or 0xFFFF) + payload
 
 
 def _transport_checksum(ends: bytes, protocol: int, segment: bytes) -> int:

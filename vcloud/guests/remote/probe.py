@@ -36,13 +36,8 @@ SENDINGS, RESEND = 3, 0.6
 TCP repeats by itself.
 """
 
-IP_RECVERR, IPV6_RECVERR, IP_BIND_ADDRESS_NO_PORT, MSG_ERRQUEUE, SIOCOUTQ = (
-    11,
-    25,
-    24,
-    0x2000,
-    0x5411,
-)
+IP_RECVERR, IPV6_RECVERR, IP_BIND_ADDRESS_NO_PORT = 11, 25, 24
+MSG_ERRQUEUE, SIOCOUTQ = 0x2000, 0x5411
 """Constants of Linux that Python does not name."""
 RESULTS = {
     errno.ECONNREFUSED: "refused",
@@ -74,6 +69,8 @@ class Question:
     payload: bytes
     number: int
     """Its place among all questions, from 0."""
+    card: str = ""
+    """The network card that it leaves by, as if there were a route; empty: the routes decide."""
 
     @property
     def ipv6(self) -> bool:
@@ -81,8 +78,8 @@ class Question:
 
 
 def parse_question(line: str, number: int) -> Question:
-    """The question of `ID PROTOCOL SOURCE TARGET PORT TIMEOUT_MS [PAYLOAD]`. Raises ValueError."""
-    fields = line.split(" ", 6)
+    """Reads `ID PROTOCOL SOURCE TARGET PORT TIMEOUT_MS [PAYLOAD [CARD]]`. Raises ValueError."""
+    fields = line.split(" ", 7)
     if len(fields) < 6:
         raise ValueError("too few fields")
     key, protocol, source, target, port, timeout = fields[:6]
@@ -93,7 +90,7 @@ def parse_question(line: str, number: int) -> Question:
     if protocol.startswith("spoof-") if source == "-" else family_of(source) != family_of(target):
         raise ValueError(f"'{source[:60]}' is no source for this probe")
     payload = b"" if protocol == "tcp" else b"vcloud"
-    if len(fields) == 7 and fields[6] != "-":
+    if len(fields) > 6 and fields[6] != "-":
         payload = bytes_in(fields[6])
     family_of(target)
     seconds = number_in(timeout, 1, LONGEST_TIMEOUT_MS) / 1000
@@ -106,6 +103,7 @@ def parse_question(line: str, number: int) -> Question:
         seconds,
         payload,
         number,
+        fields[7] if len(fields) == 8 else "",
     )
 
 
@@ -120,6 +118,7 @@ class Probe:
         self.ask = ask
         self.socket: socket.socket | None = None
         self.source_port = 0
+        self.sender = ""
         self.began = time.monotonic()
         self.acknowledged = 0.0
         self.answer = b""
@@ -164,8 +163,12 @@ class Probe:
         )
         if kind != socket.SOCK_STREAM:  # UDP and ICMP would otherwise ignore most ICMP errors
             self.opened.setsockopt(level, IPV6_RECVERR if self.ask.ipv6 else IP_RECVERR, 1)
+        if self.ask.card:
+            self.leave_by(self.ask.card)
         if self.ask.source != "-":
             if kind != socket.SOCK_RAW:
+                # The kernel then chooses the port in `connect`, for this target only. So there are
+                # enough ports for many probes.
                 self.opened.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
             self.opened.bind((self.ask.source, 0))
         code = self.opened.connect_ex(
@@ -174,7 +177,16 @@ class Probe:
         if code not in (0, errno.EINPROGRESS):
             raise OSError(code, os.strerror(code))
         if kind != socket.SOCK_RAW:
-            self.source_port = self.opened.getsockname()[1]
+            self.sender, self.source_port = self.opened.getsockname()[:2]
+
+    def leave_by(self, card: str) -> None:
+        """Binds the socket to a card. Raises OSError, also where an old kernel allows it to root
+        only: that must not look like a packet that was stopped.
+        """
+        try:
+            self.opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, card.encode())
+        except PermissionError:
+            raise OSError(errno.EOPNOTSUPP, "only root may choose the card here") from None
 
     def raise_socket_error(self) -> None:
         if code := self.opened.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
@@ -331,9 +343,8 @@ class EchoProbe(DatagramProbe):
         self.raise_own_error()
         try:
             while packet := self.opened.recv(65536):
-                message = (
-                    packet if self.ask.ipv6 else packet[(packet[0] & 15) * 4 :]
-                )  # a raw IPv4 socket shows the IP header
+                # A raw IPv4 socket shows the IP header. Its length is in the lower half of byte 0.
+                message = packet if self.ask.ipv6 else packet[(packet[0] & 15) * 4 :]
                 if is_echo(message, 129 if self.ask.ipv6 else 0, EchoProbe.identity, self.sequence):
                     return "answered"
         except BlockingIOError:
@@ -371,6 +382,7 @@ class ForgedProbe(DatagramProbe):
     """
 
     def start(self) -> None:
+        # A port from 32768 on, as clients have.
         self.source_port = int.from_bytes(os.urandom(2), "big") | 0x8000
         self.send()
 
@@ -463,6 +475,8 @@ class Flight:
             "port": probe.source_port,
             "ms": round(seconds * 1000, 3),
         }
+        if probe.sender:
+            line["sender"] = probe.sender
         if probe.answer:
             line["answer"] = base64.b64encode(probe.answer).decode()
         if error:

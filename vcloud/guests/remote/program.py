@@ -27,8 +27,9 @@ def main(words: list[str], data: bytes) -> int:
             return 2
     except (InputError, ValueError, OSError) as error:
         line = error.line if isinstance(error, InputError) else 0
+        # The error may quote the input, which may hold any character.
         print(
             f"error {line} " + "".join(char if " " <= char <= "~" else "?" for char in str(error))
-        )  # it may quote the input
+        )
         return 1
     return 0

@@ -25,6 +25,7 @@ def lines_of(data: bytes) -> list[tuple[int, str]]:
         raise InputError(0, f"more than {LONGEST_INPUT} bytes of input")
     if b"\0" in data:
         raise InputError(data[: data.index(b"\0")].count(b"\n") + 1, "a zero byte")
+    # latin-1 can decode every byte. What is no ASCII is refused field by field.
     return [
         (number, line) for number, line in enumerate(data.decode("latin-1").split("\n"), 1) if line
     ]

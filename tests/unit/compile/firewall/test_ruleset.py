@@ -16,7 +16,9 @@ from jinja2 import UndefinedError
 
 from tests.design_builder import UPLINK, build_design, with_flows
 from vcloud.compile.environment import render
-from vcloud.compile.firewall.rules import build_ruleset, disjoint, flow_comment
+from vcloud.compile.firewall.maps import disjoint
+from vcloud.compile.firewall.model import flow_comment
+from vcloud.compile.firewall.rules import build_ruleset
 from vcloud.compile.firewall.ruleset import FIREWALL_SYSCTLS, render_firewall
 from vcloud.design.model import Flow
 from vcloud.design.origin import FromFile
@@ -70,7 +72,7 @@ def test_every_flow_counts_in_a_chain_of_its_own_under_its_id() -> None:
         assert (
             len(
                 re.findall(
-                    rf'chain flow_{flow} {{\n\t\tct mark set \S+ counter accept comment "flow:{flow}"\n',
+                    rf'chain flow_{flow} {{\n\t\tct mark set \S+ meta mark set 0x1 counter accept comment "flow:{flow}"\n',
                     text,
                 )
             )
@@ -88,9 +90,16 @@ def test_nothing_is_accepted_in_the_forward_hook_but_by_a_flow() -> None:
 
 def test_all_base_chains_of_filters_drop_by_policy() -> None:
     hooks = re.findall(
-        r"type filter hook (\w+) priority \w+; policy (\w+);", render_firewall(SHOP, UPLINK)
+        r"type filter hook (\w+) priority ([^;]+); policy (\w+);", render_firewall(SHOP, UPLINK)
     )
-    assert dict(hooks) == dict.fromkeys(("prerouting", "input", "output", "forward"), "drop")
+    assert hooks == [
+        ("prerouting", "raw", "drop"),
+        ("input", "filter", "drop"),
+        ("output", "filter", "drop"),
+        ("prerouting", "dstnat + 10", "drop"),
+        ("forward", "filter", "drop"),
+        ("postrouting", "srcnat + 10", "drop"),
+    ]
 
 
 def test_exact_ports_need_no_interval_maps_and_ranges_get_them() -> None:

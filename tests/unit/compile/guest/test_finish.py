@@ -4,6 +4,7 @@ port replaced by files.
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 from dataclasses import dataclass
@@ -89,3 +90,50 @@ def test_it_is_ready_when_its_command_succeeds(guest: Guest) -> None:
     assert guest.boot() == 0
     guest.wait(0, 0, "exit 1")
     assert guest.boot() == 1
+
+
+def test_the_command_of_a_file_runs_when_the_file_is_new_and_when_it_has_changed(
+    guest: Guest,
+) -> None:
+    conf, log = guest.folder / "a.conf", guest.folder / "log"
+    (guest.folder / "follow").mkdir()
+    (guest.folder / "follow/k1").write_text(f"cat {conf} >>{log}\n")
+    (guest.folder / "follows").write_text(f"k1 {conf}\n")
+    for content in ("one\n", "one\n", "two\n"):
+        conf.write_text(content)
+        assert guest.boot() == 0
+    assert log.read_text() == "one\ntwo\n"
+
+
+def test_a_command_of_a_file_that_fails_is_named_and_runs_again_at_the_next_boot(
+    guest: Guest,
+) -> None:
+    conf = guest.folder / "a.conf"
+    conf.write_text("one\n")
+    (guest.folder / "follow").mkdir()
+    (guest.folder / "follow/k1").write_text("echo no; exit 4\n")
+    (guest.folder / "follows").write_text(f"k1 {conf}\n")
+    for _ in range(2):
+        assert guest.boot() == 1
+        assert guest.said[-1].strip() == f"failed: the command of {conf} ended with 4: no"
+
+
+@pytest.mark.parametrize("state", ["failed", "active"])
+def test_a_unit_that_the_file_names_and_that_has_failed_ends_the_wait(
+    guest: Guest, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd is not here: two programs of its names answer as it would."""
+    programs = guest.folder / "programs"
+    programs.mkdir()
+    for name, answer in (("systemctl", state), ("journalctl", "unknown directive")):
+        (programs / name).write_text(f"#!/bin/sh\necho {answer}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    (guest.folder / "units").write_text("nginx.service\n")
+    guest.wait(0, 4, "exit 1")
+    assert guest.boot() == 1
+    assert guest.said[-1].strip() == (
+        "failed: not ready: nginx.service has failed; its last lines: unknown directive"
+        if state == "failed"
+        else "failed: not ready after 4 s"
+    )

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.design_builder import build_design
+from tests.design_builder import build_design, vm_named
 from tests.vapps import TWO_HOMES, design_of_text, shop
 from vcloud.compile.guest.identity import host_key_lines, identity_lines
-from vcloud.design.model import Design, GuestFile, Nic, Vm
+from vcloud.design.model import Design, GuestFile, Nic
 from vcloud.views.render import UPLINK
 
 DIRECTIVES = (
@@ -25,6 +25,7 @@ DIRECTIVES = (
     "neigh",
     "route",
     "rule",
+    "route-mark",
     "dir",
     "file",
     "disk",
@@ -36,15 +37,11 @@ def relay() -> Design:
     return design_of_text(TWO_HOMES)
 
 
-def vm(design: Design, name: str) -> Vm:
-    return next(vm for vm in design.vms if vm.name == name)
-
-
 def lines(design: Design, name: str, *directives: str) -> list[str]:
     """The lines of one VM with these directives."""
     return [
         line
-        for line in identity_lines(design, vm(design, name), UPLINK)
+        for line in identity_lines(design, vm_named(design, name), UPLINK)
         if line.split()[0] in (directives or DIRECTIVES)
     ]
 
@@ -69,7 +66,7 @@ def test_every_line_is_a_directive_of_the_grammar(relay: Design) -> None:
 
 
 def test_a_vm_is_called_what_the_file_calls_it_and_finds_each_nic_by_its_mac(relay: Design) -> None:
-    gate = vm(relay, "gate-1")
+    gate = vm_named(relay, "gate-1")
     assert lines(relay, "gate-1", "hostname", "machine-id", "nic") == [
         "hostname gate-1",
         f"machine-id {gate.machine_id}",
@@ -83,7 +80,7 @@ def test_the_firewall_is_the_only_neighbour_of_a_vm() -> None:
     nothing else is on the link.
     """
     design = shop()
-    nic, gateway = vm(design, "db").nics[0], design.zone("cde").gateway
+    nic, gateway = vm_named(design, "db").nics[0], design.zone("cde").gateway
     (four, six), (gate4, gate6) = addresses(nic), addresses(gateway)
     assert lines(design, "db", "addr", "neigh", "route", "rule") == [
         f"addr eth0 {four}/32",
@@ -103,7 +100,7 @@ def test_of_several_nics_each_answers_by_itself_and_the_first_has_the_default_ro
     """Also the first: a neighbour of the second NIC may ask it, and its answer must not leave by
     the second.
     """
-    first, front = vm(relay, "gate-1").nics[0], relay.zone("front")
+    first, front = vm_named(relay, "gate-1").nics[0], relay.zone("front")
     assert [
         line
         for line in lines(relay, "gate-1", "route", "rule")
@@ -114,7 +111,7 @@ def test_of_several_nics_each_answers_by_itself_and_the_first_has_the_default_ro
         f"route eth0 0.0.0.0/0 via {front.gateway.address4} table 100",
         f"rule {first.address4} table 100",
     ]
-    nic, zone = vm(relay, "gate-1").nics[1], relay.zone("back")
+    nic, zone = vm_named(relay, "gate-1").nics[1], relay.zone("back")
     gate = zone.gateway.address4
     assert [
         line
@@ -138,7 +135,7 @@ def test_each_vm_has_one_default_route_per_family_outside_its_tables(relay: Desi
 
 
 def test_in_an_open_zone_everybody_is_a_neighbour(relay: Design) -> None:
-    nic, zone = vm(relay, "bench").nics[0], relay.zone("lab")
+    nic, zone = vm_named(relay, "bench").nics[0], relay.zone("lab")
     assert lines(relay, "bench", "addr", "neigh", "route")[:2] == [
         f"addr eth0 {nic.address4}/20",
         f"route eth0 0.0.0.0/0 via {zone.gateway.address4}",
@@ -159,7 +156,7 @@ def test_the_firewall_knows_every_vm_and_asks_nobody(relay: Design) -> None:
 
 def test_the_firewall_routes_to_each_vm_alone_but_in_an_open_zone_to_all(relay: Design) -> None:
     routes, addresses4 = lines(relay, "firewall", "route"), lines(relay, "firewall", "addr")
-    assert f"route z-front {vm(relay, 'gate-1').nics[0].address4}/32" in routes
+    assert f"route z-front {vm_named(relay, 'gate-1').nics[0].address4}/32" in routes
     assert not [line for line in routes if "z-lab" in line]
     assert f"addr z-lab {relay.zone('lab').gateway.address4}/20" in addresses4
     assert f"addr z-front {relay.zone('front').gateway.address4}/32" in addresses4
@@ -177,7 +174,9 @@ def test_the_firewall_forwards_and_leaves_by_the_uplink(relay: Design) -> None:
 
 def test_the_ips_has_nics_and_no_address(relay: Design) -> None:
     """Nobody can speak to it by network."""
-    assert {line.split()[0] for line in lines(relay, "ips")} == {"hostname", "machine-id", "nic"}
+    directives = {line.split()[0] for line in lines(relay, "ips")}
+    assert directives == {"hostname", "machine-id", "nic", "sysctl"}
+    assert "sysctl net/ipv4/ip_forward 0" in lines(relay, "ips", "sysctl")
 
 
 def test_no_workload_forwards(relay: Design) -> None:
@@ -187,7 +186,7 @@ def test_no_workload_forwards(relay: Design) -> None:
 
 def test_names_resolve_to_the_nic_by_which_a_vm_is_reached(relay: Design) -> None:
     """`store` is in `back` and `lab`: those of `lab` meet it there, the others in `back`."""
-    store = vm(relay, "store")
+    store = vm_named(relay, "store")
     for asking, index in (("bench", 1), ("gate-1", 0)):
         hosts = content(relay, asking, "/etc/hosts").decode().splitlines()
         assert [line for line in hosts if line.endswith(" store")] == [
@@ -217,6 +216,19 @@ def test_keys_that_may_log_in_are_files_of_root_alone() -> None:
     assert "dir /root/.ssh 0700 root:root" in lines(design, "bench", "dir")
     assert content(design, "bench", "/root/.ssh/authorized_keys").decode().startswith(key)
     assert not lines(design, "firewall", "dir", "file")
+
+
+def test_the_firewall_routes_nothing_without_a_mark_before_it_routes_anything(
+    relay: Design,
+) -> None:
+    directives = [line.split()[0] for line in lines(relay, "firewall") if line.split()[0] != "nic"]
+    assert directives.index("route-mark") < directives.index("sysctl")
+    assert not [
+        line
+        for vm in relay.vms
+        if vm is not relay.firewall
+        for line in lines(relay, vm.name, "route-mark")
+    ]
 
 
 def test_the_host_key_is_no_part_of_what_is_rendered(relay: Design) -> None:
@@ -253,6 +265,6 @@ zones: {{app: {{}}, cde: {{}}}}
 vms: {{x: {{image: base, zone: app, count: 2}}, y: {{image: base, zone: [app, cde]}}}}
 flows: [{{from: x, to: "{target}", service: tcp/5432}}]
 """)
-    held = next(nic for nic in vm(design, "y").nics if nic.zone == zone)
+    held = next(nic for nic in vm_named(design, "y").nics if nic.zone == zone)
     hosts = content(design, "x-1", "/etc/hosts").decode().splitlines()
     assert [line.split()[0] for line in hosts if line.endswith(" y")] == list(addresses(held))

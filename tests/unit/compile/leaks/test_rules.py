@@ -23,9 +23,10 @@ from vcloud.compile.leaks.card_number import (
 )
 from vcloud.compile.leaks.channels import CHANNELS
 from vcloud.compile.leaks.kinds import KINDS, kind_of
-from vcloud.compile.leaks.pattern import counted, escaped
-from vcloud.compile.leaks.payloads import payloads_of
+from vcloud.compile.leaks.pattern import lua_text
+from vcloud.compile.leaks.payloads import payloads_of, places_of
 from vcloud.compile.leaks.rules import FIRST_RULE, LAST_RULE, leak_rules, rule_sids
+from vcloud.compile.leaks.undecoded import UNDECODED
 from vcloud.design.model import Design, Detector
 from vcloud.design.origin import FromFile
 from vcloud.patterns.example import NoExampleError, matching_text, near_miss
@@ -114,21 +115,23 @@ def test_pattern_and_scripts_agree_on_what_stands_between_digits() -> None:
             + "]*"
             in text
         )
-        assert re.search(rf"\bwidest = .*, {WIDEST_GAP}$", text, re.MULTILINE)
+        assert re.search(rf"\bwidest = \d+, \d+, {WIDEST_GAP}$", text, re.MULTILINE)
         for separator in separators:
-            assert re.search(CANDIDATE, (separator * WIDEST_GAP).join("4111111111111"))
-            assert not re.search(CANDIDATE, (separator * (WIDEST_GAP + 1)).join("4111111111111"))
+            assert re.search(CANDIDATE, (separator * WIDEST_GAP).join("411111111111"))
+            assert not re.search(CANDIDATE, (separator * (WIDEST_GAP + 1)).join("411111111111"))
 
 
 def test_rules_leave_a_set_of_zones_and_say_which_detector_they_are() -> None:
     lines = leak_rules(design_with(detector(zones=("app", "cde")))).lines
-    assert len(lines) == len(CHANNELS)
+    assert len(lines) == len(CHANNELS) + len(UNDECODED)
     assert all(
         " [$ZONE_APP,$ZONE_CDE] any -> ![$ZONE_APP,$ZONE_CDE] any " in line for line in lines
     )
+    told = [f"channel {one.name}" for one in CHANNELS]
+    told += [f"undecoded {one.name}" for one in UNDECODED]
     assert all(
-        f"metadata:detector card-number, channel {channel.name};" in line
-        for line, channel in zip(lines, CHANNELS, strict=True)
+        f"metadata:detector card-number, {what};" in line
+        for line, what in zip(lines, told, strict=True)
     )
     assert not any("shop.yaml" in line or "line 7" in line for line in lines)
 
@@ -146,7 +149,8 @@ def test_an_exception_marks_exactly_its_connections_and_is_asked_for_by_every_ru
     assert [line.split(" (")[0].split(" -> ")[1] for line in setters] == ["!$VAPP 443", "!$VAPP 53"]
     assert all("flow:to_server;" in line and "noalert;" in line for line in setters)
     bit = setters[0].split("flowbits:set,")[1].split(";")[0]
-    assert sum(f"flowbits:isnotset,{bit};" in line for line in lines) == len(CHANNELS)
+    asking = sum(f"flowbits:isnotset,{bit};" in line for line in lines)
+    assert asking == len(CHANNELS) + len(UNDECODED)
     assert "pass" not in {line.split()[0] for line in lines}
 
 
@@ -216,29 +220,13 @@ def test_as_many_zones_as_are_allowed_leave_a_rule_short_enough_for_suricata() -
     assert max(map(len, leak_rules(design_with(longest)).lines)) < 8192
 
 
-@pytest.mark.parametrize("character", ["/", '"', ";", "\n", "\x00", "é"])
-def test_no_character_of_a_pattern_can_end_its_rule(character: str) -> None:
-    """Alone, after a backslash, in a set and before a quantifier it stays what it is."""
-    for written in (character, "\\" + character, f"[{character}]", f"a{character}?b"):
-        if character == "é" and written != character:
-            continue
-        text = escaped(written)
-        assert not re.search(r'["/;]|[^ -~]', text)
-        for subject in (character, f"a{character}b", "ab", "x"):
-            assert bool(re.search(text.encode(), subject.encode())) == bool(
-                re.search(written, subject)
-            )
-
-
-@given(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30))
-def test_escaping_leaves_the_meaning_of_any_text(text: str) -> None:
-    assert re.fullmatch(escaped(re.escape(text)), text)
-
-
-def test_counting_needs_so_many_matches() -> None:
-    thrice = re.compile(counted(r"A\d", 3))
-    assert thrice.search("A1 A2\n-A3")
-    assert not thrice.search("A1 A2\n-A")
+@given(st.text(max_size=30))
+def test_no_character_of_a_pattern_can_end_its_text_in_lua(text: str) -> None:
+    written = lua_text(text)
+    assert not re.search(r'["\n]|[^ -~]', written)
+    # Lua reads a backslash and three digits as a byte.
+    read = re.sub(rb"\\(\d{3})", lambda found: bytes([int(found[1])]), written.encode())
+    assert read == text.encode("utf-8")
 
 
 @pytest.mark.parametrize(
@@ -285,6 +273,35 @@ def test_payloads_of_card_numbers_differ_in_the_last_check_digit() -> None:
         assert [sum(map(is_card_number, found)) for found in numbers] == [3, 2]
 
 
+LINES = {"http-target", "http-request-header", "http-request-cookie"}
+PLACES = LINES | {"http-request-body", "http2-body", "udp", "dns-name"}
+
+
+@pytest.mark.parametrize(
+    ("tried", "places"),
+    [
+        (detector(), PLACES),
+        (detector(at_least=4), PLACES - {"dns-name"}),
+        (pattern("SHOP-[0-9]{8}"), PLACES),
+        (pattern("SHOP-[0-9]{8}", 300), PLACES - LINES - {"http2-body", "udp", "dns-name"}),
+        (pattern("word=a bA"), PLACES - {"dns-name"}),
+        (pattern("naïve-[0-9]{4}"), PLACES - {"dns-name"}),
+        (pattern("^CONF-[0-9]{4}"), {"http2-body", "udp", "dns-name"}),
+        (pattern(r"\nCONF-[0-9]{4}"), PLACES - {"dns-name"}),
+    ],
+)
+def test_a_place_is_tried_only_where_the_detector_would_find_the_text_that_fits(
+    tried: Detector, places: set[str]
+) -> None:
+    """What is sent there shows its text only to who decodes it; datagrams have no encoding."""
+    found = places_of(tried)
+    assert set(found) == places
+    kind = kind_of(tried)
+    for channel in places - {"udp", "dns-name"}:
+        for payload in (found[channel].stopped, found[channel].passed):
+            assert not kind.is_found(tried, payload.decode("latin-1"))
+
+
 def test_every_kind_that_a_file_may_name_has_a_module_and_no_other() -> None:
     assert set(KINDS) == {*BUILT_IN_DETECTORS, "regex"}
 
@@ -307,3 +324,61 @@ def test_the_order_of_detectors_and_exceptions_in_the_file_changes_no_byte() -> 
     one, other = detector(excepted=("acquirer", "parcels")), detector("other", zones=("app", "cde"))
     swapped = replace(one, excepted=one.excepted[::-1]), replace(other, zones=other.zones[::-1])
     assert leak_rules(design_with(one, other)) == leak_rules(design_with(*swapped[::-1]))
+
+
+def test_an_exception_for_a_prefix_excepts_only_connections_to_it() -> None:
+    """Neither those to other addresses outside, nor those to the zones inside the prefix."""
+    design = build_design(
+        zones="dmz:inspected app:inspected",
+        vms={"web": "dmz", "api": "app"},
+        flows="archive: api -> 10.0.0.0/8 tcp/443\nbranch: api -> 10.9.0.0/16 tcp/443",
+    )
+    one = detector(excepted=("archive",))
+    design = replace(design, inspection=replace(design.inspection, detectors=(one,)))
+    (line,) = (line for line in leak_rules(design).lines if "flow archive" in line)
+    zones = sorted(str(zone.prefix4) for zone in design.zones)
+    target = f"[[[10.0.0.0/8,!{zones[0]},!{zones[1]}]],!10.9.0.0/16]"
+    assert f" any -> {target} 443 " in line
+
+
+def test_an_exception_for_the_internet_is_none_for_a_prefix_that_another_flow_names() -> None:
+    design = build_design(
+        zones="dmz app:inspected",
+        vms={"web": "dmz", "api": "app"},
+        flows="acquirer: api -> internet tcp/443\nlan: api -> 192.168.0.0/16 tcp/443",
+    )
+    for excepted, target in (
+        (("acquirer",), "[!$VAPP,!192.168.0.0/16]"),
+        (("acquirer", "lan"), "!$VAPP"),
+    ):
+        one = replace(design.inspection, detectors=(detector(excepted=excepted),))
+        lines = leak_rules(replace(design, inspection=one)).lines
+        assert any(f" any -> {target} 443 " in line for line in lines if "acquirer" in line)
+
+
+@pytest.mark.parametrize(
+    ("other", "is_left_out"),
+    [
+        ("api -> 203.0.113.0/24 tcp/400-500", True),
+        ("zone:app -> 203.0.113.0/24 tcp/443", True),
+        ("api -> 203.0.113.0/24 udp/443", False),
+        ("api -> 203.0.113.0/24 tcp/444-500", False),
+        ("web -> 203.0.113.0/24 tcp/443", False),
+        ("203.0.113.0/24 -> api tcp/443", False),
+    ],
+)
+def test_an_exception_leaves_out_prefixes_of_flows_that_could_be_meant(
+    other: str, is_left_out: bool
+) -> None:
+    """Not those of another direction, of another VM, or of other ports."""
+    design = build_design(
+        zones="dmz app:inspected",
+        vms={"web": "dmz", "api": "app"},
+        flows=f"acquirer: api -> internet tcp/443\nother: {other}",
+    )
+    one = replace(design.inspection, detectors=(detector(excepted=("acquirer",)),))
+    (line,) = (
+        line for line in leak_rules(replace(design, inspection=one)).lines if "acquirer" in line
+    )
+    assert (" any -> [!$VAPP,!203.0.113.0/24] 443 " in line) == is_left_out
+    assert (" any -> !$VAPP 443 " in line) != is_left_out

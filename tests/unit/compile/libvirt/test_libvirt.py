@@ -18,7 +18,7 @@ from vcloud.compile.libvirt.host import BootFiles, HostFacts
 from vcloud.compile.libvirt.network import render_network, zone_networks
 from vcloud.compile.libvirt.nwfilter import render_filter
 from vcloud.design.model import Design, Network, Role, Uplink, Vm, Zone
-from vcloud.marks import NAMESPACE, NetworkMarks
+from vcloud.marks import FORMAT, NAMESPACE, NetworkMarks
 from vcloud.views.render import UPLINK
 
 SCHEMAS = Path("/usr/share/libvirt/schemas")
@@ -132,7 +132,7 @@ def test_the_host_is_no_part_of_a_zone(design: Design, zone: Zone, network: Netw
     assert [child.tag for child in root] == ["name", "uuid", "metadata", "bridge"]
     assert root.find("bridge").get("name") == network.bridge
     assert root.find(f"metadata/{{{NAMESPACE}}}network").attrib == {
-        "format": "2",
+        "format": str(FORMAT),
         "vapp": design.vapp,
         "zone": zone.name,
         "digest": "digest",

@@ -1,0 +1,90 @@
+"""Gives a running VM, its definition and its host again what vcloud gave them, without a restart."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+
+from vcloud.apply.run import Run
+from vcloud.compile.libvirt.devices import filter_of
+from vcloud.compile.libvirt.domain import render_interface
+from vcloud.compile.libvirt.nwfilter import FilterBinding
+from vcloud.design.model import Vm
+from vcloud.enforce.host_report import FOLDERS
+from vcloud.hosts import machines
+from vcloud.hosts.terms import set_terms
+from vcloud.plan.facts import Facts
+from vcloud.plan.host_difference import HostKind
+from vcloud.proof.report import plain
+
+
+def mend(run: Run, vm: Vm) -> None:
+    """Mends the definition first: if this run is killed, the next start of the VM is right."""
+    with run.explained(vm):
+        uplink = run.target.artifacts.uplink
+        disks = {disk.volume: run.volumes.pool.path(disk.volume) for disk in vm.disks}
+        xml = run.definition(vm, disks, run.marks(vm, finished=True))
+        machines.mend_definition(run.host, vm.domain, xml)
+        run.note_definition(vm, _known_disks(run, vm))
+        unlike = _cards_unlike(run, HostKind.ISOLATION)
+        for nic in vm.nics:
+            if nic.tap in unlike:
+                # libvirt does nothing where it already has what it is given.
+                other = replace(nic, isolated=not nic.isolated)
+                machines.set_link(run.host, vm.domain, render_interface(vm, other, uplink, up=True))
+        machines.keep_only(
+            run.host,
+            vm.domain,
+            {nic.mac: render_interface(vm, nic, uplink, up=True) for nic in vm.nics},
+        )
+        set_terms(run.host, vm.domain, run.design.terms)
+        _bind_filters(run, vm)
+        run.reporter.report(vm.name, "mended")
+
+
+def _bind_filters(run: Run, vm: Vm) -> None:
+    """Binds the filter where it is not bound, and binds it anew where libvirt says that it is bound
+    and the host does not filter.
+    """
+    unfiltered = _cards_unlike(run, HostKind.FILTER)
+    for nic in vm.nics:
+        name = filter_of(vm, nic)
+        if not name:
+            continue
+        bound = (nic.tap, name) in run.state.bindings
+        if not bound or nic.tap in unfiltered:
+            binding = FilterBinding(vm.domain, vm.uuid, nic.tap, nic.mac, name)
+            # A card that got its filter back just now is bound by libvirt.
+            machines.bind_filter(run.host, binding, anew=bound)
+
+
+def _cards_unlike(run: Run, kind: HostKind) -> frozenset[str]:
+    """The taps that differ on the host in this way."""
+    side = run.state.host_side
+    found = side.differences if side else ()
+    return frozenset(difference.device for difference in found if difference.kind is kind)
+
+
+def mend_host(run: Run) -> None:
+    """Runs the commands of the plan on the host. One that fails may have nothing left to do, because
+    another one has done it: whether all is mended is looked at when the run ends.
+    """
+    path = f"PATH={':'.join(FOLDERS)}"
+    for step in run.plan.steps:
+        for command in step.commands:
+            run.lock.require()
+            done = run.host.shell.run(("env", path, "LC_ALL=C", *command))
+            if done.code != 0:
+                said = plain(done.stderr.decode(errors="replace").strip())
+                run.reporter.note(
+                    f"on {run.host.name}, {plain(shlex.join(command))} failed: {said}"
+                )
+    run.reporter.report(run.host.name, "mended")
+
+
+def _known_disks(run: Run, vm: Vm) -> Facts:
+    """The disks of the definition that vcloud gave the VM: a snapshot of somebody else's stays a
+    difference.
+    """
+    before = run.state.manifest and run.state.manifest.definition_of(vm.name)
+    return {part: text for part, text in (before or {}).items() if part.startswith("disk ")}

@@ -1,0 +1,327 @@
+"""What `up` would do: which host a vApp gets, and the steps from what stands there to what its file
+wants. Nothing is changed anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from vcloud.apply.demand import demand_of
+from vcloud.apply.target import Target, known_accelerator, target_of
+from vcloud.apply.vm_images import VmImages
+from vcloud.apply.whole_lab import whole_lab
+from vcloud.design.model import Design, Vm
+from vcloud.errors import (
+    HostError,
+    ImageError,
+    Problem,
+    Refusals,
+    RefusedError,
+    SpecError,
+    UsageError,
+    VcloudError,
+)
+from vcloud.fleet.fleet import Fleet
+from vcloud.guests.appliances import with_reports
+from vcloud.hosts.connection import Host, run_parallel
+from vcloud.hosts.host_side import looking_at
+from vcloud.hosts.labels import labels_of
+from vcloud.hosts.operators import may_ask_for_signatures
+from vcloud.hosts.tenancy import ask_hook, is_alone, kept_together, somebody_demands
+from vcloud.pipeline import design_of, load_file
+from vcloud.placement.advice import advice
+from vcloud.placement.capabilities import HookAnswer
+from vcloud.placement.capacity import capacity_notes
+from vcloud.placement.explain import fewest_reasons
+from vcloud.placement.labels import preferred, refuse_rules
+from vcloud.placement.place import Offered, chosen_host, on_one, place, refuse_tenancy
+from vcloud.plan.diff import plan_changes
+from vcloud.plan.drift import has_other_terms
+from vcloud.plan.manifest import Manifest, Phase
+from vcloud.plan.state import VappState
+from vcloud.plan.steps import FRESH, STARTED, Plan, Verb
+from vcloud.tenancy import Terms
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call of `up`, with the user's options."""
+
+    design: Design
+    accelerator: str = "auto"
+    """`auto`, `kvm` or `tcg`."""
+    cold: bool = False
+    """Boot every VM that does not run, where it might wake from a memory image or be restored from
+    its saved memory.
+    """
+    reload: bool = False
+    """Load the appliances' rules again, even if nothing changed."""
+    refresh: bool = False
+    """Build the images anew with the packages of today, and make VMs anew of which nobody knows the
+    packages.
+    """
+    host: str = ""
+    """The name of the host that the user wants; empty: any."""
+
+
+def request_of(
+    path: Path,
+    parameters: Mapping[str, str],
+    accelerator: str = "auto",
+    *,
+    cold: bool = False,
+    reload: bool = False,
+    refresh: bool = False,
+    host: str = "",
+) -> Request:
+    """The request for the vApp of a file. Raises SpecError, RefusedError, ImageError."""
+    design = design_of(load_file(path, parameters))
+    return Request(design, accelerator, cold=cold, reload=reload, refresh=refresh, host=host)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What is wanted on a host, what stands there, and the steps from one to the other."""
+
+    target: Target
+    seen: VappState
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """The host that `up` works on, and the plan for it."""
+
+    fleet: Fleet
+    """That host alone."""
+    planned: Planned
+    is_new: bool
+    """Whether no host of the lab has the vApp yet, so that another run might choose another host."""
+
+
+def placed(lab: Fleet, request: Request) -> Placed:
+    """The host of the vApp, and the plan for it. A vApp that stands stays where it is. For a new one
+    each host is asked, and of those that can run it the one with most free memory is taken.
+
+    Raises RefusedError with the reasons of all hosts, what `Fleet.home_of` raises, and the first
+    error of a host where none can say whether it could run the vApp.
+    """
+    home = lab.home_of(request.design.instance.name)
+    wanted = _named_by_user(lab, request)
+    if home is not None:
+        if home not in wanted:
+            raise _elsewhere(request, home.name)
+        fleet = lab.only(home)
+        return Placed(fleet, planned_on(fleet, request), is_new=False)
+    offers = run_parallel([partial(_offer, lab.only(host), request) for host in wanted])
+    found = dict(zip((host.name for host in wanted), offers, strict=True))
+    refused = {name: offer for name, offer in found.items() if isinstance(offer, VcloudError)}
+    can = {name: offer for name, offer in found.items() if isinstance(offer, _Offer)}
+    if not can:
+        raise _no_host(lab, request.design, refused)
+    others = {host.name: f"--host names {request.host}" for host in lab.hosts if host not in wanted}
+    chosen, reasons = chosen_host(
+        {name: offer.offered for name, offer in can.items()},
+        others | {name: _reason(error) for name, error in refused.items()},
+        request.design.placement,
+    )
+    home, planned = next(host for host in wanted if host.name == chosen), can[chosen].planned
+    plan = replace(planned.plan, notes=(*reasons, *planned.plan.notes))
+    return Placed(lab.only(home), replace(planned, plan=plan), is_new=True)
+
+
+def _named_by_user(lab: Fleet, request: Request) -> tuple[Host, ...]:
+    """The hosts that the user lets `up` choose from. Raises UsageError."""
+    if not request.host:
+        return tuple(lab.hosts)
+    if found := tuple(host for host in lab.hosts if host.name == request.host):
+        return found
+    if request.host in lab.unreachable:
+        raise lab.unreachable[request.host]
+    names = ", ".join(host.name for host in lab.hosts)
+    raise UsageError(
+        f"--host names '{request.host}', and the hosts are {names}",
+        "Write the name of one of these.",
+    )
+
+
+def _elsewhere(request: Request, home: str) -> RefusedError:
+    vapp = request.design.instance.name
+    what = f"'{vapp}' stands on {home}, and --host names {request.host}"
+    hint = f"Leave --host away. Or remove the vApp there first, with its data disks: vcloud down {vapp}."
+    return RefusedError((Problem(request.design.file, 0, "", what, hint),))
+
+
+def _no_host(lab: Fleet, design: Design, refused: Mapping[str, VcloudError]) -> VcloudError:
+    """Why no host can run a new vApp. Of several hosts, as few reasons as there can be."""
+    if not any(isinstance(error, RefusedError) for error in refused.values()):
+        return next(iter(refused.values()))
+    by_host = {
+        name: error.problems
+        if isinstance(error, RefusedError)
+        else (Problem(design.file, 0, "", error.what, error.hint),)
+        for name, error in refused.items()
+    }
+    first = min(by_host)
+    if len(by_host) == 1:
+        return RefusedError(by_host[first])
+    more = f"These reasons leave out all {len(by_host)} hosts. All that one has: vcloud plan --host {first}."
+    found = whole_lab(lab, design) if len(by_host) == len(lab.hosts) else None
+    advised = advice(design.instance.name, *found) if found else ""
+    return RefusedError(fewest_reasons(by_host), f"{more} {advised}".rstrip())
+
+
+def _reason(error: VcloudError) -> str:
+    if isinstance(error, RefusedError):
+        return "; ".join(problem.what for problem in error.problems)
+    return error.what
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """What a host that can run a new vApp says of it."""
+
+    planned: Planned
+    offered: Offered
+
+
+def _offer(fleet: Fleet, request: Request) -> _Offer | VcloudError:
+    """The offer of a host, or why it makes none. Raises ImageError, SpecError: no host could do
+    better then.
+    """
+    try:
+        planned, rules = planned_on(fleet, request), request.design.placement
+        known = known_accelerator(fleet.home, planned.seen, request.accelerator)
+        liked = preferred(rules, labels_of(fleet.home, known)) if rules.prefer else 0
+        return _Offer(planned, Offered(fleet.capabilities().free_memory, liked))
+    except (ImageError, SpecError):
+        raise
+    except VcloudError as error:
+        return error
+
+
+def planned_on(fleet: Fleet, request: Request) -> Planned:
+    """The plan for one host. Raises RefusedError for what the host cannot enforce or has no room for."""
+    host = fleet.home
+    state = fleet.state_of(request.design.instance.name)
+    known, refused = known_accelerator(host, state, request.accelerator), Refusals()
+    with refused.gathered():
+        refuse_host(host, request.design, known, stands=state.manifest is not None)
+    target = target_of(
+        host,
+        request.design,
+        on_one(request.design, host.name),
+        state,
+        known or "tcg",
+        renew=request.refresh,
+    )
+    state = seen_by_all(fleet, state, target.wanted)
+    target, plan = steps_to(target, state, host, request)
+    with refused.gathered():
+        plan = with_room(fleet, target, plan, state)
+    refused.refuse()
+    if not plan.has(*STARTED) and any(domain.running for domain in state.domains):
+        # What runs on is judged as it stands: no step would end what is wrong here.
+        plan = replace(plan, unmended=(*plan.unmended, *kept_together(host, target.design)))
+    return Planned(target, state, plan)
+
+
+def refuse_host(host: Host, design: Design, accelerator: str, *, stands: bool) -> None:
+    """Raises RefusedError where the vApp's rules of placement forbid the host. `accelerator` is as in
+    `labels_of`.
+    """
+    if design.placement.rules:
+        refuse_rules(design, labels_of(host, accelerator), stands=stands)
+
+
+def steps_to(target: Target, state: VappState, host: Host, request: Request) -> tuple[Target, Plan]:
+    """The steps from what stands to what is wanted, as the user's options ask for them. A VM that gets
+    a new root disk while the build of its image is lost gets another build.
+    """
+    plan = _changes(target, state, host, request)
+    if lost := target.images.lost(plan.subjects(*FRESH)):
+        images = VmImages.of(
+            target.design,
+            state.manifest,
+            state.images,
+            renew=request.refresh,
+            fresh=lost,
+            settled=target.images,
+        )
+        target = target.with_images(images)
+        plan = _changes(target, state, host, request)
+    aged = target.images.notes(target.wanted.written)
+    return target, replace(plan, notes=(*plan.notes, *aged))
+
+
+def _changes(target: Target, state: VappState, host: Host, request: Request) -> Plan:
+    return plan_changes(
+        target.wanted,
+        state,
+        host.name,
+        reload=request.reload,
+        cold=request.cold,
+        packages=target.images.packages(host),
+    )
+
+
+def needing_images(design: Design, plan: Plan) -> tuple[Vm, ...]:
+    """The VMs whose images must be on the host: those that are started, configured or mended."""
+    mended = plan.subjects(Verb.MEND_VM)
+    return tuple(vm for vm in design.vms if plan.verb_of(vm.name) or vm.name in mended)
+
+
+def seen_by_all(fleet: Fleet, state: VappState, wanted: Manifest) -> VappState:
+    """What stands: by libvirt (`state`), by the appliances and, of what a run has left, by the host's
+    root.
+    """
+    manifest = state.manifest
+    # While a run goes on, or after one that was killed, cards and bridges come and go.
+    if manifest is None or manifest.phase is not Phase.READY or state.saved():
+        return with_reports(fleet.home, state, wanted)
+    with looking_at(fleet.home) as host_side_of:
+        state = with_reports(fleet.home, state, wanted)
+        return replace(state, host_side=host_side_of(state, manifest))
+
+
+def with_room(fleet: Fleet, target: Target, plan: Plan, state: VappState) -> Plan:
+    """The plan, with notes on what may run out later. Raises RefusedError where the host cannot
+    enforce or has no room for what the plan starts.
+
+    A plan that starts and writes nothing needs nothing of the host, so the host is not asked.
+    """
+    demand = demand_of(fleet.home, target.design, target.images, plan, state)
+    other_terms, refused = has_other_terms(target.design, state), Refusals()
+    if demand.starts or demand.files:
+        host = fleet.capabilities()
+        with refused.gathered():
+            place(target.design, demand, host)
+        plan = replace(plan, notes=(*plan.notes, *capacity_notes(demand, host)))
+    # A mend writes the terms anew, with the signature of who mends.
+    mends = plan.has(Verb.MEND_VM)
+    if demand.starts or other_terms or mends:
+        hook = _said_by_hook(fleet.home, target.design.terms)
+        # New terms make known what was not known, such as those of a vApp of an earlier release.
+        if hook is not None and (demand.starts or hook.knows):
+            stands = any(domain.running for domain in state.domains)
+            with refused.gathered():
+                refuse_tenancy(target.design, fleet.home.name, hook, stands=stands)
+    refused.refuse()
+    return plan
+
+
+def _said_by_hook(host: Host, terms: Terms) -> HookAnswer | None:
+    """What the host's hook says of the vApp; None where nobody has to be kept apart."""
+    if not terms.demands and is_alone(host, terms.vapp) and not may_ask_for_signatures(host):
+        return None
+    demands = terms.demands or somebody_demands(host, terms.vapp)
+    try:
+        answer = ask_hook(host, terms)
+    except HostError:
+        if demands:
+            raise
+        return None  # Should there be a hook after all, it refuses the start by itself.
+    return answer if answer.exists or demands else None

@@ -1,0 +1,202 @@
+"""The parts of the ruleset as values, and the words that nft has for them.
+`templates/nftables/firewall.nft.j2` prints them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from vcloud.design.model import Flow, Nic
+from vcloud.values import Service
+
+COMMENT_LIMIT = 120
+"""Bytes. nft's own limit is 128."""
+# The mark that a packet has after each of three chains. Each chain asks for the mark of the chain
+# before it.
+CHECKED_MARK = 2
+"""After `hook_prerouting`: the packet came in by its own NIC, with its own source."""
+ROUTED_MARK = 1
+"""After `hook_flows`: a flow allows the packet. The firewall's kernel routes no packet of others
+without this mark.
+"""
+LEAVING_MARK = 3
+"""After `hook_forward`, and of the firewall's own packets. No packet leaves without it."""
+_PLAIN_ID = re.compile(r"[a-z0-9-]{1,64}")
+# Everything but printable ASCII, and the quote and the backslash, which could end a comment.
+_UNSAFE = re.compile(r"[^ !#-\[\]-~]")
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What nft calls things in one version of IP."""
+
+    suffix: str
+    ip: str
+    nfproto: str
+    type: str
+    icmp: str
+
+    @property
+    def version(self) -> int:
+        return int(self.suffix)
+
+    def says(self, flow: Flow) -> bool:
+        """Whether the flow has packets of this version of IP."""
+        return flow.prefix is None or flow.prefix.version == self.version
+
+
+IPV4 = Words("4", "ip", "ipv4", "ipv4_addr", "icmp")
+IPV6 = Words("6", "ip6", "ipv6", "ipv6_addr", "icmpv6")
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictMap:
+    """A map from fields of a packet to a chain. A packet costs one look-up, however many elements
+    the map has.
+    """
+
+    name: str
+    type: str
+    interval: bool
+    original: str
+    """The look-up for packets in the direction of the flow."""
+    reply: str
+    """The same look-up with source and target exchanged, for the answers; empty for a map that no
+    answer is looked up in.
+    """
+    elements: tuple[str, ...]
+    of_prefixes: bool = False
+    """It has the client as well: only those of a prefix find an element."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The part of the ruleset for one version of IP."""
+
+    words: Words
+    uplink: str
+    """The firewall's address on the uplink; empty where the uplink does not use this version of IP.
+    """
+    prefixes: tuple[str, ...]
+    """Addresses that are never outside: a packet from the uplink with such a source is dropped, and
+    none is sent there.
+    """
+    local: tuple[str, ...]
+    """Ranges of addresses outside that `internet` does not mean."""
+    nics: tuple[str, ...]
+    """`interface . MAC . address` of every NIC of the VMs, as the firewall must see it."""
+    same: tuple[str, ...]
+    """`address . address` of every NIC of the VMs."""
+    gateways: tuple[str, ...]
+    """`interface . address` of the firewall in every zone."""
+    inside: tuple[VerdictMap, ...]
+    """Flows between VMs."""
+    egress: tuple[VerdictMap, ...]
+    """Flows to the internet."""
+    egress_prefixes: tuple[VerdictMap, ...]
+    """Flows to prefixes outside."""
+    ingress: tuple[VerdictMap, ...]
+    """Flows from outside, by the services that they publish."""
+    publish_prefixes: tuple[VerdictMap, ...]
+    """Services that only clients of a prefix reach."""
+    leaving: tuple[str, ...]
+    """Where a flow leads a VM outside, at the vApp's own address, too: `address . protocol . ports`.
+    Empty where nothing is published.
+    """
+    group: str
+    """The bits of a client's address that say in which group it is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlowChain:
+    """The chain in which every packet of a flow is counted and accepted.
+
+    It leaves the mark on the connection. By the mark an ICMP error is assigned to the flow of the
+    connection that it is about.
+    """
+
+    name: str
+    mark: str
+    comment: str
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A service on the uplink's addresses, and the statements that send its connections to VMs."""
+
+    chain: str
+    key: str
+    interval: bool
+    statements: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ruleset:
+    """Everything that the template prints."""
+
+    vapp: str
+    uplink: str
+    """Name of the firewall's NIC on the uplink."""
+    checked_mark: str
+    routed_mark: str
+    leaving_mark: str
+    macs: tuple[str, ...]
+    """`interface . MAC` of every NIC of the VMs."""
+    families: tuple[Family, ...]
+    flows: tuple[FlowChain, ...]
+    marks: tuple[str, ...]
+    published: tuple[Published, ...]
+    publish_maps: tuple[VerdictMap, ...]
+    rejecting: tuple[str, ...]
+    """The firewall's NICs in zones whose VMs are told what no flow allows."""
+    most_of_vm: int
+    """Connections that one address of a VM may have begun at a time."""
+    most_of_clients: int
+    """Connections that the clients of one group may have begun at a time."""
+    client_groups: int
+    rate_of_vm: int
+    """Connections that one address of a VM may begin in a second."""
+    burst_of_vm: int
+    """Connections that it may begin at once after a pause."""
+
+
+def in_order(elements: Iterable[str]) -> tuple[str, ...]:
+    """The elements of a set or a map, in an order that does not depend on that of the file. nft has
+    no order in them.
+    """
+    return tuple(sorted(elements))
+
+
+def flow_comment(flow: Flow) -> str:
+    """`flow:<id>`: assigns a rule and its counter to a flow of the design, which holds the line of
+    the vApp file that asked for it.
+    """
+    return harmless(f"flow:{flow.id}")
+
+
+def chain_name(flow: Flow) -> str:
+    """A prefix, because nft reserves words such as `fwd`. The hash of an odd id follows an
+    underscore, with which no plain id begins.
+    """
+    if _PLAIN_ID.fullmatch(flow.id):
+        return f"flow_{flow.id}"
+    return f"flow__{hashlib.sha256(flow.id.encode()).hexdigest()[:16]}"
+
+
+def ports_of(service: Service) -> str:
+    return (
+        str(service.first) if service.first == service.last else f"{service.first}-{service.last}"
+    )
+
+
+def address_of(nic: Nic | None, words: Words) -> str:
+    address = nic and (nic.address4 if words is IPV4 else nic.address6)
+    return str(address) if address else ""
+
+
+def harmless(text: str) -> str:
+    """The text without any character that could end an nft comment, and short enough for one."""
+    return _UNSAFE.sub("_", text)[:COMMENT_LIMIT]

@@ -1,0 +1,125 @@
+"""Rules for what a detector cannot read, because Suricata does not decode it.
+
+A detector that blocks drops it, with an event of its own; a detector that alerts logs it. This is
+for accidents: who wants to hide data finds a form that nothing here knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from vcloud.compile.ips.rules import ANY, Rule
+from vcloud.design.addressing import spread
+from vcloud.design.model import Detector
+
+FIRST_UNDECODED, LAST_UNDECODED = 1300000, 1399999
+SID_BITS: Final = 32
+_PART: Final = r"(?:(?:^|\n)DATA\r?\n|\n--[^\r\n]{1,80}\r?\n)"
+"""What stands before the headers of a mail or of one of its parts."""
+_LINES: Final = r"(?:[^\r\n]+\r?\n){0,60}?"
+
+
+@dataclass(frozen=True, slots=True)
+class Undecoded:
+    """A form in which Suricata does not see the data."""
+
+    name: str
+    what: str
+    protocol: str
+    """In Suricata's words."""
+    options: str
+
+
+def _header(direction: str, name: str, known: str) -> str:
+    """A header of HTTP that names something else than what is known."""
+    return (
+        f'flow:established,{direction}; http.header.raw; content:"{name}"; nocase; '
+        rf'pcre:"/^{name}[ \t]*:(?![ \t]*(?:{known})[ \t]*\r?$)/mi";'
+    )
+
+
+_CODINGS: Final = "(?:x-)?gzip|deflate|identity"
+UNDECODED: Final = (
+    *(
+        Undecoded(
+            f"{message}-{kind}",
+            f"{kind} coding of {article}",
+            "http",
+            _header(direction, name, known),
+        )
+        for direction, message, article in (
+            ("to_server", "request", "a request"),
+            ("to_client", "answer", "an answer"),
+        )
+        for kind, name, known in (
+            ("content", "Content-Encoding", _CODINGS),
+            ("transfer", "Transfer-Encoding", "chunked|identity"),
+        )
+    ),
+    *(
+        Undecoded(event, what, "http", f"flow:established; app-layer-event:http.{event};")
+        for event, what in (
+            ("compression_bomb", "body that unpacks to too much or too slowly"),
+            ("abnormal_ce_header", "unknown content coding"),
+            ("too_many_encoding_layers", "too many content codings"),
+        )
+    ),
+    Undecoded(
+        "mail-part",
+        "base64 part of a mail without a file name",
+        "tcp-stream",
+        "flow:established,to_server,only_stream; app-layer-protocol:smtp; "
+        'content:"Content-Transfer-Encoding"; nocase; '
+        rf'pcre:"/{_PART}(?={_LINES}Content-Transfer-Encoding:[ \t]*base64)(?!{_LINES}[^\r\n]*\b(?:file)?name\*?[0-9]*\*?=)'
+        r'(?:[^\r\n]+\r?\n)+\r?\n/i";',
+    ),
+    Undecoded(
+        "mail-chunks",
+        "mail sent by BDAT",
+        "tcp-stream",
+        "flow:established,to_server,only_stream; app-layer-protocol:smtp; "
+        r'content:"BDAT "; nocase; pcre:"/\nBDAT [0-9]+(?: LAST)?\r?\n/i";',
+    ),
+)
+
+
+def undecoded_rules(
+    detectors: Iterable[Detector], ends: Mapping[str, tuple[str, str]], bits: Mapping[str, str]
+) -> list[tuple[Detector, Rule]]:
+    """The rules of all detectors. `ends` has the source and the target of each detector's rules,
+    `bits` the mark of connections on which its data may leave.
+    """
+    detectors = tuple(detectors)
+    sids = undecoded_sids(detectors)
+    return [
+        (
+            detector,
+            Rule(
+                sid=sids[detector.id, form.name],
+                message=f"{form.what}, which {detector.id} cannot search",
+                protocol=form.protocol,
+                source=ends[detector.id][0],
+                target=ends[detector.id][1],
+                ports=ANY,
+                options=(f"flowbits:isnotset,{bits[detector.id]}; " if detector.id in bits else "")
+                + form.options,
+                kind="vcloud-leak",
+                metadata=f"detector {detector.id}, undecoded {form.name}",
+            ),
+        )
+        for detector in detectors
+        for form in UNDECODED
+    ]
+
+
+def undecoded_sids(detectors: Iterable[Detector]) -> dict[tuple[str, str], int]:
+    """(detector, name of the form) -> sid. Others come and go without changing it."""
+    keys = {
+        f"{detector.id}/{form.name}": (detector.id, form.name)
+        for detector in detectors
+        for form in UNDECODED
+    }
+    sids = spread(keys, SID_BITS, FIRST_UNDECODED, LAST_UNDECODED, "undecoded")
+    return {keys[key]: sid for key, sid in sids.items()}

@@ -1,0 +1,61 @@
+"""On which hosts a vApp may run, as its file says it, and later its profiles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from vcloud.design.origin import Origin
+from vcloud.documents.document import dotted
+
+RuleKind = Literal["hosts", "require", "forbid"]
+HOSTS: Final = "hosts"
+REQUIRE: Final = "require"
+FORBID: Final = "forbid"
+PACK: Final = "pack"
+
+
+def rule_field(kind: RuleKind, label: str) -> str:
+    """The path of a rule in a vApp file; `label` is empty for `hosts`."""
+    return dotted(f"placement.{kind}", label) if label else f"placement.{kind}"
+
+
+@dataclass(frozen=True, slots=True)
+class HostRule:
+    """A rule for the host of the vApp. A host that breaks it is no host for the vApp."""
+
+    kind: RuleKind
+    label: str
+    """The host's label that the rule is about; empty for `hosts`."""
+    values: tuple[str, ...]
+    """`hosts`: the host is one of these. `require`: the label has one of these values. `forbid`: it
+    has none of them.
+    """
+    origin: Origin
+
+    @property
+    def field(self) -> str:
+        """The path of the rule in a vApp file."""
+        return rule_field(self.kind, self.label)
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """A label that the host of the vApp should have, if one that has it can run the vApp."""
+
+    label: str
+    values: tuple[str, ...]
+    """One of these is its value."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementRules:
+    """All that is said of the hosts of a vApp."""
+
+    rules: tuple[HostRule, ...] = ()
+    prefer: tuple[Preference, ...] = ()
+    strategy: Literal["spread", "pack"] = "spread"
+    """Of several hosts that are alike otherwise: the one with most free memory, or with least."""
+
+
+ANYWHERE = PlacementRules()

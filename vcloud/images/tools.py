@@ -1,0 +1,68 @@
+"""What a build needs of this machine: programs, and namespaces for an ordinary user."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from vcloud.errors import ImageError
+from vcloud.images.ids import Ids, own_ids
+from vcloud.images.jail import BUILD, FailedCommandError, Jail
+from vcloud.programs import find_program
+
+TOOLS = {
+    "mmdebstrap": "mmdebstrap",
+    "mke2fs": "e2fsprogs",
+    "qemu-img": "qemu-utils",
+    "musl-gcc": "musl-tools linux-libc-dev",
+    "zstd": "zstd",
+    "setpriv": "util-linux",
+}
+"""Programs that a build needs -> the Debian packages that contain them."""
+MAPPERS = {"newuidmap": "uidmap", "newgidmap": "uidmap"}
+"""Programs that map the users of a build. Root needs none."""
+
+
+def missing_tools() -> dict[str, str]:
+    """The programs that a build needs and that this machine lacks -> the Debian packages that
+    contain them.
+    """
+    needed = TOOLS if os.geteuid() == 0 else TOOLS | MAPPERS
+    return {
+        program: package for program, package in needed.items() if find_program(program) is None
+    }
+
+
+def check_machine() -> Ids:
+    """The numbers of the users of a build. Raises ImageError if this machine or this user cannot
+    build, and says what to do.
+    """
+    if missing := missing_tools():
+        packages = " ".join(sorted(set(missing.values())))
+        who = "Run" if os.geteuid() == 0 else "An administrator runs"
+        raise ImageError(
+            f"building an image needs programs that are not installed: {', '.join(sorted(missing))}",
+            f"{who}: apt-get install {packages}",
+        )
+    return own_ids()
+
+
+def building() -> tuple[str, str]:
+    """As whom this user builds images, and an empty text; or why that is not possible, and the way
+    out. Tries it with a build of nothing.
+    """
+    try:
+        ids = own_ids()
+        with tempfile.TemporaryDirectory() as folder:
+            jail = Jail.make(Path(folder, BUILD), ids)
+            jail.run(["true"])
+            jail.remove()
+    except ImageError as error:
+        return error.what, error.hint
+    except FailedCommandError as error:
+        return "a program cannot run in the namespaces of a build", " ".join(error.lines)
+    return (
+        f"root of a build is user {ids.users} on this machine, who may do nothing here",
+        "",
+    )

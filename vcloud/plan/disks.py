@@ -1,0 +1,184 @@
+"""Where the data of a vApp's disks is: which volume belongs to which VM, which VM gets the data disks
+of an earlier one, and which disks of a domain are not the volumes that vcloud gave it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from vcloud.design.model import Design, Vm
+from vcloud.design.names import copy_and_original, data_disk_of, domain_name, root_volume
+from vcloud.plan.manifest import Phase
+from vcloud.plan.state import DomainState, VappState
+
+ROOT_TARGET = "vda"
+"""The target of every VM's root disk."""
+
+
+def unfinished_copies(state: VappState) -> frozenset[str]:
+    """The data volumes that a killed run began to copy. Their originals are still there."""
+    volumes = state.volumes or frozenset()
+    pairs = filter(None, map(copy_and_original, volumes))
+    return frozenset(copy for copy, original in pairs if original in volumes)
+
+
+def data_disks(domain: str, state: VappState) -> Mapping[str, str]:
+    """Name -> volume of the data disks of a VM that the host has, also of those that the file dropped
+    earlier. Where nobody can tell which volumes there are: of those that its domain uses.
+    """
+    return {
+        disk: volume for volume, (owner, disk) in _data_volumes(state).items() if owner == domain
+    }
+
+
+def _data_volumes(state: VappState) -> Mapping[str, tuple[str, str]]:
+    """Data volume -> its domain and the name of the disk."""
+    names = state.volumes
+    if names is None:
+        names = frozenset(
+            PurePath(file).name
+            for domain in state.domains
+            for files in domain.sources.values()
+            for file in files
+        )
+    whole = sorted(names - unfinished_copies(state))
+    return {name: found for name in whole if (found := data_disk_of(name))}
+
+
+def heirs(design: Design, state: VappState) -> Mapping[str, Vm]:
+    """Domain that the file no longer names -> the VM that has its data disks from now on.
+
+    That is the VM whose `was` names it, or that it was called before it got or lost its `count`. The
+    domain itself may be gone: its volumes count.
+    """
+    vapp = design.instance.name
+    found: dict[str, Vm] = {}
+    standing = {domain.name for domain in state.domains if domain.is_of(vapp)}
+    others = {domain.name for domain in state.domains} - standing
+    owners = {owner for owner, _ in _data_volumes(state).values()}
+    free = (standing | owners) - others - {vm.domain for vm in design.vms}
+    waiting = [vm for vm in design.workloads if _lacks_disks(vm, state)]
+    # The likeliest names of all VMs come first.
+    for rank in range(max((len(vm.was) for vm in waiting), default=0)):
+        for vm in waiting:
+            domain = domain_name(vapp, vm.was[rank]) if rank < len(vm.was) else ""
+            if domain in free and vm not in found.values():
+                found.setdefault(domain, vm)
+    return found
+
+
+def _lacks_disks(vm: Vm, state: VappState) -> bool:
+    """Whether a VM may still get the disks of an earlier one. One that runs has its disks, and so
+    has one that stands with all of their files.
+    """
+    domain = state.domain(vm.domain)
+    if domain is None:
+        return True
+    volumes = state.volumes
+    return (
+        not domain.running
+        and volumes is not None
+        and any(disk.volume not in volumes for disk in vm.disks)
+    )
+
+
+def moved_disks(domain: str, design: Design, state: VappState) -> Mapping[str, str]:
+    """Volume of a VM that is removed -> the volume that its content is moved to. Empty where no VM
+    gets its data disks.
+    """
+    heir = heirs(design, state).get(domain)
+    return _moved_to(heir, domain, state) if heir else {}
+
+
+def moves(design: Design, state: VappState) -> Mapping[str, str]:
+    """All moved disks of a plan: volume that a VM gets -> the volume whose content it gets."""
+    return {
+        new: old
+        for domain, heir in heirs(design, state).items()
+        for old, new in _moved_to(heir, domain, state).items()
+    }
+
+
+def _moved_to(heir: Vm, domain: str, state: VappState) -> Mapping[str, str]:
+    own = data_disks(domain, state)
+    return {own[disk.name]: disk.volume for disk in heir.disks if disk.name in own}
+
+
+def left_behind(design: Design, state: VappState) -> Mapping[str, tuple[str, str]]:
+    """Data volume -> its VM and the name of the disk, of VMs that neither the file names nor libvirt
+    has. No VM gets them.
+    """
+    known = {
+        *(domain.name for domain in state.domains),
+        *(vm.domain for vm in design.vms),
+        *heirs(design, state),
+    }
+    return {
+        volume: (owner.partition(".")[2], disk)
+        for volume, (owner, disk) in _data_volumes(state).items()
+        if owner not in known
+    }
+
+
+def dropped(design: Design, state: VappState) -> tuple[str, ...]:
+    """The data volumes of standing VMs that the file names without these disks."""
+    wanted = {disk.volume for vm in design.vms for disk in vm.disks}
+    vms = {vm.domain for vm in design.vms}
+    return tuple(
+        volume
+        for volume, (owner, _) in _data_volumes(state).items()
+        if owner in vms and volume not in wanted
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Displaced:
+    """A disk of a domain that is written to another file than the volume that vcloud gave the VM: a
+    snapshot or a copy that somebody made.
+    """
+
+    target: str
+    disk: str
+    """The name of the data disk; empty for the root disk, and where nobody knows it."""
+    volume: str
+    """The volume that the VM would go back to; empty where nobody knows it."""
+    top: str
+    """The file that is written to."""
+    base: str
+    """The path of `volume` where `top` is based on it, as far as libvirt tells."""
+
+
+def displaced(domain: DomainState, state: VappState, vm: Vm | None = None) -> Iterator[Displaced]:
+    """The disks of a domain that are not written to a volume of their VM. `vm` is what the file says
+    of it.
+
+    The volume decides, not the target: where the file orders the disks of a VM anew, another volume
+    of the VM stands there, and nothing is lost.
+    """
+    have = state.manifest
+    old = have.vm(domain.vm) if have is not None else None
+    places = {disk.target: "" for known in (old, vm) if known for disk in known.disks}
+    if have is not None and have.phase is Phase.READY and old is not None:
+        places |= {disk.target: disk.volume for disk in old.disks}
+    places[ROOT_TARGET] = root_volume(domain.name)
+    for target, files in domain.sources.items():
+        if not files or _volume_of(files[0], domain, state):
+            continue
+        base = next((file for file in files if _volume_of(file, domain, state)), "")
+        # Where vcloud never put a disk, somebody has attached one, which stays as it is.
+        if base or target in places:
+            volume = _volume_of(base, domain, state) or places.get(target, "")
+            disk = data_disk_of(volume)
+            yield Displaced(target, disk[1] if disk else "", volume, files[0], base)
+
+
+def _volume_of(file: str, domain: DomainState, state: VappState) -> str:
+    """The volume of this VM that a file is; empty where it is none."""
+    path = PurePath(file)
+    if state.folder and str(path.parent) != state.folder:
+        return ""
+    owner = data_disk_of(path.name)
+    own = path.name == root_volume(domain.name) or (owner is not None and owner[0] == domain.name)
+    return path.name if own else ""

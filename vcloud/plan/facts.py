@@ -1,0 +1,159 @@
+"""What libvirt's XML of a domain, a network or a filter says, as facts: parts with a name and a text.
+
+Two readings of one object are compared by their facts. Left out is what libvirt adds to a running
+object by itself (aliases, addresses on the PCI bus, the chain of a disk's backing files, labels of
+its security driver), and vcloud's marks. Everything else is a fact, also an element that vcloud
+does not know: a device that somebody added, or a tuning that somebody wrote, is a part too much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from xml.etree.ElementTree import Element
+
+Facts = Mapping[str, str]
+"""Part (`memory`, `disk vdb`, `interface 52:54:00:12:34:56`) -> all that libvirt says of it."""
+
+ADDED_ELEMENTS = frozenset({"alias", "address", "backingStore", "mirror", "link"})
+"""Elements within a device that libvirt adds to a running domain. `link` is looked at by itself,
+because `vcloud up` changes it.
+"""
+ADDED_ATTRIBUTES = frozenset(
+    {
+        ("source", "index"),
+        ("source", "portid"),
+        ("console", "tty"),
+        ("target", "state"),
+        ("log", "append"),
+    }
+)
+"""(element, attribute) that libvirt adds to a running domain, and `append`, which vcloud changes
+when it restores a saved memory.
+"""
+NOT_OF_THE_DEFINITION = frozenset({"metadata", "seclabel", "resource"})
+"""Top elements of a domain that are no part of what vcloud defines."""
+RUNTIME_SOURCES = frozenset({"serial", "console", "channel"})
+"""Devices whose source libvirt chooses when the domain starts, where the definition names none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What libvirt says of one NIC of a domain beside its facts."""
+
+    up: bool
+    """Whether its link is up."""
+    network: str
+    """The libvirt network that it is on; empty where it is on none."""
+    tap: str
+    port: str
+    """UUID of its port in the network, while the domain runs. A network that was stopped and started
+    has forgotten its ports, and the tap of the NIC is on no bridge.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class DomainFacts:
+    """One reading of a domain: of the running domain, or of its definition."""
+
+    parts: Facts = field(default_factory=dict)
+    cards: Mapping[str, Card] = field(default_factory=dict)
+    """MAC address -> NIC."""
+
+
+NO_FACTS = DomainFacts()
+
+
+def domain_facts(domain: Element) -> DomainFacts:
+    """The facts of a domain's XML."""
+    parts: dict[str, str] = {}
+    for number, element in enumerate(domain):
+        if element.tag == "devices":
+            parts.update(_device_parts(element))
+        elif element.tag not in NOT_OF_THE_DEFINITION:
+            parts[_free(parts, element.tag, number)] = _text(element)
+    return DomainFacts(parts, dict(_cards(domain)))
+
+
+def network_facts(network: Element) -> Facts:
+    """The facts of a network's XML. libvirt adds a MAC address for the bridge."""
+    parts: dict[str, str] = {}
+    for number, element in enumerate(network):
+        if element.tag not in ("metadata", "mac"):
+            parts[_free(parts, element.tag, number)] = _text(element)
+    return parts
+
+
+def filter_facts(nwfilter: Element) -> Facts:
+    """The facts of a network filter's XML. The order of its rules counts."""
+    parts = {"chain": " ".join(sorted(f"{key}={value}" for key, value in nwfilter.items()))}
+    parts |= {f"{element.tag} {number}": _text(element) for number, element in enumerate(nwfilter)}
+    return parts
+
+
+def _device_parts(devices: Element) -> Iterator[tuple[str, str]]:
+    seen: dict[str, str] = {}
+    for number, device in enumerate(devices):
+        if device.tag == "controller" and device.get("type") == "pci":
+            continue  # A VM that woke from a memory image has more ports than its definition.
+        name = _free(seen, _device_name(device), number)
+        seen[name] = _text(device)
+    yield from seen.items()
+
+
+def _device_name(device: Element) -> str:
+    """The kind of a device and what tells it from others of its kind."""
+    for path, key in (("mac", "address"), ("target", "dev"), ("target", "name")):
+        found = device.find(path)
+        if found is not None and found.get(key):
+            return f"{device.tag} {found.get(key)}"
+    kind = device.get("type") if device.tag in ("controller", "input") else ""
+    return f"{device.tag} {kind}".strip()
+
+
+def _free(taken: Mapping[str, str], name: str, number: int) -> str:
+    """The name of a part. A second part of the same name gets its place in the XML as well."""
+    return f"{name} ({number})" if name in taken else name
+
+
+def _text(element: Element) -> str:
+    """All that an element says, in a form that does not depend on the order of attributes and
+    children.
+    """
+    runtime = element.tag in RUNTIME_SOURCES
+    return _canonical(element, runtime=runtime)
+
+
+def _canonical(element: Element, *, runtime: bool) -> str:
+    attributes = {
+        key: value for key, value in element.items() if (element.tag, key) not in ADDED_ATTRIBUTES
+    }
+    # Of a running domain libvirt tells what kind of network a NIC is on, and its bridge.
+    if element.tag == "interface" and element.find("source[@network]") is not None:
+        attributes["type"] = "network"
+    if element.tag == "source" and "network" in attributes:
+        attributes.pop("bridge", None)
+    children = sorted(
+        _canonical(child, runtime=runtime)
+        for child in element
+        if child.tag not in ADDED_ELEMENTS and not (runtime and child.tag == "source")
+    )
+    words = [f"{key}={value}" for key, value in sorted(attributes.items())]
+    text = " ".join((element.text or "").split())
+    inner = " ".join(filter(None, [*words, text, *children]))
+    return f"{element.tag.rpartition('}')[2]}({inner})"
+
+
+def _cards(domain: Element) -> Iterator[tuple[str, Card]]:
+    for nic in domain.iterfind("devices/interface"):
+        mac, source, target, link = (nic.find(tag) for tag in ("mac", "source", "target", "link"))
+        if mac is not None:
+            yield (
+                mac.get("address", ""),
+                Card(
+                    up=link is None or link.get("state") != "down",
+                    network="" if source is None else source.get("network", ""),
+                    tap="" if target is None else target.get("dev", ""),
+                    port="" if source is None else source.get("portid", ""),
+                ),
+            )

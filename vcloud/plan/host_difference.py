@@ -1,0 +1,108 @@
+"""The ways in which a host's side of a vApp can differ from what vcloud made. Pure.
+
+`vcloud.plan.host_side` finds the differences, and `vcloud.plan.host_mending` says what ends each. A
+new kind of difference needs a claim and the parts of a report that it is read from (`NEEDS`) here, a
+look and a mend there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class HostKind(StrEnum):
+    """What can differ. The values are words for users and for data."""
+
+    CARD = "card"
+    BRIDGE = "bridge"
+    ISOLATION = "isolation"
+    FILTER = "filter"
+    PORT = "foreign port"
+    STACKED = "stacked device"
+    ADDRESS = "host address"
+    ROUTE = "host route"
+    FLAGS = "bridge flags"
+    STATIC = "static entry"
+    QUEUE = "tc"
+    PROGRAM = "bpf program"
+    RULE = "foreign rule"
+    SOCKET = "packet socket"
+    PROCESS = "foreign process"
+
+
+CLAIMS: Mapping[HostKind, str] = {
+    HostKind.CARD: "each card of a running VM is on the bridge of its network on the host",
+    HostKind.BRIDGE: "each network has its bridge on the host",
+    HostKind.ISOLATION: "ports of VMs are isolated on the host's bridges",
+    HostKind.FILTER: "the host lets each VM send with its own MAC address only",
+    HostKind.PORT: "the bridges of the vApp have no foreign ports",
+    HostKind.STACKED: "no other device is stacked on a bridge or card of the vApp",
+    HostKind.ADDRESS: "the host has no address on a network of the vApp",
+    HostKind.ROUTE: "the host has no route into a network of the vApp",
+    HostKind.FLAGS: "bridges and ports of the vApp have no other flags",
+    HostKind.STATIC: "nobody has written where a bridge of the vApp sends frames",
+    HostKind.QUEUE: "tc handles no packets of the vApp",
+    HostKind.PROGRAM: "no BPF program handles packets of the vApp",
+    HostKind.RULE: "no foreign nft or ebtables rule handles frames of the vApp",
+    HostKind.SOCKET: "no program of the host reads or sends frames on devices of the vApp",
+    HostKind.PROCESS: "no foreign process has cards or disks of the vApp",
+}
+"""What is true where nothing of a kind differs."""
+
+NEEDS: Mapping[HostKind, frozenset[str]] = {
+    **dict.fromkeys(HostKind, frozenset({"devices"})),
+    HostKind.FILTER: frozenset({"rules"}),
+    HostKind.ROUTE: frozenset({"devices", "routes"}),
+    HostKind.STATIC: frozenset({"devices", "static"}),
+    HostKind.QUEUE: frozenset({"devices", "queues"}),
+    HostKind.PROGRAM: frozenset({"devices", "programs"}),
+    HostKind.RULE: frozenset({"rules", "hooks", "legacy rules"}),
+    HostKind.PROCESS: frozenset(),
+}
+"""The parts of a report without which nothing can be said of a kind (`HostReport.unseen`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostDifference:
+    """One thing of a host that is not as vcloud made it."""
+
+    kind: HostKind
+    what: str
+    """The whole sentence, without a full stop. Parts of it come from the host."""
+    vm: str = ""
+    """The VM whose card it is about; empty: it is about a network or a process."""
+    network: str = ""
+    """libvirt's name of the network that it is about."""
+    device: str = ""
+    """The device on the host that differs."""
+    other: str = ""
+    """What is foreign there: a device, an address, a target, a process number."""
+    wanted: tuple[str, ...] = ()
+    """How the device is to be, in the words of ip-link(8), where these can make it so: `up`;
+    `master BRIDGE isolated on`; `hairpin off`.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class HostSide:
+    """A host's side of one vApp."""
+
+    differences: tuple[HostDifference, ...] = ()
+    unseen: Mapping[HostKind, str] = field(default_factory=dict)
+    """Kinds of which nothing can be said, each with the reason."""
+    hint: str = ""
+    """What makes them seen."""
+    as_root: bool = False
+    """vcloud's own commands on the host run as root."""
+
+    @property
+    def caveat(self) -> str:
+        """What a message adds to what it says of a vApp; empty where all was looked at."""
+        return "as far as libvirt tells; the host's side was not looked at" if self.unseen else ""
+
+    @property
+    def reason(self) -> str:
+        """Why not all was looked at; empty where all was."""
+        return "; ".join(sorted(set(self.unseen.values())))

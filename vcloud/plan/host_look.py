@@ -1,0 +1,167 @@
+"""One look at a host's side of a vApp: what the design asks for there, beside what a report has. Pure.
+
+The design knows every name on the host (`vcloud.design.names`). So besides the report only two
+facts are needed: which VMs run, and the bridge of the uplink.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from vcloud.compile.libvirt.devices import filter_of
+from vcloud.compile.libvirt.network import vapp_networks
+from vcloud.design.model import Design, Nic, Vm
+from vcloud.plan.host_difference import HostDifference, HostKind
+from vcloud.plan.host_report import Device, HostReport, Process, Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A NIC of a running VM as it must be on the host."""
+
+    vm: Vm
+    nic: Nic
+    bridge: str
+    """Empty: the uplink's bridge is not known."""
+    filtered: bool
+    """The host lets it send with its own MAC address only."""
+
+    @property
+    def shown(self) -> str:
+        return f"the card of '{self.vm.name}' in {self.nic.zone} ({self.nic.tap})"
+
+
+@dataclass(frozen=True)
+class Look:
+    """A report, and what the vApp should have there."""
+
+    design: Design
+    running: frozenset[str]
+    """Names of the VMs that run."""
+    uplink_bridge: str
+    """Empty: it is not known."""
+    report: HostReport
+
+    @cached_property
+    def bridges(self) -> Mapping[str, str]:
+        """Bridge -> the network of the vApp."""
+        return {network.bridge: network.name for _, network in vapp_networks(self.design)}
+
+    @cached_property
+    def cards(self) -> tuple[Card, ...]:
+        """The cards of the running VMs."""
+        bridges = {network: bridge for bridge, network in self.bridges.items()}
+        return tuple(
+            Card(
+                vm,
+                nic,
+                bridges.get(nic.network, "") if nic.network else self.uplink_bridge,
+                filtered=bool(filter_of(vm, nic)),
+            )
+            for vm in self.design.vms
+            if vm.name in self.running
+            for nic in vm.nics
+            if nic.zone
+        )
+
+    @cached_property
+    def taps(self) -> Mapping[str, Card]:
+        return {card.nic.tap: card for card in self.cards}
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """All bridges and taps that the vApp has on the host."""
+        return frozenset((*self.bridges, *self.taps))
+
+    def shown(self, device: str) -> str:
+        """A bridge or a card of the vApp, for a sentence."""
+        card = self.taps.get(device)
+        return card.shown if card else self.bridge_shown(device)
+
+    def bridge_shown(self, bridge: str) -> str:
+        network = self.bridges.get(bridge)
+        if network:
+            return f"the bridge of '{network}' ({bridge})"
+        return f"the bridge {bridge}" if bridge else "no bridge"
+
+    def differs(
+        self,
+        kind: HostKind,
+        device: str,
+        what: str,
+        other: str = "",
+        wanted: tuple[str, ...] = (),
+    ) -> HostDifference:
+        """A difference of a bridge or a card of the vApp."""
+        card = self.taps.get(device)
+        vm, network = (card.vm.name, card.nic.network) if card else ("", self.bridges[device])
+        return HostDifference(
+            kind, f"{self.shown(device)} {what}", vm, network, device, other, wanted
+        )
+
+    @cached_property
+    def ours(self) -> tuple[Device, ...]:
+        """The bridges and taps of the vApp that are there."""
+        devices = self.report.devices
+        return tuple(devices[name] for name in sorted(self.names) if name in devices)
+
+    def follows(self, device: Device) -> bool:
+        """Whether a device has its MTU from others: a bridge from the port with the lowest, and a
+        card on the uplink from the uplink's bridge.
+        """
+        if device.name in self.bridges:
+            ports = (port for port in self.report.devices.values() if port.master == device.name)
+            return any(port.port.get("mtu") == device.bridge.get("mtu") for port in ports)
+        return not self.taps[device.name].nic.network
+
+    def rules_in(self, table: str, chain: str) -> list[Rule]:
+        return [rule for rule in self.report.rules if (rule.table, rule.chain) == (table, chain)]
+
+    @cached_property
+    def entrances(self) -> frozenset[tuple[str, str]]:
+        """(table, chain) of the chains that see every frame that comes in at a port."""
+        return frozenset(
+            (chain.table, chain.name) for chain in self.report.chains if chain.hook == "prerouting"
+        )
+
+    def filters(self, rule: Rule, card: Card) -> bool:
+        """Whether the rule leads everything that a card sends to a chain of its own."""
+        return (
+            rule.whole
+            and rule.verdict == "jump"
+            and not rule.source
+            and rule.devices == (("iifname", card.nic.tap),)
+            and (rule.table, rule.chain) in self.entrances
+        )
+
+    def is_harmless(self, rule: Rule) -> bool:
+        """Whether the rule is about other devices only, does nothing, or is that of a network
+        filter, whose own rules `_wrong_filters` compares.
+        """
+        if any(name not in self.names and "*" not in name for _, name in rule.devices):
+            return True
+        if rule.whole and not rule.verdict:
+            return True
+        return any(card.filtered and self.filters(rule, card) for card in self.cards)
+
+    @cached_property
+    def own_processes(self) -> tuple[Process, ...]:
+        """QEMU of the VMs that run."""
+        found = (self.process_of(vm) for vm in self.design.vms if vm.name in self.running)
+        return tuple(filter(None, found))
+
+    def process_of(self, vm: Vm) -> Process | None:
+        """QEMU of a VM: the process by whose number libvirt knows the domain or, where the host has
+        no such number, the one that was started for it.
+        """
+        pid = self.report.machines.get(vm.domain)
+        return next(
+            (
+                process
+                for process in self.report.processes
+                if (process.pid == pid if pid is not None else process.name == vm.domain)
+            ),
+            None,
+        )

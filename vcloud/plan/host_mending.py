@@ -1,0 +1,245 @@
+"""What ends the differences of a host's side: steps of a plan, or a person. Pure.
+
+The least disruptive way is taken. What vcloud itself gave to a host (isolation, filters, ports, the
+flags of its bridges) is given again. What somebody else put onto a bridge of the vApp is taken off
+it, and not destroyed. Rules, processes and stacked devices of others are theirs to end: vcloud
+names them, and calls the vApp protected only when they are gone.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from vcloud.plan.host_difference import HostDifference, HostKind, HostSide
+from vcloud.plan.steps import FRESH, Drift, Step, Verb
+
+Command = tuple[str, ...]
+"""A program and its words. Names in it come from the host, and each is one word."""
+
+
+class MendKind(StrEnum):
+    """Ways to end a difference, from the least disruptive to the most disruptive."""
+
+    UPDATE_CARD = "update card"
+    """libvirt changes the running card to one without the isolated flag, and back again. The link
+    stays up. (To give libvirt the same definition changes nothing.)
+    """
+    BIND_FILTER = "bind filter"
+    """Delete the card's binding to the vApp's network filter if there is one, and create that
+    binding. The link stays up.
+    """
+    COMMAND = "command"
+    """Root on the host runs `Mend.commands`. libvirt has no call for it."""
+    PLUG_CARD = "plug card"
+    """Restart the VM: its new tap has nothing of the old one."""
+    START_NETWORK = "start network"
+    """Make the network anew, and plug in all its cards again. A new bridge has nothing of the old
+    one.
+    """
+    BY_HAND = "by hand"
+    """It belongs to somebody else: vcloud only names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mend:
+    """What ends a difference."""
+
+    kind: MendKind
+    commands: tuple[Command, ...] = ()
+    """In their order. Of what a person must do: what would do it, if that can be said."""
+
+
+_SWITCHES: Final = {"true": "on", "false": "off", "forwarding": "3"}
+"""How `ip -json` shows a flag of a port -> how it is set."""
+
+
+def mend_of(difference: HostDifference) -> Mend:
+    """What ends a difference: the least disruptive way."""
+    vm, device, other = difference.vm, difference.device, difference.other
+    match difference.kind:
+        case HostKind.ISOLATION:
+            return Mend(MendKind.UPDATE_CARD)
+        case HostKind.FILTER:
+            return Mend(MendKind.BIND_FILTER)
+        case HostKind.CARD | HostKind.BRIDGE | HostKind.FLAGS if difference.wanted:
+            return Mend(MendKind.COMMAND, tuple(_link_commands(difference)))
+        case HostKind.PORT:
+            return _command("ip", "link", "set", "dev", other, "nomaster")
+        case HostKind.ADDRESS if ":" in other:
+            # libvirt gives a bridge no IPv6. With it, the kernel makes an address again each time
+            # the bridge goes up.
+            return _command("sysctl", "-q", "-w", f"net/ipv6/conf/{device}/disable_ipv6=1")
+        case HostKind.ADDRESS:
+            return _command("ip", "address", "delete", other, "dev", device)
+        case HostKind.ROUTE:
+            return Mend(MendKind.COMMAND, tuple(_route_commands(device, other)))
+        case HostKind.STATIC:
+            return _command("bridge", "fdb", "delete", other, "dev", device, "master")
+        case HostKind.QUEUE:
+            queue = other.partition(" ")[0]
+            place = queue if queue in ("clsact", "ingress") else "root"
+            return _command("tc", "qdisc", "delete", "dev", device, place)
+        case HostKind.PROGRAM if other == "xdp":
+            return _command("ip", "link", "set", "dev", device, "xdp", "off")
+        case HostKind.STACKED:
+            return Mend(MendKind.BY_HAND, (("ip", "link", "delete", "dev", other),))
+        case HostKind.SOCKET | HostKind.PROCESS:
+            return Mend(MendKind.BY_HAND, (("kill", other),) if other not in ("", "0") else ())
+        case HostKind.RULE:
+            return Mend(MendKind.BY_HAND)
+    return Mend(MendKind.PLUG_CARD if vm else MendKind.START_NETWORK)
+
+
+def _command(*argv: str) -> Mend:
+    return Mend(MendKind.COMMAND, (argv,))
+
+
+def _link_commands(difference: HostDifference) -> Iterator[Command]:
+    """A port is put onto its bridge while it is down: at no instant is it there without its
+    isolation.
+    """
+    link = ("ip", "link", "set", "dev", difference.device)
+    match difference.wanted:
+        case ("master", bridge, "isolated", isolated):
+            yield (*link, "down")
+            yield (*link, "master", bridge)
+            yield (*link, "type", "bridge_slave", "isolated", isolated)
+            yield (*link, "up")
+        case ("backup_port", ""):
+            yield (*link, "type", "bridge_slave", "nobackup_port")
+        case (flag, value) if flag != "mtu":
+            kind = "bridge_slave" if difference.vm else "bridge"
+            yield (*link, "type", kind, flag, _SWITCHES.get(value, value))
+        case words:
+            yield (*link, *words)
+
+
+def _route_commands(device: str, target: str) -> Iterator[Command]:
+    """`flush`, because `delete` looks in the main table only, and fails where the route went with
+    its address. A default route may be of either family.
+    """
+    for family in ("-4", "-6") if target == "default" else ("-6" if ":" in target else "-4",):
+        yield ("ip", family, "route", "flush", "table", "all", "exact", target, "dev", device)
+
+
+def verb_of(difference: HostDifference, *, as_root: bool) -> Verb | None:
+    """The step that ends a difference; None where only a person can.
+
+    Where vcloud is not root on the host, a card that is on another bridge is plugged in again by a
+    restart of its VM, because it is cut off or past its appliances. Nothing else is worth that.
+    """
+    match mend_of(difference).kind:
+        case MendKind.UPDATE_CARD | MendKind.BIND_FILTER:
+            return Verb.MEND_VM
+        case MendKind.COMMAND if as_root:
+            return Verb.MEND_HOST
+        case MendKind.PLUG_CARD:
+            return Verb.RESTART_VM
+        case MendKind.START_NETWORK:
+            return Verb.REMAKE_NETWORK
+        case _:
+            card = difference.kind is HostKind.CARD
+            return Verb.RESTART_VM if card else None
+
+
+def way_out(difference: HostDifference, *, as_root: bool) -> str:
+    """What ends a difference, as a clause for a person."""
+    if verb_of(difference, as_root=as_root):
+        return "`vcloud up` repairs it"
+    mend = mend_of(difference)
+    commands = " && ".join(map(shlex.join, mend.commands))
+    if mend.kind is MendKind.COMMAND:
+        return f"root on the host ends it with: {commands}"
+    if difference.kind is HostKind.RULE:
+        return "vcloud leaves the rules of others alone: root on the host removes it, or lets it name other devices only"
+    what = "devices" if difference.kind is HostKind.STACKED else "processes"
+    ends = f"ends it with: {commands}" if commands else "ends it"
+    return f"vcloud leaves the {what} of others alone: root on the host {ends}"
+
+
+def told_once(side: HostSide, drift: Iterable[Drift]) -> tuple[HostDifference, ...]:
+    """The differences that libvirt does not tell as well (`drift`): it knows the rules of the filter,
+    which card it has bound to it, and which cards it has plugged in.
+    """
+    drift = tuple(drift)
+    cards = {found.card for found in drift if found.card}
+    other_rules = any(found.mend is Verb.DEFINE_FILTER for found in drift)
+
+    def is_told(difference: HostDifference) -> bool:
+        if difference.kind is HostKind.PORT:
+            return difference.other in cards
+        if difference.kind is HostKind.FILTER and other_rules:
+            return True
+        return difference.kind in TOLD_BY_LIBVIRT and difference.device in cards
+
+    return tuple(difference for difference in side.differences if not is_told(difference))
+
+
+TOLD_BY_LIBVIRT: Final = frozenset({HostKind.CARD, HostKind.ISOLATION, HostKind.FILTER})
+"""What libvirt's own reading of a card tells, too."""
+
+
+def host_drift(side: HostSide, differences: Iterable[HostDifference]) -> Iterator[Drift]:
+    """The differences that a step of a VM or of a network ends."""
+    for difference in differences:
+        verb = verb_of(difference, as_root=side.as_root)
+        if verb in (Verb.MEND_VM, Verb.RESTART_VM):
+            yield Drift(difference.vm, difference.what, verb)
+        elif verb is Verb.REMAKE_NETWORK:
+            yield Drift(difference.network, difference.what, verb)
+
+
+def host_steps(
+    side: HostSide, differences: Iterable[HostDifference], host: str, steps: Collection[Step]
+) -> Iterator[Step]:
+    """The step with the commands that root runs on the host. `steps` are those of the VMs and
+    networks: what they make anew needs no command.
+    """
+    found = [
+        difference
+        for difference in differences
+        if verb_of(difference, as_root=side.as_root) is Verb.MEND_HOST
+        and not _goes(difference, steps)
+    ]
+    if found:
+        yield Step(
+            Verb.MEND_HOST,
+            host,
+            "; ".join(difference.what for difference in found),
+            commands=tuple(
+                command for difference in found for command in mend_of(difference).commands
+            ),
+        )
+
+
+def unmended(
+    side: HostSide, differences: Iterable[HostDifference], steps: Collection[Step]
+) -> tuple[str, ...]:
+    """What no step ends, each as a sentence with its way out."""
+    return tuple(
+        f"{difference.what}; {way_out(difference, as_root=side.as_root)}"
+        for difference in differences
+        if verb_of(difference, as_root=side.as_root) is None and not _goes(difference, steps)
+    )
+
+
+PLUGGED_IN: Final = FRESH | {Verb.RESTART_VM}
+"""A VM that runs gets new taps."""
+
+
+def _goes(difference: HostDifference, steps: Iterable[Step]) -> bool:
+    """Whether the device that a difference is about is made anew by a step. A rule or a process of
+    somebody else stays.
+    """
+    if mend_of(difference).kind is MendKind.BY_HAND:
+        return False
+    return any(
+        step.subject == difference.vm and step.verb in PLUGGED_IN
+        if difference.vm
+        else step.subject == difference.network and step.verb is Verb.REMAKE_NETWORK
+        for step in steps
+    )

@@ -1,0 +1,288 @@
+"""What the host reporter (`vcloud.enforce.host_report`) says of a host, as values. Pure.
+
+The report may have been written by anybody. A report of another form is refused as a whole, because
+half a report could hide what it leaves out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from vcloud.untrusted import (
+    Json,
+    UnreadableError,
+    as_mapping,
+    as_text,
+    flag,
+    items,
+    mapping,
+    number,
+    parse_json,
+    text,
+)
+
+FORMAT: Final = 2
+"""The format of a report that this release reads. It must be the reporter's own."""
+MOST_BYTES: Final = 8 << 20
+"""Bytes that a report may have. With 1,000 taps it has about 1 MiB."""
+MOST_CHARACTERS: Final = 4096
+"""Characters that a text of a report may have. A path has no more (PATH_MAX)."""
+NAMES_OF_DEVICES = frozenset({"iifname", "oifname", "iif", "oif", "ibrname", "obrname"})
+"""What nft calls the name of a device or of its bridge."""
+VERDICTS = frozenset({"return", "drop", "accept", "jump"})
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A bridge, a port of a bridge, a tap, or a device that is stacked on one of these."""
+
+    name: str
+    kind: str
+    """The kernel's word, such as `bridge`, `tun` or `veth`; empty for most physical NICs."""
+    mac: str
+    up: bool
+    master: str
+    """Name of the device that it is a port of; empty: it is none."""
+    lower: str
+    """Name of the device that it is stacked on, as a VLAN is; empty: it is on none."""
+    port: Mapping[str, str]
+    """Its flags as a port of a bridge, and its MTU as `mtu`; empty: it is no port."""
+    bridge: Mapping[str, str]
+    """Its flags as a bridge, and its MTU as `mtu`; empty: it is none."""
+    addresses: tuple[str, ...]
+    """Addresses of the host, with prefix lengths."""
+    xdp: bool
+    """An XDP program sees its packets."""
+    queues: tuple[str, ...]
+    """Kind and handle of each queueing discipline of tc."""
+    programs: tuple[str, ...]
+    """Where a program that tc does not list sees its packets: `ingress`, `egress`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule of nft's family `bridge`."""
+
+    table: str
+    chain: str
+    devices: tuple[tuple[str, str], ...]
+    """Pairs of what is matched (`iifname`, ...) and the one name that it must have."""
+    source: str
+    """The MAC address that the frame must come from; empty: the rule does not ask for one."""
+    verdict: str
+    """One of `VERDICTS`, or empty where the rule does something else."""
+    target: str
+    """The chain that the rule jumps to."""
+    whole: bool
+    """The rule has nothing but what the other fields say."""
+    words: frozenset[str]
+    """Every text in the rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    table: str
+    name: str
+    hook: str
+    """Where frames enter it; empty: only by a jump."""
+    policy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A file that a process has open."""
+
+    path: str
+    file: str
+    """Device and inode: equal for two paths to one file."""
+    writes: bool
+    here: bool
+    """The path means this file on the host, too, and not only where the process runs."""
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    @property
+    def folder(self) -> str:
+        return self.path.rpartition("/")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process that has taps or disk images open."""
+
+    pid: int
+    program: str
+    name: str
+    """The domain that QEMU was started for, as its command line says; empty: it does not say."""
+    here: bool
+    """It is in the host's own network namespace."""
+    taps: tuple[str, ...]
+    disks: tuple[Disk, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HostReport:
+    """All that the reporter saw of a host."""
+
+    program: str
+    """SHA-256 of the installed reporter; empty where vcloud sent the reporter itself."""
+    devices: Mapping[str, Device]
+    chains: tuple[Chain, ...]
+    rules: tuple[Rule, ...]
+    """In their order within each chain."""
+    hooks: tuple[tuple[str, str], ...]
+    """(device, chain of nft that sees packets at this device)."""
+    static: tuple[tuple[str, str], ...]
+    """(device, MAC address): entries of forwarding databases that somebody has written."""
+    routes: tuple[tuple[str, str], ...]
+    """(device, target): routes that somebody has written."""
+    sockets: tuple[tuple[str, int, str], ...]
+    """(device or `*` for all, process number or 0, program): sockets for whole frames."""
+    processes: tuple[Process, ...]
+    machines: Mapping[str, int]
+    """Domain -> the process number by which libvirt knows it."""
+    unseen: tuple[tuple[str, str], ...]
+    """(part, reason): what the reporter could not look at."""
+
+
+def parse_host_report(content: bytes) -> HostReport:
+    """The report as values. Raises UnreadableError."""
+    if len(content) > MOST_BYTES:
+        raise UnreadableError(f"it has more than {MOST_BYTES} bytes")
+    document = as_mapping(parse_json(content))
+    form = number(document, "format")
+    if form != FORMAT:
+        raise UnreadableError(f"its format is {form}, and this release reads format {FORMAT}")
+    rules = mapping(document, "rules")
+    devices = tuple(map(_device, _items(document, "devices")))
+    return HostReport(
+        program=_text(document, "program"),
+        devices={device.name: device for device in devices},
+        chains=tuple(
+            Chain(*(_text(item, key) for key in ("table", "name", "hook", "policy")))
+            for item in _items(rules, "chains")
+        ),
+        rules=tuple(map(_rule, _items(rules, "rules"))),
+        hooks=_pairs(document, "hooks", "chain"),
+        static=_pairs(document, "static", "mac"),
+        routes=_pairs(document, "routes", "to"),
+        sockets=tuple(
+            (_text(item, "device"), number(item, "pid"), _text(item, "program"))
+            for item in _items(document, "sockets")
+        ),
+        processes=tuple(map(_process, _items(document, "processes"))),
+        machines={
+            _short(name): number(mapping(document, "machines"), name)
+            for name in mapping(document, "machines")
+        },
+        unseen=tuple(sorted(_texts(mapping(document, "unseen")).items())),
+    )
+
+
+def _device(item: Json) -> Device:
+    return Device(
+        name=_text(item, "name"),
+        kind=_text(item, "kind"),
+        mac=_text(item, "address"),
+        up=flag(item, "up"),
+        master=_text(item, "master"),
+        lower=_text(item, "lower"),
+        port=_texts(mapping(item, "port")),
+        bridge=_texts(mapping(item, "bridge")),
+        addresses=_list_of_texts(item, "addresses"),
+        xdp=flag(item, "xdp"),
+        queues=_list_of_texts(item, "queues"),
+        programs=_list_of_texts(item, "programs"),
+    )
+
+
+def _process(item: Json) -> Process:
+    return Process(
+        pid=number(item, "pid"),
+        program=_text(item, "program"),
+        name=_text(item, "name"),
+        here=flag(item, "here"),
+        taps=_list_of_texts(item, "taps"),
+        disks=tuple(
+            Disk(_text(disk, "path"), _text(disk, "file"), flag(disk, "writes"), flag(disk, "here"))
+            for disk in _items(item, "disks")
+        ),
+    )
+
+
+def _rule(item: Json) -> Rule:
+    devices, source, verdict, target, whole = [], "", "", "", True
+    parts = _items(item, "parts")
+    for part in parts:
+        match part:
+            case {
+                "match": {"op": "==", "left": {"meta": {"key": str(key)}}, "right": str(right)}
+            } if key in NAMES_OF_DEVICES:
+                devices.append((key, right))
+            case {
+                "match": {
+                    "op": "==",
+                    "left": {"payload": {"protocol": "ether", "field": "saddr"}},
+                    "right": str(right),
+                }
+            } if not source:
+                source = right.lower()
+            case {"jump": {"target": str(target)}} if not verdict:
+                verdict = "jump"
+            case {"return": None} | {"drop": None} | {"accept": None} if not verdict:
+                verdict = next(iter(part))
+            case _:
+                whole = False
+    return Rule(
+        table=_text(item, "table"),
+        chain=_text(item, "chain"),
+        devices=tuple(devices),
+        source=source,
+        verdict=verdict,
+        target=target,
+        whole=whole,
+        words=frozenset(_words(parts)),
+    )
+
+
+def _words(value: object) -> Iterator[str]:
+    """Every text in a value of JSON."""
+    waiting = [value]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, str):
+            yield found
+        elif isinstance(found, dict):
+            waiting += found.values()
+        elif isinstance(found, list):
+            waiting += found
+
+
+def _pairs(document: Json, key: str, second: str) -> tuple[tuple[str, str], ...]:
+    return tuple((_text(item, "device"), _text(item, second)) for item in _items(document, key))
+
+
+def _items(holder: Json, key: str) -> list[Json]:
+    return [as_mapping(item, key) for item in items(holder, key)]
+
+
+def _list_of_texts(holder: Json, key: str) -> tuple[str, ...]:
+    return tuple(_short(as_text(item, key)) for item in items(holder, key))
+
+
+def _texts(holder: Json) -> dict[str, str]:
+    return {_short(key): _text(holder, key) for key in holder}
+
+
+def _text(holder: Json, key: str) -> str:
+    return _short(text(holder, key))
+
+
+def _short(value: str) -> str:
+    if len(value) > MOST_CHARACTERS:
+        raise UnreadableError(f"a text has more than {MOST_CHARACTERS} characters")
+    return value

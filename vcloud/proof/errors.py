@@ -1,0 +1,162 @@
+"""Claims about forged ICMP errors. Pure.
+
+An ICMP error belongs to the connection that it is about. A firewall that looks at no more than that
+lets anybody send data to both ends of any connection. So each VM, and somebody outside, sends an
+error about a connection of others, and the firewall must count the error as denied.
+
+The connection must stand meanwhile, because every firewall drops an error about no connection. Its
+client's port is known only when it stands, so the frame is made then (`with_frame`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from vcloud.design.model import Design, Flow, FlowPath, Uplink, Vm
+from vcloud.proof.checks import (
+    FRAME,
+    Check,
+    Connection,
+    Kind,
+    Listener,
+    Probe,
+    address_of,
+    destination,
+    missing,
+    owner_of,
+    sampled,
+    sent_from,
+    spoken,
+    versions_of,
+)
+from vcloud.proof.frames import ANY_MAC, PORT, End, icmp_error
+from vcloud.proof.world import Address, World
+from vcloud.values import INTERNET, Protocol
+
+
+def error_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check]:
+    """For each version of IP: each VM, and the outside, sends an error about one connection of
+    others, if a flow over TCP allows one.
+    """
+    for family in (4, 6):
+        every = tuple(_connections(design, uplink, world, family))
+        for vm in sampled(design):
+            nic = vm.nics[0]
+            to = design.zone(nic.zone).gateway.mac
+            others = [one for one in every if vm.name not in (one.client, one.server)]
+            if others:
+                yield _check(vm.name, address_of(nic, family), nic.mac, to, others)
+        gateway = uplink.gateway4 if family == 4 else uplink.gateway6
+        inside = [one for one in every if INTERNET not in (one.client, one.server)]
+        if inside and gateway and family in spoken(uplink):
+            card, to = f"to:{uplink.address4.ip}", design.firewall.nics[-1].mac
+            yield _check(INTERNET, gateway, card, to, inside)
+
+
+def without_errors(design: Design) -> list[str]:
+    """The VMs that no check covers, because of the connections of others it is not known which VM
+    serves them.
+    """
+    tcp = [flow for flow in design.flows if Protocol.TCP in {one.protocol for one in flow.services}]
+    every = [path for flow in tcp for path in _passing(design, flow)]
+    known = [path for flow in tcp for path in _known(design, flow)]
+    return [
+        vm.name for vm in sampled(design) if _of_others(vm, every) and not _of_others(vm, known)
+    ]
+
+
+def _of_others(vm: Vm, paths: Sequence[FlowPath]) -> bool:
+    return any(path.source not in vm.nics and path.target not in vm.nics for path in paths)
+
+
+def _check(
+    vantage: str, source: Address, card: str, to: str, others: Sequence[Connection]
+) -> Check:
+    """The check that sends an error about the first connection of others that can be opened."""
+    possible = [one for one in others if one.target]
+    about = (possible or others)[0]
+    between = f"{about.client} and {about.server}"
+    return Check(
+        id=f"forged-error/{vantage}/{source.version}",
+        kind=Kind.SPOOFED,
+        claim=f"{vantage} cannot send an ICMP error about a connection between {between} over IPv{source.version}",
+        vantage=vantage,
+        probe=Probe(FRAME, str(source), about.target, PORT, card=card) if about.target else None,
+        passes=False,
+        proves="ctl:forged-error",
+        listener=about.listener,
+        source=source,
+        about=about if about.target else None,
+        to_mac=to,
+        reason=about.reason,
+        excused=about.excused,
+    )
+
+
+def with_frame(check: Check, client: End) -> Check:
+    """The check with its frame, when the connection stands that it is about. `client` is the end
+    that has opened it, as its server sees it.
+    """
+    connection = check.about
+    assert connection is not None  # noqa: S101 - such checks only
+    assert connection.target is not None  # noqa: S101 - by `_check`
+    assert check.source is not None  # noqa: S101
+    server = End(connection.target, connection.port)
+    # To the end that is not a VM, if there is one. The firewall translates addresses of that end, but
+    # knows a packet that it sent by the addresses inside.
+    sender, other = (client, connection.inner) if connection.inner else (server, client)
+    card = check.sent.card
+    mac = ANY_MAC if card.startswith("to:") else card
+    frame = icmp_error(mac, check.to_mac, check.source, sender, other)
+    return replace(check, probe=replace(check.sent, target=sender.address, payload=frame))
+
+
+def _passing(design: Design, flow: Flow) -> list[FlowPath]:
+    """The paths on which packets pass the firewall."""
+    return [path for path in flow.paths if not design.are_neighbours(path.source, path.target)]
+
+
+def _known(design: Design, flow: Flow) -> list[FlowPath]:
+    """Those of them on which it is known which VM serves a connection. The firewall gives those from
+    outside to all VMs of the flow in turn.
+    """
+    published = [path for path in flow.paths if path.source is None]
+    return _passing(design, flow) if len(published) < 2 else []
+
+
+def _connections(design: Design, uplink: Uplink, world: World, family: int) -> Iterator[Connection]:
+    """A connection on each path of each TCP flow. Those between VMs come first: nothing outside must
+    be known for them.
+    """
+    paths = [
+        (flow, number, path)
+        for flow in design.flows
+        for number, service in enumerate(flow.services)
+        if service.protocol is Protocol.TCP and family in versions_of(uplink, flow)
+        for path in _known(design, flow)
+    ]
+    paths.sort(key=lambda item: None in (item[2].source, item[2].target))
+    for flow, number, path in paths:
+        yield _connection(design, uplink, world, flow, number, path, family)
+
+
+def _connection(
+    design: Design,
+    uplink: Uplink,
+    world: World,
+    flow: Flow,
+    number: int,
+    path: FlowPath,
+    family: int,
+) -> Connection:
+    port = flow.services[number].first
+    target, at = destination(uplink, world, flow, number, path, port, family)
+    client, server = (
+        owner_of(design, nic).name if nic else INTERNET for nic in (path.source, path.target)
+    )
+    inner = End(address_of(path.target, family), port) if path.target else None
+    listener = Listener(server, Protocol.TCP, str(inner.address), port) if inner else None
+    source = sent_from(path.source, family)
+    reason, excused = ("", False) if target else missing(uplink, world, flow, path)
+    return Connection(client, server, source, target, at, inner, listener, reason, excused)

@@ -1,0 +1,36 @@
+"""What the differences of a host's side say about a vApp, as verdicts. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from vcloud.plan.host_difference import CLAIMS, HostDifference, HostKind
+from vcloud.proof.checks import HOST, Check, Kind, Outcome
+from vcloud.proof.observed import Verdict
+
+
+def host_verdicts(
+    differences: Sequence[HostDifference], unseen: Mapping[HostKind, str]
+) -> Iterator[Verdict]:
+    """One verdict for each kind of difference. A kind in `unseen` was not looked at, for the reason
+    there.
+    """
+    for kind, claim in CLAIMS.items():
+        found = [difference.what for difference in differences if difference.kind is kind]
+        outcome, detail = (
+            (Outcome.NOT_RUN, unseen[kind])
+            if kind in unseen
+            else (Outcome.FAIL, "; ".join(found))
+            if found
+            else (Outcome.PASS, "so the host reports")
+        )
+        check = Check(
+            id=f"config/host/{kind.replace(' ', '-')}",
+            kind=Kind.CONFIG,
+            claim=claim,
+            vantage=HOST,
+            probe=None,
+            passes=True,
+            proves="ctl:host",
+        )
+        yield Verdict(check, outcome, detail)

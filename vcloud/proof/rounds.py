@@ -1,0 +1,102 @@
+"""Which checks are asked again, how long their probes wait, and what several tries mean together.
+Pure.
+
+On a busy machine a packet, or its answer, may come too late or get lost, or a program may not
+answer. So what this can have caused is asked again, in at most `ROUNDS` rounds, each with more time
+than the last, and is red only if it stays red in every round. Any other failure is red once it was
+seen, whatever later rounds say (`Verdict.stays`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from vcloud.proof.checks import Check, Kind, Outcome
+from vcloud.proof.observed import Verdict
+from vcloud.values import Protocol
+
+ROUNDS = 3
+PATIENCE = 3
+"""So many times longer than in the round before does a probe wait."""
+ROUND_TRIPS = 25
+"""A probe waits at least for so many round trips of the slowest control probe."""
+CONTROL_MS = 5_000
+"""How long a control probe waits. A round trip that is longer counts as this long."""
+LONGEST_MS = 15_000
+"""No probe waits longer."""
+
+Tries = Mapping[str, Sequence[Verdict]]
+"""Check id -> its verdicts so far, the first one first."""
+
+
+def asked_next(checks: Sequence[Check], tries: Tries) -> list[Check]:
+    """The checks that are asked in the next round: those that are not settled, each with its twin
+    and with those whose connections go to several VMs in turn with its own.
+    """
+    unsettled = [check for check in checks if not _settled(tries.get(check.id, ()))]
+    ids = {check.id for check in unsettled} | {check.twin for check in unsettled}
+    ids |= {turn.check for check in unsettled for turn in check.turns}
+    return [check for check in checks if check.id in ids]
+
+
+def added(tries: Tries, verdicts: Iterable[Verdict]) -> dict[str, tuple[Verdict, ...]]:
+    """The tries with those of one more round. A check that was settled before was asked only
+    beside another one. It stays as it was, unless what was seen is a failure that stays.
+    """
+    found = {key: tuple(earlier) for key, earlier in tries.items()}
+    for verdict in verdicts:
+        earlier = found.get(verdict.check.id, ())
+        if not _settled(earlier) or (verdict.stays and verdict.outcome is Outcome.FAIL):
+            found[verdict.check.id] = (*earlier, verdict)
+    return found
+
+
+def _settled(tries: Sequence[Verdict]) -> bool:
+    return any(verdict.outcome is Outcome.PASS or verdict.stays for verdict in tries)
+
+
+def in_sum(tries: Sequence[Verdict], lost: int) -> Verdict:
+    """The verdict on a check that was tried at least once.
+
+    Args:
+        tries: its verdicts, the first one first.
+        lost: how many packets the IPS has lost meanwhile.
+    """
+    first, last = tries[0], tries[-1]
+    stays = [verdict for verdict in tries if verdict.stays]
+    if stays:
+        failed = (verdict for verdict in stays if verdict.outcome is Outcome.FAIL)
+        return next(failed, stays[0])
+    if last.outcome is Outcome.PASS:
+        told = f"{last.detail} (at try {len(tries)}; before: {first.outcome}, {first.detail})"
+        return last if last is first else replace(last, detail=told)
+    decided = (Outcome.PASS, Outcome.FAIL)
+    unproven = next(
+        (verdict for verdict in reversed(tries) if verdict.outcome not in decided), last
+    )
+    if lost and last.check.kind in (Kind.IPS, Kind.LEAK) and unproven.outcome in _RED:
+        told = f"it could not be measured, because the IPS lost {lost} packets: {unproven.detail}"
+        return replace(unproven, outcome=Outcome.ERROR, detail=told)
+    return replace(unproven, detail=f"{unproven.detail} (in {len(tries)} tries)")
+
+
+_RED = (Outcome.FAIL, Outcome.ERROR)
+
+
+def controls(checks: Iterable[Check]) -> dict[str, Check]:
+    """Place -> the check whose probe measures the round trip from there: the first declared TCP
+    flow. Not every place has one.
+    """
+    found: dict[str, Check] = {}
+    for check in checks:
+        if check.kind is Kind.FLOW and check.probe and check.probe.protocol == Protocol.TCP:
+            found.setdefault(check.vantage, check)
+    return found
+
+
+def paced(check: Check, number: int, round_trip_ms: int) -> Check:
+    """The check as its probe is sent in a round (0, 1, ...), while control probes take this long."""
+    asked = check.sent.timeout_ms * PATIENCE**number
+    waits = min(LONGEST_MS, max(asked, ROUND_TRIPS * min(round_trip_ms, CONTROL_MS)))
+    return replace(check, probe=replace(check.sent, timeout_ms=waits))

@@ -1,0 +1,60 @@
+"""The test servers outside that the user has named, as values. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+
+from vcloud.values import Protocol, Service
+
+Address = IPv4Address | IPv6Address
+NO_SERVER = "no test server outside is known; name one with --outside or in the inventory"
+"""Why nothing is sent to the outside: if the firewall is broken, the packets would reach machines
+of other people.
+"""
+OTHER_SERVER = "the test server outside does not answer there"
+"""Why nothing is sent to the outside where a server is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A test server outside."""
+
+    address: Address
+    services: tuple[Service, ...] = ()
+    """Where it answers; none: on every port, and to echo requests."""
+
+    def answers(self, protocol: Protocol, port: int) -> bool:
+        """Whether it answers on a port (ICMP: 0)."""
+        return not self.services or any(
+            service.protocol is protocol and service.first <= port <= service.last
+            for service in self.services
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The test servers outside. Without one, what would be sent there is `not run`. With one, what
+    it cannot answer is `not tried`.
+    """
+
+    servers: tuple[Server, ...] = ()
+
+    def answering(self, family: int, protocol: Protocol, port: int) -> Address | None:
+        """The address of a server that answers on this port over this version of IP."""
+        found = (
+            server.address
+            for server in self.servers
+            if server.address.version == family and server.answers(protocol, port)
+        )
+        return next(found, None)
+
+    def nearest(self, family: int) -> Address | None:
+        """Where a packet may be sent that must not arrive."""
+        found = (server.address for server in self.servers if server.address.version == family)
+        return next(found, None)
+
+    @property
+    def missing(self) -> str:
+        """Why nothing is sent to where no server answers."""
+        return OTHER_SERVER if self.servers else NO_SERVER

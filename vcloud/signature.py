@@ -1,0 +1,127 @@
+"""What an operator signs of a VM, so that nobody changes its terms of tenancy, or gives them to another
+VM, unseen.
+
+The signature is one of OpenSSH's (https://github.com/openssh/openssh-portable/blob/master/PROTOCOL.sshsig)
+by an Ed25519 key. It stands in an attribute of the element with the terms. What is signed is not
+stored: it is read from the XML again (`statement`) by whoever checks it.
+
+The text of this module is part of the hook. So it imports only Python's standard library, and runs
+on Python 3.9.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from xml.etree.ElementTree import Element
+
+from vcloud.tenancy import QUESTION_NAMESPACE
+
+SIGNATURE = "signature"
+"""The attribute: OpenSSH's armored signature without its first and last line, on one line."""
+SSH_NAMESPACE = "vcloud-terms"
+"""A signature that the same key has made for another purpose does not count."""
+PRINCIPAL = "operator"
+"""Whose key it must be, in the host's list of allowed signers."""
+STATEMENT_FORMAT = 1
+BEGIN, END = "-----BEGIN SSH SIGNATURE-----", "-----END SSH SIGNATURE-----"
+SOURCES = ("file", "dev", "dir", "protocol", "name", "pool", "volume")
+"""Attributes that say what a disk is. libvirt adds others when the VM runs."""
+NIC_SOURCES = ("bridge", "dev", "path", "type")
+"""Of these the first that a NIC without a network has says where it leads."""
+FOREIGN = (
+    "filesystem",
+    "graphics",
+    "hostdev",
+    "memory",
+    "redirdev",
+    "shmem",
+    "smartcard",
+    "tpm",
+    "vsock",
+)
+"""Other devices that lead out of a VM, or to files of the host. A VM of a vApp has none."""
+LOCAL = ("file", "null", "pty", "stdio", "unix")
+"""Kinds of character devices that stay on the host. Another kind is foreign."""
+CHARACTER = ("channel", "console", "parallel", "serial")
+BOOT = ("kernel", "initrd", "cmdline", "loader", "nvram", "init")
+"""What a VM boots from instead of its disk."""
+COMMAND_LINE = "{http://libvirt.org/schemas/domain/qemu/1.0}commandline"
+"""Arguments that somebody gives QEMU past libvirt."""
+QUESTION = f"{{{QUESTION_NAMESPACE}}}question"
+"""In the metadata of a domain that never starts: may a VM of its terms start here? What is signed as a
+question starts nothing.
+"""
+
+
+def statement(domain: Element, terms: str) -> bytes:
+    """What is signed of a domain whose terms of tenancy have this text. It is the same for a
+    definition and for the VM that runs with it, so it has nothing that libvirt changes at the start, and
+    not the links of NICs, which vcloud raises later.
+    """
+    devices = domain.find("devices")
+    found = [] if devices is None else list(devices)
+    return json.dumps(
+        {
+            "format": STATEMENT_FORMAT,
+            "question": domain.find(f"metadata/{QUESTION}") is not None,
+            "uuid": (domain.findtext("uuid") or "").strip().lower(),
+            "name": domain.findtext("name") or "",
+            "terms": terms,
+            "boot": sorted([tag, domain.findtext(f"os/{tag}") or ""] for tag in BOOT),
+            "disks": sorted(_disk(one) for one in found if one.tag == "disk"),
+            "nics": sorted(_nic(one) for one in found if one.tag == "interface"),
+            "foreign": sorted(_foreign(domain, found)),
+        },
+        sort_keys=True,
+    ).encode()
+
+
+def names_layers(domain: Element) -> bool:
+    """Whether the domain says itself what its disks are based on. A VM of a vApp never does, and what
+    a running one is based on is libvirt's own finding, so this is no part of the statement.
+    """
+    return domain.find("devices/disk/backingStore//source") is not None
+
+
+def armored(signature: str) -> str:
+    """The signature as `ssh-keygen -Y verify` reads it."""
+    return f"{BEGIN}\n{signature}\n{END}\n"
+
+
+def _disk(disk: Element) -> list[str]:
+    target, source, driver = disk.find("target"), disk.find("source"), disk.find("driver")
+    where = "" if target is None else target.get("dev", "")
+    form = "" if driver is None else driver.get("type", "")
+    found = {} if source is None else source.attrib
+    parts = [f"{key}={found[key]}" for key in SOURCES if found.get(key)]
+    return [where, disk.get("device", "disk"), form, *parts]
+
+
+def _nic(nic: Element) -> list[str]:
+    mac, source, filtered, port = (nic.find(tag) for tag in ("mac", "source", "filterref", "port"))
+    return [
+        "" if mac is None else mac.get("address", "").lower(),
+        "" if filtered is None else filtered.get("filter", ""),
+        "no" if port is None else port.get("isolated", "no"),
+        *_leads_to(nic.get("type", ""), {} if source is None else source.attrib),
+    ]
+
+
+def _leads_to(kind: str, source: Mapping[str, str]) -> list[str]:
+    # While a VM runs, libvirt gives the NIC of a network that is a bridge of the host the type
+    # `bridge`, and keeps the network's name. A NIC on a bridge of its own has no such name: libvirt
+    # drops it when it reads a definition.
+    if source.get("network"):
+        return [f"network={source['network']}"]
+    return [kind, next((f"{key}={source[key]}" for key in NIC_SOURCES if source.get(key)), "")]
+
+
+def _foreign(domain: Element, devices: Sequence[Element]) -> Iterator[str]:
+    for one in devices:
+        if one.tag in FOREIGN:
+            yield one.tag
+        elif one.tag in CHARACTER and one.get("type", "pty") not in LOCAL:
+            yield f"{one.tag}: {one.get('type')}"
+    if domain.find(COMMAND_LINE) is not None:
+        yield "commandline"
