@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 
 from vcloud.compile.artifacts import (
     comparable_domain,
-    comparable_filter,
+    comparable_filters,
     comparable_networks,
     compile_vapp,
 )
@@ -19,7 +19,7 @@ from vcloud.compile.libvirt.network import vapp_networks
 from vcloud.design.model import Design, Network, Uplink, Vm, Zone
 from vcloud.design.names import root_volume
 from vcloud.marks import NetworkMarks, VmMarks
-from vcloud.plan.facts import DomainFacts, domain_facts, filter_facts, network_facts
+from vcloud.plan.facts import DomainFacts, domain_facts, filters_facts, network_facts
 from vcloud.plan.manifest import Manifest, Phase, VmImage
 from vcloud.plan.state import DomainState, NetworkState, VappState
 from vcloud.plan.wanted import wanted_manifest
@@ -118,7 +118,7 @@ def standing(design: Design) -> VappState:
         manifest,
         tuple(_domain(vm, number, manifest) for number, vm in enumerate(design.vms, 1)),
         tuple(_network(zone, network, manifest) for zone, network in vapp_networks(design)),
-        filter=filter_facts(parsed(comparable_filter(design))),
+        filter=filters_facts(map(parsed, comparable_filters(design).values())),
         bindings=frozenset(
             (nic.tap, filter_of(vm, nic))
             for vm in design.vms

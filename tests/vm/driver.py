@@ -420,7 +420,12 @@ def remains(operator: Operator, vapp: str) -> list[str]:
         line.split()[1] for line in operator.virsh("nwfilter-list").splitlines() if line.strip()
     ]
     prefixes = tuple(f"{kind}{vapp}." for kind in ("", "root.", "vm.", "console.", "seed."))
-    records = (f"vcloud-manifest-{vapp}", f"vcloud-lock-{vapp}", f"vcloud-{vapp}")
+    records = (
+        f"vcloud-manifest-{vapp}",
+        f"vcloud-lock-{vapp}",
+        f"vcloud-{vapp}",
+        f"vcloud-{vapp}.open",
+    )
     return [name for name in listed if name.startswith(prefixes) or name in records] + volumes(
         operator, *prefixes
     )

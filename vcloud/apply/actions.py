@@ -15,8 +15,7 @@ from vcloud.apply.power import start
 from vcloud.apply.rules import load
 from vcloud.apply.run import Run
 from vcloud.compile.libvirt.network import render_network, vapp_networks
-from vcloud.compile.libvirt.nwfilter import render_filter
-from vcloud.design.names import filter_name
+from vcloud.compile.libvirt.nwfilter import render_filters
 from vcloud.errors import HostError, VcloudError
 from vcloud.hosts import machines
 from vcloud.hosts.manifests import read_manifest, write_manifest
@@ -86,8 +85,8 @@ def _remove_vm(run: Run, domain: str) -> None:
 
 
 def _define_filter(run: Run, _: str) -> None:
-    vapp = run.design.instance.name
-    machines.define_filter(run.host, filter_name(vapp), render_filter(vapp))
+    for name, text in render_filters(run.design):
+        machines.define_filter(run.host, name, text)
 
 
 def _make_network(run: Run, name: str) -> None:

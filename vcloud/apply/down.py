@@ -85,6 +85,7 @@ def take_down(vapp: str, connect: str | None, reporter: Reporter) -> Gone:
         for network in networks:
             machines.remove_network(host, network)
         machines.remove_filter(host, filter_uuid(vapp))
+        machines.remove_filter(host, filter_uuid(vapp, open_zones=True))
         kept.delete(deleted)
         # These VMs may have been the last that ran on the disk of a removed memory image.
         MemoryImages(host, kept.pool).sweep()

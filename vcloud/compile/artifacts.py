@@ -15,7 +15,7 @@ from vcloud.compile.ips.files import ips_digest, ips_files
 from vcloud.compile.libvirt.domain import render_domain
 from vcloud.compile.libvirt.host import BootFiles, HostFacts, placeholder_files
 from vcloud.compile.libvirt.network import render_network, vapp_networks
-from vcloud.compile.libvirt.nwfilter import render_filter
+from vcloud.compile.libvirt.nwfilter import render_filters
 from vcloud.design.model import Design, Uplink, Vm
 from vcloud.design.names import filter_name
 from vcloud.marks import NetworkMarks, VmMarks
@@ -65,9 +65,12 @@ def comparable_domain(vm: Vm, uplink: Uplink, host: HostFacts, cmdline: str = ""
     is the kernel command line of the VM's image.
     """
     boot = placeholder_files(own_kernel=bool(vm.image.recipe), cmdline=cmdline)
-    return render_domain(
+    text = render_domain(
         vm, uplink, host, boot, {disk.volume: disk.volume for disk in vm.disks}, {}
     )
+    # A NIC gets another filter while its VM runs, so which one it has is compared by its binding.
+    instance = vm.domain.partition(".")[0]
+    return text.replace(filter_name(instance, open_zones=True), filter_name(instance))
 
 
 def comparable_networks(design: Design) -> dict[str, str]:
@@ -75,9 +78,9 @@ def comparable_networks(design: Design) -> dict[str, str]:
     return {network.name: render_network(network, {}) for _, network in vapp_networks(design)}
 
 
-def comparable_filter(design: Design) -> str:
-    """The XML of the vApp's libvirt network filter. Nothing of a host stands in it."""
-    return render_filter(design.instance.name)
+def comparable_filters(design: Design) -> dict[str, str]:
+    """Name -> XML of each libvirt network filter of the vApp. Nothing of a host stands in it."""
+    return dict(render_filters(design))
 
 
 def rendered_files(
@@ -92,10 +95,8 @@ def rendered_files(
     their paths there.
     """
     design = artifacts.design
-    yield (
-        f"filters/{filter_name(design.instance.name)}.xml",
-        render_filter(design.instance.name).encode(),
-    )
+    for name, text in render_filters(design):
+        yield f"filters/{name}.xml", text.encode()
     for zone, network in vapp_networks(design):
         yield (
             f"networks/{network.name}.xml",

@@ -90,15 +90,16 @@ def tap_name(instance: str, vm: str, nic: str) -> str:
     return device_name("vc", instance, vm, nic)
 
 
-def filter_name(instance: str) -> str:
-    return f"vcloud-{instance}"
+def filter_name(instance: str, *, open_zones: bool = False) -> str:
+    """The network filter of NICs in zones that are not open, or that of NICs in open zones."""
+    return f"vcloud-{instance}.open" if open_zones else f"vcloud-{instance}"
 
 
-def filter_uuid(instance: str) -> str:
+def filter_uuid(instance: str, *, open_zones: bool = False) -> str:
     """By this UUID vcloud recognises its own filter: somebody else's filter of the same name has
     another one.
     """
-    return uuid_of("filter", instance)
+    return uuid_of("filter", instance, "open") if open_zones else uuid_of("filter", instance)
 
 
 def data_volume(instance: str, vm: str, disk: str) -> str:

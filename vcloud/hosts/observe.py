@@ -31,7 +31,7 @@ from vcloud.hosts.sealing import sealing_of
 from vcloud.hosts.signing import TERMS, signer_of
 from vcloud.hosts.volumes import volumes_of_vms
 from vcloud.marks import CONNECTED_NAMESPACE, NAMESPACE, network_marks
-from vcloud.plan.facts import NO_FACTS, Facts, domain_facts, filter_facts, network_facts
+from vcloud.plan.facts import NO_FACTS, Facts, domain_facts, filters_facts, network_facts
 from vcloud.plan.formats import Unreadable
 from vcloud.plan.manifest import Manifest
 from vcloud.plan.state import DomainState, NetworkState, VappState
@@ -223,8 +223,8 @@ def has_vapp(host: Host, vapp: str) -> bool:
 def _read_filter(
     connection: libvirt.virConnect, vapp: str
 ) -> tuple[frozenset[tuple[str, str]], Facts | None, bool]:
-    """The NICs of the host that are filtered, the rules of the vApp's filter, and whether the vApp's
-    filter is missing.
+    """The NICs of the host that are filtered, the rules of the vApp's filters, and whether the one that
+    each vApp has is missing.
 
     Where libvirt cannot tell, the filter does not count as missing: the start of a VM then reports
     the failure.
@@ -234,8 +234,12 @@ def _read_filter(
             (binding.portDev(), binding.filterName())
             for binding in connection.listAllNWFilterBindings()
         )
-        nwfilter = connection.nwfilterLookupByUUIDString(filter_uuid(vapp))
-        return bindings, filter_facts(parse(nwfilter.XMLDesc())), False
+        closed = connection.nwfilterLookupByUUIDString(filter_uuid(vapp))
+        opened = found_or_none(
+            connection.nwfilterLookupByUUIDString, filter_uuid(vapp, open_zones=True)
+        )
+        texts = [found.XMLDesc() for found in (closed, opened) if found is not None]
+        return bindings, filters_facts(map(parse, texts)), False
     except libvirt.libvirtError as error:
         return frozenset(), None, is_absent(error)
 

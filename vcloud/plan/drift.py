@@ -12,7 +12,7 @@ import functools
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
-from vcloud.compile.artifacts import comparable_filter, comparable_networks
+from vcloud.compile.artifacts import comparable_filters, comparable_networks
 from vcloud.compile.guest.gate import gate_credentials
 from vcloud.compile.libvirt.devices import filter_of, starts_linked
 from vcloud.compile.libvirt.domain import SSH_PORT_PREFIX, terms_text
@@ -20,7 +20,7 @@ from vcloud.compile.libvirt.network import vapp_networks
 from vcloud.design.model import Design, Nic, Vm
 from vcloud.design.names import filter_name
 from vcloud.marks import NO_VM
-from vcloud.plan.facts import Facts, domain_facts, filter_facts, network_facts
+from vcloud.plan.facts import Facts, domain_facts, filters_facts, network_facts
 from vcloud.plan.manifest import Manifest
 from vcloud.plan.state import DomainState, NetworkState, VappState
 from vcloud.plan.steps import Drift, Verb
@@ -95,9 +95,11 @@ def _terms_drift(
 
 
 def _filter_drift(design: Design, state: VappState) -> Iterator[Drift]:
-    if state.filter is not None and state.filter != filter_facts(
-        _parsed(comparable_filter(design))
-    ):
+    texts = comparable_filters(design)
+    wanted = filters_facts(map(_parsed, texts.values()))
+    # A vApp that has no open zone any more keeps the filter of such zones until `vcloud down`.
+    found = {part: text for part, text in (state.filter or {}).items() if part.split()[0] in texts}
+    if state.filter is not None and found != wanted:
         name = filter_name(design.instance.name)
         yield Drift(
             name, "the network filter has other rules than vcloud gave it", Verb.DEFINE_FILTER

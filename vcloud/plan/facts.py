@@ -8,7 +8,7 @@ does not know: a device that somebody added, or a tuning that somebody wrote, is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from xml.etree.ElementTree import Element
 
@@ -84,10 +84,14 @@ def network_facts(network: Element) -> Facts:
     return parts
 
 
-def filter_facts(nwfilter: Element) -> Facts:
-    """The facts of a network filter's XML. The order of its rules counts."""
-    parts = {"chain": " ".join(sorted(f"{key}={value}" for key, value in nwfilter.items()))}
-    parts |= {f"{element.tag} {number}": _text(element) for number, element in enumerate(nwfilter)}
+def filters_facts(filters: Iterable[Element]) -> Facts:
+    """The facts of the XML of network filters. The order of their rules counts."""
+    parts: dict[str, str] = {}
+    for nwfilter in filters:
+        name = nwfilter.get("name", "")
+        parts[name] = " ".join(sorted(f"{key}={value}" for key, value in nwfilter.items()))
+        for number, element in enumerate(nwfilter):
+            parts[f"{name} {element.tag} {number}"] = _text(element)
     return parts
 
 

@@ -26,7 +26,7 @@ from typing import Any, Final
 from vcloud.marks import format_of
 from vcloud.plan.manifest import Manifest
 from vcloud.plan.upgrade import from_1, from_2
-from vcloud.plan.wanted import filter_digest, hardware_digest, network_digests
+from vcloud.plan.wanted import hardware_digest, network_digests
 
 FORMAT: Final = 3
 """The newest format that this release reads, and the one that it writes. Format 1 had no envelope.
@@ -122,7 +122,6 @@ def _with_digests(manifest: Manifest) -> Manifest:
             for name, digests in manifest.vms
         ),
         networks=network_digests(design),
-        filter=filter_digest(design),
     )
 
 

@@ -12,6 +12,7 @@ from functools import cached_property
 
 from vcloud.compile.libvirt.devices import filter_of
 from vcloud.compile.libvirt.network import vapp_networks
+from vcloud.compile.libvirt.nwfilter import OPEN_RULES, FilterRule, closed_rules
 from vcloud.design.model import Design, Nic, Vm
 from vcloud.plan.host_difference import HostDifference, HostKind
 from vcloud.plan.host_report import Device, HostReport, Process, Rule
@@ -25,8 +26,8 @@ class Card:
     nic: Nic
     bridge: str
     """Empty: the uplink's bridge is not known."""
-    filtered: bool
-    """The host lets it send with its own MAC address only."""
+    filter: tuple[FilterRule, ...]
+    """What frames the host lets it send; empty: all."""
 
     @property
     def shown(self) -> str:
@@ -58,13 +59,18 @@ class Look:
                 vm,
                 nic,
                 bridges.get(nic.network, "") if nic.network else self.uplink_bridge,
-                filtered=bool(filter_of(vm, nic)),
+                self._rules_of(vm, nic),
             )
             for vm in self.design.vms
             if vm.name in self.running
             for nic in vm.nics
             if nic.zone
         )
+
+    def _rules_of(self, vm: Vm, nic: Nic) -> tuple[FilterRule, ...]:
+        if not filter_of(vm, nic):
+            return ()
+        return closed_rules(self.design) if nic.isolated else OPEN_RULES
 
     @cached_property
     def taps(self) -> Mapping[str, Card]:
@@ -131,7 +137,7 @@ class Look:
         return (
             rule.whole
             and rule.verdict == "jump"
-            and not rule.source
+            and not rule.frames
             and rule.devices == (("iifname", card.nic.tap),)
             and (rule.table, rule.chain) in self.entrances
         )
@@ -144,7 +150,7 @@ class Look:
             return True
         if rule.whole and not rule.verdict:
             return True
-        return any(card.filtered and self.filters(rule, card) for card in self.cards)
+        return any(card.filter and self.filters(rule, card) for card in self.cards)
 
     @cached_property
     def own_processes(self) -> tuple[Process, ...]:

@@ -61,6 +61,12 @@ class Device:
     """Where a program that tc does not list sees its packets: `ingress`, `egress`."""
 
 
+Match = tuple[str, str, str]
+"""A field of the Ethernet header in nft's words (`saddr`, `daddr`, `type`), `==` or `!=`, and a value. A
+MAC address of which only the first bits count ends with their number: `33:33:00:00:00:00/16`.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """A rule of nft's family `bridge`."""
@@ -69,8 +75,8 @@ class Rule:
     chain: str
     devices: tuple[tuple[str, str], ...]
     """Pairs of what is matched (`iifname`, ...) and the one name that it must have."""
-    source: str
-    """The MAC address that the frame must come from; empty: the rule does not ask for one."""
+    frames: frozenset[Match]
+    """What the rule asks of the Ethernet header."""
     verdict: str
     """One of `VERDICTS`, or empty where the rule does something else."""
     target: str
@@ -215,7 +221,7 @@ def _process(item: Json) -> Process:
 
 
 def _rule(item: Json) -> Rule:
-    devices, source, verdict, target, whole = [], "", "", "", True
+    devices, frames, verdict, target, whole = [], set(), "", "", True
     parts = _items(item, "parts")
     for part in parts:
         match part:
@@ -225,12 +231,12 @@ def _rule(item: Json) -> Rule:
                 devices.append((key, right))
             case {
                 "match": {
-                    "op": "==",
-                    "left": {"payload": {"protocol": "ether", "field": "saddr"}},
-                    "right": str(right),
+                    "op": "==" | "!=" as op,
+                    "left": {"payload": {"protocol": "ether", "field": str(field)}},
+                    "right": right,
                 }
-            } if not source:
-                source = right.lower()
+            } if value := _frame_value(right):
+                frames.add((field, op, value))
             case {"jump": {"target": str(target)}} if not verdict:
                 verdict = "jump"
             case {"return": None} | {"drop": None} | {"accept": None} if not verdict:
@@ -241,12 +247,23 @@ def _rule(item: Json) -> Rule:
         table=_text(item, "table"),
         chain=_text(item, "chain"),
         devices=tuple(devices),
-        source=source,
+        frames=frozenset(frames),
         verdict=verdict,
         target=target,
         whole=whole,
         words=frozenset(_words(parts)),
     )
+
+
+def _frame_value(right: object) -> str:
+    """The value of a match in the Ethernet header, as in `Match`; empty where it is none of these."""
+    match right:
+        case str():
+            return right.lower()
+        case {"prefix": {"addr": str(address), "len": int(length)}}:
+            return f"{address.lower()}/{length}"
+        case _:
+            return ""
 
 
 def _words(value: object) -> Iterator[str]:

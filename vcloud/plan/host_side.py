@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
+from vcloud.compile.libvirt.nwfilter import FilterRule
 from vcloud.design.model import Design, Vm
 from vcloud.design.names import root_volume, seed_volume
 from vcloud.plan.host_difference import NEEDS, HostDifference, HostKind
-from vcloud.plan.host_look import Look
-from vcloud.plan.host_report import HostReport, Process, Rule
+from vcloud.plan.host_look import Card, Look
+from vcloud.plan.host_report import HostReport, Match, Process, Rule
 
 MTU = "1500"
 """Of bridges and ports of the vApp: vcloud asks libvirt for no other. In bytes."""
@@ -48,6 +49,8 @@ BRIDGE_FLAGS: Mapping[str, str] = {
 """The flags of a bridge that libvirt made."""
 UNKNOWN_TABLE = "libvirt_nwfilter"
 """How the names of tables begin in which a libvirt filters packets without ebtables."""
+NFT_PROTOCOLS: Mapping[str, str] = {"arp": "arp", "ipv6": "ip6"}
+"""libvirt's name of a protocol in an Ethernet frame -> nft's."""
 LINK_LOCAL = "fe80:"
 """The kernel gives such an address to each tap. It is of no use there: frames that come in at a port
 go to the bridge.
@@ -131,28 +134,38 @@ def _wrong_isolation(look: Look) -> Iterator[HostDifference]:
 
 def _wrong_filters(look: Look) -> Iterator[HostDifference]:
     for card in look.cards:
-        if not card.filtered:
+        if not card.filter:
             continue
         jump = next((rule for rule in look.report.rules if look.filters(rule, card)), None)
         if jump is None:
             yield look.differs(HostKind.FILTER, card.nic.tap, "is not filtered by the host")
-        elif not _is_filter(look.rules_in(jump.table, jump.target), card.nic.mac):
+        elif not _is_filter(look.rules_in(jump.table, jump.target), card):
             what = "is filtered by other rules than those of the vApp's network filter"
             yield look.differs(HostKind.FILTER, card.nic.tap, what)
 
 
-def _is_filter(rules: Sequence[Rule], mac: str) -> bool:
-    """Whether these rules let frames from one MAC address pass, and drop all others. What comes
-    after the drop is never reached.
+def _is_filter(rules: Sequence[Rule], card: Card) -> bool:
+    """Whether these rules are those of the card's network filter. The last one of these ends every
+    frame, so what comes after it is never reached.
     """
-    if len(rules) < 2:
-        return False
-    passing, dropping = rules[:2]
-    return (
-        (passing.source, passing.verdict) == (mac, "return")
-        and (dropping.source, dropping.verdict) == ("", "drop")
-        and all(rule.whole and not rule.devices for rule in (passing, dropping))
+    wanted = [(rule.verdict, _frames(rule, card.nic.mac)) for rule in card.filter]
+    first = rules[: len(wanted)]
+    return [(rule.verdict, rule.frames) for rule in first] == wanted and all(
+        rule.whole and not rule.devices for rule in first
     )
+
+
+def _frames(rule: FilterRule, mac: str) -> frozenset[Match]:
+    """What a rule of a network filter asks of frames, in nft's words."""
+    found: list[Match] = []
+    if rule.forged:
+        found.append(("saddr", "!=", mac))
+    if rule.target:
+        bits = bin(int(rule.mask.replace(":", ""), 16)).count("1") if rule.mask else 0
+        found.append(("daddr", "==", f"{rule.target}/{bits}" if bits else rule.target))
+    if rule.protocol:
+        found.append(("type", "==", NFT_PROTOCOLS[rule.protocol]))
+    return frozenset(found)
 
 
 def _foreign_ports(look: Look) -> Iterator[HostDifference]:

@@ -62,7 +62,7 @@ class Manifest:
     networks: tuple[tuple[str, str], ...]
     """(network, digest of its rendered XML)."""
     filter: str
-    """Digest of the rendered XML of the vApp's network filter."""
+    """Digest of the rendered XML of the vApp's network filters."""
     firewall: str
     """Digest of the ruleset."""
     ips: str

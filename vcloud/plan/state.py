@@ -109,9 +109,9 @@ class VappState:
     uplink_gone: bool = False
     """The libvirt network that connects the firewall to the outside is stopped or removed."""
     filter_gone: bool = False
-    """The vApp's network filter is not defined."""
+    """The network filter that each vApp has is not defined."""
     filter: Facts | None = None
-    """The vApp's network filter as libvirt has it; None where libvirt does not tell."""
+    """The vApp's network filters as libvirt has them; None where libvirt does not tell."""
     bindings: frozenset[tuple[str, str]] = frozenset()
     """(tap, network filter) of each NIC on the host that libvirt filters."""
     reported: tuple[Drift, ...] = ()

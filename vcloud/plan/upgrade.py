@@ -14,9 +14,10 @@ def from_1(body: dict[str, Any]) -> dict[str, Any]:
     digests of networks and of the filter. In place of a line, every part of its design has an
     origin.
 
-    The digests are left empty here. `vcloud.plan.formats` fills them in from the design: every
-    release that wrote format 1 rendered the same domains, networks and filters as this one, which
-    tests/unit/plan/test_formats.py holds. Raises ValueError where the body is not of format 1.
+    The digests are left empty here. `vcloud.plan.formats` fills in those of domains and networks from
+    the design: every release that wrote format 1 rendered the same as this one, which
+    tests/unit/plan/test_formats.py holds. Its filter let through more than that of this release, so
+    the next `up` defines it again. Raises ValueError where the body is not of format 1.
     """
     try:
         for vm in _vms(body["design"]):

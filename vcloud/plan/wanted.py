@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from vcloud.compile.artifacts import (
     Artifacts,
     comparable_domain,
-    comparable_filter,
+    comparable_filters,
     comparable_networks,
 )
 from vcloud.compile.libvirt.host import HostFacts
@@ -83,5 +83,5 @@ def network_digests(design: Design) -> tuple[tuple[str, str], ...]:
 
 
 def filter_digest(design: Design) -> str:
-    """The digest of the rendered XML of the vApp's network filter."""
-    return digest_of(comparable_filter(design))
+    """The digest of the rendered XML of the vApp's network filters."""
+    return digest_of(*comparable_filters(design).values())

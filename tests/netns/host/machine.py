@@ -14,6 +14,7 @@ from pathlib import Path
 from tests.design_builder import UPLINK, build_design
 from tests.netns.namespaces import held
 from vcloud.compile.libvirt.network import vapp_networks
+from vcloud.compile.libvirt.nwfilter import OPEN_RULES, FilterRule, closed_rules
 from vcloud.design.model import Nic, Role, Vm
 from vcloud.design.names import root_volume
 from vcloud.enforce import host_report
@@ -125,12 +126,21 @@ def plug(host: Machine, nic: Nic, bridge: str) -> None:
 
 
 def bind(host: Machine, nic: Nic) -> None:
-    """The rules of the vApp's network filter, by libvirt's own commands (ebtables)."""
+    """The rules of a card's network filter, by libvirt's own commands (ebtables)."""
     chain = f"libvirt-I-{nic.tap}"
     host.run(f"ebtables -t nat -N {chain}")
-    host.run(f"ebtables -t nat -A {chain} -s {nic.mac} -j RETURN")
-    host.run(f"ebtables -t nat -A {chain} -j DROP")
+    for rule in closed_rules(DESIGN) if nic.isolated else OPEN_RULES:
+        host.run(f"ebtables -t nat -A {chain} {words_of(rule, nic.mac)}")
     host.run(f"ebtables -t nat -A PREROUTING -i {nic.tap} -j {chain}")
+
+
+def words_of(rule: FilterRule, mac: str) -> str:
+    """A rule of a network filter as libvirt gives it to ebtables (ebtablesCreateRuleInstance)."""
+    source = f"-s ! {mac} " if rule.forged else ""
+    protocol = {"": "", "arp": "-p 0x806 ", "ipv6": "-p 0x86dd "}[rule.protocol]
+    mask = f"/{rule.mask}" if rule.mask else ""
+    target = f"-d {rule.target}{mask} " if rule.target else ""
+    return f"{protocol}{source}{target}-j {rule.verdict.upper()}"
 
 
 def unbind(host: Machine, nic: Nic) -> None:

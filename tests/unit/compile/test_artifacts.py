@@ -16,7 +16,7 @@ from tests.rendered import render_file
 from tests.vapps import SHOP, TWO_HOMES, design_of_text, shop
 from vcloud.compile.artifacts import (
     comparable_domain,
-    comparable_filter,
+    comparable_filters,
     comparable_networks,
     compile_vapp,
     rendered_files,
@@ -151,7 +151,8 @@ def test_comparable_networks_and_filter_are_what_is_defined() -> None:
     boots = {vm.name: BootFiles("root", "console", "kernel", "initrd") for vm in design.vms}
     disks = {disk.volume: "disk" for vm in design.vms for disk in vm.disks}
     files = dict(rendered_files(compile_vapp(design, UPLINK), FACTS, boots, disks))
-    assert files[f"filters/vcloud-{design.vapp}.xml"].decode() == comparable_filter(design)
+    for name, text in comparable_filters(design).items():
+        assert files[f"filters/{name}.xml"].decode() == text
     networks = {
         name.removeprefix("networks/").removesuffix(".xml"): text.decode()
         for name, text in files.items()

@@ -15,7 +15,7 @@ from tests.vapps import SHOP, TWO_HOMES, vapp_of
 from vcloud.compile.artifacts import comparable_domain, comparable_networks, compile_vapp
 from vcloud.compile.guest.cloudinit import meta_data
 from vcloud.compile.libvirt.host import HostFacts
-from vcloud.compile.libvirt.nwfilter import render_filter
+from vcloud.compile.libvirt.nwfilter import render_filters
 from vcloud.data import images_dir
 from vcloud.design.model import Design, Role
 from vcloud.design.names import (
@@ -45,7 +45,9 @@ def design(name: str, label: str = "") -> Design:
 
 def names_on_host(built: Design) -> Iterator[str]:
     """Everything that must be unique on a host."""
-    yield from (filter_name(built.instance.name), filter_uuid(built.instance.name))
+    for open_zones in (False, True):
+        yield filter_name(built.instance.name, open_zones=open_zones)
+        yield filter_uuid(built.instance.name, open_zones=open_zones)
     for zone in built.zones:
         yield from (
             value
@@ -102,7 +104,7 @@ def test_inside_two_instances_are_the_same_but_for_the_nic_on_the_uplink(name: s
 
 def test_the_xml_of_an_instance_names_no_other() -> None:
     built = design("shop", "drill")
-    texts = [*comparable_networks(built).values(), render_filter(built.instance.name)]
+    texts = [*comparable_networks(built).values(), *dict(render_filters(built)).values()]
     assert all(
         re.search(r"<(?:name>|filter name=\")(?:vcloud-)?shop_drill\b", text) for text in texts
     )
@@ -114,7 +116,7 @@ def test_libvirts_schemas_accept_the_names_of_an_instance(kind: str) -> None:
     texts = {
         "domain": [comparable_domain(vm, UPLINK, HostFacts("tcg")) for vm in built.vms],
         "network": list(comparable_networks(built).values()),
-        "nwfilter": [render_filter(built.instance.name)],
+        "nwfilter": list(dict(render_filters(built)).values()),
     }[kind]
     schema = etree.RelaxNG(etree.parse(f"/usr/share/libvirt/schemas/{kind}.rng"))
     for text in texts:

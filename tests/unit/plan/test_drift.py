@@ -203,7 +203,7 @@ def test_a_filter_that_is_not_bound_or_says_something_else_is_mended_live() -> N
     )
     assert told(plan(DESIGN, unbound)) == [("mend VM", "api", "live")]
     emptied = replace(
-        STANDING, filter={"chain": STANDING.filter["chain"]} if STANDING.filter else {}
+        STANDING, filter={"vcloud-shop": STANDING.filter["vcloud-shop"]} if STANDING.filter else {}
     )
     assert told(plan(DESIGN, emptied)) == [("define filter", "vcloud-shop", "live")]
 

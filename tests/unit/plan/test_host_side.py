@@ -4,14 +4,14 @@ tests/netns/host and tests/vm/test_host_side.py break real hosts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import pytest
 
 from tests.design_builder import build_design
 from vcloud.plan.host_difference import HostKind
-from vcloud.plan.host_look import Look
+from vcloud.plan.host_look import Card, Look
 from vcloud.plan.host_report import Chain, Device, HostReport, Process, Rule
 from vcloud.plan.host_side import BRIDGE_FLAGS, PORT_FLAGS, host_differences, unseen_kinds
 
@@ -30,8 +30,22 @@ def device(name: str, kind: str, **fields: object) -> Device:
 
 
 def rule(chain: str, **fields: object) -> Rule:
-    empty = Rule("nat", chain, (), "", "", "", True, frozenset())
+    empty = Rule("nat", chain, (), frozenset(), "", "", True, frozenset())
     return replace(empty, **fields)  # type: ignore[arg-type]
+
+
+def rules_of(card: Card) -> Iterator[Rule]:
+    """The rules of a card's network filter, as nft lists them."""
+    mask, bits = "ff:ff:00:00:00:00", "/16"
+    for item in card.filter:
+        frames = {
+            ("saddr", "!=", card.nic.mac) if item.forged else None,
+            ("daddr", "==", item.target + (bits if item.mask == mask else ""))
+            if item.target
+            else None,
+            ("type", "==", {"arp": "arp", "ipv6": "ip6"}[item.protocol]) if item.protocol else None,
+        }
+        yield rule(card.nic.tap, frames=frozenset(filter(None, frames)), verdict=item.verdict)
 
 
 def healthy() -> HostReport:
@@ -49,7 +63,7 @@ def healthy() -> HostReport:
     rules = [
         made
         for card in cards
-        if card.filtered
+        if card.filter
         for made in (
             rule(
                 "PREROUTING",
@@ -58,8 +72,7 @@ def healthy() -> HostReport:
                 target=card.nic.tap,
                 words=frozenset({card.nic.tap}),
             ),
-            rule(card.nic.tap, source=card.nic.mac, verdict="return"),
-            rule(card.nic.tap, verdict="drop"),
+            *rules_of(card),
         )
     ]
     processes = tuple(
@@ -142,10 +155,12 @@ def test_a_rule_is_foreign_if_it_could_handle_frames_of_the_vapp(
 
 def test_the_filter_of_another_address_or_at_another_hook_is_none() -> None:
     report = healthy()
+    own, other = ("saddr", "!=", WEB.mac), ("saddr", "!=", "02:00:00:00:00:07")
     stolen = tuple(
-        replace(item, source="02:00:00:00:00:07") if item.source == WEB.mac else item
+        replace(item, frames=frozenset({other})) if own in item.frames else item
         for item in report.rules
     )
+    assert stolen != report.rules
     assert kinds(replace(report, rules=stolen)) == [HostKind.FILTER]
     late = replace(ENTRANCE, hook="postrouting")
     assert HostKind.FILTER in kinds(replace(report, chains=(late,)))

@@ -43,7 +43,7 @@ def with_foreign_nic(state: VappState) -> VappState:
 
 
 def with_empty_filter(state: VappState) -> VappState:
-    return replace(state, filter={"chain": "x", "rule 1": "rule(accept)"})
+    return replace(state, filter={"vcloud-shop": "x", "vcloud-shop rule 1": "rule(accept)"})
 
 
 def without_isolation(state: VappState) -> VappState:
@@ -117,7 +117,10 @@ def test_what_a_killed_run_was_about_to_change_is_no_drift() -> None:
     back = claimed(more, "web-1", "web-2")
     assert left(back) == [("mend VM", "web-1", "live"), ("mend VM", "web-2", "live")]
     zone = claimed(text.replace("app: {}}", "app: {}, more: {}}"), "firewall")
-    assert left(zone) == [("mend VM", "firewall", "live")]
+    assert left(zone) == [
+        ("define filter", "vcloud-shop", "live"),
+        ("mend VM", "firewall", "live"),
+    ]
 
 
 def test_drift_of_a_network_that_a_killed_run_was_about_to_drop_is_mended() -> None:

@@ -15,7 +15,7 @@ from tests.vapps import SMALL, design_of_text
 from tests.vm.hosts.running import NAME as SHARED
 from vcloud.apply.down import Gone, take_down
 from vcloud.compile.libvirt.network import render_network, vapp_networks
-from vcloud.compile.libvirt.nwfilter import render_filter
+from vcloud.compile.libvirt.nwfilter import render_filters
 from vcloud.design.model import Vm
 from vcloud.design.names import filter_name
 from vcloud.errors import NoVappError, VcloudError
@@ -162,7 +162,7 @@ def test_a_filter_that_only_looks_like_the_vapps_is_refused_by_up_and_left_by_do
         assert host.connection.nwfilterLookupByName(name).UUIDString() == uuid
     finally:
         remove_filter(host, uuid)
-    define_filter(host, name, render_filter(DESIGN.vapp))
+    define_filter(host, name, dict(render_filters(DESIGN))[name])
     define(host, WEB)
     refuse_foreign_names(DESIGN, observe_vapp(host, DESIGN.vapp))
     assert down(host).left == ()

@@ -15,6 +15,7 @@ import pytest
 
 from tests.vm.conftest import SHOP
 from tests.vm.driver import Operator, Probe, Vapp, must_open, parse, wait_until
+from vcloud.design.names import filter_name
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(3000)]
 
@@ -330,11 +331,7 @@ def broken(shop: Vapp, vm: str, script: str, mend: str) -> Iterator[None]:
 @contextmanager
 def without_mac_filter(shop: Vapp, file: Path) -> Iterator[None]:
     """The host lets every frame of the shop's VMs pass."""
-    (name,) = (
-        line.split()[1]
-        for line in shop.operator.virsh("nwfilter-list").splitlines()
-        if line.split()[1:] and "shop" in line.split()[1]
-    )
+    name = filter_name("shop")
     kept = shop.operator.virsh("nwfilter-dumpxml", name)
     file.write_text(kept.replace("action='drop'", "action='return'"))
     shop.operator.virsh("nwfilter-define", str(file))

@@ -185,4 +185,6 @@ def _data_disk(disk: Disk, path: str) -> Device:
 def filter_of(vm: Vm, nic: Nic) -> str:
     """The network filter of a NIC; empty where it has none."""
     # Before the dot stands the name of the instance (`design.names.domain_name`).
-    return filter_name(vm.domain.partition(".")[0]) if vm.role is Role.WORKLOAD and nic.zone else ""
+    if vm.role is not Role.WORKLOAD or not nic.zone:
+        return ""
+    return filter_name(vm.domain.partition(".")[0], open_zones=not nic.isolated)

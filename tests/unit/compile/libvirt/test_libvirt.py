@@ -16,7 +16,7 @@ from tests.vapps import TWO_HOMES, design_of_text, shop
 from vcloud.compile.libvirt.domain import render_domain, render_interface
 from vcloud.compile.libvirt.host import BootFiles, HostFacts
 from vcloud.compile.libvirt.network import render_network, zone_networks
-from vcloud.compile.libvirt.nwfilter import render_filter
+from vcloud.compile.libvirt.nwfilter import render_filters
 from vcloud.design.model import Design, Network, Role, Uplink, Vm, Zone
 from vcloud.marks import FORMAT, NAMESPACE, NetworkMarks
 from vcloud.views.render import UPLINK
@@ -102,15 +102,23 @@ def test_libvirts_schema_accepts_every_network(
 
 
 @pytest.mark.parametrize("design", DESIGNS, ids=[design.vapp for design in DESIGNS])
-def test_libvirts_schema_accepts_the_filter_and_every_workload_has_it(design: Design) -> None:
-    document = etree.fromstring(render_filter(design.vapp).encode())
-    assert schema("nwfilter").validate(document), schema("nwfilter").error_log
+def test_libvirts_schema_accepts_the_filters_and_every_workload_has_one(design: Design) -> None:
+    filters = dict(render_filters(design))
+    for text in filters.values():
+        assert schema("nwfilter").validate(etree.fromstring(text.encode())), schema(
+            "nwfilter"
+        ).error_log
+    used = set()
     for vm in design.vms:
-        filters = [
-            element.find("filterref") for element in interfaces(domain(vm, vapp=design.vapp))
-        ]
-        wanted = document.get("name") if vm.role is Role.WORKLOAD else None
-        assert {None if ref is None else ref.get("filter") for ref in filters} == {wanted}
+        for nic, element in zip(vm.nics, interfaces(domain(vm, vapp=design.vapp)), strict=True):
+            ref = element.find("filterref")
+            if vm.role is not Role.WORKLOAD:
+                assert ref is None
+                continue
+            assert ref is not None
+            used.add(ref.get("filter"))
+            assert design.zone(nic.zone).open == str(ref.get("filter")).endswith(".open")
+    assert used == set(filters)
 
 
 def test_the_schema_refuses_what_is_wrong() -> None:
