@@ -103,12 +103,15 @@ def _compared(
 ) -> HostSide:
     """What a report says of a vApp. `uplink_bridge` may be empty: it is not known."""
     # A socket can lead to a libvirt in a container, while vcloud's commands run outside. Such a
-    # reporter sees none of the active bridges, and no card of a running VM.
-    devices = {
-        *standing.bridges,
-        *(nic.tap for vm in manifest.design.vms if vm.name in standing.running for nic in vm.nics),
-    }
-    if standing.running and standing.bridges and devices.isdisjoint(report.devices):
+    # reporter sees none of the active bridges, no card of a running VM, and no VM that libvirt runs.
+    running = [vm for vm in manifest.design.vms if vm.name in standing.running]
+    devices = {*standing.bridges, *(nic.tap for vm in running for nic in vm.nics)}
+    if (
+        running
+        and standing.bridges
+        and devices.isdisjoint(report.devices)
+        and report.machines.keys().isdisjoint(vm.domain for vm in running)
+    ):
         return HostSide(unseen=dict.fromkeys(HostKind, ELSEWHERE))
     return HostSide(
         host_differences(manifest.design, standing.running, uplink_bridge, report),

@@ -55,7 +55,7 @@ def observe_vapp(host: Host, vapp: str) -> VappState:
         )
         found = objects.manifest(host, vapp)
         manifest = found if isinstance(found, Manifest) else None
-        saved = objects.saved(host, prefix)
+        saved, uplink = objects.saved(host, prefix), manifest.uplink.network if manifest else ""
         domains, networks = run_both(
             lambda: run_parallel(
                 [
@@ -68,10 +68,11 @@ def observe_vapp(host: Host, vapp: str) -> VappState:
                 [
                     functools.partial(_read_network, network, active, lists)
                     for name, (network, active) in objects.networks.items()
-                    if name.startswith(prefix)
+                    if name.startswith(prefix) or name == uplink
                 ]
             ),
         )
+        standing = tuple(filter(None, networks))
         others = {
             domain.UUIDString(): name
             for name, (domain, _) in objects.domains.items()
@@ -80,9 +81,10 @@ def observe_vapp(host: Host, vapp: str) -> VappState:
         return VappState(
             manifest,
             tuple(filter(None, domains)),
-            tuple(filter(None, networks)),
+            tuple(one for one in standing if one.name != uplink),
             others,
             uplink_gone=objects.uplink_gone(manifest),
+            uplink=next((one for one in standing if one.name == uplink), None),
             filter_gone=lists.filter_gone,
             filter_foreign=lists.filter_foreign,
             filter=lists.filter,

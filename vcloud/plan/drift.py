@@ -21,6 +21,7 @@ from vcloud.design.model import Design, Nic, Vm
 from vcloud.design.names import filter_name
 from vcloud.marks import NO_VM
 from vcloud.plan.facts import Facts, domain_facts, filters_facts, network_facts
+from vcloud.plan.host_difference import HostKind
 from vcloud.plan.manifest import Manifest
 from vcloud.plan.state import DomainState, NetworkState, VappState
 from vcloud.plan.steps import Drift, Verb
@@ -187,7 +188,22 @@ def _running_drift(vm: Vm, domain: DomainState, expected: Facts) -> Iterator[Dri
             f"in the running VM, {_difference(part, before, now)}",
             verb,
             card=card.tap if card else "",
+            tells=_tells(before, now),
         )
+
+
+TOLD = {"source(": HostKind.CARD, "port(": HostKind.ISOLATION, "filterref(": HostKind.FILTER}
+"""How a word of a NIC's facts begins -> what differs on the host, too, where the word does."""
+
+
+def _tells(before: str | None, now: str | None) -> frozenset[HostKind]:
+    """The differences on the host that follow from those of a NIC in libvirt."""
+    if before is None:
+        return frozenset({HostKind.PORT})  # a card that vcloud did not plug in
+    other = {*before.split()} ^ {*(now or "").split()}
+    return frozenset(
+        kind for begin, kind in TOLD.items() if any(word.startswith(begin) for word in other)
+    )
 
 
 def _without_gate(parts: Facts) -> Facts:
@@ -219,13 +235,14 @@ def _card_drift(vm: Vm, domain: DomainState, state: VappState) -> Iterator[Drift
             continue  # It is missing, which is told already.
         if not card.up:
             yield Drift(vm.name, f"its link in {_place(nic)} is cut", Verb.MEND_VM)
-        network = state.network(card.network)
+        network = state.network(card.network) or state.uplink_of(card.network)
         if network is not None and network.active and card.port not in network.ports:
             yield Drift(
                 vm.name,
                 f"its NIC in {_place(nic)} is on no bridge, because the network '{network.name}' was restarted",
                 Verb.RESTART_VM,
                 card=card.tap,
+                tells=frozenset({HostKind.CARD}),
             )
         if (name := filter_of(vm, nic)) and (card.tap, name) not in state.bindings:
             yield Drift(
@@ -233,6 +250,7 @@ def _card_drift(vm: Vm, domain: DomainState, state: VappState) -> Iterator[Drift
                 f"the network filter is not bound to its NIC in {_place(nic)}",
                 Verb.MEND_VM,
                 card=card.tap,
+                tells=frozenset({HostKind.FILTER}),
             )
 
 

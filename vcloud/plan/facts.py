@@ -1,8 +1,8 @@
 """What libvirt's XML of a domain, a network or a filter says, as facts: parts with a name and a text.
 
 Two readings of one object are compared by their facts. Left out is what libvirt adds to a running
-object by itself (aliases, addresses on the PCI bus, the chain of a disk's backing files, labels of
-its security driver), and vcloud's marks. Everything else is a fact, also an element that vcloud
+object by itself (aliases, addresses on the PCI bus, the chain of a disk's backing files, labels that
+its security driver chooses), and vcloud's marks. Everything else is a fact, also an element that vcloud
 does not know: a device that somebody added, or a tuning that somebody wrote, is a part too much.
 """
 
@@ -31,8 +31,10 @@ ADDED_ATTRIBUTES = frozenset(
 """(element, attribute) that libvirt adds to a running domain, and `append`, which vcloud changes
 when it restores a saved memory.
 """
-NOT_OF_THE_DEFINITION = frozenset({"metadata", "seclabel", "resource"})
-"""Top elements of a domain that are no part of what vcloud defines."""
+NOT_OF_THE_DEFINITION = frozenset({"metadata", "title", "description", "resource"})
+"""Top elements of a domain that change nothing of what vcloud defines."""
+TUNING = "iotune"
+"""Limits of a disk. They are a part of their own, because the rest of a disk says whose data it has."""
 RUNTIME_SOURCES = frozenset({"serial", "console", "channel"})
 """Devices whose source libvirt chooses when the domain starts, where the definition names none."""
 
@@ -70,9 +72,16 @@ def domain_facts(domain: Element) -> DomainFacts:
     for number, element in enumerate(domain):
         if element.tag == "devices":
             parts.update(_device_parts(element))
-        elif element.tag not in NOT_OF_THE_DEFINITION:
+        elif element.tag not in NOT_OF_THE_DEFINITION and not _is_chosen_label(element):
             parts[_free(parts, element.tag, number)] = _text(element)
     return DomainFacts(parts, dict(_cards(domain)))
+
+
+def _is_chosen_label(element: Element) -> bool:
+    """Whether it is the label that the host's security driver has given a running domain by itself.
+    A label that somebody wrote is static, or none (https://libvirt.org/formatdomain.html#security-label).
+    """
+    return element.tag == "seclabel" and element.get("type") == "dynamic"
 
 
 def network_facts(network: Element) -> Facts:
@@ -102,6 +111,9 @@ def _device_parts(devices: Element) -> Iterator[tuple[str, str]]:
             continue  # A VM that woke from a memory image has more ports than its definition.
         name = _free(seen, _device_name(device), number)
         seen[name] = _text(device)
+        tuning = device.find(TUNING)
+        if tuning is not None:
+            seen[f"{name} {TUNING}"] = _text(tuning)
     yield from seen.items()
 
 
@@ -140,7 +152,7 @@ def _canonical(element: Element, *, runtime: bool) -> str:
     children = sorted(
         _canonical(child, runtime=runtime)
         for child in element
-        if child.tag not in ADDED_ELEMENTS and not (runtime and child.tag == "source")
+        if child.tag not in ADDED_ELEMENTS | {TUNING} and not (runtime and child.tag == "source")
     )
     words = [f"{key}={value}" for key, value in sorted(attributes.items())]
     text = " ".join((element.text or "").split())

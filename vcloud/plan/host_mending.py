@@ -166,21 +166,16 @@ def told_once(side: HostSide, drift: Iterable[Drift]) -> tuple[HostDifference, .
     which card it has bound to it, and which cards it has plugged in.
     """
     drift = tuple(drift)
-    cards = {found.card for found in drift if found.card}
+    told = {(found.card, kind) for found in drift if found.card for kind in found.tells}
     other_rules = any(found.mend is Verb.DEFINE_FILTER for found in drift)
 
     def is_told(difference: HostDifference) -> bool:
-        if difference.kind is HostKind.PORT:
-            return difference.other in cards
         if difference.kind is HostKind.FILTER and other_rules:
             return True
-        return difference.kind in TOLD_BY_LIBVIRT and difference.device in cards
+        card = difference.other if difference.kind is HostKind.PORT else difference.device
+        return (card, difference.kind) in told
 
     return tuple(difference for difference in side.differences if not is_told(difference))
-
-
-TOLD_BY_LIBVIRT: Final = frozenset({HostKind.CARD, HostKind.ISOLATION, HostKind.FILTER})
-"""What libvirt's own reading of a card tells, too."""
 
 
 def host_drift(side: HostSide, differences: Iterable[HostDifference]) -> Iterator[Drift]:

@@ -108,6 +108,8 @@ class VappState:
     """UUID -> name of every domain of the host whose name is none of this vApp's."""
     uplink_gone: bool = False
     """The libvirt network that connects the firewall to the outside is stopped or removed."""
+    uplink: NetworkState | None = None
+    """That network, where it is one of libvirt's and stands."""
     filter_gone: bool = False
     """The network filter that each vApp has is not defined."""
     filter: Facts | None = None
@@ -134,6 +136,10 @@ class VappState:
     """A network filter that vcloud did not make has the name of the vApp's."""
     unreadable: Unreadable | None = None
     """The manifest that is there and cannot be read."""
+
+    def uplink_of(self, network: str) -> NetworkState | None:
+        """The network of the uplink, if it is of this name."""
+        return self.uplink if self.uplink is not None and self.uplink.name == network else None
 
     def refuse_newer(self, vapp: str, host: str) -> None:
         """Raises HostError where a newer release of vcloud made any part of what stands: nothing

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
-from vcloud.plan.host_difference import HostSide
+from vcloud.plan.host_difference import HostKind, HostSide
 
 
 class Verb(StrEnum):
@@ -150,6 +150,8 @@ class Drift:
     """
     card: str = ""
     """The tap of the VM's card that it is about, if it is about one."""
+    tells: frozenset[HostKind] = frozenset()
+    """The kinds of differences that this card has on the host for the same reason."""
 
 
 @dataclass(frozen=True, slots=True)

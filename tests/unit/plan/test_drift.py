@@ -20,7 +20,7 @@ from vcloud.compile.libvirt.host import HostFacts
 from vcloud.marks import NO_VM
 from vcloud.plan.drift import drift_of
 from vcloud.plan.facts import DomainFacts, domain_facts, network_facts
-from vcloud.plan.state import DomainState, VappState
+from vcloud.plan.state import DomainState, NetworkState, VappState
 from vcloud.plan.steps import Drift, Verb
 from vcloud.views.render import UPLINK
 
@@ -90,6 +90,27 @@ EDITS: Mapping[str, tuple[Callable[[Element], object], str, Verb | None]] = {
         "/tmp/other",  # noqa: S108
         None,
     ),
+    "a limit of a disk": (
+        lambda root: at(root, "devices/disk[2]").append(
+            ElementTree.fromstring("<iotune><total_iops_sec>500</total_iops_sec></iotune>")  # noqa: S314
+        ),
+        "'disk vdb iotune'",
+        Verb.RESTART_VM,
+    ),
+    "no confinement of its process": (
+        lambda root: root.append(Element("seclabel", {"type": "none", "model": "apparmor"})),
+        "'seclabel'",
+        Verb.RESTART_VM,
+    ),
+    "another user for its process": (
+        lambda root: root.append(
+            ElementTree.fromstring(  # noqa: S314
+                "<seclabel type='static' model='dac' relabel='no'><label>+0:+0</label></seclabel>"
+            )
+        ),
+        "'seclabel'",
+        Verb.RESTART_VM,
+    ),
     "a device that vcloud does not know": (
         lambda root: devices(root).append(Element("hostdev", {"mode": "subsystem"})),
         "'hostdev'",
@@ -124,6 +145,40 @@ def of_api(change: Callable[[DomainState], DomainState]) -> VappState:
 
 def test_where_nothing_differs_nothing_is_named() -> None:
     assert drifted(STANDING) == []
+
+
+def test_what_libvirt_or_a_person_may_write_there_is_no_difference() -> None:
+    def noted(root: Element) -> None:
+        label = {"type": "dynamic", "model": "apparmor", "relabel": "yes"}
+        root.append(Element("seclabel", label))
+        for tag in ("title", "description"):
+            note = ElementTree.SubElement(root, tag)
+            note.text = "the API"
+
+    state = of_api(lambda domain: replace(domain, live=linked(edited(noted))))
+    assert drifted(state) == []
+
+
+def test_an_uplink_that_was_stopped_and_started_is_named_by_what_libvirt_tells() -> None:
+    """It has forgotten the port of the firewall."""
+    state = with_domain(STANDING, "shop.firewall", on_network("vcloud-uplink"))
+    known = NetworkState("vcloud-uplink", "", True, ports=frozenset({"port of the uplink"}))
+    assert drifted(replace(state, uplink=known)) == []
+    found = drifted(replace(state, uplink=replace(known, ports=frozenset())))
+    assert [(subject, verb) for subject, _, verb in found] == [("firewall", Verb.RESTART_VM)]
+    assert "'vcloud-uplink' was restarted" in found[0][1]
+
+
+def on_network(name: str) -> Callable[[DomainState], DomainState]:
+    """The last card of a VM is on this network."""
+
+    def changed(domain: DomainState) -> DomainState:
+        cards = dict(domain.live.cards)
+        mac = DESIGN.firewall.nics[-1].mac
+        cards[mac] = replace(cards[mac], network=name, port="port of the uplink")
+        return replace(domain, live=replace(domain.live, cards=cards))
+
+    return changed
 
 
 @pytest.mark.parametrize("name", EDITS)

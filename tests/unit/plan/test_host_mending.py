@@ -240,6 +240,16 @@ def with_another_card() -> VappState:
     return with_domain(STANDING, API.domain, plug)
 
 
+def test_what_libvirt_tells_hides_nothing_else_of_the_same_card() -> None:
+    """Somebody has taken the filter off a card, and has put the card onto the uplink's bridge."""
+    state = unbound()
+    assert state.manifest
+    side = HostSide((of_card(HostKind.FILTER), MOVED), as_root=True)
+    assert told_once(side, drift_of(state.manifest, state)) == (MOVED,)
+    found = plan(DESIGN, replace(state, host_side=side))
+    assert [step.verb for step in found.steps] == [Verb.MEND_HOST, Verb.MEND_VM]
+
+
 @pytest.mark.parametrize(
     ("state", "difference"),
     [
