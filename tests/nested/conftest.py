@@ -1,5 +1,5 @@
 """Two kinds of hosts: one as a VM of its own whose KVM works, and a lab's, whose KVM is this
-machine's.
+machine's. They end with the tests of the file: a VM with VMs of its own is never idle.
 """
 
 from __future__ import annotations
@@ -52,18 +52,18 @@ class KvmHost:
     """The host's public SSH key."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def base() -> Image:
     return build(load_recipe(images_dir() / "base"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the host that is a VM."""
     return tmp_path_factory.mktemp("kvm-host")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def machine(folder: Path) -> Iterator[KvmHost]:
     """A stock Debian libvirt host whose KVM works.
 
@@ -91,13 +91,13 @@ def machine(folder: Path) -> Iterator[KvmHost]:
         yield KvmHost(guest, port, key.public)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def inventory(machine: KvmHost, folder: Path) -> Path:
     """An inventory of that host alone."""
     return write_way_in(folder, machine.port, machine.key)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def nested(inventory: Path) -> Iterator[Host]:
     """Its first key exchange may take longer than any client waits, while it starts its services."""
     ref, deadline = load_inventory(inventory)[0], time.monotonic() + BOOT_SECONDS
@@ -112,7 +112,7 @@ def nested(inventory: Path) -> Iterator[Host]:
         yield host
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def operator(inventory: Path, tmp_path_factory: pytest.TempPathFactory) -> Operator:
     """Somebody at the command line who knows that host only."""
     return Operator(
@@ -121,7 +121,7 @@ def operator(inventory: Path, tmp_path_factory: pytest.TempPathFactory) -> Opera
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def accelerator_before(operator: Operator, machine: KvmHost, nested: Host) -> str:
     """What `vcloud doctor` says of the accelerator while the host has no image. Then the host gets
     its images.
@@ -138,7 +138,7 @@ def accelerator_of(operator: Operator) -> str:
     return str(next(finding["detail"] for finding in findings if finding["check"] == "accelerator"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """h1 has this machine's KVM, whatever it is worth; h2 has none that can be opened."""
     lab = Lab("t-kvm", tmp_path_factory.mktemp("labs") / "t-kvm")
