@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,9 @@ from tests.design_builder import with_flows
 from tests.netns import frames
 from tests.netns.fabric import LONG, SHORT, Fabric, Live, datagram, greeting, unanswered
 from tests.netns.firewall.traffic import DESIGN, FLOWS, both_versions, outside
+from vcloud.design.model import Design, Detector
+from vcloud.design.origin import FromFile
+from vcloud.values import Action
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -114,3 +118,54 @@ def test_an_answer_that_nobody_asked_for_is_none_of_such_a_connection(
         heard = until(b"outside:443")
     assert net.report().denied[web, api, "tcp", 40000] == 1
     assert packet[20 if version == 4 else 40 :] not in b"".join(heard)
+
+
+def excepting(design: Design, *flows: str) -> Design:
+    """The same vApp with a detector of which these flows are exceptions."""
+    detector = Detector(
+        id="cards",
+        kind="card-number",
+        regex="",
+        at_least=1,
+        zones=("app",),
+        excepted=flows,
+        action=Action.BLOCK,
+        origin=FromFile("shop.yaml", 1),
+    )
+    return replace(design, inspection=replace(design.inspection, detectors=(detector,)))
+
+
+@both_versions
+def test_an_exception_of_a_detector_leads_outside_and_not_back_into_the_vapp(
+    net: Fabric, version: int
+) -> None:
+    """The IPS would not search it there: it does not know the vApp's own address."""
+    api, uplink = net.vms["api"], net.uplink_address(version)
+    acquirer = "acquirer: api -> internet tcp/443-8080"
+    flows = f"{FLOWS}\n {acquirer}"
+    net.load(excepting(with_flows(DESIGN, flows), "acquirer"))
+    assert unanswered(api, uplink, 8080)
+    assert net.report().denied[net.address("api", version), uplink, "tcp", 8080] == 1
+    assert greeting(api, outside(version), 444)
+    net.load(excepting(with_flows(DESIGN, flows), "store"))
+    assert greeting(api, uplink, 8080)
+
+
+@both_versions
+def test_beside_an_exception_only_a_prefix_that_it_leaves_out_leads_there(
+    net: Fabric, version: int
+) -> None:
+    """The IPS searches what a VM sends to such a prefix, also where an exception has the same ports."""
+    api, uplink = net.vms["api"], net.uplink_address(version)
+    acquirer = f"{FLOWS}\n acquirer: api -> internet tcp/8080"
+    wide = "198.18.0.0/16" if version == 4 else "2001:db8:198:18::/64"
+    for flow, excepted, opened in (
+        ("internet tcp/8080", ("acquirer",), False),
+        ("internet all", ("acquirer",), False),
+        (f"{uplink} tcp/8080", ("acquirer",), True),
+        (f"{wide} tcp/8080", ("acquirer",), True),
+        (f"{uplink} tcp/8080", ("acquirer", "again"), False),
+    ):
+        net.load(excepting(with_flows(DESIGN, f"{acquirer}\n again: api -> {flow}"), *excepted))
+        wait = LONG if opened else SHORT
+        assert bool(greeting(api, uplink, 8080, wait)) is opened, flow

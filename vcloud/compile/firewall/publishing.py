@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 from vcloud.compile.firewall.maps import disjoint
@@ -16,7 +16,7 @@ from vcloud.compile.firewall.model import (
     ports_of,
 )
 from vcloud.design.model import Flow
-from vcloud.values import Network, Protocol, Service, is_outside
+from vcloud.values import Network, Protocol, Service, covers, is_outside
 
 
 def ingress_maps(flows: Sequence[Flow], words: Words) -> Iterator[VerdictMap]:
@@ -114,26 +114,67 @@ def publish_prefixes(flows: Sequence[Flow], words: Words) -> Iterator[VerdictMap
         )
 
 
-def leaving(flows: Sequence[Flow], own: IPv4Address | IPv6Address, words: Words) -> tuple[str, ...]:
+def leaving(
+    flows: Sequence[Flow],
+    excepted: Container[str],
+    own: IPv4Address | IPv6Address,
+    words: Words,
+) -> tuple[str, ...]:
     """Who may reach what the vApp publishes at its own address, if something is: VMs that a flow
     leads outside to that port.
+
+    `excepted` are ids of flows that are exceptions of leak detectors. The IPS does not know the
+    vApp's own address, so it would not search what a VM sends there on such a flow. So they lead
+    nobody there, and neither does another flow whose packets they have, too.
     """
     if not any(flow.publish and flow.prefix is None for flow in flows):
         return ()
+    there = [
+        flow
+        for flow in flows
+        if is_outside(flow.target) and (flow.prefix is None or own in flow.prefix)
+    ]
+    unsearched = [flow for flow in there if flow.id in excepted]
     ranges: dict[tuple[str, str], list[tuple[int, int, str]]] = {}
-    for flow in flows:
-        if not is_outside(flow.target) or (flow.prefix is not None and own not in flow.prefix):
-            continue
-        for source in filter(None, (address_of(path.source, words) for path in flow.paths)):
-            for service in flow.services:
-                if service.protocol is not Protocol.ICMP:
-                    its = ranges.setdefault((source, service.protocol), [])
-                    its.append((service.first, service.last, ""))
+    for flow in there:
+        if flow.id not in excepted:
+            hidden = _ports_by_source((one for one in unsearched if _hides(one, flow)), words)
+            for its, ports in _ports_by_source((flow,), words).items():
+                free = disjoint(
+                    (
+                        *((first, last, "hidden") for first, last in hidden.get(its, ())),
+                        *((first, last, "") for first, last in ports),
+                    )
+                )
+                ranges.setdefault(its, []).extend(one for one in free if not one[2])
     return in_order(
         f"{source} . {protocol} . {first}-{last}"
         for (source, protocol), its in ranges.items()
         for first, last, _ in disjoint(its)
     )
+
+
+def _hides(excepted: Flow, flow: Flow) -> bool:
+    """Whether packets of a flow are not searched where an excepted flow has them, too. The exception
+    leaves out a prefix that is in its own (`compile.leaks.exceptions`).
+    """
+    inner, outer = flow.prefix, excepted.prefix
+    left_out = inner is not None and (outer is None or (outer != inner and covers(outer, inner)))
+    return not left_out
+
+
+def _ports_by_source(
+    flows: Iterable[Flow], words: Words
+) -> dict[tuple[str, str], list[tuple[int, int]]]:
+    """First and last ports of the services of these flows, by the address of a VM and protocol."""
+    found: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for flow in flows:
+        for source in filter(None, (address_of(path.source, words) for path in flow.paths)):
+            for service in flow.services:
+                if service.protocol is not Protocol.ICMP:
+                    its = found.setdefault((source, service.protocol), [])
+                    its.append((service.first, service.last))
+    return found
 
 
 def _dnat(flow: Flow, published: Service, service: Service, words: Words) -> str:

@@ -136,6 +136,7 @@ def _family(
     own = uplink.address4 if words is IPV4 else uplink.address6
     # If the uplink has no address of this version of IP, nothing goes out or comes in over it.
     outer = flows if own else ()
+    excepted = {name for detector in design.inspection.detectors for name in detector.excepted}
     return Family(
         words=words,
         uplink=str(own.ip) if own else "",
@@ -162,7 +163,7 @@ def _family(
         egress_prefixes=tuple(prefix_maps(outer, words)),
         ingress=tuple(ingress_maps(outer, words)),
         publish_prefixes=tuple(publish_prefixes(outer, words)),
-        leaving=leaving(outer, own.ip, words) if own else (),
+        leaving=leaving(outer, excepted, own.ip, words) if own else (),
         group=_GROUPS[words.version],
     )
 
