@@ -3,14 +3,16 @@
 A VM needs its image as long as its disk is based on it, whether it runs or not, whoever made it, and
 wherever its disk lies. So every text that libvirt has about domains counts: what runs, what is
 defined, what is saved, and what a snapshot goes back to. So does every disk that libvirt sees in a
-pool. Of a disk that lies elsewhere, `qemu-img` on the host tells what it is based on. Where anything
-of that cannot be found out, nobody knows which images are needed, and an error says so.
+pool, with the one file that it is directly based on. Of a disk or such a file that lies elsewhere,
+`qemu-img` on the host tells what it is based on. Where anything of that cannot be found out, nobody
+knows which images are needed, and an error says so.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from xml.etree.ElementTree import Element
 
@@ -62,7 +64,13 @@ def users_on(host: Host, pool: StoragePool) -> dict[User, str]:
             [functools.partial(_domain_text, pool, volumes, one) for one in domains]
         )
         found = {User(DOMAIN, name): text for name, text in texts}
-        return found | _volumes_of_pool(pool) | _volumes_elsewhere(host)
+        others = _volumes_elsewhere(host)
+        seen = volumes | {one.path for one in others}
+        return (
+            found
+            | _volumes_of_pool(pool, seen)
+            | {User(VOLUME, one.key): one.xml + _beyond(pool, one.key, one.xml, seen) for one in others}
+        )
 
 
 def _all_names(pool: StoragePool) -> tuple[str, ...]:
@@ -87,7 +95,8 @@ def _domain_text(
     # for good. Elsewhere, a folder may just not be mounted.
     gone = former | {path for path in disks if str(PurePosixPath(path).parent) == pool.folder}
     chains = [
-        _backing_chain(host, name, path, or_gone=path in gone) for path in sorted(disks | former)
+        _backing_chain(host, f"the domain '{name}'", path, or_gone=path in gone)
+        for path in sorted(disks | former)
     ]
     return name, "\n".join((*current, *snapshots, *chains))
 
@@ -148,7 +157,7 @@ def _path_in_pool(host: Host, source: Element) -> str:
     return str(found.path())
 
 
-def _backing_chain(host: Host, domain: str, path: str, *, or_gone: bool = False) -> str:
+def _backing_chain(host: Host, owner: str, path: str, *, or_gone: bool = False) -> str:
     """All that a disk is based on, as qemu-img on the host tells it. With `or_gone`, a disk that does
     not exist needs nothing.
     """
@@ -160,15 +169,15 @@ def _backing_chain(host: Host, domain: str, path: str, *, or_gone: bool = False)
     if or_gone and said.endswith(f"Could not open '{path}': {NO_FILE}"):
         return ""
     raise HostError(
-        f"nobody can tell which images on {host.name} the disk '{path}' of the domain '{domain}' needs: {said or done.code}",
-        "Nothing was deleted. Bring the disk back, undefine the domain, or run this as a user who may read the disk. The host needs qemu-img (qemu-utils).",
+        f"nobody can tell which images on {host.name} the disk '{path}' of {owner} needs: {said or done.code}",
+        "Nothing was deleted. Bring the disk back, undefine the domain or delete the volume that needs it, or run this as a user who may read the disk. The host needs qemu-img (qemu-utils).",
     )
 
 
-def _volumes_of_pool(pool: StoragePool) -> dict[User, str]:
+def _volumes_of_pool(pool: StoragePool, seen: Collection[str]) -> dict[User, str]:
     """Those volumes of vcloud's pool that may be based on images, and the memory images."""
     names = [name for name in _all_names(pool) if volume_name(name) is None]
-    texts = dict(run_parallel([functools.partial(_volume_text, pool, name) for name in names]))
+    texts = dict(run_parallel([functools.partial(_volume_text, pool, name, seen) for name in names]))
     found: dict[User, str] = {}
     for name, text in texts.items():
         stem = name.removesuffix(SAVED_MEMORY).removesuffix(SAVED_DISK)
@@ -178,17 +187,38 @@ def _volumes_of_pool(pool: StoragePool) -> dict[User, str]:
     return {user: text for user, text in found.items() if text}
 
 
-def _volume_text(pool: StoragePool, name: str) -> tuple[str, str]:
+def _beyond(pool: StoragePool, name: str, xml: str, seen: Collection[str]) -> str:
+    """What the file is based on that a volume is based on. Empty if that file is among `seen`, the
+    paths of all volumes: its own text tells.
+    """
+    path = parse(xml).findtext("backingStore/path", "") if xml else ""
+    if not path or path in seen:
+        return ""
+    gone_for_good = str(PurePosixPath(path).parent) == pool.folder
+    return _backing_chain(pool.host, f"the volume '{name}'", path, or_gone=gone_for_good)
+
+
+def _volume_text(pool: StoragePool, name: str, seen: Collection[str]) -> tuple[str, str]:
     if name.endswith(SAVED_MEMORY):
         try:
             return name, read_head(read_start(pool, name, HEAD_LIMIT)).xml
         except NotASaveImageError:
             return name, ""  # it is being made, and its domain was listed before
     volume = pool.volume(name)
-    return name, (found_or_none(volume.XMLDesc) or "") if volume is not None else ""
+    xml = (found_or_none(volume.XMLDesc) or "") if volume is not None else ""
+    return name, xml + _beyond(pool, name, xml, seen)
 
 
-def _volumes_elsewhere(host: Host) -> dict[User, str]:
+@dataclass(frozen=True, slots=True)
+class _Elsewhere:
+    """A volume of another pool than vcloud's."""
+
+    key: str
+    path: str
+    xml: str
+
+
+def _volumes_elsewhere(host: Host) -> list[_Elsewhere]:
     """The volumes of all other pools that run."""
     pools = host.connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)
     volumes = [
@@ -198,8 +228,8 @@ def _volumes_elsewhere(host: Host) -> dict[User, str]:
         for volume in found_or_none(other.listAllVolumes) or ()
     ]
     texts = run_parallel([functools.partial(found_or_none, volume.XMLDesc) for volume in volumes])
-    return {
-        User(VOLUME, volume.key()): text
+    return [
+        _Elsewhere(volume.key(), parse(text).findtext("target/path", ""), text)
         for volume, text in zip(volumes, texts, strict=True)
         if text
-    }
+    ]

@@ -135,6 +135,49 @@ def test_a_volume_that_is_based_on_an_image_counts_without_any_vm(
     other.destroy()
 
 
+@pytest.mark.parametrize("name", ["vcloud", "other"])
+def test_a_volume_needs_what_its_backing_file_outside_of_all_pools_is_based_on(
+    host: Host, pool: StoragePool, tmp_path: Path, name: str
+) -> None:
+    """libvirt tells of a volume only the file that it is directly based on."""
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    middle = overlay(folder / "middle.qcow2", overlay(folder / "first.qcow2", pool.path(DISK)))
+    other = host.connection.storagePoolCreateXML(POOL.format("other", tmp_path / "others"))
+    made = host.connection.storagePoolLookupByName(name).createXML(
+        "<volume><name>theirs.qcow2</name><capacity>1048576</capacity>"
+        f"<backingStore><path>{middle}</path></backingStore></volume>"
+    )
+    define(host, disk(Path(made.path()))) if name == "vcloud" else None
+    (found,) = users(host, pool)
+    assert (found.kind, Path(found.name).name) == (VOLUME, "theirs.qcow2")
+    qemu_img("rebase", "-u", "-b", "", folder / "first.qcow2")
+    assert users(host, pool) == set()
+    middle.rename(folder / "away")
+    with pytest.raises(HostError, match=r"middle.qcow2' of the volume '.*theirs.qcow2'"):
+        users_on(host, pool)
+    made.delete()
+    host.connection.lookupByName("foreign").undefine() if name == "vcloud" else None
+    assert users(host, pool) == set()
+    other.destroy()
+
+
+def test_a_chain_of_volumes_in_two_pools_keeps_its_image(
+    host: Host, pool: StoragePool, tmp_path: Path
+) -> None:
+    """Each text names the next one, so no program is asked: none of these files exists."""
+    other = host.connection.storagePoolCreateXML(POOL.format("other", tmp_path))
+    volume = "<volume><name>{}</name><capacity>1048576</capacity><backingStore><path>{}</path></backingStore></volume>"
+    middle = other.createXML(volume.format("middle.qcow2", pool.path(DISK)))
+    mine = host.connection.storagePoolLookupByName("vcloud")
+    mine.createXML(volume.format("top.qcow2", middle.path()))
+    assert {user.name for user in users(host, pool)} == {middle.key()}
+    middle.delete()
+    with pytest.raises(HostError, match=r"middle.qcow2' of the volume 'top.qcow2'"):
+        users_on(host, pool)
+    other.destroy()
+
+
 def test_a_vm_may_need_what_its_snapshot_goes_back_to(host: Host, pool: StoragePool) -> None:
     domain = define(
         host, disk(Path(pool.path("mine.qcow2"))), f"<kernel>{pool.path(KERNEL)}</kernel>"
