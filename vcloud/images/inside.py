@@ -57,6 +57,11 @@ LINKS = {
 }
 TREES = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "etc")
 MOST_PROCESSES = 4096
+"""Of each of its users. `vcloud.images.watch` looks at all of them."""
+NICE, FIRST_TO_GO = 10, "1000"
+"""Programs of the machine go before a build on a processor that is busy, and the kernel ends the
+build first where memory is short (proc(5), oom_score_adj).
+"""
 INTERFACE_FLAGS, SET_INTERFACE_FLAGS, UP = 0x8913, 0x8914, 1
 FAILED = 125
 """Exit code if the command could not be started. The message on the control socket says why."""
@@ -91,6 +96,8 @@ def main() -> None:
     step = "start"
     try:
         _die_with_parent()
+        os.nice(NICE)
+        Path("/proc/self/oom_score_adj").write_text(FIRST_TO_GO)
         step = "unshare"
         _checked(libc.unshare(NEW_NAMESPACES | NEW_NETWORK))
         _ask(control, "unshared")

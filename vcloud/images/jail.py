@@ -18,13 +18,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
 from vcloud.errors import ImageError, VcloudError
 from vcloud.images import inside
 from vcloud.images.ids import Ids, map_ids, own_ids
+from vcloud.images.watch import Limits, watched
 from vcloud.images.way_out import PORT, Policy, WayOut
 from vcloud.programs import SYSTEM_FOLDERS, find_program, search_path
 
@@ -83,6 +84,7 @@ class Jail:
 
     folder: Path
     ids: Ids
+    limits: Limits = field(default_factory=Limits)
 
     @classmethod
     def make(cls, folder: Path, ids: Ids) -> Jail:
@@ -125,7 +127,8 @@ class Jail:
             largest: bytes that one file may get. 0: any number.
 
         Raises:
-            ImageError: this machine does not let the user build. The hint says what to do.
+            ImageError: this machine does not let the user build, or the command took more of the
+                machine than `limits` allow. The hint says what to do.
             FailedCommandError: the command failed.
         """
         task = inside.Task(
@@ -141,6 +144,7 @@ class Jail:
         )
         with (
             _started(task, data, output) as (process, control),
+            watched(process, self.folder, self.ids, self.limits),
             contextlib.ExitStack() as stack,
         ):
             self._let_go(process.pid, control, way_out, stack)

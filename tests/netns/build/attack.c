@@ -64,12 +64,38 @@ static int make_node(mode_t mode, dev_t device)
 	return done;
 }
 
+/* Takes so many MiB, slowly enough to be seen, and keeps much of it for a minute. */
+static int eat(int mebibytes)
+{
+	for (int i = 0; i < mebibytes; i++) {
+		char *block = malloc(1 << 20);
+
+		if (!block)
+			return -1;
+		memset(block, 1, 1 << 20);
+		usleep(500);
+	}
+	if (mebibytes > 64)
+		sleep(60);
+	return 0;
+}
+
+/* Becomes another user, and stays for a minute. */
+static int become(int user)
+{
+	return setuid(user) ? -1 : (int)sleep(60);
+}
+
 static int try(const char *name, const char *target)
 {
 	if (!strcmp(name, "trace"))
 		return trace(target);
 	if (!strcmp(name, "memory"))
 		return read_memory(target);
+	if (!strcmp(name, "eat"))
+		return eat(atoi(target));
+	if (!strcmp(name, "user"))
+		return become(atoi(target));
 	if (!strcmp(name, "enter"))
 		return enter(target);
 	if (!strcmp(name, "kill"))

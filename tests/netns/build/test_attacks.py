@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,9 @@ from tests.netns.build import tree
 from tests.netns.namespaces import held
 from vcloud.errors import ImageError
 from vcloud.images.ids import COUNT
+from vcloud.images.inside import FIRST_TO_GO, NICE
 from vcloud.images.jail import IMAGE, KEPT_LINES, FailedCommandError, Jail
+from vcloud.images.watch import Limits
 from vcloud.images.way_out import Policy
 
 
@@ -264,3 +267,67 @@ def test_removing_a_build_removes_what_it_points_to_nowhere(
     jail.remove()
     assert not jail.folder.exists()
     assert secret.exists()
+
+
+@contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[Path]:
+    """A disk of its own in that folder."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "t", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_recipe_that_fills_the_disk_is_ended_before_it_is_full(
+    tmp_path: Path, attack: Path
+) -> None:
+    write = "i=0; while [ $i -lt {} ]; do dd if=/dev/zero of=/tmp/$i bs=64k count=16 2>/dev/null; i=$((i+1)); sleep 0.02; done; echo written"
+    with small_disk(tmp_path / "disk", 256 << 20) as disk:
+        jail = tree.make(disk / "build", attack)
+        jail = replace(jail, limits=Limits(spare_disk=100 << 20))
+        assert tree.said(jail, write.format(8)) == "written"
+        with pytest.raises(ImageError, match=r"left less than \d+ MiB free on the disk of"):
+            tree.said(jail, write.format(250))
+        assert not running("sleep 0.02")
+        assert os.statvfs(disk).f_bavail > 0
+        jail.remove()
+
+
+def test_a_recipe_that_takes_all_processes_is_ended(jail: Jail) -> None:
+    """Each process is of another user: the kernel's own limit is one for each user."""
+    bounded = replace(jail, limits=Limits(processes=60))
+    start = "i=0; while [ $i -lt {} ]; do attack user:$((i+1)) & i=$((i+1)); done; {}"
+    with pytest.raises(ImageError, match="had more than 60 processes"):
+        tree.said(bounded, start.format(150, "sleep 4714"))
+    assert not running("attack user 1")
+    assert not running("sleep 4714")
+    assert tree.said(bounded, start.format(20, "sleep 1; echo done")).endswith("done")
+
+
+def test_a_recipe_that_takes_the_memory_is_ended(jail: Jail) -> None:
+    available = next(
+        int(line.split()[1]) << 10
+        for line in Path("/proc/meminfo").read_text().splitlines()
+        if line.startswith("MemAvailable")
+    )
+    # So much that others who end or begin meanwhile make no difference, and no more.
+    bounded = replace(jail, limits=Limits(spare_memory=available - (768 << 20)))
+    with pytest.raises(ImageError, match="MiB of memory to the machine"):
+        tree.said(bounded, "attack eat:2048; sleep 60")
+    assert tree.said(jail, "attack eat:16") == "eat done"
+
+
+def test_a_recipe_that_does_not_end_is_ended(jail: Jail) -> None:
+    with pytest.raises(ImageError, match=r"ran for more than 0.05 minutes"):
+        tree.said(replace(jail, limits=Limits(seconds=3)), "setsid sleep 4715 & yes")
+    assert not running("sleep 4715")
+    assert tree.said(replace(jail, limits=Limits(seconds=600)), "echo done") == "done"
+
+
+def test_programs_of_the_machine_go_before_it(jail: Jail) -> None:
+    script = "read -r _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ nice _ </proc/self/stat; echo $nice"
+    told = tree.said(jail, f"{script}; cat /proc/self/oom_score_adj")
+    assert told.split() == [str(min(19, os.nice(0) + NICE)), FIRST_TO_GO]
+    assert Path("/proc/self/oom_score_adj").read_text().strip() != FIRST_TO_GO
