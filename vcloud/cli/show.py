@@ -73,6 +73,8 @@ def _show_status(found: "Status") -> None:
     table("", ["VM", "role", "state", "zone", "IPv4", "IPv6"], found.rows())
     for line in found.published:
         tell(f"published: {on_one_line(line)}")
+    for refused in found.refused:
+        tell(f"too many connections, refused in the last ten minutes: {on_one_line(str(refused))}")
     for problem in found.problems:
         say(f"problem: {on_one_line(problem)}")
     say_unseen(found.host_side)

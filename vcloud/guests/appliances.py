@@ -22,7 +22,14 @@ from vcloud.plan.state import VappState
 from vcloud.plan.steps import Drift
 from vcloud.proof.checks import Outcome
 from vcloud.proof.config import config_verdicts
-from vcloud.proof.firewall_report import FirewallReport, parse_firewall_report
+from vcloud.proof.firewall_report import (
+    REFUSED,
+    TABLE,
+    Card,
+    FirewallReport,
+    parse_firewall_report,
+    parse_refused,
+)
 from vcloud.proof.ips_report import NO_REPORT, Event, IpsReport, parse_events, parse_ips_report
 from vcloud.proof.mending import mends
 from vcloud.proof.observed import Verdict
@@ -33,6 +40,7 @@ from vcloud.untrusted import UnreadableError
 T = TypeVar("T")
 FIREWALL_REPORT = "/usr/lib/vcloud/firewall-report"
 IPS_REPORT = "/usr/lib/vcloud/ips-report"
+NFT = "/usr/sbin/nft"
 TIMEOUT = 60
 """Seconds for a report."""
 SAID = 200
@@ -69,6 +77,21 @@ def firewall_report(
             "the firewall's report cannot be read",
             "Its image may be older than this vcloud: build it again with 'vcloud image build'.",
         ) from None
+
+
+def refused_connections(host: Host, domain: str) -> dict[Card, int]:
+    """Packets that the firewall has refused because their senders had begun too many connections.
+    Empty where its rules are of an earlier release, which did not tell.
+
+    Raises:
+        GuestError: the firewall does not answer, or its answer cannot be read.
+        HostError: libvirt refuses it.
+    """
+    done = _ask(host, domain, [NFT, "-j", "list", "set", *TABLE.split(), REFUSED], long=True)
+    try:
+        return parse_refused(done.stdout) if done.code == 0 else {}
+    except UnreadableError:
+        raise GuestError("the firewall's list of refused connections cannot be read") from None
 
 
 def ips_report(host: Host, domain: str) -> IpsReport:

@@ -69,7 +69,10 @@ def users_on(host: Host, pool: StoragePool) -> dict[User, str]:
         return (
             found
             | _volumes_of_pool(pool, seen)
-            | {User(VOLUME, one.key): one.xml + _beyond(pool, one.key, one.xml, seen) for one in others}
+            | {
+                User(VOLUME, one.key): one.xml + _beyond(pool, one.key, one.xml, seen)
+                for one in others
+            }
         )
 
 
@@ -177,7 +180,9 @@ def _backing_chain(host: Host, owner: str, path: str, *, or_gone: bool = False) 
 def _volumes_of_pool(pool: StoragePool, seen: Collection[str]) -> dict[User, str]:
     """Those volumes of vcloud's pool that may be based on images, and the memory images."""
     names = [name for name in _all_names(pool) if volume_name(name) is None]
-    texts = dict(run_parallel([functools.partial(_volume_text, pool, name, seen) for name in names]))
+    texts = dict(
+        run_parallel([functools.partial(_volume_text, pool, name, seen) for name in names])
+    )
     found: dict[User, str] = {}
     for name, text in texts.items():
         stem = name.removesuffix(SAVED_MEMORY).removesuffix(SAVED_DISK)

@@ -31,7 +31,12 @@ port is 0 if there is none.
 Spoofed = tuple[str, str]
 """The firewall's NIC at which a packet arrived, and the source address that the packet claimed."""
 
+Card = tuple[str, str]
+"""The firewall's NIC at which a packet arrived, and the MAC address of its sender."""
+
 TABLE = "inet vcloud"
+REFUSED = "dyn_refused"
+"""The set of those whose new connections exceeded a limit in the last ten minutes."""
 FORGED_ERROR = "ctl:forged-error"
 """The comment of the rule that drops them."""
 _PROTOCOLS = {
@@ -101,6 +106,15 @@ def parse_firewall_report(output: bytes) -> FirewallReport:
         identity=text(document, "identity"),
         network=parse_network(document),
     )
+
+
+def parse_refused(output: bytes) -> dict[Card, int]:
+    """Packets that were refused because their senders had begun too many connections, from nft's
+    JSON listing of the set `REFUSED`. Raises UnreadableError.
+    """
+    listing = [as_mapping(item) for item in items(as_mapping(parse_json(output)), "nftables")]
+    found = _elements(listing, REFUSED, 2)
+    return {(as_text(nic), as_text(mac)): packets for (nic, mac, *_), packets in found}
 
 
 def _listing(document: Mapping[str, object], key: str) -> list[Mapping[str, object]]:

@@ -7,7 +7,8 @@ To show one more problem: yield it in `_problems`, with what the user can do abo
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,9 +17,9 @@ from typing import Any
 
 from vcloud.compile.libvirt.network import vapp_networks
 from vcloud.design.model import Design, Role, Vm
-from vcloud.errors import HostError
+from vcloud.errors import GuestError, HostError
 from vcloud.fleet.fleet import open_home, open_lab
-from vcloud.guests.appliances import check_appliances
+from vcloud.guests.appliances import check_appliances, refused_connections
 from vcloud.hosts.connection import Host, run_parallel
 from vcloud.hosts.host_side import looking_at
 from vcloud.hosts.labels import misplaced
@@ -34,6 +35,7 @@ from vcloud.plan.state import VappState
 from vcloud.plan.steps import Drift, Verb
 from vcloud.proof.checks import Outcome
 from vcloud.proof.config import SILENT
+from vcloud.proof.firewall_report import Card
 from vcloud.proof.mending import mend_of
 from vcloud.proof.report import plain
 from vcloud.views.services import down_services
@@ -80,6 +82,21 @@ class VmStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """Whose new connections the firewall refused in the last ten minutes, because there were too many."""
+
+    vm: str
+    """Empty for clients outside."""
+    zone: str
+    """The zone of its NIC; empty for clients outside."""
+    packets: int
+
+    def __str__(self) -> str:
+        who = f"{self.vm} in {self.zone}" if self.vm else "clients outside"
+        return f"{self.packets} packets of {who}"
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """One vApp on one host."""
 
@@ -94,6 +111,7 @@ class Status:
     problems: tuple[str, ...]
     host_side: HostSide | None = None
     """None: nothing runs whose host's side could be looked at."""
+    refused: tuple[Refused, ...] = ()
 
     @property
     def healthy(self) -> bool:
@@ -133,6 +151,10 @@ class Status:
             "uplink": list(self.uplink),
             "published": list(self.published),
             "problems": list(self.problems),
+            "refused_connections": [
+                {"vm": one.vm or None, "zone": one.zone or None, "packets": one.packets}
+                for one in self.refused
+            ],
             "host_side": _host_side_data(self.host_side) if self.host_side else None,
             "vms": [
                 {
@@ -164,12 +186,15 @@ def status_of(vapp: str, connect: str | None) -> Status:
                 return found
             # The appliances are asked only if libvirt reports no problem. Otherwise vcloud might
             # wait for one that does not run.
-            wrong = () if found.problems else _told_by_guests(host, manifest)
+            wrong, refused = ((), ()) if found.problems else _told_by_guests(host, manifest)
             host_side = host_side_of(state, manifest)
             rules = (*kept_together(host, manifest.design), *rules)
         on_host = tuple(_problems_of_host(host_side, drift_of(manifest, state)))
         return replace(
-            found, problems=(*found.problems, *wrong, *on_host, *rules), host_side=host_side
+            found,
+            problems=(*found.problems, *wrong, *on_host, *rules),
+            host_side=host_side,
+            refused=refused,
         )
 
 
@@ -350,11 +375,31 @@ def _problems(state: VappState, design: Design, phase: Phase) -> list[str]:
     return problems
 
 
-def _told_by_guests(host: Host, manifest: Manifest) -> tuple[str, ...]:
-    """What is wrong inside the VMs, which all run. Appliances and workloads are asked side by side."""
-    with ThreadPoolExecutor(1) as pool:
+def _told_by_guests(host: Host, manifest: Manifest) -> tuple[tuple[str, ...], tuple[Refused, ...]]:
+    """What is wrong inside the VMs, which all run, and whose connections the firewall refuses.
+    Appliances and workloads are asked side by side.
+    """
+    with ThreadPoolExecutor(2) as pool:
         services = pool.submit(lambda: tuple(down_services(host, manifest.design)))
-        return (*_wrong_rules(host, manifest), *services.result())
+        asked = pool.submit(refused_connections, host, manifest.design.firewall.domain)
+        wrong = (*_wrong_rules(host, manifest), *services.result())
+        try:
+            return wrong, refused_by_vm(manifest.design, asked.result())
+        except GuestError as error:
+            # Where the firewall is silent, that is among what is wrong.
+            return wrong or (error.what,), ()
+
+
+def refused_by_vm(design: Design, refused: Mapping[Card, int]) -> tuple[Refused, ...]:
+    """What the firewall has refused, with the names of VMs and zones, the most first."""
+    vms = {nic.mac: (vm.name, nic.zone) for vm in design.workloads for nic in vm.nics}
+    uplink = design.firewall.nics[-1].ifname
+    packets = Counter[tuple[str, str]]()
+    for (ifname, mac), number in refused.items():
+        # A NIC that is none of a VM's is none of a zone's: the firewall drops what it sends.
+        if ifname == uplink or mac in vms:
+            packets[("", "") if ifname == uplink else vms[mac]] += number
+    return tuple(Refused(*who, number) for who, number in packets.most_common())
 
 
 def _wrong_rules(host: Host, manifest: Manifest) -> Iterator[str]:

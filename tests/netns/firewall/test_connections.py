@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import pytest
 
@@ -14,11 +15,18 @@ from tests.netns.firewall.traffic import DESIGN, both_versions, outside, settled
 from vcloud.compile.firewall.rules import (
     BURST_OF_VM,
     CLIENT_GROUPS,
+    HURRY,
+    MOST_DATAGRAMS,
     MOST_OF_CLIENTS,
+    MOST_OF_STRANGERS,
+    MOST_RESUMED,
     RATE_OF_VM,
     TABLE,
     most_of_vm,
 )
+from vcloud.proof.firewall_report import REFUSED, parse_refused
+from vcloud.proof.firewall_report import TABLE as TABLE_NAME
+from vcloud.views.status import refused_by_vm
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -35,6 +43,27 @@ def flood(where: Namespace, packets: Iterable[bytes]) -> None:
         raw.bind(("eth0", 0))
         for packet in packets:
             raw.send(packet)
+
+
+@contextlib.contextmanager
+def silent(net: Fabric) -> Iterator[None]:
+    """The servers answer nothing meanwhile, as where an IPS drops what it has not seen begin."""
+    servers = [net.vms[name] for name in ("web-1", "web-2")]
+    for server in servers:
+        drop = "add table inet t; add chain inet t i { type filter hook input priority 0; policy drop; }"
+        server.run("nft", drop, check=True)
+    try:
+        yield
+    finally:
+        for server in servers:
+            server.run("nft", "delete table inet t", check=True)
+
+
+def refused(net: Fabric) -> dict[str, int]:
+    """Whose connections exceeded a limit -> packets, as `status` tells it."""
+    listed = net.firewall.run("nft", "-j", "list", "set", *TABLE_NAME.split(), REFUSED, check=True)
+    found = refused_by_vm(DESIGN, parse_refused(listed.stdout.encode()))
+    return {f"{one.vm} {one.zone}".strip(): one.packets for one in found}
 
 
 def remembered(net: Fabric) -> int:
@@ -74,6 +103,8 @@ def test_a_vm_that_fills_the_table_gets_its_share_and_the_others_go_on(
         assert greeting(net.outside, net.uplink_address(version), 8080)
         denied = net.report().denied
         assert denied[net.address("api", version), outside(version), "udp", 123] >= MORE
+        assert refused(net).keys() == {"api app"}
+        assert refused(net)["api app"] >= MORE
     net.forget_connections()
     assert greeting(api, outside(version), 443)
 
@@ -92,6 +123,7 @@ def test_what_no_flow_allows_takes_no_room(net: Fabric, version: int) -> None:
     assert settled(lambda: net.counted()["ctl:default-deny"] >= 2000)
     assert remembered(net) < 8
     assert net.counted()["ctl:connections"] == 0
+    assert refused(net) == {}
     assert greeting(net.vms["api"], outside(version), 443)
 
 
@@ -149,7 +181,7 @@ def test_clients_outside_that_flood_leave_room_for_other_clients_and_for_vms(
     net: Fabric, version: int
 ) -> None:
     """One client with all its ports, and its neighbour in the same group of addresses."""
-    uplink, space = net.uplink_address(version), MOST_OF_CLIENTS // 2 + MORE
+    uplink, space = net.uplink_address(version), MOST_DATAGRAMS // 2 + MORE
     # In IPv6 two networks that one subscriber may have.
     parts = ("32", "48") if version == 4 else ("20:7", "20:8")
     clients = [ELSEWHERE[version].format(part) for part in parts]
@@ -162,15 +194,73 @@ def test_clients_outside_that_flood_leave_room_for_other_clients_and_for_vms(
     ]
     flood(net.outside, packets)
     assert settled(lambda: net.counted()["ctl:connections"] >= 2 * MORE)
-    assert remembered(net) <= MOST_OF_CLIENTS + 8
+    assert remembered(net) <= MOST_DATAGRAMS + 8
+    assert refused(net)[""] >= 2 * MORE
     assert greeting(net.outside, uplink, 8080), "of another group"
     assert greeting(net.vms["api"], outside(version), 443)
     assert greeting(net.vms["web-1"], net.address("api", version), 8000)
 
 
+def from_false_addresses(net: Fabric, version: int, count: int, flags: int) -> list[bytes]:
+    """TCP packets to a published port, all of the group of addresses in which the client is that
+    `net.outside` is there.
+    """
+    uplink = net.uplink_address(version)
+    client = net.uplink.gateway4 if version == 4 else net.uplink.gateway6
+    assert client
+    group = client.packed[-1 if version == 4 else 5] & 15
+    sources = (
+        f"192.0.{number // 16}.{16 * (number % 16) + group}"
+        if version == 4
+        else f"2001:db9:{16 * number + group:x}::1"
+        for number in range(count)
+    )
+    return [
+        frames.ethernet(
+            "52:54:00:00:00:77", UPLINK_MAC, frames.tcp(source, 40000, uplink, 8080, flags)
+        )
+        for source in sources
+    ]
+
+
+@both_versions
+def test_a_flood_of_syns_with_false_addresses_shuts_out_no_client_that_was_there_before(
+    net: Fabric, version: int
+) -> None:
+    """And a new one waits for a second or two, because what is not completed is soon forgotten."""
+    uplink = net.uplink_address(version)
+    assert greeting(net.outside, uplink, 8080), "now it is known"
+    # So many that all are not sent before the first ones are forgotten.
+    count = 4 * MOST_OF_STRANGERS
+    flood(net.outside, from_false_addresses(net, version, count, frames.SYN))
+    assert settled(lambda: net.counted()["ctl:connections"] >= MORE)
+    begun = time.monotonic()
+    assert greeting(net.outside, uplink, 8080, SHORT)
+    assert time.monotonic() - begun < SHORT
+    assert greeting(net.vms["web-1"], net.address("api", version), 8000)
+    net.load(DESIGN)
+    flood(net.outside, from_false_addresses(net, version, count, frames.SYN))
+    assert settled(lambda: net.counted()["ctl:connections"] >= MORE)
+    # Half of the connections that the flood has left stand for the usual 5 s.
+    assert settled(lambda: remembered(net) <= MOST_OF_STRANGERS // 2 + 8, 4 * HURRY)
+    assert greeting(net.outside, uplink, 8080), "a stranger"
+
+
+@both_versions
+def test_a_flood_that_claims_to_go_on_takes_no_room_of_those_who_begin(
+    net: Fabric, version: int
+) -> None:
+    with silent(net):
+        flood(net.outside, from_false_addresses(net, version, MOST_RESUMED + MORE, frames.ACK))
+        assert settled(lambda: net.counted()["ctl:connections"] >= MORE)
+        assert remembered(net) >= MOST_RESUMED - 8
+    assert greeting(net.outside, net.uplink_address(version), 8080)
+
+
 @pytest.mark.parametrize("nics", [0, 1, 2, 8, 40, 64])
 def test_all_shares_together_fit_into_the_table(nics: int) -> None:
-    clients = 2 * CLIENT_GROUPS * MOST_OF_CLIENTS
+    group = MOST_OF_CLIENTS + MOST_OF_STRANGERS + MOST_RESUMED + MOST_DATAGRAMS
+    clients = 2 * CLIENT_GROUPS * group
     assert 2 * nics * most_of_vm(nics) + clients <= TABLE
 
 

@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from vcloud.proof.firewall_report import parse_firewall_report
+from vcloud.proof.firewall_report import parse_firewall_report, parse_refused
 from vcloud.untrusted import UnreadableError
 
 
@@ -149,3 +149,13 @@ def test_what_was_denied_to_one_end_is_told_by_sender() -> None:
 def test_what_is_no_report_is_unreadable(output: bytes) -> None:
     with pytest.raises(UnreadableError):
         parse_firewall_report(output)
+
+
+def test_refused_connections_are_those_of_vclouds_own_set() -> None:
+    listed = {"nftables": [denied("dyn_refused", 7, "z-app", "52:54:00:00:00:01")]}
+    assert parse_refused(json.dumps(listed).encode()) == {("z-app", "52:54:00:00:00:01"): 7}
+    nothing = {"family": "inet", "table": "vcloud", "name": "dyn_refused"}
+    assert parse_refused(json.dumps({"nftables": [{"set": nothing}]}).encode()) == {}
+    for hostile in (b"", b"[]", b'{"nftables": [{"set": 1}]}', b'{"nftables": 7}'):
+        with pytest.raises(UnreadableError):
+            parse_refused(hostile)

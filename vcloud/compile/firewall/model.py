@@ -108,6 +108,8 @@ class Family:
     """
     group: str
     """The bits of a client's address that say in which group it is counted."""
+    client: str
+    """The bits of an address that tell clients apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,19 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
+class SourcePorts:
+    """The source ports that the outside sees of connections that begin at a VM: none is a published
+    port.
+    """
+
+    protocol: str
+    original: str
+    """Ports from which a VM sends."""
+    shown: str
+    """A port among these stays as it is, any other one becomes one of these."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ruleset:
     """Everything that the template prints."""
 
@@ -143,6 +158,12 @@ class Ruleset:
     checked_mark: str
     routed_mark: str
     leaving_mark: str
+    before_defragmentation: int
+    """Priority of the chain that sees fragments. The kernel puts them together at -400."""
+    fragments_of_vm: int
+    """Fragments that each NIC of a VM may send in a second."""
+    fragments_outside: int
+    """Those that may come from outside in a second."""
     macs: tuple[str, ...]
     """`interface . MAC` of every NIC of the VMs."""
     families: tuple[Family, ...]
@@ -150,12 +171,23 @@ class Ruleset:
     marks: tuple[str, ...]
     published: tuple[Published, ...]
     publish_maps: tuple[VerdictMap, ...]
+    source_ports: tuple[SourcePorts, ...]
     rejecting: tuple[str, ...]
     """The firewall's NICs in zones whose VMs are told what no flow allows."""
     most_of_vm: int
     """Connections that one address of a VM may have begun at a time."""
     most_of_clients: int
-    """Connections that the clients of one group may have begun at a time."""
+    """TCP connections that the known clients of one group may have begun at a time."""
+    most_of_strangers: int
+    """Those that its other clients may have begun, before they are known."""
+    most_resumed: int
+    """Those that its clients may go on with after the firewall has forgotten them."""
+    most_datagrams: int
+    """What the clients of one group may have begun that is not TCP."""
+    hurried: tuple[tuple[str, int], ...]
+    """States of TCP in nft's words, and the seconds after which the kernel forgets a stranger's
+    connection in that state while half of the strangers' room is taken.
+    """
     client_groups: int
     rate_of_vm: int
     """Connections that one address of a VM may begin in a second."""

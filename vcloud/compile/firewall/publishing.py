@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, IPv6Address
 from vcloud.compile.firewall.maps import disjoint
 from vcloud.compile.firewall.model import (
     Published,
+    SourcePorts,
     VerdictMap,
     Words,
     address_of,
@@ -175,6 +176,34 @@ def _ports_by_source(
                     its = found.setdefault((source, service.protocol), [])
                     its.append((service.first, service.last))
     return found
+
+
+def source_ports(flows: Sequence[Flow]) -> Iterator[SourcePorts]:
+    """For each protocol of which a port is published.
+
+    If a VM sent to a client outside from a published port, then what this client sends to that port
+    would be an answer for the VM, and not reach the VM that publishes it. The kernel's table of
+    connections cannot tell the two apart. Ports below 1024 stay below it if one is free there: some
+    servers ask for that.
+    """
+    for protocol in (Protocol.TCP, Protocol.UDP):
+        taken = [
+            (published.first, published.last, "")
+            for flow in flows
+            for published, _ in _services(flow)
+            if published.protocol is protocol
+        ]
+        low, high = _longest_free(taken, 1, 1023), _longest_free(taken, 1024, 65535)
+        if taken and (low or high):
+            yield SourcePorts(protocol, "0-1023", low or high)
+            yield SourcePorts(protocol, "1024-65535", high or low)
+
+
+def _longest_free(taken: Iterable[tuple[int, int, str]], first: int, last: int) -> str:
+    """The most ports in a row among these that are not taken; empty if there are none."""
+    free = [one for one in disjoint((*taken, (first, last, "free"))) if one[2]]
+    start, end, _ = max(free, key=lambda one: one[1] - one[0], default=(0, -1, ""))
+    return f"{start}-{end}" if end >= start else ""
 
 
 def _dnat(flow: Flow, published: Service, service: Service, words: Words) -> str:

@@ -40,7 +40,9 @@ from vcloud.compile.firewall.publishing import (
     publish_maps,
     publish_prefixes,
     published_by,
+    source_ports,
 )
+from vcloud.compile.firewall.timeouts import CONNTRACK_TIMEOUTS
 from vcloud.design.addressing import spread
 from vcloud.design.internet import local_ranges
 from vcloud.design.model import Design, Flow, Nic, Uplink
@@ -49,9 +51,19 @@ from vcloud.values import NEVER_OUTSIDE4, NEVER_OUTSIDE6, Denied
 TABLE = 131072
 """Connections that the firewall's kernel remembers, of 0.4 KiB each."""
 CLIENT_GROUPS = 16
-MOST_OF_CLIENTS = TABLE // 4 // CLIENT_GROUPS
-"""In each version of IP: the clients outside never have more than half of the table."""
+MOST_OF_CLIENTS, MOST_OF_STRANGERS, MOST_RESUMED, MOST_DATAGRAMS = 640, 640, 384, 384
+"""In each version of IP and each group. The clients outside never have more than half of the table.
+
+A client whose address is false cannot complete a TCP connection, so it stays a stranger.
+"""
 _MOST_OF_VM, _LEAST_OF_VM = 4096, 512
+_HALF_OPEN = {"syn_sent", "syn_recv"}
+_NFT_STATES = {"max_retrans": "retrans", "unacknowledged": "unack"}
+BEFORE_DEFRAGMENTATION = -450
+FRAGMENTS_OF_VM, FRAGMENTS_OUTSIDE = 500, 2000
+"""In a second. A fragment that waits for others takes about 2.3 KiB for as long as
+`FRAGMENT_TIMEOUT`.
+"""
 RATE_OF_VM, BURST_OF_VM = 1000, 5000
 """Connections that one address of a VM may begin in a second, and at once after a pause. The kernel
 does not count a TCP connection that has ended, but remembers it for 2 s.
@@ -60,6 +72,9 @@ _GROUPS = {4: "0.0.0.15", 6: "0:0:f::"}
 """In IPv6 one client may have all addresses of a /48 (RFC 6177), so these four bits are the last ones
 that it cannot choose.
 """
+_CLIENTS = {4: "255.255.255.255", 6: "ffff:ffff:ffff::"}
+HURRY = 1
+"""Seconds. A client is slower only if its round trip takes longer. Then it comes back as a new one."""
 _IFNAME = re.compile(r"[A-Za-z0-9._-]{1,15}")
 
 
@@ -92,6 +107,9 @@ def build_ruleset(design: Design, uplink: Uplink) -> Ruleset:
         checked_mark=f"{CHECKED_MARK:#x}",
         routed_mark=f"{ROUTED_MARK:#x}",
         leaving_mark=f"{LEAVING_MARK:#x}",
+        before_defragmentation=BEFORE_DEFRAGMENTATION,
+        fragments_of_vm=FRAGMENTS_OF_VM,
+        fragments_outside=FRAGMENTS_OUTSIDE,
         macs=in_order(f'"{ifname}" . {nic.mac}' for ifname, nic in nics),
         families=(
             _family(design, flows, IPV4, uplink, tuple(map(str, prefixes4)), nics),
@@ -101,11 +119,16 @@ def build_ruleset(design: Design, uplink: Uplink) -> Ruleset:
         marks=in_order(f"{chain.mark} : goto {chain.name}" for chain in chains),
         published=published,
         publish_maps=tuple(publish_maps(published)),
+        source_ports=tuple(source_ports(flows)),
         rejecting=in_order(
             f'"{_ifname(zone.gateway)}"' for zone in design.zones if zone.denied is Denied.REJECT
         ),
         most_of_vm=most_of_vm(len(nics)),
         most_of_clients=MOST_OF_CLIENTS,
+        most_of_strangers=MOST_OF_STRANGERS,
+        most_resumed=MOST_RESUMED,
+        most_datagrams=MOST_DATAGRAMS,
+        hurried=tuple(hurried()),
         client_groups=CLIENT_GROUPS,
         rate_of_vm=RATE_OF_VM,
         burst_of_vm=BURST_OF_VM,
@@ -117,6 +140,14 @@ def most_of_vm(nics: int) -> int:
     the table, as long as there are not too many of them to have enough.
     """
     return min(max(TABLE // 2 // (2 * max(nics, 1)), _LEAST_OF_VM), _MOST_OF_VM)
+
+
+def hurried() -> Iterator[tuple[str, int]]:
+    """States of TCP as nft names them, with their seconds for a stranger who has to hurry."""
+    for key, seconds in CONNTRACK_TIMEOUTS:
+        protocol, _, state = key.partition("_timeout_")
+        if protocol == "tcp":
+            yield _NFT_STATES.get(state, state), HURRY if state in _HALF_OPEN else seconds
 
 
 def _by_id(flows: Iterable[Flow]) -> tuple[Flow, ...]:
@@ -165,6 +196,7 @@ def _family(
         publish_prefixes=tuple(publish_prefixes(outer, words)),
         leaving=leaving(outer, excepted, own.ip, words) if own else (),
         group=_GROUPS[words.version],
+        client=_CLIENTS[words.version],
     )
 
 

@@ -31,6 +31,14 @@
 - Who begins connections has a share of the kernel's table of connections: each address of a VM, and
   the clients outside in groups. It is looked up only for the first packets of what a flow allows,
   because nothing else is entered there. A load begins to count anew.
+- The kernel counts a connection to a share only while it is new (newer kernels take no other into
+  `ct count`). At that time nobody knows whether a client's address is true. So clients that have
+  completed a connection lately have a share apart from strangers, and what strangers do not complete
+  is forgotten soon while there is little room (`hurried`).
+- What VMs share beside that table (memory for fragments, answers to pings, lines of the log) each NIC has a
+  share of, too.
+- No connection of a VM is shown outside with a published port as its source: for the kernel's table of
+  connections, what a client sends to that port would be an answer for this VM.
 - Where a zone is told what no flow allows, the answer goes to the VM that sent the packet, whose source
   was checked before. Only the firewall itself sends resets to its zones, because it has no service.
 - Base chains have `policy drop`: while the kernel replaces the table, a packet may be lost but none
@@ -45,34 +53,11 @@ import hashlib
 
 from vcloud.compile.environment import render
 from vcloud.compile.firewall.rules import TABLE, build_ruleset
+from vcloud.compile.firewall.timeouts import CONNTRACK_TIMEOUTS
 from vcloud.design.model import Design, Uplink
 
-CONNTRACK_TIMEOUTS: tuple[tuple[str, str], ...] = tuple(
-    (f"net/netfilter/nf_conntrack_{key}", f"{seconds}")
-    for key, seconds in (
-        # A connection that is not answered, or has ended, soon makes room for others.
-        # Longer than the pauses before the first three repetitions of a SYN or of its answer.
-        ("tcp_timeout_syn_sent", 5),
-        ("tcp_timeout_syn_recv", 5),
-        ("tcp_timeout_unacknowledged", 60),
-        ("tcp_timeout_max_retrans", 60),
-        ("tcp_timeout_fin_wait", 30),
-        ("tcp_timeout_close_wait", 30),
-        ("tcp_timeout_last_ack", 20),
-        # The kernel counts these two to nobody's share, so only their number in each second is limited.
-        ("tcp_timeout_time_wait", 2),
-        ("tcp_timeout_close", 2),
-        # What may be silent: 2 h 4 min (RFC 5382), not the kernel's 5 days. A client that goes on
-        # later is looked up as one that begins.
-        ("tcp_timeout_established", 7440),
-        ("udp_timeout", 20),
-        ("udp_timeout_stream", 120),
-        ("icmp_timeout", 10),
-        ("icmpv6_timeout", 10),
-        ("generic_timeout", 10),
-    )
-)
-"""Seconds after which the kernel forgets a connection of which it sees no packet."""
+FRAGMENT_TIMEOUT, FRAGMENT_MEMORY = 2, 32 << 20
+"""Seconds that the kernel waits for the rest of a packet, and bytes for all such packets."""
 
 FIREWALL_SYSCTLS: tuple[tuple[str, str], ...] = (
     # Forwarding first: when it is switched on, the kernel resets other settings to its defaults for
@@ -112,12 +97,25 @@ FIREWALL_SYSCTLS: tuple[tuple[str, str], ...] = (
         for ip in ("ipv4", "ipv6")
         for number, neighbours in ((2, 16384), (3, 32768))
     ),
+    # Incomplete packets are kept for a short time, and at the rates that the ruleset lets them come
+    # there is room for those of five NICs and the outside that all flood.
+    *(
+        (key, f"{value}")
+        for key, value in (
+            ("net/ipv4/ipfrag_time", FRAGMENT_TIMEOUT),
+            ("net/netfilter/nf_conntrack_frag6_timeout", FRAGMENT_TIMEOUT),
+            ("net/ipv4/ipfrag_high_thresh", FRAGMENT_MEMORY),
+            ("net/ipv4/ipfrag_low_thresh", FRAGMENT_MEMORY * 3 // 4),
+            ("net/netfilter/nf_conntrack_frag6_high_thresh", FRAGMENT_MEMORY),
+            ("net/netfilter/nf_conntrack_frag6_low_thresh", FRAGMENT_MEMORY * 3 // 4),
+        )
+    ),
     ("net/netfilter/nf_conntrack_max", f"{TABLE}"),
     ("net/netfilter/nf_conntrack_buckets", f"{TABLE // 2}"),
     ("net/netfilter/nf_conntrack_tcp_loose", "1"),
     # A packet outside the window of its connection is not one of the connection.
     ("net/netfilter/nf_conntrack_tcp_be_liberal", "0"),
-    *CONNTRACK_TIMEOUTS,
+    *((f"net/netfilter/nf_conntrack_{key}", f"{seconds}") for key, seconds in CONNTRACK_TIMEOUTS),
 )
 """Keys (with slashes) and values, in the order in which they must be set. Load the ruleset first:
 it loads conntrack, which has such keys.

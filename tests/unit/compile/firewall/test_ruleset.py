@@ -93,6 +93,7 @@ def test_all_base_chains_of_filters_drop_by_policy() -> None:
         r"type filter hook (\w+) priority ([^;]+); policy (\w+);", render_firewall(SHOP, UPLINK)
     )
     assert hooks == [
+        ("prerouting", "-450", "drop"),
         ("prerouting", "raw", "drop"),
         ("input", "filter", "drop"),
         ("output", "filter", "drop"),
@@ -247,3 +248,28 @@ def test_a_template_never_prints_what_is_missing_or_none() -> None:
         render("nftables/firewall.nft.j2", rules=rules)
     with pytest.raises(TypeError, match="None"):
         render("nftables/firewall.nft.j2", rules=rules, digest=None)
+
+
+@pytest.mark.parametrize(
+    ("published", "shown"),
+    [
+        ("tcp/22", [("tcp", "23-1023"), ("tcp", "1024-65535")]),
+        ("udp/60000-65535", [("udp", "1-1023"), ("udp", "1024-59999")]),
+        ("tcp/500-2000 udp/1-1023", [("tcp", "1-499"), ("tcp", "2001-65535")]),
+        ("udp/1-65535", []),
+    ],
+)
+def test_no_vm_is_seen_to_send_from_a_published_port(
+    published: str, shown: list[tuple[str, str]]
+) -> None:
+    ruleset = build_ruleset(with_flows(SHOP, f"a: internet -> web {published}"), UPLINK)
+    assert [(one.protocol, one.shown) for one in ruleset.source_ports][:2] == shown
+
+
+def test_where_all_low_ports_are_published_high_ones_are_shown() -> None:
+    ruleset = build_ruleset(with_flows(SHOP, "a: internet -> web udp/1-1023"), UPLINK)
+    assert {(one.original, one.shown) for one in ruleset.source_ports} == {
+        ("0-1023", "1024-65535"),
+        ("1024-65535", "1024-65535"),
+    }
+    assert build_ruleset(with_flows(SHOP, "a: api -> internet udp/1"), UPLINK).source_ports == ()
