@@ -137,16 +137,21 @@ def graph(
         Path | None,
         typer.Option("--out", help="File to write (default: stdout).", show_default=False),
     ] = None,
+    lab: Annotated[
+        bool, typer.Option("--lab", help="Draw the hosts instead, with who runs there.")
+    ] = False,
+    connect: Connect = None,
 ) -> None:
-    """Draw a vApp: its zones, VMs and flows, and which zones the IPS inspects."""
-    from vcloud.compile.graph import render_dot, render_mermaid
-    from vcloud.pipeline import design_of, load_file
-
+    """Draw a vApp: its zones, VMs and flows, and which zones the IPS inspects. With --lab: the hosts,
+    the vApps on them, and which vApps keep each other away from their hosts.
+    """
     kind = picture or _by_ending(out)
-    design = design_of(load_file(chosen_file(argument, file), parameter_values(parameters)))
-    content = (
-        render_mermaid(design).encode() if kind is Picture.MERMAID else render_dot(design).encode()
-    )
+    # The file and the host may come from the environment, where they are for all commands.
+    if lab and argument:
+        raise UsageError(
+            f"--lab draws hosts, and '{argument}' is a vApp file", "Leave out one of the two."
+        )
+    content = _lab(connect, kind) if lab else _vapp(chosen_file(argument, file), parameters, kind)
     if kind in (Picture.SVG, Picture.PNG):
         content = _drawn(content, kind)
     if out is None:
@@ -157,6 +162,27 @@ def graph(
     except OSError as error:
         raise UsageError(f"'{out}' cannot be written: {error.strerror}") from None
     say(f"wrote {out}")
+
+
+def _vapp(file: Path, parameters: list[str] | None, kind: Picture) -> bytes:
+    from vcloud.compile.graph import render_dot, render_mermaid
+    from vcloud.pipeline import design_of, load_file
+
+    design = design_of(load_file(file, parameter_values(parameters)))
+    drawn = render_mermaid(design) if kind is Picture.MERMAID else render_dot(design)
+    return drawn.encode()
+
+
+def _lab(connect: str | None, kind: Picture) -> bytes:
+    from vcloud.compile.lab_graph import render_lab_dot, render_lab_mermaid
+    from vcloud.views.hosts import lab_picture
+
+    hosts = lab_picture(connect)
+    for host in hosts:
+        if host.error:
+            say(f"{host.name} cannot be asked: {host.error}")
+    drawn = render_lab_mermaid(hosts) if kind is Picture.MERMAID else render_lab_dot(hosts)
+    return drawn.encode()
 
 
 def _by_ending(out: Path | None) -> Picture:

@@ -4,12 +4,14 @@ trusts (`vcloud host`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from vcloud.compile.lab_graph import LabHost, Tenant
 from vcloud.enforce.install import hook_digest
 from vcloud.errors import HostError, UsageError
 from vcloud.fleet.fleet import Fleet, open_lab
@@ -17,11 +19,13 @@ from vcloud.hosts.accelerator import stored_accelerator
 from vcloud.hosts.capabilities import capabilities_of
 from vcloud.hosts.connection import Host, run_parallel
 from vcloud.hosts.labels import labels_of
+from vcloud.hosts.manifests import read_manifest, vapp_names
 from vcloud.hosts.observe import has_vapp
 from vcloud.hosts.operator_key import Operator, fingerprint_of, load_operator, public_key_in
 from vcloud.hosts.operators import Trusted, revoke, scrub, trust, trusted_on
 from vcloud.hosts.tenancy import NOBODY, ask_hook, residents_of
 from vcloud.placement.place import INSTALL_HOOK
+from vcloud.plan.manifest import Manifest
 from vcloud.tenancy import Terms, told_demands
 
 
@@ -77,6 +81,44 @@ def _row(host: Host) -> HostRow:
         (*(one.vapp for one in terms), *others),
         tuple(demand for one in terms for demand in told_demands(one)),
     )
+
+
+def lab_picture(connect: str | None) -> list[LabHost]:
+    """What `vcloud graph --lab` draws: the hosts that the user means, and who is there. Raises
+    UsageError, SpecError, HostError where none lets us in.
+    """
+    with open_lab(connect) as lab:
+        found = run_parallel([partial(_pictured, host) for host in lab.hosts])
+    silent = [LabHost(name, error=error.what) for name, error in lab.unreachable.items()]
+    return sorted([*found, *silent], key=lambda host: host.name)
+
+
+def _pictured(host: Host) -> LabHost:
+    try:
+        residents, standing = residents_of(host), vapp_names(host)
+        known = stored_accelerator(host)
+        labels = labels_of(host, known.name if known else "").labels
+        running = Counter(one for one in residents if isinstance(one, Terms))
+        names = {terms.vapp for terms in running}
+        stopped = [_stopped(host, vapp) for vapp in standing if vapp not in names]
+    except HostError as error:
+        return LabHost(host.name, error=error.what)
+    vapps = [Tenant(terms.vapp, number, terms) for terms, number in running.items()]
+    others = [Tenant(one, 1, managed=False) for one in residents if isinstance(one, str)]
+    return LabHost(
+        host.name,
+        tuple(sorted(labels.items())),
+        (
+            *sorted([*vapps, *stopped], key=lambda one: one.name),
+            *sorted(others, key=lambda one: one.name),
+        ),
+    )
+
+
+def _stopped(host: Host, vapp: str) -> Tenant:
+    """A vApp of which no VM runs. Its rules bind others when it starts again."""
+    manifest = read_manifest(host, vapp)
+    return Tenant(vapp, 0, manifest.design.terms if isinstance(manifest, Manifest) else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import pytest
 
 from tests.design_builder import build_design
 from tests.standing import manifest_of
+from vcloud.cli.show import _show_status
 from vcloud.compile.libvirt.network import render_network, zone_networks
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import HostRef
@@ -16,8 +17,9 @@ from vcloud.hosts.machines import mark_domain, set_token
 from vcloud.hosts.manifests import delete_manifest, write_manifest
 from vcloud.marks import VmMarks
 from vcloud.plan.manifest import Manifest, Phase
+from vcloud.views.hosts import lab_picture
 from vcloud.views.render import UPLINK
-from vcloud.views.status import all_vapps, published_ports
+from vcloud.views.status import Refused, Status, all_vapps, published_ports, refused_by_vm
 
 URI = "test:///default"
 DESIGN = build_design(zones="dmz", vms={"web": "dmz"}, vapp="listed")
@@ -85,6 +87,18 @@ def test_a_vapp_that_does_not_run_or_whose_run_has_not_ended_is_a_problem(host: 
     assert state() == "problem"
 
 
+@pytest.mark.usefixtures("host")
+def test_the_picture_of_a_lab_has_the_vapps_and_other_vms_of_a_host() -> None:
+    (found,) = lab_picture(URI)
+    assert (found.name, found.error) == ("localhost", "")
+    tenants = {one.name: one for one in found.tenants}
+    # These VMs have no terms, so they are drawn as what they are for the hook.
+    assert (tenants["listed"].vms, tenants["listed"].terms) == (0, DESIGN.terms)
+    assert {name for name, one in tenants.items() if not one.managed} >= {
+        vm.domain for vm in DESIGN.vms
+    }
+
+
 def test_a_published_port_is_shown_at_the_addresses_that_its_clients_can_reach() -> None:
     flows = """
         all: internet -> web tcp/80=8080
@@ -98,3 +112,34 @@ def test_a_published_port_is_shown_at_the_addresses_that_its_clients_can_reach()
         "[2001:db8::10]:2323 -> web tcp/23 (six, for fd00:7::/64)",
     ]
     assert published_ports(design, ["198.18.1.10"])[2].startswith("no address for port 2323 -> ")
+
+
+def test_refused_connections_are_told_by_vm_and_zone_the_most_first(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    design = build_design("dmz app", {"web": "dmz app", "api": "app"})
+    firewall, (web, _) = design.firewall, design.workloads[0].nics
+    api = design.workloads[1].nics[0]
+    found = refused_by_vm(
+        design,
+        {
+            (design.zone("dmz").gateway.ifname, web.mac): 5,
+            (design.zone("app").gateway.ifname, api.mac): 7,
+            (firewall.nics[-1].ifname, "52:54:00:00:00:98"): 1,
+            (firewall.nics[-1].ifname, "52:54:00:00:00:99"): 2,
+            (design.zone("app").gateway.ifname, "52:54:00:00:00:97"): 9,
+        },
+    )
+    names = {vm.name: vm.nics[0].mac for vm in design.workloads}
+    assert {names[one.vm] for one in found if one.vm} == {web.mac, api.mac}
+    assert [one.packets for one in found] == [7, 5, 3]
+    assert found[2] == Refused("", "", 3)
+    status = Status("shop", "h1", "retail", "ready", "kvm", (), (), (), (), None, found)
+    assert status.healthy
+    assert status.as_data()["refused_connections"][2] == {"vm": None, "zone": None, "packets": 3}
+    _show_status(status)
+    said = capsys.readouterr().out
+    assert "refused in the last ten minutes: 7 packets of " in said
+    assert "3 packets of clients outside" in said
+    _show_status(replace(status, refused=()))
+    assert "refused" not in capsys.readouterr().out
