@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -36,6 +37,8 @@ class Limits:
     """Processes and threads of all its users together."""
     spare_disk: int = 1 << 30
     """Bytes that it leaves free on the disk of the build. Where less was free before: half of that."""
+    spare_files: int = 20_000
+    """Files that may still be made there, likewise, where the file system counts them."""
     spare_memory: int = 0
     """Bytes of memory that it leaves available. Where less was available before: half of that. 0: a
     part of the machine's memory.
@@ -82,6 +85,7 @@ class _Watch:
         spare = limits.spare_memory or memory["MemTotal"] // MEMORY_SHARE
         self._least_memory = _least(spare, memory["MemAvailable"])
         self._least_disk = _least(limits.spare_disk, _free(folder))
+        self._least_files = _least(limits.spare_files, _files(folder))
         self._tasks = _all_tasks()
 
     def excess(self) -> ImageError | None:
@@ -95,6 +99,11 @@ class _Watch:
             return _ended(
                 f"left less than {self._least_disk >> 20} MiB free on the disk of {self._folder}",
                 "What the build has written is gone. Make room there, or let the recipe write less.",
+            )
+        if _files(self._folder) < self._least_files:
+            return _ended(
+                f"left room for fewer than {self._least_files} files on the disk of {self._folder}",
+                "What the build has written is gone. Let the recipe write fewer files.",
             )
         if _memory()["MemAvailable"] < self._least_memory:
             return _ended(
@@ -123,6 +132,12 @@ def _least(spare: int, before: int) -> int:
 def _free(folder: Path) -> int:
     found = os.statvfs(folder)
     return found.f_bavail * found.f_frsize
+
+
+def _files(folder: Path) -> int:
+    """How many files can still be made. A large number where the file system has no limit."""
+    found = os.statvfs(folder)
+    return found.f_favail if found.f_files else sys.maxsize
 
 
 def _memory() -> dict[str, int]:

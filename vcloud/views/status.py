@@ -379,15 +379,16 @@ def _told_by_guests(host: Host, manifest: Manifest) -> tuple[tuple[str, ...], tu
     """What is wrong inside the VMs, which all run, and whose connections the firewall refuses.
     Appliances and workloads are asked side by side.
     """
-    with ThreadPoolExecutor(2) as pool:
-        services = pool.submit(lambda: tuple(down_services(host, manifest.design)))
-        asked = pool.submit(refused_connections, host, manifest.design.firewall.domain)
-        wrong = (*_wrong_rules(host, manifest), *services.result())
+    design = manifest.design
+    with ThreadPoolExecutor(1) as pool:
+        services = pool.submit(lambda: tuple(down_services(host, design)))
+        wrong = tuple(_wrong_rules(host, manifest))
         try:
-            return wrong, refused_by_vm(manifest.design, asked.result())
-        except GuestError as error:
+            refused = refused_by_vm(design, refused_connections(host, design.firewall.domain))
+            return (*wrong, *services.result()), refused
+        except (GuestError, HostError) as error:
             # Where the firewall is silent, that is among what is wrong.
-            return wrong or (error.what,), ()
+            return (*(wrong or (error.what,)), *services.result()), ()
 
 
 def refused_by_vm(design: Design, refused: Mapping[Card, int]) -> tuple[Refused, ...]:

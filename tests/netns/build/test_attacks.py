@@ -271,9 +271,10 @@ def test_removing_a_build_removes_what_it_points_to_nowhere(
 
 @contextmanager
 def small_disk(folder: Path, size: int) -> Iterator[Path]:
-    """A disk of its own in that folder."""
+    """A disk of its own in that folder, with room for 4,000 files."""
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "t", str(folder)], check=True)
+    options = f"size={size},nr_inodes=4000"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "t", str(folder)], check=True)
     try:
         yield folder
     finally:
@@ -292,6 +293,16 @@ def test_a_recipe_that_fills_the_disk_is_ended_before_it_is_full(
             tree.said(jail, write.format(250))
         assert not running("sleep 0.02")
         assert os.statvfs(disk).f_bavail > 0
+        jail.remove()
+
+
+def test_a_recipe_that_makes_files_without_end_is_ended(tmp_path: Path, attack: Path) -> None:
+    write = "i=0; while [ $i -lt {} ]; do touch /tmp/$i; i=$((i+1)); done; sleep {}; echo written"
+    with small_disk(tmp_path / "disk", 256 << 20) as disk:
+        jail = replace(tree.make(disk / "build", attack), limits=Limits(spare_files=3000))
+        assert tree.said(jail, write.format(100, 1)) == "written"
+        with pytest.raises(ImageError, match="room for fewer than 3000 files"):
+            tree.said(jail, write.format(1500, 60))
         jail.remove()
 
 

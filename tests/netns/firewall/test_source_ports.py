@@ -15,7 +15,8 @@ from tests.netns.firewall.traffic import DATAGRAM, DESIGN, FLOWS, STREAM, both_v
 pytestmark = pytest.mark.timeout(900)
 
 PUBLISHED, ASKED = 7001, 5060
-WITH = with_flows(DESIGN, f"{FLOWS}\n calls: api -> internet udp/{ASKED} tcp/{ASKED}")
+CALLS = f"calls: api -> internet udp/{ASKED} tcp/{ASKED}\n pushes: web -> internet udp/{ASKED}"
+WITH = with_flows(DESIGN, f"{FLOWS}\n {CALLS}")
 
 
 @contextmanager
@@ -29,13 +30,15 @@ def called(net: Fabric, version: int, kind: int) -> Iterator[socket.socket]:
 
 
 @contextmanager
-def calling(net: Fabric, version: int, kind: int, port: int) -> Iterator[socket.socket]:
+def calling(
+    net: Fabric, version: int, kind: int, port: int, vm: str = "api"
+) -> Iterator[socket.socket]:
     """A VM that sends from this port."""
     family = socket.AF_INET if version == 4 else socket.AF_INET6
-    with net.vms["api"].socket(family, kind) as client:
+    with net.vms[vm].socket(family, kind) as client:
         client.settimeout(LONG)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        client.bind((net.address("api", version), port))
+        client.bind((net.address(vm, version), port))
         client.connect((outside(version), ASKED))
         yield client
 
@@ -84,3 +87,18 @@ def test_another_port_of_a_vm_stays_as_it_is_and_one_below_1024_stays_below(
                 peer = server.accept()[1] if kind == STREAM else server.recvfrom(9)[1]
                 assert lowest <= peer[1] <= highest, port
                 assert peer[1] not in {8080, *range(6000, 6004), *range(7000, 7004), 9100}
+
+
+@both_versions
+def test_the_vm_that_publishes_a_port_may_speak_first_from_it(net: Fabric, version: int) -> None:
+    net.load(WITH)
+    net.forget_connections()
+    # Bound to its address beside the server of the fabric, which is bound to none.
+    with (
+        called(net, version, DATAGRAM) as server,
+        calling(net, version, DATAGRAM, PUBLISHED, "web-1") as client,
+    ):
+        client.send(b"news")
+        assert server.recvfrom(100)[1][:2] == (net.uplink_address(version), PUBLISHED)
+        server.sendto(b"thanks", (net.uplink_address(version), PUBLISHED))
+        assert client.recv(100) == b"thanks"

@@ -102,6 +102,8 @@ class Family:
     """Flows from outside, by the services that they publish."""
     publish_prefixes: tuple[VerdictMap, ...]
     """Services that only clients of a prefix reach."""
+    publishers: tuple[str, ...]
+    """VMs that may be seen to send from a port that they publish: `address . protocol . ports`."""
     leaving: tuple[str, ...]
     """Where a flow leads a VM outside, at the vApp's own address, too: `address . protocol . ports`.
     Empty where nothing is published.

@@ -199,6 +199,23 @@ def source_ports(flows: Sequence[Flow]) -> Iterator[SourcePorts]:
             yield SourcePorts(protocol, "1024-65535", high or low)
 
 
+def publishers(flows: Sequence[Flow], words: Words) -> tuple[str, ...]:
+    """Who may be seen to send from a published port: the VMs that it leads to, where it has the same
+    number there. Such a program may speak first to a client that it knows.
+    """
+    found: dict[tuple[str, str], list[tuple[int, int, str]]] = {}
+    for flow in flows:
+        same = [one for one, service in _services(flow) if one == service]
+        for target in filter(None, (address_of(path.target, words) for path in flow.paths)):
+            for one in same:
+                found.setdefault((target, one.protocol), []).append((one.first, one.last, ""))
+    return in_order(
+        f"{target} . {protocol} . {first}-{last}"
+        for (target, protocol), its in found.items()
+        for first, last, _ in disjoint(its)
+    )
+
+
 def _longest_free(taken: Iterable[tuple[int, int, str]], first: int, last: int) -> str:
     """The most ports in a row among these that are not taken; empty if there are none."""
     free = [one for one in disjoint((*taken, (first, last, "free"))) if one[2]]

@@ -40,6 +40,7 @@ from vcloud.compile.firewall.publishing import (
     publish_maps,
     publish_prefixes,
     published_by,
+    publishers,
     source_ports,
 )
 from vcloud.compile.firewall.timeouts import CONNTRACK_TIMEOUTS
@@ -194,6 +195,7 @@ def _family(
         egress_prefixes=tuple(prefix_maps(outer, words)),
         ingress=tuple(ingress_maps(outer, words)),
         publish_prefixes=tuple(publish_prefixes(outer, words)),
+        publishers=publishers(outer, words),
         leaving=leaving(outer, excepted, own.ip, words) if own else (),
         group=_GROUPS[words.version],
         client=_CLIENTS[words.version],
