@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.design_builder import build_design
 from tests.standing import manifest_of
+from vcloud.cli.app import app
 from vcloud.cli.show import _show_status
 from vcloud.compile.libvirt.network import render_network, zone_networks
+from vcloud.errors import UsageError
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import HostRef
 from vcloud.hosts.machines import mark_domain, set_token
@@ -97,6 +101,26 @@ def test_the_picture_of_a_lab_has_the_vapps_and_other_vms_of_a_host() -> None:
     assert {name for name, one in tenants.items() if not one.managed} >= {
         vm.domain for vm in DESIGN.vms
     }
+
+
+@pytest.mark.usefixtures("host")
+def test_a_lab_is_drawn_with_the_host_that_cannot_be_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inventory = tmp_path / "hosts.yaml"
+    gone = f"qemu+unix:///system?socket={tmp_path}/gone"
+    inventory.write_text(f"hosts:\n  h1: {{uri: '{URI}'}}\n  h2: {{uri: '{gone}'}}\n")
+    monkeypatch.setenv("VCLOUD_INVENTORY", str(inventory))
+    for name in ("VCLOUD_CONNECT", "LIBVIRT_DEFAULT_URI"):
+        monkeypatch.delenv(name, raising=False)
+    done = CliRunner().invoke(app, ["graph", "--lab", "--format", "dot"])
+    assert done.exit_code == 0, done.output
+    assert "h1_empty" in done.stdout
+    assert "h0_empty" not in done.stdout
+    assert "h2\\ncannot be asked: " in done.stdout
+    assert "h2 cannot be asked: " in done.stderr
+    refused = CliRunner().invoke(app, ["graph", "--lab", "shop.yaml"])
+    assert isinstance(refused.exception, UsageError)
 
 
 def test_a_published_port_is_shown_at_the_addresses_that_its_clients_can_reach() -> None:
