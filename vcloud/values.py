@@ -9,6 +9,7 @@ two VMs meet, so that all of them get the same answer.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -35,16 +36,21 @@ ACCELERATOR: Final = "accelerator"
 ARCH: Final = "arch"
 SMT: Final = "smt"
 SVIRT: Final = "svirt"
+KSM: Final = "ksm"
+ON: Final = "on"
+OFF: Final = "off"
+NONE: Final = "none"
 HOST_FACTS: Final[Mapping[str, tuple[str, ...]]] = {
     ACCELERATOR: ("kvm", "tcg"),
     ARCH: (),
-    SMT: ("on", "off"),
-    SVIRT: ("apparmor", "selinux", "none"),
+    SMT: (ON, OFF),
+    SVIRT: ("apparmor", "selinux", NONE),
+    KSM: (ON, OFF),
 }
 """What vcloud reads from a host, and a vApp may ask for like for a label of the inventory: how the
 VMs of the vApp run there, the architecture by libvirt's name, whether two threads of a core are two
-processors, and what keeps the host's QEMU processes apart. To each its possible values, if they
-are few.
+processors, what keeps the host's QEMU processes apart, and whether its kernel merges equal pages of
+memory. To each its possible values, if they are few.
 """
 
 
@@ -133,6 +139,36 @@ _APPS_BY_PORT: Final = {
     6379: App.REDIS,
 }
 """Ports on which one protocol is so common that a flow need not name it."""
+
+
+MOST_PROCESSORS: Final = 1 << 16
+"""A number of a processor that no kernel has."""
+
+
+_RANGE: Final = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
+
+
+def processors_in(text: str) -> frozenset[int]:
+    """The processors of a list as Linux writes it: `0-3,8`. Raises ValueError."""
+    found: set[int] = set()
+    for part in filter(None, text.strip().split(",")):
+        match = _RANGE.fullmatch(part)
+        low, high = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not low <= high < MOST_PROCESSORS:
+            raise ValueError(f"'{text[:80]}' is no list of processors")
+        found.update(range(low, high + 1))
+    return frozenset(found)
+
+
+def processors_shown(processors: Iterable[int]) -> str:
+    """The list as Linux writes it. Empty for no processor."""
+    ranges: list[list[int]] = []
+    for number in sorted(processors):
+        if ranges and number == ranges[-1][-1] + 1:
+            ranges[-1][1:] = [number]
+        else:
+            ranges.append([number])
+    return ",".join("-".join(map(str, one)) for one in ranges)
 
 
 def share_a_port(some: Iterable[Service], others: Collection[Service]) -> bool:

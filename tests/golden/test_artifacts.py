@@ -22,7 +22,9 @@ from tests.vapps import SHOP
 from vcloud.views.render import LIST
 
 FOLDER = Path(__file__).parent / "artifacts"
-CASES = {"shop": SHOP} | {name: FOLDER / name / "vapp.yaml" for name in ("homes", "segment")}
+CASES = {"shop": SHOP} | {
+    name: FOLDER / name / "vapp.yaml" for name in ("homes", "segment", "vault")
+}
 SCHEMAS = Path("/usr/share/libvirt/schemas")
 IMAGE_DIGEST = re.compile(rb"/(kernel|initrd)-([a-z-]+)-[0-9a-f]{12}")
 """It follows the sources of the images, which are not what is looked at here."""

@@ -10,7 +10,7 @@ import secrets
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from vcloud.data import images_dir
 from vcloud.errors import HostError
 from vcloud.guests.setup import GUEST, OPEN_GATE, HostKey, new_host_key
 from vcloud.hosts.connection import Host, open_host
-from vcloud.hosts.inventory import load_inventory
+from vcloud.hosts.inventory import HostRef, load_inventory
 from vcloud.hosts.patience import BOOT_VARIABLE
 from vcloud.hosts.pool import FOLDER, StoragePool
 from vcloud.images.build import build
@@ -65,7 +65,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def machine(folder: Path) -> Iterator[KvmHost]:
-    """A stock Debian libvirt host whose KVM works.
+    """A stock Debian libvirt host whose KVM works."""
+    # One processor: with two, a kernel of the host dies sooner or later while two guests run under
+    # the emulated virtualisation.
+    processor = ("-cpu", "max,+svm,-xsave,-avx,-avx2,-f16c", "-smp", "1")
+    with booted_host(folder, processor) as host:
+        yield host
+
+
+@contextlib.contextmanager
+def booted_host(folder: Path, processor: Sequence[str]) -> Iterator[KvmHost]:
+    """A stock Debian libvirt host with such a processor, as QEMU's options say it.
 
     It has no path anywhere: QEMU hands a port of this machine's loopback to its sshd, and lets
     nothing out. Its second disk has the images that its VMs boot from.
@@ -73,9 +83,6 @@ def machine(folder: Path) -> Iterator[KvmHost]:
     port, key = free_port(), new_host_key()
     drive = folder / "stock.raw"
     stock.drive(drive, ("base", "firewall"))
-    # One processor: with two, a kernel of the host dies sooner or later while two guests run under
-    # the emulated virtualisation.
-    processor = ("-cpu", "max,+svm,-xsave,-avx,-avx2,-f16c", "-smp", "1")
     network = f"user,id=way-in,restrict=on,ipv6=off,hostfwd=tcp:{LOOPBACK}:{port}-:22"
     card = ("-netdev", network, "-device", f"virtio-net-pci,netdev=way-in,mac={MAC}")
     disk = ("-blockdev", f"raw,node-name=stock,file.driver=file,file.filename={drive}")
@@ -99,8 +106,14 @@ def inventory(machine: KvmHost, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def nested(inventory: Path) -> Iterator[Host]:
+    with await_host(load_inventory(inventory)[0]) as host:
+        yield host
+
+
+@contextlib.contextmanager
+def await_host(ref: HostRef) -> Iterator[Host]:
     """Its first key exchange may take longer than any client waits, while it starts its services."""
-    ref, deadline = load_inventory(inventory)[0], time.monotonic() + BOOT_SECONDS
+    deadline = time.monotonic() + BOOT_SECONDS
     with contextlib.ExitStack() as opened:
         while True:
             try:

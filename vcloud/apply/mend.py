@@ -5,13 +5,15 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 
+from vcloud.apply.cores import keep_to_cores
 from vcloud.apply.run import Run
 from vcloud.compile.libvirt.devices import filter_of
 from vcloud.compile.libvirt.domain import render_interface
 from vcloud.compile.libvirt.nwfilter import FilterBinding
 from vcloud.design.model import Vm
-from vcloud.enforce.host_report import FOLDERS
+from vcloud.enforce.host_processes import FOLDERS
 from vcloud.hosts import machines
+from vcloud.hosts.cores import cores_of_vapps, release
 from vcloud.hosts.terms import set_terms
 from vcloud.plan.facts import Facts
 from vcloud.plan.host_difference import HostKind
@@ -39,7 +41,16 @@ def mend(run: Run, vm: Vm) -> None:
         )
         set_terms(run.host, vm.domain, run.design.terms)
         _bind_filters(run, vm)
+        _pin(run, vm)
         run.reporter.report(vm.name, "mended")
+
+
+def _pin(run: Run, vm: Vm) -> None:
+    """Whoever may use the vApp's cores otherwise is kept off them at the beginning of each run."""
+    if run.target.wanted.cores_of(vm.name):
+        keep_to_cores(run, vm)
+    elif run.state.manifest is not None and run.state.manifest.cores_of(vm.name):
+        release(run.host, vm.domain, cores_of_vapps(run.host, but=run.design.instance.name))
 
 
 def _bind_filters(run: Run, vm: Vm) -> None:

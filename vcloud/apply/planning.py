@@ -28,6 +28,7 @@ from vcloud.fleet.fleet import Fleet
 from vcloud.guests.appliances import with_reports
 from vcloud.hosts.connection import Host, run_parallel
 from vcloud.hosts.host_side import looking_at
+from vcloud.hosts.kernel import locking_of
 from vcloud.hosts.labels import labels_of
 from vcloud.hosts.operators import may_ask_for_signatures
 from vcloud.hosts.tenancy import ask_hook, is_alone, kept_together, somebody_demands
@@ -210,14 +211,17 @@ def planned_on(fleet: Fleet, request: Request) -> Planned:
     known, refused = known_accelerator(host, state, request.accelerator), Refusals()
     with refused.gathered():
         refuse_host(host, request.design, known, stands=state.manifest is not None)
-    target = target_of(
-        host,
-        request.design,
-        on_one(request.design, host.name),
-        state,
-        known or "tcg",
-        renew=request.refresh,
-    )
+    try:
+        target = target_of(
+            host,
+            request.design,
+            on_one(request.design, host.name),
+            state,
+            known or "tcg",
+            renew=request.refresh,
+        )
+    except RefusedError as error:
+        raise RefusedError((*refused.problems, *error.problems)) from None
     state = seen_by_all(fleet, state, target.wanted)
     target, plan = steps_to(target, state, host, request)
     with refused.gathered():
@@ -297,6 +301,8 @@ def with_room(fleet: Fleet, target: Target, plan: Plan, state: VappState) -> Pla
     other_terms, refused = has_other_terms(target.design, state), Refusals()
     if demand.starts or demand.files:
         host = fleet.capabilities()
+        if any(vm.isolation.locked_memory for vm in demand.starts):
+            host = replace(host, locking=locking_of(fleet.home))
         with refused.gathered():
             place(target.design, demand, host)
         plan = replace(plan, notes=(*plan.notes, *capacity_notes(demand, host)))

@@ -4,6 +4,7 @@ its services wait.
 
 from __future__ import annotations
 
+from vcloud.apply.cores import keep_to_cores
 from vcloud.apply.run import Run
 from vcloud.compile.guest.cloudinit import seed_files, seed_iso
 from vcloud.compile.libvirt.devices import starts_linked
@@ -76,9 +77,10 @@ def _power(run: Run, vm: Vm) -> None:
         return
     if verb is Verb.RESTORE_VM:
         _restore(run, vm)
-        return
-    _make_way(run, vm, verb)
-    _boot(run, vm, verb)
+    else:
+        _make_way(run, vm, verb)
+        _boot(run, vm, verb)
+    keep_to_cores(run, vm)
 
 
 def _boot(run: Run, vm: Vm, verb: Verb) -> None:

@@ -131,7 +131,7 @@ class Run:
         return render_domain(
             vm,
             self.target.artifacts.uplink,
-            HostFacts(self.target.wanted.accelerator),
+            HostFacts(self.target.wanted.accelerator, cores=self.target.wanted.cores_of(vm.name)),
             self.boots[vm.name],
             disks,
             sealing_of(self.host).sealed_marks(marks),

@@ -15,6 +15,7 @@ from vcloud.design.standing import in_standing_order
 from vcloud.errors import HostError
 from vcloud.hosts.accelerator import find_accelerator, stored_accelerator
 from vcloud.hosts.connection import Host
+from vcloud.hosts.cores import cores_for
 from vcloud.hosts.uplink import uplink_for
 from vcloud.hosts.volumes import VappVolumes
 from vcloud.placement.place import Placement
@@ -43,6 +44,7 @@ class Target:
             self.wanted.written,
             self.wanted.vcloud,
         )
+        wanted = replace(wanted, cores=self.wanted.cores, owned=self.wanted.owned)
         return replace(self, wanted=wanted, images=images)
 
 
@@ -57,7 +59,8 @@ def target_of(
     settled: VmImages | None = None,
 ) -> Target:
     """The target of a run. Of a vApp that stands, its design is in the order that stands. `renew` and
-    `settled` are as in `VmImages.of`.
+    `settled` are as in `VmImages.of`. Raises RefusedError where the host has too few cores for VMs that
+    demand their own.
     """
     if state.manifest:
         design = in_standing_order(design, state.manifest.design)
@@ -73,6 +76,8 @@ def target_of(
         datetime.now(UTC).isoformat(timespec="seconds"),
         __version__,
     )
+    cores = cores_for(host, design, dict(state.manifest.cores if state.manifest else ()))
+    wanted = replace(wanted, cores=tuple(cores.pins.items()), owned=tuple(sorted(cores.owned)))
     return Target(design, placement, artifacts, wanted, images)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from vcloud.apply.actions import act, left, tell_failure
+from vcloud.apply.cores import clear_cores
 from vcloud.apply.planning import (
     Request,
     needing_images,
@@ -265,6 +266,7 @@ class _Up:
             # The appliances are among them because loading rules writes their marks anew.
             marked=self._marked({*touched, *design.appliances} - {*fresh}),
         )
+        clear_cores(run)
         reporter.part("VMs and rules")
         run_steps(
             run.plan.steps,

@@ -17,6 +17,7 @@ from vcloud.guests.setup import open_gate_of_own_image
 from vcloud.hosts import machines
 from vcloud.hosts.connection import Host
 from vcloud.hosts.memory_images import DamagedImageError, MemoryImage, MemoryImages, UnwakeableError
+from vcloud.hosts.metadata import element_of
 from vcloud.hosts.patience import boot_timeout
 from vcloud.hosts.saveimage import Clone
 from vcloud.hosts.terms import set_terms
@@ -210,6 +211,7 @@ class Waker:
                 boot.console,
                 terms_text(self.target.design.terms),
                 woken_nic(devices),
+                element_of(xml, "cputune"),
             ),
         )
         # A saved memory fixes the devices that it was saved with, so all others come afterwards.

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vcloud.design.model import Design
 from vcloud.errors import HostError
 from vcloud.fleet.fleet import Fleet
 from vcloud.hosts.accelerator import stored_accelerator
 from vcloud.hosts.capabilities import capabilities_of
 from vcloud.hosts.connection import Host
+from vcloud.hosts.cores import cores_of_unmanaged, topology_of
 from vcloud.hosts.labels import labels_of
 from vcloud.hosts.manifests import read_manifest, vapp_names
 from vcloud.hosts.tenancy import residents_of
 from vcloud.placement.capacity import memory_of, not_taken
+from vcloud.placement.cores import wanting_cores
 from vcloud.placement.needs import Needs, Room
 from vcloud.plan.manifest import Manifest
 from vcloud.tenancy import Terms
@@ -28,7 +32,7 @@ def whole_lab(lab: Fleet, newcomer: Design) -> tuple[list[Needs], list[Room]] | 
             if there is None:
                 return None
             vapps += there
-            rooms.append(_room(host, there))
+            rooms.append(_with_cores(_room(host, there), host, vapps[0]))
     except HostError:
         return None
     return (vapps, rooms) if not lab.unreachable else None
@@ -42,6 +46,7 @@ def needs_of(design: Design, stands_on: str = "") -> Needs:
         sum(vm.cpus for vm in design.vms),
         design.placement,
         stands_on,
+        sum(cpus for _, cpus in wanting_cores(design)),
     )
 
 
@@ -53,6 +58,17 @@ def _vapps_on(host: Host) -> list[Needs] | None:
         if name in residents and isinstance(manifest, Manifest):
             found.append(needs_of(manifest.design, host.name))
     return found if residents == {one.vapp for one in found} else None
+
+
+def _with_cores(room: Room, host: Host, newcomer: Needs) -> Room:
+    """The room with the cores that vApps may have for themselves, as `chosen_cores` gives them."""
+    try:
+        topology = topology_of(host)
+    except HostError:
+        return room  # A host that does not tell its cores has none to give.
+    unmanaged = cores_of_unmanaged(host, but=newcomer.vapp)
+    free = [core for core in topology.cores[1:] if not unmanaged & {*core}]
+    return replace(room, cores=len(free), threads=min(map(len, topology.cores)))
 
 
 def _room(host: Host, vapps: list[Needs]) -> Room:

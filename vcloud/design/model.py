@@ -18,6 +18,7 @@ from ipaddress import (
     IPv6Network,
 )
 
+from vcloud.design.isolation import NO_ISOLATION, Isolation
 from vcloud.design.names import Instance
 from vcloud.design.origin import Origin, Product
 from vcloud.design.placement import ANYWHERE, PlacementRules
@@ -219,6 +220,7 @@ class Vm:
     """
     readers: tuple[Reader, ...] = ()
     """Of its image: which units read which files."""
+    isolation: Isolation = NO_ISOLATION
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,11 +32,13 @@ class HostRule:
     has none of them.
     """
     origin: Origin
+    path: str = ""
+    """Its path in a vApp file, where it follows from a key of another section than `placement`."""
 
     @property
     def field(self) -> str:
         """The path of the rule in a vApp file."""
-        return rule_field(self.kind, self.label)
+        return self.path or rule_field(self.kind, self.label)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,8 @@ from vcloud.design.names import (
 )
 from vcloud.design.origin import Origin, Product, file_line, printable_name
 from vcloud.design.readers import naming_lines, readers_of
-from vcloud.design.where import placement_of, tenancy_of
+from vcloud.design.where import isolation_of, placement_of, tenancy_of
+from vcloud.spec import isolation as demands
 from vcloud.spec import model as spec
 from vcloud.spec import vm as written_vm
 from vcloud.values import (
@@ -212,6 +213,7 @@ class _Resolver:
             origin=_line_of(self.vapp, written.line),
             was=written.earlier_names(tier, name, self.claimed),
             readers=facts.readers(),
+            isolation=written.isolation,
         )
 
     def _nic(self, vm: str, zone: str, index: int) -> Nic:
@@ -306,6 +308,7 @@ class _Resolver:
         origin: Origin = PRODUCT,
         was: tuple[str, ...] = (),
         readers: tuple[Reader, ...] = (),
+        isolation: demands.VmIsolation | None = None,
     ) -> Vm:
         return Vm(
             name=name,
@@ -327,6 +330,7 @@ class _Resolver:
             origin=origin,
             was=was,
             readers=readers,
+            isolation=isolation_of(self.vapp, isolation or demands.VmIsolation(), tier),
         )
 
 

@@ -1,7 +1,12 @@
-"""On which hosts a vApp may run, and beside whom: the rules of its file, as the design holds them."""
+"""On which hosts a vApp may run, beside whom, and what it shares with these: the rules of its file, as
+the design holds them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from vcloud.design.isolation import NO_ISOLATION, Isolation
 from vcloud.design.model import NO_DEMANDS, Tenancy
 from vcloud.design.origin import file_line
 from vcloud.design.placement import (
@@ -14,7 +19,9 @@ from vcloud.design.placement import (
     RuleKind,
     rule_field,
 )
+from vcloud.spec import isolation as demands
 from vcloud.spec import model as spec
+from vcloud.values import HOST_FACTS, KSM, NONE, OFF, SMT, SVIRT
 
 
 def tenancy_of(vapp: spec.Vapp) -> Tenancy:
@@ -37,7 +44,7 @@ def placement_of(vapp: spec.Vapp) -> PlacementRules:
     written = vapp.placement
     required = (_rule(vapp, REQUIRE, *one) for one in written.require.items())
     forbidden = (_rule(vapp, FORBID, *one) for one in written.forbid.items())
-    rules = [*required, *forbidden]
+    rules = [*required, *forbidden, *_isolation_rules(vapp)]
     if written.hosts:
         rules.insert(0, _rule(vapp, HOSTS, "", written.hosts))
     return PlacementRules(
@@ -45,6 +52,36 @@ def placement_of(vapp: spec.Vapp) -> PlacementRules:
         tuple(Preference(label, values) for label, values in written.prefer.items()),
         written.strategy.value,
     )
+
+
+def isolation_of(vapp: spec.Vapp, more: demands.VmIsolation, tier: str) -> Isolation:
+    """What a VM demands: what its vApp does, and `more`."""
+    written = vapp.isolation
+    if not (written.model_fields_set or more.model_fields_set):
+        return NO_ISOLATION
+    section = f"vms.{tier}.isolation" if more.model_fields_set else "isolation"
+    return Isolation(
+        own_cpus=bool(written.cpus or more.cpus),
+        locked_memory=bool(written.memory or more.memory),
+        no_page_sharing=bool(written.page_sharing or more.page_sharing),
+        svirt=bool(written.svirt),
+        origin=file_line(vapp.file, vapp.line_of(section)),
+    )
+
+
+def _isolation_rules(vapp: spec.Vapp) -> Iterator[HostRule]:
+    """What the isolation of a vApp demands of its host, in the same form as `placement.require`."""
+    written = vapp.isolation
+    drivers = tuple(name for name in HOST_FACTS[SVIRT] if name != NONE)
+    for key, demand, values in (
+        (SMT, written.smt, (OFF,)),
+        (KSM, written.ksm, (OFF,)),
+        (SVIRT, written.svirt, drivers),
+    ):
+        if demand:
+            path = f"isolation.{key}"
+            line = file_line(vapp.file, vapp.line_of(path))
+            yield HostRule(REQUIRE, key, values, line, path)
 
 
 def _rule(vapp: spec.Vapp, kind: RuleKind, label: str, values: tuple[str, ...]) -> HostRule:

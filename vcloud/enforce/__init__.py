@@ -1,7 +1,8 @@
 """Programs of vcloud that run on hosts with the rights of root, and their installation.
 
-- `host_report` reads what only root can see of a host: bridges, taps, their packet filters, and the
-  processes that use them. It changes nothing.
+- `host_report` reads what only root can see of a host: bridges, taps, their packet filters, the
+  processes that use them (`host_processes`), and what these share of processors and memory
+  (`host_isolation`). It changes nothing.
 - `install` puts them on a host.
 - `qemu_hook` is libvirt's hook. It refuses to start VMs beside each other that must not share a host,
   by the rules of `vcloud.tenancy`, whose text is a part of it. So are the texts of `hook_files`, of

@@ -2,8 +2,10 @@
 
 The document has what can lead frames past a vApp's appliances or filters: bridges, their ports,
 addresses, routes and packet filters, programs in the path of packets, and the processes that hold
-taps or disks. It names no command line, environment or content of a file, so it holds no secrets.
-libvirt is not asked: what it knows is compared later, with what is here.
+taps or disks. Of QEMU's processes it has on which processors they may run, and what keeps their memory
+to themselves. It names no command line, environment or content of a file, so it holds no secrets.
+It is sent and installed as one text, with those of `host_processes` and `host_isolation`
+(`vcloud.enforce.install`). libvirt is not asked: what it knows is compared later, with what is here.
 
 A part that cannot be looked at is left out and named in `unseen` with the reason, because "nothing
 found" would be wrong.
@@ -13,14 +15,12 @@ Sent through stdin by somebody who is not root, it runs its installed copy with 
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import hashlib
 import json
 import os
 import platform
-import re
 import signal
 import subprocess
 import sys
@@ -28,19 +28,25 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-FORMAT = 2
+from vcloud.enforce.host_isolation import guests, kernel_state
+from vcloud.enforce.host_processes import (
+    FOLDERS,
+    Data,
+    loop_devices,
+    machines,
+    read_processes,
+    without_own_files,
+)
+
+FORMAT = 3
 """Raised with every change of what is printed."""
 INSTALLED = "/usr/local/libexec/vcloud/host-report"
-FOLDERS = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
 ENVIRONMENT = {"LC_ALL": "C", "PATH": ":".join(FOLDERS)}
 SECONDS = 15
 """After this time the kernel ends the program."""
 MOST_READ = 16 << 20
 """Bytes of one program's output that are read."""
 MOST_PRINTED = 8 << 20
-QEMU = ("qemu", "kvm")
-POOL = "/var/lib/libvirt/images/vcloud"
-"""The folder of vcloud's storage pool, as in `vcloud.hosts.pool`."""
 LISTINGS = {
     "devices": ("ip", "-j", "-d", "address", "show"),
     "queues": ("tc", "-j", "qdisc", "show"),
@@ -61,24 +67,12 @@ BRIDGE_FLAGS = (
 )
 LEGACY_TABLES = ("ebtable_nat", "ebtable_filter", "ebtable_broute")
 """Modules of the kernel with the tables of ebtables-legacy, which nft does not list."""
-MACHINES = Path("/run/libvirt/qemu")
-"""libvirt's process number of each running domain: NAME.pid."""
-LIBVIRT = frozenset(
-    f"{folder}/{name}"
-    for folder in FOLDERS
-    for name in ("libvirtd", "virtqemud", "virtstoraged", "virtnetworkd", "virtlogd", "virtlockd")
-)
-"""Daemons that open taps and disks for a moment."""
-TUN = "/dev/net/tun"
 ETH_P_ALL = 3
 BPF_PROG_QUERY = 16
 TCX = {"ingress": 46, "egress": 47}
 """Attach types of programs that tc does not list (linux/bpf.h, Linux 6.6)."""
 BPF_NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "s390x": 351, "ppc64le": 361}
 """The number of bpf(2)."""
-
-Data = dict[str, Any]
-"""An object of JSON."""
 
 
 class UnseenError(Exception):
@@ -142,6 +136,8 @@ def report() -> Data:
         "processes": without_own_files(processes) + loop_devices(),
         "machines": machines(),
         "sockets": packet_sockets(sockets, names, devices),
+        "guests": guests(processes, unseen),
+        "kernel": kernel_state(),
         "unseen": unseen,
     }
 
@@ -343,138 +339,6 @@ def add_programs(devices: dict[str, Data]) -> None:
                 and query[6]  # the number of programs: there was no room for their ids
             ):
                 device["programs"].append(place)
-
-
-def machines() -> dict[str, int]:
-    """The process numbers by which libvirt knows its running domains."""
-    found = {}
-    for path in sorted(MACHINES.glob("*.pid")):
-        with contextlib.suppress(OSError, ValueError):
-            found[path.stem] = int(path.read_text())
-    return found
-
-
-def read_processes() -> tuple[list[Data], dict[int, Data]]:
-    """Processes that hold a tap, or run QEMU, or write a disk image; and the process of every
-    socket, by its inode.
-    """
-    found: list[Data] = []
-    sockets: dict[int, Data] = {}
-    here = Path("/proc/self/ns/net").stat().st_ino
-    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):  # noqa: PTH208
-        # A process may end while it is looked at.
-        with contextlib.suppress(OSError):
-            process = read_process(pid, here, sockets)
-            if process:
-                found.append(process)
-    return found, sockets
-
-
-def without_own_files(processes: list[Data]) -> list[Data]:
-    """The processes without the disk images that only programs beside QEMU have open, in folders
-    where QEMU has no disk and vcloud no pool: files of the host's users, maybe very many.
-    """
-    disks = [disk for one in processes if one["program"].startswith(QEMU) for disk in one["disks"]]
-    files = {disk["file"] for disk in disks}
-    folders = {POOL, *(folder_of(disk) for disk in disks)}
-    for one in (other for other in processes if not other["program"].startswith(QEMU)):
-        its = one["disks"]
-        one["disks"] = [d for d in its if d["file"] in files or folder_of(d) in folders]
-    return [
-        one for one in processes if one["taps"] or one["disks"] or one["program"].startswith(QEMU)
-    ]
-
-
-def folder_of(disk: Data) -> str:
-    return str(disk["path"]).rpartition("/")[0]
-
-
-def printable(name: str) -> str:
-    """A name of the kernel's, which may hold any bytes, as text that can be printed."""
-    return os.fsencode(name).decode(errors="replace")
-
-
-def read_process(pid: int, here: int, sockets: dict[int, Data]) -> Data | None:
-    executable = os.readlink(f"/proc/{pid}/exe")  # noqa: PTH115
-    if executable in LIBVIRT:
-        return None
-    program = printable(os.path.basename(executable))  # noqa: PTH119
-    taps: list[str] = []
-    files: list[tuple[str, str]] = []
-    for number in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208
-        with contextlib.suppress(OSError):
-            path = f"/proc/{pid}/fd/{number}"
-            target = os.readlink(path)  # noqa: PTH115
-            if target == TUN:
-                taps += re.findall(r"^iff:\s*(\S+)$", read_text(pid, f"fdinfo/{number}"), re.M)
-            elif target.startswith("socket:["):
-                sockets[int(target[8:-1])] = {"pid": pid, "program": program}
-            elif target.startswith("/") and not target.startswith(("/dev/", "/proc/")):
-                files.append((path, target))
-    in_qemu = program.startswith(QEMU)
-    opened = [
-        item for path, target in files if (item := open_disk(path, target, in_qemu)) is not None
-    ]
-    if not taps and not in_qemu and not opened:
-        return None
-    words = read_text(pid, "cmdline").split("\0")
-    return {
-        "pid": pid,
-        "program": program,
-        "name": guest_name(words),
-        "here": Path(f"/proc/{pid}/ns/net").stat().st_ino == here,
-        "taps": sorted(taps),
-        "disks": opened,
-    }
-
-
-def read_text(pid: int, name: str) -> str:
-    with Path(f"/proc/{pid}/{name}").open(errors="replace") as file:
-        return file.read(1 << 20)
-
-
-def guest_name(words: list[str]) -> str:
-    """libvirt's name of a domain, as QEMU was given it; empty for other processes."""
-    for option, value in zip(words, words[1:]):  # noqa: B905, RUF007 - Python 3.9
-        if option == "-name":
-            return dict(part.partition("=")[::2] for part in value.split(",")).get("guest", "")
-    return ""
-
-
-def open_disk(path: str, target: str, in_qemu: bool) -> Data | None:
-    """An open file that is a disk image; None for any other file.
-
-    `here`: the path leads to the same file for this program, so it is not one of a host in another
-    mount namespace.
-    """
-    writes = bool(os.lstat(path).st_mode & 0o200)
-    if not in_qemu and not (writes and target.endswith(".qcow2")):
-        return None
-    there = Path(path).stat()
-    try:
-        here = os.path.samestat(there, Path(target).stat())
-    except OSError:
-        here = False
-    return {
-        "path": printable(target),
-        "file": f"{there.st_dev}:{there.st_ino}",
-        "writes": writes,
-        "here": here,
-    }
-
-
-def loop_devices() -> list[Data]:
-    """Files that the kernel itself has open as disks, in the form of processes."""
-    found: list[Data] = []
-    for path in sorted(Path("/sys/block").glob("loop*/loop/backing_file")):
-        with contextlib.suppress(OSError):
-            target = path.read_text().rstrip("\n")
-            there = Path(target).stat()
-            disk = {"path": target, "file": f"{there.st_dev}:{there.st_ino}", "here": True}
-            disk["writes"] = (path.parents[1] / "ro").read_text().strip() == "0"
-            process = {"pid": 0, "program": path.parts[3], "name": "", "here": True, "taps": []}
-            found.append({**process, "disks": [disk]})
-    return found
 
 
 def packet_sockets(

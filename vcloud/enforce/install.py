@@ -23,9 +23,12 @@ from vcloud.enforce import (
     hook_files,
     hook_known,
     hook_operators,
+    host_isolation,
+    host_processes,
     host_report,
     qemu_hook,
 )
+from vcloud.enforce.host_processes import FOLDERS
 from vcloud.errors import HostError
 from vcloud.signature import PRINCIPAL, SSH_NAMESPACE
 
@@ -68,14 +71,22 @@ HOOK_MODULES = (
     qemu_hook,
 )
 """The modules whose texts make the hook. Each stands after those that it uses."""
+REPORTER_MODULES = (host_processes, host_isolation, host_report)
+"""The modules whose texts make the reporter. Each stands after those that it uses."""
 LEFT_OUT = ("vcloud", "__future__")
 SECONDS = 30
 OTHERS_WRITE = 0o022
 
 
+def reporter_text() -> bytes:
+    """The reporter as one program, without a module of vcloud."""
+    texts = (without_imports(Path(str(module.__file__))) for module in REPORTER_MODULES)
+    return b"\n\n".join((b"from __future__ import annotations\n", *texts))
+
+
 def installed_text() -> bytes:
     """The program as it is installed. `-I`: nothing around it changes what Python runs."""
-    return f"#!{PYTHON} -I\n".encode() + Path(host_report.__file__).read_bytes()
+    return f"#!{PYTHON} -I\n".encode() + reporter_text()
 
 
 def hook_text() -> bytes:
@@ -193,7 +204,7 @@ def _replace(path: Path, content: bytes, mode: int) -> None:
 
 
 def _needed(program: str, hint: str) -> str:
-    found = shutil.which(program, path=":".join(host_report.FOLDERS))
+    found = shutil.which(program, path=":".join(FOLDERS))
     if found is None:
         raise HostError(f"'{program}' is not installed", hint)
     return found

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import libvirt
 
 from vcloud.compile.libvirt.network import vapp_networks
-from vcloud.enforce import host_report
+from vcloud.enforce.install import reporter_text
 from vcloud.errors import HostError
 from vcloud.hosts.connection import Host
 from vcloud.plan.host_difference import HostDifference, HostKind, HostSide
+from vcloud.plan.host_isolation import kinds_of
 from vcloud.plan.host_report import HostReport, parse_host_report
 from vcloud.plan.host_side import host_differences, unseen_kinds
 from vcloud.plan.manifest import Manifest
@@ -86,7 +86,8 @@ def _seen_twice(
         both = (found for found in again.differences if _told(found) in seen)
         return replace(again, differences=tuple(both))
     except HostError as error:
-        return HostSide(unseen=dict.fromkeys(HostKind, error.what), hint=error.hint)
+        kinds = kinds_of(manifest.design)
+        return HostSide(unseen=dict.fromkeys(kinds, error.what), hint=error.hint)
 
 
 def _told(difference: HostDifference) -> tuple[str, ...]:
@@ -112,17 +113,25 @@ def _compared(
         and devices.isdisjoint(report.devices)
         and report.machines.keys().isdisjoint(vm.domain for vm in running)
     ):
-        return HostSide(unseen=dict.fromkeys(HostKind, ELSEWHERE))
+        return HostSide(unseen=dict.fromkeys(kinds_of(manifest.design), ELSEWHERE))
+    unseen, kinds = unseen_kinds(report), kinds_of(manifest.design)
     return HostSide(
-        host_differences(manifest.design, standing.running, uplink_bridge, report),
-        unseen_kinds(report),
+        host_differences(
+            manifest.design,
+            standing.running,
+            uplink_bridge,
+            report,
+            dict(manifest.cores),
+            manifest.owned,
+        ),
+        {kind: why for kind, why in unseen.items() if kind in kinds},
         as_root=not report.program,
     )
 
 
 def program() -> bytes:
     """The text of the reporter."""
-    return Path(host_report.__file__).read_bytes()
+    return reporter_text()
 
 
 def read_report(host: Host) -> HostReport:

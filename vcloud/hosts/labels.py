@@ -1,12 +1,13 @@
-"""The labels of a host: those of the inventory, and the facts that its libvirt tells."""
+"""The labels of a host: those of the inventory, and the facts that its libvirt and its kernel tell."""
 
 from __future__ import annotations
 
 from vcloud.design.model import Design
 from vcloud.hosts.accelerator import offers_kvm, read_capabilities
 from vcloud.hosts.connection import Host
+from vcloud.hosts.kernel import ksm_of
 from vcloud.placement.labels import HostLabels, broken_rules
-from vcloud.values import ACCELERATOR, ARCH, SMT, SVIRT
+from vcloud.values import ACCELERATOR, ARCH, HOST_FACTS, KSM, NONE, OFF, ON, SMT, SVIRT
 
 
 def labels_of(host: Host, accelerator: str = "") -> HostLabels:
@@ -20,10 +21,12 @@ def labels_of(host: Host, accelerator: str = "") -> HostLabels:
         siblings = [cpu.get("siblings", "") for cpu in found.iterfind("topology/cells//cpu")]
         if any(siblings):
             # A list of processors as Linux writes it: `0` alone, `0,4` or `0-1` where they are two.
-            facts[SMT] = "on" if any(set(one) & set(",-") for one in siblings) else "off"
+            facts[SMT] = ON if any(set(one) & set(",-") for one in siblings) else OFF
         facts[ARCH] = found.findtext("cpu/arch") or ""
         models = {model.text for model in found.iterfind("secmodel/model")}
-        facts[SVIRT] = next((name for name in ("apparmor", "selinux") if name in models), "none")
+        facts[SVIRT] = next((name for name in HOST_FACTS[SVIRT] if name in models), NONE)
+    if ksm := ksm_of(host):
+        facts[KSM] = ksm
     if not offers_kvm(capabilities):
         facts[ACCELERATOR] = "tcg"  # Whatever the user asks for.
     elif accelerator:

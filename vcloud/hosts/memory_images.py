@@ -38,6 +38,7 @@ from vcloud.design.model import Uplink, Vm
 from vcloud.errors import GuestError, HostError
 from vcloud.hosts.agent import Agent
 from vcloud.hosts.connection import Host, message_of, translated
+from vcloud.hosts.cores import cores_of_vapps, keep_off
 from vcloud.hosts.image_users import users_on
 from vcloud.hosts.lock import named_lock
 from vcloud.hosts.patience import boot_timeout
@@ -223,6 +224,7 @@ class MemoryImages:
                 # ends.
                 domain = self.host.connection.createXML(xml, libvirt.VIR_DOMAIN_START_AUTODESTROY)
             try:
+                keep_off(self.host, vm.domain, cores_of_vapps(self.host, but=""))
                 agent = Agent(domain)
                 _await_agent(domain, agent, gated=bool(facts.credentials))
                 _await_idle(domain, agent)

@@ -32,6 +32,12 @@ def to_text(element: Element) -> str:
     return ElementTree.tostring(element, encoding="unicode")
 
 
+def element_of(xml: str, tag: str) -> str:
+    """The XML text of the first element of this name in an object; empty if it has none."""
+    found = parse(xml).find(tag)
+    return "" if found is None else to_text(found)
+
+
 def own_element(xml: str, tag: str) -> Element | None:
     """The element `vcloud:TAG` in an object's metadata. None if it has none."""
     return parse(xml).find(f"metadata/{{{NAMESPACE}}}{tag}")

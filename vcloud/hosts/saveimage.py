@@ -105,6 +105,8 @@ class Clone:
     """The vApp's terms of tenancy, which the host's hook reads."""
     nic: str = ""
     """XML of the first NIC. Empty if the saved domain has no NIC."""
+    cputune: str = ""
+    """XML of the element that pins virtual CPUs; empty if nothing is pinned."""
 
 
 def head_for(head: Head, clone: Clone) -> Head:
@@ -132,6 +134,11 @@ def head_for(head: Head, clone: Clone) -> Head:
     disk.set("file", clone.disk)
     for log in logs:
         log.set("file", clone.console)
+    # The VM that was saved may have been kept off cores that others had then.
+    for pins in domain.findall("cputune"):
+        domain.remove(pins)
+    if clone.cputune:
+        domain.append(parse(clone.cputune))
     _exchange_nic(domain, clone.nic)
     return replace(head, xml=to_text(domain))
 

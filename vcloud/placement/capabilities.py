@@ -13,6 +13,10 @@ MOST_CPU_OVERCOMMIT = 64
 """The largest `cpu_overcommit` of a host."""
 
 
+UNLIMITED = 1 << 63
+"""Bytes; more than any host has."""
+
+
 class Version(NamedTuple):
     """A version of libvirt or QEMU. Of two versions the later one is greater."""
 
@@ -65,6 +69,16 @@ class Storage:
 
 
 @dataclass(frozen=True, slots=True)
+class Locking:
+    """Whether libvirt of a host can lock the memory of VMs."""
+
+    limits_memory: bool = True
+    """The host has a memory controller of cgroups. libvirt starts no VM with a limit without one."""
+    most: int = UNLIMITED
+    """Bytes that libvirt's daemon can let a QEMU process lock."""
+
+
+@dataclass(frozen=True, slots=True)
 class Capabilities:
     """One host, as its libvirt describes it."""
 
@@ -88,3 +102,5 @@ class Capabilities:
     """How many CPUs VMs may have for each processor of the host, as the inventory says."""
     storage: Storage | None = None
     """None: the host has no storage pool yet, or its pool is stopped."""
+    locking: Locking | None = None
+    """None: it is not known, because nobody has asked, or could ask."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from vcloud.compile.libvirt.limits import most_nics
+from vcloud.compile.libvirt.limits import hard_limit, most_nics
 from vcloud.design.model import Design, Role, Vm
 from vcloud.design.origin import FromFile
 from vcloud.errors import Problem
@@ -58,6 +58,7 @@ def capacity_problems(design: Design, demand: Demand, host: Capabilities) -> Ite
         yield from _vm_problems(design, vm, host)
     if all(vm.memory <= host.memory for vm in demand.starts):
         yield from _memory_problems(design, demand, host)
+    yield from _locking_problems(design, demand, host)
     yield from _cpu_problems(design, demand, host)
     yield from _storage_problems(design, demand, host)
 
@@ -134,6 +135,47 @@ def _memory_problems(design: Design, demand: Demand, host: Capabilities) -> Iter
         "Give VMs less memory, stop others, or choose a larger host with --connect."
         + _overcommit_hint(needed, free, host.host),
     )
+
+
+def _locking_problems(design: Design, demand: Demand, host: Capabilities) -> Iterator[Problem]:
+    """What the host cannot lock. Locked memory is taken at once, so it counts wholly, whatever the
+    host's `overcommit`.
+    """
+    locked = [vm for vm in demand.starts if vm.isolation.locked_memory]
+    if not locked:
+        return
+    free, needed = _free_memory(demand, host), sum(map(memory_of, locked))
+    if needed > free:
+        yield _isolation_problem(
+            design,
+            locked[0],
+            f"{_mib(needed)} MiB of memory would be locked, and {host.host} has {_mib(free)} MiB free, of which locked memory takes all of its own, also with overcommit",
+            "Lock the memory of fewer VMs, give them less, or choose a larger host.",
+        )
+    if host.locking is None:
+        return
+    if not host.locking.limits_memory:
+        yield _isolation_problem(
+            design,
+            locked[0],
+            f"libvirt starts no VM with locked memory on {host.host}: it demands a limit of memory, and the host has no memory controller of cgroups",
+            "On that host, switch it on (the kernel's cgroup_disable=, or the container in which libvirt runs), or choose another host.",
+        )
+    largest = max(locked, key=hard_limit)
+    if hard_limit(largest) > host.locking.most:
+        yield _isolation_problem(
+            design,
+            largest,
+            f"'{largest.name}' would lock up to {_mib(hard_limit(largest))} MiB, and libvirt's daemon on {host.host} may let a process lock {_mib(host.locking.most)} MiB",
+            "On that host, give the daemon LimitMEMLOCK=infinity in its systemd unit and restart it, or let it run as root with all capabilities.",
+        )
+
+
+def _isolation_problem(design: Design, vm: Vm, what: str, hint: str) -> Problem:
+    """A problem at the line of the section that demands it."""
+    origin = vm.isolation.origin
+    line = origin.line if isinstance(origin, FromFile) else 0
+    return Problem(design.file, line, "isolation.memory" if line else "", what, hint)
 
 
 def _cpu_problems(design: Design, demand: Demand, host: Capabilities) -> Iterator[Problem]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Final
 
 from vcloud.design.model import Design
 from vcloud.design.origin import FromFile
 from vcloud.design.placement import FORBID, HOSTS, HostRule, PlacementRules
 from vcloud.errors import Problem, RefusedError
-from vcloud.values import HOST_FACTS
+from vcloud.values import HOST_FACTS, KSM, SMT, SVIRT
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +67,23 @@ def _problems(design: Design, host: HostLabels, *, stands: bool) -> Iterator[Pro
         line = rule.origin.line if isinstance(rule.origin, FromFile) else 0
         by = "" if line else f" ({rule.origin})"
         hint = _STANDS.format(vapp=design.instance.name) if stands else _way_out(rule, host)
-        yield Problem(design.file, line, rule.field if line else "", what + by, hint)
+        if rule.path:
+            hint = f"{_CHANGE_HOST[rule.label]} {'' if stands else 'Or choose another host.'}"
+        yield Problem(design.file, line, rule.field if line else "", what + by, hint.rstrip())
 
 
 _STANDS = (
     "The vApp stands there. Take the rule back. Or remove the vApp, with its data disks "
     "(vcloud down {vapp}), and bring it up on another host."
 )
+
+
+_CHANGE_HOST: Final[Mapping[str, str]] = {
+    SMT: "On that host, as root: echo off >/sys/devices/system/cpu/smt/control.",
+    KSM: "On that host, as root: echo 2 >/sys/kernel/mm/ksm/run. It also takes merged pages apart.",
+    SVIRT: "On that host, switch AppArmor or SELinux on, and let libvirt use it: security_driver in /etc/libvirt/qemu.conf.",
+}
+"""Fact that a vApp demands in its section `isolation` -> what gives it to the host."""
 
 
 def _way_out(rule: HostRule, host: HostLabels) -> str:

@@ -25,6 +25,8 @@ class Needs:
     rules: PlacementRules = ANYWHERE
     stands_on: str = ""
     """The host where it is; empty: on none yet."""
+    own_cpus: int = 0
+    """Virtual CPUs that demand cores of their own."""
 
     @property
     def vapp(self) -> str:
@@ -47,10 +49,18 @@ class Room:
     """As in `HostTenants`."""
     is_closed: bool = False
     """No vApp may come or stay."""
+    cores: int = 0
+    """Cores that vApps there may have for themselves."""
+    threads: int = 1
+    """Processors of each core."""
 
     @property
     def host(self) -> str:
         return self.labels.host
+
+    def cores_for(self, needs: Needs) -> int:
+        """Cores that the vApp would have for itself. Each is given as a whole."""
+        return -(-needs.own_cpus // self.threads)
 
     def broken(self, needs: Needs) -> list[HostRule]:
         """The vApp's rules of placement that the host breaks."""

@@ -47,6 +47,7 @@ class _Host:
     room: Room
     memory: int = 0
     cpus: int = 0
+    cores: int = 0
     vapps: dict[str, Needs] = field(default_factory=dict)
     kinds: Counter[int] = field(default_factory=Counter)
 
@@ -86,6 +87,7 @@ class _Planner:
             if name in open_to
             and needs.memory <= self.hosts[name].room.memory
             and needs.cpus <= self.hosts[name].room.cpus
+            and self.hosts[name].room.cores_for(needs) <= self.hosts[name].room.cores
         }
 
     def _open_to(self, terms: Terms) -> frozenset[str]:
@@ -134,6 +136,7 @@ class _Planner:
         return (
             host.memory + needs.memory <= host.room.memory
             and host.cpus + needs.cpus <= host.room.cpus
+            and host.cores + host.room.cores_for(needs) <= max(host.cores, host.room.cores)
             and not any(self.kinds.clash(kind, other) for other in host.kinds)
         )
 
@@ -181,27 +184,33 @@ class _Planner:
         names = {one.vapp for one in gone}
         memory = host.memory - sum(one.memory for one in gone)
         cpus = host.cpus - sum(one.cpus for one in gone)
+        cores = host.cores - sum(map(host.room.cores_for, gone))
+        own = host.room.cores_for(needs)
         rest = sorted(
             (one for one in host.vapps.values() if one.vapp not in names),
             key=lambda one: (self.ejected[one.vapp], -one.memory, one.vapp),
         )
         for one in rest:
-            if memory + needs.memory <= host.room.memory and cpus + needs.cpus <= host.room.cpus:
+            fits = memory + needs.memory <= host.room.memory and cpus + needs.cpus <= host.room.cpus
+            if fits and cores + own <= max(cores, host.room.cores):
                 break
             gone.append(one)
             memory, cpus = memory - one.memory, cpus - one.cpus
+            cores -= host.room.cores_for(one)
         return gone
 
     def _put(self, needs: Needs, host: _Host) -> None:
         host.vapps[needs.vapp] = needs
         host.memory += needs.memory
         host.cpus += needs.cpus
+        host.cores += host.room.cores_for(needs)
         host.kinds[self.kinds.of(needs.vapp)] += 1
 
     def _remove(self, needs: Needs, host: _Host) -> None:
         del host.vapps[needs.vapp]
         host.memory -= needs.memory
         host.cpus -= needs.cpus
+        host.cores -= host.room.cores_for(needs)
         kind = self.kinds.of(needs.vapp)
         host.kinds[kind] -= 1
         if not host.kinds[kind]:

@@ -30,6 +30,7 @@ kind_at(K,H) :- at(V,H), kind(V,K).
 :- host(H), self_clash(R,K), active(R), 2 { at(V,H) : kind(V,K) }.
 :- memory(R,H,C), active(R), #sum { M,V : at(V,H), takes_memory(V,M) } > C.
 :- cpus(R,H,C), active(R), #sum { M,V : at(V,H), takes_cpus(V,M) } > C.
+:- cores(R,H,C), active(R), #sum { M,V : at(V,H), takes_cores(V,H,M) } > C.
 #show at/2.
 """
 
@@ -38,9 +39,9 @@ kind_at(K,H) :- at(V,H), kind(V,K).
 class Reason:
     """One of the rules that contradict each other."""
 
-    kind: Literal["placement", "tenancy", "memory", "cpus", "host"]
+    kind: Literal["placement", "tenancy", "memory", "cpus", "cores", "host"]
     of: str
-    """The vApp that has the rule, or the host whose memory or CPUs it is."""
+    """The vApp that has the rule, or the host whose memory, CPUs or cores it is."""
     rule: HostRule | None = None
     """The rule of placement."""
     what: str = ""
@@ -148,6 +149,8 @@ class _Facts:
         for number, needs in enumerate(self.vapps):
             yield f"vapp({number}). kind({number},{self.kinds.of(needs.vapp)}).\n"
             # Rounded up, and the room of a host down: the solver never promises too much.
+            for host, room in enumerate(self.rooms) if needs.own_cpus else ():
+                yield f"takes_cores({number},{host},{room.cores_for(needs)}).\n"
             yield f"takes_memory({number},{-(-needs.memory >> 20)}). takes_cpus({number},{needs.cpus}).\n"
         # The rules are numbered while these are made.
         yield from [*self._broken(), *self._clashes(), *self._room()]
@@ -190,6 +193,10 @@ class _Facts:
             yield f"memory({self._number(Reason('memory', room.host, None, what))},{host},{memory}).\n"
             what = f"{room.host} has {cpus} CPUs for vApps"
             yield f"cpus({self._number(Reason('cpus', room.host, None, what))},{host},{cpus}).\n"
+            if any(needs.own_cpus for needs in self.vapps):
+                what = f"{room.host} has {room.cores} cores that vApps may have for themselves"
+                number = self._number(Reason("cores", room.host, None, what))
+                yield f"cores({number},{host},{room.cores}).\n"
 
     def _number(self, reason: Reason) -> int:
         if reason not in self._numbers:

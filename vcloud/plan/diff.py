@@ -102,7 +102,7 @@ def _drift(wanted: Manifest, state: VappState, *, noting: bool) -> tuple[Drift, 
     have = state.manifest
     settled = have is not None and have.phase is Phase.READY
     around = None if settled else wanted.design
-    drift = drift_of(have or wanted, state, around, wanted.design.terms)
+    drift = drift_of(have or wanted, state, around, wanted.design.terms, dict(wanted.cores))
     return (*(found for found in drift if noting or not found.unknown), *state.reported)
 
 

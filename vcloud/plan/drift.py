@@ -9,7 +9,7 @@ others. What a network or a filter should say is what vcloud renders.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from xml.etree import ElementTree
 
 from vcloud.compile.artifacts import comparable_filters, comparable_networks
@@ -20,12 +20,13 @@ from vcloud.compile.libvirt.network import vapp_networks
 from vcloud.design.model import Design, Nic, Vm
 from vcloud.design.names import filter_name
 from vcloud.marks import NO_VM
-from vcloud.plan.facts import Facts, domain_facts, filters_facts, network_facts
+from vcloud.plan.facts import EMULATOR, Facts, domain_facts, filters_facts, network_facts
 from vcloud.plan.host_difference import HostKind
 from vcloud.plan.manifest import Manifest
 from vcloud.plan.state import DomainState, NetworkState, VappState
 from vcloud.plan.steps import Drift, Verb
 from vcloud.tenancy import Terms
+from vcloud.values import processors_shown
 
 SHOWN = 160
 """Characters of a part's text that a message shows."""
@@ -36,6 +37,7 @@ def drift_of(
     state: VappState,
     wanted: Design | None = None,
     terms: Terms | None = None,
+    cores: Mapping[str, tuple[int, ...]] | None = None,
 ) -> tuple[Drift, ...]:
     """All differences of a vApp that `vcloud up` has made. A VM that does not run has none: `up`
     defines it again when it starts it.
@@ -46,8 +48,12 @@ def drift_of(
         wanted: the design that the networks and the filter are compared with; None: that of the
             manifest.
         terms: the terms of tenancy that the VMs are to have; None: those of the manifest.
+        cores: VM -> the processors to which its virtual CPUs are to be pinned; None: as in the
+            manifest.
     """
     around = wanted or manifest.design
+    given = dict(manifest.cores)
+    pinned = given if cores is None else cores
     return (
         *_filter_drift(around, state),
         *_network_drift(around, state),
@@ -58,6 +64,7 @@ def drift_of(
             for found in (
                 *_terms_drift(vm, domain, manifest.design.terms, terms),
                 *_vm_drift(vm, domain, manifest, state),
+                *_pin_drift(vm, domain, given.get(vm.name, ()), pinned.get(vm.name, ())),
             )
         ),
     )
@@ -153,6 +160,35 @@ def _vm_drift(vm: Vm, domain: DomainState, manifest: Manifest, state: VappState)
                 )
     if domain.autostart:
         yield Drift(vm.name, "it starts with its host, before its rules are there", Verb.MEND_VM)
+
+
+def _pin_drift(
+    vm: Vm, domain: DomainState, given: tuple[int, ...], wanted: tuple[int, ...]
+) -> Iterator[Drift]:
+    """A running VM without cores of its own may be pinned anywhere: vcloud keeps it off the cores of
+    others.
+    """
+    pins = pins_of(wanted)
+    if given != wanted:
+        shown = processors_shown(wanted)
+        what = (
+            f"its CPUs get the host's processors {shown} for themselves"
+            if wanted
+            else "its CPUs have no cores of their own any more"
+        )
+        yield Drift(vm.name, what, Verb.MEND_VM, pins=True)
+    elif wanted and domain.live.pins != pins:
+        what = f"the running VM is not pinned to the host's processors {processors_shown(wanted)}"
+        yield Drift(vm.name, what, Verb.MEND_VM, pins=True)
+    elif domain.persistent and domain.kept.pins != pins:
+        what = "in its definition, CPUs are pinned otherwise than vcloud pinned them"
+        yield Drift(vm.name, what, Verb.MEND_VM, pins=True)
+
+
+def pins_of(cores: tuple[int, ...]) -> Mapping[str, frozenset[int]]:
+    """The pins of a VM whose virtual CPUs have these processors, as `DomainFacts.pins`."""
+    pins = {str(number): frozenset({core}) for number, core in enumerate(cores)}
+    return {**pins, EMULATOR: frozenset(cores)} if cores else {}
 
 
 def _running_disks(domain: DomainState, expected: Facts) -> Facts:

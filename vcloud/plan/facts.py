@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from xml.etree.ElementTree import Element
 
+from vcloud.values import processors_in
+
 Facts = Mapping[str, str]
 """Part (`memory`, `disk vdb`, `interface 52:54:00:12:34:56`) -> all that libvirt says of it."""
 
@@ -35,6 +37,10 @@ NOT_OF_THE_DEFINITION = frozenset({"metadata", "title", "description", "resource
 """Top elements of a domain that change nothing of what vcloud defines."""
 TUNING = "iotune"
 """Limits of a disk. They are a part of their own, because the rest of a disk says whose data it has."""
+PINS = frozenset({"vcpupin", "emulatorpin"})
+"""Elements within `cputune` that say which processors of the host a VM may use."""
+EMULATOR = "emulator"
+"""All of QEMU that is no virtual CPU."""
 RUNTIME_SOURCES = frozenset({"serial", "console", "channel"})
 """Devices whose source libvirt chooses when the domain starts, where the definition names none."""
 
@@ -61,6 +67,10 @@ class DomainFacts:
     parts: Facts = field(default_factory=dict)
     cards: Mapping[str, Card] = field(default_factory=dict)
     """MAC address -> NIC."""
+    pins: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    """Number of a virtual CPU, or `EMULATOR` -> the processors of the host that it may use. They are
+    no part, because vcloud keeps running VMs off the cores of others.
+    """
 
 
 NO_FACTS = DomainFacts()
@@ -72,9 +82,11 @@ def domain_facts(domain: Element) -> DomainFacts:
     for number, element in enumerate(domain):
         if element.tag == "devices":
             parts.update(_device_parts(element))
+        elif element.tag == "cputune" and all(child.tag in PINS for child in element):
+            continue
         elif element.tag not in NOT_OF_THE_DEFINITION and not _is_chosen_label(element):
             parts[_free(parts, element.tag, number)] = _text(element)
-    return DomainFacts(parts, dict(_cards(domain)))
+    return DomainFacts(parts, dict(_cards(domain)), dict(_pins(domain)))
 
 
 def _is_chosen_label(element: Element) -> bool:
@@ -152,12 +164,23 @@ def _canonical(element: Element, *, runtime: bool) -> str:
     children = sorted(
         _canonical(child, runtime=runtime)
         for child in element
-        if child.tag not in ADDED_ELEMENTS | {TUNING} and not (runtime and child.tag == "source")
+        if child.tag not in ADDED_ELEMENTS | PINS | {TUNING}
+        and not (runtime and child.tag == "source")
     )
     words = [f"{key}={value}" for key, value in sorted(attributes.items())]
     text = " ".join((element.text or "").split())
     inner = " ".join(filter(None, [*words, text, *children]))
     return f"{element.tag.rpartition('}')[2]}({inner})"
+
+
+def _pins(domain: Element) -> Iterator[tuple[str, frozenset[int]]]:
+    for tag in PINS:
+        for pin in domain.iterfind(f"cputune/{tag}"):
+            try:
+                processors = processors_in(pin.get("cpuset", ""))
+            except ValueError:
+                processors = frozenset()
+            yield pin.get("vcpu", EMULATOR), processors
 
 
 def _cards(domain: Element) -> Iterator[tuple[str, Card]]:

@@ -1,9 +1,9 @@
 """How a manifest is written down, and how this release reads what other releases wrote.
 
 A manifest is kept in two parts. The *envelope* is a handful of plain attributes that keep their
-meaning in every format: the format's number, the release that wrote it, and the addresses that the
-vApp's firewall uses outside. So every release can see which addresses are taken, even where it
-cannot read the rest. The *body* is JSON, compressed. On a host it is sealed (`vcloud.hosts.sealing`),
+meaning in every format: the format's number, the release that wrote it, the addresses that the
+vApp's firewall uses outside, and the cores that are its own. So every release can see which addresses
+and cores are taken, even where it cannot read the rest. The *body* is JSON, compressed. On a host it is sealed (`vcloud.hosts.sealing`),
 because more people may read libvirt's records than may read what is in it.
 
 To change the format: raise `FORMAT`, write the step from the format before into `UPGRADES`, and add
@@ -27,6 +27,7 @@ from vcloud.marks import format_of
 from vcloud.plan.manifest import Manifest
 from vcloud.plan.upgrade import from_1, from_2
 from vcloud.plan.wanted import hardware_digest, network_digests
+from vcloud.values import processors_shown
 
 FORMAT: Final = 3
 """The newest format that this release reads, and the one that it writes. Format 1 had no envelope.
@@ -36,6 +37,8 @@ UPGRADES: Final[Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {
     2: from_2,
 }
 """Format -> what turns a body of that format into one of the next format."""
+CORES: Final = "cores"
+"""In an envelope: the processors of the host that are the vApp's own, as Linux lists them."""
 MOST: Final = 32 << 20
 """Bytes that a body may have when it is unpacked. A manifest of a thousand VMs has about 4 MiB."""
 
@@ -81,6 +84,8 @@ def encoded(manifest: Manifest) -> tuple[dict[str, str], str]:
     }
     if uplink.address6 is not None:
         envelope["address6"] = str(uplink.address6)
+    if manifest.owned:
+        envelope[CORES] = processors_shown(manifest.owned)
     # Compressed, because libvirt's metadata can hold only some hundred KiB. In base64, because XML
     # cannot hold every byte.
     return envelope, base64.b64encode(zlib.compress(_adapter().dump_json(manifest))).decode()

@@ -30,7 +30,30 @@ class HostKind(StrEnum):
     RULE = "foreign rule"
     SOCKET = "packet socket"
     PROCESS = "foreign process"
+    CORES = "cores"
+    INTRUDER = "foreign vm on cores"
+    MERGING = "page sharing"
+    LOCKING = "locked memory"
+    LABEL = "security label"
+    KSM = "ksm"
+    SMT = "smt"
 
+
+ON_DEMAND = frozenset(
+    {
+        HostKind.CORES,
+        HostKind.INTRUDER,
+        HostKind.MERGING,
+        HostKind.LOCKING,
+        HostKind.LABEL,
+        HostKind.KSM,
+        HostKind.SMT,
+    }
+)
+"""What is looked at only where a vApp demands it (`vcloud.plan.host_isolation`)."""
+
+LOST = "lost"
+"""In `HostDifference.other`: the process of the VM was not found."""
 
 CLAIMS: Mapping[HostKind, str] = {
     HostKind.CARD: "each card of a running VM is on the bridge of its network on the host",
@@ -48,6 +71,13 @@ CLAIMS: Mapping[HostKind, str] = {
     HostKind.RULE: "no foreign nft or ebtables rule handles frames of the vApp",
     HostKind.SOCKET: "no program of the host reads or sends frames on devices of the vApp",
     HostKind.PROCESS: "no foreign process has cards or disks of the vApp",
+    HostKind.CORES: "each CPU of a VM with cores of its own runs on its core, and nothing of the VM elsewhere",
+    HostKind.INTRUDER: "no VM of others may run on the cores of the vApp",
+    HostKind.MERGING: "the kernel merges no memory of VMs that forbid it",
+    HostKind.LOCKING: "the host keeps all memory of VMs whose memory is locked",
+    HostKind.LABEL: "a security driver confines the process of each VM, apart from all others",
+    HostKind.KSM: "the host merges no equal pages of processes",
+    HostKind.SMT: "no core of the host runs two threads at a time",
 }
 """What is true where nothing of a kind differs."""
 
@@ -60,6 +90,14 @@ NEEDS: Mapping[HostKind, frozenset[str]] = {
     HostKind.PROGRAM: frozenset({"devices", "programs"}),
     HostKind.RULE: frozenset({"rules", "hooks", "legacy rules"}),
     HostKind.PROCESS: frozenset(),
+    **dict.fromkeys(
+        (
+            *(HostKind.CORES, HostKind.INTRUDER, HostKind.LOCKING, HostKind.LABEL),
+            *(HostKind.KSM, HostKind.SMT),
+        ),
+        frozenset(),
+    ),
+    HostKind.MERGING: frozenset({"merging"}),
 }
 """The parts of a report without which nothing can be said of a kind (`HostReport.unseen`)."""
 
@@ -72,7 +110,7 @@ class HostDifference:
     what: str
     """The whole sentence, without a full stop. Parts of it come from the host."""
     vm: str = ""
-    """The VM whose card it is about; empty: it is about a network or a process."""
+    """The VM that it is about, or whose card it is about; empty: it is about a network, or the host."""
     network: str = ""
     """libvirt's name of the network that it is about."""
     device: str = ""

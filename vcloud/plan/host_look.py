@@ -7,7 +7,7 @@ facts are needed: which VMs run, and the bridge of the uplink.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from vcloud.compile.libvirt.devices import filter_of
@@ -44,6 +44,10 @@ class Look:
     uplink_bridge: str
     """Empty: it is not known."""
     report: HostReport
+    cores: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """VM -> the processor of each of its virtual CPUs, of the VMs that have cores of their own."""
+    owned: frozenset[int] = frozenset()
+    """All processors of these cores."""
 
     @cached_property
     def bridges(self) -> Mapping[str, str]:

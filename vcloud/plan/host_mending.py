@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from vcloud.plan.host_difference import HostDifference, HostKind, HostSide
+from vcloud.plan.host_difference import LOST, HostDifference, HostKind, HostSide
 from vcloud.plan.steps import FRESH, Drift, Step, Verb
 
 Command = tuple[str, ...]
@@ -32,10 +32,14 @@ class MendKind(StrEnum):
     """Delete the card's binding to the vApp's network filter if there is one, and create that
     binding. The link stays up.
     """
+    PIN = "pin"
+    """libvirt pins the threads of the running VM to its cores, and those of other VMs elsewhere."""
     COMMAND = "command"
     """Root on the host runs `Mend.commands`. libvirt has no call for it."""
     PLUG_CARD = "plug card"
     """Restart the VM: its new tap has nothing of the old one."""
+    START_AGAIN = "start again"
+    """Restart the VM: its new process has what its definition says."""
     START_NETWORK = "start network"
     """Make the network anew, and plug in all its cards again. A new bridge has nothing of the old
     one.
@@ -60,6 +64,8 @@ _SWITCHES: Final = {"true": "on", "false": "off", "forwarding": "3"}
 def mend_of(difference: HostDifference) -> Mend:
     """What ends a difference: the least disruptive way."""
     vm, device, other = difference.vm, difference.device, difference.other
+    if other == LOST:
+        return Mend(MendKind.BY_HAND)
     match difference.kind:
         case HostKind.ISOLATION:
             return Mend(MendKind.UPDATE_CARD)
@@ -89,9 +95,25 @@ def mend_of(difference: HostDifference) -> Mend:
             return Mend(MendKind.BY_HAND, (("ip", "link", "delete", "dev", other),))
         case HostKind.SOCKET | HostKind.PROCESS:
             return Mend(MendKind.BY_HAND, (("kill", other),) if other not in ("", "0") else ())
-        case HostKind.RULE:
+        case HostKind.CORES:
+            return Mend(MendKind.PIN)
+        case HostKind.INTRUDER:
+            return Mend(MendKind.PIN if vm else MendKind.BY_HAND)
+        case HostKind.RULE | HostKind.MERGING:
             return Mend(MendKind.BY_HAND)
+        case HostKind.LOCKING | HostKind.LABEL:
+            return Mend(MendKind.START_AGAIN)
+        case HostKind.KSM | HostKind.SMT:
+            return Mend(MendKind.BY_HAND, (_of_kernel(difference.kind),))
     return Mend(MendKind.PLUG_CARD if vm else MendKind.START_NETWORK)
+
+
+def _of_kernel(kind: HostKind) -> Command:
+    setting = {
+        HostKind.KSM: "echo 2 >/sys/kernel/mm/ksm/run",
+        HostKind.SMT: "echo off >/sys/devices/system/cpu/smt/control",
+    }
+    return ("sh", "-c", setting[kind])
 
 
 def _command(*argv: str) -> Mend:
@@ -133,11 +155,11 @@ def verb_of(difference: HostDifference, *, as_root: bool) -> Verb | None:
     restart of its VM, because it is cut off or past its appliances. Nothing else is worth that.
     """
     match mend_of(difference).kind:
-        case MendKind.UPDATE_CARD | MendKind.BIND_FILTER:
+        case MendKind.UPDATE_CARD | MendKind.BIND_FILTER | MendKind.PIN:
             return Verb.MEND_VM
         case MendKind.COMMAND if as_root:
             return Verb.MEND_HOST
-        case MendKind.PLUG_CARD:
+        case MendKind.PLUG_CARD | MendKind.START_AGAIN:
             return Verb.RESTART_VM
         case MendKind.START_NETWORK:
             return Verb.REMAKE_NETWORK
@@ -156,26 +178,41 @@ def way_out(difference: HostDifference, *, as_root: bool) -> str:
         return f"root on the host ends it with: {commands}"
     if difference.kind is HostKind.RULE:
         return "vcloud leaves the rules of others alone: root on the host removes it, or lets it name other devices only"
+    if difference.other == LOST:
+        return "`vcloud doctor` looks at that host"
+    if difference.kind in (HostKind.KSM, HostKind.SMT):
+        return f"it concerns all that runs there, so vcloud leaves it alone: root on the host ends it with: {commands}"
+    if difference.kind is HostKind.MERGING:
+        return "its definition forbids it, so libvirt's daemon allows it to all that it starts: root on the host takes MemoryKSM= out of the daemon's systemd unit, restarts the daemon, and then the VM"
     what = "devices" if difference.kind is HostKind.STACKED else "processes"
     ends = f"ends it with: {commands}" if commands else "ends it"
     return f"vcloud leaves the {what} of others alone: root on the host {ends}"
 
 
 def told_once(side: HostSide, drift: Iterable[Drift]) -> tuple[HostDifference, ...]:
-    """The differences that libvirt does not tell as well (`drift`): it knows the rules of the filter,
-    which card it has bound to it, and which cards it has plugged in.
+    """The differences that nothing else tells as well. libvirt (`drift`) knows the rules of the filter,
+    which card it has bound to it, which cards it has plugged in, and how it has pinned CPUs.
     """
     drift = tuple(drift)
     told = {(found.card, kind) for found in drift if found.card for kind in found.tells}
+    pinned = {found.subject for found in drift if found.pins}
     other_rules = any(found.mend is Verb.DEFINE_FILTER for found in drift)
 
     def is_told(difference: HostDifference) -> bool:
+        if difference.kind is HostKind.CORES and difference.vm in pinned:
+            return True
+        if difference.kind in TOLD_BY_RULES:
+            return True
         if difference.kind is HostKind.FILTER and other_rules:
             return True
         card = difference.other if difference.kind is HostKind.PORT else difference.device
         return (card, difference.kind) in told
 
     return tuple(difference for difference in side.differences if not is_told(difference))
+
+
+TOLD_BY_RULES: Final = frozenset({HostKind.KSM, HostKind.SMT})
+"""What the vApp's rules of placement tell, too: a host that breaks one is no host for it."""
 
 
 def host_drift(side: HostSide, differences: Iterable[HostDifference]) -> Iterator[Drift]:
@@ -227,10 +264,13 @@ PLUGGED_IN: Final = FRESH | {Verb.RESTART_VM}
 
 
 def _goes(difference: HostDifference, steps: Iterable[Step]) -> bool:
-    """Whether the device that a difference is about is made anew by a step. A rule or a process of
+    """Whether the device or the process that a difference is about is made anew by a step. A rule or a process of
     somebody else stays.
     """
-    if mend_of(difference).kind is MendKind.BY_HAND:
+    if mend_of(difference).kind is MendKind.BY_HAND and difference.kind is not HostKind.MERGING:
+        return False
+    # VMs of others stay where they are.
+    if difference.kind is HostKind.INTRUDER:
         return False
     return any(
         step.subject == difference.vm and step.verb in PLUGGED_IN

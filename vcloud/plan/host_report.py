@@ -7,7 +7,7 @@ half a report could hide what it leaves out.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 from vcloud.untrusted import (
@@ -22,8 +22,9 @@ from vcloud.untrusted import (
     parse_json,
     text,
 )
+from vcloud.values import processors_in
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """The format of a report that this release reads. It must be the reporter's own."""
 MOST_BYTES: Final = 8 << 20
 """Bytes that a report may have. With 1,000 taps it has about 1 MiB."""
@@ -131,6 +132,47 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True)
+class Thread:
+    """A thread of a QEMU process."""
+
+    name: str
+    """QEMU calls that of the first virtual CPU `CPU 0/KVM` or `CPU 0/TCG`."""
+    processors: frozenset[int]
+    """Where it may run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """What a QEMU process shares with others."""
+
+    pid: int
+    threads: tuple[Thread, ...]
+    locked: int
+    """Bytes that are never swapped out."""
+    merges: bool
+    """The kernel may merge some of its pages with equal ones of others."""
+    label: str
+    """By which a security module of the kernel knows it; empty: there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """Settings of the host's kernel, as its files say them; empty where it has no such file."""
+
+    ksm: str = ""
+    """`1`: it merges equal pages now."""
+    ksm_pages: str = ""
+    """How many merged pages it holds."""
+    smt: str = ""
+    """`1`: two threads of a core are two processors."""
+    selinux: str = ""
+    """`1`: SELinux enforces its policy. Otherwise it only logs."""
+
+
+NO_SETTINGS: Final = Kernel()
+
+
+@dataclass(frozen=True, slots=True)
 class HostReport:
     """All that the reporter saw of a host."""
 
@@ -153,6 +195,9 @@ class HostReport:
     """Domain -> the process number by which libvirt knows it."""
     unseen: tuple[tuple[str, str], ...]
     """(part, reason): what the reporter could not look at."""
+    guests: tuple[Guest, ...] = ()
+    """All processes of QEMU."""
+    kernel: Kernel = NO_SETTINGS
 
 
 def parse_host_report(content: bytes) -> HostReport:
@@ -186,6 +231,8 @@ def parse_host_report(content: bytes) -> HostReport:
             for name in mapping(document, "machines")
         },
         unseen=tuple(sorted(_texts(mapping(document, "unseen")).items())),
+        guests=tuple(map(_guest, _items(document, "guests"))),
+        kernel=Kernel(*(_text(mapping(document, "kernel"), key.name) for key in fields(Kernel))),
     )
 
 
@@ -218,6 +265,25 @@ def _process(item: Json) -> Process:
             for disk in _items(item, "disks")
         ),
     )
+
+
+def _guest(item: Json) -> Guest:
+    return Guest(
+        pid=number(item, "pid"),
+        threads=tuple(
+            Thread(_text(one, "name"), _processors(one, "cpus")) for one in _items(item, "threads")
+        ),
+        locked=number(item, "locked"),
+        merges=flag(item, "merges"),
+        label=_text(item, "label"),
+    )
+
+
+def _processors(holder: Json, key: str) -> frozenset[int]:
+    try:
+        return processors_in(_text(holder, key))
+    except ValueError as error:
+        raise UnreadableError(str(error)) from None
 
 
 def _rule(item: Json) -> Rule:

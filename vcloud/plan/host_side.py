@@ -1,5 +1,6 @@
 """Finds where a host's side of a vApp differs from what vcloud made: bridges, ports, packet filters
-and processes, of which libvirt tells nothing. Pure.
+and processes, of which libvirt tells nothing. Pure. `host_isolation` has what concerns processors and
+memory.
 
 A network filter is recognised by what its rules do, not by the names of its chains, which libvirt
 chooses. A rule of somebody else counts if it could handle a frame of the vApp: it names a device of
@@ -14,6 +15,15 @@ from vcloud.compile.libvirt.nwfilter import FilterRule
 from vcloud.design.model import Design, Vm
 from vcloud.design.names import root_volume, seed_volume
 from vcloud.plan.host_difference import NEEDS, HostDifference, HostKind
+from vcloud.plan.host_isolation import (
+    intruders,
+    merged_memory,
+    merging_kernel,
+    threaded_cores,
+    unconfined,
+    unlocked_memory,
+    wrong_cores,
+)
 from vcloud.plan.host_look import Card, Look
 from vcloud.plan.host_report import HostReport, Match, Process, Rule
 
@@ -58,7 +68,12 @@ go to the bridge.
 
 
 def host_differences(
-    design: Design, running: Collection[str], uplink_bridge: str, report: HostReport
+    design: Design,
+    running: Collection[str],
+    uplink_bridge: str,
+    report: HostReport,
+    cores: Mapping[str, tuple[int, ...]] | None = None,
+    owned: Collection[int] = (),
 ) -> tuple[HostDifference, ...]:
     """Everything of a host's side of a vApp that is not as vcloud made it, sorted by kind.
 
@@ -68,8 +83,10 @@ def host_differences(
         uplink_bridge: name of the bridge of the firewall's uplink; empty: it is not known, and
             where the firewall's card is plugged in there is not compared.
         report: what the reporter saw.
+        cores: VM -> the processor of each of its virtual CPUs, as in the manifest.
+        owned: all processors of these cores.
     """
-    look = Look(design, frozenset(running), uplink_bridge, report)
+    look = Look(design, frozenset(running), uplink_bridge, report, cores or {}, frozenset(owned))
     unseen = unseen_kinds(report)
     return tuple(
         difference
@@ -335,4 +352,11 @@ LOOKS: Mapping[HostKind, Callable[[Look], Iterator[HostDifference]]] = {
     HostKind.RULE: _foreign_rules,
     HostKind.SOCKET: _packet_sockets,
     HostKind.PROCESS: _foreign_processes,
+    HostKind.CORES: wrong_cores,
+    HostKind.INTRUDER: intruders,
+    HostKind.MERGING: merged_memory,
+    HostKind.LOCKING: unlocked_memory,
+    HostKind.LABEL: unconfined,
+    HostKind.KSM: merging_kernel,
+    HostKind.SMT: threaded_cores,
 }

@@ -85,6 +85,12 @@ class Manifest:
     """UUID of the lock under which the run worked that wrote it; empty in what earlier releases
     wrote.
     """
+    cores: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """(VM, the processor of the host to which each of its virtual CPUs is pinned), of the VMs that
+    demand cores of their own.
+    """
+    owned: tuple[int, ...] = ()
+    """All processors of these cores, in order."""
     generation: int = 0
     """Number of the run that claimed the vApp. Every run has a higher number than all before it, by
     which a guest knows what comes late from a run that was killed.
@@ -103,6 +109,9 @@ class Manifest:
         """How libvirt read the VM's definition; None where nobody has noted it yet."""
         parts = dict(self.defined).get(vm)
         return None if parts is None else dict(parts)
+
+    def cores_of(self, vm: str) -> tuple[int, ...]:
+        return dict(self.cores).get(vm, ())
 
     def id_of(self, vm: str) -> int | None:
         return dict(self.ids).get(vm)

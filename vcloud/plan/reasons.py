@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from ipaddress import IPv4Interface, IPv6Interface
 
+from vcloud.design.isolation import Isolation
 from vcloud.design.model import Design, Flow, Role, Uplink, Vm
 from vcloud.design.readers import changes_of
 from vcloud.plan.images import built_anew
@@ -80,10 +81,22 @@ def _hardware(vm: Vm, wanted: Manifest, have: Manifest | None) -> Iterator[str]:
             [f"{disk.name} {disk.size >> 20} MiB" for disk in one.disks] for one in (old, vm)
         )
         yield _listed("disks", before, after) or "its disks changed"
+    yield from _isolation(old.isolation, vm.isolation)
     if have.accelerator != wanted.accelerator:
         yield f"accelerator: {have.accelerator} -> {wanted.accelerator}"
     if vm.role is Role.FIREWALL and _segment(have.uplink) != _segment(wanted.uplink):
         yield f"uplink: {_segment(have.uplink)} -> {_segment(wanted.uplink)}"
+
+
+def _isolation(old: Isolation, new: Isolation) -> Iterator[str]:
+    """What a new process of QEMU has or has not. Cores are changed while it runs."""
+    for before, after, demand in (
+        (old.locked_memory, new.locked_memory, "its memory is locked"),
+        (old.no_page_sharing, new.no_page_sharing, "its pages are not merged with others"),
+        (old.svirt, new.svirt, "a security label of its own is demanded"),
+    ):
+        if before != after:
+            yield f"isolation: {demand}" if after else f"isolation: no longer: {demand}"
 
 
 def identity(vm: Vm, wanted: Manifest, have: Manifest | None) -> str:

@@ -152,6 +152,8 @@ class Drift:
     """The tap of the VM's card that it is about, if it is about one."""
     tells: frozenset[HostKind] = frozenset()
     """The kinds of differences that this card has on the host for the same reason."""
+    pins: bool = False
+    """It is about the processors that the VM may use."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from vcloud.documents.field import FieldError
 from vcloud.spec import fields
 from vcloud.spec.base import Spec
 from vcloud.spec.fields import Unenforced
+from vcloud.spec.isolation import Isolation
 from vcloud.spec.types import derived_id, flow_id
 from vcloud.spec.vm import Vm
 from vcloud.values import (
@@ -369,6 +370,10 @@ class Vapp(Spec):
     )
     placement: Placement = Field(
         default_factory=Placement, description="On which hosts the vApp may run."
+    )
+    isolation: Isolation = Field(
+        default_factory=Isolation,
+        description="What its VMs share with no other VM of their host.",
     )
     dr: Annotated[
         fields.Optional[Recovery],

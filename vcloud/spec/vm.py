@@ -18,6 +18,7 @@ from pydantic import (
 from vcloud.documents.field import FieldError
 from vcloud.spec import fields
 from vcloud.spec.base import Spec
+from vcloud.spec.isolation import VmIsolation
 from vcloud.spec.surroundings import Surroundings
 
 
@@ -182,6 +183,10 @@ class Vm(Spec):
         (), description="VMs that must be ready before this one starts."
     )
     ready: Ready = Field(default_factory=Ready, description="When this VM is ready.")
+    isolation: VmIsolation = Field(
+        default_factory=VmIsolation,
+        description="What this VM shares with no other, in addition to the vApp's isolation.",
+    )
 
     @property
     def image_name(self) -> str:

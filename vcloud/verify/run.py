@@ -24,6 +24,7 @@ from vcloud.hosts.connection import Host
 from vcloud.hosts.host_side import looking_at
 from vcloud.hosts.labels import misplaced
 from vcloud.hosts.tenancy import kept_together
+from vcloud.plan.host_isolation import demanded_kinds
 from vcloud.plan.manifest import Manifest
 from vcloud.proof.checks import (
     HOST,
@@ -113,7 +114,7 @@ def verify_vapp(
         return Findings(
             (
                 *libvirt_verdicts(manifest, state),
-                *host_verdicts(host_side.differences, host_side.unseen),
+                *host_verdicts(host_side.differences, host_side.unseen, demanded_kinds(design)),
                 *tenancy_verdicts(design, kept_together(host, design)),
                 *placement_verdicts(design, misplaced(host, design, manifest.accelerator)),
                 *session.verdicts(checks),

@@ -21,6 +21,7 @@ from vcloud.hosts.capabilities import capabilities_of
 from vcloud.hosts.connection import Host
 from vcloud.hosts.executed import Executed
 from vcloud.hosts.host_side import INSTALL, read_report
+from vcloud.hosts.kernel import KSM_RUN
 from vcloud.hosts.manifests import read_manifest, vapp_names
 from vcloud.hosts.pool import StoragePool
 from vcloud.hosts.tenancy import NOBODY, ask_hook
@@ -34,10 +35,6 @@ from vcloud.proof.report import plain
 BRIDGE_FILTERS = tuple(
     f"/proc/sys/net/bridge/bridge-nf-call-{table}" for table in ("iptables", "ip6tables")
 )
-KSM = "/sys/kernel/mm/ksm/run"
-"""Kernel samepage merging (Documentation/admin-guide/mm/ksm.rst of Linux). QEMU offers it all
-memory of its guests.
-"""
 LEAST_LIBVIRT = Version(9, 0, 0)
 LEAST_STORAGE, LEAST_MEMORY = 4 << 30, 2 << 30
 """Bytes below which a note is made."""
@@ -299,7 +296,7 @@ def _page_sharing(host: Host) -> Iterator[Finding]:
     """Whether the host shares equal memory pages of VMs. It saves memory, but a VM can tell by
     timing which pages other VMs hold.
     """
-    done = host.shell.run(["cat", KSM])
+    done = host.shell.run(["cat", KSM_RUN])
     if done.code != 0:
         yield _unknown("page sharing", "whether VMs share equal pages", done)
         return
@@ -307,7 +304,7 @@ def _page_sharing(host: Host) -> Iterator[Finding]:
     hint = (
         ""
         if on
-        else f"KSM saves memory but leaks content by timing; enable it only among trusted VMs: echo 1 >{KSM}."
+        else f"KSM saves memory but leaks content by timing; enable it only among trusted VMs: echo 1 >{KSM_RUN}."
     )
     yield Finding(
         "page sharing",

@@ -9,7 +9,6 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from tests.design_builder import UPLINK, build_design
 from tests.netns.namespaces import held
@@ -17,7 +16,7 @@ from vcloud.compile.libvirt.network import vapp_networks
 from vcloud.compile.libvirt.nwfilter import OPEN_RULES, FilterRule, closed_rules
 from vcloud.design.model import Nic, Role, Vm
 from vcloud.design.names import root_volume
-from vcloud.enforce import host_report
+from vcloud.hosts.host_side import program
 from vcloud.plan.host_difference import HostDifference
 from vcloud.plan.host_look import Look
 from vcloud.plan.host_report import HostReport, parse_host_report
@@ -29,7 +28,6 @@ DESIGN = build_design(
     vapp="side",
 )
 RUNNING = frozenset(vm.name for vm in DESIGN.vms)
-PROGRAM = Path(host_report.__file__)
 PYTHON = "/usr/bin/python3"
 START = """\
 hostname side
@@ -71,7 +69,7 @@ class Machine:
 
     def report(self) -> HostReport:
         """What the real reporter sees, sent through stdin as vcloud sends it."""
-        return parse_host_report(self.run(f"{PYTHON} -I -", stdin=PROGRAM.read_bytes()).encode())
+        return parse_host_report(self.run(f"{PYTHON} -I -", stdin=program()).encode())
 
     def differences(self) -> tuple[HostDifference, ...]:
         return host_differences(DESIGN, RUNNING, UPLINK.bridge, self.report())

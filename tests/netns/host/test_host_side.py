@@ -16,7 +16,6 @@ import pytest
 
 from tests.netns.host.machine import (
     DESIGN,
-    PROGRAM,
     PYTHON,
     RUNNING,
     UPLINK,
@@ -26,6 +25,7 @@ from tests.netns.host.machine import (
     unbind,
 )
 from tests.netns.namespaces import Sockets
+from vcloud.hosts.host_side import program
 from vcloud.plan.host_difference import HostDifference, HostKind, HostSide
 from vcloud.plan.host_mending import Command, host_steps
 from vcloud.plan.host_side import host_differences, unseen_kinds
@@ -488,7 +488,7 @@ def test_it_takes_no_input(host: Machine, tmp_path: Path) -> None:
     (tmp_path / "json.py").write_text("raise SystemExit('taken from the current folder')")
     done = subprocess.run(
         host.enter("env", f"PYTHONPATH={tmp_path}", "PATH=/nowhere", PYTHON, "-I", "-", "--all"),
-        input=PROGRAM.read_bytes(),
+        input=program(),
         cwd=tmp_path,
         capture_output=True,
     )

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from vcloud.enforce.host_report import INSTALLED, device_hooks, guest_name
+from vcloud.enforce.host_processes import guest_name
+from vcloud.enforce.host_report import INSTALLED, device_hooks
 from vcloud.enforce.install import PROGRAM, PYTHON, RULE, installed_text
 from vcloud.hosts.host_side import program
 

@@ -93,6 +93,17 @@ def test_a_clone_has_its_own_name_marks_and_paths_and_else_the_same_hardware() -
     assert len(head.to_bytes()) == HEADER.size + ROOM
 
 
+@pytest.mark.parametrize("own", ["", '<cputune><vcpupin vcpu="0" cpuset="3"/></cputune>'])
+@pytest.mark.parametrize("before", ["", '<cputune><vcpupin vcpu="0" cpuset="0-1"/></cputune>'])
+def test_a_clone_has_its_own_pins_and_not_those_of_the_vm_that_was_saved(
+    before: str, own: str
+) -> None:
+    saved = read_head(image(XML.replace("<features>", f"{before}<features>")))
+    domain = parse(head_for(saved, replace(CLONE, cputune=own)).xml)
+    pins = [pin.get("cpuset") for pin in domain.iterfind("cputune/vcpupin")]
+    assert pins == (["3"] if own else [])
+
+
 def test_a_clone_has_its_own_nic_on_the_port_of_the_one_before() -> None:
     domain = parse(head_for(read_head(image(XML.replace("</interface>", SLOT))), CLONE).xml)
     (nic,) = domain.findall("devices/interface")

@@ -100,3 +100,37 @@ def test_what_only_up_can_find_out_breaks_no_rule_before() -> None:
 def test_preferred_labels_are_counted() -> None:
     rules = design('prefer: {site: [eu, us], rack: b, smt: "off"}').placement
     assert [preferred(rules, host) for host in (EU, US, BARE)] == [2, 2, 0]
+
+
+ISOLATED = """\
+vcloud: 1
+name: app
+zones: {dmz: {}}
+vms: {web: {image: base, zone: dmz}}
+isolation:
+  page_sharing: forbidden
+  ksm: forbidden
+  smt: forbidden
+  svirt: required
+"""
+
+
+def test_what_isolation_demands_of_a_host_is_a_rule_of_placement_with_its_line() -> None:
+    """A fact that nobody can read is none that the host has."""
+    strict = design_of_text(ISOLATED)
+    refuse_rules(strict, HostLabels("h1", {"ksm": "off", "smt": "off", "svirt": "selinux"}))
+    with pytest.raises(RefusedError) as refused:
+        refuse_rules(strict, HostLabels("h1", {"ksm": "on", "svirt": "none"}))
+    said = str(refused.value)
+    assert "vapp.yaml:7: isolation.ksm: h1 has ksm=on, and ksm must be off" in said
+    assert "echo 2 >/sys/kernel/mm/ksm/run" in said
+    assert "vapp.yaml:8: isolation.smt: h1 has no label 'smt', and smt must be off" in said
+    assert "vapp.yaml:9: isolation.svirt: h1 has svirt=none" in said
+    assert said.count("isolation.") == 3
+
+
+def test_a_host_of_a_vapp_that_stands_is_changed_and_not_left() -> None:
+    with pytest.raises(RefusedError) as refused:
+        refuse_rules(design_of_text(ISOLATED), HostLabels("h1", {"ksm": "on"}), stands=True)
+    assert "echo 2 >" in str(refused.value)
+    assert "choose another host" not in str(refused.value)

@@ -17,7 +17,7 @@ from vcloud.errors import Exit, RefusedError
 from vcloud.hosts.capabilities import capabilities_of
 from vcloud.hosts.connection import open_host
 from vcloud.hosts.inventory import HostRef
-from vcloud.placement.capabilities import Capabilities, RunningVm, Storage, Version
+from vcloud.placement.capabilities import Capabilities, Locking, RunningVm, Storage, Version
 from vcloud.placement.capacity import QEMU_MEMORY, SPARE, Demand, capacity_notes
 from vcloud.placement.place import Offered, chosen_host, on_one, place
 
@@ -132,6 +132,38 @@ def test_an_inventory_that_says_so_promises_more_memory_than_there_is_and_the_pl
     (note,) = capacity_notes(all_of(DESIGN), replace(short, overcommit=2))
     assert "the kernel of h1 ends some of them" in note
     assert not [*capacity_notes(all_of(DESIGN), replace(HOST, overcommit=2))]
+
+
+LOCKED = """\
+vcloud: 1
+name: vault
+zones: {dmz: {}}
+vms: {keys: {image: base, zone: dmz, memory: 1G}}
+isolation: {memory: locked}
+"""
+
+
+def test_locked_memory_counts_wholly_also_where_memory_is_promised_twice() -> None:
+    design = design_of_text(LOCKED)
+    needed = sum(vm.memory + QEMU_MEMORY for vm in design.vms)
+    place(design, all_of(design), replace(HOST, free_memory=needed, overcommit=2))
+    said = refusal(design, replace(HOST, free_memory=needed - 1, overcommit=2))
+    assert "vapp.yaml:5: isolation.memory: " in said
+    assert "would be locked, and h1 has" in said
+
+
+def test_a_host_that_cannot_lock_memory_is_refused_with_its_way_out() -> None:
+    """What is not known of a host is no reason: libvirt tells it then."""
+    design = design_of_text(LOCKED)
+    place(design, all_of(design), replace(HOST, locking=Locking()))
+    place(design, all_of(design), replace(HOST, locking=None))
+    without = refusal(design, replace(HOST, locking=Locking(limits_memory=False)))
+    assert "isolation.memory: libvirt starts no VM with locked memory on h1" in without
+    small = refusal(design, replace(HOST, locking=Locking(most=GIB)))
+    assert "'keys' would lock up to 2176 MiB" in small
+    assert "LimitMEMLOCK=infinity" in small
+    place(design, all_of(design), replace(HOST, locking=Locking(most=3 * GIB)))
+    place(DESIGN, all_of(DESIGN), replace(HOST, locking=Locking(limits_memory=False, most=0)))
 
 
 def test_a_run_that_starts_nothing_is_never_refused_for_lack_of_memory() -> None:

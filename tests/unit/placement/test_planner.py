@@ -301,3 +301,36 @@ def test_a_large_lab_is_planned_whole() -> None:
     homes = planned_homes(vapps, rooms)
     assert homes is not None
     assert is_placement(homes, vapps, rooms)
+
+
+# Cores of one's own
+
+
+def owner(name: str, cpus: int, stands_on: str = "") -> Needs:
+    return replace(needs(name, 1, stands_on), own_cpus=cpus)
+
+
+def test_cores_are_given_once_and_as_a_whole() -> None:
+    """Two threads are one core, and one virtual CPU takes all of it."""
+    threaded = replace(room("h1"), cores=3, threads=2)
+    assert planned_homes([owner("a", 4), owner("b", 1)], [threaded]) is not None
+    assert planned_homes([owner("a", 4), owner("b", 1), owner("c", 1)], [threaded]) is None
+    # Who demands no core needs none.
+    assert planned_homes([owner("a", 6), needs("b")], [threaded]) is not None
+    assert planned_homes([needs("a")], [room("h1")]) == {"a": "h1"}
+
+
+def test_the_solver_names_the_host_whose_cores_are_too_few() -> None:
+    small = replace(room("h1"), cores=1)
+    verdict = solved([owner("a", 1), owner("b", 1)], [small])
+    assert [(reason.kind, reason.of) for reason in verdict.reasons] == [("cores", "h1")]
+    assert "1 cores that vApps may have for themselves" in verdict.reasons[0].what
+    assert solved([owner("a", 1), needs("b")], [small]).homes == {"a": "h1", "b": "h1"}
+
+
+def test_a_vapp_that_stands_moves_where_another_one_fits_nowhere_else() -> None:
+    """The one host with enough cores goes to who needs them, and the other one moves."""
+    vapps = [owner("small", 1, "h1"), owner("large", 2)]
+    rooms = [replace(room("h1"), cores=2), replace(room("h2"), cores=1)]
+    assert planned_homes(vapps, rooms) == {"large": "h1", "small": "h2"}
+    assert "'small' stood on h2" in advice("large", vapps, rooms)

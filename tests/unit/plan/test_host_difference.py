@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vcloud.plan.host_difference import CLAIMS, NEEDS, HostDifference, HostKind
+from vcloud.plan.host_difference import CLAIMS, NEEDS, ON_DEMAND, HostDifference, HostKind
 from vcloud.plan.host_side import LOOKS
 from vcloud.proof.checks import Outcome
 from vcloud.proof.host import host_verdicts
@@ -25,7 +25,7 @@ def test_each_kind_is_a_check_of_its_own() -> None:
     verdicts = {
         verdict.check.id: verdict for verdict in host_verdicts(found, {HostKind.FILTER: "no nft"})
     }
-    assert len(verdicts) == len(HostKind)
+    assert len(verdicts) == len(HostKind) - len(ON_DEMAND)
     foreign = verdicts["config/host/foreign-port"]
     assert (foreign.outcome, foreign.detail) == (Outcome.FAIL, "first; second")
     unseen = verdicts["config/host/filter"]
@@ -33,3 +33,11 @@ def test_each_kind_is_a_check_of_its_own() -> None:
     assert {
         verdict.outcome for key, verdict in verdicts.items() if verdict not in (foreign, unseen)
     } == {Outcome.PASS}
+
+
+def test_what_counts_on_demand_is_a_check_only_where_it_is_demanded() -> None:
+    """Nothing is called right that nobody has looked at."""
+    found = [*host_verdicts((), {}, {HostKind.MERGING})]
+    assert {verdict.check.id for verdict in found} & {
+        f"config/host/{kind.replace(' ', '-')}" for kind in ON_DEMAND
+    } == {"config/host/page-sharing"}

@@ -53,6 +53,16 @@ REPORT: dict[str, Any] = {
     "machines": {"a.b": 7},
     "sockets": [{"device": "vb1", "pid": 0, "program": ""}],
     "unseen": {"rules": "nft is not installed"},
+    "guests": [
+        {
+            "pid": 7,
+            "threads": [{"name": "CPU 0/KVM", "cpus": "2-3,8"}],
+            "locked": 4096,
+            "merges": False,
+            "label": "libvirt-1 (enforce)",
+        }
+    ],
+    "kernel": {"ksm": "0", "ksm_pages": "0", "smt": "", "selinux": ""},
 }
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -93,6 +103,8 @@ def test_a_report_is_read() -> None:
     assert report.rules[0].whole
     assert report.processes[0].disks[0].name == "b"
     assert report.unseen == (("rules", "nft is not installed"),)
+    assert report.guests[0].threads[0].processors == {2, 3, 8}
+    assert report.kernel.ksm == "0"
 
 
 def test_the_reporter_and_its_reader_speak_the_same_format() -> None:

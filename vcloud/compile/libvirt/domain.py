@@ -16,6 +16,7 @@ from vcloud import tenancy
 from vcloud.compile.environment import render
 from vcloud.compile.libvirt.devices import devices_of, nic_device, ports_of
 from vcloud.compile.libvirt.host import BootFiles, HostFacts
+from vcloud.compile.libvirt.limits import hard_limit
 from vcloud.design.model import Nic, Uplink, Vm
 from vcloud.marks import NAMESPACE
 from vcloud.tenancy import Terms, document_of
@@ -46,6 +47,7 @@ def render_domain(
         boot=boot,
         marks=marks,
         tenancy=tenancy.NAMESPACE,
+        hard_limit=hard_limit(vm),
         terms=None if terms is None else terms_text(terms),
         ports=host.spare_ports + ports_of(devices),
         devices=devices,

@@ -21,6 +21,8 @@ class HostFacts:
     spare_ports: int = SPARE_PORTS
     credentials: tuple[str, ...] = ()
     """OEM strings of SMBIOS, by which a host passes credentials to systemd in the guest."""
+    cores: tuple[int, ...] = ()
+    """The processor of the host to which each virtual CPU of the VM is pinned; empty: to none."""
 
     @property
     def domain_type(self) -> str:

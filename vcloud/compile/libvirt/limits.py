@@ -1,4 +1,4 @@
-"""How many devices the machine of `domain.xml.j2` can have.
+"""How many devices the machine of `domain.xml.j2` can have, and how much memory its process.
 
 Two things run out. libvirt puts eight PCIe ports into each slot of the PCIe root, so a machine of
 type q35 has a limited number of ports. And each processor of the guest has a limited number of
@@ -27,7 +27,22 @@ OF_NIC = 3
 """Interrupts of a NIC: one for its configuration, one for each direction. Its port has another."""
 _NO_UPLINK = Uplink("", "", IPv4Interface(0), IPv4Address(0), None, None)
 """Devices that are no NICs do not depend on it."""
+QEMU_AROUND = 1 << 30
+"""Bytes that a QEMU process may have beside the memory of its guest, if that is locked. libvirt itself
+adds as much where it computes a limit (VFIO, https://libvirt.org/formatdomain.html#memory-tuning).
+"""
+QEMU_PER_CPU = 128 << 20
+"""Bytes more for each virtual CPU. Its thread has a stack and a heap of its own, which count as locked
+before they are used.
+"""
 DISK_TEMPLATES = ("disk.xml.j2", "seed-disk.xml.j2")
+
+
+def hard_limit(vm: Vm) -> int:
+    """The most bytes that the QEMU process of a VM with locked memory may have and lock. libvirt
+    demands such a limit, because the host could swap out none of it.
+    """
+    return vm.memory + QEMU_AROUND + QEMU_PER_CPU * vm.cpus
 
 
 def most_nics(vm: Vm) -> int:
