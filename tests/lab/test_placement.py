@@ -190,6 +190,7 @@ def test_a_host_tells_facts_that_no_inventory_may_say(hosts: Lab) -> None:
         assert labels["arch"] == os.uname().machine
         assert labels["smt"] == ("on" if threads_per_core() > 1 else "off")
         assert labels["svirt"] == "none", "the daemons of a lab have no security driver"
+        assert labels["ksm"] in ("on", "off"), "all hosts have this machine's kernel"
         assert labels_of(host, "kvm").labels["accelerator"] == "kvm"
 
 

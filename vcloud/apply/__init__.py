@@ -11,6 +11,9 @@ whose rules are loaded and checked, and only then is any workload connected. Wor
 the appliances to save time, with their links down and their services waiting. When something is
 taken away, its links are cut first.
 
+Before the first step of a run, all VMs of others are kept off the cores that are the vApp's own
+(`cores`), and each VM that is started is kept to its own.
+
 At the end of a run, vcloud looks at the host's side of the vApp once more. Only if nothing differs
 there, the vApp is called protected. What libvirt has no call for (flags of ports, addresses, foreign
 ports) is mended by commands that root runs on the host: the plan lists them, and `mend` runs them.

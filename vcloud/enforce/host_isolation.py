@@ -47,7 +47,7 @@ def guests(processes: Iterable[Data], unseen: dict[str, str]) -> list[Data]:
                     "pid": pid,
                     "threads": threads(pid),
                     "locked": int(locked[1]) << 10 if locked else 0,
-                    "merges": time.monotonic() < deadline and merges(pid),
+                    "merges": merges(pid, deadline),
                     "label": label(pid),
                 }
             )
@@ -69,12 +69,19 @@ def threads(pid: int) -> list[Data]:
     return found
 
 
-def merges(pid: int) -> bool:
+def merges(pid: int, deadline: float) -> bool:
     """Whether the kernel may merge pages of a process: a mapping has the flag `mg` (proc_pid_smaps(5)),
-    by madvise(2) or for the whole process by prctl(2), PR_SET_MEMORY_MERGE.
+    by madvise(2) or for the whole process by prctl(2), PR_SET_MEMORY_MERGE. After the deadline nothing
+    is looked at.
     """
     with Path(f"/proc/{pid}/smaps").open("rb") as file:
-        return any(line.startswith(b"VmFlags:") and b"mg" in line.split() for line in file)
+        for line in file if time.monotonic() < deadline else ():
+            if line.startswith(b"VmFlags:"):
+                if b"mg" in line.split():
+                    return True
+                if time.monotonic() > deadline:
+                    break
+    return False
 
 
 def first_mapping(guest: Data) -> str:

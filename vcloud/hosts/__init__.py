@@ -21,6 +21,9 @@ reasons behind the design:
   calls of one connection at a time (see `connection.MAX_CALLS`).
 - libvirt does not tell what others have done to bridges, taps and packet filters. So `host_side` also
   asks the host's root, by a program that only reads (`vcloud.enforce`).
+- Which cores are whose, the manifests say (`cores`). A vApp gets cores under the lock under which it gets
+  its address outside, and afterwards looks at the VMs that run. Who starts a VM looks at the manifests
+  afterwards. So one of the two sees the other.
 - vcloud never trusts an SSH host key on first use. The key of a host must be in known_hosts before
   vcloud connects.
 

@@ -55,7 +55,10 @@ def cores_for(host: Host, design: Design, standing: Mapping[str, tuple[int, ...]
     wanting = wanting_cores(design)
     if not wanting:
         return NO_CORES
-    topology, taken = topology_of(host), cores_of_others(host, but=design.instance.name)
+    name, topology = design.instance.name, topology_of(host)
+    # Whoever pins another VM to cores that the vApp has already takes none of them from it.
+    mine = topology.whole(frozenset(core for cores in standing.values() for core in cores))
+    taken = cores_of_vapps(host, but=name) | (cores_of_unmanaged(host, but=name) - mine)
     found = chosen_cores(topology, wanting, taken, standing)
     refuse_without_cores(design, host.name, topology, taken, found)
     return found
@@ -78,11 +81,6 @@ def cores_of_vapps(host: Host, *, but: str) -> frozenset[int]:
                 f"Nothing was changed. Run `vcloud up` with the file of '{name}', or `vcloud down {name}`. Then run this command again.",
             ) from None
     return frozenset(found)
-
-
-def cores_of_others(host: Host, *, but: str) -> frozenset[int]:
-    """The processors that are others' than the vApp's. Raises HostError."""
-    return cores_of_vapps(host, but=but) | cores_of_unmanaged(host, but=but)
 
 
 def cores_of_unmanaged(host: Host, *, but: str) -> frozenset[int]:

@@ -1,6 +1,8 @@
 """Which host each VM of a vApp runs on. Pure: a function of the design, of what a run starts, and of
 what the hosts can do.
 
+`cores` decides which cores of its host a vApp gets for itself.
+
 `capabilities` holds what is known of a host, as values that the plan, `doctor` and later the
 profiles share. `capacity` says what a host has no room for. `labels` says which rules of placement a
 host breaks. `place` decides. `explain` finds the fewest reasons where no host can run a vApp.

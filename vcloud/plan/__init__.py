@@ -34,7 +34,8 @@ manifest when it sees one. To add a field to the manifest, give it a default, or
 there.
 
 What only root sees of a host is read by `host_report` and compared with the design by `host_side`:
-bridges, ports, packet filters and processes. `host_difference` lists the kinds of differences, and
+bridges, ports, packet filters and processes. `host_isolation` compares what these processes share of
+processors and memory, as far as the vApp demands something. `host_difference` lists the kinds of differences, and
 `host_mending` says which step ends each. What belongs to somebody else is ended by no step: the plan
 tells it (`Plan.unmended`), and `vcloud up` ends with an error.
 

@@ -17,7 +17,7 @@ from vcloud.errors import HostError, RefusedError
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.cores import (
     cores_for,
-    cores_of_others,
+    cores_of_unmanaged,
     cores_of_vapps,
     keep_off,
     keep_others_off,
@@ -107,7 +107,7 @@ def test_what_somebody_has_pinned_by_definition_is_theirs(host: Host) -> None:
     define(host, "wide", '<cputune><vcpupin vcpu="0" cpuset="0-15"/></cputune>')
     define(host, "all", cpuset=' cpuset="8-9"')
     define(host, "shop.web", '<cputune><vcpupin vcpu="0" cpuset="7"/></cputune>')
-    assert cores_of_others(host, but="shop") == {5, 8, 9}
+    assert cores_of_unmanaged(host, but="shop") == {5, 8, 9}
 
 
 def test_a_running_vm_is_pinned_and_released(host: Host) -> None:
@@ -175,4 +175,7 @@ def test_a_vapp_that_stands_has_the_same_cores_again(host: Host) -> None:
     assert cores_for(host, wanted, {}).pins != first.pins
     stands(host, "shop", (9,))
     assert cores_for(host, wanted, dict(first.pins)) == first
+    define(host, "late", '<cputune><vcpupin vcpu="0" cpuset="1"/></cputune>')
+    assert cores_for(host, wanted, dict(first.pins)) == first
+    assert 1 not in cores_for(host, wanted, {}).owned
     assert cores_for(host, design("bank"), dict(first.pins)) == NO_CORES
