@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
 
 from vcloud.apply.cores import keep_to_cores
 from vcloud.apply.run import Run
@@ -32,8 +31,8 @@ def mend(run: Run, vm: Vm) -> None:
         for nic in vm.nics:
             if nic.tap in unlike:
                 # libvirt does nothing where it already has what it is given.
-                other = replace(nic, isolated=not nic.isolated)
-                machines.set_link(run.host, vm.domain, render_interface(vm, other, uplink, up=True))
+                other = render_interface(vm, nic, uplink, up=True, isolated=not nic.isolated)
+                machines.set_link(run.host, vm.domain, other)
         machines.keep_only(
             run.host,
             vm.domain,

@@ -105,9 +105,15 @@ def devices_of(
 
 
 def nic_device(
-    vm: Vm, nic: Nic, uplink: Uplink, *, up: bool, in_memory_image: bool = False
+    vm: Vm,
+    nic: Nic,
+    uplink: Uplink,
+    *,
+    up: bool,
+    isolated: bool | None = None,
+    in_memory_image: bool = False,
 ) -> Device:
-    """One network card of a VM, with its link up or down."""
+    """One network card of a VM, with its link up or down. `isolated`: None means as the design says."""
     # Only the uplink can be a bridge of the host. All other NICs are on networks of libvirt.
     kind, source = (
         ("network", nic.network or uplink.network)
@@ -123,7 +129,7 @@ def nic_device(
         nic.mac,
         nic.tap,
         "up" if up else "down",
-        nic.isolated,
+        nic.isolated if isolated is None else isolated,
         nic.plain_offloads,
         filter_of(vm, nic),
     )

@@ -80,9 +80,13 @@ def render_question(name: str, uuid: str, terms: Terms) -> str:
     )
 
 
-def render_interface(vm: Vm, nic: Nic, uplink: Uplink, *, up: bool) -> str:
-    """The XML of one NIC of a VM, to raise or cut its link in the running domain."""
-    return nic_device(vm, nic, uplink, up=up).xml()
+def render_interface(
+    vm: Vm, nic: Nic, uplink: Uplink, *, up: bool, isolated: bool | None = None
+) -> str:
+    """The XML of one NIC of a VM, to raise or cut its link in the running domain. `isolated`: as the
+    NIC is at the bridge, where that is to be otherwise than the design says.
+    """
+    return nic_device(vm, nic, uplink, up=up, isolated=isolated).xml()
 
 
 def render_test_boot(name: str, kernel: str, initrd: str, host: HostFacts) -> str:
