@@ -34,6 +34,7 @@ has a module for each.
 
 ACCELERATOR: Final = "accelerator"
 ARCH: Final = "arch"
+KSM: Final = "ksm"
 SMT: Final = "smt"
 SVIRT: Final = "svirt"
 KSM: Final = "ksm"

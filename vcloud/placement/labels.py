@@ -50,7 +50,10 @@ def broken_rules(rules: PlacementRules, host: HostLabels) -> Iterator[tuple[Host
             continue
         found = host.labels.get(rule.label)
         if rule.kind == FORBID:
-            if found in rule.values:
+            if found is None and rule.label in HOST_FACTS:
+                what = f"nobody knows whether {host.host} has {rule.label}={rule.values[0]}, which the vApp forbids"
+                yield rule, what
+            elif found in rule.values:
                 yield rule, f"{host.host} has {rule.label}={found}, which the vApp forbids"
         elif found not in rule.values:
             has = f"{rule.label}={found}" if found is not None else f"no label '{rule.label}'"

@@ -21,7 +21,7 @@ from vcloud.hosts.capabilities import capabilities_of
 from vcloud.hosts.connection import Host
 from vcloud.hosts.executed import Executed
 from vcloud.hosts.host_side import INSTALL, read_report
-from vcloud.hosts.kernel import KSM_RUN
+from vcloud.hosts.kernel import KSM_RUN, ksm_of
 from vcloud.hosts.manifests import read_manifest, vapp_names
 from vcloud.hosts.pool import StoragePool
 from vcloud.hosts.tenancy import NOBODY, ask_hook
@@ -296,11 +296,11 @@ def _page_sharing(host: Host) -> Iterator[Finding]:
     """Whether the host shares equal memory pages of VMs. It saves memory, but a VM can tell by
     timing which pages other VMs hold.
     """
-    done = host.shell.run(["cat", KSM_RUN])
-    if done.code != 0:
-        yield _unknown("page sharing", "whether VMs share equal pages", done)
+    found = ksm_of(host)
+    if not found:
+        yield Finding("page sharing", "note", "unknown whether VMs share equal pages")
         return
-    on = done.stdout.strip() == b"1"
+    on = found == ON
     hint = (
         ""
         if on

@@ -102,6 +102,17 @@ def test_preferred_labels_are_counted() -> None:
     assert [preferred(rules, host) for host in (EU, US, BARE)] == [2, 2, 0]
 
 
+def test_a_fact_that_nobody_knows_is_taken_for_none_that_the_vapp_allows() -> None:
+    """The rule is there for protection, so what cannot be looked at does not meet it."""
+    unknown, known = HostLabels("h1", {}), HostLabels("h1", {"ksm": "off"})
+    said = refusal('forbid: {ksm: "on"}', unknown)
+    assert "nobody knows whether h1 has ksm=on, which the vApp forbids" in said
+    assert "h1 has no label 'ksm', and ksm must be off" in refusal('require: {ksm: "off"}', unknown)
+    for rule in ('forbid: {ksm: "on"}', 'require: {ksm: "off"}'):
+        refuse_rules(design(rule), known)
+    refuse_rules(design("forbid: {rack: a}"), unknown)
+
+
 ISOLATED = """\
 vcloud: 1
 name: app
