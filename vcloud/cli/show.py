@@ -253,8 +253,8 @@ def doctor(
 
 
 def _install(connect: str | None) -> None:
-    from vcloud.enforce.install import install_hook, install_reporter
     from vcloud.hosts.inventory import choose_host
+    from vcloud.hosts.preparing import install_here
 
     host = choose_host(connect)
     if not host.is_this_machine:
@@ -262,7 +262,5 @@ def _install(connect: str | None) -> None:
             f"{host.name} is not this machine, and --fix changes only the machine where it runs",
             f"Run it on {host.name}, or name this machine: --connect qemu:///system.",
         )
-    # Each is of use without the other.
-    say(f"wrote {install_hook()}")
-    for path in install_reporter():
+    for path in install_here():
         say(f"wrote {path}")

@@ -205,6 +205,9 @@ def _ssh_wrapper(program: str, config: Path | None) -> str:
     argv = [
         program,
         *(("-F", str(config)) if config else ()),
+        # ssh takes the first value that it meets: whatever the user's configuration says, nobody is
+        # trusted on first use, and nobody is asked.
+        "-oStrictHostKeyChecking=yes",
         f"-oConnectTimeout={patience(CONNECT_SECONDS)}",
         f"-oServerAliveInterval={ALIVE_INTERVAL}",
         f"-oServerAliveCountMax={patience(ALIVE_SECONDS) // ALIVE_INTERVAL}",

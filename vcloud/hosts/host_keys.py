@@ -12,13 +12,14 @@ import binascii
 import hashlib
 import hmac
 import re
+import subprocess
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import paramiko
 
-CERTIFIED_ONLY = "is known by a certificate authority only"
 REVOKED = "is a revoked host key"
 """What `refusals` recognises."""
 _HASHED = "|1|"
@@ -45,8 +46,6 @@ class KnownKeys(paramiko.MissingHostKeyPolicy):
         del client
         if key.asbytes() in self.revoked:
             raise paramiko.SSHException(f"the key of {hostname} {REVOKED}")
-        if self.authorities:
-            raise paramiko.SSHException(f"the key of {hostname} {CERTIFIED_ONLY}")
         raise paramiko.SSHException(f"{hostname} not found in known_hosts")
 
 
@@ -68,6 +67,23 @@ def known_keys(paths: Iterable[Path], name: str) -> KnownKeys:
         if key is not None and key.asbytes() not in revoked:
             keys.setdefault(key.get_name(), key)
     return KnownKeys(keys, revoked, any(marker == "@cert-authority" for marker, _, _ in lines))
+
+
+def without_revoked(known: KnownKeys, listed: Path) -> KnownKeys:
+    """The same without the keys that a list of revoked keys has (ssh_config(5), RevokedHostKeys). The
+    list may be a KRL, so ssh-keygen reads it. A key of which it cannot tell counts as revoked.
+    """
+    good, revoked = {}, set(known.revoked)
+    for kind, key in known.keys.items():
+        with tempfile.NamedTemporaryFile("w", suffix=".pub") as file:
+            file.write(f"{key.get_name()} {key.get_base64()}\n")
+            file.flush()
+            argv = ["ssh-keygen", "-Q", "-f", str(listed), file.name]
+            if subprocess.run(argv, capture_output=True, check=False).returncode == 0:
+                good[kind] = key
+            else:
+                revoked.add(key.asbytes())
+    return KnownKeys(good, revoked, known.authorities)
 
 
 def _lines_about(path: Path, name: str) -> Iterator[tuple[str, str, str]]:

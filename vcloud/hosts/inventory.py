@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
@@ -50,6 +50,7 @@ from vcloud.documents.field import FieldError, Shape, shown, text_of
 from vcloud.documents.model import Kind, read_model
 from vcloud.documents.reader import LARGEST
 from vcloud.errors import UsageError
+from vcloud.hosts.uri_aliases import uri_named
 from vcloud.placement.capabilities import CPU_OVERCOMMIT, MOST_CPU_OVERCOMMIT, MOST_OVERCOMMIT
 from vcloud.spec.types import HOST_NAME, LABEL, parse_services, parse_size, parse_text
 from vcloud.values import HOST_FACTS, Service
@@ -210,11 +211,8 @@ hash.
 
 
 class OutsideConfig(_Strict):
-    """The internet side of a host, as `verify` uses it: a place from which it probes a vApp as a
-    customer would, and test servers.
-
-    If a host has none, `verify` sends the probes of customers from the host itself, and the VMs of
-    the vApp send no probes to servers on the internet.
+    """The internet side of a host, as `verify` uses it. If a host has none, `verify` sends the probes
+    of customers from the host itself, and the VMs of the vApp send no probes to servers outside.
     """
 
     netns: NamespaceName | None = Field(None, examples=["vclab-outside"])
@@ -313,6 +311,30 @@ class HostLabel:
     """Empty: the host is to lose the label."""
 
 
+def labels_in(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """The labels that texts such as site=eu give a host. Raises UsageError that names all that is
+    wrong.
+    """
+    found: dict[str, str] = {}
+    wrong: list[FieldError] = []
+    for text in texts:
+        key, sign, value = text.partition("=")
+        try:
+            if not (sign and value):
+                raise FieldError(f"'{shown(text)}' is no label", "Write NAME=VALUE: site=eu.")
+            if found.get(key, value) != value:
+                raise FieldError(f"the label '{shown(key)}' has two values", "Give it one.")
+            found[_label(LABEL.parse(key))] = parse_text(value)
+        except FieldError as error:
+            wrong.append(error)
+    if wrong:
+        raise UsageError(
+            "; ".join(error.what for error in wrong),
+            " ".join(dict.fromkeys(error.hint for error in wrong if error.hint)),
+        )
+    return tuple(found.items())
+
+
 def label_of(text: str) -> HostLabel:
     """The label that a text such as h2=site:backup gives a host. Raises UsageError."""
     host, sign, label = text.partition("=")
@@ -341,6 +363,13 @@ def load_inventory(path: Path) -> tuple[HostRef, ...]:
         raise UsageError(
             what, "Correct the path or the permissions, or set VCLOUD_INVENTORY to another file."
         ) from None
+    return hosts_in(data, path)
+
+
+def hosts_in(data: bytes, path: Path) -> tuple[HostRef, ...]:
+    """The hosts of an inventory, in the order of the file. Paths in it are relative to the folder of
+    `path`. Raises SpecError with all problems.
+    """
     entries = read_model(data, str(path), _KIND).sound().hosts
     return tuple(_ref(name, entry, path.parent) for name, entry in entries.items())
 
@@ -383,7 +412,7 @@ def choose_hosts(
     """The hosts that a command works on.
 
     vcloud takes the first of these that is given: `connect` (a URI, or a host's name in the
-    inventory), VCLOUD_CONNECT, LIBVIRT_DEFAULT_URI, all hosts of the inventory. If none is given,
+    inventory, or an alias of libvirt's configuration), VCLOUD_CONNECT, LIBVIRT_DEFAULT_URI, all hosts of the inventory. If none is given,
     it takes this machine.
 
     The inventory is the file that VCLOUD_INVENTORY names. Without VCLOUD_INVENTORY it is the
@@ -400,7 +429,10 @@ def choose_hosts(
         return _inventory(environment) or (ref_of_uri(LOCAL_URI),)
     # Every URI has a colon, and no name of a host has one (`HOST_NAME`).
     if ":" not in wanted:
-        return (_named(wanted, _inventory(environment)),)
+        hosts = _inventory(environment)
+        if any(host.name == wanted for host in hosts) or uri_named(wanted, environment) == wanted:
+            return (_named(wanted, hosts),)
+        wanted = uri_named(wanted, environment)
     # The inventory may know more about this host, such as its uplink. Several running labs do not
     # matter, because the choice is clear without them.
     known = _inventory(environment, tolerant=True)

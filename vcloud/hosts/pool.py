@@ -21,9 +21,10 @@ from vcloud.errors import HostError
 from vcloud.hosts.connection import Host, found_or_none, translated
 from vcloud.hosts.metadata import parse
 from vcloud.placement.capacity import SPARE
+from vcloud.plan.preparation import POOL_FOLDER
 
 POOL = "vcloud"
-FOLDER = "/var/lib/libvirt/images/vcloud"
+FOLDER = POOL_FOLDER
 CHUNK = 262_120
 """Bytes in one stream message. libvirt's own clients send messages of this size, and every libvirtd
 accepts them.
@@ -182,6 +183,12 @@ class StoragePool:
         with translated(f"the free space of {self.host.name} could not be read"):
             self.refresh()
             return int(self._pool.info()[3])
+
+    @property
+    def size(self) -> int:
+        """The number of bytes of the file system of the pool's folder."""
+        with translated(f"the size of the storage of {self.host.name} could not be read"):
+            return int(self._pool.info()[1])
 
     def require_space(self, needed: int, what: str) -> None:
         """Raises HostError if fewer than `needed` bytes plus `SPARE` are free. `what` is the action

@@ -4,12 +4,14 @@ or ssh.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
 from vcloud.errors import HostError
 from vcloud.hosts.inventory import HostRef
+from vcloud.hosts.ssh_config import options_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +19,8 @@ class Refusal:
     """One reason for which a host cannot be opened.
 
     In `what` and `hint`, `{name}` stands for the host's name, `{target}` for the login that ssh
-    uses, `{address}` for the login without user.
+    uses, `{address}` for the login without user, `{login}` for the command that logs in, `{known}` for
+    the host in known_hosts.
     """
 
     parts: tuple[str, ...]
@@ -37,6 +40,8 @@ def explain_refusal(ref: HostRef, text: str) -> HostError:
         "name": ref.name,
         "address": address,
         "target": f"{login.username}@{address}" if login.username else address,
+        "login": shlex.join(("ssh", *options_for(ref), address)),
+        "known": shlex.quote(f"[{address}]:{login.port}" if login.port else address),
     }
     for refusal in REFUSALS:
         fits = any(part in message for part in refusal.parts)
@@ -62,7 +67,7 @@ REFUSALS: Final = (
             "Value too large for defined data type",
         ),
         "the SSH host key of {name} has changed",
-        "Somebody may be intercepting the connection. If the host was reinstalled, remove its old key: ssh-keygen -R {address}.",
+        "Somebody may be intercepting the connection. If the host was reinstalled, remove its old key: ssh-keygen -R {known}. Then log in once by `{login}`, and compare the fingerprint.",
     ),
     Refusal(
         ("REVOKED HOST KEY", "is a revoked host key"),
@@ -70,17 +75,12 @@ REFUSALS: Final = (
         "Somebody may be intercepting the connection. Give the host a new key, and add that one to known_hosts.",
     ),
     Refusal(
-        ("is known by a certificate authority only",),
-        "known_hosts knows {name} only by a certificate authority, and vcloud cannot judge host certificates",
-        "Add the host's own key: `ssh-keyscan {address}`. Compare its fingerprint with the one that the host's owner gives you.",
-    ),
-    Refusal(
         (
             "Host key verification failed",
             "not found in known_hosts",
         ),
         "the SSH host key of {name} is unknown, and vcloud does not trust an unknown key",
-        "Log in once by `ssh {target}`. Compare the fingerprint that ssh shows with the one that the host's owner gives you.",
+        "Log in once by `{login}`. Compare the fingerprint that ssh shows with the one that the host's owner gives you.",
     ),
     Refusal(
         (

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import getpass
 import logging
-import os
 import shlex
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from typing import TYPE_CHECKING, Any
 
 import paramiko
 
 from vcloud.errors import HostError
 from vcloud.hosts.executed import Executed
-from vcloud.hosts.host_keys import known_keys
+from vcloud.hosts.host_keys import KnownKeys, known_keys, without_revoked
 from vcloud.hosts.inventory import HostRef
+from vcloud.hosts.openssh_shell import open_openssh
 from vcloud.hosts.patience import patience
 from vcloud.hosts.refusals import explain_refusal
+from vcloud.hosts.ssh_config import SSH_PORT, Login, login_of
+from vcloud.hosts.ssh_keys import OfferedKeys
+
+if TYPE_CHECKING:
+    from vcloud.hosts.shell import Shell
 
 # paramiko also raises what it logs; vcloud reports it only once.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
-SSH_PORT = 22
 CONNECT_TIMEOUT = 15
 """Seconds for each step of an ssh login."""
 KEEPALIVE = 15
@@ -115,124 +116,58 @@ def _feed(channel: paramiko.Channel, stdin: bytes) -> None:
         return
 
 
-def open_ssh(ref: HostRef) -> SshShell:
-    """Logs in to a host. Raises HostError."""
+def open_ssh(ref: HostRef) -> Shell:
+    """Logs in to a host. Raises HostError.
+
+    paramiko cannot judge certificates of hosts. Where known_hosts names an authority for the host,
+    OpenSSH's own client logs in.
+    """
+    login = login_of(ref)
+    known = _trusted(ref, login)
+    if known.authorities:
+        return open_openssh(ref)
     client = paramiko.SSHClient()
     try:
-        _connect(client, _login(ref))
+        _connect(client, login, known)
     except paramiko.BadHostKeyException:
         client.close()
         # These are the words by which `refusals` recognises a changed host key.
         raise explain_refusal(ref, "does not match") from None
+    except paramiko.AuthenticationException:
+        client.close()
+        raise explain_refusal(ref, "Authentication failed") from None
     except (paramiko.SSHException, OSError, EOFError) as error:
         client.close()
         raise explain_refusal(ref, str(error) or type(error).__name__) from None
     return SshShell(ref.name, client)
 
 
-def _connect(client: paramiko.SSHClient, login: _Login) -> None:
+def _trusted(ref: HostRef, login: Login) -> KnownKeys:
+    """The keys by which the host may be known. Raises HostError where a file cannot be read."""
+    try:
+        known = known_keys(login.known_hosts, login.key_name)
+    except OSError as error:
+        raise HostError(f"the known_hosts of {ref.name} cannot be read: {error}") from None
+    return without_revoked(known, login.revoked) if login.revoked else known
+
+
+def _connect(client: paramiko.SSHClient, login: Login, known: KnownKeys) -> None:
+    # No trust on first use, see the package. paramiko looks for the key by the address.
     name = login.address if login.port == SSH_PORT else f"[{login.address}]:{login.port}"
-    known = known_keys(login.known_hosts, name)
-    # No trust on first use, see the package.
     client.set_missing_host_key_policy(known)
     for kind, key in known.keys.items():
         client.get_host_keys().add(name, kind, key)
+    proxy: Any = paramiko.ProxyCommand(shlex.join(login.proxy_argv)) if login.proxy_argv else None
     client.connect(
         login.address,
         port=login.port,
         username=login.user,
-        key_filename=login.keys or None,
-        allow_agent=not login.only_keys,
-        look_for_keys=not login.only_keys and not login.keys,
-        sock=login.proxy(),
+        sock=proxy,
         timeout=patience(CONNECT_TIMEOUT),
         banner_timeout=patience(CONNECT_TIMEOUT),
         auth_timeout=patience(CONNECT_TIMEOUT),
+        auth_strategy=OfferedKeys(login),
     )
     transport = client.get_transport()
     if transport is not None:
         transport.set_keepalive(KEEPALIVE)
-
-
-@dataclass(frozen=True, slots=True)
-class _Login:
-    """How to log in. The URI of the host takes precedence over the ssh_config."""
-
-    address: str
-    port: int
-    user: str
-    keys: Any
-    """A list of paths. paramiko accepts several, but its type hints allow only one."""
-    only_keys: bool
-    known_hosts: tuple[Path, ...]
-    proxy_argv: tuple[str, ...]
-
-    def proxy(self) -> Any:
-        return paramiko.ProxyCommand(shlex.join(self.proxy_argv)) if self.proxy_argv else None
-
-
-def _login(ref: HostRef) -> _Login:
-    """Raises HostError for an ssh_config that cannot be understood."""
-    path = ref.ssh_config or Path("~/.ssh/config").expanduser()
-    try:
-        return _configured_login(ref, path)
-    # ValueError: not UTF-8, a port that is no number, or a quote that is not closed. ImportError:
-    # for `Match exec`, paramiko wants a package that may be missing.
-    except (paramiko.ConfigParseError, ValueError, ImportError, OSError) as error:
-        raise HostError(
-            f"the ssh_config {path} cannot be used for {ref.name}: {error}",
-            "Correct it, or give this host one of its own in the inventory (ssh_config).",
-        ) from None
-
-
-def _configured_login(ref: HostRef, path: Path) -> _Login:
-    parts = urlsplit(ref.uri)
-    config = (
-        paramiko.SSHConfig.from_path(str(path))
-        # A file that the inventory names must exist. The user's own file may be missing.
-        if path.is_file() or ref.ssh_config
-        else paramiko.SSHConfig()
-    )
-    entry: dict[str, Any] = dict(config.lookup(parts.hostname or ""))
-    address, port = str(entry["hostname"]), parts.port or int(entry.get("port", SSH_PORT))
-    keyfile = parse_qs(parts.query).get("keyfile", [])
-    return _Login(
-        address=address,
-        port=port,
-        user=parts.username or str(entry.get("user") or getpass.getuser()),
-        keys=[os.path.expanduser(key) for key in (keyfile or entry.get("identityfile", []))],  # noqa: PTH111 - ssh expands ~ in this way
-        only_keys=bool(keyfile) or entry.get("identitiesonly", "no") == "yes",
-        known_hosts=tuple(_known_hosts(entry)),
-        proxy_argv=_proxy(entry, path, address, port),
-    )
-
-
-def _known_hosts(entry: dict[str, Any]) -> list[Path]:
-    # These are the defaults of OpenSSH, see ssh_config(5).
-    user = str(entry.get("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2"))
-    everyone = str(
-        entry.get("globalknownhostsfile", "/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2")
-    )
-    return [Path(name).expanduser() for name in shlex.split(f"{user} {everyone}") if name != "none"]
-
-
-def _proxy(entry: dict[str, Any], config: Path, address: str, port: int) -> tuple[str, ...]:
-    """The command that carries the ssh connection, or nothing. paramiko supports ProxyCommand but
-    not ProxyJump, so a jump becomes the command `ssh -W`.
-    """
-    command = str(entry.get("proxycommand", "none"))
-    if command != "none":
-        return tuple(shlex.split(command))
-    jump = str(entry.get("proxyjump", "none"))
-    if jump == "none":
-        return ()
-    *before, last = jump.split(",")
-    via = ("-J", ",".join(before)) if before else ()
-    return (
-        "ssh",
-        *(("-F", str(config)) if config.is_file() else ()),
-        *via,
-        "-W",
-        f"{address}:{port}",
-        last,
-    )

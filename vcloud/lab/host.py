@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from vcloud.enforce import hook_operators
-from vcloud.enforce.install import HOOK, OPERATOR_LINE, hook_text
+from vcloud.enforce.install import OPERATOR_LINE, wanted_on
 from vcloud.errors import HostError
 from vcloud.lab import namespaces, segments, texts
 from vcloud.lab.account import qemu_account
@@ -193,10 +193,11 @@ def _write_files(host: Host) -> None:
     operators.parent.mkdir(mode=0o755, exist_ok=True)
     public = host.lab.key.with_suffix(".pub").read_text().strip()
     operators.write_text(OPERATOR_LINE.format(public))
-    hook = host.machine_path(HOOK)
-    hook.parent.mkdir(parents=True, exist_ok=True)
-    hook.write_bytes(hook_text())
-    hook.chmod(0o755)
+    hook = wanted_on().hook
+    place = host.machine_path(Path(hook.path))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(hook.content)
+    place.chmod(hook.mode)
     (host.folder / "fstab").write_text(texts.fstab(host, own_kvm=_make_kvm(host)))
 
 

@@ -5,36 +5,54 @@ To look at one more thing: write a function of a host that yields findings, and 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from vcloud.enforce.install import hook_digest, installed_digest
+from vcloud.enforce.install import hook_digest, installed_digest, wanted_on
 from vcloud.errors import HostError, VcloudError
-from vcloud.fleet.fleet import open_fleet
+from vcloud.fleet.fleet import open_fleet, open_lab
 from vcloud.guests.probes import Prober
 from vcloud.hosts import machines
 from vcloud.hosts.accelerator import host_accelerator
 from vcloud.hosts.capabilities import capabilities_of
-from vcloud.hosts.connection import Host
+from vcloud.hosts.connection import Host, run_parallel
 from vcloud.hosts.executed import Executed
 from vcloud.hosts.host_side import INSTALL, read_report
+from vcloud.hosts.inventory import choose_hosts
 from vcloud.hosts.kernel import KSM_RUN, ksm_of
 from vcloud.hosts.manifests import read_manifest, vapp_names
 from vcloud.hosts.pool import StoragePool
+from vcloud.hosts.preparing import look_at
 from vcloud.hosts.tenancy import NOBODY, ask_hook
 from vcloud.placement.capabilities import Version
 from vcloud.placement.place import INSTALL_HOOK, TRUST
 from vcloud.plan.host_side import unseen_kinds
 from vcloud.plan.images import OLD_DAYS, age_in_days
 from vcloud.plan.manifest import Manifest
+from vcloud.plan.preparation import left_of, steps_of
 from vcloud.proof.report import plain
+from vcloud.views.host_facts import link_of
 
 BRIDGE_FILTERS = tuple(
     f"/proc/sys/net/bridge/bridge-nf-call-{table}" for table in ("iptables", "ip6tables")
 )
+PREPARED = frozenset(
+    {
+        "packages",
+        "pool folder",
+        "group",
+        "virtlockd",
+        "reporter",
+        "limits",
+        "tenancy",
+        "host's side",
+    }
+)
+"""The checks of what `vcloud host add` mends."""
 LEAST_LIBVIRT = Version(9, 0, 0)
 LEAST_STORAGE, LEAST_MEMORY = 4 << 30, 2 << 30
 """Bytes below which a note is made."""
@@ -87,12 +105,44 @@ def examine(
             host = fleet.home
             findings.append(Finding("host", "ok", f"{host.name} ({host.ref.uri})"))
             checked = {image.packages: image.current for image in cached}
-            for look in LOOKS:
-                findings += _safely(look, host)
+            findings += host_findings(host)
             findings += _safely(partial(_used_images, checked=checked), host)
     except VcloudError as error:
         findings.append(Finding("host", "fail", error.what, error.hint))
     return findings
+
+
+def host_findings(host: Host) -> list[Finding]:
+    """What was looked at on one host."""
+    return [finding for look in LOOKS for finding in _safely(look, host)]
+
+
+def check_hosts(names: Sequence[str]) -> dict[str, list[Finding]]:
+    """Host -> what was looked at there. No names: all hosts that the user means.
+
+    Raises UsageError, SpecError where the choice is not clear.
+    """
+    found: dict[str, list[Finding]] = {}
+    for name in names or [None]:
+        try:
+            with open_lab(name) as lab:
+                looked = run_parallel([partial(host_findings, host) for host in lab.hosts])
+                for host, findings in zip(lab.hosts, looked, strict=True):
+                    found[host.name] = [_mended_from_here(host, one) for one in findings]
+                for silent, error in lab.unreachable.items():
+                    found[silent] = [Finding("host", "fail", error.what, error.hint)]
+        except HostError as error:
+            for ref in choose_hosts(name):
+                found[ref.name] = [Finding("host", "fail", error.what, error.hint)]
+    return dict(sorted(found.items()))
+
+
+def _mended_from_here(host: Host, finding: Finding) -> Finding:
+    """The same with the command that prepares a host of the inventory from where the user is."""
+    if finding.check not in PREPARED or finding.result == "ok":
+        return finding
+    add = f"Whoever is root there: {shlex.join(('vcloud', 'host', 'add', host.name, host.ref.uri))}"
+    return replace(finding, hint=f"{add}. {finding.hint}".strip())
 
 
 def _safely(look: Callable[[Host], Iterator[Finding]], host: Host) -> list[Finding]:
@@ -113,6 +163,28 @@ def _tools(missing: Mapping[str, str]) -> Finding:
 def _building(detail: str, way_out: str) -> Finding:
     """Namespaces of this machine, in which images are built without privilege."""
     return Finding("image building", "note" if way_out else "ok", detail, way_out)
+
+
+def _link(host: Host) -> Iterator[Finding]:
+    """Whether somebody on the way can read what crosses the network."""
+    link, encrypted = link_of(host.ref)
+    if encrypted is False:
+        way_out = "Use qemu+ssh://USER@HOST/system in the inventory."
+        yield Finding("link", "fail", f"it is reached by {link}", way_out)
+    else:
+        yield Finding("link", "ok", f"it is reached by {link}" if encrypted else link)
+
+
+def _preparation(host: Host) -> Iterator[Finding]:
+    """What `vcloud host add` would do there. The hook is looked at by a question to libvirt."""
+    steps = steps_of(look_at(host.shell, wanted_on()), wanted_on())
+    left = [step for step in left_of(steps) if step.name not in ("hook", "restart")]
+    for step in left:
+        commands = "; ".join(map(str, step.commands))
+        hint = f"{step.why} As root there: {commands}."
+        yield Finding(step.name, "fail" if step.name == "packages" else "note", step.missing, hint)
+    if not left:
+        yield Finding("preparation", "ok", "the host has what `vcloud host add` gives a host")
 
 
 def _versions(host: Host) -> Iterator[Finding]:
@@ -315,6 +387,8 @@ def _page_sharing(host: Host) -> Iterator[Finding]:
 
 
 LOOKS: tuple[Callable[[Host], Iterator[Finding]], ...] = (
+    _link,
+    _preparation,
     _versions,
     _accelerator,
     _storage,

@@ -129,11 +129,11 @@ def test_nothing_is_installed_where_others_may_write(box: Box) -> None:
 
 
 def test_an_ordinary_user_cannot_install(box: Box) -> None:
-    program = "from vcloud.enforce.install import install_reporter; install_reporter()"
+    program = "from vcloud.hosts.preparing import install_here; install_here()"
     done = box.run(
         sys.executable,
         "-c",
-        f"import sys, os; sys.path.insert(0, {str(ROOT)!r})\nfrom vcloud.enforce import install\nos.setuid({ANN})\n{program}",
+        f"import sys, os; sys.path.insert(0, {str(ROOT)!r})\nimport vcloud.hosts.preparing\nos.setuid({ANN})\n{program}",
     )
     assert "can be installed by root only" in done.stderr.decode()
     assert box.run("test", "-e", str(PROGRAM)).returncode != 0

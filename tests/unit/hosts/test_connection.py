@@ -186,7 +186,7 @@ def test_another_host_key_than_the_known_one_is_refused(tmp_path: Path) -> None:
     ("line", "said"),
     [
         ("@revoked * {key}\n[127.0.0.1]:{port} {key}", "is revoked in known_hosts"),
-        ("@cert-authority * {key}", "knows x only by a certificate authority"),
+        ("@cert-authority * {key}", "of x is unknown"),
         ("@revoked *.example {key}\n[127.0.0.2]:{port} {key}", "of x is unknown"),
     ],
 )

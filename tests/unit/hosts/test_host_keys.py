@@ -110,7 +110,7 @@ def test_an_unknown_key_is_refused_and_nothing_is_written(file: Path) -> None:
         (
             "h1.example",
             paramiko.Ed25519Key(data=base64.b64decode(OTHER)),
-            "by a certificate authority",
+            "not found in known_hosts",
         ),
     ):
         with pytest.raises(paramiko.SSHException, match=said):
