@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from vcloud.hosts.inventory import load_inventory
 from vcloud.lab import lab as labs
 from vcloud.lab.layout import Lab
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.netns, pytest.mark.timeout(600)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,10 @@ class Person:
 
 
 @pytest.fixture(scope="module")
-def hosts(make: Callable[[str], Lab]) -> Iterator[Lab]:
+def hosts(make: Callable[[str], Lab]) -> Lab:
     lab = make("t-inv")
     labs.up(lab, 2)
-    yield lab
+    return lab
 
 
 @pytest.fixture

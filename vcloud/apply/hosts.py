@@ -92,6 +92,8 @@ def make_host(new: NewHost, report: Callable[[str], None]) -> None:
     again = _again(new)
     try:
         if new.left:
+            if left_of(_steps(new.ref, new.wanted)) != new.left:
+                raise HostError(f"{new.ref.name} has changed since what would be done was shown")
             shell = open_shell(new.ref)
             try:
                 do_steps(shell, new.ref.name, new.steps, report)

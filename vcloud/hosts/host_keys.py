@@ -23,6 +23,8 @@ import paramiko
 REVOKED = "is a revoked host key"
 """What `refusals` recognises."""
 _HASHED = "|1|"
+_KRL = b"SSHKRL\n\0"
+"""How a key revocation list begins (PROTOCOL.krl of OpenSSH)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +72,31 @@ def known_keys(paths: Iterable[Path], name: str) -> KnownKeys:
 
 
 def without_revoked(known: KnownKeys, listed: Path) -> KnownKeys:
-    """The same without the keys that a list of revoked keys has (ssh_config(5), RevokedHostKeys). The
-    list may be a KRL, so ssh-keygen reads it. A key of which it cannot tell counts as revoked.
+    """The same without the keys that a list of revoked keys has (ssh_config(5), RevokedHostKeys): a
+    text of public keys, or a KRL, which ssh-keygen reads. Raises OSError for one that cannot be read.
     """
-    good, revoked = {}, set(known.revoked)
+    content = listed.read_bytes()
+    in_text = {
+        key.asbytes()
+        for fields in map(str.split, content.decode(errors="replace").splitlines())
+        if len(fields) > 1 and (key := _key(fields[0], fields[1]))
+    }
+    good, revoked = {}, known.revoked | in_text
     for kind, key in known.keys.items():
-        with tempfile.NamedTemporaryFile("w", suffix=".pub") as file:
-            file.write(f"{key.get_name()} {key.get_base64()}\n")
-            file.flush()
-            argv = ["ssh-keygen", "-Q", "-f", str(listed), file.name]
-            if subprocess.run(argv, capture_output=True, check=False).returncode == 0:
-                good[kind] = key
-            else:
-                revoked.add(key.asbytes())
+        if key.asbytes() in revoked or (content.startswith(_KRL) and _is_in_krl(key, listed)):
+            revoked.add(key.asbytes())
+        else:
+            good[kind] = key
     return KnownKeys(good, revoked, known.authorities)
+
+
+def _is_in_krl(key: paramiko.PKey, listed: Path) -> bool:
+    """A key of which ssh-keygen cannot tell counts as revoked."""
+    with tempfile.NamedTemporaryFile("w", suffix=".pub") as file:
+        file.write(f"{key.get_name()} {key.get_base64()}\n")
+        file.flush()
+        argv = ["ssh-keygen", "-Q", "-f", str(listed), file.name]
+        return subprocess.run(argv, capture_output=True, check=False).returncode != 0
 
 
 def _lines_about(path: Path, name: str) -> Iterator[tuple[str, str, str]]:

@@ -15,6 +15,9 @@ from typing import Final
 import yaml
 from yaml.nodes import MappingNode, Node
 
+_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""That of the reader: the two differ in what they take for YAML."""
+_BYTE_ORDER_MARK: Final = "\N{BYTE ORDER MARK}"
 _PLAIN: Final = re.compile(r"[A-Za-z][A-Za-z0-9+:/@._-]*[A-Za-z0-9]")
 _WORDS: Final = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
 """What some YAML readers take for something else than a text."""
@@ -62,8 +65,9 @@ def without_host(text: str, name: str) -> str:
 
 def _hosts(text: str) -> MappingNode | None:
     """The mapping of the hosts; None where the text has nothing but comments."""
-    # The reader has judged the text before, so it is not nested deeply.
-    top = yaml.compose(text, Loader=yaml.SafeLoader)
+    # The reader has judged the text before, so it is not nested deeply. libyaml leaves the byte order
+    # mark out of the places that it tells.
+    top = yaml.compose(text.replace(_BYTE_ORDER_MARK, " ", 1), Loader=_LOADER)
     if top is None:
         return None
     if isinstance(top, MappingNode):

@@ -25,6 +25,10 @@ CONNECT_SECONDS = 15
 LOGIN_SECONDS = 60
 """That a login may take in all."""
 ALIVE_INTERVAL = 15
+IDLE_SECONDS = 600
+"""After this time without a command the connection ends, also where vcloud was killed. The next command
+makes one of its own.
+"""
 BROKEN = 255
 """ssh's exit code where the connection is at fault (ssh(1))."""
 
@@ -67,7 +71,8 @@ def open_openssh(ref: HostRef) -> OpenSshShell:
     folder = tempfile.TemporaryDirectory(prefix="vcloud-")
     log = Path(folder.name, "log")
     # It goes on in the background once it has logged in, and would keep a pipe open.
-    argv = [*_ssh(ref, folder.name), "-M", "-N", "-f", "-E", str(log), "--", _host(ref)]
+    ends = f"-oControlPersist={IDLE_SECONDS}"
+    argv = [*_ssh(ref, folder.name), "-M", "-N", "-f", ends, "-E", str(log), "--", _host(ref)]
     try:
         done = _run(argv, b"", patience(LOGIN_SECONDS), output=subprocess.DEVNULL)
         if done.returncode == 0:

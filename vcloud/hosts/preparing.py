@@ -38,6 +38,7 @@ from vcloud.plan.seen_host import (
     logins_in,
     packages_in,
     release_in,
+    uid_in,
 )
 from vcloud.printable import on_one_line
 
@@ -54,7 +55,7 @@ def look_at(shell: Shell, wanted: Wanted, *, may_ask_sudo: bool = False) -> Seen
 
     Raises HostError where the host does not answer.
     """
-    user, uid = _word(shell, "-un"), int(_word(shell, "-u") or -1)
+    user, uid = _word(shell, "-un"), uid_in(shell.run(["id", "-u"]).stdout)
     sudo = may_ask_sudo and uid != 0 and shell.run(["sudo", "-n", "true"]).code == 0
     as_root = ["sudo", "-n"] if sudo else []
     release = release_in(shell.run(["cat", "/etc/os-release"]).stdout)
@@ -94,7 +95,7 @@ def _with_programs(shell: Shell, as_root: list[str], seen: SeenHost) -> SeenHost
     return replace(
         seen,
         packages=packages_in(listed.stdout) if listed else None,
-        architecture=_text(architecture).strip() if architecture else "",
+        architecture=on_one_line(_text(architecture).strip()[:40]) if architecture else "",
         logins=limits,
         has_lock_manager=manager,
     )

@@ -33,20 +33,20 @@ class Agent(AgentSSH):
         connection.settimeout(SECONDS)
         try:
             connection.connect(path)
-            self._connect(connection)
+            self._connect(connection)  # type: ignore[attr-defined]
         except BaseException:
             connection.close()
             raise
 
     def close(self) -> None:
-        self._close()
+        self._close()  # type: ignore[attr-defined]
 
 
 class OfferedKeys(AuthStrategy):
     """The keys of a login."""
 
     def __init__(self, login: Login) -> None:
-        super().__init__(ssh_config=None)
+        super().__init__(ssh_config=paramiko.SSHConfig())
         self._login = login
 
     def authenticate(self, transport: Any) -> Any:

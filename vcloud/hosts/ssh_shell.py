@@ -146,9 +146,9 @@ def _trusted(ref: HostRef, login: Login) -> KnownKeys:
     """The keys by which the host may be known. Raises HostError where a file cannot be read."""
     try:
         known = known_keys(login.known_hosts, login.key_name)
+        return without_revoked(known, login.revoked) if login.revoked else known
     except OSError as error:
-        raise HostError(f"the known_hosts of {ref.name} cannot be read: {error}") from None
-    return without_revoked(known, login.revoked) if login.revoked else known
+        raise HostError(f"known_hosts cannot be read for {ref.name}: {error}") from None
 
 
 def _connect(client: paramiko.SSHClient, login: Login, known: KnownKeys) -> None:

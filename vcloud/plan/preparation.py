@@ -49,7 +49,8 @@ LOGINS: Final = 100
 """
 INSTALL_SECONDS: Final = 1800
 SECONDS: Final = 120
-_APT: Final = ("apt-get", "-o", "DPkg::Lock::Timeout=120")
+_APT: Final = ("apt-get", "-o", "DPkg::Lock::Timeout=120", "-o", "DPkg::Options::=--force-confold")
+"""Waits while somebody else installs, and keeps the settings of the host's administrator."""
 _BROKEN_PACKAGE: Final = frozenset("UFHWt")
 """The second letters of dpkg's states of a package that is half installed."""
 

@@ -63,7 +63,13 @@ def files_in(listed: bytes, digests: bytes, wanted: Iterable[str]) -> Mapping[st
 def hidden_in(said: bytes, wanted: Iterable[str]) -> frozenset[str]:
     """The wanted paths that stat(1) was not allowed to look at, by its words on stderr (LC_ALL=C)."""
     denied = {found[1] for line in _lines(said) if (found := _DENIED.search(line))}
-    return denied & frozenset(wanted)
+    return frozenset(wanted) & denied
+
+
+def uid_in(content: bytes) -> int:
+    """The number that `id -u` prints; -1 where it prints none."""
+    text = content[:20].decode(errors="replace").strip()
+    return int(text) if re.fullmatch(r"[0-9]{1,10}", text) else -1
 
 
 def packages_in(content: bytes) -> Mapping[str, str]:

@@ -123,7 +123,8 @@ def check_hosts(names: Sequence[str]) -> dict[str, list[Finding]]:
     Raises UsageError, SpecError where the choice is not clear.
     """
     found: dict[str, list[Finding]] = {}
-    for name in names or [None]:
+    wanted: Sequence[str | None] = names or [None]
+    for name in wanted:
         try:
             with open_lab(name) as lab:
                 looked = run_parallel([partial(host_findings, host) for host in lab.hosts])

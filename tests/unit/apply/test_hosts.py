@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from vcloud.apply.hosts import look_at_new_host, removed_host
-from vcloud.errors import Exit, UnreachableError, UsageError
+from vcloud.errors import Exit, RefusedError, UnreachableError, UsageError
+from vcloud.hosts.connection import open_host
+from vcloud.hosts.inventory import HostRef
 
 TEXT = """\
 hosts:
@@ -77,6 +79,22 @@ def test_a_host_that_cannot_be_asked_stays_unless_it_is_forgotten(inventory: Pat
     removed_host("away", forget=True)
     assert "away" not in inventory.read_text()
     assert "h1" in inventory.read_text()
+
+
+def test_a_host_with_a_vapp_stays(inventory: Path) -> None:
+    """libvirt's test driver keeps the vApp's description like a real one."""
+    text = TEXT + "  full: {uri: 'test:///default'}\n"
+    inventory.write_text(text)
+    with open_host(HostRef("full", "test:///default")) as host:
+        host.connection.networkDefineXML("<network><name>vcloud-manifest-shop</name></network>")
+        with pytest.raises(RefusedError) as caught:
+            removed_host("full", forget=False)
+        assert "vApps stand on full: shop" in str(caught.value)
+        assert "vcloud down shop --connect full" in str(caught.value)
+        assert inventory.read_text() == text
+        host.connection.networkLookupByName("vcloud-manifest-shop").undefine()
+        removed_host("full", forget=False)
+    assert inventory.read_text() == TEXT
 
 
 def test_a_host_that_is_not_there_is_said(inventory: Path) -> None:

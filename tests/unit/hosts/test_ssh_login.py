@@ -169,8 +169,12 @@ def test_the_usual_agent_is_asked(
 
 
 def test_a_host_behind_another_is_reached_through_it(server: Server) -> None:
+    jump = f"Match originalhost {HERE}\n  ProxyJump root@localhost:{server.port}"
+    server.knows(f"[localhost]:{server.port} {server.key}", f"{server.name} {server.key}")
+    assert works(server.open(jump))
     server.knows(f"{server.name} {server.key}")
-    assert works(server.open(f"ProxyJump root@{HERE}:{server.port}"))
+    with pytest.raises(HostError):
+        server.open(jump, "StrictHostKeyChecking yes", "BatchMode yes")
 
 
 def test_a_certificate_of_an_authority_is_enough(server: Server) -> None:

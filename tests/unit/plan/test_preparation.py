@@ -31,6 +31,7 @@ REPORTER = OwnFile("/usr/local/libexec/vcloud/r", b"reporter", 0o755, "/usr/loca
 RULE = OwnFile("/etc/sudoers.d/vcloud", b"rule", 0o440, "/etc/sudoers.d/vcloud.new", ("visudo",))
 WANTED = Wanted(HOOK, REPORTER, RULE)
 TRUSTING = replace(WANTED, operator="vcloud ssh-ed25519 KEY\n", fingerprint="SHA256:x")
+APT = "apt-get -o DPkg::Lock::Timeout=120 -o DPkg::Options::=--force-confold"
 FOLDER = SeenFile("directory", 0, 0o755)
 TWELVE = Release("debian", "12", "Debian 12")
 
@@ -94,8 +95,8 @@ def test_exactly_the_missing_packages_are_installed() -> None:
     seen = replace(READY, packages=dict.fromkeys(PACKAGES, "ii") | {"nftables": "rc", "sudo": "un"})
     step = named(seen, "packages")
     assert [str(command) for command in step.commands] == [
-        "apt-get -o DPkg::Lock::Timeout=120 update",
-        "env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 install -y --no-install-recommends nftables sudo",
+        f"{APT} update",
+        f"env DEBIAN_FRONTEND=noninteractive {APT} install -y --no-install-recommends nftables sudo",
     ]
     assert left(seen) == ["packages"]
     assert left(replace(READY, packages=dict.fromkeys(PACKAGES, "hi"))) == [], "held, and installed"

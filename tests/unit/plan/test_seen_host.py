@@ -13,6 +13,7 @@ from vcloud.plan.seen_host import (
     logins_in,
     packages_in,
     release_in,
+    uid_in,
 )
 
 BOOKWORM = b"""\
@@ -81,6 +82,14 @@ def test_states_of_packages_are_read() -> None:
 )
 def test_limits_of_sshd_are_read(content: bytes, logins: tuple[int, int] | None) -> None:
     assert logins_in(content) == logins
+
+
+@pytest.mark.parametrize(
+    ("content", "uid"),
+    [(b"0\n", 0), (b"1000\n", 1000), (b"", -1), (b"-1", -1), (b"root", -1), (b"9" * 5000, -1)],
+)
+def test_only_a_number_is_the_number_of_a_user(content: bytes, uid: int) -> None:
+    assert uid_in(content) == uid
 
 
 @given(st.binary(max_size=300))
