@@ -34,7 +34,6 @@ has a module for each.
 
 ACCELERATOR: Final = "accelerator"
 ARCH: Final = "arch"
-KSM: Final = "ksm"
 SMT: Final = "smt"
 SVIRT: Final = "svirt"
 KSM: Final = "ksm"

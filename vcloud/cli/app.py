@@ -84,11 +84,13 @@ def main() -> None:
 
 
 def after_interrupt(arguments: Sequence[str]) -> str:
-    """What to say after Ctrl-C. Only commands that change a vApp leave something to finish."""
-    command = next((word for word in arguments if not word.startswith("-")), "")
+    """What to say after Ctrl-C. Only commands that change a vApp or a host leave something to finish."""
+    words = [word for word in arguments if not word.startswith("-")]
+    command = " ".join(words[:2]) if words[:1] == ["host"] else "".join(words[:1])
     ways = {
         "up": "; run the same command again to finish it, or `vcloud down` to remove what has been made",
         "down": "; run the same command again to finish it",
+        "host add": "; run the same command again to finish it",
         "save": "; run the same command again to finish it, or `vcloud up` to go on",
     }
     return f"interrupted{ways.get(command, '')}"

@@ -3,7 +3,7 @@
 - `host_report` reads what only root can see of a host: bridges, taps, their packet filters, the
   processes that use them (`host_processes`), and what these share of processors and memory
   (`host_isolation`). It changes nothing.
-- `install` puts them on a host.
+- `install` says which files they are on a host. `vcloud.hosts.preparing` puts them there.
 - `qemu_hook` is libvirt's hook. It refuses to start VMs beside each other that must not share a host,
   by the rules of `vcloud.tenancy`, whose text is a part of it. So are the texts of `hook_files`, of
   `hook_operators`, which decides whose terms count, and of `hook_known`, which knows the VMs of

@@ -24,8 +24,13 @@ reasons behind the design:
 - Which cores are whose, the manifests say (`cores`). A vApp gets cores under the lock under which it gets
   its address outside, and afterwards looks at the VMs that run. Who starts a VM looks at the manifests
   afterwards. So one of the two sees the other.
-- vcloud never trusts an SSH host key on first use. The key of a host must be in known_hosts before
-  vcloud connects.
+- vcloud never trusts an SSH host key on first use. The key of a host, or of an authority that has
+  certified it, must be in known_hosts before vcloud connects. `ssh -G` tells how to log in
+  (`ssh_config`), so that commands by paramiko and libvirt's own ssh go the same way.
+- What a prepared host has is described once, in `vcloud.plan.preparation`. `preparing` looks at a host
+  by programs that every Debian has, because a plain one has neither Python nor libvirt.
+- The text of an inventory is changed where it must be, and then read like any other
+  (`inventory_file`): a file that would say something else is not written.
 
 To add a call to libvirt, begin at `Host.connection`, which asks for the lock, and wrap the call in
 `connection.translated`, which turns libvirt's errors into HostError. To explain one more reason why a host cannot be opened, add it to `refusals`. A fact that

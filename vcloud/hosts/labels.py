@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from vcloud.design.model import Design
-from vcloud.errors import HostError
 from vcloud.hosts.accelerator import offers_kvm, read_capabilities
 from vcloud.hosts.connection import Host
 from vcloud.hosts.kernel import ksm_of

@@ -56,7 +56,8 @@ def look_at(shell: Shell, wanted: Wanted, *, may_ask_sudo: bool = False) -> Seen
     Raises HostError where the host does not answer.
     """
     user, uid = _word(shell, "-un"), uid_in(shell.run(["id", "-u"]).stdout)
-    sudo = may_ask_sudo and uid != 0 and shell.run(["sudo", "-n", "true"]).code == 0
+    asked = _if_there(shell, ["sudo", "-n", "true"]) if may_ask_sudo and uid != 0 else None
+    sudo = asked is not None and asked.code == 0
     as_root = ["sudo", "-n"] if sudo else []
     release = release_in(shell.run(["cat", "/etc/os-release"]).stdout)
     paths = looked_at(wanted)

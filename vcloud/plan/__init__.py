@@ -39,6 +39,10 @@ processors and memory, as far as the vApp demands something. `host_difference` l
 `host_mending` says which step ends each. What belongs to somebody else is ended by no step: the plan
 tells it (`Plan.unmended`), and `vcloud up` ends with an error.
 
-A new kind of step touches `steps` (verb, cost, undo), `diff` (when it is needed), `order` (what it
+What a host has that vcloud has prepared is no part of a vApp: `preparation` lists it as steps, judged
+from what `seen_host` has read. `vcloud host add` runs them, `host check` and `doctor` tell which are
+left. To prepare one more thing, add a function there that makes its `Step`.
+
+A new kind of step of a vApp touches `steps` (verb, cost, undo), `diff` (when it is needed), `order` (what it
 needs) and `vcloud.apply.actions`.
 """

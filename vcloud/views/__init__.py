@@ -1,3 +1,3 @@
-"""What vcloud shows without changing anything: `status`, `list`, `doctor`, `render`, and the
+"""What vcloud shows without changing anything: `status`, `list`, `doctor`, `host show`, `render`, and the
 starter files of `init`.
 """

@@ -35,6 +35,7 @@ from vcloud.plan.images import OLD_DAYS, age_in_days
 from vcloud.plan.manifest import Manifest
 from vcloud.plan.preparation import left_of, steps_of
 from vcloud.proof.report import plain
+from vcloud.values import ON
 from vcloud.views.host_facts import link_of
 
 BRIDGE_FILTERS = tuple(

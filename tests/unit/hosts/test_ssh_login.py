@@ -12,6 +12,7 @@ import pytest
 
 from tests.unit.hosts.test_connection import free_port
 from vcloud.errors import HostError
+from vcloud.hosts.connection import open_host
 from vcloud.hosts.inventory import HostRef
 from vcloud.hosts.shell import Shell, open_shell
 
@@ -40,6 +41,9 @@ class Server:
 
     def open(self, *settings: str, key: str = "user") -> Shell:
         """Logs in with these lines of the configuration."""
+        return open_shell(self.ref(*settings, key=key))
+
+    def ref(self, *settings: str, key: str = "user") -> HostRef:
         lines = (
             f"IdentityFile {self.folder}/{key}",
             f"UserKnownHostsFile {self.folder}/known",
@@ -48,7 +52,7 @@ class Server:
         )
         config = self.folder / "config"
         config.write_text("Host *\n" + "".join(f"  {line}\n" for line in lines))
-        return open_shell(HostRef("x", f"qemu+ssh://root@{HERE}:{self.port}/system", config))
+        return HostRef("x", f"qemu+ssh://root@{HERE}:{self.port}/system", config)
 
 
 def keygen(*argv: str) -> None:
@@ -230,6 +234,8 @@ def test_an_unknown_and_a_changed_key_are_told_with_the_line_to_type(server: Ser
         server.open("StrictHostKeyChecking no")
     assert f"Log in once by `{login}`" in unknown.value.hint
     assert "fingerprint" in unknown.value.hint
+    with pytest.raises(HostError, match="the SSH host key of x is unknown"):
+        open_host(server.ref("StrictHostKeyChecking accept-new"))
     assert (server.folder / "known").read_text() == "", "nobody is trusted on first use"
     server.knows(f"{server.name} {(server.folder / 'other.pub').read_text()}")
     with pytest.raises(HostError, match="the SSH host key of x has changed") as changed:
