@@ -68,19 +68,47 @@ def look_at_new_host(
         HostError: the host cannot be reached.
         RefusedError: vcloud cannot prepare it.
     """
-    given = labels_in(labels)
-    key = operator_key.expanduser().absolute() if operator_key else None
-    config = ssh_config.expanduser().absolute() if ssh_config else None
-    ref = HostRef(
-        HOST_NAME.parse(name), _checked(uri_named(uri)), config, labels=given, operator_key=key
-    )
+    ref = _read(name, uri, labels, operator_key, ssh_config)
     inventory = read_inventory(inventory_path())
     known = inventory.named(ref.name)
     _refuse_taken(ref, known, inventory)
+    wanted = _wanted(ref.operator_key)
     ref = known or ref
-    wanted = _wanted(key)
     steps = _steps(ref, wanted)
     return NewHost(inventory, ref, known is not None, steps, wanted)
+
+
+def _read(
+    name: str,
+    uri: str,
+    labels: Sequence[str],
+    operator_key: Path | None,
+    ssh_config: Path | None,
+) -> HostRef:
+    """The host that the command line describes. Raises UsageError that names all that is wrong."""
+    wrong: list[UsageError] = []
+    ref = HostRef(
+        "",
+        "",
+        ssh_config.expanduser().absolute() if ssh_config else None,
+        operator_key=operator_key.expanduser().absolute() if operator_key else None,
+    )
+    try:
+        ref = replace(ref, name=HOST_NAME.parse(name))
+    except UsageError as error:
+        wrong.append(error)
+    try:
+        ref = replace(ref, uri=_checked(uri_named(uri)))
+    except UsageError as error:
+        wrong.append(error)
+    try:
+        ref = replace(ref, labels=labels_in(labels))
+    except UsageError as error:
+        wrong.append(error)
+    if wrong:
+        hints = dict.fromkeys(error.hint for error in wrong if error.hint)
+        raise UsageError("; ".join(error.what for error in wrong), " ".join(hints))
+    return ref
 
 
 def make_host(new: NewHost, report: Callable[[str], None]) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from vcloud.documents.reader import LARGEST
 from vcloud.errors import SpecError, UsageError
 from vcloud.hosts.inventory import LABS, HostRef, configuration_folder, hosts_in
-from vcloud.hosts.inventory_text import Entry, UnknownFormError, with_host, without_host
+from vcloud.hosts.inventory_text import UnknownFormError, line_of, with_host, without_host
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,12 @@ def add_host(inventory: InventoryFile, host: HostRef) -> None:
     if host.operator_key:
         entry["operator_key"] = str(host.operator_key)
     text = _decoded(inventory)
-    _change(inventory, lambda: with_host(text, host.name, entry), (*inventory.hosts, host), entry)
+    _change(
+        inventory,
+        lambda: with_host(text, host.name, entry),
+        (*inventory.hosts, host),
+        line_of(host.name, entry),
+    )
 
 
 def remove_host(inventory: InventoryFile, name: str) -> Path | None:
@@ -86,7 +91,7 @@ def remove_host(inventory: InventoryFile, name: str) -> Path | None:
         with _locked(inventory):
             return _set_aside(inventory.path)
     text = _decoded(inventory)
-    _change(inventory, lambda: without_host(text, name), left)
+    _change(inventory, lambda: without_host(text, name), left, "")
     return None
 
 
@@ -95,25 +100,26 @@ def _has_only_comments(content: bytes) -> bool:
 
 
 def _decoded(inventory: InventoryFile) -> str:
-    return (inventory.content or b"").decode()
+    # Bytes that are no UTF-8 stay what they are, and the reader then refuses them.
+    return (inventory.content or b"").decode(errors="surrogateescape")
 
 
 def _change(
     inventory: InventoryFile,
     edit: Callable[[], str],
     expected: tuple[HostRef, ...],
-    entry: Entry | None = None,
+    line: str,
 ) -> None:
-    by_hand = "Change it by hand" + (f": {dict(entry)}." if entry else ".")
+    """`line` is what a person may write into the file instead; empty: nothing is to be written."""
     with _locked(inventory):
         try:
-            content = edit().encode()
+            content = edit().encode(errors="surrogateescape")
             if hosts_in(content, inventory.path) != expected:
                 raise UnknownFormError
         except (UnknownFormError, SpecError):
             raise UsageError(
                 f"{inventory.path} is written in a way that vcloud does not change, so that nothing in it is lost",
-                by_hand,
+                f"Write this below `hosts` by hand: {line}" if line else "Change it by hand.",
             ) from None
         _replace(inventory.path, content)
 

@@ -48,6 +48,11 @@ def with_host(text: str, name: str, entry: Entry) -> str:
     return before + _lines({name: entry}, indent, line_end) + text[place:]
 
 
+def line_of(name: str, entry: Entry) -> str:
+    """A host as a person may write it below `hosts`, on one line."""
+    return f"{_word(name)}: {_flow(entry)}"
+
+
 def without_host(text: str, name: str) -> str:
     """The text without a host. Raises UnknownFormError where it has no such host, or no other one."""
     hosts = _hosts(text)
@@ -67,7 +72,11 @@ def _hosts(text: str) -> MappingNode | None:
     """The mapping of the hosts; None where the text has nothing but comments."""
     # The reader has judged the text before, so it is not nested deeply. libyaml leaves the byte order
     # mark out of the places that it tells.
-    top = yaml.compose(text.replace(_BYTE_ORDER_MARK, " ", 1), Loader=_LOADER)
+    try:
+        top = yaml.compose(text.replace(_BYTE_ORDER_MARK, " ", 1), Loader=_LOADER)
+    # UnicodeError: the text has bytes that are no UTF-8.
+    except (yaml.YAMLError, UnicodeError):
+        raise UnknownFormError from None
     if top is None:
         return None
     if isinstance(top, MappingNode):

@@ -53,7 +53,7 @@ class Box:
 
     def run(self, *argv: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         enter = ["nsenter", f"--target={self.pid}", "--mount", "--net", "--pid"]
-        return subprocess.run([*enter, *argv], input=stdin, capture_output=True, timeout=60)
+        return subprocess.run([*enter, *argv], input=stdin, capture_output=True, timeout=300)
 
     def run_as(
         self, user: int, *argv: str, stdin: bytes = b""

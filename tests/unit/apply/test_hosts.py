@@ -63,6 +63,14 @@ def test_wrong_values_are_told_with_a_way_out(
     assert inventory.read_text() == TEXT
 
 
+def test_all_that_is_wrong_is_told_at_once(inventory: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        look_at_new_host("a b", "nonsense", ["site", "smt=on"], None, None)
+    for said in ("'a b' is not", "'nonsense' is not", "'site' is no label", "reads 'smt'"):
+        assert said in caught.value.what
+    assert inventory.read_text() == TEXT
+
+
 def test_a_password_is_not_repeated(inventory: Path) -> None:
     with pytest.raises(UsageError) as caught:
         look_at_new_host("h9", "qemu+ssh://root:secret@h9/system", [], None, None)

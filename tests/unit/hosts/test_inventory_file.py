@@ -150,6 +150,18 @@ def test_a_file_with_problems_is_not_touched(path: Path) -> None:
     assert path.read_text() == text
 
 
+def test_a_file_that_cannot_be_changed_is_told_with_what_to_write(path: Path) -> None:
+    path.write_bytes("# Größe\n".encode("latin-1"))
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match="written in a way that vcloud does not change") as caught:
+        add_host(read_inventory(path), NEW)
+    assert (
+        'new: {uri: qemu+ssh://root@new/system, labels: {site: eu, rack: "on"}}'
+        in caught.value.hint
+    )
+    assert path.read_bytes() == before
+
+
 def test_who_changes_it_in_between_loses_nothing(path: Path) -> None:
     written(path, BLOCK)
     mine, theirs = read_inventory(path), read_inventory(path)
