@@ -1,4 +1,4 @@
-"""Flows of a file that name addresses of the vApp's own zones as if they were outside."""
+"""Finds flows that name addresses of the vApp's own zones as if they were outside."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from vcloud.values import covers
 
 
 def inner_prefixes(vapp: Vapp) -> Iterator[Problem]:
-    """One problem for each end of a flow that is a prefix within a zone: it would allow nothing."""
+    """One problem for each end of a flow that is a prefix within a zone. Such a flow would allow
+    nothing.
+    """
     ends = [
         (f"{flow.path}.{key}", prefix)
         for flow in vapp.flows

@@ -1,12 +1,14 @@
-"""Which addresses a flow to `internet` leads to, and which only a flow to a prefix.
+"""Which addresses a flow to `internet` reaches. All other addresses outside need a flow to a
+prefix.
 
-`internet` means public addresses. The registries of IANA say which addresses are of one network
-only (iana-ipv4-special-registry, iana-ipv6-special-registry). What a vApp's host and its neighbours
-have is no internet either: the segment of the uplink, the host's own addresses and its LAN.
+`internet` means public addresses. The registries of IANA say which addresses are not public
+(iana-ipv4-special-registry, iana-ipv6-special-registry). The addresses of the vApp's host and of
+its neighbours do not count as `internet` either: the segment of the uplink, the host's own
+addresses and its LAN.
 
-Two things stay reachable. One is the uplink's gateway, unless it is the host itself, as on a NAT
-network of libvirt's. The other is what IANA reserves for documentation: nobody has these
-addresses, and the simulated internet of a lab uses them.
+Two kinds of addresses count as `internet` all the same. One is the uplink's gateway, unless the
+gateway is the host itself, as on a NAT network of libvirt's. The other are the addresses that IANA
+reserves for documentation: no real machine has them, and the simulated internet of a lab uses them.
 """
 
 from __future__ import annotations
@@ -65,8 +67,8 @@ TRANSLATED = IPv6Network("64:ff9b::/96")
 
 
 def local_ranges(uplink: Uplink, version: int) -> tuple[tuple[Address, Address], ...]:
-    """First and last addresses of what `internet` does not mean in one version of IP. The ranges are
-    sorted, and apart from each other.
+    """The addresses that `internet` does not mean in one version of IP, as ranges (first, last).
+    The ranges are sorted and do not touch.
     """
     kind = IPv4Address if version == 4 else IPv6Address
     local = _joined(map(_span, (*LOCAL4, *_own_networks(uplink, 4))))
@@ -81,7 +83,7 @@ def local_ranges(uplink: Uplink, version: int) -> tuple[tuple[Address, Address],
 
 
 def _own_networks(uplink: Uplink, version: int) -> Iterator[Network]:
-    """The host's networks that are not local by themselves."""
+    """The host's networks that no registry of IANA names."""
     segment = uplink.address4 if version == 4 else uplink.address6
     if segment:
         yield segment.network
@@ -93,7 +95,7 @@ def _span(network: Network) -> tuple[int, int]:
 
 
 def _joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same numbers in sorted spans that are apart."""
+    """The same numbers in sorted spans that do not touch."""
     found: list[tuple[int, int]] = []
     for start, end in sorted(spans):
         if found and start <= found[-1][1] + 1:
@@ -111,7 +113,7 @@ def _without(spans: Iterable[tuple[int, int]], first: int, last: int) -> Iterato
 
 
 def _exempt(uplink: Uplink, version: int) -> Address | None:
-    """The gateway, where it is a router of its own; None where it is the host itself."""
+    """The gateway if it is another machine than the host; else None."""
     if is_host_gateway(uplink, version):
         return None
     return uplink.gateway4 if version == 4 else uplink.gateway6
@@ -139,15 +141,15 @@ def leads_to(flow: Flow, uplink: Uplink, address: Address) -> bool:
 def beyond_local(
     uplink: Uplink, networks: Iterable[Network], own: Collection[Address] = ()
 ) -> tuple[Network, ...]:
-    """Those of a host's networks that are not local by themselves and not the uplink's segment,
-    without overlaps; first those of IPv4. Then the uplink's gateways that are among the host's own
-    addresses, each as a network of one address.
+    """Those of a host's networks that are public and not the uplink's segment, without overlaps,
+    IPv4 first. After them come the uplink's gateways that are among the host's own addresses, each
+    as a network of one address.
     """
     bare = replace(uplink, beside=())
     found4, found6 = [], []
     gateways = [one for one in (uplink.gateway4, uplink.gateway6) if one]
     for network in networks:
-        # A route leads to the gateway alone where the host's address is a /32 or a /128.
+        # If the host's address is a /32 or a /128, it has a route to the gateway alone.
         if network in map(ip_network, gateways):
             continue
         if is_internet(bare, network[0]) or is_internet(bare, network[-1]):

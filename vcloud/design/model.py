@@ -1,8 +1,8 @@
 """The vApp as vcloud will build it, with all names, addresses and sizes.
 
 A `Design` is a pure function of the file and its parameters. It does not know which host it will
-run on: what a host adds (the uplink's addresses, the accelerator, storage paths) stands in `Uplink`
-and in the manifest.
+run on. What a host adds (the uplink's addresses, the accelerator, storage paths) is in `Uplink` and
+in the manifest.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ PRODUCT = Product()
 
 
 class Role(StrEnum):
-    """What a VM is for. Appliances come first, because they must protect the workloads before these
-    have a network.
+    """What a VM is for. Appliances come first, because they must run before a workload has a
+    network.
     """
 
     FIREWALL = "firewall"
@@ -103,7 +103,7 @@ class Zone:
     gateway: Nic
     """The firewall's NIC in this zone."""
     denied: Denied = Denied.DROP
-    """What its VMs see of what no flow allows."""
+    """What the firewall does with packets of its VMs that no flow allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,11 +215,11 @@ class Vm:
     ready: Ready
     origin: Origin
     was: tuple[str, ...] = ()
-    """Names that this VM may have had before, the likeliest first. Where a VM of such a name stands
-    and the file no longer names it, its data disks go to this VM.
+    """Names that this VM may have had before, the likeliest first. If the host has a VM of such a
+    name that the file no longer names, its data disks go to this VM.
     """
     readers: tuple[Reader, ...] = ()
-    """Of its image: which units read which files."""
+    """Which units of its image read which files."""
     isolation: Isolation = NO_ISOLATION
 
 
@@ -245,7 +245,9 @@ class Flow:
     empty.
     """
     apps: tuple[App | None, ...]
-    """What each entry of `services` carries; None where nobody says it."""
+    """The protocol that each entry of `services` carries; None if neither the file nor the port
+    says it.
+    """
     paths: tuple[FlowPath, ...]
     carries: tuple[str, ...]
     why: str
@@ -297,7 +299,9 @@ class Tenancy:
     conflicts: tuple[str, ...] = ()
     remembered: tuple[str, ...] = ()
     origin: Origin = PRODUCT
-    """The section of the file; the product where the file has none, and so demands nothing."""
+    """The section of the file, or the product if the file has none. Without a section the vApp
+    demands nothing.
+    """
 
 
 NO_DEMANDS = Tenancy()
@@ -325,18 +329,18 @@ class Design:
     flows: tuple[Flow, ...]
     inspection: Inspection
     label: str = ""
-    """Of the instance; empty for the vApp itself."""
+    """The label of the instance; empty for the vApp itself."""
     tenancy: Tenancy = NO_DEMANDS
     placement: PlacementRules = ANYWHERE
 
     @property
     def instance(self) -> Instance:
-        """From this come all names on a host."""
+        """All names of the vApp on a host come from it."""
         return Instance(self.vapp, self.label)
 
     @property
     def terms(self) -> Terms:
-        """What the vApp demands of those beside it, and what they may know of it."""
+        """What the vApp demands of other vApps on its host, and what they may know of it."""
         owner = {"owner": self.owner} if self.owner else {}
         return Terms(
             vapp=self.instance.name,
@@ -349,7 +353,8 @@ class Design:
         )
 
     def origin_of(self, stable_id: str) -> Origin:
-        """The origin of what loaded text, counters, checks and events name by a stable id.
+        """The origin of the part that loaded text, counters, checks and events name by this stable
+        id.
 
         `flow:ID` and `detector:ID` are parts of the file or of a profile. `rule:SID` is a shipped
         rule of the IPS, which runs because the vApp's inspection asks for it. Everything else
@@ -397,6 +402,6 @@ class Uplink:
     address6: IPv6Interface | None
     gateway6: IPv6Address | None
     beside: tuple[IPv4Network | IPv6Network, ...] = ()
-    """Public networks in which the host has an address: its own addresses, and its LAN. The gateway
-    alone (a /32 or a /128), whether public or not, where it is an address of the host.
+    """Public networks in which the host has an address: its own addresses, and its LAN. If the
+    gateway is an address of the host, it is here too as a /32 or a /128, whether public or not.
     """

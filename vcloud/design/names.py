@@ -28,8 +28,8 @@ _VOLUME = re.compile(
         "{vm}", r"[^.]+\.[^.]+"
     )
 )
-"""`.VM.copying` is what `unfinished_copy` adds; earlier releases added `.copying` only. virtlogd moves
-a long console log to `.log.0`, an older one to `.log.1`, and so on.
+"""`unfinished_copy` adds `.VM.copying`; earlier releases added `.copying` only. virtlogd moves a
+long console log to `.log.0`, an older one to `.log.1`, and so on.
 """
 _DATA_VOLUME = re.compile(r"vm\.(?P<instance>[^.]+)\.(?P<vm>[^.]+)\.(?P<disk>[^.]+)\.qcow2")
 _COPYING = re.compile(rf"(?P<copy>{_DATA_VOLUME.pattern})\.(?P<before>[^.]+)\.copying")
@@ -107,16 +107,17 @@ def data_volume(instance: str, vm: str, disk: str) -> str:
 
 
 def data_disk_of(volume: str) -> tuple[str, str] | None:
-    """The domain and the disk that a data volume belongs to by its name: `shop.db` and `data`. None
-    where the name is not that of a data volume.
+    """The domain and the disk that the name of a data volume contains: `shop.db` and `data`. None
+    if the name is not that of a data volume.
     """
     found = _DATA_VOLUME.fullmatch(volume)
     return (domain_name(found["instance"], found["vm"]), found["disk"]) if found else None
 
 
 def unfinished_copy(volume: str, original: str) -> str:
-    """The empty volume that is there from before the data volume `original` is copied to `volume`
-    until after `original` is deleted. While both are there, `volume` is not whole.
+    """The name of an empty volume that marks an unfinished copy. vcloud creates it before it copies
+    the data volume `original` to `volume`, and deletes it after it has deleted `original`. While
+    this volume and `original` both exist, `volume` may be incomplete.
     """
     return f"{volume}.{original.split('.')[2]}.copying"
 
@@ -130,7 +131,7 @@ def copy_and_original(marker: str) -> tuple[str, str] | None:
 
 
 def root_volume(domain: str) -> str:
-    """The volume with what a VM wrote over its image."""
+    """The volume that holds what a VM has changed on its root disk; the image lies below it."""
     return f"root.{domain}.qcow2"
 
 
@@ -145,7 +146,7 @@ def seed_volume(domain: str) -> str:
 
 
 def is_vm_volume(name: str) -> bool:
-    """Whether a volume has a name that vcloud gives to the volumes of VMs. What somebody else has
-    put beside them has no such name, such as a copy or an external snapshot of a disk.
+    """Whether a volume has a name that vcloud gives to the volumes of VMs. A volume that somebody
+    else made, such as a copy or an external snapshot of a disk, has no such name.
     """
     return _VOLUME.fullmatch(name) is not None

@@ -1,10 +1,10 @@
 """Why a part of a design exists: a line of the vApp file asked for it, a control of a profile did,
 or every vApp has it.
 
-An origin stands in the design only, and so in the manifest. Text that is loaded into an appliance
-or a guest carries the stable id of a flow, a detector or a control instead. So a comment line more,
-another name of the file or a new version of a profile that asks for the same changes no loaded text
-and reloads nothing. Whoever prints an event or an error of nft's or Suricata's finds the origin by
+Only the design and the manifest hold origins. Text that is loaded into an appliance or a guest
+carries the stable id of a flow, a detector or a control instead. So a new comment line, another
+name of the file, or a new version of a profile that asks for the same thing changes no loaded text
+and reloads nothing. Code that prints an event or an error of nft or Suricata finds the origin by
 the id.
 """
 

@@ -1,4 +1,4 @@
-"""On which hosts a vApp may run, as its file says it, and later its profiles."""
+"""The rules that say on which hosts a vApp may run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def rule_field(kind: RuleKind, label: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class HostRule:
-    """A rule for the host of the vApp. A host that breaks it is no host for the vApp."""
+    """A rule for the host of the vApp. The vApp cannot run on a host that breaks the rule."""
 
     kind: RuleKind
     label: str
@@ -43,21 +43,23 @@ class HostRule:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """A label that the host of the vApp should have, if one that has it can run the vApp."""
+    """A label that the host of the vApp should have, if a host with this label can run the vApp."""
 
     label: str
     values: tuple[str, ...]
-    """One of these is its value."""
+    """The label should have one of these values."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlacementRules:
-    """All that is said of the hosts of a vApp."""
+    """All rules and preferences for the host of a vApp."""
 
     rules: tuple[HostRule, ...] = ()
     prefer: tuple[Preference, ...] = ()
     strategy: Literal["spread", "pack"] = "spread"
-    """Of several hosts that are alike otherwise: the one with most free memory, or with least."""
+    """Which of several hosts with equal preferences is taken: the one with most free memory
+    (spread), or with least (pack).
+    """
 
 
 ANYWHERE = PlacementRules()

@@ -1,4 +1,4 @@
-"""What follows in a guest when one of its files changes while its services run. Pure."""
+"""Which units of a guest are reloaded or restarted when one of its files changes. Pure."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _UNIT_FILE = re.compile(
     r"/etc/systemd/system/(?P<unit>[A-Za-z0-9_.@:-]+\.(?:service|socket|timer|path))"
     r"(?:\.d/[^/]+\.conf)?"
 )
-"""A unit, or an addition to one."""
+"""The file of a systemd unit, or a drop-in for a unit."""
 
 
 def readers_of(readers: Iterator[Reader] | Sequence[Reader], path: str) -> tuple[Reader, ...]:
-    """The units that read a file by default: those of the innermost folder that the image's recipe
-    names, or the unit that the file itself describes.
+    """The units that are assumed to read a file: those that the image's recipe names for the
+    innermost folder around the file, or the unit that the file itself describes.
     """
     if unit := _UNIT_FILE.fullmatch(path):
         return (Reader(path, Change.RESTART, unit["unit"]),)
@@ -30,8 +30,8 @@ def readers_of(readers: Iterator[Reader] | Sequence[Reader], path: str) -> tuple
 
 
 def changes_of(vm: Vm, before: Vm | None, path: str) -> tuple[tuple[Change, str], ...]:
-    """What is done with which units after a file has changed. A file that is gone is treated as the
-    VM `before` said, which still had it.
+    """Which units are reloaded or restarted after a file has changed. For a deleted file this is
+    decided by `before`, the VM as it was when it still had the file.
     """
     files: Mapping[str, GuestFile] = {
         file.path: file for one in (before, vm) if one is not None for file in one.files
@@ -47,8 +47,8 @@ def changes_of(vm: Vm, before: Vm | None, path: str) -> tuple[tuple[Change, str]
 def all_changes(
     vm: Vm, before: Vm | None, paths: Collection[str]
 ) -> tuple[tuple[Change, str], ...]:
-    """The same for several files: each unit once, and restarted where one of the files asks for
-    that.
+    """The same for several files. Each unit comes once; it is restarted if one of the files asks
+    for a restart.
     """
     asked = dict.fromkeys(
         change for path in sorted(paths) for change in changes_of(vm, before, path)
@@ -64,7 +64,7 @@ def all_changes(
 def naming_lines(path: str, lines: Sequence[str]) -> tuple[int, ...]:
     """The numbers of the shell commands that name a file, or a folder that it is in."""
     parts = path.split("/")
-    # A command that names /etc or /srv means hardly the files of the vApp in it.
+    # A command that names only /etc or /srv hardly means the files of the vApp in that folder.
     folders = ["/".join(parts[:count]) for count in range(3, len(parts))]
     names = [re.escape(path), *(rf"{re.escape(folder)}/?(?:\*|(?![\w./-]))" for folder in folders)]
     pattern = re.compile("|".join(names))

@@ -1,5 +1,5 @@
-"""From what the user wrote to what will be built: the only place where defaults of the design are
-decided.
+"""Turns the vApp that the user described into the design that will be built. All defaults of the
+design are decided here.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from vcloud.values import (
 PRODUCT = Product()
 MIB = 1 << 20
 MEMORY = 384 * MIB
-"""Bytes of memory of a VM where neither the file nor the image says how much."""
+"""Bytes of memory of a VM if neither the file nor the image says how much."""
 FIREWALL_MEMORY = 256 * MIB
 IPS_MEMORY = 512 * MIB
 
@@ -104,7 +104,7 @@ def resolve(
 
 
 class _Resolver:
-    """Holds the values that all parts of one design are made from."""
+    """Builds one design. It holds the values that all parts of the design are made from."""
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class _Resolver:
         prefix4, prefix6 = self.prefixes[name]
         inspected = name in self.inspection.zones
         network = self._network(name)
-        # Without inspection nothing stands between, so both sides are one network.
+        # Without inspection there is no IPS between the two sides, so both sides are one network.
         inner = self._network(name, "inner") if inspected else network
         address4, address6 = address_in(prefix4, prefix6, 1)
         gateway = Nic(
@@ -241,7 +241,7 @@ class _Resolver:
             )
 
     def _firewall(self, zones: Sequence[Zone]) -> Vm:
-        # Two instances may be on the same uplink, so there even the MAC address must differ.
+        # Two instances may share an uplink, so on this NIC even the MAC addresses must differ.
         uplink = self._appliance_nic(
             Role.FIREWALL, "uplink", "", "uplink", mac_owner=self.on_host, plain=False
         )
@@ -316,7 +316,8 @@ class _Resolver:
             role=role,
             uuid=domain_uuid(self.on_host, name),
             domain=domain_name(self.on_host, name),
-            # By the vApp and not by the instance: a copy must be the same machine inside (`names`).
+            # The machine ID comes from the vApp and not from the instance, because a copy must be
+            # the same machine inside (`names`).
             machine_id=uuid_of("machine", self.vapp.name, name).replace("-", ""),
             image=image,
             memory=memory,
@@ -344,8 +345,8 @@ def _parents_first(disks: tuple[Disk, ...]) -> tuple[Disk, ...]:
     """
 
     def around(disk: Disk) -> int:
-        # So many disks are mounted around this one. `sorted` keeps the order of the file among
-        # equals.
+        # The number of disks whose mount points contain this one. `sorted` keeps the order of the
+        # file among equals.
         return sum(
             bool(other.mount) and disk.mount.startswith(f"{other.mount}/") for other in disks
         )

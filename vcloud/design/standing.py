@@ -1,8 +1,9 @@
-"""A vApp that stands keeps its order.
+"""A vApp that exists on a host keeps the order of its parts.
 
-The file's order of zones is the order of the appliances' NICs, and its order of disks gives them
-their names (`vdb`, `vdc`). Whoever sorts the keys of a file means no change, and a changed order
-would restart VMs. So what stands keeps its place, and what is new comes after it.
+The order of the zones in the file decides the order of the appliances' NICs, and the order of the
+disks decides their names (`vdb`, `vdc`). A changed order would restart VMs. But a user who only
+sorts the keys of a file wants no change. So existing parts keep their place, and new parts come
+after them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ T = TypeVar("T")
 
 
 def in_standing_order(design: Design, standing: Design) -> Design:
-    """The design, with everything of which the order means nothing in the order that stands."""
+    """The design with zones, disks and files in the order that the `standing` design has."""
     zones = _as_before(design.zones, standing.zones, _zone_name)
     order = [*(zone.name for zone in zones)]
     return replace(
@@ -33,7 +34,9 @@ def in_standing_order(design: Design, standing: Design) -> Design:
 
 
 def _with_nics(appliance: Vm, zones: Sequence[str]) -> Vm:
-    """With the NICs in the order of the zones; the one on the uplink stays the last."""
+    """The appliance with its NICs in the order of the zones. The NIC on the uplink stays the last
+    one.
+    """
 
     def place(nic: Nic) -> int:
         return zones.index(nic.zone) if nic.zone in zones else len(zones)
@@ -53,13 +56,13 @@ def _as_it_stands(vm: Vm, standing: Design) -> Vm:
 
 
 def _same_disks(disks: tuple[Disk, ...], before: tuple[Disk, ...]) -> tuple[Disk, ...]:
-    """Disks that only changed places keep their names in the guest. A disk more or less restarts
-    the VM in any case.
+    """Disks that only changed places in the file keep their names in the guest. A disk that is
+    added or removed restarts the VM in any case.
     """
     targets = {disk.name: disk.target for disk in before}
     if {disk.name for disk in disks} != targets.keys():
         return disks
-    # Where a disk is mounted may differ, and with it the order in which they are mounted.
+    # If a mount point changed, the order in which the disks are mounted may change, too.
     if [disk.mount for disk in _as_before(disks, before, _disk_name)] != [
         disk.mount for disk in before
     ]:
@@ -70,7 +73,7 @@ def _same_disks(disks: tuple[Disk, ...], before: tuple[Disk, ...]) -> tuple[Disk
 
 
 def _as_before(items: Iterable[T], before: Iterable[T], name: Callable[[T], str]) -> tuple[T, ...]:
-    """The items in the order in which they were before, and after these the new ones."""
+    """The items in the order that they had before; new items come last."""
     places = {name(item): place for place, item in enumerate(before)}
     return tuple(sorted(items, key=lambda item: places.get(name(item), len(places))))
 

@@ -1,6 +1,4 @@
-"""On which hosts a vApp may run, beside whom, and what it shares with these: the rules of its file, as
-the design holds them.
-"""
+"""Reads the rules of tenancy, placement and isolation from a vApp file into the design."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ from vcloud.values import HOST_FACTS, KSM, NONE, OFF, SMT, SVIRT
 
 
 def tenancy_of(vapp: spec.Vapp) -> Tenancy:
-    """The rules for those beside the vApp."""
+    """The rules for other vApps on the same host."""
     written = vapp.tenancy
     if written is None:
         return NO_DEMANDS
@@ -40,7 +38,7 @@ def tenancy_of(vapp: spec.Vapp) -> Tenancy:
 
 
 def placement_of(vapp: spec.Vapp) -> PlacementRules:
-    """The rules for the host of the vApp."""
+    """The rules that the host of the vApp must meet."""
     written = vapp.placement
     required = (_rule(vapp, REQUIRE, *one) for one in written.require.items())
     forbidden = (_rule(vapp, FORBID, *one) for one in written.forbid.items())

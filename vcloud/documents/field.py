@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 LONGEST_WORD: Final = 63
 PARAMETER_LENGTH: Final = 4096
 CONTENT_LENGTH: Final = 1 << 20
-# Everything but line ends, tabs, and printable ASCII and Unicode. Surrogates are half characters.
+# Matches everything but line ends, tabs, and printable ASCII and Unicode. Surrogates are excluded,
+# because each is only half a character.
 _CONTROL: Final = re.compile(r"[^\n\t\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]")
 _KINDS: Final = {
     str: "text",
@@ -30,7 +31,7 @@ _KINDS: Final = {
 
 
 class FieldError(UsageError, ValueError):
-    """One value is wrong. Whoever asked for the value knows its position."""
+    """One value is wrong. The code that asked for the value knows its position."""
 
 
 def shown(value: object) -> str:
@@ -52,12 +53,13 @@ def kind_of(value: object) -> str:
 
 
 def nearest(word: str, known: Collection[str], what: str = "name") -> str:
-    """A hint that names the closest of the known words, or lists them. `what` says in the singular
-    what they are.
+    """A hint that names the closest of the known words, or lists them. `what` is the noun for one
+    such word, in the singular.
     """
     from difflib import get_close_matches
 
-    # Cut off, because the comparison can take time with the square of the length.
+    # The word is cut off, because the time of the comparison can grow with the square of its
+    # length.
     if close := get_close_matches(word[:LONGEST_WORD], known, n=1, cutoff=0.6):
         return f"Did you mean '{close[0]}'?"
     if not known:
@@ -100,7 +102,7 @@ class Shape:
     pattern: str
     """A regular expression that means the same to Python and to JSON schema, for the whole text."""
     wrong: str
-    """What is said about another text: "is not a valid name"."""
+    """What the message says about a text of another shape: "is not a valid name"."""
     wanted: str
     """The hint: how to write it."""
     reserved: frozenset[str] = frozenset()

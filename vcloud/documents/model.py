@@ -1,5 +1,5 @@
-"""From the bytes of a document to a pydantic model: the way that vApp files, image recipes and
-inventories take.
+"""Reads the bytes of a document into a pydantic model. vApp files, image recipes and inventories
+are all read this way.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Kind(Generic[M]):
 
     model: type[M]
     example: str
-    """A first line, for messages."""
+    """The first line of such a document, which messages show."""
     origin: str = ""
     """Where a user gets such a file, for messages."""
     may_be_empty: bool = False
@@ -88,7 +88,7 @@ def salvaged(reading: Reading[M], stand_in: Callable[[Node], None]) -> M | None:
         wrong = {written_part(tree, error) for error in errors}
         if () in wrong:
             return None
-        # From the end: to remove an item of a list moves the items after it.
+        # From the end, because removing an item of a list moves the items after it.
         for keys in sorted(wrong, reverse=True, key=lambda keys: tuple(map(_sortable, keys))):
             _remove(tree, keys)
     return None

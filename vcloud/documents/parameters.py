@@ -23,12 +23,14 @@ from vcloud.documents.field import (
 )
 
 GIVEN: Final = "-P "
-"""Comes before the parameter's name in the field of a problem with a value from the command line.
+"""If a value from the command line is wrong, the field of the problem is this text and the name of
+the parameter.
 """
 MOST_INSERTED: Final = 8 << 20
 """Characters that all parameters together may add to a file."""
 
-# `$${`; or `${name}`, whose second group is empty if the bracket is not closed.
+# Matches `$${`, or `${name}`. In the second form, the second group is empty if the bracket is not
+# closed.
 _REFERENCE: Final = re.compile(r"\$\$\{|\$\{([^{}]*)(\}?)")
 _TRUTH: Final = {"true": True, "false": False}
 

@@ -1,6 +1,4 @@
-"""What pydantic finds wrong with a document, in words that users understand, and with the lines of
-the file.
-"""
+"""Turns pydantic's errors into messages that users understand, with the lines of the file."""
 
 from __future__ import annotations
 
@@ -36,8 +34,8 @@ def problems_in(
 
 
 def written_part(tree: Node, error: ErrorDetails) -> tuple[str | int, ...]:
-    """The keys that lead to the wrong value, as far as the file has them: short forms leave out the
-    last ones.
+    """The keys that lead to the wrong value, as far as the file has them. If the file has a short
+    form, the last keys are not in the file.
     """
     value: Any = tree
     for depth, key in enumerate(error["loc"]):

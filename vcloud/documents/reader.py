@@ -1,8 +1,8 @@
-"""From the bytes of a YAML file to a tree of plain values that knows its lines.
+"""Reads the bytes of a YAML file into a tree of plain values that knows its lines.
 
 Tags are refused, because they let a file choose Python classes. The tree is built from the parser's
-events and not by PyYAML's composer: that one recurses in C, and a deeply nested file ends the
-process.
+events and not by PyYAML's composer: the composer recurses in C, so a deeply nested file would crash
+the process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vcloud.errors import Problem, SpecError
 LARGEST: Final = 8 << 20
 """Bytes of a file."""
 DEEPEST: Final = 24
-"""Levels of nesting, with those that aliases repeat."""
+"""Levels of nesting, including the levels inside the values that aliases repeat."""
 MOST_ALIASED: Final = 20_000
 """How many values aliases may repeat in all."""
 
@@ -37,8 +37,8 @@ _UNREADABLE: Final = re.compile(
 def read_document(
     data: bytes, file: str, *, example: str, origin: str = "", may_be_empty: bool = False
 ) -> Document:
-    """The tree of a file's bytes, which must be a mapping. What is wrong in it is kept in
-    `problems`.
+    """The tree of a file's bytes, which must be a mapping. The problems of the file are in the
+    document's `problems`.
 
     `example` is a first line of such a file; `origin` says where to get one. Both are only for
     messages.
@@ -150,7 +150,7 @@ class _Reader:
             value = self.document.refuse(
                 position, f"the YAML tag {shown(event.tag)} is not allowed", hint
             )
-        # Only now, after its value was read: so no value can contain itself.
+        # The anchor is stored after its value was read, so that no value can contain itself.
         if event.anchor:
             self.anchors[event.anchor] = value, self.count - before, self.reached - depth
         self.reached = max(self.reached, reached)
@@ -209,7 +209,7 @@ class _Reader:
                 self.document.refuse(
                     at, f"this key was already used in line {first}", "Keep one of them."
                 )
-        # At the end, so that the keys of the mapping itself win wherever `<<` stands.
+        # Merging comes last, so that the keys of the mapping itself win wherever `<<` stands.
         for at, value in merged:
             self._merge(node, at, value)
         return node

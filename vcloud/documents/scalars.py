@@ -1,4 +1,5 @@
-"""The meaning of YAML text without quotes, and the texts that YAML readers disagree about.
+"""Finds out what YAML text without quotes means, and refuses texts that YAML readers disagree
+about.
 
 Values are read as YAML 1.2 does. A text that a YAML 1.1 reader understands in another way (`no`,
 `22:22`, `0644`) is a trap: the file may be read by other tools, and by people, so it must be

@@ -1,5 +1,5 @@
-"""Syntax errors of YAML in words that users understand. libyaml's own words name its internal
-states.
+"""Explains syntax errors of YAML in words that users understand. libyaml's own messages name its
+internal states.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ _SENTENCES: Final = (
 """Part of libyaml's message, our sentence, hint."""
 _BRACKET: Final = re.compile(r"[{,\[]")
 _PARAMETER: Final = re.compile(r"[:\[,]\s*\$\{")
-"""Two expressions, because one with `.*` between them would take minutes on a hostile line."""
+"""These are two expressions, because a single one with `.*` between them would take minutes on a
+hostile line.
+"""
 
 
 def explained(error: yaml.MarkedYAMLError, text: str) -> tuple[int, str, str]:

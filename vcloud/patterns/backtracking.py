@@ -1,9 +1,9 @@
-"""In how many ways a search tries a pattern at one position of a text, at most, until it knows that
-there is no match.
+"""Estimates how many ways a search tries at one position of a text, at most, before it knows that
+the pattern does not match there.
 
-Repetitions multiply if they can share out a text in several ways (`a{1,9}a{1,9}b`). They do not
-multiply if what is between them, or they themselves, can match nothing of their neighbours
-(`[a-z]{1,64}@[a-z]{1,64}`).
+The numbers of two repetitions multiply if both can match the same characters, because they can
+share out a text in several ways (`a{1,9}a{1,9}b`). They do not multiply if the repetitions match
+different characters, or if a part between them does (`[a-z]{1,64}@[a-z]{1,64}`).
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from vcloud.patterns.tree import (
 )
 
 ENDLESS: Final = 1000
-"""How many tries a repetition of a character without end counts for."""
+"""So many tries are assumed for an endless repetition of a character."""
 ENDLESS_GROUP: Final = 100_000
-"""How many tries a repetition of a group without end counts for. PCRE counts each round of a group
-against its limit, but a repetition of a character only once.
+"""So many tries are assumed for an endless repetition of a group. PCRE counts each round of a group
+against its limit, but the repetition of a character only once.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A part of a pattern: the characters that it can match, in how many ways, and whether it
-    always matches some.
+    """A part of a pattern: the characters that it can match, the number of ways in which it can
+    match, and whether it always matches at least one character.
     """
 
     characters: frozenset[str]
@@ -59,8 +59,8 @@ def tries(tree: Node) -> int:
 
 
 def _without_tail(tree: Node) -> Node:
-    """The same without the rounds of a last repetition that a match does not need. Nothing after
-    them can fail, so no search comes back to them.
+    """The pattern without the optional rounds of a repetition at its end. Nothing follows them that
+    could fail, so no search comes back to them.
     """
     match tree:
         case Sequence(parts=(*others, Repeat() as last)):
@@ -70,19 +70,20 @@ def _without_tail(tree: Node) -> Node:
 
 
 def _together(pieces: tuple[_Piece, ...]) -> int:
-    """The ways of pieces that can match the same characters multiply. Such a run ends where a piece
-    matches none of them.
+    """The number of ways of several pieces together. The ways of neighbours that can match the same
+    characters multiply; such a run ends at a piece that matches none of these characters.
     """
     runs: list[list[int]] = [[]]
     reach: frozenset[str] = frozenset()
     for piece in pieces:
-        # Here the repetitions before this piece must end, because none of them can match what it
-        # needs.
+        # The repetitions before this piece must end here, because none of them can match the
+        # characters that this piece needs.
         if piece.needed and not piece.characters & reach:
             runs.append([])
             reach = frozenset()
         if piece.ways > 1:
-            # What a repetition before this piece cannot match says where this piece begins.
+            # If no repetition before this piece can match its first character, there is only one
+            # place where this piece can begin.
             if runs[-1] and not piece.first & reach:
                 runs[-1][-1] += piece.ways
             else:
@@ -115,7 +116,7 @@ def _pieces(node: Node) -> Iterator[_Piece]:
 
 
 def _chosen(sequence: Sequence) -> Iterator[_Piece]:
-    """What is left to choose between in a merged alternation."""
+    """The pieces of an alternation in which `merged` has joined the beginnings of all branches."""
     for part in sequence.parts:
         if not isinstance(part, Alternation):
             yield from _pieces(part)
@@ -169,8 +170,8 @@ def _characters(pieces: Iterable[_Piece]) -> frozenset[str]:
 
 
 def _matched(node: Node) -> frozenset[str]:
-    """What a single character can be. Upper and lower case count as the same, because a flag may
-    ignore the case.
+    """The characters that a node for one character can match. Upper and lower case count as the
+    same, because a flag may ignore the case.
     """
     match node:
         case Literal(character=character):

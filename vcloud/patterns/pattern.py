@@ -28,17 +28,18 @@ from vcloud.patterns.tree import (
 LENGTH: Final = 200
 """Characters of a pattern."""
 MATCH_LIMIT: Final = 100_000_000
-"""PCRE gives up a search that goes back so often."""
+"""PCRE gives up a search that backtracks more often than this."""
 MOST_REPEATS: Final = 1000
 MOST_ENDLESS: Final = 3
 """Each further repetition without end multiplies the worst case by the length of the text."""
 MOST_TRIES: Final = 20_000
-"""At one position of a text, by the estimate of `backtracking`. Enough for two repetitions of a
-hundred and some short ones. A search of 64 KiB of the worst text then stays far below MATCH_LIMIT.
+"""Tries at one position of a text, as `backtracking` estimates them. This allows two repetitions of
+up to a hundred characters and some short ones. A search of 64 KiB of the worst text then stays far
+below MATCH_LIMIT.
 """
 HARMLESS_ROUNDS: Final = 4
-"""An optional part may repeat so often: `([0-9]{4}-?){4}` is how people write numbers, and it
-cannot explode.
+"""A group that contains an optional part may repeat so often. People write numbers as
+`([0-9]{4}-?){4}`, and so few repetitions cannot take long.
 """
 
 _TOO_MANY_WAYS_HINT: Final = (
@@ -82,7 +83,7 @@ def _check_characters(text: str) -> None:
         raise FieldError(f"the pattern has {len(text)} characters; the maximum is {LENGTH}")
     if not (text.isascii() and text.isprintable()) or '"' in text or ";" in text:
         raise FieldError(
-            f"the pattern '{shown(text)}' contains a character that is not possible in a rule of the IPS",
+            f"the pattern '{shown(text)}' contains a character that rules of the IPS cannot contain",
             r'Use printable ASCII. Write " as \x22, ; as \x3b and others as \xHH.',
         )
 

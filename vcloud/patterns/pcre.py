@@ -1,5 +1,5 @@
-r"""How the PCRE of the IPS reads a pattern: where it differs from Python, and how large the
-compiled pattern becomes.
+r"""Finds where PCRE, in the IPS, reads a pattern in another way than Python, and estimates the size
+of the compiled pattern.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _BRANCH: Final = 3
 
 # `[[:digit:]]`, `[.x.]` and `[=x=]` inside a set.
 _POSIX: Final = re.compile(r"\[([:.=])(?:\\.|[^\]\\])*\1\]")
-# PCRE2 reads `{,5}` and `{ 1, 2 }` as counts from 10.43 on, and as text before. Python reads only
-# the first one as a count.
+# PCRE2 10.43 and later read `{,5}` and `{ 1, 2 }` as counts; earlier versions read them as text.
+# Python reads only the first one as a count.
 _LOOSE_COUNT: Final = re.compile(r"\{(?=[^}]*[\d,])[ \t]*\d*[ \t]*(?:,[ \t]*\d*[ \t]*)?\}")
 _OTHER_ESCAPES: Final = {
     r"\u": r"Write \xHH.",
@@ -69,7 +69,7 @@ class Difference(NamedTuple):
 
 
 def differences(tree: Node, text: str) -> Iterator[Difference]:
-    """What Python and PCRE do not read alike in a pattern that Python accepts. `text` is the
+    """The parts of a pattern that Python accepts but PCRE may read in another way. `text` is the
     pattern, `tree` its tree.
     """
     for node in descendants(tree):

@@ -1,4 +1,5 @@
-r"""The nodes of a pattern's tree, and what can be said about any pattern: its width, its choices.
+r"""The nodes of a pattern's tree, and functions on all trees: the width of a pattern, its merged
+alternatives.
 
 The tree keeps the spelling of what was read (`\v` or `\x0b`), because PCRE may read another
 spelling in another way. `parser` makes trees.
@@ -212,7 +213,7 @@ def _total(numbers: list[int | None]) -> int | None:
 
 
 def merged(alternation: Alternation) -> Sequence:
-    """The same as a sequence, in which the characters that all branches begin with come once.
+    """An equal sequence in which the beginning that all branches share comes only once.
 
     If the rest of each branch is a different character, `(abc|abd)`, the alternation ends in a set,
     `ab[cd]`: only one branch can match, so a search never has to come back and try another.

@@ -1,5 +1,5 @@
-"""The base of all mappings of a vApp file: it knows where it stands in the file, and which short
-form it has.
+"""The base class of all mappings of a vApp file: each mapping knows its line in the file and its
+short form.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from vcloud.documents.document import Position
 
 
 class Spec(BaseModel):
-    """A mapping of the file. It knows its position in the file, so that later messages can name it."""
+    """A mapping of the file. It knows its position in the file, so that messages can name it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
     short: ClassVar[str] = ""
     """The field that gets the value if the file has a single value in place of the mapping."""
     others_words: ClassVar[Mapping[str, str]] = {}
-    """Keys that other tools have in its place -> the way out."""
+    """Keys that users of other tools may write here -> what to write instead."""
     may_be_null: ClassVar[bool] = False
-    """Whether nothing at all is short for the empty mapping."""
+    """Whether a key without a value means the empty mapping."""
     _position: Position = PrivateAttr(default=Position())
 
     @property

@@ -1,7 +1,7 @@
 """Checks across a vApp file: circles, clashes, ports published twice, files that are missing.
 
-Each value is right in itself here: the model has accepted it. If the file has other problems, only
-its sound parts are checked.
+The model has already accepted each value by itself. If the file has other problems, only its sound
+parts are checked.
 """
 
 from __future__ import annotations
@@ -39,25 +39,26 @@ from vcloud.values import (
 MOST_IN_ZONE: Final = 4000
 """VMs. A zone is a /20 network."""
 MOST_PAIRS: Final = 250_000
-"""Pairs of VMs that a service connects. Each is an entry of the firewall's tables, in IPv4 and in
-IPv6.
+"""Pairs of VMs that a service connects. Each pair takes one entry of the firewall's maps in IPv4,
+and one in IPv6.
 """
 MOST_EXCEPTIONS: Final = 2000
-"""Services that the exceptions of all detectors name. Each becomes one or a few rules of the IPS.
+"""Services that the exceptions of all detectors name. Each service becomes one or a few rules of
+the IPS.
 """
 
 _APP_PARTS: Final = ("from", "to", "service", "app")
-"""Keys of a flow that decide what a connection carries."""
+"""Keys of a flow that decide which connections it allows, and which protocol they carry."""
 _STEP: Final = re.compile(r"[.\[]")
-"""Before each further key of a dotted path."""
+"""The character before each key of a dotted path but the first."""
 
 
 def problems_of(vapp: Vapp, beside: Beside, wrong: Iterable[str] = ()) -> Iterator[Problem]:
-    """Everything that is wrong with the vApp as a whole. Keeps the content of the files that it
-    names as sources.
+    """Everything that is wrong with the vApp as a whole. Stores the content of the files that the
+    vApp file names as sources.
 
-    At the dotted paths `wrong`, a value was refused and removed. Nothing is concluded from what is
-    missing there.
+    `wrong` are the dotted paths at which a value was refused and removed. A check that needs such a
+    value is skipped.
     """
     at = _Pointer(vapp, wrong)
     yield from _clashing_names(vapp, at)
@@ -102,8 +103,8 @@ def mount_problems(vapp: Vapp, recipes: Mapping[str, Mapping[str, str]]) -> Iter
 
 
 class _Pointer:
-    """Makes the problems of one vApp, each with its line. Knows at which paths there already are
-    others.
+    """Makes the problems of one vApp, each with its line. It also knows the paths at which a value
+    was refused before.
     """
 
     def __init__(self, vapp: Vapp, wrong: Iterable[str] = ()) -> None:
@@ -120,7 +121,7 @@ class _Pointer:
 
 
 def _ends(path: str) -> Iterator[int]:
-    """How long the dotted path is up to each of its keys."""
+    """The length of each part of the dotted path that ends with a key."""
     yield from (found.start() for found in _STEP.finditer(path))
     yield len(path)
 
@@ -141,7 +142,9 @@ def _clashing_names(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
 
 
 def _earlier_names(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
-    """`was` names a VM that is gone, and no two entries can have the disks of one VM."""
+    """`was` must name a VM that the file no longer has, and only one entry may name it: the disks
+    of a VM go to one VM.
+    """
     present = {name for tier, vm in vapp.vms.items() for name in (tier, *vm.names(tier))}
     owners: dict[str, str] = {}
     for tier, vm in vapp.vms.items():
@@ -163,8 +166,8 @@ def _earlier_names(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
 
 
 def _clashing_zones(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
-    """Interface names are short. The name for a long zone ends in a hash, and a short zone may have
-    just that name.
+    """The names of the firewall's interfaces are short. The name for a zone with a long name ends
+    in a hash, and another zone may happen to have the same name.
     """
     owners: dict[str, str] = {}
     for zone in vapp.zones:
@@ -195,7 +198,7 @@ def _circles(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
                     f"these VMs wait for each other in a circle: {circle}",
                     "Remove one of the dependencies.",
                 )
-            # A VM that was looked at to its end is in no circle that is not known yet.
+            # All circles through a VM in `done` have been reported.
             elif other in vapp.vms and other not in done:
                 trail.append(other)
                 branches.append(iter(vapp.vms[other].after))
@@ -234,9 +237,7 @@ def _file_problems(path: str, vm: Vm, at: _Pointer) -> Iterator[Problem]:
 
 
 def _image_problems(path: str, vm: Vm, beside: Beside, at: _Pointer) -> Iterator[Problem]:
-    """Checks folders and files. Names of shipped images were looked up when the model was
-    validated.
-    """
+    """Checks folders and files. The model has already looked up the names of shipped images."""
     image = vm.image
     if image.location and not beside.allows_image(image.location):
         yield at(path, *outside_image(image.recipe or image.file))
@@ -248,7 +249,7 @@ def _image_problems(path: str, vm: Vm, beside: Beside, at: _Pointer) -> Iterator
 
 
 def outside_image(written: str) -> tuple[str, str]:
-    """What is said of an image that a vApp file may not use, and the way out."""
+    """The message and the hint for an image that a vApp file may not use."""
     return (
         f"'{shown(written)}' leads out of the folder of the vApp file",
         "Copy the image into this folder, or allow its folder: export VCLOUD_IMAGE_FOLDERS=/srv/images.",
@@ -256,7 +257,7 @@ def outside_image(written: str) -> tuple[str, str]:
 
 
 def _source_problems(path: str, file: File, beside: Beside, at: _Pointer) -> Iterator[Problem]:
-    """Also keeps the content of a source that is right."""
+    """If the source is right, its content is stored in `file`."""
     if not file.source:
         return
     try:
@@ -284,7 +285,7 @@ def _repeated_ids(
 
 
 def _has_sound_id(entry: Flow | Detector, at: _Pointer) -> bool:
-    """Whether no part of a made id was refused."""
+    """Whether no part of the file that the default id is made of was refused."""
     parts = ("from", "to", "service") if isinstance(entry, Flow) else ("detect", "leaving")
     return at.is_sound(*(f"{entry.path}.{part}" for part in parts))
 
@@ -314,7 +315,7 @@ def _flow_problems(vapp: Vapp, flow: Flow, at: _Pointer) -> Iterator[Problem]:
 
 
 def _app_problems(flow: Flow, at: _Pointer) -> Iterator[Problem]:
-    """Only TCP carries what `app` names: the IPS looks at how connections begin."""
+    """`app` can name a protocol for TCP only, because the IPS checks how connections begin."""
     if not flow.app or not at.is_sound(f"{flow.path}.service", f"{flow.path}.app"):
         return
     if len(flow.app) not in (1, len(flow.services)):
@@ -351,8 +352,8 @@ def _different_apps(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
 def _clashes(
     entries: Iterable[tuple[Service, App, int]],
 ) -> Iterator[tuple[Service, App, int, App, int]]:
-    """Entries that overlap one of another protocol. In the order of first ports, that is one that
-    begins before the furthest end so far of that protocol.
+    """Pairs of entries that overlap and carry different protocols. As the entries are sorted, one
+    overlaps an earlier one if it begins before the last port of any earlier one.
     """
     furthest: dict[App, tuple[int, Service, int]] = {}
     for service, app, index in sorted(entries):
@@ -395,7 +396,7 @@ def _publish_problems(flow: Flow, at: _Pointer) -> Iterator[Problem]:
 
 
 def _too_many_pairs(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
-    """Reported at the flow with which the number passes the limit."""
+    """The problem names the flow with which the number passes the limit."""
     total = 0
     for flow in vapp.flows:
         before = total
@@ -422,7 +423,7 @@ def _too_many_exceptions(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
 
 
 def _end_size(vapp: Vapp, end: str, at: _Pointer) -> int:
-    """How many VMs an end means. The outside counts as one."""
+    """How many VMs the end of a flow means. The outside counts as one."""
     if is_outside(end):
         return 1
     tiers = tiers_at(end, at.zones)
@@ -437,8 +438,8 @@ def _ports(service: Service) -> str:
 
 
 def _published_twice(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
-    """A port leads to one flow for each client. Flows from different prefixes have no client in
-    common; two prefixes are apart, or one is in the other.
+    """For each client, a published port may belong to one flow only. Two flows from prefixes have a
+    client in common only if one prefix contains the other.
     """
     by_source: dict[Network | None, list[_Published]] = {}
     for index, flow in enumerate(vapp.flows):
@@ -465,12 +466,14 @@ class _Published(NamedTuple):
     service: Service
     flow: int
     for_all: bool
-    """Every client reaches it. Otherwise it clashes only with one that every client reaches."""
+    """Every client reaches this service. If not, it clashes only with a service that every client
+    reaches.
+    """
 
 
 def _overlaps(published: Iterable[_Published]) -> Iterator[tuple[Service, int, int]]:
-    """A service, and the later and the earlier flow that publish it. In the order of first ports, a
-    range overlaps an earlier one if it begins before the furthest end so far.
+    """A service, and the numbers of the later and the earlier flow that publish it. As the services
+    are sorted, one overlaps an earlier one if it begins before the last port of any earlier one.
     """
     furthest: dict[bool, _Published] = {}
     for one in sorted(published):
@@ -478,7 +481,8 @@ def _overlaps(published: Iterable[_Published]) -> Iterator[tuple[Service, int, i
         same = other and other.service.protocol == one.service.protocol
         if other and same and one.service.first <= other.service.last:
             yield one.service, max(one.flow, other.flow), min(one.flow, other.flow)
-        # One for all clashes with any, and any with one for all.
+        # A service for every client clashes with every other service, and another one only with a
+        # service for every client.
         for met_by in (True, False) if one.for_all else (True,):
             last = furthest.get(met_by)
             same = last and last.service.protocol == one.service.protocol

@@ -1,5 +1,5 @@
-"""The types of the model's fields: each joins a check of `types` with the JSON schema that tells an
-editor the same.
+"""The types of the model's fields. Each type joins a check of `types` with the JSON schema for the
+same values.
 
 A reference (`ZoneRef`, `VmRef`, `EndRef`, ...) is also looked up among the names that the file
 declares, so that a wrong one is reported together with all other problems.
@@ -52,7 +52,9 @@ class Unenforced:
 
 
 class Given:
-    """For a field that may be left out (its default is None), but not be written as nothing."""
+    """Marks a field that may be left out (its default is None), but whose key may not stand without
+    a value.
+    """
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -65,7 +67,9 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class OneOrMany:
-    """A list that may be written as its only item. Unless it `repeats`, no item may come twice."""
+    """A list that may be written as a single item without brackets. No item may come twice, unless
+    `repeats` is set.
+    """
 
     repeats: bool = False
 
@@ -111,7 +115,9 @@ class Reference:
         return core_schema.with_info_plain_validator_function(self._find)
 
     def _find(self, value: object, info: core_schema.ValidationInfo) -> str:
-        """A name that is declared with a wrong spelling is reported there, and accepted here."""
+        """Accepts a declared name even if its spelling is not allowed, because the problem is
+        reported where the name is declared.
+        """
         around: Surroundings | None = info.context
         if around is None:
             return self.shape.parse(value)
@@ -145,7 +151,7 @@ def _number_or(shape: Shape, last: int, first: int = 1) -> WithJsonSchema:
 
 
 def parse_end(value: object, info: ValidationInfo) -> str:
-    """A flow's end, which must mean exactly one thing."""
+    """The end of a flow. Raises FieldError if it means no VM, zone or address, or more than one."""
     around: Surroundings | None = info.context
     if isinstance(value, str) and is_prefix(value):
         return types.parse_prefix(value)
@@ -161,7 +167,7 @@ def parse_end(value: object, info: ValidationInfo) -> str:
 
 
 def _qualified_end(text: str, around: Surroundings) -> str:
-    """An end with its kind before it, `vm:db`."""
+    """The end of a flow with its kind before its name, such as `vm:db`."""
     kind, _, name = text.rpartition(":")
     ends = {"vm": ("VM", around.vms), "zone": ("zone", around.zones)}
     called, known = ends.get(kind, ("VM or zone", around.vms | around.zones | {INTERNET}))
@@ -222,8 +228,8 @@ def parse_publish(value: object) -> tuple[tuple[int, int], ...]:
 
 
 def parse_regex(value: object) -> str:
-    """A detector's pattern. Its parser is imported late, so that only files with a detector pay for
-    it.
+    """A detector's pattern. The parser of patterns is imported here, so that files without a
+    detector load faster.
     """
     from vcloud.patterns.pattern import parse_pattern
 
@@ -255,7 +261,7 @@ Services = Annotated[
     AfterValidator(lambda parsed: tuple(itertools.chain(*parsed))),
     OneOrMany(),
 ]
-"""Each entry is parsed as one service or several, which then stand side by side."""
+"""Each entry is parsed as one service or several; the result is one flat list."""
 PublicKey = Annotated[str, PlainValidator(types.parse_public_key), _free(CONTENT_LENGTH)]
 Content = Annotated[str, PlainValidator(parse_content), _free(CONTENT_LENGTH)]
 Script = Annotated[str, PlainValidator(types.parse_script), _free(types.SCRIPT_LENGTH)]

@@ -1,4 +1,4 @@
-"""From the bytes of a vApp file to a `Vapp`, or to all of its problems at once."""
+"""Reads the bytes of a vApp file into a `Vapp`, or reports all of its problems at once."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def parse_vapp(
     file: str = "vapp.yaml",
     parameters: Mapping[str, str] | None = None,
 ) -> Vapp:
-    """The vApp in the bytes of a file. `file` is its name in messages, `beside` what lies beside
-    it.
+    """The vApp that the bytes of a file describe. `file` is the name of the file in messages.
+    `beside` gives access to the folder of the file.
 
     Raises:
-        SpecError: the file has problems; it has all of them.
+        SpecError: the file has problems; the error carries all of them.
     """
 
     def prepare(document: Document) -> Surroundings:
@@ -49,8 +49,8 @@ def parse_vapp(
 
 
 def parse_only_name(data: bytes, file: str, parameters: Mapping[str, str] | None = None) -> str:
-    """The name of the vApp in a file, which may be wrong elsewhere. The given parameters must be
-    right.
+    """The name of the vApp in a file. Other parts of the file may be wrong, but the given
+    parameters must be right.
 
     Raises:
         SpecError: the name is missing or wrong, a parameter is wrong, or the file is not readable

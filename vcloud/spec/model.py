@@ -1,9 +1,10 @@
 """The model of the vApp file: one class per mapping of the file, one line per key. The mappings of
 a VM are in `vm`.
 
-A line is the single source of a key: its type in `fields` holds the check of the value, its message
-and its JSON schema (`vcloud schema`), and an `Unenforced` mark makes `plan` and `up` refuse it.
-Checks that compare parts of the file (does `after: [db]` make a circle?) are in `check`.
+Everything about a key comes from its line: its type in `fields` holds the check of the value, the
+error message and the JSON schema (`vcloud schema`). An `Unenforced` mark makes `plan` and `up`
+refuse the key. Checks that compare parts of the file (does `after: [db]` make a circle?) are in
+`check`.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from vcloud.values import (
 MOST_ZONES = 100
 """The IPS has two NICs for each zone, and QEMU's machine has room for about 230 devices."""
 MOST_DETECTORS = 200
-"""Each becomes a dozen rules of the IPS, and every packet passes all rules."""
+"""Each detector becomes a dozen rules of the IPS, and every packet passes all rules."""
 
 
 class Share(StrEnum):
@@ -67,7 +68,7 @@ class Zone(Spec):
     )
     denied: Denied = Field(
         Denied.DROP,
-        description="What its VMs see of what no flow allows: drop (the default) is silence, reject an answer at once.",
+        description="What the firewall does with packets of its VMs that no flow allows: drop (the default) sends no answer, reject answers at once.",
     )
 
 

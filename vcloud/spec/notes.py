@@ -1,4 +1,4 @@
-"""What is allowed in a vApp file, but is probably not what the user means."""
+"""Notes on parts of a vApp file that are allowed, but are probably not what the user means."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vcloud.values import App, Protocol, share_a_port
 
 
 def notes(vapp: Vapp) -> tuple[Problem, ...]:
-    """One note for each such thing."""
+    """One note for each part that the user probably does not mean."""
     return tuple(
         Problem(vapp.file, vapp.line_of(path), path, what, hint)
         for found in (
@@ -34,7 +34,7 @@ def _empty_zones(vapp: Vapp) -> Iterator[tuple[str, str, str]]:
 
 
 def _unsaid_apps(vapp: Vapp) -> Iterator[tuple[str, str, str]]:
-    """Inspected flows of which nobody says what they carry."""
+    """Inspected flows for which neither the file nor the port says which protocol they carry."""
     ips, detectors = vapp.protection.ips, vapp.protection.dlp
     inspected = {
         *(ips.inspect if ips else ()),
@@ -51,24 +51,24 @@ def _unsaid_apps(vapp: Vapp) -> Iterator[tuple[str, str, str]]:
             nic.zone in inspected for path in paths_of(vapp, flow, zones) for nic in path
         ):
             listed = ", ".join(unsaid)
-            what = f"flow '{flow.id}' does not say what {listed} carries, so the IPS lets pass there what it does not recognise"
+            what = f"flow '{flow.id}' does not say which protocol {listed} carries, so the IPS lets unknown protocols pass there"
             known = ", ".join(app for app in App if app is not App.OTHER)
             yield flow.path, what, f"Write app: with one of {known}, or other for anything else."
 
 
 def _unwatched_nics(vapp: Vapp) -> Iterator[tuple[str, str, str]]:
-    """VMs that a detector watches on some of their NICs only."""
+    """VMs that have NICs in zones that a detector watches and in others that it does not watch."""
     for detector in vapp.protection.dlp:
         for tier, vm in vapp.vms.items():
             others = [zone for zone in vm.zones if zone not in detector.leaving]
             if 0 < len(others) < len(vm.zones):
                 listed = ", ".join(others)
-                what = f"VM '{tier}' also has a NIC in {listed}, where this detector does not search what leaves"
+                what = f"VM '{tier}' also has a NIC in {listed}, where this detector does not search the traffic"
                 yield f"{detector.path}.leaving", what, f"Add {listed} to leaving."
 
 
 def _odd_exceptions(vapp: Vapp) -> Iterator[tuple[str, str, str]]:
-    """Exceptions of detectors that have no effect, or more effect than they say."""
+    """Exceptions of detectors that have no effect, or that also apply to other flows."""
     if not any(detector.excepted for detector in vapp.protection.dlp):
         return
     zones = {tier: vm.zones for tier, vm in vapp.vms.items()}

@@ -10,7 +10,9 @@ from vcloud.values import is_outside, meeting_zones, tiers_at, zone_named
 
 
 class Nic(NamedTuple):
-    """A NIC of the replicas of a tier. Both are empty for the outside, whatever its addresses."""
+    """The NIC that all replicas of a tier have in one zone. Both fields are empty for the outside,
+    whatever addresses a flow names there.
+    """
 
     tier: str
     zone: str
@@ -37,7 +39,7 @@ def paths_of(vapp: Vapp, flow: Flow, zones: Mapping[str, tuple[str, ...]]) -> fr
 
 
 def _tiers(end: str, zones: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """The tiers that an end means; for the outside one with an empty name."""
+    """The tiers that the end of a flow means; for the outside, one tier with an empty name."""
     return ("",) if is_outside(end) else tiers_at(end, zones)
 
 

@@ -1,4 +1,4 @@
-"""What a file must not say of placement: rules that no host can meet, whatever the hosts are."""
+"""Checks the section `placement` of a vApp file: no rule may exclude every possible host."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ def placement_problems(vapp: Vapp, at: At) -> Iterator[Problem]:
     written = vapp.placement
     if "hosts" in written.model_fields_set and not written.hosts and at.is_sound("placement.hosts"):
         yield at(
-            "placement.hosts", "it names no host", "Name hosts of the inventory, or remove it."
+            "placement.hosts",
+            "this names no host",
+            "Name hosts of the inventory, or remove the key.",
         )
     for name in ("require", "forbid", "prefer"):
         labels: Mapping[str, tuple[str, ...]] = getattr(written, name)
@@ -26,15 +28,17 @@ def placement_problems(vapp: Vapp, at: At) -> Iterator[Problem]:
     for label, values in written.require.items():
         refused = set(written.forbid.get(label, ()))
         if values and refused.issuperset(values):
-            what = "'require' asks for this label, and every value of it is forbidden here"
+            what = (
+                "'require' asks for this label, but 'forbid' excludes every value that it asks for"
+            )
             yield at(dotted("placement.forbid", label), what, "Remove one of the two.")
 
 
 def _value_problems(path: str, label: str, values: tuple[str, ...], at: At) -> Iterator[Problem]:
     if not values and at.is_sound(path):
-        yield at(path, "it has no value", f"Write one, such as {label}: eu.")
+        yield at(path, "this label has no value", f"Write one, such as {label}: eu.")
     possible = HOST_FACTS.get(label, ())
     for value in values if possible else ():
         if value not in possible:
-            what = f"'{value}' is no value of '{label}', which vcloud reads from the host"
+            what = f"vcloud reads '{label}' from the host, and it is never '{value}'"
             yield at(path, what, nearest(value, possible, "value"))

@@ -1,7 +1,7 @@
-"""What a file may say but this release cannot enforce. `plan` and `up` refuse each such thing by
-name.
+"""Finds the fields of a vApp file that this release cannot enforce. `plan` and `up` refuse each of
+them by name.
 
-The fields themselves carry the sentence: they are marked with `Unenforced` in the model.
+The sentence of each message comes from the `Unenforced` mark of the field in the model.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from vcloud.spec.base import Spec
 from vcloud.spec.fields import Unenforced
 from vcloud.spec.model import Vapp
 
-_WAY_OUT = "Remove it to go on without. A later release will enforce it."
+_WAY_OUT = "Remove it to go on without it. A later release will enforce it."
 
 
 def refusals(vapp: Vapp) -> tuple[Problem, ...]:
-    """One problem for each thing that is valid and cannot be enforced yet, in file order."""
+    """One problem for each field that is valid but cannot be enforced yet, in file order."""
     found = _unenforced(vapp)
     return tuple(
         sorted(Problem(vapp.file, vapp.line_of(path), path, what, _WAY_OUT) for path, what in found)

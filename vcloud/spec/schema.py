@@ -1,7 +1,7 @@
 """The JSON schema of the vApp file, for editors and other tools.
 
-It has what the model says about single values. Checks that compare parts of the file (names,
-circles, ports) are in `vcloud validate` only.
+The schema holds what the model says about single values. Only `vcloud validate` compares parts of
+the file with each other (names, circles, ports).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ writes in another way.
 def json_schema() -> dict[str, Any]:
     """The schema (draft 2020-12) of the file as users write it, with short forms and parameters."""
     made = Vapp.model_json_schema(by_alias=True)
-    # Kept apart: the default of a parameter cannot refer to another parameter.
+    # The parameters keep their own schema, because a default cannot refer to another parameter.
     parameters = _plain(made["properties"]["parameters"])
     made = _open(_plain(made))
     made["properties"]["parameters"] = parameters
@@ -57,7 +57,9 @@ def _plain(schema: Any) -> Any:
 
 
 def _open(schema: Any) -> Any:
-    """The schema, in which a parameter is allowed in place of each value that is not any text."""
+    """The schema with a parameter allowed in place of each value. Where any text is valid, a
+    parameter already is.
+    """
     if isinstance(schema, list):
         return [_open(item) for item in schema]
     if not isinstance(schema, dict):

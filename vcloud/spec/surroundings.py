@@ -1,4 +1,6 @@
-"""What a value of a vApp file is judged against: the names in its file, and the files beside it."""
+"""What the checks of a value need to know besides the value: the names in its file, and the files
+in its folder.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ APPLIANCES: Final = frozenset({"appliance", "firewall", "ips"})
 
 
 class Beside(Protocol):
-    """What lies beside a vApp file. This package reads no files itself; `vcloud.files` implements
-    this for a folder.
+    """The files in the folder of a vApp file. This package reads no files itself; `vcloud.files`
+    implements this protocol for a folder.
     """
 
     @property
@@ -44,7 +46,7 @@ class Beside(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """The names that a file declares, and what lies beside it. The context of pydantic's
+    """The names that a file declares, and the files in its folder. It is the context of pydantic's
     validation.
     """
 

@@ -1,5 +1,5 @@
-"""What a file must not say of tenancy: what contradicts itself, and what the hook of a host would
-refuse to read.
+"""Checks the labels and the section `tenancy` of a vApp file for contradictions, and for texts that
+the hook of a host would refuse to read.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from vcloud.spec.model import Share, Vapp
 from vcloud.tenancy import LONGEST, MOST
 
 MOST_LETTERS = 8000
-"""Of all labels and rules together. With them the XML of a domain still fits into the head of a
-saved memory, which has 64 KiB.
+"""Letters of all labels and rules of tenancy together. The XML of a domain holds them, and must fit
+into the 64 KiB head of a saved memory.
 """
 
 
@@ -35,17 +35,17 @@ def tenancy_problems(vapp: Vapp, at: At) -> Iterator[Problem]:
     for name, selectors in (("with", written.together), ("never", written.never)):
         if selectors and written.share is not Share.LABELLED:
             what = f"'{name}' has no meaning with share: {written.share.value}"
-            yield at(f"tenancy.{name}", what, "Write share: labelled, or remove it.")
+            yield at(f"tenancy.{name}", what, f"Write share: labelled, or remove '{name}'.")
         for number, selector in enumerate(selectors):
             path = f"tenancy.{name}[{number}]"
             if not selector and at.is_sound(path):
-                what = "it names no label, so it would mean every vApp"
+                what = "this entry names no label, so it would mean every vApp"
                 yield at(path, what, "Write a label, or share: dedicated to share with none.")
             for key, value in selector.items():
                 yield from _length_problems(f"{path}.{key}", key, value, at)
     for number, name in enumerate(written.remember):
         if name not in written.conflicts and at.is_sound("tenancy.conflicts"):
-            what = f"'{name}' is none of the vApp's conflict classes"
+            what = f"'{name}' is not one of the vApp's conflict classes"
             yield at(f"tenancy.remember[{number}]", what, f"Write conflicts: [{name}], too.")
     for number, selector in enumerate(written.together):
         if any(one.items() <= selector.items() for one in written.never if one):
@@ -65,7 +65,7 @@ def _size_problems(vapp: Vapp, at: At) -> Iterator[Problem]:
     }
     for path, (size, most) in sizes.items():
         if size > most:
-            yield at(path, f"it has {size} entries, and may have {most}", "Write fewer.")
+            yield at(path, f"this has {size} entries; the maximum is {most}", "Write fewer.")
     texts = [text for one in (vapp.labels, *selectors) for pair in one.items() for text in pair]
     if (letters := sum(map(len, (*texts, *classes)))) > MOST_LETTERS:
         what = f"the labels of the vApp and its rules of tenancy have {letters} letters together"
@@ -77,10 +77,10 @@ def _label_problems(vapp: Vapp, at: At) -> Iterator[Problem]:
     for key, value in vapp.labels.items():
         yield from _length_problems(f"labels.{key}", key, value, at)
     if vapp.owner and vapp.labels.get("owner", vapp.owner) != vapp.owner:
-        what = f"the owner is '{vapp.owner}' above, and other vApps see it as this label"
-        yield at("labels.owner", what, "Write the owner once.")
+        what = f"this differs from owner: {vapp.owner}, which other vApps also see as the label 'owner'"
+        yield at("labels.owner", what, "Remove this label, or write the same owner.")
 
 
 def _length_problems(path: str, key: str, value: str, at: At) -> Iterator[Problem]:
     if max(len(key), len(value)) > LONGEST:
-        yield at(path, f"it has more than {LONGEST} letters", "Write a shorter one.")
+        yield at(path, f"this has more than {LONGEST} letters", "Write a shorter text.")

@@ -1,7 +1,7 @@
 """The small values of a vApp file: names, sizes, durations, services, ports, paths, text.
 
 A value that only has to match a pattern is a `Shape`. The others have a function `parse_*`, which
-takes what the file has in one place and returns the value, or raises `FieldError` with what is
+takes the value as the file has it, and returns the parsed value or raises `FieldError` with what is
 wrong and what to write. Sizes are bytes, durations seconds. Nothing here imports pydantic or YAML,
 so the command line can use it cheaply.
 """
@@ -202,7 +202,7 @@ _NOWHERE: Final[tuple[Network, ...]] = (
     IPv6Network("::/128"),
     IPv6Network("fe80::/10"),
 )
-"""What no machine outside has, and in IPv6 also what no router forwards (RFC 4291)."""
+"""Addresses that no machine outside has. In IPv6 also those that no router forwards (RFC 4291)."""
 _ADDRESS: Final = re.compile("[a-z0-9+]{1,10}://", re.IGNORECASE)
 
 
@@ -255,7 +255,7 @@ def parse_size(value: object, least: int = 1 << 20) -> int:
     """Bytes, from `384M`, `1G`, `2T` or a number of MiB."""
     # `type` and not `isinstance`: for Python, True is an int.
     if type(value) is int:
-        # A number of many digits is not shifted, which would cost memory.
+        # Shifting a number of very many digits would cost memory.
         size = value << 20 if value.bit_length() < 32 else LARGEST + 1
     else:
         text = SIZE.parse(value)
@@ -323,7 +323,9 @@ def parse_service(value: object) -> Service:
 
 
 def _meant(text: str) -> str:
-    """The service that somebody means who writes it as other tools do; empty if that is not plain."""
+    """The service that the user probably means with a spelling of other tools; empty if that is
+    unclear.
+    """
     if text in ("any", "*", "-1", "tcp/udp", "everything", "ip"):
         return "all, or tcp/1-65535 for every port of TCP"
     if text in ("ping", "icmpv6", "ipv6-icmp", "icmp6"):
@@ -362,11 +364,11 @@ def parse_prefix(value: object) -> str:
         raise FieldError(f"'{shown(text)}' {PREFIX.wrong}", PREFIX.wanted) from None
     first = ip_address(text.partition("/")[0])
     if found[0] != first:
-        what = f"'{text}' is an address and a length, and names no single prefix"
-        raise FieldError(what, f"Write {found} for all of them, or {first} for this one.")
+        what = f"'{text}' is an address in a prefix, not the beginning of the prefix"
+        raise FieldError(what, f"Write {found} for the whole prefix, or {first} for this address.")
     if not found.prefixlen:
         hint = "Write internet for public addresses, and a flow for each network of your own."
-        raise FieldError(f"'{text}' would be every address there is", hint)
+        raise FieldError(f"'{text}' would mean every address", hint)
     if any(covers(none, found) for none in _NOWHERE):
         what = f"no machine outside has an address of '{text}'"
         raise FieldError(what, "Write a prefix of addresses that packets can be sent to.")
@@ -453,11 +455,10 @@ def flow_id(source: object, target: object, services: Sequence[Service]) -> str:
 
 
 def derived_id(*parts: object) -> str:
-    """An id for a flow or a detector that has none, made of what it says. A long one ends in a
-    hash.
-    """
+    """The default id of a flow or a detector, made of the given parts. A long one ends in a hash."""
     text = re.sub("[^a-z0-9]+", "-", "-".join(map(str, parts)))
-    # Where a flow begins at addresses: an id begins with a letter.
+    # A flow from addresses would have an id that begins with a digit, but an id begins with a
+    # letter.
     text = text if text[:1].isalpha() else f"from-{text.strip('-')}"
     if len(text) <= ID_LENGTH:
         return text

@@ -23,8 +23,8 @@ from vcloud.spec.surroundings import Surroundings
 
 
 class Image(Spec):
-    """What a VM is made from: a shipped recipe, a recipe's folder, a qcow2 file, or the address of
-    one.
+    """What a VM is made from: a shipped recipe, a recipe's folder, a qcow2 file, or the URL of a
+    qcow2 file.
     """
 
     short = "recipe"
@@ -92,8 +92,8 @@ class Disk(Spec):
 
 
 class File(Spec):
-    """A file that vcloud writes in the guest before its services start, and what follows when it
-    changes while they run.
+    """A file that vcloud writes in the guest before its services start. It also says which units
+    are reloaded or restarted when the file changes later.
     """
 
     short = "content"
@@ -103,7 +103,7 @@ class File(Spec):
     owner: fields.Owner = Field("root:root", description="user:group, by name. Default: root:root.")
     reload: fields.Optional[fields.ListOf[fields.Unit]] = Field(
         None,
-        description="systemd units that are reloaded when the file changes. Default, for reload and restart: what the image's recipe says of its folder.",
+        description="systemd units that are reloaded when the file changes. Default for reload and restart: the units that the image's recipe names for the folder.",
     )
     restart: fields.Optional[fields.ListOf[fields.Unit]] = Field(
         None, description="systemd units that are restarted when the file changes."
@@ -177,7 +177,7 @@ class Vm(Spec):
     )
     run: Annotated[tuple[fields.Script, ...], fields.OneOrMany(repeats=True)] = Field(
         (),
-        description="Shell commands that run once, in a new guest. What must run again when a file changes stands in that file's run.",
+        description="Shell commands that run once, in a new guest. Write a command that must run again when a file changes into the run of that file.",
     )
     after: fields.ListOf[fields.VmRef] = Field(
         (), description="VMs that must be ready before this one starts."
@@ -208,9 +208,9 @@ class Vm(Spec):
         return self.image.sha256
 
     def earlier_names(self, tier: str, name: str, claimed: Collection[str] = ()) -> tuple[str, ...]:
-        """The names that the VM `name` of this entry may have had before, the likeliest first: what
-        `was` says, and what the VM was called before the entry got or lost its `count`. `claimed` are
-        the names that some entry's `was` says: nobody else had them.
+        """The names that the VM `name` of this entry may have had before, the likeliest first. They
+        come from `was`, and from the names that a VM has without `count` or with it. `claimed` are
+        the names that any entry of the file gives in `was`; no other entry may use them.
         """
         number = name.removeprefix(tier).removeprefix("-") or "1"
         found = []

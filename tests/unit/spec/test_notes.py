@@ -96,7 +96,7 @@ def test_flows_go_by_the_card_that_the_design_chooses() -> None:
 
 
 def test_a_vm_with_a_card_that_no_detector_watches_is_noted() -> None:
-    what = "VM 'api' also has a NIC in dmz, where this detector does not search what leaves"
+    what = "VM 'api' also has a NIC in dmz, where this detector does not search the traffic"
     assert said(api="[app, dmz]") == [("protection.dlp[0].leaving", what)]
     assert said(api="[app, dmz]", leaving="dmz, app") == []
     assert said(api="[app, cde]") == []
@@ -127,7 +127,7 @@ def test_an_inspected_flow_of_which_nobody_says_what_it_carries_is_noted() -> No
     flow = "{id: more, from: web, to: api, service: [tcp/8080, udp/53, tcp/22]}"
     ((where, what),) = said(flows=flow)
     assert where == "flows[4]"
-    assert what.startswith("flow 'more' does not say what tcp/8080 carries")
+    assert what.startswith("flow 'more' does not say which protocol tcp/8080 carries")
 
 
 @pytest.mark.parametrize(

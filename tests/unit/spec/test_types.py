@@ -87,9 +87,12 @@ def test_addresses_outside_are_an_end_of_a_flow(written: str) -> None:
 @pytest.mark.parametrize(
     ("written", "said"),
     [
-        ("192.168.7.1/24", "Write 192.168.7.0/24 for all of them, or 192.168.7.1 for this one."),
-        ("0.0.0.0/0", "every address there is"),
-        ("::/0", "every address there is"),
+        (
+            "192.168.7.1/24",
+            "Write 192.168.7.0/24 for the whole prefix, or 192.168.7.1 for this address.",
+        ),
+        ("0.0.0.0/0", "would mean every address"),
+        ("::/0", "would mean every address"),
         ("127.0.0.1", "no machine outside"),
         ("::ffff:192.168.7.1", "no machine outside"),
         ("fe80::1", "no machine outside"),
