@@ -57,8 +57,8 @@ def compile_vapp(design: Design, uplink: Uplink) -> Artifacts:
 
 
 def comparable_domain(vm: Vm, uplink: Uplink, host: HostFacts, cmdline: str = "") -> str:
-    """The XML of one VM's domain with neither marks nor paths of the host, so that its digest tells
-    whether the machine itself changed.
+    """The XML of one VM's domain without marks and without paths of the host. Its digest changes
+    only if the machine itself changes.
 
     Placeholders stand for the paths of volumes, kernel and initrd: a path changes with the host's
     storage pool and with the digest of the image, and neither is a change of the machine. `cmdline`
@@ -74,12 +74,12 @@ def comparable_domain(vm: Vm, uplink: Uplink, host: HostFacts, cmdline: str = ""
 
 
 def comparable_networks(design: Design) -> dict[str, str]:
-    """Name -> XML of every libvirt network of the vApp. Nothing of a host stands in it."""
+    """Name -> XML of every libvirt network of the vApp. The XML depends on no host."""
     return {network.name: render_network(network, {}) for _, network in vapp_networks(design)}
 
 
 def comparable_filters(design: Design) -> dict[str, str]:
-    """Name -> XML of each libvirt network filter of the vApp. Nothing of a host stands in it."""
+    """Name -> XML of each libvirt network filter of the vApp. The XML depends on no host."""
     return dict(render_filters(design))
 
 

@@ -12,8 +12,8 @@ from vcloud.data import templates_dir
 def render(template: str, **values: object) -> str:
     """The text of a template under `templates/`, such as `nftables/firewall.nft.j2`.
 
-    A value that was not passed or that is None is a bug and raises, so that it never becomes an
-    empty text in a ruleset.
+    If a value was not passed or is None, that is a bug, and rendering raises an error. So a missing
+    value never becomes an empty text in a ruleset.
     """
     return _environment().get_template(template).render(values)
 

@@ -11,8 +11,8 @@ from vcloud.values import App
 
 INTERNET = "internet"
 BEYOND = "internet_beyond"
-"""A second box for the internet, at the end of arrows that go out. Drawn where flows also come in,
-so that all arrows point one way.
+"""A second box for the internet, at which arrows end that go out. It is drawn only if other flows
+come in, so that all arrows point in one direction.
 """
 
 
@@ -103,7 +103,7 @@ def _zone_label(zone: Zone) -> str:
 
 
 def _arrows(design: Design) -> Iterator[Arrow]:
-    # By MAC address, because a NIC does not say to which VM it belongs.
+    # The key is the MAC address, because a NIC does not know its VM.
     tiers = {nic.mac: f"vm_{_safe(vm.tier)}" for vm in design.workloads for nic in vm.nics}
     outside = (
         BEYOND

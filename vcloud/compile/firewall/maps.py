@@ -22,7 +22,7 @@ _MIRRORED = {"saddr": "daddr", "daddr": "saddr"}
 @dataclass(slots=True)
 class Entries:
     """What the flows of one scope allow. The keys are the ends as nft writes them: `source .
-    target`, or only the VM towards the internet.
+    target`, or only the VM for flows to the internet.
     """
 
     exact: dict[tuple[str, Protocol, int], str] = field(default_factory=dict)
@@ -30,8 +30,8 @@ class Entries:
     echo: dict[str, str] = field(default_factory=dict)
 
     def add(self, ends: str, service: Service, chain: str) -> None:
-        # `setdefault`: of two flows that allow the same packets, the one with the first id counts
-        # them.
+        # If two flows allow the same packets, the flow whose id comes first counts them, so it is
+        # not replaced (`setdefault`).
         if service.protocol is not Protocol.ICMP and service.first == service.last:
             self.exact.setdefault((ends, service.protocol, service.first), chain)
         else:
@@ -72,8 +72,8 @@ def _ends(path: FlowPath, words: Words) -> tuple[str, str]:
 def maps_of(
     scope: str, entries: Entries, words: Words, fields: tuple[str, ...]
 ) -> Iterator[VerdictMap]:
-    """The maps of a scope that have elements. `fields` are the fields that hold the ends in a
-    packet in the direction of the flow.
+    """The maps of a scope; empty maps are left out. `fields` are the fields of a packet that hold
+    the ends, for a packet in the direction of the flow.
     """
     original = " . ".join(f"{words.ip} {field}" for field in fields)
     reply = " . ".join(f"{words.ip} {_MIRRORED[field]}" for field in fields)
@@ -105,12 +105,13 @@ def maps_of(
 def prefix_maps(flows: Sequence[Flow], words: Words) -> Iterator[VerdictMap]:
     """The maps of flows to prefixes outside.
 
-    Two prefixes are apart, or one is in the other. So each prefix stands for what none in it has,
-    and there all flows count that lead to it or around it: nft refuses overlaps.
+    Two prefixes are disjoint, or one contains the other. nft refuses elements that overlap. So the
+    elements of a prefix cover only the addresses that no longer prefix contains, and they hold the
+    flows to this prefix and to all prefixes around it.
     """
     by_prefix: dict[Network, list[Flow]] = {}
     for flow in flows:
-        if flow.prefix and words.says(flow) and is_prefix(flow.target):
+        if flow.prefix and words.applies_to(flow) and is_prefix(flow.target):
             by_prefix.setdefault(flow.prefix, []).append(flow)
     prefixes = sorted(by_prefix)
     ports: list[str] = []
@@ -154,7 +155,9 @@ def prefix_maps(flows: Sequence[Flow], words: Words) -> Iterator[VerdictMap]:
 
 
 def _leading_to(flows: Iterable[Flow], words: Words) -> Entries:
-    """What these flows to prefixes allow. A single port is a range, too: all are in one map."""
+    """What these flows to prefixes allow. A single port is written as a range, too, because one map
+    holds all ports.
+    """
     entries = Entries()
     for flow in sorted(flows, key=lambda flow: flow.id):
         for source in filter(None, (address_of(path.source, words) for path in flow.paths)):
@@ -164,14 +167,15 @@ def _leading_to(flows: Iterable[Flow], words: Words) -> Entries:
 
 
 def _own_ranges(prefix: Network, prefixes: Sequence[Network], number: int) -> Iterator[str]:
-    """The addresses of a prefix that are in no longer one, as ranges. The longer ones follow it in
-    `prefixes`, from that number on.
+    """The addresses of a prefix that no longer prefix contains, as ranges. The longer prefixes
+    follow it in `prefixes`, from index `number` on.
     """
     start, last = int(prefix[0]), int(prefix[-1])
     for other in itertools.islice(prefixes, number, None):
         if not covers(prefix, other):
             break
-        # What is in another one follows that, and is passed over with it.
+        # A prefix inside `other` comes after it, and is skipped because `start` is already behind
+        # it.
         if start < int(other[0]):
             yield _range(prefix, start, int(other[0]) - 1)
         start = max(start, int(other[-1]) + 1)
@@ -185,8 +189,8 @@ def _range(prefix: Network, first: int, last: int) -> str:
 
 
 def disjoint(ranges: Iterable[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
-    """The same ports in ranges that do not overlap, because nft refuses overlaps. An earlier range
-    keeps the ports that it has.
+    """The same ports in ranges that do not overlap, because nft refuses overlaps. A port that
+    several ranges have stays in the earliest one.
     """
     taken: list[tuple[int, int, str]] = []
     for first, last, chain in ranges:

@@ -1,6 +1,4 @@
-"""The parts of the ruleset as values, and the words that nft has for them.
-`templates/nftables/firewall.nft.j2` prints them.
-"""
+"""The parts of the ruleset as values, which `templates/nftables/firewall.nft.j2` prints."""
 
 from __future__ import annotations
 
@@ -14,24 +12,28 @@ from vcloud.values import Service
 
 COMMENT_LIMIT = 120
 """Bytes. nft's own limit is 128."""
-# The mark that a packet has after each of three chains. Each chain asks for the mark of the chain
-# before it.
+# Three chains set these marks on a packet. Each chain requires the mark of the chain before it.
 CHECKED_MARK = 2
-"""After `hook_prerouting`: the packet came in by its own NIC, with its own source."""
+"""Set by `hook_prerouting`: the packet came in by the NIC of its sender, with the source of its
+sender.
+"""
 ROUTED_MARK = 1
-"""After `hook_flows`: a flow allows the packet. The firewall's kernel routes no packet of others
-without this mark.
+"""Set by `hook_flows`: a flow allows the packet. The firewall's kernel forwards no packet without
+this mark.
 """
 LEAVING_MARK = 3
-"""After `hook_forward`, and of the firewall's own packets. No packet leaves without it."""
+"""Set by `hook_forward`, and on the firewall's own packets. No packet leaves the firewall without
+it.
+"""
 _PLAIN_ID = re.compile(r"[a-z0-9-]{1,64}")
-# Everything but printable ASCII, and the quote and the backslash, which could end a comment.
+# Matches everything but printable ASCII, and also the quote and the backslash, which could end a
+# comment.
 _UNSAFE = re.compile(r"[^ !#-\[\]-~]")
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What nft calls things in one version of IP."""
+    """nft's keywords for one version of IP."""
 
     suffix: str
     ip: str
@@ -43,7 +45,7 @@ class Words:
     def version(self) -> int:
         return int(self.suffix)
 
-    def says(self, flow: Flow) -> bool:
+    def applies_to(self, flow: Flow) -> bool:
         """Whether the flow has packets of this version of IP."""
         return flow.prefix is None or flow.prefix.version == self.version
 
@@ -69,7 +71,7 @@ class VerdictMap:
     """
     elements: tuple[str, ...]
     of_prefixes: bool = False
-    """It has the client as well: only those of a prefix find an element."""
+    """The key also holds the client's address, so that only clients of a prefix find an element."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +83,15 @@ class Family:
     """The firewall's address on the uplink; empty where the uplink does not use this version of IP.
     """
     prefixes: tuple[str, ...]
-    """Addresses that are never outside: a packet from the uplink with such a source is dropped, and
-    none is sent there.
+    """Addresses that no machine outside has. A packet from the uplink with such a source is
+    dropped, and no packet to such an address is sent to the uplink.
     """
     local: tuple[str, ...]
     """Ranges of addresses outside that `internet` does not mean."""
     nics: tuple[str, ...]
     """`interface . MAC . address` of every NIC of the VMs, as the firewall must see it."""
     same: tuple[str, ...]
-    """`address . address` of every NIC of the VMs."""
+    """`address . address`, twice the same address, for every NIC of the VMs."""
     gateways: tuple[str, ...]
     """`interface . address` of the firewall in every zone."""
     inside: tuple[VerdictMap, ...]
@@ -105,21 +107,21 @@ class Family:
     publishers: tuple[str, ...]
     """VMs that may be seen to send from a port that they publish: `address . protocol . ports`."""
     leaving: tuple[str, ...]
-    """Where a flow leads a VM outside, at the vApp's own address, too: `address . protocol . ports`.
-    Empty where nothing is published.
+    """VMs that may reach the vApp's own published ports, because a flow allows them that port
+    outside: `address . protocol . ports`. Empty if nothing is published.
     """
     group: str
-    """The bits of a client's address that say in which group it is counted."""
+    """A mask: these bits of a client's address decide in which group the client is counted."""
     client: str
-    """The bits of an address that tell clients apart."""
+    """A mask: these bits of an address tell clients apart."""
 
 
 @dataclass(frozen=True, slots=True)
 class FlowChain:
     """The chain in which every packet of a flow is counted and accepted.
 
-    It leaves the mark on the connection. By the mark an ICMP error is assigned to the flow of the
-    connection that it is about.
+    The chain sets the mark on the connection. An ICMP error about the connection is assigned to the
+    flow by this mark.
     """
 
     name: str
@@ -175,7 +177,7 @@ class Ruleset:
     publish_maps: tuple[VerdictMap, ...]
     source_ports: tuple[SourcePorts, ...]
     rejecting: tuple[str, ...]
-    """The firewall's NICs in zones whose VMs are told what no flow allows."""
+    """The firewall's NICs in zones with `denied: reject`."""
     most_of_vm: int
     """Connections that one address of a VM may have begun at a time."""
     most_of_clients: int
@@ -198,22 +200,22 @@ class Ruleset:
 
 
 def in_order(elements: Iterable[str]) -> tuple[str, ...]:
-    """The elements of a set or a map, in an order that does not depend on that of the file. nft has
-    no order in them.
+    """The elements of a set or a map, sorted, so that the order of the file changes nothing. Their
+    order means nothing to nft.
     """
     return tuple(sorted(elements))
 
 
 def flow_comment(flow: Flow) -> str:
-    """`flow:<id>`: assigns a rule and its counter to a flow of the design, which holds the line of
-    the vApp file that asked for it.
+    """`flow:<id>`, by which a rule and its counter are assigned to a flow of the design. The design
+    knows the flow's line in the vApp file.
     """
     return harmless(f"flow:{flow.id}")
 
 
 def chain_name(flow: Flow) -> str:
-    """A prefix, because nft reserves words such as `fwd`. The hash of an odd id follows an
-    underscore, with which no plain id begins.
+    """The name of a flow's chain. It has a prefix, because nft reserves words such as `fwd`. An id
+    with other characters is replaced by `_` and its hash; no plain id begins with an underscore.
     """
     if _PLAIN_ID.fullmatch(flow.id):
         return f"flow_{flow.id}"

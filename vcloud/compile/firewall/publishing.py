@@ -21,13 +21,14 @@ from vcloud.values import Network, Protocol, Service, covers, is_outside
 
 
 def ingress_maps(flows: Sequence[Flow], words: Words) -> Iterator[VerdictMap]:
-    """The published port is part of the key, so a connection to a port that is no longer published
-    finds no element. So is the client where a flow comes from a prefix.
+    """The maps that let connections to published services pass. The published port is part of the
+    key, so a connection to a port that is no longer published finds no element. If a flow comes
+    from a prefix, the client's address is part of the key, too.
 
     No two flows publish the same port to the same client, so ranges do not overlap.
     """
     found: dict[str, list[str]] = {}
-    for flow in filter(words.says, flows):
+    for flow in filter(words.applies_to, flows):
         for published, service in _services(flow):
             name = "prefixes" if flow.prefix else "ports" if _is_one(service) else "ranges"
             client = f"{_range(flow.prefix)} . " if flow.prefix else ""
@@ -52,7 +53,7 @@ def ingress_maps(flows: Sequence[Flow], words: Words) -> Iterator[VerdictMap]:
 
 
 def _services(flow: Flow) -> Iterator[tuple[Service, Service]]:
-    """Each service as it is published, and as its VM has it."""
+    """Pairs of each published service and the service of the VM."""
     yield from zip(flow.publish, flow.services if flow.publish else (), strict=True)
 
 
@@ -64,12 +65,12 @@ def _range(prefix: Network) -> str:
     return f"{prefix[0]}-{prefix[-1]}"
 
 
-def published_by(flows: Sequence[Flow], spoken: tuple[Words, ...]) -> Iterator[Published]:
+def published_by(flows: Sequence[Flow], versions: tuple[Words, ...]) -> Iterator[Published]:
     for flow in flows:
         for number, (published, service) in enumerate(_services(flow)):
             if published.protocol is Protocol.ICMP:
                 raise ValueError("ICMP has no port that could be published")
-            statements = (_dnat(flow, published, service, words) for words in spoken)
+            statements = (_dnat(flow, published, service, words) for words in versions)
             yield Published(
                 chain=_publishing_chain(flow, number),
                 key="" if flow.prefix else f"{published.protocol} . {ports_of(published)}",
@@ -101,7 +102,7 @@ def publish_prefixes(flows: Sequence[Flow], words: Words) -> Iterator[VerdictMap
     elements = in_order(
         f"{_range(flow.prefix)} . {published.protocol} . {ports_of(published)} : goto {_publishing_chain(flow, number)}"
         for flow in flows
-        if flow.prefix and words.says(flow)
+        if flow.prefix and words.applies_to(flow)
         for number, (published, _) in enumerate(_services(flow))
     )
     if elements:
@@ -228,7 +229,7 @@ def _dnat(flow: Flow, published: Service, service: Service, words: Words) -> str
     targets = in_order(
         address for path in flow.paths if (address := address_of(path.target, words))
     )
-    if not targets or not words.says(flow):
+    if not targets or not words.applies_to(flow):
         return ""
     turns = ", ".join(f"{number} : {address}" for number, address in enumerate(targets))
     to = targets[0] if len(targets) == 1 else f"numgen inc mod {len(targets)} map {{ {turns} }}"

@@ -5,10 +5,9 @@ No text of the user's becomes nft syntax: names of chains are prefixed and restr
 comments lose every character that could end them. Addresses are those of the VMs themselves,
 because the forward hook sees packets after DNAT and before SNAT.
 
-A flow is known in the ruleset by its id alone, and everything is sorted: flows by id, elements by
-their text. So the order of the vApp file, its comments and its name change no byte. Only where two
-flows allow the same packets is there an order to choose: the flow whose id comes first in the
-alphabet counts them. Both allow them, so nothing that passes depends on it.
+The ruleset names a flow by its id alone, and everything is sorted: flows by id, elements by their
+text. So the order of the vApp file, its comments and its name change no byte. If two flows allow
+the same packets, the flow whose id comes first in the alphabet counts them.
 """
 
 from __future__ import annotations
@@ -70,8 +69,8 @@ RATE_OF_VM, BURST_OF_VM = 1000, 5000
 does not count a TCP connection that has ended, but remembers it for 2 s.
 """
 _GROUPS = {4: "0.0.0.15", 6: "0:0:f::"}
-"""In IPv6 one client may have all addresses of a /48 (RFC 6177), so these four bits are the last ones
-that it cannot choose.
+"""In IPv6 one client may have all addresses of a /48 (RFC 6177), so these four bits are the last
+ones that a client cannot choose.
 """
 _CLIENTS = {4: "255.255.255.255", 6: "ffff:ffff:ffff::"}
 HURRY = 1
@@ -80,8 +79,8 @@ _IFNAME = re.compile(r"[A-Za-z0-9._-]{1,15}")
 
 
 def build_ruleset(design: Design, uplink: Uplink) -> Ruleset:
-    """The ruleset of a design. Where two flows allow the same packets, exact ports go before
-    ranges, then the flow of the first id counts.
+    """The ruleset of a design. If two flows allow the same packets, a flow with the single port
+    counts them before one with a range; among equals, the flow whose id comes first.
     """
     flows = _by_id(design.flows)
     chains = tuple(_flow_chains(design.vapp, flows))
@@ -91,8 +90,8 @@ def build_ruleset(design: Design, uplink: Uplink) -> Ruleset:
         (_ifname(design.zone(nic.zone).gateway), nic) for vm in design.workloads for nic in vm.nics
     ]
     address4, address6 = uplink.address4.ip, uplink.address6.ip if uplink.address6 else None
-    # Collapsed, because nft refuses overlapping intervals in a set. The firewall's own address is
-    # among them: a packet from outside must not claim to come from it.
+    # The prefixes are collapsed, because nft refuses overlapping intervals in a set. They include
+    # the firewall's own address, because a packet from outside must not claim to come from there.
     prefixes4 = collapse_addresses(
         (*(zone.prefix4 for zone in design.zones), IPv4Network(address4), *NEVER_OUTSIDE4)
     )
@@ -138,7 +137,7 @@ def build_ruleset(design: Design, uplink: Uplink) -> Ruleset:
 
 def most_of_vm(nics: int) -> int:
     """Connections that one address of a VM may have begun at a time. All VMs together have half of
-    the table, as long as there are not too many of them to have enough.
+    the table, unless there are so many VMs that each would have too few.
     """
     return min(max(TABLE // 2 // (2 * max(nics, 1)), _LEAST_OF_VM), _MOST_OF_VM)
 
@@ -166,7 +165,8 @@ def _family(
     gateways = [zone.gateway for zone in design.zones]
     entries = entries_of(flows, words)
     own = uplink.address4 if words is IPV4 else uplink.address6
-    # If the uplink has no address of this version of IP, nothing goes out or comes in over it.
+    # If the uplink has no address of this version of IP, no packet of this version goes out or
+    # comes in.
     outer = flows if own else ()
     excepted = {name for detector in design.inspection.detectors for name in detector.excepted}
     return Family(
@@ -203,8 +203,8 @@ def _family(
 
 
 def _flow_chains(vapp: str, flows: Sequence[Flow]) -> Iterator[FlowChain]:
-    """A flow's mark changes with its ends and services: an ICMP error about a connection that is no
-    longer declared must not pass either.
+    """The chains of all flows. A flow's mark changes with its ends and services, so that an ICMP
+    error about a connection that is no longer allowed does not pass either.
     """
     meanings = [
         f"{flow.id} {flow.source} {flow.target} {flow.services} {flow.publish}" for flow in flows

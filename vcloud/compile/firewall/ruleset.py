@@ -1,36 +1,39 @@
 """The nft ruleset of the firewall VM, as text. The reasons for its shape:
 
-- Every packet must match a flow, also a packet of an established connection: conntrack tells only
-  its direction. So a flow that is revoked ends at once with the transaction that revokes it, an
-  allowed connection survives any number of transactions, and nothing has to be flushed.
+- Every packet must match a flow, also a packet of an established connection: the ruleset takes only
+  the direction from conntrack. So the connections of a removed flow end at once with the
+  transaction that removes it, an allowed connection survives any number of transactions, and
+  nothing has to be flushed.
 - Flows are elements of maps, so the cost of a packet does not grow with their number. Each flow has
   a chain of its own with a counter.
-- A packet with an option of IPv4, or with an extension header of IPv6, is dropped in any direction:
-  there data could stand that neither a flow nor a rule of the IPS names. A packet in fragments is
-  judged as the whole packet.
-- A flow to the internet leads to public addresses (`design.internet`). Where one leads to a prefix,
-  that is looked up first. Both hold for answers, too.
-- A VM that a flow leads outside reaches what the vApp publishes at its own address. Such a packet has
-  both flows: that outwards (`leaving`), and the one that publishes.
-- An ICMP error does not carry the ports of the vApp's flow. It passes by the mark that the last
-  allowed packet left on the connection. Its sender is the VM to which the packet went that the
-  error quotes, or somebody outside if the packet went there. So it is no way from a VM to another
-  one that no flow joins. From a VM pass only the kinds that an end sends: what routers send over
-  IPv4 (time exceeded, parameter problem) Suricata does not assign to a connection, so the rules
-  that except a flow from a leak detector do not read it. nft calls other packets related too (of the helpers of conntrack, of which
-  there are none); such a packet must match a flow like any other.
+- A packet with an IPv4 option, or with an IPv6 extension header, is dropped in any direction: such
+  a header could carry data that neither a flow nor a rule of the IPS names. Fragments are
+  reassembled first, and judged as one packet.
+- A flow to the internet leads to public addresses (`design.internet`). Flows to prefixes are looked
+  up before flows to the internet. Both rules hold for answers, too.
+- A VM with a flow to outside can reach the services that the vApp publishes at its own address. Two
+  flows must allow such a packet: the flow to outside (`leaving`), and the flow that publishes the
+  service.
+- An ICMP error cannot be looked up by ports. It passes by the mark that the last allowed packet set
+  on the connection. Its sender must be the VM to which the quoted packet went, or anybody outside
+  if the packet went there. So an ICMP error cannot carry data between two VMs that no flow joins.
+  From a VM, only the types pass that an end host sends. Suricata assigns the types that routers
+  send over IPv4 (time exceeded, parameter problem) to no connection, so the rules that except a
+  flow from a leak detector would not apply to them. The conntrack helpers make other packets
+  "related", too, but no helper is loaded here; such a packet must match a flow like any other.
 - A new TCP connection need not begin with SYN (`nf_conntrack_tcp_loose`). A packet in mid-stream
   passes exactly where its SYN would have passed, and so connections survive a restart of the
-  firewall. Only a packet from the client can bring a connection back, because a packet that comes
-  from the port of a service proves nothing.
-- Forwarding depends on the ruleset. Three chains look at a packet, each leaves a mark, and each asks
-  for the mark of the one before: `hook_prerouting` looks at the source, `hook_flows` at the flow,
-  `hook_forward` at the route. The kernel itself routes a packet of others only with the mark that a
-  flow's chain has set (`route-mark` of the identity). So nothing passes without the ruleset, and
-  nothing that no flow allows passes where one or more of its chains are gone.
-- Who begins connections has a share of the kernel's table of connections: each address of a VM, and
-  the clients outside in groups. It is looked up only for the first packets of what a flow allows,
-  because nothing else is entered there. A load begins to count anew.
+  firewall. After a restart, only a packet from the client brings a connection back, because a
+  packet from the port of a service proves nothing.
+- Forwarding depends on the ruleset. Three chains check a packet: `hook_prerouting` checks the
+  source, `hook_flows` the flow, `hook_forward` the route. Each sets a mark, and requires the mark
+  of the chain before it. The kernel itself forwards a packet only with the mark that a flow's chain
+  has set (`route-mark` of the identity). So nothing passes without the ruleset. If some of its
+  chains are gone, still no packet passes that no flow allows.
+- Whoever begins connections has a limited share of the kernel's table of connections: each address
+  of a VM has one, and each group of clients outside. The share is checked only for the first
+  packets of an allowed connection, because no other packet adds an entry to the table. Each load of
+  the ruleset starts the counts at zero.
 - The kernel counts a connection to a share only while it is new (newer kernels take no other into
   `ct count`). At that time nobody knows whether a client's address is true. So clients that have
   completed a connection lately have a share apart from strangers, and what strangers do not complete
@@ -39,10 +42,11 @@
   share of, too.
 - No connection of a VM is shown outside with a published port as its source: for the kernel's table of
   connections, what a client sends to that port would be an answer for this VM.
-- Where a zone is told what no flow allows, the answer goes to the VM that sent the packet, whose source
-  was checked before. Only the firewall itself sends resets to its zones, because it has no service.
-- Base chains have `policy drop`: while the kernel replaces the table, a packet may be lost but none
-  slips through.
+- In a zone with `denied: reject`, the answer goes to the VM that sent the packet; its source was
+  checked before. Every reset that a zone gets from the firewall's own address is such an answer,
+  because the firewall has no service.
+- Base chains have `policy drop`. While the kernel replaces the table, a packet may be lost, but
+  none passes unchecked.
 - Counters and the sets of denied packets are empty after each load. Sets that are filled at run
   time are called `dyn_*`, so that digests can leave them out.
 """
@@ -68,7 +72,8 @@ FIREWALL_SYSCTLS: tuple[tuple[str, str], ...] = (
     # The ruleset checks sources by NIC and MAC. This is a second check. It can be strict, because
     # every VM has a route of its own.
     ("net/ipv4/conf/all/rp_filter", "1"),
-    # Only with its mark does a packet have a route back, either.
+    # The check of the source (rp_filter) also uses the mark, because packets without it have no
+    # route.
     ("net/ipv4/conf/all/src_valid_mark", "1"),
     ("net/ipv4/conf/all/accept_source_route", "0"),
     ("net/ipv6/conf/all/accept_source_route", "0"),
@@ -82,7 +87,8 @@ FIREWALL_SYSCTLS: tuple[tuple[str, str], ...] = (
     ("net/ipv6/conf/default/accept_redirects", "0"),
     ("net/ipv6/conf/all/accept_ra", "0"),
     ("net/ipv6/conf/default/accept_ra", "0"),
-    # Nobody's packets are taken for the firewall's own, and it answers for nobody else.
+    # The firewall accepts no packet that claims a source of its own, and answers ARP and ND for no
+    # other machine.
     ("net/ipv4/conf/all/proxy_arp", "0"),
     ("net/ipv4/conf/all/route_localnet", "0"),
     ("net/ipv4/conf/all/accept_local", "0"),
@@ -90,8 +96,9 @@ FIREWALL_SYSCTLS: tuple[tuple[str, str], ...] = (
     # A NIC answers ARP for its own address only.
     ("net/ipv4/conf/all/arp_ignore", "1"),
     ("net/ipv4/conf/all/arp_announce", "2"),
-    # Room for the neighbours that VMs make up, at the rate at which the ruleset lets them ask, until
-    # the kernel forgets them after about a minute. When the table is full, it forgets the gateway.
+    # A hostile VM can make the kernel look for neighbours that do not exist. The ruleset limits the
+    # rate, and the kernel forgets such a neighbour after about a minute; the table has room for all
+    # of them. If the table were full, the kernel would forget the gateway.
     *(
         (f"net/{ip}/neigh/default/gc_thresh{number}", f"{neighbours}")
         for ip in ("ipv4", "ipv6")
@@ -113,7 +120,7 @@ FIREWALL_SYSCTLS: tuple[tuple[str, str], ...] = (
     ("net/netfilter/nf_conntrack_max", f"{TABLE}"),
     ("net/netfilter/nf_conntrack_buckets", f"{TABLE // 2}"),
     ("net/netfilter/nf_conntrack_tcp_loose", "1"),
-    # A packet outside the window of its connection is not one of the connection.
+    # A packet outside the TCP window of a connection does not belong to it.
     ("net/netfilter/nf_conntrack_tcp_be_liberal", "0"),
     *((f"net/netfilter/nf_conntrack_{key}", f"{seconds}") for key, seconds in CONNTRACK_TIMEOUTS),
 )

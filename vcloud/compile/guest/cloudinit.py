@@ -1,9 +1,9 @@
-"""What makes a user's own image this one VM: the seed disk that cloud-init's NoCloud data source
-reads.
+"""The seed disk of a VM with an image of the user's own. cloud-init's NoCloud data source reads it
+and configures the VM.
 
-It holds what `vcloud.compile.guest.identity` holds for an image that vcloud builds. At later boots
-the seed disk has no private host key. Its instance ID changes only when its content changes, so
-cloud-init applies what is new and does nothing again that it has done.
+The seed disk holds the same as `vcloud.compile.guest.identity` for an image that vcloud builds. At
+later boots it holds no private host key. Its instance ID changes only when its content changes, so
+cloud-init does not repeat what it has done.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def seed_files(design: Design, vm: Vm, host_key: tuple[bytes, str] | None) -> di
     """The files of the seed disk. `host_key` is the private and the public half of a key for the
     first boot; with None the VM keeps its key.
     """
-    # The digest leaves out the host key. The key is on the seed disk at the first boot only, and
-    # another digest would be a new machine to cloud-init.
+    # The host key is not part of the digest. It is on the seed disk at the first boot only, and
+    # cloud-init takes another digest for a new machine.
     network, lasting = network_config(design, vm), user_data(design, vm, None)
     content = hashlib.sha256((lasting + network).encode()).hexdigest()
     texts = {
@@ -54,8 +54,8 @@ def meta_data(design: Design, vm: Vm, content: str) -> str:
     """`content` is a digest of what cloud-init has to apply: cloud-init applies it again when the
     digest changes.
 
-    The rest of the instance ID comes from the vApp's name, so that a copy of the VM's disk in
-    another instance is no new machine to cloud-init.
+    The rest of the instance ID comes from the vApp's name, so that cloud-init does not take a copy
+    of the VM's disk in another instance for a new machine.
     """
     return _yaml(
         {
@@ -121,7 +121,7 @@ def seed_iso(files: Mapping[str, bytes]) -> bytes:
 
 
 def _host_key(host_key: tuple[bytes, str] | None) -> dict[str, object]:
-    """The VM has only the key that vcloud made: vcloud could not pin any other."""
+    """Gives the VM no other host key than the one that vcloud made, because vcloud pins this key."""
     if host_key is None:
         return {"ssh_deletekeys": False, "ssh_genkeytypes": ["ed25519"]}
     private, public = host_key
@@ -172,8 +172,8 @@ def _files(design: Design, vm: Vm) -> Iterator[dict[str, object]]:
 
 
 def _follow_files(vm: Vm) -> Iterator[dict[str, object]]:
-    """The commands that follow files, and the units whose failure ends the wait for `ready`. A VM
-    that has neither gets no such file.
+    """The `run` commands of files, and the list of units whose failure ends the wait for `ready`. A
+    VM without them gets none of these files.
     """
     followed = [file for file in vm.files if file.run]
     if followed:

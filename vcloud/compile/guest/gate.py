@@ -1,8 +1,8 @@
-"""The gate in the boot of a user's own image: the point where the boot waits while its memory image
-is saved.
+"""The gate in the boot of a user's own image: the boot stops there while vcloud saves the memory
+image.
 
-The gate stands before the image's own services. So what a service makes when it first runs, keys
-above all, is made by each VM for itself. After the gate the boot continues as a cold boot does,
+The gate comes before the image's own services. So each VM makes for itself what a service makes
+when it first runs, above all keys. After the gate the boot continues as a cold boot does,
 cloud-init included, in the same order.
 
 An image of vcloud's has a gate of its own (vcloud-gate.target). A user's image is not changed: from
@@ -67,7 +67,7 @@ def wake_program() -> str:
 
 
 def wake_values(entropy: bytes, machine_id: str, now: float) -> bytes:
-    """What that program reads on its standard input. `now` is in seconds since 1970."""
+    """The input of `wake_program`. `now` is in seconds since 1970."""
     return json.dumps(
         {
             "entropy": base64.b64encode(entropy).decode(),

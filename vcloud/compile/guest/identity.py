@@ -1,11 +1,11 @@
-"""What makes a booted image this one VM: the document that the program `guest identity` applies in
-one go.
+"""The identity of a VM: the document with which the guest's program `guest identity` turns a booted
+image into this VM.
 
 Each line is one directive (grammar: images/base/guest/document.h). The lines are a pure function of
 the design. `vcloud.apply` adds the host key, the clock and the entropy at the moment of delivery;
 they are never rendered or stored. Lines about other VMs are sorted by tier, so the order of VMs in
-the vApp file changes nothing. The order of zones does: it is the order of the firewall's NICs. A
-vApp that stands keeps it (`vcloud.design.standing`).
+the vApp file changes nothing. The order of zones matters, because it is the order of the firewall's
+NICs. A vApp that exists keeps this order (`vcloud.design.standing`).
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def identity_lines(design: Design, vm: Vm, uplink: Uplink) -> tuple[str, ...]:
 
 
 def host_key_lines(private: bytes, public: str) -> tuple[str, ...]:
-    """The SSH host key of the VM. vcloud makes and pins it, so that nobody has to trust a key at
-    the first login.
+    """The SSH host key of the VM. vcloud makes and pins the key, so that nobody has to trust an
+    unknown key at the first login.
     """
     return (
         _file(HOST_KEY, 0o600, private),
@@ -96,7 +96,7 @@ def hosts_file(design: Design, vm: Vm) -> bytes:
 
 
 def _by_tier(vms: Iterable[Vm]) -> list[Vm]:
-    """The replicas of a tier keep their order."""
+    """The VMs sorted by tier. The replicas of a tier keep their order."""
     return sorted(vms, key=lambda vm: vm.tier)
 
 
@@ -107,7 +107,7 @@ def _stands_for(end: str, vm: Vm, tiers: set[str]) -> bool:
 
 
 def _named_nic(vm: Vm, other: Vm, zones: set[str], tiers: set[str]) -> Nic:
-    """The NIC of `other` that its name stands for in `vm`.
+    """The NIC whose address the name of `other` means in `vm`.
 
     It is the NIC over which the two VMs meet. But where flows from `vm` lead to `other` only in
     another zone, it is the NIC in that zone. `zones` and `tiers` are the ends to which flows from
@@ -128,7 +128,7 @@ def meeting_nic(vm: Vm, other: Vm) -> Nic:
 def _network_lines(design: Design, vm: Vm, uplink: Uplink) -> Iterator[str]:
     yield from (f"nic {nic.mac} {nic.ifname}" for nic in vm.nics)
     if vm.role is Role.FIREWALL:
-        # Before forwarding is switched on.
+        # This comes before the sysctls that switch forwarding on.
         yield f"route-mark {ROUTED_MARK}"
         yield from _sysctl_lines(FIREWALL_SYSCTLS, vm, (*NIC_SYSCTLS, *FIREWALL_NIC_SYSCTLS))
         yield from _uplink_lines(vm.nics[-1], uplink)
@@ -156,8 +156,8 @@ def _nic_lines(zone: Zone, nic: Nic, index: int, *, alone: bool) -> Iterator[str
     table = FIRST_TABLE + index
     for address, gateway, prefix, anywhere in addresses_of(zone, nic):
         yield f"addr {nic.ifname} {address}/{length_of(zone, address)}"
-        # The address is a /32 or /128, so the VM has no neighbour but the firewall: by a fixed MAC
-        # address, and by a route to this one address.
+        # The address is a /32 or /128, so the firewall is the VM's only neighbour. The VM gets its
+        # MAC address and a route to it.
         if not zone.open:
             yield f"neigh {nic.ifname} {gateway} {zone.gateway.mac}"
             yield f"route {nic.ifname} {gateway}/{address.max_prefixlen}"
@@ -212,8 +212,8 @@ def addresses_of(zone: Zone, nic: Nic) -> Iterator[tuple[Address, Address, str, 
 
 
 def length_of(zone: Zone, address: Address) -> int:
-    """The prefix length that an address of a NIC gets: only in an open zone do VMs reach each other
-    without the firewall.
+    """The prefix length of an address. It is the zone's in an open zone, where VMs reach each other
+    directly, and that of a single address elsewhere.
     """
     if not zone.open:
         return address.max_prefixlen

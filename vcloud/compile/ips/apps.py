@@ -1,23 +1,24 @@
 """Rules that hold each flow to the protocol that it carries (`Flow.apps`).
 
-What Suricata does not recognise, no rule for HTTP or TLS sees. So a connection must begin as its
-protocol begins (`openings`), and what begins otherwise is dropped from its first bytes on, or
-logged where the IPS only detects.
+The rules for HTTP or TLS match only connections that Suricata recognises as HTTP or TLS. So a
+connection must begin as its protocol begins (`openings`). Any other connection is dropped from its
+first bytes on, or logged if the IPS only detects.
 
 For each service of a flow there are these rules:
 
-- `new` marks connections that begin while the rules are loaded. A connection that stood before is
-  not looked at: its beginning is gone.
-- `whole` marks connections whose beginning is whole. They are not looked at any more.
-- `wrong` matches a beginning that can never become whole. Until there is enough of it, a beginning
+- `new` marks connections that begin after the rules were loaded. Older connections are not checked,
+  because their beginning is gone.
+- `whole` marks connections whose beginning is complete and right. They are not checked any more.
+- `wrong` matches a beginning that cannot become right, whatever follows. An incomplete beginning
   passes, so that a client may send byte by byte.
 - `method` matches a later request of an unknown HTTP method, whose body Suricata does not decode.
-- `syn` matches data in the packet that asks for the connection: no rule searches that data.
-- Where the server speaks first, `server-whole` and `server-wrong` do the same for its side. Where
-  the client speaks first, `early` matches what the server says before.
+- `syn` matches a SYN packet that carries data, because no rule searches that data.
+- If the server speaks first in a protocol, `server-whole` and `server-wrong` do the same for its
+  side. If the client speaks first, `early` matches data that the server sends before it.
 
-Only packets count that continue the stream from its first byte on (`placing`). A packet that was
-acknowledged before is not put into the stream, but matched alone: `only_stream` leaves it out.
+Only packets that continue the stream from its first byte on are matched (`placing`). Suricata
+matches a packet that was acknowledged before by itself and does not put it into the stream;
+`only_stream` excludes such packets.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ from vcloud.values import App, Mode, Protocol, Service, is_outside
 FIRST_APP, LAST_APP = 1110000, 1199999
 SID_BITS: Final = 32
 TLS_PORT: Final = 443
-"""Where a range of ports leads outside, too, only TLS may leave through this one: it is open in
-almost every network, so data is smuggled out through it.
+"""Only TLS may leave the vApp through this port, also if a flow allows it as part of a range. The
+port is open in almost every network, so malware often sends data out through it.
 """
 _PASSED: Final[Mapping[App, bytes]] = {
     App.HTTP: http_request(),
@@ -60,28 +61,30 @@ _PASSED: Final[Mapping[App, bytes]] = {
     App.SMTP: b"EHLO probe.vcloud\r\n",
     App.FTP: b"USER probe\r\n",
 }
-"""What a client says first, of each protocol."""
+"""Protocol -> the first bytes that a client sends. They must pass."""
 _STOPPED: Final = {App.HTTP: b"\r\n" + http_request()}
-"""What is close to it and stopped; for the others it is a protocol of an attacker's own."""
+"""Protocol -> first bytes much like the right ones, which must be stopped. For all other protocols
+`_OWN_PROTOCOL` must be stopped.
+"""
 _OWN_PROTOCOL: Final = b"\x01\x02vcloud probe\r\n"
 
 
 @dataclass(frozen=True, slots=True)
 class AppCheck:
-    """How a flow is shown to be held to its protocol."""
+    """The test that a flow carries only its protocol."""
 
     flow: str
     number: int
-    """Which of the flow's services."""
+    """The index of the service in the flow."""
     app: App
     sids: tuple[str, ...]
-    """Of the rules that stop the test payload, one for each group of addresses."""
+    """The rules that may stop the test payload; there is one for each group of addresses."""
     payload: PayloadPair
 
 
 @dataclass(frozen=True, slots=True)
 class AppRules:
-    """What the flows of a design become."""
+    """The rules and scripts made of the flows of a design."""
 
     lines: tuple[str, ...]
     groups: tuple[tuple[str, str], ...]
@@ -89,13 +92,13 @@ class AppRules:
     scripts: tuple[tuple[str, str], ...]
     """File name and text of each Lua script."""
     flows: tuple[tuple[str, str], ...]
-    """Sid and flow of each rule. Empty in place of a flow: the rule serves all of them."""
+    """Sid and flow of each rule. The flow is empty for a rule that serves all flows."""
     checks: tuple[AppCheck, ...]
 
 
 def app_at(flow: Flow, number: int, port: int = 0) -> App | None:
-    """What a service of a flow carries at one of its ports (0: its first). None: nobody says it,
-    and anything passes.
+    """The protocol that a service of a flow carries at one of its ports (0: its first port). None
+    if neither the file nor the port says it; then any protocol passes.
     """
     app, service = flow.apps[number], flow.services[number]
     at = port or service.first
@@ -104,8 +107,8 @@ def app_at(flow: Flow, number: int, port: int = 0) -> App | None:
 
 
 def app_rules(design: Design) -> AppRules:
-    """Rules and checks of all flows that cross the IPS, sorted by flow. Others come and go without
-    changing their sids.
+    """Rules and checks of all flows that cross the IPS, sorted by flow. The sids of a flow do not
+    change when other flows are added or removed.
     """
     parts = [part for flow in design.flows for part in _parts(design, flow)]
     once = design.inspection.mode is Mode.DETECT
@@ -171,8 +174,8 @@ def _parts(design: Design, flow: Flow) -> Iterator[_Part]:
 
 
 def _rules(part: _Part, once: bool) -> Iterator[tuple[str, Rule]]:
-    """Names and rules of one part, without sids. `once`: a connection is logged once, because it
-    goes on.
+    """Names and rules of one part, without sids. With `once`, each connection is logged only once.
+    This is for an IPS that only detects, where the connection goes on.
     """
     app, on_flow = part.app, f"flow {part.flow.id}"
     to_server = _rule(part, "to_server")
@@ -211,7 +214,7 @@ def _rules(part: _Part, once: bool) -> Iterator[tuple[str, Rule]]:
 def _judged(
     part: _Part, side: str, opening: Opening, message: str, said: str
 ) -> Iterator[tuple[str, Rule]]:
-    """The rules that judge how one side of a connection begins."""
+    """The rules `whole` and `wrong` for one side of a connection."""
     direction, _, _ = SIDES[side]
     base = replace(_rule(part, f"established,{direction},only_stream"), protocol="tcp-stream")
     looked_at = (

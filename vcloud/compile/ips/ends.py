@@ -1,5 +1,5 @@
-"""The connections of a flow as rules of the IPS name them: by the addresses of both ends, and lists
-of addresses where these are too long for a rule.
+"""The ends of a flow as the rules of the IPS name them: the addresses themselves, or the name of a
+list if the addresses are too long for a rule.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from vcloud.design.model import Design, Flow, FlowPath, Nic
 from vcloud.values import Network, Protocol, Service
 
 LONGEST_LIST: Final = 2000
-"""Characters of a list of addresses that stands in a rule itself. Suricata takes no line of more
-than 8192 characters.
+"""A list of addresses with at most so many characters is written into the rule itself. Suricata
+accepts no line of more than 8192 characters.
 """
 LIST_LENGTH: Final = 100
 """Entries of one group in `vars.yaml`. More entries become a group of groups, because Suricata
-takes no list of more than 8192 characters.
+accepts no list of more than 8192 characters.
 """
 
 Addresses = tuple[str, ...]
@@ -38,9 +38,9 @@ def crosses(design: Design, path: FlowPath) -> bool:
 def ends_of(design: Design, flow: Flow) -> Iterator[Ends]:
     """The sources of a flow in groups that have the same targets, and these targets.
 
-    A source that is a target of others counts as a target of its own: no packet goes from a NIC to
-    itself, and then all VMs of a tier that talk to each other have the same targets and are one
-    group.
+    If a source is a target of others, it is added to its own targets. No packet goes from a NIC to
+    itself, so this allows nothing more. But then all VMs of a tier that talk to each other have the
+    same targets and form one group.
     """
     targets: dict[str, set[str]] = {}
     texts = _addresses_of(design, flow)
@@ -58,8 +58,8 @@ def ends_of(design: Design, flow: Flow) -> Iterator[Ends]:
 
 
 def _addresses_of(design: Design, flow: Flow) -> dict[int, str]:
-    """The addresses of each end by its `id()`, each made once: a flow between large tiers has far
-    more paths than ends.
+    """The addresses of each end, by the `id()` of its NIC. Each text is made only once, because a
+    flow between large tiers has far more paths than ends.
     """
     nics = {id(nic): nic for path in flow.paths for nic in (path.source, path.target)}
     outside = _outside(design, flow.prefix) if flow.prefix else NOT_VAPP
@@ -67,8 +67,9 @@ def _addresses_of(design: Design, flow: Flow) -> dict[int, str]:
 
 
 def _outside(design: Design, prefix: Network) -> str:
-    """A prefix without the zones of the vApp. Only those of its own version of IP are named:
-    Suricata takes a list that has only exceptions of a version for all other addresses of it.
+    """A prefix without the zones of the vApp. Only zones of the same version of IP are named: if a
+    list has only exceptions for one version, Suricata takes it for all other addresses of that
+    version.
     """
     zones = [zone.prefix4 if prefix.version == 4 else zone.prefix6 for zone in design.zones]
     inner = sorted(f"!{zone}" for zone in zones if zone.overlaps(prefix))

@@ -1,20 +1,20 @@
 """All files of the IPS: Suricata's configuration, rules and scripts.
 
-One Suricata process bridges every inspected zone, with a pair of NICs for each. The configuration
-keeps these promises:
+One Suricata process bridges all inspected zones, with a pair of NICs for each zone. The
+configuration has these properties:
 
 - It fails closed. Only Suricata forwards frames, its exception policies drop, and nothing bypasses
   it. A restart drops the connections that exist (the new process sees them in mid-stream). A change
   of rules alone is loaded live and keeps them.
 - It searches without a limit: streams and bodies to their end. A connection that is silent for an
   hour is forgotten, and dropped when it continues.
-- The log never holds what was found: no payload, no packet, no body, no URL.
+- The log never holds the data that a rule found: no payload, no packet, no body, no URL.
 - A connection between two inspected zones, or within one, crosses the IPS twice, as one flow of
   Suricata's. The second time its TCP timestamps look old, and Suricata would drop a few packets as
   invalid. So workloads make connections without timestamps (`net/ipv4/tcp_timestamps` is 0:
   `vcloud.compile.guest.identity`). A connection with timestamps works, but more slowly.
-- What can change live stands in rules, scripts and `vars.yaml`. `suricata.yaml` depends on nothing
-  but the inspected zones.
+- Everything that can change live is in rules, scripts and `vars.yaml`. `suricata.yaml` depends only
+  on the inspected zones.
 - No file holds a line or the name of the vApp file, so that editing comments or renaming the file
   reloads nothing.
 """

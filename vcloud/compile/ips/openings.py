@@ -1,10 +1,9 @@
 r"""How a connection of each protocol begins: the first bytes of the side that speaks first, as
 patterns.
 
-A pattern is a list of steps, each of which is a short expression. So for every beginning it is
-known whether it is whole, may still become one, or never can: a client may send its request byte by
-byte. The same lists give the test payloads nothing to do with; those stand beside them as plain
-bytes.
+A pattern is a list of steps, each of which is a short expression. A client may send its request
+byte by byte. The steps tell for every beginning whether it is complete, can still become right, or
+is wrong.
 
 In a step, `;` `"` and `/` are written \x3b, \x22 and \x2f, as in all patterns of
 `vcloud.compile.ips.rules`.
@@ -20,7 +19,9 @@ from vcloud.values import App
 
 Steps = tuple[str, ...]
 _NEVER: Final = "(?!)"
-"""A last step that nothing matches: such a form may only be under way."""
+"""A last step that nothing matches. A form that ends with it can be incomplete or wrong, but never
+complete.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +31,17 @@ class Opening:
     forms: tuple[Steps, ...]
     """Every way to begin."""
     longest: int
-    """A beginning of more bytes than this is whole, or it is none."""
+    """A beginning of more bytes than this is complete or wrong."""
 
     @property
     def whole(self) -> str:
-        """Matches what begins as it must."""
+        """Matches a stream that begins as the protocol demands."""
         forms = (steps for steps in self.forms if steps[-1] != _NEVER)
         return f"^(?:{'|'.join(map(''.join, forms))})"
 
     @property
     def wrong(self) -> str:
-        """Matches what can never become such a beginning, whatever follows."""
+        """Matches a beginning that cannot become right, whatever follows."""
         forms = "|".join(map(_so_far, self.forms))
         return rf"^(?!{self.whole.removeprefix('^')}|(?=.{{0,{self.longest}}}\z)(?:{forms}))"
 

@@ -1,15 +1,15 @@
-"""Rules that find out where in its stream a packet stands, while it is not known yet how the
-connection begins.
+"""Rules that find the place of a packet in its stream, as long as the protocol of the connection is
+not known.
 
-Suricata gives a rule the data around a packet. If a packet is missing before it, that data begins
-behind the gap, and no option of a rule tells the two apart. So scripts compare the packet's
-sequence number with the one that the connection began with, and keep in `app.SIDE.at` whether
+Suricata gives a rule the data around a packet. If an earlier packet is missing, that data begins
+behind the gap, and no option of a rule shows the difference. So scripts compare the packet's
+sequence number with the first one of the connection, and set `app.SIDE.at` to one of these:
 
-- 1: it continues what is there from the first byte on. Then the data begins at the first byte;
-- 2: something is missing before it, or it begins before the first byte. It is dropped without an
-  event, and its sender sends it again. Otherwise whoever sends the first byte last chooses what is
-  taken for the beginning;
-- 3: it brings nothing new.
+- 1: the packet continues the stream, and nothing is missing. The data begins at the first byte.
+- 2: data is missing before the packet, or the packet begins before the first byte. It is dropped
+  without an event, and its sender sends it again. If such a packet passed, a sender could choose
+  which bytes are taken for the beginning, by sending the first byte last.
+- 3: the packet holds no new data.
 
 For each side there are these rules, and their order matters: Suricata runs a rule that sets a
 flowint before one that sets and reads one, and both before one that only reads one.
@@ -31,32 +31,32 @@ SIDES: Final[Mapping[str, tuple[str, str, int]]] = {
 sids.
 """
 UNDECIDED: Final = 70_000
-"""Bytes that a side may have sent, in whatever order, while it is not known how it begins: more
-than a first packet can have.
+"""A side may send so many bytes, in any order, before its beginning is known. It is more than one
+packet can hold.
 """
 _SCRIPTS: Final = ("begin", "length", "place")
 
 
 def started(side: str) -> str:
-    """The flowbit of connections that are looked at on this side."""
+    """The flowbit of connections whose beginning on this side is checked."""
     return f"app.{side}.new"
 
 
 def decided(side: str) -> str:
-    """The flowbit of connections of which it is known how this side begins."""
+    """The flowbit of connections whose beginning on this side is complete and right."""
     return f"app.{side}.whole"
 
 
 def placing_rules(ports: Mapping[str, str], *, prevent: bool) -> Iterator[tuple[str, Rule]]:
-    """Action and rule, for each side that `ports` has, on these ports of the server. Where the IPS
-    does not prevent, nothing is dropped.
+    """Action and rule, for each side in `ports`, on these ports of the server. Without `prevent`,
+    no rule drops packets.
     """
     for side, its in ports.items():
         direction, opens, sid = SIDES[side]
         new = f"flowbits:isset,{started(side)};"
         undecided = f"flow:established,{direction}; {new} flowbits:isnotset,{decided(side)};"
-        # `prefilter`: Suricata runs a script before it looks at flowbits, so for most packets of
-        # long connections this must keep it from trying the rule at all.
+        # Suricata runs a script before it looks at flowbits. `prefilter` keeps it from trying the
+        # rule at all for most packets of long connections.
         data = (
             f"{undecided} flowbits:set,app.{side}.data; dsize:>0; "
             f"stream_size:{side},<,{UNDECIDED}; prefilter;"
@@ -72,7 +72,7 @@ def placing_rules(ports: Mapping[str, str], *, prevent: bool) -> Iterator[tuple[
             at = f"dsize:>0; flowint:app.{side}.at"
             rules += [
                 ("gap", "tcp-pkt", f"{undecided} {at},==,2; noalert;"),
-                # If a script fails, nothing may pass because of it.
+                # If a script fails, its packet has no place and must be dropped.
                 ("unplaced", "tcp-pkt", f"{undecided} {at},notset;"),
                 ("far", "tcp-pkt", f"{undecided} stream_size:{side},>,{UNDECIDED - 1}; noalert;"),
             ]

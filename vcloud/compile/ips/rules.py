@@ -1,13 +1,13 @@
 r"""The intrusion rules that vcloud ships, as values, each with the test payload that proves it.
 
 The set is small on purpose: attacks that every application of a few tiers meets, with rules that
-are precise enough to drop packets. Patterns are written for one decoding: `http.uri.raw;
+are precise enough to drop packets. Patterns expect text that was decoded once: `http.uri.raw;
 url_decode` is the whole request target with %XX and + decoded once. In a pattern, `;` `"` and `/`
 would end the option, the value or the expression, so they are written \x3b, \x22 and \x2f.
 
-Blocks of sids: 11xxxxx protocols (from 1110000 on for one flow each: `vcloud.compile.ips.apps`), 12xxxxx leaks (`vcloud.compile.leaks`),
-13xxxxx what leak detectors cannot search, 14xxxxx covert channels,
-15xxxxx web, 19xxxxx canary.
+Blocks of sids: 11xxxxx protocols (from 1110000 on for single flows: `vcloud.compile.ips.apps`),
+12xxxxx leaks (`vcloud.compile.leaks`), 13xxxxx forms that leak detectors cannot search, 14xxxxx
+covert channels, 15xxxxx web, 19xxxxx canary.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ NOT_VAPP: Final = "!$VAPP"
 WEB_PORTS: Final = (53, 80, 443, 8080, 8443)
 """Ports of the web and of DNS, which are open in almost every network."""
 OWN_APP: Final = "app.own"
-"""Marks a connection (a flowbit) on one of these ports whose flow says that it carries SSH, or
-anything.
+"""A flowbit. It marks a connection on one of these ports whose flow has `app: ssh` or `app: other`.
 """
 
 
@@ -38,9 +37,9 @@ class PayloadPair:
     stopped: bytes
     passed: bytes
     port: int = 0
-    """The only port of the target at which the rule looks; 0: it looks at any port."""
+    """The only port of the target that the rule applies to; 0: any port."""
     app: App = App.OTHER
-    """The protocol that both messages are of: flows that carry another one cannot carry them."""
+    """The protocol of both messages. They cannot be sent on a flow that carries another protocol."""
     request: bytes = b""
     """If not empty, the client sends this request, and the two messages are answers of the server.
     """
@@ -63,10 +62,10 @@ class Rule:
     kind: str
     """Its class in classification.config."""
     source_ports: str = ANY
-    """Not any for a rule on answers, whose target is the client."""
+    """Ports of the source. Set in rules on answers, where the source is the server."""
     metadata: str = ""
-    """Ids of the detector or flow that the rule belongs to, and never a line or a file name: those
-    would reload it without need.
+    """Ids of the detector or flow that the rule belongs to. A line or a file name would reload the
+    rules without need.
     """
 
     def text(self, action: str) -> str:
@@ -179,16 +178,16 @@ def _letter(letter: str) -> str:
     return rf"(?:{letter}|\$\{{[^{{}}]{{0,40}}[:-]{letter}\}})"
 
 
-# Where a search goes back too often, Suricata gives up and treats the pattern as not found. So
-# quantifiers are possessive, and each pattern has the option O: without it, the limit is not that of
-# suricata.yaml but 3,500.
+# If a search backtracks too often, Suricata gives up and takes the pattern for not found. So
+# quantifiers are possessive, and each pattern has the option O: without O, the limit is 3,500 and
+# not the one in suricata.yaml.
 _GAP: Final = r"(?:\s|\x2f\*(?s:.{0,40}?)\*\x2f)"
 """What SQL treats as white space, comments included."""
 _QUOTE: Final = r"\\?['\x22]"
 """A quote as it is, or escaped as inside a JSON string."""
 _SELECT: Final = rf"union(?:{_GAP}++(?:all|distinct)\b)?(?:{_GAP}++|\()\(?{_GAP}*+select\b"
-# Without a gap before it, this may be a phrase in quotes. So the words after `select` must look
-# like SQL, too.
+# If no white space comes before `union`, the text may be a phrase in quotes. So the words after
+# `select` must look like SQL, too.
 _SELECTED: Final = rf"{_GAP}*+(?:[\d@*('\x22]|null\b|\w+{_GAP}*+[,(]|[\w.]+{_GAP}++from\b)"
 _SQL_UNION: Final = rf"(?:(?:['\x22)]|\b\d+){_GAP}++{_SELECT}|{_QUOTE}\)*{_SELECT}{_SELECTED})"
 _OR: Final = rf"(?:(?:or|and)(?:{_GAP}++|(?=[(\\'\x22]))|(?:\|\||&&){_GAP}*+)\(*{_GAP}*+"
@@ -223,8 +222,8 @@ _CONFIDENTIAL_FILES: Final = (
     r"|\.ssh[\x2f\\]id_\w+|wp-config\.php|\.htpasswd)(?:$|[?&#\x00])"
 )
 _SCANNERS: Final = r"\b(?:sqlmap|nikto|masscan|zgrab|nuclei|dirbuster|gobuster|feroxbuster|wpscan|acunetix|nessus|openvas|w3af|havij|nmap scripting engine)\b"
-# `ssl_version` does not do: when a hello has arrived only in part, it gives the version of the
-# record, which is always an old one.
+# `ssl_version` cannot be used here: while a hello has arrived only in part, it gives the version of
+# the record, which is always an old one.
 _OLD_OFFER: Final = (
     'content:"|16 03|"; startswith; content:"|01|"; offset:5; depth:1; byte_test:2,<,0x0303,9;'
 )

@@ -28,8 +28,8 @@ class Brand:
     """Ranges of the first four digits, both ends included."""
     lengths: tuple[int, ...]
     weak: tuple[int, ...] = ()
-    """Those of the lengths that many other numbers have, too: times, telephone, article and order
-    numbers. A number of such a length counts only after a word that has to do with cards.
+    """Lengths that many other numbers have, too: times, telephone, article and order numbers. A
+    number of such a length counts only after a word such as `card` or `visa` (`WORDS`).
     """
 
 
@@ -59,7 +59,7 @@ MOST_DIGITS: Final = max(length for brand in BRANDS for length in brand.lengths)
 SEPARATORS: Final = " \t-"
 """Characters that may stand between two groups of digits."""
 WIDEST_GAP: Final = 2
-"""So many separators may stand between two groups of digits."""
+"""At most so many separators may stand between two groups of digits."""
 FORMS: Final = (
     *((4,) * 3 + (last,) for last in (1, 2, 3, 4)),
     *((4,) * 4 + (last,) for last in (1, 2, 3)),
@@ -69,8 +69,8 @@ FORMS: Final = (
 )
 """The lengths of the groups in which people write card numbers."""
 MOST_GROUPS: Final = 6
-"""So many groups with the same gap may stand together: a card number, its expiry and its code. More
-are the row of a table.
+"""At most so many groups of digits with the same gap may stand together: a card number, its expiry
+and its code. More groups are taken for the row of a table.
 """
 WORDS: Final = (
     *("card", "karte", "carte", "carta", "tarjeta", "kredit", "credit", "debit"),
@@ -79,13 +79,13 @@ WORDS: Final = (
 )
 """Patterns of Lua for lower case, one of which must stand before a weak number."""
 CONTEXT: Final = 200
-"""The word may stand so many bytes before the number."""
+"""The word may stand at most so many bytes before the number."""
 MOST_CUT: Final = 300
-"""So many ends of other numbers are remembered for the next window."""
+"""At most so many ends of longer numbers are remembered for the next window."""
 LIST: Final = 10
-"""From so many numbers on that look like card numbers, a window shows a list."""
+"""A window with at least so many numbers that look like card numbers is taken for a list."""
 SHARE: Final = 4
-"""One of so many numbers of a list must have a right check digit; then it is a list of cards."""
+"""If at least one of so many numbers of a list has a right check digit, it is a list of cards."""
 # The numbers of all brands begin with 2 to 6.
 CANDIDATE: Final = rf"[2-6](?:[ \t.-]{{0,{WIDEST_GAP}}}\d){{{FEWEST_DIGITS - 1}}}"
 """The beginning of every number. It takes the dots of dotted channels, too, so that one pattern
@@ -129,13 +129,15 @@ def _script(detector: Detector, channel: Channel) -> str:
 
 
 def sample_texts(detector: Detector) -> tuple[str, str]:
-    """The second text has the same numbers, but the last one has a wrong check digit."""
+    """See `DetectorKind`. The second text has the same numbers, but the last one has a wrong check
+    digit.
+    """
     right, wrong = example_numbers(detector.at_least), wrong_numbers(detector.at_least)
     return _lines(right), _lines((*right[:-1], wrong[-1]))
 
 
 def is_found(detector: Detector, text: str) -> bool:
-    """Looks only at numbers that are written without separators."""
+    """See `DetectorKind`. Only numbers that are written without separators are found."""
     return sum(map(is_card_number, set(re.findall(r"\d+", text)))) >= detector.at_least
 
 
@@ -165,8 +167,8 @@ def check_digit(digits: str) -> str:
 
 
 def example_numbers(count: int) -> tuple[str, ...]:
-    """Different numbers that are right in form and belong to nobody: payment providers publish 4111
-    11 for tests.
+    """Different valid numbers that belong to nobody: payment providers publish the prefix 4111 11
+    for tests.
     """
     stems = (f"411111{number:09d}" for number in range(111111111, 111111111 + count))
     return tuple(stem + check_digit(stem) for stem in stems)

@@ -1,6 +1,4 @@
-"""The channels by which data can leave: each form in which Suricata gives a rule something to
-search.
-"""
+"""The channels by which data can leave: each form in which Suricata gives data to a rule."""
 
 from __future__ import annotations
 
@@ -20,10 +18,11 @@ class Channel:
     or payload.
     """
     argument: str = "buffer"
-    """How a Lua script gets the data: `buffer`, or `stream` or `payload` where no buffer is chosen.
+    """How a Lua script gets the data: `buffer`; or `stream` or `payload` if `options` chooses no
+    buffer.
     """
     dotted: bool = False
-    """The data comes in pieces with dots in between, as a DNS name has them between its labels."""
+    """The data comes in pieces with dots in between, like the labels of a DNS name."""
 
 
 CHANNELS: Final = (

@@ -32,7 +32,9 @@ class Exceptions:
 
 
 def exceptions_of(design: Design, detectors: Iterable[Detector]) -> Exceptions:
-    """The exceptions of these detectors. The same exception of the same detector keeps its sids."""
+    """The exceptions of these detectors. An exception keeps its sids when others are added or
+    removed.
+    """
     wanted = {name for detector in detectors for name in detector.excepted}
     flows = {flow.id: flow for flow in design.flows if flow.id in wanted}
     ends = {name: tuple(ends_of(design, flow)) for name, flow in flows.items()}
@@ -68,14 +70,14 @@ def exceptions_of(design: Design, detectors: Iterable[Detector]) -> Exceptions:
 
 
 def _bit(detector: Detector, rules: list[Rule]) -> str:
-    """A name that changes with the connections that are excepted."""
+    """The name of the flowbit. It changes when other connections are excepted."""
     meant = "\n".join(rule.source + rule.target + rule.ports + rule.protocol for rule in rules)
     return f"free.{detector.id}.{hashlib.sha256(meant.encode()).hexdigest()[:8]}"
 
 
 def _others(design: Design, detector: Detector, name: str) -> tuple[str, ...]:
-    """The prefixes of other flows that are not excepted, and whose connections this flow could have
-    allowed, too. A connection of these is not excepted by a flow with more addresses outside.
+    """The prefixes of flows that are not excepted, but whose connections the excepted flow `name`
+    would allow, too. Connections to or from these prefixes are not excepted.
     """
     flow = next(flow for flow in design.flows if flow.id == name)
     outside = flow.prefix
@@ -92,8 +94,8 @@ def _others(design: Design, detector: Detector, name: str) -> tuple[str, ...]:
 
 
 def _may_share(one: Flow, other: Flow) -> bool:
-    """Whether some connection of a VM with the outside can be one of both flows, by its direction, its
-    VM and its port.
+    """Whether both flows allow some connection of the same VM with the outside, in the same
+    direction and on the same port.
     """
     if is_outside(one.target) != is_outside(other.target):
         return False

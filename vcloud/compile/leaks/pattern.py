@@ -1,8 +1,8 @@
 """The detector kind `regex`: a pattern of the user's.
 
-A Lua script searches with PCRE itself. So it can count the matches of a whole connection, and a
-search that PCRE gives up counts as found: `vcloud.patterns` refuses the patterns for which ordinary
-text could need so long a search.
+A Lua script searches with PCRE itself, so that it can count the matches of a whole connection. If
+PCRE gives up a search, the script counts it as found. Ordinary text never needs so long a search,
+because `vcloud.patterns` refuses such patterns.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from vcloud.patterns.pattern import MATCH_LIMIT
 
 NAME: Final = "regex"
 JIT_STACK: Final = 1 << 20
-"""Bytes that a search may use to remember where it can go back to."""
+"""Bytes of the stack that PCRE's JIT may use for backtracking."""
 BEFORE: Final = 32
-"""So many bytes before a match tell it from other matches with the same text."""
+"""So many bytes before a match are remembered with it, to tell it from other matches with the same
+text.
+"""
 HALF: Final = 20
-"""So many bytes are kept of each end of a match."""
+"""So many bytes of each end of a match are remembered."""
 MOST_KNOWN: Final = 1000
-"""So many matches are kept of a connection: as many as `at_least` may ask for. A variable of
-Suricata's holds 64 KiB.
+"""At most so many matches of a connection are remembered; `at_least` cannot be larger. A variable
+of Suricata's holds 64 KiB.
 """
 
 
@@ -35,8 +37,8 @@ def search(detector: Detector, channel: Channel) -> str:
 
 
 def scripts(detector: Detector) -> Mapping[str, str]:
-    """One script for each channel, because each channel counts for itself: what one channel finds
-    another one may find, too.
+    """One script for each channel. Each channel counts separately, because two channels may find
+    the same match.
     """
     return {_script_name(detector, channel): _script(detector, channel) for channel in CHANNELS}
 
@@ -62,7 +64,9 @@ def _script(detector: Detector, channel: Channel) -> str:
 
 
 def sample_texts(detector: Detector) -> tuple[str, str]:
-    """The second text has one match too few: in its place stands a text that just does not match."""
+    """See `DetectorKind`. In the second text, the last match is replaced by a text that just does
+    not match.
+    """
     text = matching_text(detector.regex)
     others = [text] * (detector.at_least - 1)
     return _lines([*others, text]), _lines([*others, near_miss(detector.regex, text)])

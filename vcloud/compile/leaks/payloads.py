@@ -1,5 +1,5 @@
-"""Test payloads that prove a detector: messages that must be stopped, and messages much like them
-that must arrive.
+"""Test payloads that prove a detector: messages that must be stopped, and similar messages that
+must arrive.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def payloads_of(detector: Detector) -> tuple[PayloadPair, ...]:
     """A client's upload by TCP, a server's answer by TCP, and a datagram. They prove the detector
     when sent from its zones to outside them.
 
-    Raises NoExampleError where no text is found that tests the detector, or where the detector also
-    finds its data in the headers of the messages, so that nothing could pass.
+    Raises NoExampleError if no text is found that tests the detector, or if the detector also finds
+    its data in the headers of the messages, so that no message could pass.
     """
     kind = kind_of(detector)
     found, not_found = (text.encode() for text in kind.sample_texts(detector))
@@ -38,9 +38,10 @@ def payloads_of(detector: Detector) -> tuple[PayloadPair, ...]:
 
 
 def places_of(detector: Detector) -> dict[str, PayloadPair]:
-    """Channel -> what a client sends there, written so that only the decoding of this channel shows
-    it. It proves that the detector searches this place. A place is absent where the detector would
-    not find its data (a pattern may say what stands before it), or where the text does not fit.
+    """Channel -> a message that carries the text only in this channel, in a form that only the
+    decoding of this channel reveals. It proves that the detector searches the channel. A channel is
+    left out if the text does not fit there, or if the detector would not find the text there (a
+    pattern may demand certain characters before it).
 
     Raises NoExampleError as `payloads_of`.
     """
@@ -78,9 +79,9 @@ class _Place:
     """Characters that fit there."""
     write: Callable[[str], bytes]
     decoded: Callable[[str], str]
-    """What Suricata gives the detector of a message with this text."""
+    """The data that Suricata gives the detector, for a message with this text."""
     port: int = 0
-    """The only port at which Suricata looks; 0: any."""
+    """The only port on which Suricata decodes this channel; 0: any port."""
 
 
 def _escaped(text: str) -> str:
@@ -129,9 +130,11 @@ def _dns_name(text: str) -> str:
 
 
 _LINE: Final = 2000
-"""Longer lines may be more than a server, or Suricata, reads of a request."""
+"""A server or Suricata may not read longer lines of a request completely."""
 _NAME: Final = 60
-"""A longer name could be taken for a tunnel, or its part for more than a label."""
+"""A longer name could match the rule against tunnels, or a part of it could be too long for a
+label.
+"""
 _PLACES: Final[Mapping[str, _Place]] = {
     "http-target": _Place(Protocol.TCP, _LINE, _target, "/?p={}".format),
     "http-request-body": _Place(Protocol.TCP, 20_000, _form, "p={}".format),

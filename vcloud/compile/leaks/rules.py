@@ -21,7 +21,7 @@ FIRST_RULE, LAST_RULE = 1200000, 1269999
 
 @dataclass(frozen=True, slots=True)
 class LeakRules:
-    """What the detectors of a design become."""
+    """The rules and scripts made of the detectors of a design."""
 
     lines: tuple[str, ...]
     scripts: tuple[tuple[str, str], ...]
@@ -36,7 +36,8 @@ def leak_rules(design: Design) -> LeakRules:
     sids = rule_sids(detectors)
     exceptions = exceptions_of(design, detectors)
     pairs = [(detector, channel) for detector in detectors for channel in CHANNELS]
-    # As alerts they run before the rules that drop (`action-order` in suricata.yaml).
+    # The rules that mark exceptions are alerts, so they run before the rules that drop
+    # (`action-order` in suricata.yaml).
     lines = [rule.text("alert") for rule in exceptions.rules]
     lines += [
         _rule(
@@ -61,8 +62,8 @@ def leak_rules(design: Design) -> LeakRules:
 
 
 def rule_sids(detectors: Iterable[Detector]) -> dict[tuple[str, str], int]:
-    """The sid of each detector's rule for each channel: (detector id, channel name) -> sid. Others
-    come and go without changing it.
+    """The sid of each detector's rule for each channel: (detector id, channel name) -> sid. A sid
+    does not change when other detectors are added or removed.
     """
     keys = {
         f"{detector.id}/{channel.name}": (detector.id, channel.name)

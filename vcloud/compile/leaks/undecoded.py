@@ -1,7 +1,7 @@
-"""Rules for what a detector cannot read, because Suricata does not decode it.
+"""Rules for forms of data that a detector cannot read, because Suricata does not decode them.
 
-A detector that blocks drops it, with an event of its own; a detector that alerts logs it. This is
-for accidents: who wants to hide data finds a form that nothing here knows.
+A detector that blocks drops such a message, with an event of its own; a detector that alerts logs
+it. This prevents accidents. It does not stop somebody who wants to hide data in an unknown form.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from vcloud.design.model import Detector
 FIRST_UNDECODED, LAST_UNDECODED = 1300000, 1399999
 SID_BITS: Final = 32
 _PART: Final = r"(?:(?:^|\n)DATA\r?\n|\n--[^\r\n]{1,80}\r?\n)"
-"""What stands before the headers of a mail or of one of its parts."""
+"""Matches the text before the headers of a mail, or of one of its parts."""
 _LINES: Final = r"(?:[^\r\n]+\r?\n){0,60}?"
 
 
 @dataclass(frozen=True, slots=True)
 class Undecoded:
-    """A form in which Suricata does not see the data."""
+    """A form of data that Suricata does not decode."""
 
     name: str
     what: str
@@ -33,7 +33,7 @@ class Undecoded:
 
 
 def _header(direction: str, name: str, known: str) -> str:
-    """A header of HTTP that names something else than what is known."""
+    """Matches an HTTP header whose value is none of the known ones."""
     return (
         f'flow:established,{direction}; http.header.raw; content:"{name}"; nocase; '
         rf'pcre:"/^{name}[ \t]*:(?![ \t]*(?:{known})[ \t]*\r?$)/mi";'
@@ -88,8 +88,8 @@ UNDECODED: Final = (
 def undecoded_rules(
     detectors: Iterable[Detector], ends: Mapping[str, tuple[str, str]], bits: Mapping[str, str]
 ) -> list[tuple[Detector, Rule]]:
-    """The rules of all detectors. `ends` has the source and the target of each detector's rules,
-    `bits` the mark of connections on which its data may leave.
+    """The rules of all detectors. `ends` has the source and the target of each detector's rules.
+    `bits` has the flowbit of connections on which the detector's data may leave.
     """
     detectors = tuple(detectors)
     sids = undecoded_sids(detectors)
@@ -115,7 +115,9 @@ def undecoded_rules(
 
 
 def undecoded_sids(detectors: Iterable[Detector]) -> dict[tuple[str, str], int]:
-    """(detector, name of the form) -> sid. Others come and go without changing it."""
+    """(detector, name of the form) -> sid. A sid does not change when other detectors are added or
+    removed.
+    """
     keys = {
         f"{detector.id}/{form.name}": (detector.id, form.name)
         for detector in detectors

@@ -1,4 +1,4 @@
-"""The devices of a VM, each said once: `devices_of`.
+"""The one list of the devices of a VM: `devices_of`.
 
 Everything that depends on the devices of a VM comes from this one list: the domain's XML and its
 number of PCIe ports, what is plugged into a VM that has woken from a memory image and in which
@@ -32,7 +32,7 @@ class DiskView:
     path: str
     target: str
     serial: str
-    """By which the guest finds the disk; empty for the root disk, which needs none."""
+    """The guest finds the disk by it; empty for the root disk, which needs none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +62,10 @@ class Device:
     view: View
     """What the template prints; None for a device that is the same in every VM."""
     takes_port: bool
-    """It, or the controller that libvirt adds for it, sits on a PCIe port."""
+    """The device, or the controller that libvirt adds for it, takes a PCIe port."""
     in_memory_image: bool
-    """A VM that wakes from a memory image has it at once. Any other device is plugged into the
-    woken VM.
+    """A VM that wakes from a memory image has the device at once. All other devices are plugged
+    into the woken VM.
     """
 
     def xml(self) -> str:
@@ -76,10 +76,11 @@ class Device:
 def devices_of(
     vm: Vm, uplink: Uplink, boot: BootFiles, disk_paths: Mapping[str, str]
 ) -> tuple[Device, ...]:
-    """All devices of a VM, in the order of the domain's XML and in which a woken VM gets them.
+    """All devices of a VM. The domain's XML lists them in this order, and a woken VM gets them in
+    this order.
 
-    `disk_paths` maps the names of the VM's data volumes to paths. Devices without a choice (the
-    PCIe root, no USB, no graphics, no balloon) stand in `domain.xml.j2` itself.
+    `disk_paths` maps the names of the VM's data volumes to paths. Devices that are the same
+    everywhere (the PCIe root, no USB, no graphics, no balloon) are in `domain.xml.j2` itself.
     """
     image_nics = nics_in_memory_image(vm)
     seed = (
@@ -137,8 +138,8 @@ def nic_device(
 
 
 def starts_linked(vm: Vm) -> bool:
-    """Whether the links of its NICs are up from the start. An appliance's are, because it lets
-    nothing through before it has its rules.
+    """Whether the links of its NICs are up from the start. They are for an appliance, because it
+    lets nothing through before it has its rules.
     """
     return vm.role is not Role.WORKLOAD
 

@@ -1,10 +1,10 @@
 """A VM's libvirt domain XML.
 
-What a host decides (accelerator, paths of volumes, where the uplink is) comes in as `HostFacts`,
-`BootFiles` and `Uplink`. The rest is the design's. A workload's NICs are defined with their link
-down. vcloud raises the links on the running domain only when the rules of the firewall and the IPS
-are loaded and checked. So a VM that somebody starts by hand, or that starts with its host, has no
-network at all until `vcloud up` has run.
+What a host decides (accelerator, paths of volumes, the uplink) is passed in as `HostFacts`,
+`BootFiles` and `Uplink`. Everything else comes from the design. A workload's NICs are defined with
+their link down. vcloud raises the links on the running domain only when the rules of the firewall
+and the IPS are loaded and checked. So a VM that somebody starts by hand, or that starts with its
+host, has no network at all until `vcloud up` has run.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def render_domain(
     terms: Terms | None = None,
 ) -> str:
     """The domain XML of one VM. `disk_paths` maps volume names to paths; `marks` are the attributes
-    of vcloud's element in the metadata; `terms` are the vApp's, None in what is no VM of a vApp and
-    where XML is compared.
+    of vcloud's element in the metadata; `terms` are the vApp's terms of tenancy; None for a domain
+    that is no VM of a vApp, and in XML that is compared.
     """
     devices = devices_of(vm, uplink, boot, disk_paths)
     return render(
@@ -65,8 +65,8 @@ def render_terms(terms: Terms, signature: str = "") -> str:
 
 
 def render_question(name: str, uuid: str, terms: Terms) -> str:
-    """A domain that asks the host's hook whether a VM of these terms could start. It has nothing that
-    could run: where no hook answers, its empty machine is started paused.
+    """A domain that asks the host's hook whether a VM with these terms could start. The domain can
+    run nothing: if no hook answers, libvirt starts an empty machine, paused.
     """
     return render(
         "libvirt/question.xml.j2",

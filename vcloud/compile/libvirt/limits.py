@@ -1,10 +1,10 @@
 """How many devices the machine of `domain.xml.j2` can have, and how much memory its process.
 
-Two things run out. libvirt puts eight PCIe ports into each slot of the PCIe root, so a machine of
-type q35 has a limited number of ports. And each processor of the guest has a limited number of
-interrupts, which Linux hands out to the ports and to the devices in them. Where these run out, the
-driver of a device fails with ENOSPC. The last devices of a domain are the first to fail, and the
-channel of the guest agent is among them. So nobody would be told why such a VM never answers.
+Two things are limited. libvirt puts eight PCIe ports into each slot of the PCIe root, so a machine
+of type q35 has a limited number of ports. And each processor of the guest has a limited number of
+interrupts, which Linux hands out to the ports and to the devices in them. If no interrupt is left,
+the driver of a device fails with ENOSPC. The last devices of a domain fail first, and the channel
+of the guest agent is among them. Then the VM never answers, and no message says why.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ INTERRUPTS = 190
 Measured with Linux 6.12 and one processor: 191 worked, and with 195 the last device failed.
 """
 OF_NIC = 3
-"""Interrupts of a NIC: one for its configuration, one for each direction. Its port has another."""
+"""Interrupts of a NIC: one for its configuration, one for each direction. The PCIe port of the NIC
+takes one more.
+"""
 _NO_UPLINK = Uplink("", "", IPv4Interface(0), IPv4Address(0), None, None)
-"""Devices that are no NICs do not depend on it."""
+"""A placeholder: only NICs depend on the uplink."""
 QEMU_AROUND = 1 << 30
 """Bytes that a QEMU process may have beside the memory of its guest, if that is locked. libvirt itself
 adds as much where it computes a limit (VFIO, https://libvirt.org/formatdomain.html#memory-tuning).

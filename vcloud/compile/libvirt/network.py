@@ -1,7 +1,7 @@
-"""libvirt's XML of networks: those of a zone, and those on which firewalls meet the outside.
+"""libvirt's XML of networks: those of a zone, and those that connect firewalls to the outside.
 
-A zone's network is a bridge with neither address nor forwarding, so the host is no part of the
-zone.
+A zone's network is a bridge without an address of the host and without forwarding, so the host is
+not part of the zone.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def vapp_networks(design: Design) -> Iterator[tuple[Zone, Network]]:
 
 
 def render_network(network: Network, marks: Mapping[str, str]) -> str:
-    """The network's XML. `marks` are the attributes of vcloud's element in the metadata; none for a
-    text that is compared.
+    """The network's XML. `marks` are the attributes of vcloud's element in the metadata; empty for
+    XML that is compared.
     """
     return render("libvirt/network.xml.j2", namespace=NAMESPACE, network=network, marks=marks)
 
@@ -55,7 +55,7 @@ def render_bridge_network(name: str, uuid: str, bridge: str) -> str:
 
 
 def render_nat_network(name: str, bridge: str, uplink: Uplink) -> str:
-    """A network whose host end routes and translates, and answers neither DHCP nor DNS. The host
+    """A network for which the host routes and does NAT, but answers neither DHCP nor DNS. The host
     has the uplink's gateway addresses.
     """
     view = NatView(

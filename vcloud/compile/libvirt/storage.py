@@ -16,7 +16,7 @@ class PoolView:
     mode: str
     """Permissions of the folder, in octal digits."""
     uuid: str = ""
-    """Empty: libvirt draws one."""
+    """Empty: libvirt makes one up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class VolumeView:
     format: str
     """`qcow2` or `raw`."""
     backing: str = ""
-    """Absolute path of the qcow2 that it lies over; empty: none."""
+    """Absolute path of the backing file, a qcow2; empty: none."""
 
 
 def render_pool(view: PoolView) -> str:
