@@ -92,7 +92,7 @@ def test_a_killed_run_and_a_missing_mark_cost_the_root_disk_at_most(kept: Vapp) 
         if step["subject"] == "solo"
     )
     assert (step["verb"], step["loses"]) == ("make VM anew", [])
-    assert "its data disks stay" in step["why"]
+    assert "its data disks are kept" in step["why"]
     assert "--yes" in operator.run("up", str(kept.file), code=2).err
     operator.up(kept.file)
     assert marker(kept) == "both"
@@ -133,7 +133,7 @@ def test_a_new_name_keeps_the_disk_if_the_file_says_so(kept: Vapp, tmp_path: Pat
     assert lost(operator, renamed) == []
     stop_at(operator, renamed, "solo: removed", signal.SIGKILL)
     undone = operator.up(kept.file, code=2).err
-    assert "solo.data: it begins empty" in undone
+    assert "solo.data: it starts empty" in undone
     assert "`was: other` in the entry of 'solo'" in undone
     operator.up(renamed)
     assert marker(kept, "other") == "name"

@@ -168,7 +168,7 @@ def test_what_belongs_to_others_is_left_to_them_and_nothing_is_called_protected(
     for _ in ("mends the card", "has nothing to do"):
         failed = vapp.operator.up(vapp.file, code=1)
         assert "is up, and is not protected" in failed.err
-        assert "vcloud leaves the rules of others alone" in failed.err
+        assert "vcloud does not change rules that others made" in failed.err
         assert "up and protected" not in failed.out
         assert kinds(vapp) == ["foreign rule"]
     on_host(vapp, f"ebtables -t nat -D {rule}")
@@ -243,4 +243,4 @@ def test_an_ordinary_user_sees_all_with_the_installed_reporter_and_is_told_witho
         with broken(vapp, [f"ip address add {address}"], [f"ip address delete {address}"]):
             failed = at.as_user("up", vapp.file.name)
         assert failed.code == 1
-        assert f"root on the host ends it with: ip address delete {address}" in failed.err
+        assert f"as root on the host, run: ip address delete {address}" in failed.err

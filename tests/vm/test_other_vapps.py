@@ -118,7 +118,7 @@ flows:
         operator.virsh("net-destroy", "vcloud-uplink")
         assert any("uplink" in problem for problem in plain.status("natted")["problems"])
         assert (
-            "its NICs are plugged in again only when it starts"
+            "libvirt connects its NICs again only when it starts"
             in plain.run("plan", str(file), "-o", "json").out
         )
         plain.up(file)

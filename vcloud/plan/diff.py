@@ -36,12 +36,11 @@ def plan_changes(
 
     Args:
         wanted: the manifest of what is wanted.
-        state: what stands.
-        host: the name of the host.
+        state: the vApp as it is on the host.
+            host: the name of the host.
         reload: the appliances load their rules again even if these are unchanged.
-        cold: a saved VM boots, and its saved memory is given up.
-        noting: also define those VMs again of which nobody has noted how libvirt reads their
-            definition.
+        cold: a saved VM boots, and its saved memory is deleted.
+        noting: also define a VM again if no run has noted yet how libvirt reads its definition.
         packages: lists of packages by their digests, so that the plan can say what differs in an
             image that was built anew.
 
@@ -51,8 +50,8 @@ def plan_changes(
             domain of the vApp.
         SmallerDiskError: the file makes a data disk smaller.
     """
-    # Refusals come first: no step may be planned on something that is not understood or not
-    # vcloud's.
+    # Refusals come first: no step may touch an object that this release cannot read, or that vcloud
+    # did not make.
     state.refuse_newer(wanted.design.instance.name, host)
     state.refuse_locked(wanted.design.instance.name, host)
     refuse_renamed(wanted.design, state)
@@ -92,12 +91,12 @@ def plan_changes(
 
 
 def _drift(wanted: Manifest, state: VappState, *, noting: bool) -> tuple[Drift, ...]:
-    """What is otherwise than vcloud gave it, in libvirt and in the appliances.
+    """The differences between what vcloud defined and what libvirt and the appliances have.
 
     After a run that did not end, the manifest still says how libvirt reads the definitions that the
-    run was not to change (`Manifest.claimed`). It does not say how far the run came with networks
-    and the filter, so these are compared with what is wanted. Without a manifest nobody knows the
-    definition of any VM.
+    run was not going to change (`Manifest.claimed`). It does not say how far the run came with
+    networks and the filter, so these are compared with the wanted design. Without a manifest, the
+    definition of no VM is known.
     """
     have = state.manifest
     settled = have is not None and have.phase is Phase.READY
@@ -109,13 +108,15 @@ def _drift(wanted: Manifest, state: VappState, *, noting: bool) -> tuple[Drift, 
 def _on_host(
     state: VappState, drift: tuple[Drift, ...]
 ) -> tuple[HostSide, tuple[HostDifference, ...]]:
-    """The host's side, and what of it libvirt does not tell as well (`drift`)."""
+    """The host's side, and those of its differences that `drift` does not already contain."""
     side = state.host_side or HostSide()
     return side, told_once(side, drift)
 
 
 def _drifted(drift: tuple[Drift, ...], subject: str, *verbs: Verb) -> str:
-    """What has drifted of a thing and is mended by one of these steps; empty where nothing has."""
+    """The drift of a VM, network or filter that one of these steps mends, as text; empty if there
+    is none.
+    """
     return "; ".join(
         found.what for found in drift if found.subject == subject and found.mend in verbs
     )
@@ -131,9 +132,9 @@ def _losses(step: Step, design: Design, state: VappState) -> tuple[Loss, ...]:
 
 
 def refuse_renamed(design: Design, state: VappState) -> None:
-    """Refuses a plan where somebody has renamed a domain of the vApp: the VM would be made again,
-    with the disks that the domain uses. A VM that is to get the disks of an earlier one needs the
-    domain of that one.
+    """Refuses a plan if somebody has renamed a domain of the vApp. Otherwise the plan would make
+    the VM a second time, with the disks that the renamed domain uses. The same holds for the domain
+    of an earlier VM whose disks a VM is to get.
     """
     vapp = design.instance.name
     for vm in design.vms:
@@ -146,7 +147,7 @@ def refuse_renamed(design: Design, state: VappState) -> None:
 
 
 def refuse_foreign_domains(design: Design, state: VappState) -> None:
-    """Raises VcloudError where the domain that has the name of a VM is not vcloud's."""
+    """Raises VcloudError if a domain that vcloud did not make has the name of a VM."""
     for vm in design.vms:
         found = state.domain(vm.domain)
         if found is not None and found.uuid != vm.uuid:
@@ -176,14 +177,14 @@ def refuse_foreign_names(design: Design, state: VappState) -> None:
 
 
 def refuse_smaller_disks(design: Design, state: VappState) -> None:
-    """Refuses a disk that the file makes smaller: the data behind the new end would be lost. A disk
-    that moves to a VM of another name is as large as it was before.
+    """Refuses a disk that the file makes smaller, because the data behind the new end would be
+    lost. A disk that moves to a VM of another name keeps its size.
     """
     have, moved = state.manifest, moves(design, state)
     noted = {
         disk.volume: disk.size for vm in (have.design.vms if have else ()) for disk in vm.disks
     }
-    # What the manifest says of a disk that it names is what the last run was asked for.
+    # The manifest's size of a disk counts first: the last run was asked for it.
     sizes = {**state.sizes, **noted}
     for vm in design.vms:
         for disk in vm.disks:
@@ -196,8 +197,8 @@ def refuse_smaller_disks(design: Design, state: VappState) -> None:
 
 
 def refuse_taken_disks(design: Design, state: VappState) -> None:
-    """Refuses to give a VM the data disks of an earlier one where it has disks of these names
-    already: one of the two would be lost.
+    """Refuses to give a VM the data disks of an earlier VM if it already has disks of these names,
+    because one of the two disks would be lost.
     """
     taken = (state.volumes or frozenset()) - unfinished_copies(state)
     for new, old in moves(design, state).items():
@@ -231,15 +232,15 @@ def _vm_removals(wanted: Manifest, state: VappState) -> Iterator[Step]:
 
 
 def _filter_step(wanted: Manifest, state: VappState, drift: tuple[Drift, ...]) -> Iterator[Step]:
-    """A filter is defined again only if its text changed, because libvirt takes a filter off every
-    NIC for a moment while it redefines it.
+    """The filter is defined again only if it differs, because libvirt takes a filter off every NIC
+    for a moment while it redefines the filter.
     """
     name, have = filter_name(wanted.design.instance.name), state.manifest
     if state.filter_gone:
         yield Step(
             Verb.DEFINE_FILTER,
             name,
-            "it was removed" if have else "each workload sends with its own MAC address only",
+            "it was removed" if have else "lets each workload send with its own MAC address only",
         )
     elif have is not None and have.filter != wanted.filter:
         yield Step(Verb.DEFINE_FILTER, name, reasons.RELEASE)
@@ -273,7 +274,7 @@ def _network_steps(wanted: Manifest, state: VappState, drift: tuple[Drift, ...])
 
 
 def _differs(standing: NetworkState, wanted: Manifest) -> bool:
-    """Whether a network was made from another text. A mark of format 1 does not tell; such a
+    """Whether a network was made from another text. A mark of format 1 has no digest; such a
     network counts as equal.
     """
     return standing.marks.digest not in ("", wanted.network_digest(standing.name))
@@ -305,7 +306,7 @@ def _vm_steps(
             step = Step(Verb.REMAKE_VM, vm.name, "its root disk is gone from the host")
         if step is not None:
             yield step
-        # A VM that is defined and started anew gets all of it with that.
+        # A VM that is defined and started again needs no extra step for its drift.
         if runs_on and (what := _drifted(drift, vm.name, Verb.MEND_VM)):
             yield Step(Verb.MEND_VM, vm.name, what)
 
@@ -318,9 +319,9 @@ def _vm_step(
     drift: tuple[Drift, ...],
     packages: Mapping[str, Sequence[str]],
 ) -> Step | None:
-    """What a standing VM needs because it is to be otherwise or does not run; None where it is as it
-    is to be. The most thorough step comes first: a VM that is made anew is started, too, and a VM
-    that is started gets its links and its identity, too.
+    """The step that an existing VM needs because it differs or does not run; None if it needs none.
+    The most thorough step is tried first, because it includes the others: a VM that is made anew is
+    also started, and a VM that is started also gets its links and its identity.
     """
     digests = wanted.digests_of(vm.name)
     assert digests is not None  # noqa: S101 - wanted_manifest made one per VM
@@ -334,17 +335,21 @@ def _vm_step(
     if have.hardware != digests.hardware:
         why = reasons.hardware(vm, wanted, state.manifest)
         return Step(Verb.RESTART_VM, vm.name, f"{why}{reasons.outage(vm)}")
-    # Only cloud-init can configure an image of a user's own, and it does so while the VM boots.
+    # Only cloud-init can configure an image of a user's own, and it runs only while the VM boots.
     if have.identity != digests.identity and not vm.image.recipe:
         why = reasons.identity(vm, wanted, state.manifest)
-        return Step(Verb.RESTART_VM, vm.name, f"{why}; cloud-init learns of it at boot")
+        return Step(Verb.RESTART_VM, vm.name, f"{why}; cloud-init applies this only at boot")
     if domain.marks.unready and not vm.image.recipe:
-        return Step(Verb.RESTART_VM, vm.name, f"{reasons.UNREADY}; its boot decides whether it is")
+        return Step(
+            Verb.RESTART_VM,
+            vm.name,
+            f"{reasons.UNREADY}; only a boot shows whether it becomes ready",
+        )
     if domain.running and (cut := _cut_off(vm, state, wanted, drift)):
         return Step(
             Verb.RESTART_VM,
             vm.name,
-            f"it is cut off: {cut} and its NICs are plugged in again only when it starts{reasons.outage(vm)}",
+            f"it is cut off: {cut} and libvirt connects its NICs again only when it starts{reasons.outage(vm)}",
         )
     # A saved domain does not run either, so this comes before the question whether it runs.
     if domain.saved:
@@ -370,7 +375,7 @@ def _vm_step(
 
 
 def _cut_off(vm: Vm, state: VappState, wanted: Manifest, drift: tuple[Drift, ...]) -> str:
-    """Why no packet reaches some NIC of a running VM; empty where packets reach all of them.
+    """Why some NIC of a running VM gets no packets; empty if all NICs get packets.
 
     When a network stops, its bridge is removed. A new bridge of that name has no ports, so the NICs
     of running VMs are not on it.
@@ -387,11 +392,11 @@ def _cut_off(vm: Vm, state: VappState, wanted: Manifest, drift: tuple[Drift, ...
 
 
 def _why_unknown(domain: DomainState) -> str:
-    """Why nobody knows what a domain was made from."""
+    """Why it is not known what a domain was made from."""
     if domain.marks == NO_VM:
-        return "its mark is gone, so nobody knows what it was made from; its data disks stay"
+        return "vcloud's mark in its metadata is gone, so vcloud cannot know what it was made from; its data disks are kept"
     blank = (
-        f"; made anew with it, because nothing was ever written there by a service: {', '.join(domain.marks.blank)}"
+        f"; these data disks, to which no service has written yet, are made anew, too: {', '.join(domain.marks.blank)}"
         if domain.marks.blank
         else ""
     )
@@ -399,8 +404,8 @@ def _why_unknown(domain: DomainState) -> str:
 
 
 def standing_digests(vm: Vm, domain: DomainState, manifest: Manifest | None) -> VmDigests | None:
-    """The digests of a standing VM. The manifest has them if the last run ended; otherwise only the
-    domain's own mark is reliable.
+    """The digests of an existing VM. The manifest has them if the last run ended; otherwise only
+    the domain's own mark is reliable.
     """
     if manifest is not None and manifest.phase is Phase.READY:
         return manifest.digests_of(vm.name)
@@ -415,8 +420,8 @@ def _protection_steps(
     *,
     reload: bool,
 ) -> Iterator[Step]:
-    """Appliances are loaded when their rules differ, and whenever they were (re)started, may not have
-    been loaded, or report other rules than they were given.
+    """An appliance is loaded if its rules differ, if another step starts or configures it, if the
+    last run may not have loaded it, or if it reports other rules than it was given.
     """
     have = state.manifest
     touched = {step.subject for step in steps if step.verb in TOUCHED}

@@ -1,5 +1,5 @@
-"""Where the data of a vApp's disks is: which volume belongs to which VM, which VM gets the data disks
-of an earlier one, and which disks of a domain are not the volumes that vcloud gave it.
+"""Finds where the data of a vApp's disks is: which volume belongs to which VM, which VM gets the
+data disks of an earlier one, and which disks of a domain are not the volumes that vcloud gave it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ def unfinished_copies(state: VappState) -> frozenset[str]:
 
 
 def data_disks(domain: str, state: VappState) -> Mapping[str, str]:
-    """Name -> volume of the data disks of a VM that the host has, also of those that the file dropped
-    earlier. Where nobody can tell which volumes there are: of those that its domain uses.
+    """Name -> volume of the data disks of a VM that the host has, including disks that the file no
+    longer names. If the volumes of the host are not known, these are the disks that the VM's domain
+    uses.
     """
     return {
         disk: volume for volume, (owner, disk) in _data_volumes(state).items() if owner == domain
@@ -50,8 +51,8 @@ def _data_volumes(state: VappState) -> Mapping[str, tuple[str, str]]:
 def heirs(design: Design, state: VappState) -> Mapping[str, Vm]:
     """Domain that the file no longer names -> the VM that has its data disks from now on.
 
-    That is the VM whose `was` names it, or that it was called before it got or lost its `count`. The
-    domain itself may be gone: its volumes count.
+    A VM is the heir if its `was` names the domain's VM, or if it had this name before its entry got
+    or lost its `count`. The domain itself may be gone; its volumes are enough.
     """
     vapp = design.instance.name
     found: dict[str, Vm] = {}
@@ -60,7 +61,7 @@ def heirs(design: Design, state: VappState) -> Mapping[str, Vm]:
     owners = {owner for owner, _ in _data_volumes(state).values()}
     free = (standing | owners) - others - {vm.domain for vm in design.vms}
     waiting = [vm for vm in design.workloads if _lacks_disks(vm, state)]
-    # The likeliest names of all VMs come first.
+    # The likeliest name of every VM is tried before any second name.
     for rank in range(max((len(vm.was) for vm in waiting), default=0)):
         for vm in waiting:
             domain = domain_name(vapp, vm.was[rank]) if rank < len(vm.was) else ""
@@ -70,8 +71,8 @@ def heirs(design: Design, state: VappState) -> Mapping[str, Vm]:
 
 
 def _lacks_disks(vm: Vm, state: VappState) -> bool:
-    """Whether a VM may still get the disks of an earlier one. One that runs has its disks, and so
-    has one that stands with all of their files.
+    """Whether a VM may still get the disks of an earlier one. A VM that runs has its disks. So has
+    a stopped VM if all volumes of its disks exist.
     """
     domain = state.domain(vm.domain)
     if domain is None:
@@ -85,7 +86,7 @@ def _lacks_disks(vm: Vm, state: VappState) -> bool:
 
 
 def moved_disks(domain: str, design: Design, state: VappState) -> Mapping[str, str]:
-    """Volume of a VM that is removed -> the volume that its content is moved to. Empty where no VM
+    """Volume of a VM that is removed -> the volume that its content is moved to. Empty if no VM
     gets its data disks.
     """
     heir = heirs(design, state).get(domain)
@@ -123,7 +124,7 @@ def left_behind(design: Design, state: VappState) -> Mapping[str, tuple[str, str
 
 
 def dropped(design: Design, state: VappState) -> tuple[str, ...]:
-    """The data volumes of standing VMs that the file names without these disks."""
+    """The data volumes of VMs that are in the file, if the file no longer names these disks."""
     wanted = {disk.volume for vm in design.vms for disk in vm.disks}
     vms = {vm.domain for vm in design.vms}
     return tuple(
@@ -135,27 +136,29 @@ def dropped(design: Design, state: VappState) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Displaced:
-    """A disk of a domain that is written to another file than the volume that vcloud gave the VM: a
+    """A disk of a domain that writes to another file than the volume that vcloud gave the VM: a
     snapshot or a copy that somebody made.
     """
 
     target: str
     disk: str
-    """The name of the data disk; empty for the root disk, and where nobody knows it."""
+    """The name of the data disk; empty for the root disk, and if it is not known."""
     volume: str
-    """The volume that the VM would go back to; empty where nobody knows it."""
+    """The volume that the VM would use again; empty if it is not known."""
     top: str
-    """The file that is written to."""
+    """The file that the disk writes to."""
     base: str
-    """The path of `volume` where `top` is based on it, as far as libvirt tells."""
+    """The path of `volume` if it is a backing file of `top`; empty if it is not, or if libvirt does
+    not show it.
+    """
 
 
 def displaced(domain: DomainState, state: VappState, vm: Vm | None = None) -> Iterator[Displaced]:
-    """The disks of a domain that are not written to a volume of their VM. `vm` is what the file says
-    of it.
+    """The disks of a domain that write to a file that is no volume of their VM. `vm` is the VM as
+    the file has it.
 
-    The volume decides, not the target: where the file orders the disks of a VM anew, another volume
-    of the VM stands there, and nothing is lost.
+    The volume decides, not the target (`vdb`). If the file changes the order of the disks, another
+    volume of the same VM has the target, and nothing is lost.
     """
     have = state.manifest
     old = have.vm(domain.vm) if have is not None else None
@@ -167,7 +170,8 @@ def displaced(domain: DomainState, state: VappState, vm: Vm | None = None) -> It
         if not files or _volume_of(files[0], domain, state):
             continue
         base = next((file for file in files if _volume_of(file, domain, state)), "")
-        # Where vcloud never put a disk, somebody has attached one, which stays as it is.
+        # A disk at a target that vcloud never used was attached by somebody else. It stays as it
+        # is.
         if base or target in places:
             volume = _volume_of(base, domain, state) or places.get(target, "")
             disk = data_disk_of(volume)
@@ -175,7 +179,7 @@ def displaced(domain: DomainState, state: VappState, vm: Vm | None = None) -> It
 
 
 def _volume_of(file: str, domain: DomainState, state: VappState) -> str:
-    """The volume of this VM that a file is; empty where it is none."""
+    """The name of the VM's volume that this file is; empty if it is none."""
     path = PurePath(file)
     if state.folder and str(path.parent) != state.folder:
         return ""

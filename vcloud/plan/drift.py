@@ -1,9 +1,9 @@
-"""Drift: what libvirt has loaded and is not what `vcloud up` gave it. Each difference has a name, so
-that `status` and `verify` can tell it, and the step that mends it with the least disturbance.
+"""Drift: the differences between what libvirt has and what `vcloud up` gave it. Each difference has
+a sentence for `status` and `verify`, and the step that mends it with the least disturbance.
 
-What a domain should say was read back from libvirt right after vcloud had defined it
-(`Manifest.defined`), because libvirt adds devices and defaults of its own, and each release adds
-others. What a network or a filter should say is what vcloud renders.
+The expected definition of a domain is what libvirt returned right after vcloud had defined it
+(`Manifest.defined`), because each release of libvirt adds other devices and defaults. The expected
+definition of a network or a filter is what vcloud renders.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ def drift_of(
     terms: Terms | None = None,
     cores: Mapping[str, tuple[int, ...]] | None = None,
 ) -> tuple[Drift, ...]:
-    """All differences of a vApp that `vcloud up` has made. A VM that does not run has none: `up`
-    defines it again when it starts it.
+    """All differences of a vApp on its host. A VM that does not run has none, because `up` defines
+    it again when it starts it.
 
     Args:
         manifest: it says how libvirt read the definitions of the VMs.
-        state: what stands.
+        state: the vApp as it is on the host.
         wanted: the design that the networks and the filter are compared with; None: that of the
             manifest.
-        terms: the terms of tenancy that the VMs are to have; None: those of the manifest.
+        terms: the terms of tenancy that the VMs must have; None: those of the manifest.
         cores: VM -> the processors to which its virtual CPUs are to be pinned; None: as in the
             manifest.
     """
@@ -71,7 +71,7 @@ def drift_of(
 
 
 def has_other_terms(design: Design, state: VappState) -> bool:
-    """Whether a VM of the vApp runs with other terms of tenancy than it is to have."""
+    """Whether a VM of the vApp runs with other terms of tenancy than those of the design."""
     wanted = terms_text(design.terms)
     return any(
         domain.running and any(found != wanted for found in domain.terms)
@@ -83,22 +83,22 @@ def has_other_terms(design: Design, state: VappState) -> bool:
 def _terms_drift(
     vm: Vm, domain: DomainState, given: Terms, wanted: Terms | None
 ) -> Iterator[Drift]:
-    """`given` are the terms of tenancy that the last run gave the VMs, and `wanted` those that they
-    are to have; None: the same. An earlier release gave a VM none. Nothing is wrong then, unless the
-    vApp has demands.
+    """`given` are the terms of tenancy that the last run gave the VMs. `wanted` are those that they
+    must have; None: the same. A VM that an earlier release made has no terms; that is wrong only if
+    the vApp has demands.
     """
     terms = wanted or given
     text = terms_text(terms)
     if any(found != text for found in domain.terms):
         what = (
-            "its terms of tenancy, which the host's hook reads, are not those of the vApp"
+            "the terms of tenancy in its metadata, which the host's hook reads, are not those of the vApp"
             if terms == given
             else "the vApp has another owner, other labels or other rules of tenancy"
         )
         unknown = not any(domain.terms) and not terms.demands
         yield Drift(vm.name, what, Verb.MEND_VM, unknown=unknown)
     elif domain.unsigned:
-        what = "no operator has signed its terms of tenancy for the VM as it is"
+        what = "no operator has signed its present terms of tenancy"
         yield Drift(vm.name, what, Verb.MEND_VM, unknown=not terms.demands)
 
 
@@ -129,23 +129,28 @@ def _one_network_drift(found: NetworkState, expected: Facts) -> Iterator[Drift]:
     for what in _differences(expected, found.kept):
         yield Drift(found.name, f"in the network's definition, {what}", Verb.MAKE_NETWORK)
     if not found.autostart:
-        yield Drift(found.name, "the network does not start with its host", Verb.MAKE_NETWORK)
+        yield Drift(found.name, "the network has no autostart", Verb.MAKE_NETWORK)
 
 
 def _vm_drift(vm: Vm, domain: DomainState, manifest: Manifest, state: VappState) -> Iterator[Drift]:
     if domain.marks == NO_VM and vm.image.recipe:
-        # Only a guest whose identity is delivered anew can get another host key.
-        yield Drift(vm.name, "its mark was removed, and with it its host key", Verb.CONFIGURE_VM)
+        # The mark also held the host key. Only a guest that gets its identity again can get a new
+        # host key.
+        yield Drift(
+            vm.name,
+            "vcloud's mark in its metadata was removed, and with it its host key",
+            Verb.CONFIGURE_VM,
+        )
     expected = manifest.definition_of(vm.name)
     if expected is None:
-        what = "it is defined again, to note how libvirt reads its definition"
+        what = "vcloud defines it again, to note how libvirt reads its definition"
         yield Drift(vm.name, what, Verb.MEND_VM, unknown=True)
         return
     yield from _running_drift(vm, domain, expected)
     if state.connected(vm):
         yield from _card_drift(vm, domain, state)
     if not domain.persistent:
-        yield Drift(vm.name, "it runs, and its definition was removed", Verb.MEND_VM)
+        yield Drift(vm.name, "it runs, but its definition was removed", Verb.MEND_VM)
     else:
         for what in _differences(
             {**expected, **_running_disks(domain, expected)}, domain.kept.parts
@@ -159,7 +164,11 @@ def _vm_drift(vm: Vm, domain: DomainState, manifest: Manifest, state: VappState)
                     vm.name, f"its definition has the link in {_place(nic)} {word}", Verb.MEND_VM
                 )
     if domain.autostart:
-        yield Drift(vm.name, "it starts with its host, before its rules are there", Verb.MEND_VM)
+        yield Drift(
+            vm.name,
+            "it has autostart, so it starts with its host before its rules are loaded",
+            Verb.MEND_VM,
+        )
 
 
 def _pin_drift(
@@ -192,8 +201,9 @@ def pins_of(cores: tuple[int, ...]) -> Mapping[str, frozenset[int]]:
 
 
 def _running_disks(domain: DomainState, expected: Facts) -> Facts:
-    """The disks that a running VM has. Its definition is to have the same ones, also where somebody
-    put a snapshot or a copy in the place of a disk: the next start would lose what is written there.
+    """The disks that a running VM has. Its definition must have the same ones, even if somebody
+    replaced a disk by a snapshot or a copy. Otherwise the next start would lose what the VM has
+    written there.
     """
     return {
         part: text
@@ -206,7 +216,7 @@ def _running_drift(vm: Vm, domain: DomainState, expected: Facts) -> Iterator[Dri
     found = {
         part: text
         for part, text in _without_gate(domain.live.parts).items()
-        if not part.startswith(f"channel {SSH_PORT_PREFIX}")  # of a `vcloud ssh` that goes on
+        if not part.startswith(f"channel {SSH_PORT_PREFIX}")  # a running `vcloud ssh`
     }
     for part in dict.fromkeys((*expected, *found)):
         before, now = expected.get(part), found.get(part)
@@ -215,7 +225,7 @@ def _running_drift(vm: Vm, domain: DomainState, expected: Facts) -> Iterator[Dri
         if part.startswith("interface ") and now:
             verb: Verb | None = Verb.MEND_VM
         elif part.startswith("disk ") and before and now:
-            verb = None  # A snapshot or a copy that somebody began: only they know how it ends.
+            verb = None  # Somebody began a snapshot or a copy, and must decide how to end it.
         else:
             verb = Verb.RESTART_VM
         card = domain.live.cards.get(part.removeprefix("interface "))
@@ -243,8 +253,8 @@ def _tells(before: str | None, now: str | None) -> frozenset[HostKind]:
 
 
 def _without_gate(parts: Facts) -> Facts:
-    """The parts of a VM of a user's own image as if it had booted: one that woke from a memory image
-    still has the SMBIOS strings of the gate, until it is started again.
+    """The parts without the SMBIOS strings of the gate. A VM of a user's own image that woke from a
+    memory image has these strings until it is started again.
     """
     if parts.get("sysinfo") != _gate():
         return parts
@@ -264,11 +274,11 @@ def _gate() -> str:
 
 
 def _card_drift(vm: Vm, domain: DomainState, state: VappState) -> Iterator[Drift]:
-    """Differences of the NICs of a running VM that are not in its parts."""
+    """Differences of the NICs of a running VM that its parts do not show."""
     for nic in vm.nics:
         card = domain.live.cards.get(nic.mac)
         if card is None:
-            continue  # It is missing, which is told already.
+            continue  # The missing NIC is reported elsewhere.
         if not card.up:
             yield Drift(vm.name, f"its link in {_place(nic)} is cut", Verb.MEND_VM)
         network = state.network(card.network) or state.uplink_of(card.network)

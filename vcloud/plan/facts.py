@@ -1,9 +1,9 @@
-"""What libvirt's XML of a domain, a network or a filter says, as facts: parts with a name and a text.
+"""Turns libvirt's XML of a domain, a network or a filter into facts: parts with a name and a text.
 
-Two readings of one object are compared by their facts. Left out is what libvirt adds to a running
-object by itself (aliases, addresses on the PCI bus, the chain of a disk's backing files, labels that
-its security driver chooses), and vcloud's marks. Everything else is a fact, also an element that vcloud
-does not know: a device that somebody added, or a tuning that somebody wrote, is a part too much.
+Two readings of one object are compared by their facts. The facts leave out what libvirt adds to a
+running object by itself (aliases, addresses on the PCI bus, the chain of a disk's backing files,
+labels that its security driver chooses), and vcloud's marks. Everything else is a fact, also an element that
+vcloud does not know. So a device or a setting that somebody added shows as an extra part.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ Facts = Mapping[str, str]
 """Part (`memory`, `disk vdb`, `interface 52:54:00:12:34:56`) -> all that libvirt says of it."""
 
 ADDED_ELEMENTS = frozenset({"alias", "address", "backingStore", "mirror", "link"})
-"""Elements within a device that libvirt adds to a running domain. `link` is looked at by itself,
-because `vcloud up` changes it.
+"""Elements within a device that libvirt adds to a running domain. `link` is compared separately
+(`Card.up`), because `vcloud up` changes it.
 """
 ADDED_ATTRIBUTES = frozenset(
     {
@@ -30,8 +30,8 @@ ADDED_ATTRIBUTES = frozenset(
         ("log", "append"),
     }
 )
-"""(element, attribute) that libvirt adds to a running domain, and `append`, which vcloud changes
-when it restores a saved memory.
+"""(element, attribute) that libvirt adds to a running domain. vcloud itself changes `append` when
+it restores a saved memory.
 """
 NOT_OF_THE_DEFINITION = frozenset({"metadata", "title", "description", "resource"})
 """Top elements of a domain that change nothing of what vcloud defines."""
@@ -42,21 +42,21 @@ PINS = frozenset({"vcpupin", "emulatorpin"})
 EMULATOR = "emulator"
 """All of QEMU that is no virtual CPU."""
 RUNTIME_SOURCES = frozenset({"serial", "console", "channel"})
-"""Devices whose source libvirt chooses when the domain starts, where the definition names none."""
+"""Devices whose source libvirt chooses when the domain starts, if the definition names none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What libvirt says of one NIC of a domain beside its facts."""
+    """One NIC of a domain: what libvirt says of it beside its facts."""
 
     up: bool
     """Whether its link is up."""
     network: str
-    """The libvirt network that it is on; empty where it is on none."""
+    """The libvirt network of the NIC; empty if it has none."""
     tap: str
     port: str
-    """UUID of its port in the network, while the domain runs. A network that was stopped and started
-    has forgotten its ports, and the tap of the NIC is on no bridge.
+    """UUID of its port in the network, while the domain runs. A network that was stopped and
+    started has forgotten its ports, and then the tap of the NIC is on no bridge.
     """
 
 
@@ -130,7 +130,7 @@ def _device_parts(devices: Element) -> Iterator[tuple[str, str]]:
 
 
 def _device_name(device: Element) -> str:
-    """The kind of a device and what tells it from others of its kind."""
+    """The kind of a device, and the value that distinguishes it from others of its kind."""
     for path, key in (("mac", "address"), ("target", "dev"), ("target", "name")):
         found = device.find(path)
         if found is not None and found.get(key):
@@ -140,12 +140,12 @@ def _device_name(device: Element) -> str:
 
 
 def _free(taken: Mapping[str, str], name: str, number: int) -> str:
-    """The name of a part. A second part of the same name gets its place in the XML as well."""
+    """The name of a part. If the name is taken, the part's position in the XML is added."""
     return f"{name} ({number})" if name in taken else name
 
 
 def _text(element: Element) -> str:
-    """All that an element says, in a form that does not depend on the order of attributes and
+    """The content of an element, in a form that does not depend on the order of attributes and
     children.
     """
     runtime = element.tag in RUNTIME_SOURCES
@@ -156,7 +156,8 @@ def _canonical(element: Element, *, runtime: bool) -> str:
     attributes = {
         key: value for key, value in element.items() if (element.tag, key) not in ADDED_ATTRIBUTES
     }
-    # Of a running domain libvirt tells what kind of network a NIC is on, and its bridge.
+    # For a running domain, libvirt replaces the type of a NIC by that of its network, and adds the
+    # bridge.
     if element.tag == "interface" and element.find("source[@network]") is not None:
         attributes["type"] = "network"
     if element.tag == "source" and "network" in attributes:

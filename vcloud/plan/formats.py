@@ -1,10 +1,10 @@
-"""How a manifest is written down, and how this release reads what other releases wrote.
+"""Writes manifests, and reads those of this release and of others.
 
 A manifest is kept in two parts. The *envelope* is a handful of plain attributes that keep their
 meaning in every format: the format's number, the release that wrote it, the addresses that the
-vApp's firewall uses outside, and the cores that are its own. So every release can see which addresses
-and cores are taken, even where it cannot read the rest. The *body* is JSON, compressed. On a host it is sealed (`vcloud.hosts.sealing`),
-because more people may read libvirt's records than may read what is in it.
+vApp's firewall uses outside, and the cores that are its own. So every release can see which
+addresses and cores are taken, even if it cannot read the rest. The *body* is JSON, compressed. On a host it is sealed (`vcloud.hosts.sealing`),
+because more people may read libvirt's records than may read its content.
 
 To change the format: raise `FORMAT`, write the step from the format before into `UPGRADES`, and add
 a golden file of the new format to tests/golden/formats. A field that gets a default needs no new
@@ -36,7 +36,7 @@ UPGRADES: Final[Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {
     1: from_1,
     2: from_2,
 }
-"""Format -> what turns a body of that format into one of the next format."""
+"""Format -> the function that turns a body of that format into one of the next format."""
 CORES: Final = "cores"
 """In an envelope: the processors of the host that are the vApp's own, as Linux lists them."""
 MOST: Final = 32 << 20
@@ -45,14 +45,14 @@ MOST: Final = 32 << 20
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A manifest that is there and cannot be read. Nothing may be built upon it."""
+    """A manifest that exists but cannot be read. No step may change a vApp with such a manifest."""
 
     format: int
-    """0: it is damaged, so that its format is not known."""
+    """The format of the manifest; 0 if it is damaged, so that its format is not known."""
     vcloud: str
-    """Version that wrote it, where the envelope says so."""
+    """The version of vcloud that wrote it; empty if the envelope does not say it."""
     address4: IPv4Address | None
-    """The address outside that the vApp's firewall uses; None where the envelope does not say."""
+    """The address outside that the vApp's firewall uses; None if the envelope does not say it."""
     locked: bool = False
     """It is sealed, and the host does not have the key with which it was sealed."""
 
@@ -64,9 +64,7 @@ class Unreadable:
     @property
     def reason(self) -> str:
         if self.locked:
-            return (
-                "its description is sealed, and the host has lost the key (a secret of libvirt's)"
-            )
+            return "its description is sealed, and the host has lost the key (a libvirt secret)"
         if not self.is_newer:
             return "its description is damaged"
         by = f"vcloud {self.vcloud}" if self.vcloud else "a newer release of vcloud"
@@ -92,8 +90,8 @@ def encoded(manifest: Manifest) -> tuple[dict[str, str], str]:
 
 
 def decoded(envelope: Mapping[str, str], body: str) -> Manifest | Unreadable:
-    """The manifest of any format up to this release's. Whoever may write to the host's libvirt may
-    have written it.
+    """The manifest of any format up to this release's. The text may be hostile: anybody who may
+    write to the host's libvirt can have written it.
     """
     form = format_of(envelope, FORMAT)
     unreadable = Unreadable(
@@ -139,7 +137,7 @@ def _unpacked(body: str) -> bytes:
     except (binascii.Error, zlib.error) as error:
         raise ValueError(str(error)) from None
     if not unpacker.eof:
-        raise ValueError("it is cut short, or unreasonably large")
+        raise ValueError("it is cut short or too large")
     return text
 
 

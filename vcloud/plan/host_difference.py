@@ -1,8 +1,8 @@
 """The ways in which a host's side of a vApp can differ from what vcloud made. Pure.
 
-`vcloud.plan.host_side` finds the differences, and `vcloud.plan.host_mending` says what ends each. A
-new kind of difference needs a claim and the parts of a report that it is read from (`NEEDS`) here, a
-look and a mend there.
+`vcloud.plan.host_side` finds the differences, and `vcloud.plan.host_mending` says how to end each.
+To add a kind of difference, add its claim and the parts of a report that it needs (`NEEDS`) here, a
+function that finds it to `host_side`, and a mend to `host_mending`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from enum import StrEnum
 
 
 class HostKind(StrEnum):
-    """What can differ. The values are words for users and for data."""
+    """The kinds of differences. The values are shown to users and used in data."""
 
     CARD = "card"
     BRIDGE = "bridge"
@@ -65,12 +65,12 @@ CLAIMS: Mapping[HostKind, str] = {
     HostKind.ADDRESS: "the host has no address on a network of the vApp",
     HostKind.ROUTE: "the host has no route into a network of the vApp",
     HostKind.FLAGS: "bridges and ports of the vApp have no other flags",
-    HostKind.STATIC: "nobody has written where a bridge of the vApp sends frames",
+    HostKind.STATIC: "no static entry tells a bridge of the vApp where to send frames",
     HostKind.QUEUE: "tc handles no packets of the vApp",
     HostKind.PROGRAM: "no BPF program handles packets of the vApp",
     HostKind.RULE: "no foreign nft or ebtables rule handles frames of the vApp",
     HostKind.SOCKET: "no program of the host reads or sends frames on devices of the vApp",
-    HostKind.PROCESS: "no foreign process has cards or disks of the vApp",
+    HostKind.PROCESS: "no foreign process has cards or disks of the vApp open",
     HostKind.CORES: "each CPU of a VM with cores of its own runs on its core, and nothing of the VM elsewhere",
     HostKind.INTRUDER: "no VM of others may run on the cores of the vApp",
     HostKind.MERGING: "the kernel merges no memory of VMs that forbid it",
@@ -79,7 +79,7 @@ CLAIMS: Mapping[HostKind, str] = {
     HostKind.KSM: "the host merges no equal pages of processes",
     HostKind.SMT: "no core of the host runs two threads at a time",
 }
-"""What is true where nothing of a kind differs."""
+"""Kind -> the claim that is true if there is no difference of this kind."""
 
 NEEDS: Mapping[HostKind, frozenset[str]] = {
     **dict.fromkeys(HostKind, frozenset({"devices"})),
@@ -99,27 +99,29 @@ NEEDS: Mapping[HostKind, frozenset[str]] = {
     ),
     HostKind.MERGING: frozenset({"merging"}),
 }
-"""The parts of a report without which nothing can be said of a kind (`HostReport.unseen`)."""
+"""Kind -> the parts of a report that are needed to look for it (`HostReport.unseen`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostDifference:
-    """One thing of a host that is not as vcloud made it."""
+    """One difference between a host and what vcloud made there."""
 
     kind: HostKind
     what: str
-    """The whole sentence, without a full stop. Parts of it come from the host."""
+    """The sentence for users, without a full stop. Parts of it come from the host."""
     vm: str = ""
-    """The VM that it is about, or whose card it is about; empty: it is about a network, or the host."""
+    """The VM that differs, or whose card differs; empty if the difference is about a network or the
+    host.
+    """
     network: str = ""
-    """libvirt's name of the network that it is about."""
+    """libvirt's name of the network whose bridge or port differs."""
     device: str = ""
     """The device on the host that differs."""
     other: str = ""
-    """What is foreign there: a device, an address, a target, a process number."""
+    """The foreign object: a device, an address, a target, a process number."""
     wanted: tuple[str, ...] = ()
-    """How the device is to be, in the words of ip-link(8), where these can make it so: `up`;
-    `master BRIDGE isolated on`; `hairpin off`.
+    """How the device must be, in the words of ip-link(8): `up`; `master BRIDGE isolated on`;
+    `hairpin off`. Empty if ip-link(8) cannot repair it.
     """
 
 
@@ -129,18 +131,18 @@ class HostSide:
 
     differences: tuple[HostDifference, ...] = ()
     unseen: Mapping[HostKind, str] = field(default_factory=dict)
-    """Kinds of which nothing can be said, each with the reason."""
+    """Kinds that could not be looked for, each with the reason."""
     hint: str = ""
-    """What makes them seen."""
+    """How the user can make them visible."""
     as_root: bool = False
     """vcloud's own commands on the host run as root."""
 
     @property
     def caveat(self) -> str:
-        """What a message adds to what it says of a vApp; empty where all was looked at."""
+        """The text that a message about the vApp adds; empty if everything was looked at."""
         return "as far as libvirt tells; the host's side was not looked at" if self.unseen else ""
 
     @property
     def reason(self) -> str:
-        """Why not all was looked at; empty where all was."""
+        """Why not everything was looked at; empty if everything was."""
         return "; ".join(sorted(set(self.unseen.values())))

@@ -4,11 +4,11 @@ which of them may be deleted. Pure.
 image-NAME-CONTENT.ID.qcow2         the disk of an image
 kernel-NAME-CONTENT.ID              its kernel
 initrd-NAME-CONTENT.ID.cpio         its initramfs
-image-NAME-CONTENT.ID.qcow2.json    of a disk: what the image is (`HostImage`)
+image-NAME-CONTENT.ID.qcow2.json    the description of the image (`HostImage`)
 ....complete                        empty; the volume of that name is completely uploaded
 
-CONTENT is the SHA-256 of the image's bytes, in hex. Releases before this one put the first 12 digits
-of the digest of its recipe there. ID is random: each upload gets a volume of its own.
+CONTENT is the SHA-256 of the image's bytes, in hex. Earlier releases used the first 12 digits of
+the digest of its recipe. ID is random: each upload gets a volume of its own.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from vcloud.untrusted import UnreadableError, as_text, items, mapping, parse_jso
 COMPLETE = ".complete"
 """Ending of the marker volume of a complete upload."""
 ABOUT = ".json"
-"""Ending of the volume that says what an image is."""
+"""Ending of the volume that describes an image (`HostImage`)."""
 ABANDONED_AFTER = 3600
-"""Seconds without a written byte. After that, an incomplete upload counts as abandoned and may be
-deleted.
+"""Seconds. An incomplete upload to which nothing was written for so long counts as abandoned and
+may be deleted.
 """
 FORMER_DIGITS = 12
 """How many digits of a recipe's digest the names of earlier releases have."""
@@ -58,7 +58,7 @@ class VolumeName:
     ending: str
     """Empty for the file itself, or `COMPLETE`, or `ABOUT`."""
     volume: str
-    """The name of the file that it is, or that it is about."""
+    """The name of the file itself, or of the file that this volume marks or describes."""
 
     @property
     def is_former(self) -> bool:
@@ -104,8 +104,8 @@ def contents(names: Collection[str]) -> frozenset[str]:
 
 
 def is_there(image: VmImage, there: Collection[str]) -> bool:
-    """Whether a host whose images have the contents `there` has this one. Of an image that an earlier
-    release uploaded only the recipe is known.
+    """Whether a host has this image. `there` are the contents of the host's images. An image that
+    an earlier release uploaded is known by its recipe only.
     """
     return image.content in there if image.content else image.recipe[:FORMER_DIGITS] in there
 
@@ -128,8 +128,8 @@ class HostImage:
 
 
 def host_image(content: bytes) -> HostImage:
-    """What `HostImage.to_bytes` has written, which anybody who may write to the host may have changed.
-    Raises UnreadableError.
+    """Reads what `HostImage.to_bytes` has written. Anybody who may write to the host may have
+    changed it. Raises UnreadableError.
     """
     found = parse_json(content)
     packages = tuple(as_text(line, "a package") for line in items(found, "packages"))
@@ -156,7 +156,7 @@ class Volume:
     """A volume of a storage pool."""
 
     size: int
-    """Bytes that it takes on the disk."""
+    """Bytes that the volume takes on the disk."""
     written: float
     """When it was last written, in seconds since 1970 by the host's clock."""
 
@@ -166,7 +166,7 @@ class User:
     """Somebody who may need a volume of an image."""
 
     kind: str
-    """`DOMAIN`, `MEMORY_IMAGE`, or `VOLUME`: a disk that is based on it, of whomever it is."""
+    """`DOMAIN`, `MEMORY_IMAGE`, or `VOLUME` (anybody's disk that is based on the volume)."""
     name: str
 
     def __str__(self) -> str:
@@ -177,11 +177,11 @@ DOMAIN, MEMORY_IMAGE, VOLUME = "domain", "memory image", "volume"
 
 
 def users_of(volume: str, texts: Mapping[User, str]) -> frozenset[User]:
-    """Those whose text names a volume. `texts` maps whoever may use it to all that is known of what
-    they use.
+    """Those whose text names a volume. `texts` maps each possible user to all text that is known
+    about the files that it uses.
 
-    The end of the name decides, which has the random ID: paths can be written in many ways, and the
-    first part of the name may be escaped in them.
+    Only the end of the name, with the random ID, is searched for: a text may escape the first part
+    of the name.
     """
     part = volume_name(volume)
     end = f"{part.content}.{part.id}" if part else volume.rpartition("-")[2]
@@ -189,8 +189,8 @@ def users_of(volume: str, texts: Mapping[User, str]) -> frozenset[User]:
 
 
 def without_memory_images(texts: Mapping[User, str], removed: Collection[User]) -> dict[User, str]:
-    """Who uses what when these memory images are removed. The disk of a memory image stays while
-    others use it.
+    """The texts (as for `users_of`) after these memory images are removed. The disk of a removed
+    memory image stays as long as others use it.
     """
     left = {user: text for user, text in texts.items() if user not in removed}
     disks = {user: text for user, text in texts.items() if user in removed}
@@ -202,10 +202,10 @@ def without_memory_images(texts: Mapping[User, str], removed: Collection[User]) 
 def outdated_memory_images(
     texts: Mapping[User, str], uploads: Collection[str], old: Collection[str]
 ) -> frozenset[User]:
-    """The memory images that no VM will wake from any more: those of images of earlier releases and of
-    builds that a later build has replaced, if nothing else uses the image.
+    """The memory images that no VM will wake from any more. Their image was uploaded by an earlier
+    release or replaced by a later build, and nothing else uses it.
 
-    `uploads` are the names of all uploaded files, `old` the contents of replaced builds.
+    `uploads` are the names of all uploaded files. `old` are the contents of replaced builds.
     """
     found: set[User] = set()
     for name in uploads:
@@ -214,7 +214,7 @@ def outdated_memory_images(
             users = users_of(name, texts)
             if all(user.kind == MEMORY_IMAGE for user in users):
                 found |= users
-    # An image has three files, and each memory image uses all of them.
+    # A set, because an image has three files and each memory image uses all of them.
     return frozenset(found)
 
 
@@ -226,11 +226,12 @@ def prunable(
 
     Args:
         volumes: all volumes of the pool.
-        used: volume of an image -> who uses it. A volume that it does not name is not used.
+        used: volume of an image -> who uses it. A volume that is missing here is not used.
         now: the time by the host's clock, in seconds since 1970.
     """
     parts = {name: part for name in volumes if (part := volume_name(name))}
-    # A root disk alone may have kept the disk of an image. Whoever defines its VM again needs all.
+    # A root disk without a domain is based only on the disk of its image. But a VM that is defined
+    # again with it needs the kernel and the initramfs, too.
     needed = {
         (part.image, part.content)
         for part in parts.values()
@@ -253,14 +254,14 @@ def _may_go(
     file = volumes.get(part.volume)
     if file is None or part.volume + COMPLETE in volumes:
         return True
-    # An upload writes the description after the file.
+    # An upload writes the description after the file, so the later of both times counts.
     written = max(file.written, volumes.get(part.volume + ABOUT, file).written)
     return now - written > ABANDONED_AFTER
 
 
 def superseded(images: Iterable[HostImage]) -> frozenset[str]:
-    """The contents of images of which the host has a later build of the same recipe with other
-    packages.
+    """The contents of images that a later build has replaced: the host has one of the same recipe
+    with other packages.
     """
     found = [item.image for item in images]
     return frozenset(

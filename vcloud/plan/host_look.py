@@ -1,7 +1,7 @@
-"""One look at a host's side of a vApp: what the design asks for there, beside what a report has. Pure.
+"""Joins what the design of a vApp demands of a host with what a report says of the host. Pure.
 
-The design knows every name on the host (`vcloud.design.names`). So besides the report only two
-facts are needed: which VMs run, and the bridge of the uplink.
+The design knows every name on the host (`vcloud.design.names`). So only two more facts are needed:
+which VMs run, and the bridge of the uplink.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Look:
-    """A report, and what the vApp should have there."""
+    """A report, and the parts of the vApp that the host should have."""
 
     design: Design
     running: frozenset[str]
@@ -82,7 +82,7 @@ class Look:
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """All bridges and taps that the vApp has on the host."""
+        """The names of all bridges and taps of the vApp on the host."""
         return frozenset((*self.bridges, *self.taps))
 
     def shown(self, device: str) -> str:
@@ -113,13 +113,13 @@ class Look:
 
     @cached_property
     def ours(self) -> tuple[Device, ...]:
-        """The bridges and taps of the vApp that are there."""
+        """The bridges and taps of the vApp that the report contains."""
         devices = self.report.devices
         return tuple(devices[name] for name in sorted(self.names) if name in devices)
 
     def follows(self, device: Device) -> bool:
-        """Whether a device has its MTU from others: a bridge from the port with the lowest, and a
-        card on the uplink from the uplink's bridge.
+        """Whether a device takes its MTU from others: a bridge from the port with the lowest MTU,
+        and a card on the uplink from the uplink's bridge.
         """
         if device.name in self.bridges:
             ports = (port for port in self.report.devices.values() if port.master == device.name)
@@ -131,13 +131,13 @@ class Look:
 
     @cached_property
     def entrances(self) -> frozenset[tuple[str, str]]:
-        """(table, chain) of the chains that see every frame that comes in at a port."""
+        """(table, chain) of the chains that every frame enters when it comes in at a port."""
         return frozenset(
             (chain.table, chain.name) for chain in self.report.chains if chain.hook == "prerouting"
         )
 
     def filters(self, rule: Rule, card: Card) -> bool:
-        """Whether the rule leads everything that a card sends to a chain of its own."""
+        """Whether the rule jumps to another chain for every frame that the card sends."""
         return (
             rule.whole
             and rule.verdict == "jump"
@@ -147,8 +147,8 @@ class Look:
         )
 
     def is_harmless(self, rule: Rule) -> bool:
-        """Whether the rule is about other devices only, does nothing, or is that of a network
-        filter, whose own rules `_wrong_filters` compares.
+        """Whether the rule matches other devices only, has no verdict, or is the jump of a network
+        filter. The rules of the filter are compared elsewhere (`_wrong_filters`).
         """
         if any(name not in self.names and "*" not in name for _, name in rule.devices):
             return True
@@ -158,13 +158,13 @@ class Look:
 
     @cached_property
     def own_processes(self) -> tuple[Process, ...]:
-        """QEMU of the VMs that run."""
+        """The QEMU processes of the running VMs."""
         found = (self.process_of(vm) for vm in self.design.vms if vm.name in self.running)
         return tuple(filter(None, found))
 
     def process_of(self, vm: Vm) -> Process | None:
-        """QEMU of a VM: the process by whose number libvirt knows the domain or, where the host has
-        no such number, the one that was started for it.
+        """The QEMU process of a VM. libvirt's pid file of the domain names it; without a pid file,
+        its command line does.
         """
         pid = self.report.machines.get(vm.domain)
         return next(

@@ -1,9 +1,9 @@
-"""What ends the differences of a host's side: steps of a plan, or a person. Pure.
+"""Says how to end the differences of a host's side: by a step of a plan, or by hand. Pure.
 
-The least disruptive way is taken. What vcloud itself gave to a host (isolation, filters, ports, the
-flags of its bridges) is given again. What somebody else put onto a bridge of the vApp is taken off
-it, and not destroyed. Rules, processes and stacked devices of others are theirs to end: vcloud
-names them, and calls the vApp protected only when they are gone.
+vcloud takes the least disruptive way. It restores what it gave to a host itself (isolation, filters,
+ports, the flags of its bridges). It takes foreign devices and addresses off the bridges of the vApp,
+but does not destroy them. It leaves rules, processes and stacked devices of others alone: it names
+them, and calls the vApp protected only when they are gone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vcloud.plan.host_difference import LOST, HostDifference, HostKind, HostSide
 from vcloud.plan.steps import FRESH, Drift, Step, Verb
 
 Command = tuple[str, ...]
-"""A program and its words. Names in it come from the host, and each is one word."""
+"""A program and its arguments. Names from the host are in it, each as one argument."""
 
 
 class MendKind(StrEnum):
@@ -26,7 +26,7 @@ class MendKind(StrEnum):
 
     UPDATE_CARD = "update card"
     """libvirt changes the running card to one without the isolated flag, and back again. The link
-    stays up. (To give libvirt the same definition changes nothing.)
+    stays up. (If libvirt gets the same definition, it changes nothing.)
     """
     BIND_FILTER = "bind filter"
     """Delete the card's binding to the vApp's network filter if there is one, and create that
@@ -35,14 +35,14 @@ class MendKind(StrEnum):
     PIN = "pin"
     """libvirt pins the threads of the running VM to its cores, and those of other VMs elsewhere."""
     COMMAND = "command"
-    """Root on the host runs `Mend.commands`. libvirt has no call for it."""
+    """Root on the host runs `Mend.commands`, because libvirt has no call for it."""
     PLUG_CARD = "plug card"
-    """Restart the VM: its new tap has nothing of the old one."""
+    """Restart the VM. It gets a new tap with none of the wrong settings."""
     START_AGAIN = "start again"
     """Restart the VM: its new process has what its definition says."""
     START_NETWORK = "start network"
-    """Make the network anew, and plug in all its cards again. A new bridge has nothing of the old
-    one.
+    """Make the network anew, and plug in all its cards again. Its new bridge has none of the wrong
+    settings.
     """
     BY_HAND = "by hand"
     """It belongs to somebody else: vcloud only names it."""
@@ -50,19 +50,19 @@ class MendKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Mend:
-    """What ends a difference."""
+    """A way to end a difference."""
 
     kind: MendKind
     commands: tuple[Command, ...] = ()
-    """In their order. Of what a person must do: what would do it, if that can be said."""
+    """The commands in their order. For `BY_HAND`: the command for a person, if there is one."""
 
 
 _SWITCHES: Final = {"true": "on", "false": "off", "forwarding": "3"}
-"""How `ip -json` shows a flag of a port -> how it is set."""
+"""The value of a port's flag in `ip -json` -> the value that ip-link(8) sets it with."""
 
 
 def mend_of(difference: HostDifference) -> Mend:
-    """What ends a difference: the least disruptive way."""
+    """The least disruptive way to end a difference."""
     vm, device, other = difference.vm, difference.device, difference.other
     if other == LOST:
         return Mend(MendKind.BY_HAND)
@@ -76,8 +76,8 @@ def mend_of(difference: HostDifference) -> Mend:
         case HostKind.PORT:
             return _command("ip", "link", "set", "dev", other, "nomaster")
         case HostKind.ADDRESS if ":" in other:
-            # libvirt gives a bridge no IPv6. With it, the kernel makes an address again each time
-            # the bridge goes up.
+            # libvirt switches IPv6 off on the bridge. While it is on, the kernel makes a new
+            # address each time the bridge goes up.
             return _command("sysctl", "-q", "-w", f"net/ipv6/conf/{device}/disable_ipv6=1")
         case HostKind.ADDRESS:
             return _command("ip", "address", "delete", other, "dev", device)
@@ -121,7 +121,7 @@ def _command(*argv: str) -> Mend:
 
 
 def _link_commands(difference: HostDifference) -> Iterator[Command]:
-    """A port is put onto its bridge while it is down: at no instant is it there without its
+    """A port is put onto its bridge while it is down, so that it never forwards frames without its
     isolation.
     """
     link = ("ip", "link", "set", "dev", difference.device)
@@ -141,18 +141,19 @@ def _link_commands(difference: HostDifference) -> Iterator[Command]:
 
 
 def _route_commands(device: str, target: str) -> Iterator[Command]:
-    """`flush`, because `delete` looks in the main table only, and fails where the route went with
-    its address. A default route may be of either family.
+    """The commands use `flush`, because `delete` looks in the main table only, and fails if the
+    route disappeared together with its address. A default route may be of either family.
     """
     for family in ("-4", "-6") if target == "default" else ("-6" if ":" in target else "-4",):
         yield ("ip", family, "route", "flush", "table", "all", "exact", target, "dev", device)
 
 
 def verb_of(difference: HostDifference, *, as_root: bool) -> Verb | None:
-    """The step that ends a difference; None where only a person can.
+    """The step that ends a difference; None if only a person can end it.
 
-    Where vcloud is not root on the host, a card that is on another bridge is plugged in again by a
-    restart of its VM, because it is cut off or past its appliances. Nothing else is worth that.
+    If vcloud is not root on the host, a card on a wrong bridge is plugged in again by a restart of
+    its VM, because such a card is cut off, or its traffic bypasses the appliances. No other
+    difference justifies a restart.
     """
     match mend_of(difference).kind:
         case MendKind.UPDATE_CARD | MendKind.BIND_FILTER | MendKind.PIN:
@@ -169,29 +170,30 @@ def verb_of(difference: HostDifference, *, as_root: bool) -> Verb | None:
 
 
 def way_out(difference: HostDifference, *, as_root: bool) -> str:
-    """What ends a difference, as a clause for a person."""
+    """How to end a difference, as a clause for the user."""
     if verb_of(difference, as_root=as_root):
         return "`vcloud up` repairs it"
     mend = mend_of(difference)
     commands = " && ".join(map(shlex.join, mend.commands))
     if mend.kind is MendKind.COMMAND:
-        return f"root on the host ends it with: {commands}"
+        return f"as root on the host, run: {commands}"
     if difference.kind is HostKind.RULE:
-        return "vcloud leaves the rules of others alone: root on the host removes it, or lets it name other devices only"
+        return "vcloud does not change rules that others made: remove it as root on the host, or limit it to other devices"
     if difference.other == LOST:
         return "`vcloud doctor` looks at that host"
     if difference.kind in (HostKind.KSM, HostKind.SMT):
         return f"it concerns all that runs there, so vcloud leaves it alone: root on the host ends it with: {commands}"
     if difference.kind is HostKind.MERGING:
         return "its definition forbids it, so libvirt's daemon allows it to all that it starts: root on the host takes MemoryKSM= out of the daemon's systemd unit, restarts the daemon, and then the VM"
-    what = "devices" if difference.kind is HostKind.STACKED else "processes"
-    ends = f"ends it with: {commands}" if commands else "ends it"
-    return f"vcloud leaves the {what} of others alone: root on the host {ends}"
+    thing = "device" if difference.kind is HostKind.STACKED else "process"
+    step = f"run: {commands}" if commands else f"end the {thing}"
+    return f"vcloud does not touch a {thing} of others: as root on the host, {step}"
 
 
 def told_once(side: HostSide, drift: Iterable[Drift]) -> tuple[HostDifference, ...]:
-    """The differences that nothing else tells as well. libvirt (`drift`) knows the rules of the filter,
-    which card it has bound to it, which cards it has plugged in, and how it has pinned CPUs.
+    """The differences without those that libvirt's own state shows, too (`drift`). libvirt knows
+    the rules of the filter, the cards that are bound to it, the cards that are plugged in, and the
+    CPUs that are pinned.
     """
     drift = tuple(drift)
     told = {(found.card, kind) for found in drift if found.card for kind in found.tells}
@@ -229,7 +231,7 @@ def host_steps(
     side: HostSide, differences: Iterable[HostDifference], host: str, steps: Collection[Step]
 ) -> Iterator[Step]:
     """The step with the commands that root runs on the host. `steps` are those of the VMs and
-    networks: what they make anew needs no command.
+    networks; a device that one of them makes anew needs no command.
     """
     found = [
         difference
@@ -251,7 +253,7 @@ def host_steps(
 def unmended(
     side: HostSide, differences: Iterable[HostDifference], steps: Collection[Step]
 ) -> tuple[str, ...]:
-    """What no step ends, each as a sentence with its way out."""
+    """The differences that no step ends, each as a sentence with its way out."""
     return tuple(
         f"{difference.what}; {way_out(difference, as_root=side.as_root)}"
         for difference in differences
@@ -260,12 +262,12 @@ def unmended(
 
 
 PLUGGED_IN: Final = FRESH | {Verb.RESTART_VM}
-"""A VM that runs gets new taps."""
+"""Steps after which a running VM has new taps."""
 
 
 def _goes(difference: HostDifference, steps: Iterable[Step]) -> bool:
-    """Whether the device or the process that a difference is about is made anew by a step. A rule or a process of
-    somebody else stays.
+    """Whether a step makes the device or the process anew that the difference is about. This does not end a rule
+    or a process of somebody else.
     """
     if mend_of(difference).kind is MendKind.BY_HAND and difference.kind is not HostKind.MERGING:
         return False

@@ -1,7 +1,7 @@
-"""What the host reporter (`vcloud.enforce.host_report`) says of a host, as values. Pure.
+"""The report that the host reporter (`vcloud.enforce.host_report`) makes of a host, as values. Pure.
 
-The report may have been written by anybody. A report of another form is refused as a whole, because
-half a report could hide what it leaves out.
+The report may be forged. If a part of it has the wrong form, the whole report is refused, because a
+part that is left out could hide a difference.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class Device:
     mac: str
     up: bool
     master: str
-    """Name of the device that it is a port of; empty: it is none."""
+    """Name of the bridge (or other device) that it is a port of; empty if it is no port."""
     lower: str
-    """Name of the device that it is stacked on, as a VLAN is; empty: it is on none."""
+    """Name of the device that it is stacked on, as a VLAN is; empty if it is on none."""
     port: Mapping[str, str]
-    """Its flags as a port of a bridge, and its MTU as `mtu`; empty: it is no port."""
+    """Its flags as a port of a bridge, and its MTU as `mtu`; empty if it is no port."""
     bridge: Mapping[str, str]
-    """Its flags as a bridge, and its MTU as `mtu`; empty: it is none."""
+    """Its flags as a bridge, and its MTU as `mtu`; empty if it is no bridge."""
     addresses: tuple[str, ...]
     """Addresses of the host, with prefix lengths."""
     xdp: bool
@@ -59,7 +59,7 @@ class Device:
     queues: tuple[str, ...]
     """Kind and handle of each queueing discipline of tc."""
     programs: tuple[str, ...]
-    """Where a program that tc does not list sees its packets: `ingress`, `egress`."""
+    """Places where a BPF program that tc does not list sees its packets: `ingress`, `egress`."""
 
 
 Match = tuple[str, str, str]
@@ -75,15 +75,15 @@ class Rule:
     table: str
     chain: str
     devices: tuple[tuple[str, str], ...]
-    """Pairs of what is matched (`iifname`, ...) and the one name that it must have."""
+    """Matches on devices: pairs of nft's keyword (`iifname`, ...) and the device name."""
     frames: frozenset[Match]
     """What the rule asks of the Ethernet header."""
     verdict: str
-    """One of `VERDICTS`, or empty where the rule does something else."""
+    """One of `VERDICTS`; empty if the rule has none of them."""
     target: str
     """The chain that the rule jumps to."""
     whole: bool
-    """The rule has nothing but what the other fields say."""
+    """The rule has no other parts than those in the other fields."""
     words: frozenset[str]
     """Every text in the rule."""
 
@@ -93,7 +93,7 @@ class Chain:
     table: str
     name: str
     hook: str
-    """Where frames enter it; empty: only by a jump."""
+    """nft's name of the hook; empty if frames come in by a jump only."""
     policy: str
 
 
@@ -106,7 +106,7 @@ class Disk:
     """Device and inode: equal for two paths to one file."""
     writes: bool
     here: bool
-    """The path means this file on the host, too, and not only where the process runs."""
+    """The path means this file on the host, and not only in the mount namespace of the process."""
 
     @property
     def name(self) -> str:
@@ -124,7 +124,7 @@ class Process:
     pid: int
     program: str
     name: str
-    """The domain that QEMU was started for, as its command line says; empty: it does not say."""
+    """The domain that QEMU was started for, by its command line; empty if it names none."""
     here: bool
     """It is in the host's own network namespace."""
     taps: tuple[str, ...]
@@ -174,7 +174,7 @@ NO_SETTINGS: Final = Kernel()
 
 @dataclass(frozen=True, slots=True)
 class HostReport:
-    """All that the reporter saw of a host."""
+    """Everything that the reporter saw of a host."""
 
     program: str
     """SHA-256 of the installed reporter; empty where vcloud sent the reporter itself."""
@@ -185,14 +185,16 @@ class HostReport:
     hooks: tuple[tuple[str, str], ...]
     """(device, chain of nft that sees packets at this device)."""
     static: tuple[tuple[str, str], ...]
-    """(device, MAC address): entries of forwarding databases that somebody has written."""
+    """(device, MAC address): static entries in the forwarding databases of bridges."""
     routes: tuple[tuple[str, str], ...]
-    """(device, target): routes that somebody has written."""
+    """(device, target): routes that the kernel did not make by itself."""
     sockets: tuple[tuple[str, int, str], ...]
-    """(device or `*` for all, process number or 0, program): sockets for whole frames."""
+    """(device or `*` for all, process number or 0, program): packet sockets, which read and send
+    whole frames.
+    """
     processes: tuple[Process, ...]
     machines: Mapping[str, int]
-    """Domain -> the process number by which libvirt knows it."""
+    """Domain -> the number of its process, from libvirt's pid file."""
     unseen: tuple[tuple[str, str], ...]
     """(part, reason): what the reporter could not look at."""
     guests: tuple[Guest, ...] = ()

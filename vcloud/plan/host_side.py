@@ -1,10 +1,9 @@
-"""Finds where a host's side of a vApp differs from what vcloud made: bridges, ports, packet filters
-and processes, of which libvirt tells nothing. Pure. `host_isolation` has what concerns processors and
-memory.
+"""Finds differences between a host and what vcloud made there, where libvirt does not look:
+bridges, ports, packet filters and processes. Pure. `host_isolation` finds those of processors and memory.
 
 A network filter is recognised by what its rules do, not by the names of its chains, which libvirt
-chooses. A rule of somebody else counts if it could handle a frame of the vApp: it names a device of
-the vApp, or it names no device.
+chooses. A rule of somebody else is a difference if it could handle a frame of the vApp: if it names
+a device of the vApp, or no device at all.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from vcloud.plan.host_look import Card, Look
 from vcloud.plan.host_report import HostReport, Match, Process, Rule
 
 MTU = "1500"
-"""Of bridges and ports of the vApp: vcloud asks libvirt for no other. In bytes."""
+"""The MTU of the vApp's bridges and ports in bytes, because vcloud asks libvirt for no other."""
 PORT_FLAGS: Mapping[str, str] = {
     "state": "forwarding",
     **dict.fromkeys(("learning", "flood", "mcast_flood", "bcast_flood"), "true"),
@@ -58,12 +57,12 @@ BRIDGE_FLAGS: Mapping[str, str] = {
 }
 """The flags of a bridge that libvirt made."""
 UNKNOWN_TABLE = "libvirt_nwfilter"
-"""How the names of tables begin in which a libvirt filters packets without ebtables."""
+"""The beginning of the names of the tables that libvirt's nftables driver (without ebtables) makes."""
 NFT_PROTOCOLS: Mapping[str, str] = {"arp": "arp", "ipv6": "ip6"}
 """libvirt's name of a protocol in an Ethernet frame -> nft's."""
 LINK_LOCAL = "fe80:"
-"""The kernel gives such an address to each tap. It is of no use there: frames that come in at a port
-go to the bridge.
+"""The kernel gives such an address to each tap. The host cannot be reached by it, because frames
+that come in at a port go to the bridge.
 """
 
 
@@ -75,13 +74,13 @@ def host_differences(
     cores: Mapping[str, tuple[int, ...]] | None = None,
     owned: Collection[int] = (),
 ) -> tuple[HostDifference, ...]:
-    """Everything of a host's side of a vApp that is not as vcloud made it, sorted by kind.
+    """All differences of a host's side of a vApp, sorted by kind.
 
     Args:
-        design: the vApp as it stands (`Manifest.design`).
+        design: the vApp as the host has it (`Manifest.design`).
         running: names of its VMs that run, by libvirt.
-        uplink_bridge: name of the bridge of the firewall's uplink; empty: it is not known, and
-            where the firewall's card is plugged in there is not compared.
+        uplink_bridge: name of the bridge of the firewall's uplink. Empty if it is not known; then
+            the bridge of the firewall's card there is not checked.
         report: what the reporter saw.
         cores: VM -> the processor of each of its virtual CPUs, as in the manifest.
         owned: all processors of these cores.
@@ -97,10 +96,12 @@ def host_differences(
 
 
 def unseen_kinds(report: HostReport) -> Mapping[HostKind, str]:
-    """The kinds of which a report says nothing, each with the reason."""
+    """The kinds that a report cannot show, each with the reason."""
     unseen = dict(report.unseen)
     if any(chain.table.startswith(UNKNOWN_TABLE) for chain in report.chains):
-        unseen["rules"] = "libvirt filters packets there in a way that this release does not know"
+        unseen["rules"] = (
+            "libvirt on this host filters packets in a way that this release of vcloud cannot read"
+        )
     return {
         kind: "; ".join(sorted(unseen[part] for part in NEEDS[kind] & unseen.keys()))
         for kind in HostKind
@@ -162,8 +163,8 @@ def _wrong_filters(look: Look) -> Iterator[HostDifference]:
 
 
 def _is_filter(rules: Sequence[Rule], card: Card) -> bool:
-    """Whether these rules are those of the card's network filter. The last one of these ends every
-    frame, so what comes after it is never reached.
+    """Whether these rules are those of the card's network filter. Rules after its last one are never
+    reached.
     """
     wanted = [(rule.verdict, _frames(rule, card.nic.mac)) for rule in card.filter]
     first = rules[: len(wanted)]
@@ -216,7 +217,7 @@ def _host_routes(look: Look) -> Iterator[HostDifference]:
     for device, target in look.report.routes:
         if device in look.names:
             yield look.differs(
-                HostKind.ROUTE, device, f"is where the host sends what is for {target}", target
+                HostKind.ROUTE, device, f"has a route of the host to {target}", target
             )
 
 
@@ -233,13 +234,13 @@ def _wrong_flags(look: Look) -> Iterator[HostDifference]:
 def _static_entries(look: Look) -> Iterator[HostDifference]:
     for device, mac in look.report.static:
         if device in look.names:
-            what = f"gets frames for {mac} because somebody has written it so"
+            what = f"has a static forwarding entry for {mac}"
             yield look.differs(HostKind.STATIC, device, what, mac)
 
 
 def _queues(look: Look) -> Iterator[HostDifference]:
-    """A queueing discipline without a handle is the kernel's own, and can have no filters. Nor can
-    `noqueue`, which libvirt gives to taps.
+    """A queueing discipline without a handle is the kernel's own and cannot have filters.
+    `noqueue`, which libvirt gives to taps, cannot have filters either.
     """
     for device in look.ours:
         for queue in device.queues:
@@ -257,8 +258,8 @@ def _programs(look: Look) -> Iterator[HostDifference]:
 
 
 def _foreign_rules(look: Look) -> Iterator[HostDifference]:
-    """Rules of chains that frames enter by themselves. A rule that jumps stands for all rules of
-    that chain.
+    """Foreign rules in base chains. A rule that jumps is reported in place of all rules of the
+    chain that it jumps to.
     """
     report = look.report
     bases = {(chain.table, chain.name) for chain in report.chains if chain.hook}
@@ -290,7 +291,7 @@ def _packet_sockets(look: Look) -> Iterator[HostDifference]:
             what = f"{who} reads the frames of all devices of the host"
             yield HostDifference(HostKind.SOCKET, what, other=str(pid))
         elif device in look.names:
-            what = f"is open for {who}, which reads and can send whole frames there"
+            what = f"has a packet socket of {who}, which can read and send whole frames there"
             yield look.differs(HostKind.SOCKET, device, what, str(pid))
 
 
@@ -304,7 +305,8 @@ def _foreign_processes(look: Look) -> Iterator[HostDifference]:
         for disk in process.disks
         if disk.writes or disk.name in volumes
     }
-    # A user of the host may give a file of their own the name of a volume.
+    # The folder is compared, too, because any user of the host may have a file with the name of a
+    # volume.
     folders = {
         disk.folder
         for process in look.own_processes
@@ -322,7 +324,7 @@ def _foreign_processes(look: Look) -> Iterator[HostDifference]:
             or (disk.here and disk.name in volumes and (not folders or disk.folder in folders))
         ]
         if held:
-            what = f"process {_shown(process)} of the host is none of the vApp's VMs and has open: {', '.join(held)}"
+            what = f"process {_shown(process)} on the host is no VM of the vApp, but has opened {', '.join(held)}"
             yield HostDifference(HostKind.PROCESS, what, other=str(process.pid))
 
 

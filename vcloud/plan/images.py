@@ -1,7 +1,7 @@
-"""Which build of its image a VM is made from.
+"""Chooses the build of its image that a VM is made from.
 
-A recipe says which packages an image has, and not in which versions. So two builds of one recipe
-differ, and a later build has the security updates of that day. A VM keeps the build that it was
+A recipe names the packages of an image, but not their versions. So two builds of one recipe differ,
+and a later build has the security updates of its day. A VM keeps the build that it was
 made from until its recipe changes, or until there is a later build with other packages. Another
 operator's own build of the same recipe, with the same packages or an older one, is no reason to
 make a VM anew.
@@ -17,22 +17,22 @@ from vcloud.packages import package_changes, told
 from vcloud.plan.manifest import Manifest, VmImage
 
 OLD_DAYS = 30
-"""An image that was built more days ago is told to be old."""
+"""Days. A note says of an image that is older that it is old."""
 
 
 def chosen_image(
     recipe: str, standing: VmImage | None, cached: VmImage | None, *, renew: bool = False
 ) -> VmImage:
-    """The build that a VM is to have.
+    """The build that a VM should have.
 
     Args:
         recipe: the digest of the VM's recipe of today, or of its qcow2.
-        standing: the build that the VM was made from. None where it does not stand.
-        cached: the build that this machine has. None where it has none.
-        renew: the cached build was made just now. It is also taken where nobody knows the packages of
-            the standing one.
+        standing: the build that the VM was made from; None if the VM does not exist.
+        cached: the build in this machine's cache; None if there is none.
+        renew: the cached build was made just now. It is also taken if the packages of the standing
+            build are not known.
 
-    A build that is still to be made is known by its recipe only.
+    Of a build that is not made yet, only the recipe is known.
     """
     if standing is None or standing.recipe != recipe:
         return cached or VmImage(recipe)
@@ -44,14 +44,14 @@ def chosen_image(
 def _supersedes(cached: VmImage, standing: VmImage, *, renew: bool) -> bool:
     if not standing.packages:
         return renew and cached.content != standing.content
-    # With `renew` the cached build is of today, also where the other one says that it is of a later
-    # day: the clock of the machine that built it was wrong.
+    # With `renew` the cached build is from today. If the other one claims a later day, the clock of
+    # the machine that built it was wrong.
     return cached.packages != standing.packages and (renew or cached.built > standing.built)
 
 
 def standing_image(vm: Vm, recipe: str, standing: Manifest | None) -> VmImage | None:
-    """The build that a VM was made from; of a new VM the latest build of its recipe that another VM of
-    the vApp was made from.
+    """The build that a VM was made from. For a new VM: the latest build of the same recipe that
+    another VM of the vApp was made from.
     """
     if standing is None:
         return None
@@ -64,9 +64,9 @@ def standing_image(vm: Vm, recipe: str, standing: Manifest | None) -> VmImage | 
 def built_anew(
     wanted: VmImage, standing: VmImage | None, packages: Mapping[str, Sequence[str]]
 ) -> str:
-    """Why a VM is made anew whose recipe did not change. Empty where its recipe changed.
+    """Why a VM is made anew although its recipe did not change. Empty if the recipe changed.
 
-    `packages` has the lists of packages that are known, by their digests.
+    `packages` holds all known lists of packages, by their digests.
     """
     if standing is None or standing.recipe != wanted.recipe:
         return ""
@@ -80,7 +80,9 @@ def built_anew(
 
 
 def age_in_days(built: str, now: str) -> int | None:
-    """Days from the date of one time to that of another (ISO 8601, in UTC). None where one of them is not known."""
+    """Days from the date of one time to that of another (ISO 8601, in UTC). None if one of them is
+    not known.
+    """
     try:
         return (date.fromisoformat(now[:10]) - date.fromisoformat(built[:10])).days
     except ValueError:
@@ -94,10 +96,10 @@ def age_notes(
     checked: Mapping[str, str],
     now: str,
 ) -> Iterator[str]:
-    """A sentence for each image of a recipe that is old, or of which nobody knows how old it is.
+    """A sentence for each image of a recipe that is old, or whose age is not known.
 
-    `images` maps VMs to the builds that they are to have. `checked` maps digests of packages to the
-    time at which they were last known to be those of that day. `now` is a time in UTC (ISO 8601).
+    `images` maps VMs to the builds that they should have. `checked` maps digests of packages to the
+    last time at which these packages were the newest ones. `now` is a time in UTC (ISO 8601).
     """
     vms: dict[tuple[str, VmImage], list[str]] = {}
     for vm in design.vms:
@@ -107,10 +109,11 @@ def age_notes(
         what = f"the image {name} of {', '.join(names)}"
         if found := _age_note(image, checked, now):
             yield f"{what} {found}"
-        # A build that is still to be made has no content either, but no VM stands that was made of it.
+        # Two kinds of builds have no known content: those that are not made yet, and those of
+        # earlier releases. Only of the latter a VM exists.
         elif not image.content and standing and standing.image_of(names[0]) == image:
             yield (
-                f"nobody knows how old {what} is, because an earlier release of vcloud made it; "
+                f"the age of {what} is not known, because an earlier release of vcloud made it; "
                 "`vcloud up --refresh` makes it anew with the packages of today"
             )
 

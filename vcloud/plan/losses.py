@@ -1,6 +1,6 @@
-"""The data that a plan takes away: disks that would be deleted, disks whose content is not where the
-VM looks for it, and saved memory. Each is named in the plan, so that a person can agree to it or
-not. Nothing else decides what is lost.
+"""Finds the data that a plan would destroy: disks that would be deleted, disks whose data is not
+where the VM looks for it, and saved memory. The plan names each loss, so that the user can agree or
+refuse.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ MEMORY = "(saved memory)"
 
 
 def of_removal(name: str, design: Design, state: VappState) -> Iterator[Loss]:
-    """What is deleted together with a VM that the file no longer names. `name` is that of its domain,
-    which may be gone already.
+    """The losses when a VM that the file no longer names is removed. `name` is the name of its
+    domain, which may be gone already.
     """
     domain, vm = state.domain(name), name.partition(".")[2]
     moved = moved_disks(name, design, state)
@@ -45,7 +45,7 @@ def of_removal(name: str, design: Design, state: VappState) -> Iterator[Loss]:
     if state.volumes is None:
         yield Loss(
             f"{vm} (data disks)",
-            "the storage pool 'vcloud' is not active, so nobody can tell which other disks are deleted with the VM; `virsh pool-start vcloud` lets `vcloud plan` tell",
+            "the storage pool 'vcloud' is not active, so vcloud cannot tell which other disks are deleted with the VM; run `virsh pool-start vcloud` and `vcloud plan` again",
         )
     if domain is None:
         return
@@ -58,15 +58,15 @@ def of_removal(name: str, design: Design, state: VappState) -> Iterator[Loss]:
 
 
 def of_start(vm: Vm, verb: Verb, design: Design, state: VappState) -> Iterator[Loss]:
-    """What is lost in a step that starts the VM."""
+    """The losses in a step that starts the VM."""
     domain = state.domain(vm.domain)
-    # A saved VM goes on with its disks, and one that runs already lacks only its links.
+    # A saved VM goes on with its disks. A VM that runs already only gets its links.
     if verb is Verb.RESTORE_VM or (verb is Verb.START_VM and domain is not None and domain.running):
         return
     if domain is not None and domain.saved:
         yield Loss(
             f"{vm.name} {MEMORY}",
-            "given up, because the VM boots; `vcloud up` with the file as it was restores it",
+            "deleted, because the VM boots; to use it, run `vcloud up` with the file as it was before",
         )
     if domain is not None and verb in FRESH:
         yield from _with_domain(domain)
@@ -74,22 +74,22 @@ def of_start(vm: Vm, verb: Verb, design: Design, state: VappState) -> Iterator[L
 
 
 def at_next_start(vm: Vm, design: Design, state: VappState, *, root: bool = True) -> Iterator[Loss]:
-    """The disks of a VM that would not find their content when the VM is defined and started again.
-    `root` says whether the VM keeps its root disk then.
+    """The losses when a VM is defined and started again: disks whose data it would not find. `root`
+    says whether the VM keeps its root disk.
     """
     domain = state.domain(vm.domain)
     for found in displaced(domain, state, vm) if domain else ():
         blank = domain is not None and found.disk in domain.marks.blank
         if not blank and (root or found.target != ROOT_TARGET):
             yield _displaced_loss(vm.name, found, domain)
-    if vm.role is Role.WORKLOAD:  # an appliance gets all that it has from vcloud
+    if vm.role is Role.WORKLOAD:  # an appliance holds no data of users
         yield from _root_loss(vm, domain, state)
     for disk in vm.disks:
         yield from _empty_disk(vm, disk, domain, design, state)
 
 
 def of_down(vapp: str, volumes: Iterable[str], state: VappState) -> Iterator[Loss]:
-    """What goes when `vcloud down` deletes these volumes and every VM of the vApp."""
+    """The losses when `vcloud down` deletes these volumes and every VM of the vApp."""
     for volume in sorted(volumes):
         if found := data_disk_of(volume):
             yield Loss(f"{found[0].partition('.')[2]}.{found[1]}", f"'{volume}' is deleted")
@@ -99,7 +99,9 @@ def of_down(vapp: str, volumes: Iterable[str], state: VappState) -> Iterator[Los
 
 
 def root_is_gone(vm: Vm, state: VappState) -> bool:
-    """Whether a standing VM has a root disk without a file, so that it cannot be started again."""
+    """Whether the volume of an existing VM's root disk is gone, so that the VM cannot be started
+    again.
+    """
     return (
         state.domain(vm.domain) is not None
         and state.volumes is not None
@@ -108,10 +110,10 @@ def root_is_gone(vm: Vm, state: VappState) -> bool:
 
 
 def notes_on_disks(design: Design, state: VappState) -> tuple[str, ...]:
-    """A sentence on each data disk on the host that no VM of the file has. They stay."""
+    """A sentence for each data disk on the host that no VM of the file has. These disks are kept."""
     kept = (*left_behind(design, state), *dropped(design, state))
     return tuple(
-        f"the data disk '{volume}' stays on the host, and no VM of the file has it"
+        f"the data disk '{volume}' stays on the host, but no VM of the file uses it"
         for volume in sorted(kept)
     )
 
@@ -131,17 +133,17 @@ def _displaced_loss(vm: str, found: Displaced, domain: DomainState | None) -> Lo
         # VMs use.
         return Loss(
             told,
-            f"everything written since the snapshot that began '{top}'; `virsh blockcommit {name} {found.target} --base {found.base} --active --pivot` keeps it",
+            f"everything written to '{top}', the file of a snapshot; to keep it, run `virsh blockcommit {name} {found.target} --base {found.base} --active --pivot`",
         )
-    where = f"'{found.top}'" if found.top else "something that is no file"
+    where = f"'{found.top}'" if found.top else "a network disk or another target without a file"
     way_out = (
         ""
         if domain is None or domain.running
-        else f"; `virsh start {domain.name}`, then `vcloud plan`"
+        else f"; run `virsh start {domain.name}`, then `vcloud plan`"
     )
     return Loss(
         told,
-        f"it is written to {where}, a snapshot or a copy that somebody made, and the VM goes back to '{found.volume or 'the volume that vcloud gave it'}'{way_out}",
+        f"it writes to {where}, a snapshot or a copy that somebody made; the VM would write to '{found.volume or 'the volume that vcloud gave it'}' again{way_out}",
     )
 
 
@@ -150,22 +152,24 @@ def _root_loss(vm: Vm, domain: DomainState | None, state: VappState) -> Iterator
     if root_is_gone(vm, state):
         yield Loss(
             vm.name,
-            f"its file '{volume}' is gone from the host, and a new root disk takes its place",
+            f"its file '{volume}' is gone from the host; the VM gets a new root disk",
         )
-    # A run that was killed leaves a root disk without a domain, too, but of a VM that nobody has
-    # connected since it was made.
+    # A killed run may also leave a root disk without a domain. But its VM was never connected, so
+    # the disk holds no data.
     served = have is None or bool(have.token_of(vm.name))
     if domain is None and served and volume in (state.volumes or ()):
         yield Loss(
             vm.name,
-            f"somebody removed its domain, and its root disk '{volume}' is made anew; `virsh define` with the XML of the domain brings it back",
+            f"somebody removed its domain, so its root disk '{volume}' is made anew; to keep the disk, define the domain again (`virsh define`)",
         )
 
 
 def _empty_disk(
     vm: Vm, disk: Disk, domain: DomainState | None, design: Design, state: VappState
 ) -> Iterator[Loss]:
-    """The loss of a data disk that begins empty, and was made once or may stand under another name."""
+    """The loss if a data disk starts empty, although it was made before or may exist under another
+    name.
+    """
     volumes = state.volumes
     if volumes is None or disk.volume in volumes - unfinished_copies(state):
         return
@@ -177,19 +181,19 @@ def _empty_disk(
         if name == disk.name
     }
     way_out = "".join(
-        f"; '{volume}' is the disk of a VM '{owner}' that is gone, and `was: {owner}` in the entry of '{vm.tier}' makes it this one"
+        f"; '{volume}' is the disk of a VM '{owner}' that is gone; to use it here, write `was: {owner}` in the entry of '{vm.tier}'"
         for volume, owner in twins.items()
     )
     if _was_made(vm, disk, domain, state):
-        why = f"its file '{disk.volume}' is gone from the host, and an empty disk takes its place"
+        why = f"its file '{disk.volume}' is gone from the host; the VM gets an empty disk"
         yield Loss(f"{vm.name}.{disk.name}", f"{why}{way_out}")
     elif twins:
-        yield Loss(f"{vm.name}.{disk.name}", f"it begins empty{way_out}")
+        yield Loss(f"{vm.name}.{disk.name}", f"it starts empty{way_out}")
 
 
 def _was_made(vm: Vm, disk: Disk, domain: DomainState | None, state: VappState) -> bool:
-    """Whether a data disk was made once. A disk that never held data, and one that the file names
-    for the first time, does not count.
+    """Whether a data disk was made before, so that it may hold data. A disk that never held data
+    does not count, nor one that the file names for the first time.
     """
     if domain is not None:
         used = {PurePath(file).name for files in domain.sources.values() for file in files}

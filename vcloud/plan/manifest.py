@@ -19,24 +19,26 @@ class Phase(StrEnum):
     """How far the last run of `vcloud up` came."""
 
     APPLYING = "applying"
-    """The run began and did not end. Every domain and network must be looked at by itself."""
+    """The run began and did not end. Only the marks of each domain and network say what it was made
+    from.
+    """
     READY = "ready"
     """The run ended. Everything that the manifest names is as the manifest says."""
 
 
 @dataclass(frozen=True, slots=True)
 class VmImage:
-    """One build of an image. What is not known is empty: an earlier release has not noted it, or the
-    build is still to be made.
+    """One build of an image. A field is empty if its value is not known: an earlier release did not
+    note it, or the build is not made yet.
     """
 
     recipe: str
     """SHA-256 in hex of the recipe and all that it depends on, or of a user's qcow2."""
     content: str = ""
-    """SHA-256 in hex of the bytes. Hosts hold an image by it."""
+    """SHA-256 in hex of the bytes. On a host, it is part of the name of the image's volumes."""
     packages: str = ""
-    """Digest of the packages with their versions (`vcloud.packages`). Empty for a user's qcow2, of
-    which nobody knows the packages.
+    """Digest of the packages with their versions (`vcloud.packages`). Empty for a user's qcow2,
+    whose packages are not known.
     """
     built: str = ""
     """When the build began, in UTC (ISO 8601)."""
@@ -72,18 +74,18 @@ class Manifest:
     vcloud: str
     """Version that wrote it."""
     connected: tuple[tuple[str, str], ...] = ()
-    """(VM, the token that `up` put into the running domain when it connected the VM). With another
-    token or none in the domain, nobody has connected the VM since it was started.
+    """(VM, the token that `up` put into the running domain when it connected the VM). If the domain
+    has another token or none, `up` has not connected the VM since it was started.
     """
     defined: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
     """(VM, how libvirt read the definition that vcloud gave it): pairs of a part and its text."""
     ids: tuple[tuple[str, int], ...] = ()
-    """(VM, libvirt's id of its domain), of VMs that a release before tokens connected. Only these
-    releases wrote it.
+    """(VM, libvirt's id of its domain), for VMs that an earlier release connected. Only releases
+    without tokens wrote it.
     """
     lock: str = ""
-    """UUID of the lock under which the run worked that wrote it; empty in what earlier releases
-    wrote.
+    """UUID of the lock that the run held which wrote the manifest; empty in manifests of earlier
+    releases.
     """
     cores: tuple[tuple[str, tuple[int, ...]], ...] = ()
     """(VM, the processor of the host to which each of its virtual CPUs is pinned), of the VMs that
@@ -92,8 +94,8 @@ class Manifest:
     owned: tuple[int, ...] = ()
     """All processors of these cores, in order."""
     generation: int = 0
-    """Number of the run that claimed the vApp. Every run has a higher number than all before it, by
-    which a guest knows what comes late from a run that was killed.
+    """Number of the run that claimed the vApp. Every run has a higher number than all before it. By
+    the number, a guest refuses late commands of a run that was killed.
     """
 
     def digests_of(self, vm: str) -> VmDigests | None:
@@ -106,7 +108,7 @@ class Manifest:
         return dict(self.connected).get(vm, "")
 
     def definition_of(self, vm: str) -> Mapping[str, str] | None:
-        """How libvirt read the VM's definition; None where nobody has noted it yet."""
+        """How libvirt read the VM's definition; None if no run has noted it yet."""
         parts = dict(self.defined).get(vm)
         return None if parts is None else dict(parts)
 
@@ -123,8 +125,8 @@ class Manifest:
         return next((vm for vm in self.design.vms if vm.name == name), None)
 
     def agrees_with(self, other: Manifest) -> bool:
-        """Whether both are equal in everything but phase, time, writer, run and what a run finds
-        out about what it made.
+        """Whether both are equal. Phase, time, writer and run are not compared, nor what a run
+        notes about the objects that it made.
         """
         return (
             dataclasses.replace(
@@ -149,13 +151,13 @@ class Manifest:
         redefined: Collection[str] = frozenset(),
         anew: Collection[str] = frozenset(),
     ) -> Manifest:
-        """What the run that works under this lock writes when it begins.
+        """The manifest that a run writes when it begins. The run holds this lock.
 
-        Until the end only those VMs count as connected that were `before`, so that the next run
-        looks after those of a killed one. `seconds` is the time since 1970: where the manifest of
-        before is lost, the number of the run is higher all the same. Of the VMs `redefined`, which
-        the run defines again, nobody knows how far the run comes. The VMs `anew` get new root
-        disks, which hold nothing until the run connects them.
+        Until the run ends, only those VMs count as connected that were connected `before`. So if the
+        run is killed, the next run connects the others. `seconds` is the time since 1970; with it,
+        the number of the run is higher than all before it even if the manifest `before` is lost.
+        The run defines the VMs `redefined` again, so their definitions are unknown until it ends.
+        The VMs `anew` get new root disks, which hold no data until the run connects them.
         """
         return dataclasses.replace(
             self,
@@ -175,7 +177,7 @@ class Manifest:
 
 
 def digest_of(*parts: object) -> str:
-    """24 hex digits that change with the printed form of these values."""
+    """A digest of the printed form of these values, as 24 hex digits."""
     # `repr` keeps the border between two values: ("ab", "c") and ("a", "bc") differ.
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 

@@ -1,18 +1,18 @@
-"""Memory images: which VM is booted and saved so that others can wake from its memory, and for
-which VMs that memory is good.
+"""Memory images: which VM vcloud boots and saves so that others can wake from its memory, and which
+VMs can use that memory.
 
-The saved VM has no data disk, and of NICs only the first one of a workload. A NIC that is plugged
-into a running guest keeps the guest's udev busy for half a second without KVM, and every workload
-has a NIC, so the NIC of the memory image becomes the VM's own. An appliance has no udev, and its
+The saved VM has no data disk, and of NICs only the first one of a workload. Plugging a NIC into a
+running guest keeps the guest's udev busy for half a second without KVM. So the first NIC of a
+workload is part of the memory image, and becomes the VM's own. An appliance has no udev, and its
 number of NICs depends on the vApp. An image of a user's own gets its NICs together with its seed
 disk.
 
 A guest and its NIC agree on offloads when the guest boots. NICs in inspected zones have no
 offloads. So an image can have two memory images, one for each kind of NIC.
 
-A memory image is good for a VM only if the domain, the image, and the versions of libvirt, QEMU and
-the kernel are the same. The key of a memory image is a digest of exactly these, so a change of any
-of them asks for another memory image.
+A VM can use a memory image only if the domain, the image, and the versions of libvirt, QEMU and the
+kernel are the same. The key of a memory image is a digest of these, so if any of them changes,
+another memory image is needed.
 """
 
 from __future__ import annotations
@@ -35,17 +35,15 @@ from vcloud.design.model import Nic, Uplink, Vm
 from vcloud.plan.manifest import digest_of
 
 FORMAT = 2
-"""Format of memory images. An image of another format has another key, so that nothing wakes from
-it and it is deleted in its turn.
+"""Format of memory images. A memory image of another format has another key, so no VM wakes from
+it, and it is deleted when space is needed.
 """
 PORTS = 14
-"""Free PCIe ports of a memory image: so many devices can be plugged into a VM that has woken from
-it.
-"""
+"""Free PCIe ports of a memory image. So many devices can be plugged into a VM that woke from it."""
 UNCONNECTED_NIC = Nic(
     "", "", MEMORY_IMAGE_MAC, "", "", None, None, isolated=False, plain_offloads=False
 )
-"""It leads nowhere; the NIC of a VM that wakes takes its place."""
+"""The NIC of a memory image. It is on no network; when a VM wakes, the VM's own NIC replaces it."""
 SHARING = 3
 """If so many VMs of one run can wake from one memory image, the image is made even in the run that
 brings the VM image to the host.
@@ -63,8 +61,8 @@ def saved_vm(vm: Vm, key: str) -> Vm:
 
 
 def saved_vm_facts(vm: Vm, accelerator: str) -> HostFacts:
-    """Facts of the host for the saved VM's domain. By credentials for systemd, the host makes an
-    image of a user's own wait.
+    """Facts of the host for the saved VM's domain. Credentials for systemd make an image of a
+    user's own wait at the gate (`vcloud.compile.guest.gate`).
     """
     return HostFacts(
         accelerator, spare_ports=PORTS, credentials=() if vm.image.recipe else gate_credentials()
@@ -77,8 +75,8 @@ def memory_image_key(
     """16 hex digits. `image` is its content, `versions` those of libvirt, QEMU and the kernel on the
     host.
     """
-    # Fixed words in place of paths: these differ from VM to VM, and the memory is good for all of
-    # them.
+    # Fixed words replace the paths, because paths differ from VM to VM, and all these VMs can use
+    # the memory.
     boot = BootFiles("disk", "console", "kernel" if vm.image.recipe else "", "initrd", cmdline)
     # The name of the saved VM holds the key, which is not known yet. So it is left empty here.
     xml = render_domain(saved_vm(vm, ""), uplink, saved_vm_facts(vm, accelerator), boot, {}, {})
@@ -86,13 +84,13 @@ def memory_image_key(
 
 
 def why_not_wakeable(vm: Vm, uplink: Uplink) -> str:
-    """Why a VM cannot wake from any memory image; empty where it can."""
+    """Why a VM cannot wake from any memory image; empty if it can."""
     files = placeholder_files(own_kernel=bool(vm.image.recipe))
     needed = ports_of(
         plugged_when_woken(devices_of(vm, uplink, files, {disk.volume: "" for disk in vm.disks}))
     )
     return (
-        f"{needed} devices would have to be plugged into it, and a woken VM has {PORTS} free PCIe ports"
+        f"it needs {needed} more devices, but a woken VM has only {PORTS} free PCIe ports"
         if needed > PORTS
         else ""
     )
@@ -107,8 +105,8 @@ def worth_making(
 ) -> frozenset[str]:
     """The keys of the memory images that a run makes.
 
-    The run that brings a VM image to a host boots the VMs, because that is faster for one or two
-    VMs. A user who makes VMs of an image a second time is likely to do so again, so the second run
+    The run that uploads a VM image to a host boots the VMs, because that is faster for one or two
+    VMs. A user who makes VMs of an image a second time will probably do so again, so the second run
     makes the memory image.
 
     Args:
@@ -116,8 +114,8 @@ def worth_making(
         there: keys of the memory images that the host has.
         images: VM -> content of its image.
         known: contents of the VM images that the host had before this run.
-        own: VMs of images of a user's own. Only after one of them has booted is it known whether
-            they can wake.
+        own: VMs of images of a user's own. Whether they can wake is known only after one of them
+            has booted.
     """
     sharing = {
         key: [vm for vm, other in keys.items() if other == key] for key in set(keys.values())

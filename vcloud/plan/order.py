@@ -1,11 +1,11 @@
-"""In which order the steps of a plan may run. The order is what keeps a vApp closed while it
+"""Decides in which order the steps of a plan may run. This order keeps a vApp protected while it
 changes.
 
 Networks and the filter come first, then the appliances, whose rules are loaded and checked. Only
 then is any workload connected. Workloads start beside the appliances to save time, but with their
-links down. What leaves goes last: the rules forget a VM before it is removed. `Step.needs` says all
-of this as data, so that it can be tested without a host, and so that whoever runs a plan needs no
-order of its own.
+links down. Removals come last: the rules no longer name a VM when it is removed. `Step.needs` holds
+this order as data. So it can be tested without a host, and the code that runs a plan needs no order
+of its own.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ LAST = (Verb.REMOVE_NETWORK, Verb.RECORD)
 
 
 def ordered(plan: Plan, design: Design, *, firewall_first: bool, linked: bool) -> Plan:
-    """The plan with every part of its steps, with what each step needs, and with the ranks of those
-    that wait for a processor.
+    """The complete plan: with the hidden parts of its steps, with the needs of each step, and with
+    ranks for steps that wait for a processor.
 
     Args:
-        plan: the steps that people were shown, of a vApp of which at least one thing is to be done.
+        plan: the steps that the user was shown; at least one.
         design: what is wanted.
         firewall_first: the firewall is loaded before the IPS, because the new rules only revoke
-            flows. Otherwise the IPS is loaded first, so that what a new flow carries is inspected
-            before the flow is allowed.
+            flows. Otherwise the IPS is loaded first, so that it already inspects a new flow when
+            the firewall allows it.
         linked: some workload runs with its links up, so that the order of loading matters.
     """
     complete = plan.with_steps(_connections(plan, design))
@@ -72,18 +72,18 @@ def with_memory_images(plan: Plan, keys: Iterable[tuple[str, Sequence[str]]]) ->
 
 
 def starts_connected(vm: Vm) -> bool:
-    """Whether a VM is not even started before its turn: an image of a user's own cannot make its
-    services wait for the links.
+    """Whether a VM may be started only when its links may be raised, too. The services of an image
+    of a user's own do not wait for the links.
     """
     return vm.role is Role.WORKLOAD and not vm.image.recipe
 
 
 def revokes_first(plan: Plan, design: Design) -> bool:
-    """Whether VMs are removed only after the appliances hold their new rules, so that the firewall
-    sends nothing to a VM that is gone.
+    """Whether VMs are removed only after the appliances have loaded their new rules, so that the
+    firewall sends nothing to a VM that is gone.
 
-    Where an appliance itself is started again, or a network is made that it is plugged into,
-    nothing passes meanwhile, and what is removed makes room.
+    If an appliance is started again, or a network is made, no traffic passes meanwhile. Then VMs are
+    removed first, to free memory and processors.
     """
     return not plan.has(*NETWORKS) and not any(
         plan.verb_of(vm.name) in STARTED for vm in design.appliances
@@ -93,10 +93,10 @@ def revokes_first(plan: Plan, design: Design) -> bool:
 def keeps_processor_busy(step: Step, wakes: Callable[[str], bool]) -> bool:
     """Whether a step computes so much from beginning to end that it slows down the steps beside it.
 
-    `wakes` says whether a VM that is made anew wakes from a memory image. Without KVM the rules of
-    the IPS took twice as long to load while VMs woke that had to wait for these rules. A VM that
-    boots is left out, because it waits for its disk as well, and so are services, because they may
-    wait for something for as long as `ready` allows.
+    `wakes` says whether a VM that is made anew wakes from a memory image. Measured without KVM: the
+    rules of the IPS took twice as long to load while VMs woke, and those VMs had to wait for these
+    rules anyway. A VM that boots does not count, because it also waits for its disk. Services do
+    not count, because they may wait as long as `ready` allows.
     """
     return (
         wakes(step.subject)
@@ -106,8 +106,8 @@ def keeps_processor_busy(step: Step, wakes: Callable[[str], bool]) -> bool:
 
 
 def by_urgency(plan: Plan, design: Design) -> tuple[Vm, ...]:
-    """The VMs that the plan touches. Those that others wait for longest come first: the IPS, the
-    firewall, then the start order.
+    """The VMs that the plan touches, the most urgent first: the IPS, the firewall, then the
+    workloads in start order.
     """
     touched = {step.subject for step in plan.steps if step.verb in TOUCHED}
     starting = {step.subject for step in plan.steps if step.verb in STARTED}
@@ -142,7 +142,7 @@ def _connections(plan: Plan, design: Design) -> Iterator[Step]:
 
 
 class _Needs:
-    """Ids of the steps that each step of one plan must wait for."""
+    """Finds the ids of the steps that each step of one plan must wait for."""
 
     def __init__(self, plan: Plan, design: Design, *, firewall_first: bool, linked: bool) -> None:
         self.plan = plan
@@ -151,7 +151,7 @@ class _Needs:
         self.loading = self._ids(LOADED)
         self.removing = self._ids({Verb.REMOVE_VM})
         self.revoking = self.loading if revokes_first(plan, design) else frozenset()
-        # The firewall forgets where a VM is only after its rules have forgotten the VM.
+        # The firewall loses its route to a removed VM only after its rules no longer name the VM.
         self.only_leave = bool(self.revoking and self.removing) and not plan.has(*FRESH)
         self.appliances = [vm.name for vm in design.appliances]
         self.first = Verb.LOAD_FIREWALL if firewall_first else Verb.LOAD_IPS
@@ -199,8 +199,9 @@ class _Needs:
             )
 
     def _made_beside(self) -> Iterator[str]:
-        """The workloads that are made while the appliances still serve the others. An appliance that
-        restarts stops them, so it restarts when it has the host's processors for itself.
+        """The workloads that are made beside the running vApp. An appliance that restarts
+        interrupts all traffic. So it restarts after they are made, when nothing else uses the
+        host's processors.
         """
         return (
             step.id
@@ -211,8 +212,8 @@ class _Needs:
         )
 
     def _before_links(self, vm: Vm) -> Iterator[str]:
-        """Both appliances know the VMs and hold their rules, and the VMs that this one comes after
-        are ready.
+        """The steps after which the links of a VM may be raised: both appliances are configured and
+        loaded, and the VMs in its `after` are ready.
         """
         yield from self.loading
         for name in self.appliances:

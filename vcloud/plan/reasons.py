@@ -17,15 +17,15 @@ from vcloud.plan.state import VappState
 from vcloud.values import Protocol
 
 RELEASE = "this release renders it differently"
-"""Nothing of the file differs, but the text that is made of it does."""
-UNREADY = "it was made, but not ready when the last run ended"
+"""The reason if the file did not change, but the text that vcloud renders did."""
+UNREADY = "it was made, but was not ready when the last run ended"
 HOSTS = "/etc/hosts"
 OUTAGES = {
     Role.FIREWALL: "; all traffic between zones and with the outside stops until it runs again, for 10 to 40 s without KVM",
     Role.IPS: "; all traffic that it inspects stops until it runs again, for 10 to 40 s without KVM",
 }
 UNTOLD = frozenset({"apps", "origin", "why"})
-"""Fields of a flow that change nothing of what passes the firewall."""
+"""Fields of a flow that do not change which packets pass the firewall."""
 
 
 def first(vm: Vm) -> str:
@@ -47,9 +47,7 @@ def root(
     have: Manifest | None,
     packages: Mapping[str, Sequence[str]],
 ) -> str:
-    """What differs in what a VM's root disk begins with. `packages` has lists of packages by their
-    digests.
-    """
+    """Why a VM needs a new root disk. `packages` holds lists of packages by their digests."""
     image = wanted.image_of(vm.name)
     anew = built_anew(image, have.image_of(vm.name), packages) if image and have else ""
     if old is not None and old.run != vm.run:
@@ -135,8 +133,8 @@ def _identity(vm: Vm, wanted: Manifest, have: Manifest | None) -> Iterator[str]:
 
 
 def _changed_files(vm: Vm, old: Vm) -> list[str]:
-    """The paths of files that come, go, or have another content, mode or owner. Contents are digests
-    here (`manifest.redacted`), which is enough to see a difference.
+    """The paths of files that are new or removed, or have another content, mode or owner. Contents
+    are digests here (`manifest.redacted`), which is enough to compare them.
     """
     before, after = (
         {(file.path, file.content, file.mode, file.owner) for file in one.files}
@@ -146,7 +144,7 @@ def _changed_files(vm: Vm, old: Vm) -> list[str]:
 
 
 def _followed(vm: Vm, old: Vm, path: str) -> str:
-    """A changed file with what follows in the guest: `/etc/nginx/a.conf (reload nginx)`."""
+    """A changed file, and what the guest does then: `/etc/nginx/a.conf (reload nginx)`."""
     follows = [
         f"{change} {unit.removesuffix('.service')}" for change, unit in changes_of(vm, old, path)
     ]
@@ -156,13 +154,13 @@ def _followed(vm: Vm, old: Vm, path: str) -> str:
 
 
 def outage(vm: Vm) -> str:
-    """What stands still while an appliance is off."""
+    """Which traffic stops while an appliance is off."""
     return OUTAGES.get(vm.role, "")
 
 
 def loading(state: VappState, *, reload: bool) -> str:
-    """Why both appliances are loaded whatever their rules are; empty where only a difference or a
-    restart is a reason.
+    """Why both appliances are loaded even if their rules are unchanged; empty if there is no such
+    reason.
     """
     have = state.manifest
     if reload:
@@ -173,7 +171,7 @@ def loading(state: VappState, *, reload: bool) -> str:
 
 
 def firewall(wanted: Manifest, have: Manifest | None, why: str) -> str:
-    """Which flows come and go. Where none do: why the rules are loaded."""
+    """The flows that are allowed, revoked or changed. If there are none: why the rules are loaded."""
     changes = flow_changes(wanted.design, have)
     words = (
         ("allows", changes.allowed),
@@ -188,7 +186,7 @@ def firewall(wanted: Manifest, have: Manifest | None, why: str) -> str:
 
 def _firewall_why(wanted: Manifest, have: Manifest | None) -> str:
     if have is not None and have.uplink.beside != wanted.uplink.beside:
-        return "the host is in other networks, which are no internet"
+        return "the host's own networks changed, and they are not part of internet"
     old = {zone.name: zone.denied for zone in have.design.zones} if have else {}
     told = [
         f"denied in zone {zone.name}: {old[zone.name]} -> {zone.denied}"
@@ -202,8 +200,8 @@ def _firewall_why(wanted: Manifest, have: Manifest | None) -> str:
 
 
 def ips(wanted: Manifest, have: Manifest | None, why: str) -> str:
-    """Which zones are inspected from now on, and what flows carry. Where these stay: why the rules
-    are loaded.
+    """The inspected zones, and the protocols of flows. If both are unchanged: why the rules are
+    loaded.
     """
     zones = f"rules for {', '.join(wanted.design.inspection.zones)}{_carried(wanted.design, ())}"
     if have is None or have.design.ips is None or wanted.design.ips is None:
@@ -223,7 +221,7 @@ def ips(wanted: Manifest, have: Manifest | None, why: str) -> str:
 
 
 def _carried(design: Design, before: Collection[Flow]) -> str:
-    """What flows carry that carried something else before, or did not say it."""
+    """The protocols of flows that carried another protocol before, or none was known."""
     old = {flow.id: (flow.services, flow.apps) for flow in before}
     said = [
         f"{flow.id} carries {app or 'anything'}" + (f" on {service}" * (len(flow.services) > 1))
@@ -267,7 +265,7 @@ def flow_changes(design: Design, have: Manifest | None) -> FlowChanges:
 
 
 def same_flow(one: Flow, other: Flow) -> bool:
-    """Whether the firewall lets the same pass on both."""
+    """Whether the firewall allows the same packets on both flows."""
     return all(
         getattr(one, item.name) == getattr(other, item.name)
         for item in fields(Flow)
@@ -276,7 +274,7 @@ def same_flow(one: Flow, other: Flow) -> bool:
 
 
 def _listed(what: str, before: Collection[str], after: Collection[str]) -> str:
-    """`what: + new, - old`; empty where both hold the same."""
+    """`what: + new, - old`; empty if both hold the same names."""
     signs = [
         *(f"+ {name}" for name in after if name not in before),
         *(f"- {name}" for name in before if name not in after),

@@ -26,19 +26,21 @@ class DomainState:
     uuid: str
     running: bool
     paused: bool = False
-    """It runs and its processors do not: somebody has paused it, or its guest has suspended itself.
+    """The domain is running, but its processors are stopped: somebody paused it, or its guest
+    suspended itself.
     """
     token: str = ""
-    """What `vcloud up` wrote into the running domain when it connected the VM. It ends with the
-    running domain; empty where nobody connected the VM.
+    """The token that `vcloud up` wrote into the running domain when it connected the VM. It
+    disappears when the domain stops; empty if `up` has not connected the VM.
     """
     id: int = -1
-    """libvirt's id of a running domain; -1 while the domain is stopped. A restart of libvirtd or of
-    the host gives the same ids again, so an id alone does not say that a domain runs on.
+    """libvirt's id of a running domain; -1 while the domain is stopped. After a restart of libvirtd
+    or of the host, libvirt uses the same ids again, so an equal id does not prove that the domain
+    ran on.
     """
     sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Target (`vda`) -> paths of the files of this disk: the one that is written to, then each one
-    below it as far as libvirt tells.
+    """Target (`vda`) -> paths of the files of this disk: the file that the disk writes to, then its
+    backing files as far as libvirt tells.
     """
     live: DomainFacts = NO_FACTS
     """The running domain, as libvirt tells it."""
@@ -51,14 +53,15 @@ class DomainState:
     saved: bool = False
     """The domain is stopped and libvirt keeps its memory, so that it can be restored."""
     snapshots: bool = False
-    """libvirt knows snapshots of the domain. They go when the domain is removed."""
+    """libvirt knows snapshots of the domain. They are deleted when the domain is removed."""
     marks: VmMarks = NO_VM
     terms: tuple[str, ...] = ()
-    """The terms of tenancy of the running domain and of its definition, in this order, without those
-    that do not exist; empty text where one has none.
+    """The terms of tenancy of the running domain and of its definition, in this order. A domain
+    that does not run, or has no definition, has no entry for it; an entry is empty if there are no
+    terms.
     """
     unsigned: bool = False
-    """An operator's key is given, and no key has signed the terms for the VM as it is."""
+    """An operator's key is configured, but no key has signed the VM's present terms."""
 
     def is_of(self, vapp: str) -> bool:
         """Whether vcloud made it for a VM of the vApp: its UUID follows from its name. A domain that
@@ -97,15 +100,15 @@ class NetworkState:
 class VappState:
     """Everything of one vApp on one host.
 
-    While the manifest is `ready`, the marks of what it names are the manifest's, and those of the
-    domains themselves were not read.
+    If the manifest is `ready`, the marks of the domains that it names were not read. They come from
+    the manifest.
     """
 
     manifest: Manifest | None
     domains: tuple[DomainState, ...]
     networks: tuple[NetworkState, ...]
     others: Mapping[str, str] = field(default_factory=dict)
-    """UUID -> name of every domain of the host whose name is none of this vApp's."""
+    """UUID -> name of every other domain of the host."""
     uplink_gone: bool = False
     """The libvirt network that connects the firewall to the outside is stopped or removed."""
     uplink: NetworkState | None = None
@@ -113,37 +116,37 @@ class VappState:
     filter_gone: bool = False
     """The network filter that each vApp has is not defined."""
     filter: Facts | None = None
-    """The vApp's network filters as libvirt has them; None where libvirt does not tell."""
-    bindings: frozenset[tuple[str, str]] = frozenset()
-    """(tap, network filter) of each NIC on the host that libvirt filters."""
-    reported: tuple[Drift, ...] = ()
-    """What the appliances themselves report to be otherwise than it was delivered. Empty where
-    nobody has asked them.
+    """The vApp's network filters as libvirt has them; None if libvirt does not have them or does not
+    tell.
     """
+    bindings: frozenset[tuple[str, str]] = frozenset()
+    """(tap, network filter) of each NIC on the host to which libvirt applies a filter."""
+    reported: tuple[Drift, ...] = ()
+    """Differences that the appliances themselves report. Empty if they were not asked."""
     host_side: HostSide | None = None
-    """What root sees of the host. None where nobody has asked for it."""
+    """What root sees of the host. None if it was not asked for."""
     volumes: frozenset[str] | None = None
-    """The volumes of the vApp's VMs that the host has; None where the host's storage pool is not
-    active, so that nobody can tell.
+    """The volumes of the vApp's VMs that the host has; None if they are not known, because the
+    host's storage pool is not active.
     """
     sizes: Mapping[str, int] = field(default_factory=dict)
-    """Data volume -> its size in bytes, of the volumes of which libvirt tells it."""
+    """Data volume -> its size in bytes, as far as libvirt tells it."""
     images: frozenset[str] = frozenset()
     """The contents of the images that the host has, whichever vApp uses them."""
     folder: str = ""
-    """The folder of the volumes on the host; empty where nobody can tell."""
+    """The folder of the volumes on the host; empty if it is not known."""
     filter_foreign: bool = False
-    """A network filter that vcloud did not make has the name of the vApp's."""
+    """A network filter that vcloud did not make has the name of the vApp's filter."""
     unreadable: Unreadable | None = None
-    """The manifest that is there and cannot be read."""
+    """The manifest, if it exists but cannot be read."""
 
     def uplink_of(self, network: str) -> NetworkState | None:
         """The network of the uplink, if it is of this name."""
         return self.uplink if self.uplink is not None and self.uplink.name == network else None
 
     def refuse_newer(self, vapp: str, host: str) -> None:
-        """Raises HostError where a newer release of vcloud made any part of what stands: nothing
-        may be built upon that.
+        """Raises HostError if a newer release of vcloud made any part of the vApp. This release may
+        not change such a vApp.
         """
         newer = [
             f"the domain '{domain.name}'"
@@ -164,8 +167,8 @@ class VappState:
             )
 
     def refuse_locked(self, vapp: str, host: str) -> None:
-        """Raises HostError where the key to the manifest is lost. Without it nobody knows what the
-        VMs were made from, and all of them would be made anew.
+        """Raises HostError if the key to the manifest is lost. Without the manifest it is not known
+        what the VMs were made from, so all of them would be made anew.
         """
         if self.unreadable is not None and self.unreadable.locked:
             raise HostError(
@@ -174,11 +177,11 @@ class VappState:
             )
 
     def renamed(self, vapp: str, vm: str) -> str:
-        """The name that somebody gave the domain of a VM of the vApp; empty where it has its own
-        name, or where there is no such domain.
+        """The name that somebody gave the domain of a VM of the vApp; empty if it has its own name,
+        or if there is no such domain.
         """
         uuid = domain_uuid(vapp, vm)
-        # Only some new names look like a name of this vApp, so both collections are searched.
+        # The new name may look like a name of this vApp or not, so both collections are searched.
         found = next(
             (domain.name for domain in self.domains if domain.uuid == uuid), ""
         ) or self.others.get(uuid, "")

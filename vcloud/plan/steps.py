@@ -20,7 +20,7 @@ class Verb(StrEnum):
     MAKE_NETWORK = "make network"
     REMAKE_NETWORK = "make network anew"
     MEND_HOST = "mend host"
-    """Run the commands that end what root has changed on the host past libvirt."""
+    """Run commands that undo changes that somebody made on the host without libvirt."""
     MAKE_MEMORY_IMAGE = "make memory image"
     MAKE_VM = "make VM"
     REMAKE_VM = "make VM anew"
@@ -29,8 +29,8 @@ class Verb(StrEnum):
     RESTORE_VM = "restore VM"
     CONFIGURE_VM = "configure VM"
     MEND_VM = "mend VM"
-    """Give the running VM, its definition and its cards on the host again what vcloud gave them,
-    without a restart.
+    """Restore the running VM, its definition and its cards on the host as vcloud made them, without
+    a restart.
     """
     LOAD_IPS = "load IPS"
     LOAD_FIREWALL = "load firewall"
@@ -39,8 +39,8 @@ class Verb(StrEnum):
     that starts the VM.
     """
     REFRESH_VM = "refresh services"
-    """Reload or restart what reads the changed files of a workload, and wait until it is ready. Part
-    of the step that configures the VM.
+    """Reload or restart the units of a workload that read changed files, and wait until it is
+    ready. Part of the step that configures the VM.
     """
     REMOVE_NETWORK = "remove network"
     RECORD = "record"
@@ -60,14 +60,14 @@ class Cost(StrEnum):
 FRESH: Final = frozenset({Verb.MAKE_VM, Verb.REMAKE_VM})
 """The VM gets a new root disk."""
 STARTED: Final = FRESH | {Verb.RESTART_VM, Verb.START_VM, Verb.RESTORE_VM}
-"""The VM is off, or its links are, and comes back."""
+"""The VM was off or without links, and is running with links afterwards."""
 TOUCHED: Final = STARTED | {Verb.CONFIGURE_VM}
 """The VM gets its identity."""
 LOADED: Final = frozenset({Verb.LOAD_IPS, Verb.LOAD_FIREWALL})
 SETTLED: Final = frozenset({Verb.CONNECT_VM, Verb.REFRESH_VM})
 """The workload is ready afterwards."""
 HIDDEN: Final = SETTLED | {Verb.MAKE_MEMORY_IMAGE}
-"""Parts of other steps. A plan does not show them to people, who have agreed to the whole."""
+"""Parts of other steps. A plan does not show them: the user has agreed to the whole step."""
 
 COSTS: Final = {
     Verb.REMOVE_VM: Cost.REMOVE,
@@ -113,7 +113,7 @@ UNDO: Final = {
     Verb.REMOVE_NETWORK: BY_THE_FILE,
     Verb.RECORD: BY_THE_FILE,
 }
-"""The way to undo each kind of change. Empty: there is none, and data that only the VM's root disk
+"""The way to undo each kind of change. Empty if there is none: data that only the VM's root disk
 holds is lost.
 """
 
@@ -127,7 +127,7 @@ class Loss:
     `store (saved memory)`.
     """
     why: str
-    """What happens to it, and what keeps it."""
+    """What happens to the data, and how to keep it."""
 
     def __str__(self) -> str:
         return f"{self.what}: {self.why}"
@@ -135,21 +135,21 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """One difference between what stands and what vcloud gave it: in libvirt, in an appliance, or on
-    the host.
+    """One difference between what vcloud made and what is there now: in libvirt, in an appliance,
+    or on the host.
     """
 
     subject: str
     """The VM; or libvirt's name of the network or the filter."""
     what: str
     mend: Verb | None
-    """The step that mends it; None where only a person can."""
+    """The step that mends it; None if only a person can."""
     unknown: bool = False
-    """Nothing is known to be wrong: an earlier release made the VM, and did not note what libvirt
-    made of its definition.
+    """No real difference is known: an earlier release made the VM and did not note how libvirt read
+    its definition.
     """
     card: str = ""
-    """The tap of the VM's card that it is about, if it is about one."""
+    """The tap of the VM's card that differs; empty if the difference is not about a card."""
     tells: frozenset[HostKind] = frozenset()
     """The kinds of differences that this card has on the host for the same reason."""
     pins: bool = False
@@ -162,15 +162,15 @@ class Step:
 
     verb: Verb
     subject: str
-    """Name of the VM; for what is removed and for networks, libvirt's name; for a memory image, its
-    key; for commands on the host, the host.
+    """The name of the VM. For removals and networks: libvirt's name. For a memory image: its key.
+    For commands on the host: the host.
     """
     why: str
     host: str = ""
     loses: tuple[Loss, ...] = ()
-    """The data that is lost by this step, besides a root disk that `cost` tells."""
+    """The data that this step destroys. A root disk is not listed, because `cost` shows its loss."""
     commands: tuple[tuple[str, ...], ...] = ()
-    """The programs, each with its words, that root runs on the host; of `MEND_HOST` only."""
+    """The commands that root runs on the host, as lists of arguments; only for `MEND_HOST`."""
     needs: frozenset[str] = field(default=frozenset(), compare=False)
     """Ids of the steps that must have ended before this one begins."""
     rank: int = field(default=0, compare=False)
@@ -199,23 +199,23 @@ class Plan:
     host: str
     steps: tuple[Step, ...]
     notes: tuple[str, ...] = ()
-    """What may go wrong later on the host, in sentences for those who read the plan."""
+    """Sentences for the user about what may go wrong later on the host."""
     host_side: HostSide | None = None
-    """What was seen of the host's side: of what stands, and after a run of what the run has left.
-    None: nothing stands whose host's side could be looked at.
+    """The host's side: before a run as it was found, after a run as the run has left it. None if
+    the vApp does not exist yet.
     """
     unmended: tuple[str, ...] = ()
-    """What is not as vcloud made it and no step ends, each with its way out."""
+    """Differences that no step ends, each with its way out."""
 
     @property
     def caveat(self) -> str:
-        """What a message adds to what it says of the vApp; empty where all was looked at."""
+        """The text that a message about the vApp adds; empty if everything was looked at."""
         return self.host_side.caveat if self.host_side else ""
 
     @property
     def shown(self) -> tuple[Step, ...]:
-        """The steps that people are shown and agree to: all but parts of others. `record` is shown
-        only where nothing else is done.
+        """The steps that the user is shown and agrees to: all but parts of others. `record` is
+        shown only if there is no other step.
         """
         own = tuple(step for step in self.steps if step.verb not in HIDDEN)
         return tuple(step for step in own if step.verb is not Verb.RECORD) or own
@@ -227,21 +227,21 @@ class Plan:
         return any(step.verb in verbs for step in self.steps)
 
     def verb_of(self, vm: str) -> Verb | None:
-        """How this plan makes, starts or configures a VM; None where it does not touch the VM."""
+        """How this plan makes, starts or configures a VM; None if it does not touch the VM."""
         return next(
             (step.verb for step in self.steps if step.subject == vm and step.verb in TOUCHED), None
         )
 
     def losses(self) -> frozenset[str]:
-        """Names of the VMs and networks that the plan makes anew or removes. Data that only they
-        hold is lost.
+        """Names of the VMs and networks that the plan makes anew or removes. Data that only their
+        root disks hold is lost.
         """
         return frozenset(
             step.subject for step in self.steps if step.cost in (Cost.RECREATE, Cost.REMOVE)
         )
 
     def lost_data(self) -> tuple[Loss, ...]:
-        """The data that the whole plan takes away."""
+        """The data that the whole plan destroys."""
         return tuple(loss for step in self.steps for loss in step.loses)
 
     def with_steps(self, more: Iterable[Step]) -> Plan:
@@ -250,6 +250,6 @@ class Plan:
 
 
 def in_order(steps: Iterable[Step]) -> tuple[Step, ...]:
-    """The steps in the order of `Verb`; those of one verb stay as they stand."""
+    """The steps in the order of `Verb`. Steps with the same verb keep their order."""
     order = list(Verb)
     return tuple(sorted(steps, key=lambda step: order.index(step.verb)))

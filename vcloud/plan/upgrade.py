@@ -1,5 +1,5 @@
-"""How this release reads the manifests of earlier releases: each function turns a body of one
-format into a body of the next.
+"""Reads the manifests of earlier releases. Each function turns a body of one format into a body of
+the next.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ def from_1(body: dict[str, Any]) -> dict[str, Any]:
 def from_2(body: dict[str, Any]) -> dict[str, Any]:
     """Format 3 is kept sealed on hosts, and says more:
 
-    - It knows a VM that `up` has connected by a token in its running domain. Of a VM that an
-      earlier release connected only libvirt's id is known, which stays until the next `up`.
-    - It knows how libvirt read the definitions, which the next `up` notes.
-    - It says what the services of a flow carry. The IPS of earlier releases did not look at how a
-      connection begins.
+    - A token in the running domain shows that `up` has connected a VM. For a VM that an earlier
+      release connected, libvirt's id is used until the next `up`.
+    - It notes how libvirt read the definitions. The next `up` fills this in.
+    - It says which protocols the services of a flow carry. The IPS of earlier releases did not
+      check how a connection begins.
     - It says which build of its image a VM was made from. Earlier releases knew only the recipe.
 
     Raises ValueError where the body is not of format 2.

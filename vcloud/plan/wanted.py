@@ -1,4 +1,4 @@
-"""The manifest of what is wanted, with the digest of everything that is rendered for it."""
+"""Makes the manifest of the wanted vApp, with the digest of everything that is rendered for it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def wanted_manifest(
     written: str,
     version: str,
 ) -> Manifest:
-    """The manifest that a host will carry when the vApp stands. `images` maps VM names to the builds
-    of their images.
+    """The manifest that the host will hold after the run. `images` maps VM names to the builds of
+    their images.
     """
     design = redacted(artifacts.design)
     return Manifest(
@@ -47,8 +47,8 @@ def wanted_manifest(
 
 
 def _vm_digests(vm: Vm, artifacts: Artifacts, accelerator: str, image: VmImage) -> VmDigests:
-    """`vm` is the redacted one: `root` holds the digests of run commands. `identity` holds what is
-    delivered, with the files' contents.
+    """`vm` is redacted, so `root` is computed from the digests of run commands. `identity` is
+    computed from the delivered lines, with the files' contents.
     """
     return VmDigests(
         root=root_digest(image, vm),
@@ -58,8 +58,9 @@ def _vm_digests(vm: Vm, artifacts: Artifacts, accelerator: str, image: VmImage) 
 
 
 def root_digest(image: VmImage, vm: Vm) -> str:
-    """The digest of what a VM's root disk begins with. Of the image its packages count and not its
-    bytes, which differ from build to build. Releases that did not know the packages left them out.
+    """The digest of what a new root disk of the VM is made from. It covers the image's packages and
+    not its bytes, because the bytes differ from build to build. Earlier releases did not know the
+    packages and left them out.
     """
     known = (image.recipe, image.packages) if image.packages else (image.recipe,)
     return digest_of(*known, vm.run)

@@ -167,7 +167,7 @@ def test_an_image_of_more_than_thirty_days_is_told_with_the_way_out() -> None:
 
 def test_an_image_of_unknown_age_is_told_only_where_a_vm_stands_on_it() -> None:
     (note,) = notes({"bench": VmImage("digest of nginx")})
-    assert note.startswith("nobody knows how old the image nginx of bench is")
+    assert note.startswith("the age of the image nginx of bench is not known")
     assert "`vcloud up --refresh`" in note
     to_build = {vm.name: VmImage(build_of(vm).recipe) for vm in DESIGN.vms}
     assert [*age_notes(DESIGN, to_build, None, {}, "2026-11-30")] == []

@@ -183,7 +183,7 @@ def test_a_users_own_image_learns_of_changes_at_boot() -> None:
     )
     changes = plan(design("first", "second", own), standing(design("", "", own)))
     assert told(changes) == [("restart VM", "api", "restart")]
-    assert why(changes, "api") == "files: /etc/key; cloud-init learns of it at boot"
+    assert why(changes, "api") == "files: /etc/key; cloud-init applies this only at boot"
 
 
 def test_a_zone_that_becomes_inspected_restarts_who_is_on_its_path() -> None:

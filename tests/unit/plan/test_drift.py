@@ -244,7 +244,11 @@ def test_a_domain_without_definition_and_one_that_starts_by_itself_are_mended_li
 def test_a_vm_whose_mark_was_removed_is_named_and_configured_live() -> None:
     state = of_api(lambda domain: replace(domain, marks=NO_VM))
     assert drifted(state) == [
-        ("api", "its mark was removed, and with it its host key", Verb.CONFIGURE_VM)
+        (
+            "api",
+            "vcloud's mark in its metadata was removed, and with it its host key",
+            Verb.CONFIGURE_VM,
+        )
     ]
     assert told(plan(DESIGN, state)) == [("configure VM", "api", "live")]
 

@@ -183,7 +183,7 @@ def test_what_belongs_to_others_is_no_step_and_stays_told() -> None:
     found = planned(RULE)
     assert found.steps == ()
     (problem,) = found.unmended
-    assert problem.startswith(f"{RULE.what}; vcloud leaves the rules of others alone")
+    assert problem.startswith(f"{RULE.what}; vcloud does not change rules that others made")
     assert planned(GONE, RULE).unmended == (problem,), "a new card does not end a rule"
 
 
@@ -191,8 +191,8 @@ def test_without_root_a_command_is_for_a_person_and_only_a_moved_card_is_worth_a
     found = planned(PORT, HAIRPIN, as_root=False)
     assert found.steps == ()
     assert [problem.partition("; ")[2] for problem in found.unmended] == [
-        "root on the host ends it with: ip link set dev veth7 nomaster",
-        f"root on the host ends it with: ip link set dev {NIC.tap} type bridge_slave hairpin off",
+        "as root on the host, run: ip link set dev veth7 nomaster",
+        f"as root on the host, run: ip link set dev {NIC.tap} type bridge_slave hairpin off",
     ]
     assert told(planned(MOVED, as_root=False)) == [("restart VM", "api", "restart")]
     assert told(planned(of_card(HostKind.FILTER), as_root=False)) == [("mend VM", "api", "live")]

@@ -299,5 +299,5 @@ def test_a_missing_mark_deletes_no_data_disk() -> None:
     killed = replace(state, manifest=replace(state.manifest, phase=Phase.APPLYING))
     found = plan(with_disk(), killed)
     assert ("make VM anew", "api", "recreate") in told(found)
-    assert why(found, "api").endswith("its data disks stay")
+    assert why(found, "api").endswith("its data disks are kept")
     assert lost(found) == []

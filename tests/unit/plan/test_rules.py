@@ -50,4 +50,4 @@ def test_a_host_in_other_networks_gets_its_rules_anew_and_restarts_nothing() -> 
     elsewhere = replace(same.uplink, beside=(ip_network("198.51.100.0/24"),))
     ((verb, why),) = steps(replace(same, uplink=elsewhere, firewall="another"))
     assert verb is Verb.LOAD_FIREWALL
-    assert why.endswith("the host is in other networks, which are no internet")
+    assert why.endswith("the host's own networks changed, and they are not part of internet")

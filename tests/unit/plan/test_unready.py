@@ -33,7 +33,7 @@ def test_a_vm_that_was_made_and_only_not_ready_is_kept_and_looked_after() -> Non
     state = with_domain(state, "shop.web-2", lambda domain: replace(domain, token=""))
     changes = plan(design(), state)
     assert told(changes) == [("start VM", "web-2", "new"), LOAD_FIREWALL]
-    assert why(changes, "web-2") == "it was made, but not ready when the last run ended"
+    assert why(changes, "web-2") == "it was made, but was not ready when the last run ended"
 
 
 def test_a_vm_that_was_not_told_of_a_change_is_configured_even_if_the_change_is_taken_back() -> (
