@@ -6,8 +6,8 @@ on the way. So a claim that something is blocked also names a listener in the ta
 listener must answer a probe from within its own VM, and the firewall must have counted exactly this
 packet as denied.
 
-To test one more kind of traffic: add a `Kind`, a generator of checks here or in `network`, and what
-its answers mean in `vcloud.proof.judge`.
+To test one more kind of traffic: add a `Kind` and a generator of checks here or in `network`, and
+add to `vcloud.proof.judge` what its answers mean.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ipaddress import IPv4Address
 from vcloud.compile.guest.identity import meeting_nic
 from vcloud.design.internet import leads_to
 from vcloud.design.model import Design, Flow, FlowPath, Nic, Uplink, Vm
-from vcloud.proof.frames import PORT, End, foreign, frame
+from vcloud.proof.frames import PORT, End, frame, unused_mac
 from vcloud.proof.ports import SSH, allowed, undeclared_ports
 from vcloud.proof.world import Address, World
 from vcloud.values import INTERNET, Denied, Protocol, Service
@@ -30,8 +30,8 @@ HOST = "host"
 FRAME = "frame"
 TIMEOUT_MS = 2500
 MAX_PER_TIER = 2
-"""Replicas of a tier that take part in probes of what is denied. All replicas take part in probes
-of declared flows.
+"""At most so many replicas of a tier take part in probes that must be blocked. All replicas take
+part in probes of declared flows.
 """
 
 
@@ -51,8 +51,8 @@ class Outcome(StrEnum):
     ERROR = "error"
     NOT_RUN = "not run"
     NOT_TRIED = "not tried"
-    """Nothing can try it in this vApp, and the report says so. It is no pass, and no reason for
-    another exit code.
+    """No probe can test the claim in this vApp. The report lists it; it is not a pass, and does not
+    change the exit code.
     """
 
 
@@ -69,16 +69,17 @@ class Probe:
     payload: bytes = b""
     timeout_ms: int = TIMEOUT_MS
     card: str = ""
-    """The network card that it leaves by, whatever the routes say; empty: the routes decide. Of a
-    frame it is the card's MAC address, or `to:` and an IPv4 address: the card on whose segment that
-    is. Only the Python program knows it for other protocols.
+    """The network card that the probe leaves by, instead of the one that the routes choose; empty:
+    the routes decide. For a frame: the card's MAC address, or `to:` and an IPv4 address, which
+    means the card on whose segment the address is. Only the Python program supports it for other
+    protocols.
     """
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Listener:
-    """A port of a VM that must answer, so that silence can mean anything. A service of the VM that
-    listens there already is as good.
+    """A port of a VM that must answer from within the VM. Without it, silence would prove nothing.
+    A service of the VM that already listens on this port serves as the listener, too.
     """
 
     vm: str
@@ -94,7 +95,7 @@ class Turn:
     check: str
     """The id of the check that opens it."""
     listener: Listener
-    """Of the VM that this check is about. Another one may get the connection."""
+    """The listener of the VM that the check is about. Another VM may get the connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ class Echo:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A TCP connection that stands while an ICMP error about it is sent."""
+    """A TCP connection that is open while an ICMP error about it is sent."""
 
     client: str
     """The place that opens it."""
@@ -119,13 +120,13 @@ class Connection:
     """None if no machine is known that would answer."""
     port: int
     inner: End | None
-    """Where the VM that serves it has it; None if the server is outside."""
+    """The address and port in the VM that serves it; None if the server is outside."""
     listener: Listener | None
-    """Of that VM."""
+    """The listener in that VM."""
     reason: str = ""
-    """Why it cannot be opened, where there is no target."""
+    """Why it cannot be opened, if there is no target."""
     excused: bool = False
-    """The user has no means to change that."""
+    """The user cannot change that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,7 @@ class Check:
     vantage: str
     """Where the probe is sent from: a VM's name, `internet` or `host`."""
     probe: Probe | None
-    """None: nothing can be sent, for `reason`."""
+    """None if no probe can be sent; `reason` says why."""
     passes: bool
     """True: the probe must come through. False: it must be stopped."""
     proves: str
@@ -157,34 +158,37 @@ class Check:
     nic: str = ""
     """The firewall's NIC at which a forged packet arrives."""
     beside: Address | None = None
-    """The host must drop the forged packet, and let the same one with the sender's own MAC address
-    pass. This is the source of the latter. None: the firewall must drop the packet.
+    """Set if the host must drop the forged packet, but must let the same packet with the sender's
+    own MAC address pass: the source address of that second packet. None: the firewall must drop the
+    packet.
     """
     echo: Echo | None = None
     """The payload is sent in, the service sends it back, and the rules inspect that answer."""
     reason: str = ""
-    """Why nothing can be sent."""
+    """Why no probe can be sent."""
     excused: bool = False
-    """Nothing can be sent, and the user has no means to change that: it is `not tried`."""
+    """No probe can be sent, and the user cannot change that. The outcome is `not tried`."""
     twin: str = ""
-    """The id of the check that goes with this one: if this one is asked again, so is its twin."""
+    """The id of a check that is always repeated together with this one."""
     flow: str = ""
     """The declared flow that carries the probe; empty if none does."""
     published: tuple[str, ...] = ()
-    """Addresses of the VMs behind the published port that the payload is sent to. Any of them may get
-    it. Empty: the probe goes to its listener.
+    """Addresses of the VMs behind the published port that the payload is sent to. Any of these VMs
+    may get the payload. Empty: the probe goes to its listener.
     """
     told: bool = False
-    """The firewall tells the sender that no flow allows the packet: a refusal in the target's name."""
+    """The firewall answers the sender of a denied packet (`denied: reject`), with a refusal in the
+    target's name.
+    """
     about: Connection | None = None
-    """The probe is an ICMP error about this connection of others. When the connection stands, the
-    probe gets its target and its payload.
+    """The probe is an ICMP error about this connection of others. It gets its target and payload
+    after the connection was opened.
     """
     to_mac: str = ""
-    """The firewall's MAC address where that error arrives."""
+    """The MAC address of the firewall's NIC at which that error arrives."""
     turns: tuple[Turn, ...] = ()
     """All connections to the published port of this check, its own among them, one for each VM that
-    gets connections in turn. They are asked together. Empty: the probe goes to its listener.
+    gets connections in turn. They are opened together. Empty: the probe goes to its listener.
     """
 
     @property
@@ -195,11 +199,12 @@ class Check:
 
 
 def flow_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check]:
-    """On each path a probe that must come through for each version of IP; two for a range of ports,
-    at its first and its last port.
+    """For each path and each version of IP, a probe that must come through. For a range of ports
+    there are two, at its first and its last port.
 
-    The probes of one port follow each other: one rule of the firewall gives all connections to a
-    published range in turn, and each VM must get one to each of these ports.
+    The probes of one port follow each other, because one rule of the firewall distributes all
+    connections to a published range among the VMs in turn. So each VM gets one connection to each
+    of these ports.
     """
     for flow in design.flows:
         for number, service in enumerate(flow.services):
@@ -263,8 +268,8 @@ def _path_check(
     )
 
 
-def spoken(uplink: Uplink) -> tuple[int, ...]:
-    """The versions of IP that the uplink has. Nothing is claimed about the outside over another
+def uplink_versions(uplink: Uplink) -> tuple[int, ...]:
+    """The versions of IP that the uplink has. No check is made about the outside over another
     version.
     """
     return (4,) if uplink.address6 is None else (4, 6)
@@ -273,9 +278,9 @@ def spoken(uplink: Uplink) -> tuple[int, ...]:
 def versions_of(uplink: Uplink, flow: Flow) -> tuple[int, ...]:
     """The versions of IP in which the flow can have packets."""
     if flow.prefix:
-        return tuple(one for one in spoken(uplink) if one == flow.prefix.version)
+        return tuple(one for one in uplink_versions(uplink) if one == flow.prefix.version)
     outside = any(path.source is None or path.target is None for path in flow.paths)
-    return spoken(uplink) if outside else (4, 6)
+    return uplink_versions(uplink) if outside else (4, 6)
 
 
 def servers_of(uplink: Uplink, world: World, flow: Flow) -> World:
@@ -305,15 +310,15 @@ def destination(
 
 
 def _sends_from(uplink: Uplink, flow: Flow, family: int) -> bool:
-    """Whether the place outside that probes come from is one of the flow's clients. What is known of
-    it is that it is beside the uplink's gateway.
+    """Whether the place outside that sends probes is one of the flow's clients. Of this place only
+    one thing is known: it is in the network of the uplink's gateway.
     """
     gateway = uplink.gateway4 if family == 4 else uplink.gateway6
     return flow.prefix is None or (gateway is not None and gateway in flow.prefix)
 
 
 def missing(uplink: Uplink, world: World, flow: Flow, path: FlowPath) -> tuple[str, bool]:
-    """Why no probe can be sent on a path of a flow, and whether the user has no means to change it."""
+    """Why no probe can be sent on a path of a flow, and whether the user cannot change that."""
     if path.source is None:
         return f"no probe is sent from {flow.source}", True
     led_to = servers_of(uplink, world, flow)
@@ -343,7 +348,7 @@ def denied_checks(design: Design, seed: int) -> Iterator[Check]:
 
 
 def is_told(design: Design, nic: Nic) -> bool:
-    """Whether the firewall tells a VM what it denies its packets from this NIC."""
+    """Whether the firewall answers packets from this NIC that no flow allows."""
     return design.zone(nic.zone).denied is Denied.REJECT
 
 
@@ -368,9 +373,7 @@ def _denied(
 
 
 def spoof_checks(design: Design) -> Iterator[Check]:
-    """Each VM sends one packet with the address of another VM, to a target that the other VM may
-    reach.
-    """
+    """Each VM sends one packet with the address of another VM to the firewall."""
     for vm in sampled(design):
         nic = vm.nics[0]
         for family in (4, 6):
@@ -409,7 +412,7 @@ def frame_checks(design: Design) -> Iterator[Check]:
         free = (address for address in spare if address not in taken and address != gateway)
         own, other = next(free), next(free)
         for forged, source in ((False, own), (True, other)):
-            mac = foreign(nic.mac) if forged else nic.mac
+            mac = unused_mac(nic.mac) if forged else nic.mac
             yield Check(
                 id=f"spoofed/{vm.name}/{'mac' if forged else 'own-mac'}/4",
                 kind=Kind.SPOOFED,
@@ -435,7 +438,7 @@ def frame_checks(design: Design) -> Iterator[Check]:
 
 def host_checks(design: Design) -> Iterator[Check]:
     """The host has no address on the bridge of any zone, so it must not reach any VM: neither by
-    its routes, nor if it had a route to the zone's bridge.
+    its own routes, nor through the zone's bridge.
     """
     for vm in sampled(design):
         bridge = design.zone(vm.nics[0].zone).network.bridge
@@ -456,8 +459,8 @@ def host_checks(design: Design) -> Iterator[Check]:
 
 
 def sampled(design: Design) -> list[Vm]:
-    """All VMs, but of each tier no more than `MAX_PER_TIER`: the number of pairs grows with the
-    square.
+    """All VMs, but at most `MAX_PER_TIER` of each tier, because the number of pairs grows with the
+    square of the VMs.
     """
     tiers: dict[str, list[Vm]] = {}
     for vm in design.workloads:

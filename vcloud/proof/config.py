@@ -1,6 +1,7 @@
 """Compares what the appliances and libvirt report with what they were given. Pure.
 
-An appliance only reports about itself. The packets of the other checks are the second opinion.
+An appliance only reports about itself. The packets of the other checks test independently of these
+reports.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from vcloud.proof.observed import Verdict
 SILENT = "it does not answer"
 NO_SURICATA = "Suricata does not answer"
 OTHERWISE = "this release renders it differently; `vcloud up` delivers it"
-"""Why something cannot be compared with what was delivered."""
+"""The reason if a part of an appliance cannot be compared with what was delivered."""
 SHOWN = 12
 """Characters of a digest that are shown."""
 NAMED = 8
-"""Differences of one claim that are named."""
+"""At most so many differences of one claim are named."""
 CLAIMS = {
     Claim.LINKS: "has the links that it was given, and no others",
     Claim.QUEUES: "has no traffic control that could redirect packets",
@@ -39,7 +40,7 @@ CLAIMS = {
     Claim.FRAMES: "runs no foreign program that reads or sends frames",
 }
 EXCUSABLE = frozenset({"ips/running", "ips/memory"})
-"""Claims that do not hold for a moment while a busy Suricata starts or reads its rules."""
+"""Claims that may be false for a moment while a busy Suricata starts or reads its rules."""
 _RULE = re.compile(rb"^(?:alert|drop|pass|reject)\b", re.MULTILINE)
 
 
@@ -54,11 +55,11 @@ def config_verdicts(
 
     Args:
         manifest: what was delivered.
-        loaded: the digest that the firewall printed when its ruleset was loaded; empty if it never
-            was.
+        loaded: the digest that the firewall printed when its ruleset was loaded; empty if none was
+            loaded.
         firewall: what the firewall reports now; None if it does not answer.
         ips: what the IPS reports now; None if it does not answer. Not used if the vApp has no IPS.
-        reason: why the firewall does not answer, where that is known.
+        reason: why the firewall does not answer, if that is known.
     """
     silent = f"{SILENT}: {reason}" if reason else SILENT
     yield _verdict(
@@ -134,10 +135,11 @@ def _in_memory(ips: IpsReport, delivered: int) -> Iterator[str]:
     if ips.rules != delivered:
         yield f"{ips.rules} rules, not {delivered}"
     if not (ips.reloaded and ips.changed):
-        yield "it does not say when it read its rules"
+        yield "Suricata does not say when it read its rules"
     elif ips.changed > ips.reloaded:
-        # Whoever brings the right files back after Suricata has read others changes them once more.
-        yield f"it read its rules at {ips.reloaded}, before its files changed at {ips.changed}"
+        # If somebody gave Suricata other files and then put the right ones back, the files changed
+        # after Suricata read them.
+        yield f"Suricata read its rules at {ips.reloaded}, before the files changed at {ips.changed}"
 
 
 def _delivered_wires(vm: Vm) -> frozenset[Wire]:
@@ -160,10 +162,12 @@ def _wire_text(wire: Wire) -> str:
 def _guest_verdicts(
     manifest: Manifest, vm: Vm, report: FirewallReport | IpsReport | None, silent: str
 ) -> Iterator[Verdict]:
-    """Whether an appliance is as its identity makes it. `silent` is told where it does not answer."""
+    """Verdicts on the parts of an appliance that its identity configures. `silent` is the detail if
+    it does not answer.
+    """
     is_ips = vm is manifest.design.ips
     whose = f"the {'IPS' if is_ips else 'firewall'}"
-    # In the IPS no packet comes to where netfilter would see it.
+    # In the IPS, Suricata takes the packets before netfilter would see them.
     claims = [claim for claim in Claim if not (is_ips and claim is Claim.HOOKS)]
     texts = {f"{vm.role.value}/{claim}": f"{whose} {CLAIMS[claim]}" for claim in claims}
     key, kept = f"{vm.role.value}/identity", f"{whose} keeps its identity for its next boot"
@@ -204,18 +208,20 @@ def libvirt_verdicts(manifest: Manifest, state: VappState) -> Iterator[Verdict]:
 
 
 def tenancy_verdicts(design: Design, wrong: tuple[str, ...]) -> Iterator[Verdict]:
-    """The verdict on the tenancy of a vApp that demands something. `wrong` is what the host's hook, or
-    its absence, says against it.
+    """The verdict on the tenancy of a vApp that has demands. `wrong` are the sentences that say
+    which demand is broken, or that the host does not enforce it.
     """
     if design.terms.demands:
-        claim = "nothing runs beside it that may not, and the host lets nothing of it start"
+        claim = "only permitted vApps run on its host, and the host lets no others start"
         yield _named("tenancy/host", claim, wrong)
 
 
 def placement_verdicts(design: Design, wrong: tuple[str, ...]) -> Iterator[Verdict]:
-    """The verdict on the host of a vApp that does not run on any host. `wrong` is what the host lacks."""
+    """The verdict on the host of a vApp with rules of placement. `wrong` are the rules that the
+    host breaks.
+    """
     if design.placement.rules:
-        yield _named("placement/host", "its host is one on which it may run", wrong)
+        yield _named("placement/host", "its host meets its rules of placement", wrong)
 
 
 def _named(key: str, claim: str, found: tuple[str, ...]) -> Verdict:

@@ -1,11 +1,13 @@
 """Claims about forged ICMP errors. Pure.
 
-An ICMP error belongs to the connection that it is about. A firewall that looks at no more than that
-lets anybody send data to both ends of any connection. So each VM, and somebody outside, sends an
-error about a connection of others, and the firewall must count the error as denied.
+An ICMP error quotes a packet of the connection that it is about. A firewall that checks only the
+quoted packet lets anybody send data to both ends of any connection. So each VM, and a machine
+outside, sends an error about a connection of two others, and the firewall must count the error as
+denied.
 
-The connection must stand meanwhile, because every firewall drops an error about no connection. Its
-client's port is known only when it stands, so the frame is made then (`with_frame`).
+The connection must be open meanwhile, because every firewall drops an error about no connection.
+The frame is made after the connection was opened, because only then the client's port is known
+(`with_frame`).
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from vcloud.proof.checks import (
     owner_of,
     sampled,
     sent_from,
-    spoken,
+    uplink_versions,
     versions_of,
 )
 from vcloud.proof.frames import ANY_MAC, PORT, End, icmp_error
@@ -36,8 +38,8 @@ from vcloud.values import INTERNET, Protocol
 
 
 def error_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check]:
-    """For each version of IP: each VM, and the outside, sends an error about one connection of
-    others, if a flow over TCP allows one.
+    """For each version of IP, each VM and the outside send an error about one connection of others,
+    if a TCP flow allows one.
     """
     for family in (4, 6):
         every = tuple(_connections(design, uplink, world, family))
@@ -49,14 +51,14 @@ def error_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check
                 yield _check(vm.name, address_of(nic, family), nic.mac, to, others)
         gateway = uplink.gateway4 if family == 4 else uplink.gateway6
         inside = [one for one in every if INTERNET not in (one.client, one.server)]
-        if inside and gateway and family in spoken(uplink):
+        if inside and gateway and family in uplink_versions(uplink):
             card, to = f"to:{uplink.address4.ip}", design.firewall.nics[-1].mac
             yield _check(INTERNET, gateway, card, to, inside)
 
 
 def without_errors(design: Design) -> list[str]:
-    """The VMs that no check covers, because of the connections of others it is not known which VM
-    serves them.
+    """The VMs that no check covers, because it is not known which VMs serve the connections of
+    others.
     """
     tcp = [flow for flow in design.flows if Protocol.TCP in {one.protocol for one in flow.services}]
     every = [path for flow in tcp for path in _passing(design, flow)]
@@ -95,16 +97,16 @@ def _check(
 
 
 def with_frame(check: Check, client: End) -> Check:
-    """The check with its frame, when the connection stands that it is about. `client` is the end
-    that has opened it, as its server sees it.
+    """The check with its frame, after the connection that it is about was opened. `client` is the
+    end that opened the connection, as its server sees it.
     """
     connection = check.about
     assert connection is not None  # noqa: S101 - such checks only
     assert connection.target is not None  # noqa: S101 - by `_check`
     assert check.source is not None  # noqa: S101
     server = End(connection.target, connection.port)
-    # To the end that is not a VM, if there is one. The firewall translates addresses of that end, but
-    # knows a packet that it sent by the addresses inside.
+    # The error goes to the client, or to a server outside. For a published service, the quoted
+    # packet has the VM's own address, because the firewall forwarded it to this address.
     sender, other = (client, connection.inner) if connection.inner else (server, client)
     card = check.sent.card
     mac = ANY_MAC if card.startswith("to:") else card
@@ -118,16 +120,16 @@ def _passing(design: Design, flow: Flow) -> list[FlowPath]:
 
 
 def _known(design: Design, flow: Flow) -> list[FlowPath]:
-    """Those of them on which it is known which VM serves a connection. The firewall gives those from
-    outside to all VMs of the flow in turn.
+    """The paths on which it is known which VM serves a connection. If a flow from outside leads to
+    several VMs, the firewall gives them the connections in turn, so it is not known.
     """
     published = [path for path in flow.paths if path.source is None]
     return _passing(design, flow) if len(published) < 2 else []
 
 
 def _connections(design: Design, uplink: Uplink, world: World, family: int) -> Iterator[Connection]:
-    """A connection on each path of each TCP flow. Those between VMs come first: nothing outside must
-    be known for them.
+    """A connection on each path of each TCP flow. Connections between VMs come first, because they
+    need no test server outside.
     """
     paths = [
         (flow, number, path)

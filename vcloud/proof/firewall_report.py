@@ -1,8 +1,9 @@
 """Reads what `firewall-report` prints in the firewall VM.
 
-It prints one JSON object: digests of the loaded ruleset and of what is kept for the next boot, what
-the kernel's network consists of (`vcloud.proof.guest_network`), nft's own JSON listing of the names
-of all tables and, where it was asked for, of all their content with counters. nft 1.0.6 and later versions write some values in different ways.
+It prints one JSON object. The object has digests of the loaded ruleset and of the files for the
+next boot, a list of everything in the kernel's network (`vcloud.proof.guest_network`), and nft's
+own JSON listing of the names of all tables. If asked for, it also has nft's listing of their
+content with counters. nft 1.0.6 and later versions write some values in different ways.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ TABLE = "inet vcloud"
 REFUSED = "dyn_refused"
 """The set of those whose new connections exceeded a limit in the last ten minutes."""
 FORGED_ERROR = "ctl:forged-error"
-"""The comment of the rule that drops them."""
+"""The comment of the rule that drops forged ICMP errors."""
 _PROTOCOLS = {
     "1": "icmp",
     "6": "tcp",
@@ -52,34 +53,32 @@ _PROTOCOLS = {
 
 @dataclass(frozen=True, slots=True)
 class FirewallReport:
-    """What the firewall runs with, and how many packets it has dropped since that ruleset was
+    """The firewall's configuration, and the packets that it has dropped since its ruleset was
     loaded.
     """
 
     digest: str
     """The digest of the loaded ruleset. `firewall-load` printed the same digest when it loaded it.
-    Empty if vcloud's ruleset is not there.
+    Empty if vcloud's ruleset is not loaded.
     """
     tables: tuple[str, ...]
     """All nft tables, as `family name`. vcloud makes only `TABLE`."""
     denied: Mapping[Denied, int]
-    """Packets that no flow allows, dropped in the last ten minutes. Empty where counts were not
-    asked for.
+    """Packets that no flow allows, dropped in the last ten minutes. Empty if counts were not asked
+    for.
     """
     spoofed: Mapping[Spoofed, int]
-    """Packets with a forged source, likewise."""
+    """Packets with a forged source, dropped in the last ten minutes."""
     forged_errors: int = 0
-    """ICMP errors that were dropped as forged, about connections that stand. Those about no
-    connection are not among them.
+    """ICMP errors about existing connections that were dropped as forged. Errors about no
+    connection are not counted here.
     """
     kept: str = ""
-    """The sha256 of the ruleset for the next boot; empty if there is none that `firewall-load` has
-    kept.
-    """
+    """The sha256 of the ruleset for the next boot; empty if `firewall-load` has stored none."""
     identity: str = ""
     """The sha256 of the identity for the next boot; empty if there is none."""
     network: tuple[Words, ...] = ()
-    """What the kernel's network consists of."""
+    """Everything in the kernel's network, one item each."""
 
 
 NOTHING = FirewallReport("", (), {}, {})

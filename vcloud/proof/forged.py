@@ -1,5 +1,5 @@
-"""What is said of forged packets: with the address or MAC address of another, or ICMP errors about
-connections of others. Pure.
+"""Verdicts on forged packets: packets with the address or MAC address of another machine, and ICMP
+errors about connections of others. Pure.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ NO_FRAMES = {
     "forbidden": "no forged packet can be sent from there: only root may do so",
     "elsewhere": "no forged packet can be sent from there: it is not on the firewall's segment",
 }
-"""Result of a frame that was not sent -> what the report says of it."""
+"""Result of a frame that was not sent -> the reason for the report."""
 
 
 def judge_forged(check: Check, answer: Answer, seen: Observed) -> Verdict:
@@ -46,17 +46,23 @@ def judge_forged(check: Check, answer: Answer, seen: Observed) -> Verdict:
 
 
 def _forged_error(check: Check, seen: Observed) -> Verdict:
-    """The verdict on an ICMP error about a connection of others, which stood when it was sent."""
+    """The verdict on an ICMP error about a connection of others, which was open when the error was
+    sent.
+    """
     if seen.first is NOTHING:
-        return Verdict(check, Outcome.ERROR, "the forged error was sent, but not counted before it")
+        return Verdict(
+            check,
+            Outcome.ERROR,
+            "the forged error was sent, but the counts before it are not known",
+        )
     grown = {ends: _grown(ends, seen) for ends in seen.forged}
     if grown[ends_of(check)]:
-        # An error about no connection is denied, too. All of them together count as forged ones only
-        # if all of their connections stood.
+        # The firewall also denies an error about no connection, but does not count it as forged. So
+        # the sums are equal only if all connections were open.
         if seen.before.forged_errors - seen.first.forged_errors >= sum(grown.values()):
-            told = "dropped and counted, while the connection stood"
+            told = "dropped and counted, while the connection was open"
             return Verdict(check, Outcome.PASS, told)
-        told = "it was dropped, but a connection that was held for such errors had ended"
+        told = "it was dropped, but a connection that was held open for the test had ended"
         return Verdict(check, Outcome.ERROR, told)
     # Also so if the packet was lost before it reached the firewall.
     return Verdict(
@@ -76,16 +82,22 @@ def _grown(ends: tuple[str, str], seen: Observed) -> int:
 
 
 def _dropped_by_host(check: Check, beside: Address, seen: Observed) -> Verdict:
-    """The verdict on a frame that the host must drop. That the firewall has not seen it proves
-    something only if the same frame with the sender's own MAC address has reached it.
+    """The verdict on a frame that the host must drop. If the firewall has not seen the frame, this
+    proves something only if the same frame with the sender's own MAC address reached the firewall.
     """
     if _arrived(check, check.source, seen):
-        return Verdict(check, Outcome.FAIL, "the host let it pass to the firewall")
+        return Verdict(check, Outcome.FAIL, "the host let the frame pass to the firewall")
     if not _arrived(check, beside, seen):
         return Verdict(
-            check, Outcome.ERROR, "nothing is known: the same frame with its own MAC was lost, too"
+            check,
+            Outcome.ERROR,
+            "not proven: the same frame with the VM's own MAC address did not arrive either",
         )
-    return Verdict(check, Outcome.PASS, "dropped by the host, while its own MAC address passes")
+    return Verdict(
+        check,
+        Outcome.PASS,
+        "dropped by the host, while a frame with the VM's own MAC address passes",
+    )
 
 
 def _arrived(check: Check, source: Address | None, seen: Observed) -> bool:

@@ -11,12 +11,12 @@ from vcloud.proof.world import Address
 
 PORT: Final = 9
 """UDP's discard service."""
-_LIVES: Final = 64
+_HOP_LIMIT: Final = 64
 _IPV4: Final = 0x0800
 _IPV6: Final = 0x86DD
 _ICMP, _TCP, _UDP, _ICMPV6 = 1, 6, 17, 58
 ANY_MAC: Final = "00:00:00:00:00:00"
-"""In place of the sender's MAC address, where the card that sends it is not known before."""
+"""Stands for the sender's MAC address if the card that will send the frame is not known yet."""
 PORT_UNREACHABLE: Final = {4: (3, 3), 6: (1, 4)}
 """Version of IP -> type and code of the ICMP error that the end of a connection may send
 (RFC 792, RFC 4443).
@@ -39,10 +39,10 @@ def frame(source_mac: str, target_mac: str, source: IPv4Address, target: IPv4Add
 
 
 def icmp_error(source_mac: str, target_mac: str, source: Address, sender: End, other: End) -> bytes:
-    """An ICMP error to `sender`: the packet that it has sent to `other` has found no open port.
-    `source` says so, which need not be `other`.
+    """An ICMP error to `sender`, which says that the packet from `sender` to `other` found no open
+    port. Its source address is `source`, which need not be the address of `other`.
     """
-    # Of the quoted packet, the ports and the sequence number.
+    # Of the quoted packet's TCP header, the error has the ports and the sequence number.
     quoted = _packet(
         sender.address, other.address, _TCP, struct.pack("!HHI", sender.port, other.port, 0)
     )
@@ -57,7 +57,7 @@ def icmp_error(source_mac: str, target_mac: str, source: Address, sender: End, o
     return _ethernet(source_mac, target_mac, _packet(source, sender.address, protocol, message))
 
 
-def foreign(mac: str) -> str:
+def unused_mac(mac: str) -> str:
     """A MAC address that no card of any vApp has: it differs in a bit that all of vcloud's share."""
     return f"{int(mac[:2], 16) ^ 4:02x}{mac[2:]}"
 
@@ -70,8 +70,10 @@ def _ethernet(source_mac: str, target_mac: str, packet: bytes) -> bytes:
 def _packet(source: Address, target: Address, protocol: int, content: bytes) -> bytes:
     addresses = source.packed + target.packed
     if source.version == 6:
-        return struct.pack("!IHBB", 6 << 28, len(content), protocol, _LIVES) + addresses + content
-    fields = (0x45, 0, 20 + len(content), 0, 0, _LIVES, protocol)
+        return (
+            struct.pack("!IHBB", 6 << 28, len(content), protocol, _HOP_LIMIT) + addresses + content
+        )
+    fields = (0x45, 0, 20 + len(content), 0, 0, _HOP_LIMIT, protocol)
     checksum = _checksum(struct.pack("!BBHHHBBH", *fields, 0) + addresses)
     return struct.pack("!BBHHHBBH", *fields, checksum) + addresses + content
 

@@ -1,11 +1,11 @@
-"""What the network in an appliance's kernel consists of, and how it differs from what was delivered.
+"""Compares the network in an appliance's kernel with what was delivered.
 
-`guest report` prints one text for each thing that the kernel has: `route dmz 10.0.0.2/32`. The words
-are those of the identity document (images/base/guest/document.h) where it has words for the thing.
-So the identity says which things must be there. Everything else must not, except what the kernel
-makes of the identity by itself.
+`guest report` prints one text for each item of the kernel's network: `route dmz 10.0.0.2/32`. It uses
+the words of the identity document (images/base/guest/document.h) if the document has any for the
+item. So the identity says which items must exist. No other item may exist, except those that the
+kernel makes by itself.
 
-To look at one more kind of thing: let `guest report` print it, and name its claim in `CLAIM_OF`.
+To compare one more kind of item: let `guest report` print it, and add its claim to `CLAIM_OF`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ipaddress import IPv4Interface, IPv6Interface, ip_interface, ip_network
 from vcloud.untrusted import UnreadableError, as_text, items
 
 Words = tuple[str, ...]
-"""One thing of the kernel's network: its kind, and the words that describe it."""
+"""One item of the kernel's network: its kind, and the words that describe it."""
 _PRINTABLE = re.compile(r"[!-~]+( [!-~]+)*")
 LONGEST = 1024
-"""Characters of one thing."""
+"""Characters of one item."""
 RULE_PRIORITY = 1000
 """Priority of the policy rules of an identity (images/base/guest/network.c)."""
 MAIN_TABLE, LOCAL_TABLE = "254", "255"
@@ -40,15 +40,17 @@ OWN_RULES: tuple[Words, ...] = (
 OWN_QUEUES = frozenset({"noqueue", "pfifo_fast", "fq_codel", "fq", "mq"})
 """Queueing disciplines that the kernel gives a NIC by itself, with the handle 0."""
 OWN_HOOKS = frozenset({"nf_conntrack", "nf_defrag_ipv4", "nf_defrag_ipv6", "nf_nat"})
-"""Modules of the kernel whose functions netfilter calls because vcloud's ruleset needs them."""
+"""Kernel modules that register netfilter hooks because vcloud's ruleset needs them."""
 APPARMOR = ("apparmor_ip_postroute", "-")
-"""A function of the kernel itself (it has no module) that looks at what its own programs send."""
+"""A hook of the kernel itself, without a module. It checks packets that the machine's own programs
+send.
+"""
 OWN_CHAIN: Words = ("1", "vcloud")
 """Family (inet) and table of vcloud's chains."""
 KEPT_VERBS = frozenset(
     {"hostname", "nic", "sysctl", "addr", "neigh", "route", "rule", "route-mark", "disk"}
 )
-"""The directives that a guest keeps for its next boot as they are."""
+"""The directives that a guest stores unchanged for its next boot."""
 
 
 class Claim(StrEnum):
@@ -77,11 +79,11 @@ CLAIM_OF: Mapping[str, Claim] = {
     "hook": Claim.HOOKS,
     "frames": Claim.FRAMES,
 }
-"""First word of a thing -> the claim that it belongs to."""
+"""First word of an item -> the claim that the item belongs to."""
 
 
 def parse_network(report: object) -> tuple[Words, ...]:
-    """The things at the key `network` of a report. Raises UnreadableError."""
+    """The items at the key `network` of a report. Raises UnreadableError."""
     return tuple(map(_thing, items(report, "network")))
 
 
@@ -89,7 +91,7 @@ def _thing(value: object) -> Words:
     text = as_text(value)
     words = tuple(text.split(" "))
     if len(text) > LONGEST or not _PRINTABLE.fullmatch(text) or words[0] not in CLAIM_OF:
-        raise UnreadableError("a thing of the kernel's network is unknown")
+        raise UnreadableError("an item of the kernel's network is of an unknown kind")
     return words
 
 
@@ -104,7 +106,8 @@ def differences(
         frames: whether one program must read the frames of each NIC, as Suricata does.
     """
     wanted = Counter(_wanted(identity, frames=frames))
-    # A foreign address is named itself, and not also the routes that the kernel makes for it.
+    # A foreign address is one difference. The routes that the kernel makes for it are not reported
+    # as well.
     things = tuple(found)
     addresses = _addresses([*identity, *map(" ".join, things)])
     there = Counter(thing for thing in things if not _is_the_kernels(thing, addresses))
@@ -127,7 +130,7 @@ def _missing(thing: Words, there: Iterable[Words]) -> str:
 
 
 def kept_digest(identity: Iterable[str]) -> str:
-    """The sha256 of what a guest keeps of its identity for its next boot."""
+    """The sha256 of the file in which a guest stores its identity for its next boot."""
     kept = []
     for line in identity:
         verb, *words = line.split(" ")
@@ -139,7 +142,7 @@ def kept_digest(identity: Iterable[str]) -> str:
 
 
 def _wanted(identity: Iterable[str], *, frames: bool) -> Iterator[Words]:
-    """The things that an identity makes, and those that every kernel has."""
+    """The items that an identity makes, and those that every kernel has."""
     yield from OWN_RULES
     yield from (("link", "lo", "00:00:00:00:00:00", "-"), ("up", "lo"))
     settings: dict[str, Words] = {}
@@ -174,8 +177,8 @@ Interface = IPv4Interface | IPv6Interface
 
 
 def _addresses(lines: Iterable[str]) -> Mapping[str, tuple[Interface, ...]]:
-    """NIC -> its addresses, of the identity's own lines and of what a guest reports, which may be
-    anything.
+    """NIC -> its addresses, from the lines of the identity and of a guest's report. Lines with an
+    invalid address are skipped.
     """
     found: dict[str, tuple[Interface, ...]] = {}
     for line in lines:
@@ -187,7 +190,7 @@ def _addresses(lines: Iterable[str]) -> Mapping[str, tuple[Interface, ...]]:
 
 
 def _is_the_kernels(thing: Words, addresses: Mapping[str, tuple[Interface, ...]]) -> bool:
-    """Whether every kernel with these addresses may have the thing, and need not."""
+    """Whether the kernel makes this item by itself, so that it may exist but need not."""
     match thing:
         case ["qdisc", _, kind, "0"]:
             return kind in OWN_QUEUES

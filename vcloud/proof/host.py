@@ -1,4 +1,4 @@
-"""What the differences of a host's side say about a vApp, as verdicts. Pure."""
+"""Verdicts on a host's side of a vApp. Pure."""
 
 from __future__ import annotations
 

@@ -3,11 +3,11 @@
 For each rule there are two payloads: a test payload, which the rule must drop and log, and a
 harmless payload that resembles it, which the rule must not match.
 
-A payload is sent on a declared flow that crosses an inspected zone, to whatever service listens
-there. Over TCP it has come through if the kernel of the other side acknowledges it; over UDP, if it
-is answered. If data can leave the zones of a detector only in answers, the payload is sent in, to a
-service that sends back what it receives, as vcloud's temporary listeners do. Then its echo must not
-come out.
+A payload is sent on a declared flow that crosses an inspected zone, to the service that listens
+there. Over TCP, the payload has come through if the kernel of the other side acknowledges it; over
+UDP, if an answer arrives. If data can leave the zones of a detector only in answers, the payload is
+sent into the zone, to a service that sends back what it receives (vcloud's temporary listeners do).
+Then the echo must be stopped.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ NO_FLOW = "no declared flow that can carry its test packet crosses the border of
 
 
 def inspection_checks(design: Design, uplink: Uplink, world: World) -> tuple[Check, ...]:
-    """Two checks for each rule that a payload on a declared flow can match. None if the vApp has no
-    IPS.
+    """Two checks for each rule that a payload on a declared flow can match; no checks if the vApp
+    has no IPS.
     """
     if design.ips is None:
         return ()
@@ -111,8 +111,9 @@ def _ips_pair(
     name: str,
     payload: Payload,
 ) -> Iterator[Check]:
-    """The checks of one rule on one of its routes, or one that says why there are none. The rule's
-    number decides whose turn it is among the routes, and among the versions of IP.
+    """The two checks of one rule, on one of its routes; or one check that says why the rule cannot
+    be tested. The rule's number selects the route and the version of IP, so that all get their
+    turn.
     """
     possible = [route for route in routes if _families(uplink, world, route, payload.port)]
     if not possible:
@@ -161,8 +162,8 @@ def _carries(shipped: ShippedRule, route: Route) -> bool:
 
 
 def _leak_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check]:
-    """Checks of each detector: by what a client in its zones sends out or, if no flow begins there,
-    by what a server there answers.
+    """Checks of each detector: with data that a client in its zones sends out or, if no flow begins
+    there, with data in the answer of a server there.
     """
     sids = rule_sids(design.inspection.detectors)
     for detector in design.inspection.detectors:
@@ -205,7 +206,8 @@ def _place_checks(
             families = _families(uplink, world, route, payload.port)
             if service.protocol is payload.protocol and families and _has_port(service, payload):
                 target = _leak_target(design, uplink, world, detector, route)
-                # Another rule of the detector may see it first, if its pattern is a wide one.
+                # If the detector's pattern is general, another rule of the detector may match
+                # first.
                 rules = tuple(dict.fromkeys((every[channel], *every.values())))
                 name = f"detector '{detector.id}' ({channel})"
                 yield from target.pair(families[number % len(families)], rules, name, payload)
@@ -231,8 +233,8 @@ def _leak_target(
 
 
 def _leak_routes(design: Design, detector: Detector) -> list[tuple[Route, bool]]:
-    """The flows to test a detector on, the best first, each with whether the data leaves in the
-    answer.
+    """The flows on which a detector can be tested, the best first. The second value says whether
+    the data leaves in an answer.
     """
     usable = [
         route
@@ -241,8 +243,8 @@ def _leak_routes(design: Design, detector: Detector) -> list[tuple[Route, bool]]
         and crosses(design, route[1])
         and not _excepted(design, detector, route)
     ]
-    # The best test comes first: TCP, where an acknowledgement counts, before UDP, where only an
-    # answer counts. And what a client sends before what a server sends back.
+    # TCP comes before UDP, because an acknowledgement is enough over TCP, while UDP needs an
+    # answer. Data that a client sends comes before data in an answer.
     found = []
     for protocol in (Protocol.TCP, Protocol.UDP):
         for ends, echoed in (((True, False), False), ((False, True), True)):
@@ -257,7 +259,7 @@ def _leak_routes(design: Design, detector: Detector) -> list[tuple[Route, bool]]
 
 
 Route = tuple[Flow, FlowPath, int]
-"""A flow, one of its paths, and which of its services."""
+"""A flow, one of its paths, and the index of one of its services."""
 
 
 def _routes(design: Design) -> Iterator[Route]:
@@ -274,8 +276,8 @@ def _takes(route: Route, app: App) -> bool:
 
 
 def _excepted(design: Design, detector: Detector, route: Route) -> bool:
-    """Whether data may leave on the route. That is so, too, if an excepted flow allows the same
-    packets as the route's own flow.
+    """Whether data may leave on the route: its own flow is excepted, or an excepted flow allows the
+    same packets.
     """
     flow, path, number = route
     service = flow.services[number]
@@ -289,8 +291,8 @@ def _excepted(design: Design, detector: Detector, route: Route) -> bool:
 
 
 def _families(uplink: Uplink, world: World, route: Route, port: int = 0) -> tuple[int, ...]:
-    """The versions of IP over which a flow can be used, at this port of its target (0: its first):
-    outside, those over which a test server answers.
+    """The versions of IP over which a probe can be sent on a route, to this port (0: the first of
+    the service). For a target outside: those over which a test server answers.
     """
     flow, path, number = route
     service = flow.services[number]
@@ -357,8 +359,7 @@ class _Target:
                 listener=self._listener(family, port),
                 rules=rules,
                 blocked=self.blocked,
-                # The check with the harmless payload shows whether the service sends back anything
-                # at all.
+                # The check with the harmless payload shows whether the service sends anything back.
                 echo=Echo(ids[True], payload.passed) if echoed else None,
                 twin="" if passes else ids[True],
                 published=() if path.source else self._published(family),

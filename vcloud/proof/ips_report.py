@@ -1,5 +1,5 @@
-"""Reads what `ips-report` prints in the IPS VM: which rules and which wires Suricata runs with, what
-the kernel's network consists of, and the end of Suricata's event log.
+"""Reads what `ips-report` prints in the IPS VM: Suricata's rules and pairs of NICs, everything in
+the kernel's network, and the end of Suricata's event log.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ forwards only what its rules let pass.
 
 @dataclass(frozen=True, slots=True)
 class IpsReport:
-    """What the IPS runs with."""
+    """The configuration that the IPS runs with."""
 
     digest: str
-    """The digest of its rules and settings; empty if it did not say one."""
+    """The digest of its rules and settings; empty if the IPS did not report one."""
     complete: bool
     """Suricata runs, and each of its engines has loaded all of its rules."""
     lost: int = 0
@@ -45,17 +45,17 @@ class IpsReport:
     rules: int = 0
     """Rules that Suricata has in memory."""
     wires: tuple[Wire, ...] = ()
-    """As Suricata was configured when it started."""
+    """The wires with which Suricata was started."""
     reloaded: str = ""
-    """When Suricata has read its rules, by the clock of the IPS; empty if it did not say it. Of two
-    texts the greater one is the later time.
+    """The time at which Suricata last read its rules, by the clock of the IPS; empty if Suricata
+    did not report it. Of two such texts, the greater one is the later time.
     """
     changed: str = ""
     """When any of its files was last changed, in the same form."""
     identity: str = ""
     """The sha256 of the identity for the next boot; empty if there is none."""
     network: tuple[Words, ...] = ()
-    """What the kernel's network consists of."""
+    """Everything in the kernel's network, one item each."""
 
 
 NO_REPORT = IpsReport("", complete=False)
@@ -73,7 +73,7 @@ class Event:
     rule: str
     """The sid of the rule that matched (alerts), or Suricata's reason (drops)."""
     message: str
-    """What the rule says; empty for drops."""
+    """The message of the rule; empty for drops."""
     blocked: bool
     protocol: str
     source: str
@@ -84,9 +84,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """An event as the proof uses it: what happened to the traffic between one end's port and the
-    other end.
-    """
+    """An event, seen from one of its two ends."""
 
     rule: str
     """As in `Event`."""
@@ -96,12 +94,12 @@ class Alert:
     far_port: int
     blocked: bool
     address: str = ""
-    """That of the end whose port it is."""
+    """The address of the end that has `port`."""
 
 
 def parse_ips_report(output: bytes) -> IpsReport:
-    """The report that `ips-report` printed; `NO_REPORT` if it printed something else. What Suricata
-    itself answers in another form than it should counts as not answered.
+    """The report that `ips-report` printed; `NO_REPORT` if it cannot be read. An answer of
+    Suricata's own in an unexpected form counts as no answer.
     """
     try:
         report = as_mapping(parse_json(output))
@@ -138,7 +136,9 @@ def _engines(report: Json) -> list[tuple[int, int]]:
 
 
 def _lost(report: Json) -> int:
-    """What Suricata's `dump-counters` says was lost; 0 before it has counted for the first time."""
+    """The number of lost packets in Suricata's `dump-counters`; 0 before it has counted for the
+    first time.
+    """
     try:
         capture = mapping(mapping(mapping(report, "counters"), "message"), "capture")
         unsent = number(mapping(capture, "afpacket"), "send_errors")
@@ -148,8 +148,8 @@ def _lost(report: Json) -> int:
 
 
 def _wires(report: Json) -> tuple[Wire, ...]:
-    """Suricata answers `conf-get` with {"message": VALUE, "return": "OK"}; after the last wire it
-    has no value.
+    """The pairs of NICs. Suricata answers `conf-get` with {"message": VALUE, "return": "OK"}; after
+    the last pair it has no value.
     """
     found: list[Wire] = []
     try:
@@ -168,7 +168,7 @@ def _wires(report: Json) -> tuple[Wire, ...]:
 
 
 def _reloaded(report: Json) -> str:
-    """The earliest of its engines' times, in Suricata's answer to `ruleset-reload-time`."""
+    """The earliest time of all engines in Suricata's answer to `ruleset-reload-time`."""
     try:
         engines = items(mapping(report, "reloaded"), "message")
         return min((_time(as_mapping(engine), "last_reload") for engine in engines), default="")
@@ -182,8 +182,8 @@ def _time(holder: Json, key: str) -> str:
 
 
 def parse_events(output: bytes) -> Iterator[Event]:
-    """The alerts and drops that `ips-report events` printed. Other lines are skipped: Suricata may
-    be halfway through the last one.
+    """The alerts and drops that `ips-report events` printed. Lines that cannot be read are skipped,
+    because Suricata may still be writing the last one.
     """
     for line in output.splitlines():
         try:
@@ -212,8 +212,8 @@ def _event(event: Json, kind: str) -> Event:
 
 
 def alerts_after(events: Iterable[Event], time: str) -> tuple[Alert, ...]:
-    """The events later than `time` (all events, if that is empty), one for each end: either side
-    may have sent what matched.
+    """The events later than `time` (all events if it is empty), twice each: seen from the source
+    and from the target, because a probe may be either of them.
     """
     return tuple(
         Alert(event.rule, event.protocol, port, _short(far), far_port, event.blocked, _short(near))

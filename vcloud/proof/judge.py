@@ -1,10 +1,10 @@
 """Turns what was observed into verdicts. Pure.
 
-A claim that something must pass holds if the probe came through. A claim that something must be
-blocked holds only if three things are true together: nothing came through; the target would have
+A claim that a packet must pass holds if the probe came through. A claim that a packet must be
+blocked holds only if three things are true: the probe did not come through; the target would have
 answered, because its listener answers a probe from within its own VM; and the firewall counted
-exactly this packet among those that it dropped. If nothing came through but this proof is
-incomplete, the outcome is `error`, never `pass`.
+exactly this packet as dropped. If the probe did not come through but this proof is incomplete, the
+outcome is `error`, never `pass`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from vcloud.proof.observed import (
 )
 
 NAMED = 3
-"""Senders that a verdict names."""
+"""A verdict names at most so many senders."""
 MALFORMED = "applayer error"
 """Suricata's reason for dropping traffic that it cannot parse. Some attacks are not valid HTTP, so
-that no rule sees them.
+Suricata drops them before any rule sees them.
 """
 NO_ECHO = "the service there does not send back what it receives"
 NO_ANSWER = "the service there does not answer datagrams that it does not understand"
@@ -49,7 +49,7 @@ def judge(check: Check, seen: Observed) -> Verdict:
 def _not_sent(check: Check, seen: Observed) -> Verdict:
     places = [check.vantage, *([check.about.client] if check.about else [])]
     unsent = (
-        "the connection that it is about could not be opened"
+        "the connection for the forged error could not be opened"
         if check.about
         else "no probe was sent"
     )
@@ -60,7 +60,7 @@ def _not_sent(check: Check, seen: Observed) -> Verdict:
 
 def _on_one(check: Check, answer: Answer, seen: Observed) -> Verdict:
     """The verdict on a check by the answer to one probe."""
-    # An unreadable answer says nothing about the probe, whatever the check is about.
+    # An unreadable answer proves nothing, for any kind of check.
     if answer.result == UNREADABLE:
         return Verdict(
             check, Outcome.ERROR, f"{check.vantage} gave no readable answer about this probe"
@@ -75,14 +75,14 @@ def _on_one(check: Check, answer: Answer, seen: Observed) -> Verdict:
 
 
 def _in_turn(check: Check, seen: Observed) -> Verdict:
-    """The verdict on a connection to a published port, behind which the firewall gives connections
-    to several VMs in turn.
+    """The verdict on a connection to a published port whose connections the firewall gives to several
+    VMs in turn.
 
-    Nobody outside sees which VM got which connection. In one round there are as many connections as
-    VMs, so each VM gets one. All of them must open: the verdict is that on the worst of them.
+    From outside it is not visible which VM got which connection. One round opens as many connections
+    as there are VMs, so each VM gets one. All connections must open, so the worst one decides.
     """
     answers = [seen.answers.get(turn.check, Answer(UNREADABLE)) for turn in check.turns]
-    worst = max(answers, key=_how_bad)
+    worst = max(answers, key=_badness)
     opened = sum(answer.result in OPENED for answer in answers)
     vms = ", ".join(turn.listener.vm for turn in check.turns)
     told = f"{opened} of {len(answers)} connections opened, which go to {vms} in turn"
@@ -95,9 +95,9 @@ def _in_turn(check: Check, seen: Observed) -> Verdict:
     return replace(verdict, detail=f"{verdict.detail}; {told}")
 
 
-def _how_bad(answer: Answer) -> int:
-    """How bad an answer is where the connection must open. A refusal comes before silence: a lost
-    packet is not the cause of it.
+def _badness(answer: Answer) -> int:
+    """How bad an answer is for a connection that must open. A refusal is worse than silence,
+    because a lost packet cannot cause it.
     """
     if answer.result in OPENED:
         return 0
@@ -107,9 +107,8 @@ def _how_bad(answer: Answer) -> int:
 
 
 def _refused(check: Check, seen: Observed) -> Verdict:
-    """The verdict on a connection that must open and is refused. Where no service of the VM's own
-    listens, it was a temporary listener of vcloud's that has ended, and the next round starts it
-    anew.
+    """The verdict on a connection that must open but is refused. If the VM has no service of its
+    own on the port, vcloud's temporary listener has ended, and the next round starts it again.
     """
     listeners = {turn.listener for turn in check.turns}
     if check.listener is not None:
@@ -143,34 +142,35 @@ def _may_have_arrived(check: Check, answer: Answer, seen: Observed) -> bool:
     does not understand.
 
     The firewall counts the packets of a whole flow, not those of one probe. Only for denied packets
-    does it say from which sender to which port they went.
+    it counts sender and port.
     """
     lost = check.sent.protocol == "udp" and answer.result == "timeout"
     return lost and not _answers_locally(check.listener, seen) and not _denied(check, answer, seen)
 
 
 def _is_ignored(check: Check, answer: Answer, seen: Observed) -> bool:
-    """Whether a datagram went unanswered at a service that ignores it."""
+    """Whether a datagram got no answer because the service there ignores it."""
     return answer.result == "timeout" and _ignores(check, check.listener, seen)
 
 
 def _ignores(check: Check, listener: Listener | None, seen: Observed) -> bool:
-    """Whether a service of the VM's own listens there for datagrams, and does not answer this one
-    within the VM either.
+    """Whether a service of the VM's own listens on the UDP port, but does not answer this datagram
+    from within the VM either.
     """
     datagram = check.sent.protocol == "udp"
     return datagram and listener in seen.busy and not _answers_locally(listener, seen)
 
 
 def _negative(check: Check, answer: Answer, seen: Observed) -> Verdict:
-    # The firewall refuses in the target's name. That it was the firewall shows in its counts.
+    # The firewall refuses in the target's name. Its counts show that the refusal came from the
+    # firewall.
     told = check.told and answer.result == "refused" and _denied(check, answer, seen)
     if answer.result in THROUGH and not told:
-        return Verdict(check, Outcome.FAIL, f"{answer.result}: it came through")
+        return Verdict(check, Outcome.FAIL, f"{answer.result}: the packet came through")
     if check.listener is not None and not _answers_locally(check.listener, seen):
         return _silent_target(check, answer, check.listener, seen)
     target = ", while the target answers" if check.listener else ""
-    # The firewall sees no packet of the host, so there is no count to ask for.
+    # The firewall gets no packet from the host, so it has no count of it.
     if check.kind is Kind.HOST:
         return Verdict(check, Outcome.PASS, f"{answer.result}: the host cannot reach it{target}")
     if not _denied(check, answer, seen):
@@ -180,8 +180,8 @@ def _negative(check: Check, answer: Answer, seen: Observed) -> Verdict:
 
 
 def _silent_target(check: Check, answer: Answer, listener: Listener, seen: Observed) -> Verdict:
-    """The verdict if nothing came back, and the target's listener does not answer within its own VM
-    either.
+    """The verdict if no answer came, and the target's listener does not answer from within its own
+    VM either.
     """
     if reason := seen.reasons.get(listener.vm):
         return Verdict(
@@ -198,8 +198,8 @@ def _silent_target(check: Check, answer: Answer, listener: Listener, seen: Obser
 
 
 def _inspected(check: Check, answer: Answer, seen: Observed) -> Verdict:
-    """The verdict on a test payload or a harmless one: by the IPS's log and, if the rule drops,
-    also by what came through.
+    """The verdict on a test payload or a harmless one. It depends on the IPS's log and, if the rule
+    drops, also on whether the payload came through.
     """
     if seen.alerts is None:
         return Verdict(check, Outcome.ERROR, f"{answer.result}, but the IPS's log cannot be read")
@@ -207,8 +207,8 @@ def _inspected(check: Check, answer: Answer, seen: Observed) -> Verdict:
     fired = any(alert.rule in check.rules for alert in own)
     if check.passes:
         return _harmless(check, answer, own, seen, fired=fired)
-    # First the echo: a service that never sends anything back looks like one whose answer was
-    # stopped.
+    # The echo is judged first, because a service that never sends anything back looks like one
+    # whose answer was stopped.
     if check.echo is not None and not _echoes(check, check.echo, seen):
         return _no_echo(check, check.echo, seen)
     through = _came_through(check, answer)
@@ -227,12 +227,12 @@ def _inspected(check: Check, answer: Answer, seen: Observed) -> Verdict:
         return Verdict(
             check,
             Outcome.FAIL,
-            "it came through and was " + ("only logged" if fired else "not logged"),
+            "the payload came through and was " + ("only logged" if fired else "not logged"),
         )
-    # A refused or unreachable probe has not carried the payload to the IPS.
+    # If the probe was refused or its target was unreachable, the payload never reached the IPS.
     if answer.result not in _held(check):
         return Verdict(
-            check, Outcome.ERROR, f"there was no connection to send it on: {answer.result}"
+            check, Outcome.ERROR, f"no connection could be opened for the payload: {answer.result}"
         )
     if any(alert.rule == MALFORMED for alert in own):
         return Verdict(
@@ -248,16 +248,14 @@ def _inspected(check: Check, answer: Answer, seen: Observed) -> Verdict:
 def _harmless(
     check: Check, answer: Answer, own: Sequence[Alert], seen: Observed, *, fired: bool
 ) -> Verdict:
-    """The verdict on a harmless payload. If another rule drops it, this rule may still have been
-    right to ignore it.
-    """
+    """The verdict on a harmless payload. It also passes if only another rule drops the payload."""
     if fired:
         return Verdict(check, Outcome.FAIL, "the rule matched the harmless test packet")
     if _came_through(check, answer):
         return Verdict(check, Outcome.PASS, "passed")
     if others := sorted({alert.rule for alert in own if alert.blocked}):
         return Verdict(
-            check, Outcome.PASS, f"the rule ignored it; other rules stopped it: {', '.join(others)}"
+            check, Outcome.PASS, f"the rule ignored it; other rules dropped it: {', '.join(others)}"
         )
     if check.echo is not None:
         return _no_echo(check, check.echo, seen)
@@ -272,7 +270,7 @@ def _harmless(
 
 
 def _no_echo(check: Check, echo: Echo, seen: Observed) -> Verdict:
-    """The verdict where the harmless payload did not come back. A service of the VM's own need not
+    """The verdict if the harmless payload did not come back. A service of the VM's own need not
     send anything back; vcloud's temporary listener does.
     """
     if check.listener not in seen.busy:
@@ -282,12 +280,12 @@ def _no_echo(check: Check, echo: Echo, seen: Observed) -> Verdict:
 
 
 def _came_through(check: Check, answer: Answer) -> bool:
-    """Whether the payload reached the other side or, if its echo is what counts, came back from
+    """Whether the payload reached the other side or, for a check with an echo, came back from
     there.
     """
     if check.echo is not None:
         return check.sent.payload in answer.answer
-    # Firewall and IPS only drop. So a datagram that was refused has arrived on the other side.
+    # Firewall and IPS only drop, so a datagram that was refused has arrived on the other side.
     return answer.result in (
         ("answered", "refused") if check.sent.protocol == "udp" else ("delivered",)
     )
@@ -303,8 +301,8 @@ def _held(check: Check) -> tuple[str, ...]:
 
 
 def _echoes(check: Check, echo: Echo, seen: Observed) -> bool:
-    """Whether the service sent the harmless payload back. It did so, too, if another rule stopped
-    that answer on its way.
+    """Whether the service sent the harmless payload back. If another rule stopped an answer, the
+    service has sent it.
     """
     found = seen.answers.get(echo.check)
     return found is not None and (
@@ -314,9 +312,9 @@ def _echoes(check: Check, echo: Echo, seen: Observed) -> bool:
 
 
 def _alerts_on(check: Check, answer: Answer, seen: Observed) -> list[Alert]:
-    """The events of the connection that a probe used. Others may use the same port of their own at
-    the same time, but not from the same address towards the same end. Of a probe from outside the
-    address may be another on its way in, so any counts.
+    """The events of the connection that a probe used. Another program may use the same source port
+    at the same time, but not from the same address to the same target. The source address of a
+    probe from outside may be translated on its way, so any address counts.
     """
     near = check.sent.source
     far = check.listener or Listener("", "", str(check.sent.target), check.sent.port)
@@ -338,16 +336,16 @@ def _answers_locally(listener: Listener | None, seen: Observed) -> bool:
 
 
 def _denied(check: Check, answer: Answer, seen: Observed) -> bool:
-    """Whether the firewall counted this packet as denied. From outside only the probe program knows
-    which address it sent from: others outside try the same ports.
+    """Whether the firewall counted this packet as denied. For a probe from outside, the probe
+    program reports its address, because other machines outside may try the same ports.
     """
     sender = str(check.source) if check.source else answer.sender
     return sender in _denied_senders(check, seen)
 
 
 def _denied_senders(check: Check, seen: Observed) -> set[str]:
-    """The senders of the packets that the firewall has denied meanwhile on their way to the end that
-    the probe was sent to.
+    """The senders of packets to the probe's target and port that the firewall has denied during
+    this round.
     """
     end = (str(check.sent.target), check.sent.protocol, check.sent.port)
     return {

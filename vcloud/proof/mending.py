@@ -1,8 +1,9 @@
-"""What `vcloud up` must do to an appliance that is not as it was delivered. Pure.
+"""Chooses what `vcloud up` does with an appliance that differs from what was delivered. Pure.
 
-The least that mends all of an appliance is chosen. Rules are loaded live. An identity is given live,
-and what it does not name is removed. Only a restart removes links, traffic control and programs
-that somebody has added, and makes Suricata read files again that are right already.
+It chooses the least disruptive step that mends all differences of an appliance. Rules are loaded
+live. An identity is given live, which also removes everything that it does not name. Only a restart
+removes links, traffic control and programs that somebody has added. Only a restart makes Suricata
+read files again that did not change.
 """
 
 from __future__ import annotations
@@ -40,26 +41,28 @@ _MENDS: Final[Mapping[Role, Mapping[str, Verb]]] = {
         **dict.fromkeys(("memory", "inline"), Verb.RESTART_VM),
     },
 }
-"""Last part of the id of a check of the configuration -> what mends it."""
+"""Last part of the id of a check of the configuration -> the step that mends it."""
 _ALSO_MENDED: Final[Mapping[str, str]] = {"memory": "files"}
-"""Check -> the check with whose mending it holds again: with other files, Suricata reads them."""
+"""Check -> another check whose mending mends it as well: when the files are delivered again,
+Suricata reads them.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Mend:
-    """What must be done to one appliance. A restart and a new identity also load its rules."""
+    """The step for one appliance. A restart and a new identity also load its rules."""
 
     vm: str
     verb: Verb
     """`LOAD_FIREWALL`, `LOAD_IPS`, `CONFIGURE_VM` or `RESTART_VM`."""
     why: str
-    """What is not as it was delivered, each difference by name."""
+    """All differences, as text."""
 
 
 def mends(design: Design, verdicts: Iterable[Verdict]) -> tuple[Mend, ...]:
-    """What mends the appliances of a design, at most one thing for each. Only verdicts on their
-    configuration count (`vcloud.proof.config.config_verdicts`). An appliance that does not answer is
-    restarted: nobody knows what else would help, and a vApp is not protected as far as nobody knows.
+    """The steps that mend the appliances of a design, at most one for each. Only verdicts on their
+    configuration count (`vcloud.proof.config.config_verdicts`). An appliance that does not answer
+    is restarted, because its state is not known.
     """
     told = [verdict for verdict in verdicts if verdict.check.kind is Kind.CONFIG]
     failed = [verdict for verdict in told if mend_of(verdict)]
@@ -69,8 +72,8 @@ def mends(design: Design, verdicts: Iterable[Verdict]) -> tuple[Mend, ...]:
 
 
 def mend_of(verdict: Verdict) -> Verb | None:
-    """What mends one difference; None for a claim that holds, that could not be compared, or that
-    is not about the configuration of an appliance.
+    """The step that mends one difference; None for a claim that holds, that could not be compared,
+    or that is not about the configuration of an appliance.
     """
     if verdict.check.kind is not Kind.CONFIG or verdict.outcome is not Outcome.FAIL:
         return None

@@ -1,5 +1,5 @@
-"""All checks of the network that need no payload, and those at the vApp's border: what must not go
-out, what must not come in. Pure.
+"""Makes all checks of the network that need no payload, including those of packets that must not
+leave or enter the vApp. Pure.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from vcloud.proof.checks import (
     is_told,
     sampled,
     sent_from,
-    spoken,
     spoof_checks,
+    uplink_versions,
 )
 from vcloud.proof.errors import error_checks, without_errors
 from vcloud.proof.ports import allowed, undeclared_ports
@@ -34,7 +34,7 @@ from vcloud.values import INTERNET, Protocol, Service
 OUTSIDE_PORTS = 4
 """Ports of each protocol that every VM tries to reach outside."""
 METADATA = {4: ip_address("169.254.169.254"), 6: ip_address("fd00:ec2::254")}
-"""Where clouds tell a machine its secrets."""
+"""Addresses of the metadata services of clouds, which give a machine its secrets."""
 
 
 def network_checks(design: Design, uplink: Uplink, world: World, seed: int) -> tuple[Check, ...]:
@@ -52,12 +52,12 @@ def network_checks(design: Design, uplink: Uplink, world: World, seed: int) -> t
 
 
 def left_out(design: Design, uplink: Uplink) -> str:
-    """What no check tests, in one line for people; empty if everything is tested."""
+    """What no check tests, in one line for users; empty if everything is tested."""
     pairs, tried = (len(vms) * (len(vms) - 1) for vms in (design.workloads, sampled(design)))
     parts = []
     if tried < pairs:
         parts.append(
-            f"{pairs - tried} of {pairs} ordered pairs of VMs for what must not pass (only {MAX_PER_TIER} replicas of a tier are tested)"
+            f"{pairs - tried} of {pairs} ordered pairs of VMs for traffic that must be blocked (only {MAX_PER_TIER} replicas of a tier are tested)"
         )
     if open_zones := [zone.name for zone in design.zones if zone.open]:
         parts.append(
@@ -65,7 +65,7 @@ def left_out(design: Design, uplink: Uplink) -> str:
         )
     if vms := without_errors(design):
         parts.append(
-            f"forged ICMP errors from {', '.join(vms)}, because nobody knows which VM serves a connection from outside"
+            f"forged ICMP errors from {', '.join(vms)}, because it is not known which VM serves a connection from outside"
         )
     if uplink.address6 is None:
         parts.append("IPv6 to and from the outside, because the uplink has no IPv6")
@@ -75,15 +75,16 @@ def left_out(design: Design, uplink: Uplink) -> str:
 def _outside_checks(design: Design, uplink: Uplink, world: World, seed: int) -> Iterator[Check]:
     """From every VM to the outside and back, on ports that no flow names.
 
-    If no test server outside is known, the target is the uplink's gateway. It is outside too, and
-    packets that a broken firewall lets out end there.
+    If no test server outside is known, the target is the uplink's gateway. If the firewall is
+    broken, the packets end there.
     """
     for vm in sampled(design):
         nic = vm.nics[0]
         services = allowed(design, nic, None)
         for protocol in (Protocol.TCP, Protocol.UDP):
             for port, family in itertools.product(
-                undeclared_ports(design, services, protocol, seed)[:OUTSIDE_PORTS], spoken(uplink)
+                undeclared_ports(design, services, protocol, seed)[:OUTSIDE_PORTS],
+                uplink_versions(uplink),
             ):
                 gateway = uplink.gateway4 if family == 4 else uplink.gateway6
                 target = world.nearest(family) or gateway
@@ -122,13 +123,14 @@ def _inbound_checks(design: Design, uplink: Uplink, seed: int) -> Iterator[Check
 
 
 def _local_checks(design: Design, uplink: Uplink) -> Iterator[Check]:
-    """From every VM with a flow to the internet to what is no internet: the host and its neighbours,
-    and the metadata service of a cloud. On the first port that the flow allows.
+    """From every VM with a flow to the internet, to addresses that are not part of it: the host,
+    its neighbours, and the metadata service of a cloud. The port is the first one that the flow
+    allows.
     """
     for vm in sampled(design):
         nic = vm.nics[0]
         service = next(_internet_services(design, nic), None)
-        for family in spoken(uplink) if service else ():
+        for family in uplink_versions(uplink) if service else ():
             for name, target in _near(uplink, family):
                 if service is None or _is_declared(design, nic, target):
                     continue
@@ -147,15 +149,15 @@ def _local_checks(design: Design, uplink: Uplink) -> Iterator[Check]:
 
 
 def _internet_services(design: Design, nic: Nic) -> Iterator[Service]:
-    """Services with ports of the flows from a NIC to the internet."""
+    """Services of the flows from a NIC to the internet that have ports."""
     for flow in design.flows:
         if flow.target == INTERNET and any(path.source == nic for path in flow.paths):
             yield from (one for one in flow.services if one.protocol is not Protocol.ICMP)
 
 
 def _near(uplink: Uplink, family: int) -> Iterator[tuple[str, Address]]:
-    """Addresses that are no internet, with their names: of a metadata service, and in each network
-    of the host.
+    """Addresses that are not part of the internet, with their names: a metadata service, one
+    address in each network of the host, and the host itself.
     """
     yield "a metadata service", METADATA[family]
     segment = uplink.address4 if family == 4 else uplink.address6
@@ -170,7 +172,7 @@ def _near(uplink: Uplink, family: int) -> Iterator[tuple[str, Address]]:
 
 
 def _is_declared(design: Design, nic: Nic, target: Address) -> bool:
-    """Whether a flow names the address."""
+    """Whether a flow from the NIC to a prefix allows the address."""
     return any(
         flow.prefix is not None
         and target in flow.prefix

@@ -1,4 +1,4 @@
-"""What one round of `verify` observed, and what a verdict is. Pure."""
+"""The observations of one round of `verify`, and verdicts. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ THROUGH = frozenset({"open", "refused", "answered", "delivered", "reset"})
 is an answer.
 """
 OPENED = frozenset({"open", "answered", "delivered"})
-"""Results of a probe that must come through and did."""
+"""Results that show that a probe which must come through did so."""
 STOPPED = frozenset({"timeout", "unreachable", "stalled"})
 RESULTS = THROUGH | STOPPED | {"sent", "error"}
 """All results that the probe program can report."""
@@ -33,11 +33,11 @@ class Answer:
     port: int = 0
     """The source port that the probe was sent from."""
     answer: bytes = b""
-    """What the other side sent back."""
+    """The bytes that the other side sent back."""
     ms: int = 0
-    """How long it took, in milliseconds. The VM that sent it may say anything."""
+    """Milliseconds until the answer. A hostile VM may report any number."""
     sender: str = ""
-    """The address that the probe was sent from. Empty where the program did not say it."""
+    """The address that the probe was sent from. Empty if the program did not report it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,28 +47,28 @@ class Observed:
     answers: Mapping[str, Answer]
     """Check id -> answer. A check without an answer was not run."""
     local: Mapping[Listener, Answer]
-    """What each listener answered to a probe from within its own VM."""
+    """The answer of each listener to a probe from within its own VM."""
     before: FirewallReport
     after: FirewallReport
-    """Both are `NOTHING` if one of them could not be read: a count that was not seen to grow proves
-    nothing.
+    """The firewall's reports before and after the probes. Both are `NOTHING` if one of them could
+    not be read, because only a count that has grown proves something.
     """
     alerts: tuple[Alert, ...] | None = ()
     """None: the IPS's log could not be read."""
     reasons: Mapping[str, str] = field(default_factory=dict)
-    """Vantage -> why nothing could be sent from there."""
+    """Vantage -> why no probe could be sent from there."""
     uncounted: str = ""
-    """Why the firewall's counts could not be read; empty if they were read, also from a firewall
-    that runs without vcloud's rules.
+    """Why the firewall's counts could not be read; empty if they were read. A firewall without
+    vcloud's rules also has counts, which are empty.
     """
     unusable: frozenset[str] = frozenset()
-    """Places that are not asked again in this run."""
+    """Places that are not used again in this run."""
     first: FirewallReport = NOTHING
-    """The report before the forged ICMP errors were sent. They were sent before `before`, and
-    nothing else was, because the firewall counts all ICMP from one address to another together.
+    """The report before the forged ICMP errors were sent. Nothing else is sent between `first` and
+    `before`, because the firewall counts all ICMP packets from one address to another together.
     """
     forged: frozenset[tuple[str, str]] = frozenset()
-    """The senders and targets of all of these errors."""
+    """The senders and targets of all forged ICMP errors."""
     busy: frozenset[Listener] = frozenset()
     """Listeners on whose ports a service of the VM's own listens."""
 
@@ -79,15 +79,15 @@ class Verdict:
     outcome: Outcome
     detail: str
     final: bool = False
-    """Asking again cannot change it."""
+    """Another try cannot change the verdict."""
     excusable: bool = False
-    """A busy machine can cause this failure as well: by a packet that is late or lost, or by a
-    program that does not answer in time. So it is asked again.
+    """A busy machine can cause this failure, too: a packet may be late or lost, or a program may
+    not answer in time. So the check is repeated.
     """
 
     @property
     def stays(self) -> bool:
-        """Whether it counts whatever later tries say. A failure that no busy machine can cause
-        stays: what came through has come through.
+        """Whether later tries cannot change the verdict. This is so for a failure that no busy
+        machine can cause, such as a packet that came through.
         """
         return self.final or (self.outcome is Outcome.FAIL and not self.excusable)

@@ -1,4 +1,4 @@
-"""Which ports are tried for what must not pass. Pure."""
+"""Chooses the ports for probes that must be blocked. Pure."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def allowed(design: Design, source: Nic | None, target: Nic | None) -> set[Servi
 def undeclared_ports(
     design: Design, allowed_services: set[Service], protocol: Protocol, seed: int
 ) -> list[int]:
-    """Ports to try: those that the file names anywhere, some that attackers like, some random ones;
-    without those that are allowed.
+    """Ports to try: all that the file names, some that attackers often try, and some random ones;
+    without the allowed ones.
     """
     named = {
         port

@@ -23,18 +23,18 @@ _TAGS = {
     Outcome.NOT_RUN: "skipped",
     Outcome.NOT_TRIED: "skipped",
 }
-"""What JUnit calls each outcome but a pass."""
+"""JUnit's element for each outcome; a pass has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What one run of `verify` found."""
+    """The result of one run of `verify`."""
 
     verdicts: tuple[Verdict, ...]
     left_out: str
-    """Everything that no check tests, in one line; empty if everything is tested."""
+    """The traffic and rules that no check tests, in one line; empty if everything is tested."""
     design: Design | None = None
-    """The design that was tested; it knows the origin of each claim."""
+    """The tested design, which knows the origin of each claim."""
 
     def origin(self, verdict: Verdict) -> str:
         """Why the claim is made: a line of the file, a control of a profile, or vcloud's own rules
@@ -56,8 +56,8 @@ def exit_code(verdicts: Sequence[Verdict]) -> Exit:
 
 
 def plain(text: str) -> str:
-    """A text of any origin, made safe for a terminal and for XML: only printable characters, and at
-    most `LONGEST` of them.
+    """A text that may be hostile, made safe for a terminal and for XML: only printable characters,
+    and at most `LONGEST` of them.
     """
     return "".join(char if char.isprintable() else " " for char in text[:LONGEST])
 

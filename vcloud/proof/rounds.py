@@ -1,10 +1,10 @@
-"""Which checks are asked again, how long their probes wait, and what several tries mean together.
-Pure.
+"""Decides which checks are repeated and how long their probes wait, and joins the verdicts of several
+tries. Pure.
 
-On a busy machine a packet, or its answer, may come too late or get lost, or a program may not
-answer. So what this can have caused is asked again, in at most `ROUNDS` rounds, each with more time
-than the last, and is red only if it stays red in every round. Any other failure is red once it was
-seen, whatever later rounds say (`Verdict.stays`).
+On a busy machine a packet or its answer may be late or lost, or a program may not answer. So a
+failure that this can cause is tried again, in at most `ROUNDS` rounds, each with more time than the
+last. It counts only if the check fails in every round. Any other failure counts at once, and later
+rounds cannot change it (`Verdict.stays`).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from vcloud.values import Protocol
 
 ROUNDS = 3
 PATIENCE = 3
-"""So many times longer than in the round before does a probe wait."""
+"""In each round a probe waits so many times longer than in the round before."""
 ROUND_TRIPS = 25
-"""A probe waits at least for so many round trips of the slowest control probe."""
+"""A probe waits at least so many times as long as the slowest control probe takes."""
 CONTROL_MS = 5_000
 """How long a control probe waits. A round trip that is longer counts as this long."""
 LONGEST_MS = 15_000
@@ -31,8 +31,8 @@ Tries = Mapping[str, Sequence[Verdict]]
 
 
 def asked_next(checks: Sequence[Check], tries: Tries) -> list[Check]:
-    """The checks that are asked in the next round: those that are not settled, each with its twin
-    and with those whose connections go to several VMs in turn with its own.
+    """The checks of the next round: those without a final verdict, their twins, and those whose
+    connections go to the same VMs in turn.
     """
     unsettled = [check for check in checks if not _settled(tries.get(check.id, ()))]
     ids = {check.id for check in unsettled} | {check.twin for check in unsettled}
@@ -41,8 +41,9 @@ def asked_next(checks: Sequence[Check], tries: Tries) -> list[Check]:
 
 
 def added(tries: Tries, verdicts: Iterable[Verdict]) -> dict[str, tuple[Verdict, ...]]:
-    """The tries with those of one more round. A check that was settled before was asked only
-    beside another one. It stays as it was, unless what was seen is a failure that stays.
+    """The tries with those of one more round. A check that had a final verdict was repeated only
+    because another check needed it. Its verdict does not change, unless it now has a failure that
+    stays.
     """
     found = {key: tuple(earlier) for key, earlier in tries.items()}
     for verdict in verdicts:
@@ -61,7 +62,7 @@ def in_sum(tries: Sequence[Verdict], lost: int) -> Verdict:
 
     Args:
         tries: its verdicts, the first one first.
-        lost: how many packets the IPS has lost meanwhile.
+        lost: how many packets the IPS has lost during the run.
     """
     first, last = tries[0], tries[-1]
     stays = [verdict for verdict in tries if verdict.stays]
@@ -76,7 +77,7 @@ def in_sum(tries: Sequence[Verdict], lost: int) -> Verdict:
         (verdict for verdict in reversed(tries) if verdict.outcome not in decided), last
     )
     if lost and last.check.kind in (Kind.IPS, Kind.LEAK) and unproven.outcome in _RED:
-        told = f"it could not be measured, because the IPS lost {lost} packets: {unproven.detail}"
+        told = f"this could not be measured, because the IPS lost {lost} packets: {unproven.detail}"
         return replace(unproven, outcome=Outcome.ERROR, detail=told)
     return replace(unproven, detail=f"{unproven.detail} (in {len(tries)} tries)")
 
@@ -96,7 +97,9 @@ def controls(checks: Iterable[Check]) -> dict[str, Check]:
 
 
 def paced(check: Check, number: int, round_trip_ms: int) -> Check:
-    """The check as its probe is sent in a round (0, 1, ...), while control probes take this long."""
+    """The check with the timeout of its probe for a round (0, 1, ...). `round_trip_ms` is the time
+    of the slowest control probe.
+    """
     asked = check.sent.timeout_ms * PATIENCE**number
     waits = min(LONGEST_MS, max(asked, ROUND_TRIPS * min(round_trip_ms, CONTROL_MS)))
     return replace(check, probe=replace(check.sent, timeout_ms=waits))

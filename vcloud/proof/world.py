@@ -9,11 +9,11 @@ from vcloud.values import Protocol, Service
 
 Address = IPv4Address | IPv6Address
 NO_SERVER = "no test server outside is known; name one with --outside or in the inventory"
-"""Why nothing is sent to the outside: if the firewall is broken, the packets would reach machines
-of other people.
+"""The reason if no test server is known. Nothing else outside gets probes, because packets that a
+broken firewall lets pass would reach machines of other people.
 """
 OTHER_SERVER = "the test server outside does not answer there"
-"""Why nothing is sent to the outside where a server is known."""
+"""The reason if a test server is known, but does not answer on the port."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Server:
 
     address: Address
     services: tuple[Service, ...] = ()
-    """Where it answers; none: on every port, and to echo requests."""
+    """The services on which it answers; empty: it answers on every port, and to echo requests."""
 
     def answers(self, protocol: Protocol, port: int) -> bool:
         """Whether it answers on a port (ICMP: 0)."""
@@ -34,8 +34,8 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The test servers outside. Without one, what would be sent there is `not run`. With one, what
-    it cannot answer is `not tried`.
+    """The test servers outside. Without any, the checks of the outside are `not run`. With some,
+    the checks that no server can answer are `not tried`.
     """
 
     servers: tuple[Server, ...] = ()
@@ -50,11 +50,11 @@ class World:
         return next(found, None)
 
     def nearest(self, family: int) -> Address | None:
-        """Where a packet may be sent that must not arrive."""
+        """The target for a packet to the outside that must be blocked."""
         found = (server.address for server in self.servers if server.address.version == family)
         return next(found, None)
 
     @property
     def missing(self) -> str:
-        """Why nothing is sent to where no server answers."""
+        """Why no probe is sent to a port outside on which no server answers."""
         return OTHER_SERVER if self.servers else NO_SERVER

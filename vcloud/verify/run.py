@@ -74,9 +74,9 @@ LISTEN_SECONDS = 600
 EVENTS = 20_000
 """Events of the IPS that are read after the probes."""
 HELD_SECONDS = 60
-"""Seconds for which a connection stands that a forged ICMP error is about."""
+"""Seconds for which the connections for forged ICMP errors stay open."""
 COUNT_SECONDS = 4
-"""Seconds until Suricata, which counts every 3 seconds, has counted what it has lost."""
+"""Seconds until Suricata's counters include all lost packets; it updates them every 3 seconds."""
 T = TypeVar("T")
 
 
@@ -109,7 +109,8 @@ def verify_vapp(
             *inspection_checks(design, uplink, world),
         )
         session = _Session(host, manifest, reporter)
-        # First, so that a VM without an agent is waited for once and then left out.
+        # This comes first, so that a VM without an agent costs only one timeout and is then left
+        # out.
         session.reach_own_images()
         return Findings(
             (
@@ -125,9 +126,7 @@ def verify_vapp(
 
 
 class _Session:
-    """One run. A place that does not answer makes its own checks `not run`, with the reason, and no
-    others.
-    """
+    """One run. If a place does not answer, only its own checks are `not run`, with the reason."""
 
     def __init__(self, host: Host, manifest: Manifest, reporter: Reporter) -> None:
         self.host = host
@@ -142,15 +141,17 @@ class _Session:
         self.reasons: dict[str, str] = {}
         """Place -> why it could not be used in this round."""
         self.unusable: dict[str, str] = {}
-        """VMs that are not asked again, because each attempt would take `AGENT_SECONDS`, and why."""
+        """VMs that are not used in this run -> the reason. Each further attempt would take
+        `AGENT_SECONDS`.
+        """
         self.started: dict[str, Listening] = {}
         """VM -> its temporary listeners."""
         self.uncounted = ""
         self.lost_before = 0
 
     def reach_own_images(self) -> None:
-        """Tries to reach the VMs of a user's own image: nothing can be tested from one that has no
-        guest agent or no python3.
+        """Tries to reach the VMs of a user's own image. No probe can be sent from a VM without
+        guest agent or python3.
         """
         for vm in (vm for vm in self.design.workloads if not vm.image.recipe):
             try:
@@ -159,7 +160,9 @@ class _Session:
                 self.unusable[vm.name] = error.what
 
     def verdicts(self, checks: Sequence[Check]) -> tuple[Verdict, ...]:
-        """Judges every check by what is seen in one round or, if it is red, in several."""
+        """The verdicts on all checks, after one round or, for checks that do not pass, after
+        several.
+        """
         measuring = controls(checks)
         tries: Tries = {}
         with self._listeners_stopped_in_the_end(), ThreadPoolExecutor(1) as pool:
@@ -181,8 +184,8 @@ class _Session:
         return (*config, *(in_sum(tries[check.id], lost) for check in checks))
 
     def _config(self) -> tuple[tuple[Verdict, ...], FirewallReport]:
-        """The verdicts on what the appliances report, and what the firewall has counted. They are
-        asked again as long as one of them is busy.
+        """The verdicts on the reports of the appliances, and the firewall's report with its counts.
+        An appliance that may just be busy is asked again.
         """
         tries: Tries = {}
         for _ in range(ROUNDS):
@@ -202,15 +205,17 @@ class _Session:
         measuring: Mapping[str, Check],
         before: FirewallReport,
     ) -> tuple[list[Check], Observed]:
-        """Sends the probes of these checks, and returns everything that was seen. The checks come
-        back with the probes that were sent.
+        """Sends the probes of these checks. Returns the checks with the probes that were really
+        sent, and all observations.
         """
         self.reasons = dict(self.unusable)
         if number:
-            # One that has ended, or was ended with the VM's agent, makes no further round red.
+            # The listeners are started again, because a listener may have ended, which must not
+            # spoil another round.
             self._stop_listening(_by_vm(asked))
         self._listen(asked)
-        # Only a report before the probes may empty full sets: later, that would lose counts.
+        # Only a report before the probes may empty full sets. After the probes, counts would be
+        # lost.
         if before is NOTHING and number:
             before = self._firewall_report(make_room=True)
         first = before
@@ -258,8 +263,9 @@ class _Session:
         return report
 
     def _last_event(self) -> str | None:
-        """The time of the last event that the IPS has logged, by its own clock; empty if there is
-        none. None: its log cannot be read, so that older events cannot be told from new ones.
+        """The time of the last event in the log of the IPS, by its own clock; empty if there is
+        none. None if the log cannot be read; then new events cannot be distinguished from older
+        ones.
         """
         ips = self.design.ips
         if ips is None:
@@ -268,16 +274,19 @@ class _Session:
         return None if events is None else max((event.time for event in events), default="")
 
     def _alerts(self, since: str | None) -> tuple[Alert, ...] | None:
-        """What the IPS has logged after a time; None if its log cannot be read."""
+        """The events of the IPS after a time; None if its log cannot be read."""
         ips = self.design.ips
         if ips is None:
             return ()
-        # None and not an empty tuple: an unreadable log is no proof that nothing was logged.
+        # An unreadable log does not prove that nothing was logged, so the result is None and not an
+        # empty tuple.
         events = self._attempt(ips.name, lambda: ips_events(self.host, ips.domain, EVENTS))
         return None if events is None or since is None else alerts_after(events, since)
 
     def _lost(self, tries: Tries) -> int:
-        """How many packets the IPS has lost in this run. It is asked only if a payload is red."""
+        """How many packets the IPS has lost in this run. The IPS is asked only if a check of a
+        payload did not pass.
+        """
         ips = self.design.ips
         red = any(
             seen[-1].check.kind in (Kind.IPS, Kind.LEAK)
@@ -292,8 +301,8 @@ class _Session:
         return max(0, report.lost - self.lost_before) if report else 0
 
     def _listen(self, checks: Sequence[Check]) -> None:
-        """Starts temporary listeners in the VMs that have none yet, on the ports where no service
-        of the VM listens.
+        """Starts temporary listeners in the VMs that have none yet, on the ports on which no
+        service of the VM listens.
         """
         found = self._side_by_side(
             {
@@ -323,7 +332,7 @@ class _Session:
         self.started = {vm: its for vm, its in self.started.items() if vm not in {*vms}}
 
     def _ask_locally(self, asked: Sequence[Check]) -> dict[Listener, Answer]:
-        """What each listener answers to a probe from within its own VM."""
+        """The answer of each listener to a probe from within its own VM."""
         by_vm = _by_vm(asked)
         found = self._side_by_side(
             {
@@ -338,8 +347,8 @@ class _Session:
         }
 
     def _round_trip(self, measuring: Mapping[str, Check]) -> int:
-        """How many milliseconds the slowest control probe takes. Nothing else is asked meanwhile,
-        so that only what else the machine does makes it slow.
+        """How many milliseconds the slowest control probe takes. No other probes run meanwhile, so
+        only other load of the machine makes it slow.
         """
         found = self._side_by_side(
             {
@@ -353,8 +362,9 @@ class _Session:
 
     @contextmanager
     def _standing(self, asked: Sequence[Check]) -> Iterator[dict[str, Check]]:
-        """The checks that forge an ICMP error, by their ids, each with the error about a connection
-        that stands until the block ends. Those are missing whose connections could not be opened.
+        """Opens the connections for forged ICMP errors and keeps them open until the block ends.
+        Gives the checks with the frames of their errors, by id. Checks whose connections could not
+        be opened are missing.
         """
         places: dict[str, list[Connection]] = {}
         for connection in dict.fromkeys(check.about for check in asked if check.about):
@@ -378,7 +388,7 @@ class _Session:
                 if check.about and (end := ends.get(check.about))
             }
         finally:
-            # Otherwise a service that has one connection at a time would be busy with it.
+            # A service that serves one connection at a time would otherwise stay busy.
             self._side_by_side(
                 {
                     place: partial(Prober.let_go, pid=holding.pid)
@@ -408,7 +418,9 @@ class _Session:
         return answers
 
     def _side_by_side(self, uses: Mapping[str, Callable[[Prober], T]]) -> dict[str, T | None]:
-        """What the probe program at each of these places gives; None where that is not possible."""
+        """Uses the probe program at each of these places at the same time. The result is None for a
+        place at which that is not possible.
+        """
         with ThreadPoolExecutor(max(1, len(uses))) as pool:
             return dict(
                 zip(uses, pool.map(lambda item: self._at(*item), uses.items()), strict=True)
@@ -423,7 +435,7 @@ class _Session:
         )
 
     def _attempt(self, place: str, ask: Callable[[], T]) -> T | None:
-        """What is asked of a place; None if it does not answer. The reason is kept."""
+        """The result of `ask`; None if the place does not answer. The reason is stored."""
         try:
             return ask()
         except (GuestError, HostError) as error:

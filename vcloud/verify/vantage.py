@@ -1,10 +1,10 @@
 """The places from which probes are sent: the vApp's VMs, the host, and the world outside.
 
-The user can name test servers outside, with `--outside` or in the inventory entry of a host, as
-that of a lab's host does. Otherwise nothing is sent to the outside that must pass: each such check
-is `not run`, and says so. What must not leave is sent to the uplink's gateway, where it would end
-if the firewall were broken. What comes in from outside is sent by the host, unless the inventory
-names a network namespace.
+The user can name test servers outside, with `--outside` or in the inventory entry of a host; a
+lab's hosts have such an entry. Without one, checks that must reach the outside are `not run`, with
+the reason. Packets that must not leave are then sent to the uplink's gateway, where they end if the
+firewall is broken. Packets from outside are sent by the host, unless the inventory names a network
+namespace.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from vcloud.spec.types import parse_services
 from vcloud.values import Protocol
 
 NAMESPACES = "/run/netns"
-"""Where iproute2 keeps named network namespaces (ip-netns(8))."""
+"""The folder of iproute2's named network namespaces (ip-netns(8))."""
 PROBE_SECONDS = 240
 _SERVER = re.compile(r"(?:(?P<v4>[0-9]+\.[0-9.]+)|\[(?P<v6>[0-9A-Fa-f:.]+)\]):(?P<port>.+)")
 AGENT_SECONDS = 10
-"""Seconds to wait for the agent of a user's own image, which need not have one."""
+"""Seconds to wait for the guest agent of a user's own image, which may have none."""
 
 
 def world_of(host: Host, named: Sequence[Server] = ()) -> World:
-    """The test servers outside: those that the user has named for this run, or else those of the
+    """The test servers outside: those that the user named for this run, otherwise those of the
     inventory.
     """
     outside = host.ref.outside
@@ -46,8 +46,8 @@ def world_of(host: Host, named: Sequence[Server] = ()) -> World:
 
 
 def parse_server(text: str) -> Server:
-    """A test server that the user has named: `192.0.2.7`, which answers on every port;
-    `192.0.2.7:443` or `[2001:db8::7]:udp/53`, which answers there. Raises UsageError.
+    """A test server as the user writes it: `192.0.2.7` answers on every port, `192.0.2.7:443` or
+    `[2001:db8::7]:udp/53` only on this one. Raises UsageError.
     """
     found = _SERVER.fullmatch(text)
     written = str(found["v6"] or found["v4"]) if found else text

@@ -83,6 +83,6 @@ def test_what_was_changed_by_hand_is_named(shop: Vapp) -> None:
     told = problems(shop)
     assert [text for text in NAMED if text not in told] == []
     assert "Suricata has the delivered rules in its memory" in told
-    assert "before its files changed" in told
+    assert "before the files changed" in told
     assert told.count("foreign: link br7") == 2
     assert "the IPS's rules are the ones" not in told
