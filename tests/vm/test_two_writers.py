@@ -141,7 +141,7 @@ def test_what_comes_from_a_run_before_is_told_and_a_restart_of_the_vm_is_the_way
     before = operator.boot_id(f"{NAME}/firewall")
     operator.inside(f"{NAME}/firewall", "echo 99999999999 > /run/vcloud-firewall-load")
     refused = operator.up(file, "--reload", code=1)
-    assert "the firewall has got something from a later run of vcloud than this" in refused.err
+    assert "the firewall has already got a command from a later run of vcloud" in refused.err
     assert f"virsh reboot {NAME}.firewall" in refused.err
     operator.virsh("reboot", f"{NAME}.firewall")
     wait_until(

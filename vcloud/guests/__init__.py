@@ -1,22 +1,22 @@
-"""Everything that vcloud says to a guest, and everything that it reads from one.
+"""All communication with guests.
 
 There are three ways to a guest: its guest agent, a virtio-serial channel, and the serial console.
 None of them is a network path, so administering a VM does not weaken its isolation.
 
-What a guest says is hostile, because an attacker may control the VM. An answer is data of any form
-until `vcloud.untrusted` has read it. An answer that cannot be read fails the work on that one VM
-only.
+A guest's answers may be hostile, because an attacker may control the VM. `vcloud.untrusted` checks
+the form of every answer. If an answer cannot be read, only the work on that VM fails.
 
-- `setup`: what vcloud does in a VM of a shipped image before its services start. `services`: how
-  they fare, and what they are told when their files change. `cloud_init`: a user's own image.
-- `appliances`: what the firewall and the IPS report. `probes`: the probe program (`remote` is its
-  Python form).
-- `access`, `ssh`, `console`, `logs`: what the commands `exec`, `ssh`, `console` and `logs` do.
+- `setup`: the steps in a VM of a shipped image before its services start. `services`: the state of
+  its services, and how they are reloaded when their files change. `cloud_init`: the same for a
+  user's own image.
+- `appliances`: the reports of the firewall and the IPS. `probes`: the probe program (`remote` is
+  its Python version).
+- `access`, `ssh`, `console`, `logs`: the commands `exec`, `ssh`, `console` and `logs`.
 
-Only `vcloud.hosts` calls libvirt: `hosts.agent`, `hosts.channel` and `hosts.console` open the ways,
-and this package uses them.
+Only `vcloud.hosts` calls libvirt: `hosts.agent`, `hosts.channel` and `hosts.console` open these
+connections, and this package uses them.
 
-To ask a guest one more thing: add a function to `appliances` that runs the program and returns a
+To add a question to a guest: add a function to `appliances` that runs the program and returns a
 frozen value, and a parser of its output, as in `vcloud.proof.ips_report`. Callers parse nothing
 themselves.
 """

@@ -29,8 +29,8 @@ KEY_FOLDER = "/run/vcloud/ssh"
 
 @contextmanager
 def _running(vapp: str, vm: str, connect: str | None) -> Iterator[tuple[Host, DomainState]]:
-    """The host and the domain of a running VM. Raises UsageError if it does not run, or if there is
-    none; then it names those there are.
+    """The host and the domain of a running VM. Raises UsageError if the VM does not run, or does
+    not exist; then the hint names the VMs of the vApp.
     """
     with open_home(connect, vapp) as fleet:
         host = fleet.home
@@ -134,11 +134,11 @@ def pump(vapp: str, vm: str, key: Path, connect: str | None) -> None:
         try:
             serve_proxy(host, domain.name, Sshd(allowed))
         except BaseException:
-            # What went wrong there is what the user must hear of.
+            # The user must see the first error, not one of this clean-up.
             with suppress(GuestError):
                 agent.execute(["rm", "-f", allowed])
             raise
-        # From here on nobody can log in with the key of this session.
+        # Now the key of this session cannot be used any more.
         agent.execute(["rm", "-f", allowed])
 
 

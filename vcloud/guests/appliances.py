@@ -1,7 +1,7 @@
-"""Asks a vApp's appliances what they run with, what they have counted and what they have logged.
+"""Asks a vApp's appliances for their configuration, their counts and their logs.
 
-An attacker may control an appliance like any other VM. What it reports is read as data of any form.
-A report that cannot be read costs the checks of that appliance, and no others.
+An attacker may control an appliance like any other VM, so the form of every report is checked. If a
+report cannot be read, only the checks of that appliance are affected.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ SAID = 200
 def firewall_report(
     host: Host, domain: str, *, counts: bool = False, make_room: bool = False
 ) -> FirewallReport:
-    """What the firewall runs with and, if asked for, what it has dropped.
+    """The firewall's configuration and, if asked for, its counts of dropped packets.
 
     Args:
         host: an open host.
         domain: the firewall's domain.
-        counts: ask for what it has dropped, too. This takes about as long as all else.
-        make_room: the same, and empty the firewall's sets of denied packets first if they are nearly
-            full, so that the next packets can be counted.
+        counts: also ask for the counts of dropped packets. This about doubles the time.
+        make_room: as `counts`, but first empty the firewall's sets of denied packets if they are
+            nearly full, so that new packets can be counted.
 
     Raises:
         GuestError: the firewall does not answer, or its report cannot be read.
-        HostError: libvirt refuses it.
+        HostError: libvirt refuses the call.
     """
     words = ["counts", "room"] if make_room else ["counts"] if counts else []
     done = _ask(host, domain, [FIREWALL_REPORT, *words], long=bool(words))
@@ -95,7 +95,7 @@ def refused_connections(host: Host, domain: str) -> dict[Card, int]:
 
 
 def ips_report(host: Host, domain: str) -> IpsReport:
-    """What the IPS runs with; `NO_REPORT` if its answer cannot be read. Raises GuestError,
+    """The configuration of the IPS; `NO_REPORT` if its answer cannot be read. Raises GuestError,
     HostError.
     """
     done = _ask(host, domain, [IPS_REPORT])
@@ -106,7 +106,7 @@ def ips_events(host: Host, domain: str, newest: int) -> tuple[Event, ...]:
     """The last `newest` events of the IPS's log, the oldest first. Raises GuestError, HostError."""
     return tuple(
         parse_events(
-            # One event fits into one message of the agent.
+            # A single event fits into one message of the agent, so the faster call is enough.
             _ask(host, domain, [IPS_REPORT, "events", str(newest)], long=newest > 1).stdout
         )
     )
@@ -117,7 +117,7 @@ class Reports:
     """What the appliances of a vApp report about themselves."""
 
     loaded: str
-    """The digest that the firewall printed when its ruleset was loaded; empty if it never was."""
+    """The digest that the firewall printed when its ruleset was loaded; empty if none was loaded."""
     firewall: FirewallReport | None
     """None: it did not answer."""
     ips: IpsReport | None
@@ -136,8 +136,8 @@ def check_appliances(host: Host, manifest: Manifest) -> tuple[Verdict, ...]:
 
 
 def ask_appliances(host: Host, manifest: Manifest, *, counts: bool = False) -> Reports:
-    """What the appliances report, asked side by side. `counts`: the firewall makes room for counts,
-    and tells those that it has.
+    """The reports of the appliances, which are asked at the same time. With `counts`, the firewall
+    also reports its counts, and makes room for new ones (`make_room`).
     """
     firewall, ips = manifest.design.firewall, manifest.design.ips
     domain = observe_domain(host, firewall.domain)
@@ -152,11 +152,11 @@ def ask_appliances(host: Host, manifest: Manifest, *, counts: bool = False) -> R
 
 
 def with_reports(host: Host, state: VappState, wanted: Manifest) -> VappState:
-    """The state, with what the appliances report to be otherwise than it was delivered.
+    """The state, with the differences that the appliances report.
 
-    They are asked only where all of them run, not paused, and an `up` has connected them. In any other case the
-    plan starts or loads them anyway. One that does not answer two times is restarted. What it does
-    not tell beside its other answers gives no step: `status` and `verify` say that it is not known.
+    They are asked only if all of them run, none is paused, and `up` has connected them. Otherwise
+    the plan starts or loads them anyway. An appliance that does not answer twice is restarted. If it
+    answers, but leaves out a part, no step follows: `status` and `verify` report the part as unknown.
     """
     delivered, vms = delivered_to(state, wanted)
     if not vms:
@@ -166,7 +166,7 @@ def with_reports(host: Host, state: VappState, wanted: Manifest) -> VappState:
         verdict.outcome in (Outcome.FAIL, Outcome.ERROR) and not verdict.stays
         for (verdict,) in map(tuple, tries.values())
     ):
-        # Asked once more, so that an appliance that was just busy is not restarted.
+        # The appliances are asked once more, so that one that was just busy is not restarted.
         tries = added(tries, check_appliances(host, delivered))
     found = mends(delivered.design, (in_sum(seen, 0) for seen in tries.values()))
     return replace(
@@ -178,16 +178,17 @@ def with_reports(host: Host, state: VappState, wanted: Manifest) -> VappState:
 
 
 def delivered_to(state: VappState, wanted: Manifest) -> tuple[Manifest, frozenset[str]]:
-    """What the appliances are compared with, and which of them are.
+    """The manifest that the appliances are compared with, and the names of those that are compared.
 
-    After a run that did not end, its manifest does not say what it delivered. An appliance whose own
-    mark says that it was made as it is wanted is compared with that. Any other is changed anyway.
+    After a run that did not end, the host's manifest does not say what was delivered. Then an
+    appliance is compared with `wanted` if its own mark says that it was made so. Any other appliance
+    is changed by the plan anyway.
     """
     have = state.manifest
     settled = have is not None and have.phase is Phase.READY
     delivered = have if have is not None and settled else wanted
     appliances = delivered.design.appliances
-    # One that is paused cannot answer. The plan resumes it.
+    # A paused appliance cannot answer. The plan resumes it.
     paused = {domain.name for domain in state.domains if domain.paused}
     if not all(state.connected(vm) and vm.domain not in paused for vm in appliances):
         return delivered, frozenset()
@@ -206,7 +207,7 @@ def _ips_report_of(host: Host, ips: Vm | None) -> IpsReport:
 
 
 def _or_reason(ask: Callable[[], T]) -> tuple[T | None, str]:
-    """What the appliance answers, or why it does not."""
+    """The appliance's answer, or the reason why there is none."""
     try:
         return ask(), ""
     except (GuestError, HostError) as error:
@@ -214,8 +215,8 @@ def _or_reason(ask: Callable[[], T]) -> tuple[T | None, str]:
 
 
 def _ask(host: Host, domain: str, argv: Sequence[str], *, long: bool = False) -> Executed:
-    """Runs a program in an appliance. `long`: its output may have any length, which takes longer.
-    Raises GuestError, HostError.
+    """Runs a program in an appliance. With `long`, its output may have any length, but the call
+    takes longer. Raises GuestError, HostError.
     """
     agent = machines.agent_of(host, domain)
     return (agent.execute_at_length if long else agent.execute)(argv, timeout=TIMEOUT)

@@ -20,19 +20,21 @@ BOOT_TIMEOUT = 600
 two or three minutes without KVM.
 """
 LONGEST_BOOT = 1800
-"""The same, of a VM whose console goes on: a busy machine is slow, and no fault."""
+"""The same for a VM whose console still prints lines. A slow boot on a busy machine is not an
+error.
+"""
 SILENCE = 120
-"""Seconds without a new line of the console after which it does not go on."""
+"""After so many seconds without a new line on the console, `BOOT_TIMEOUT` applies."""
 POLL = 1.0
 MARK = "vcloud: "
-"""Begins each line that templates/cloudinit/finish.sh writes to the serial port."""
+"""Each line that templates/cloudinit/finish.sh writes to the serial port begins with it."""
 NOT_READY = "failed: not ready"
-"""Begins what the script reports of a VM that is made and does not become ready."""
+"""The report of a VM that was made but does not become ready begins with it."""
 LINES = 200
-"""Lines of the console that are read each time: more than a guest prints between two reads."""
+"""Lines of the console that are read each time. It is more than a guest prints between two reads."""
 ALL_LINES = 5000
-"""Lines that are read at first, because the VM may have been ready long before this run. virtlogd
-keeps 2 MiB.
+"""Lines that the first read takes, because the VM may have been ready long before this run.
+virtlogd keeps 2 MiB.
 """
 
 
@@ -42,11 +44,11 @@ def wait_for_cloud_init(host: Host, volumes: VappVolumes, vm: Vm) -> None:
     Raises GuestError if the guest reports a failure, if it stops, or when the time is up.
     """
     begun, lines = time.monotonic(), ALL_LINES
-    said, spoken = "", begun
+    last_line, printed = "", begun
     while True:
         console = volumes.console_tail(vm.domain, lines)
-        if console and console[-1] != said:
-            said, spoken = console[-1], time.monotonic()
+        if console and console[-1] != last_line:
+            last_line, printed = console[-1], time.monotonic()
         reported = [line.removeprefix(MARK) for line in console if line.startswith(MARK)]
         lines = LINES
         if "ready" in reported:
@@ -65,7 +67,7 @@ def wait_for_cloud_init(host: Host, volumes: VappVolumes, vm: Vm) -> None:
         if reported:
             allowed = BOOT_TIMEOUT + len(vm.run) * RUN_TIMEOUT + vm.ready.timeout
         else:
-            goes_on = time.monotonic() < spoken + SILENCE
+            goes_on = time.monotonic() < printed + SILENCE
             allowed = LONGEST_BOOT if goes_on else BOOT_TIMEOUT
         if time.monotonic() > begun + allowed and reported:
             raise GuestError(
@@ -81,5 +83,7 @@ def wait_for_cloud_init(host: Host, volumes: VappVolumes, vm: Vm) -> None:
 
 
 def _error_of(reported: str) -> type[GuestError]:
-    """Only a VM that has run all of its `run:` lines asks whether it is ready."""
+    """NotReadyError only if the VM reports that it is not ready: it has then run all of its `run:`
+    lines.
+    """
     return NotReadyError if reported.startswith(NOT_READY) else GuestError

@@ -44,9 +44,7 @@ def _until_escape(typed: bytes) -> bytes | None:
 
 @contextmanager
 def _raw(terminal: int) -> Iterator[None]:
-    """Sends every key to the guest, Ctrl-C too. The terminal gets its settings back, whatever
-    happens.
-    """
+    """Sends every key to the guest, also Ctrl-C. The terminal always gets its settings back."""
     settings = termios.tcgetattr(terminal)
     tty.setraw(terminal)
     try:

@@ -1,4 +1,6 @@
-"""The text of `vcloud logs`: the end of a VM's console and, for an appliance, what it stopped."""
+"""The text of `vcloud logs`: the end of a VM's console and, for an appliance, the packets that it
+stopped.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,12 @@ from vcloud.plan.state import DomainState
 from vcloud.printable import on_one_line
 
 EVENTS = 1000
-"""Events of the IPS that are looked at. A packet that is dropped is in its log twice."""
+"""Events of the IPS that are read. A dropped packet is in its log twice."""
 
 
 def log_of(vapp: str, vm: str, connect: str | None, lines: int) -> str:
-    """The last `lines` lines of a VM's console and, if it is a running appliance, of what it
-    stopped. The VM need not run.
+    """The last `lines` lines of a VM's console and, for a running appliance, the last `lines`
+    packets that it stopped. The VM need not run.
 
     Raises UsageError if there is no such VM.
     """
@@ -80,8 +82,8 @@ def _denied(host: Host, firewall: str) -> list[str]:
 
 
 def _alerts(host: Host, ips: str, origins: Mapping[str, Origin]) -> list[str]:
-    """One line for each alert, with the line of the file that asked for the rule. A packet that a
-    rule drops causes an alert, too, so drops are left out.
+    """One line for each alert, with the origin of its rule. Drop events are left out, because a
+    packet that a rule drops causes an alert, too.
     """
     return [
         f"{event.time} {'blocked' if event.blocked else 'allowed'}: {event.message}"

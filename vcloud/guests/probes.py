@@ -1,8 +1,7 @@
-"""The probe program at one place: sends probes from there, and serves ports there for other probes.
+"""Runs the probe program at one place: it sends probes from there, or listens there for other probes.
 
-Shipped images have the program (`/usr/lib/vcloud/guest`). To every other place,
-`vcloud.guests.remote` travels over stdin and is run by the python3 of that machine. Both speak the
-same lines.
+Shipped images have the program (`/usr/lib/vcloud/guest`). Every other place gets
+`vcloud.guests.remote` through stdin, and its python3 runs it. Both read and print the same lines.
 
 An attacker may control the machine that answers. An answer that cannot be read is `UNREADABLE` for
 that one probe, and says nothing about the others.
@@ -40,9 +39,9 @@ from vcloud.untrusted import (
 
 REMOTE = Path(__file__).with_name("remote")
 MODULES = ("wire", "packets", "probe", "listen", "program")
-"""In the order in which they import each other. The last one holds `main`."""
+"""The modules, sorted so that each comes after those that it imports. The last one holds `main`."""
 LONGEST_MS = 1_000_000
-"""No probe takes so many milliseconds."""
+"""Every probe takes less than so many milliseconds."""
 FRAME_TIMES = 3
 PID = re.compile(r"[1-9][0-9]{1,8}")
 LET_GO = "import os, sys; os.kill(int(sys.argv[1]), 15)"
@@ -50,29 +49,29 @@ TAIL = 300
 """Characters of what a failed program printed last that are shown."""
 
 Run = Callable[[Sequence[str], bytes], Executed]
-"""Runs a program with its words and its standard input. Raises GuestError or HostError if it
-cannot.
+"""Runs a program, given as argv, with this standard input. Raises GuestError or HostError if that
+is not possible.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """What answers for probes in a VM."""
+    """The listeners in a VM that answer probes."""
 
     pid: int
     """The process of the temporary listeners."""
     busy: frozenset[Listener]
-    """Where it has none, because another program listens there."""
+    """Addresses without a temporary listener, because another program listens there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """Connections that stand."""
+    """Connections that are kept open."""
 
     pid: int
-    """The process that keeps them; 0 if it is not known."""
+    """The process that keeps them open; 0 if it is not known."""
     ends: tuple[End | None, ...]
-    """Where each of them begins; None where one could not be opened."""
+    """The client's end of each connection; None for one that could not be opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ class Prober:
         )
 
     def _send_frames(self, frames: Sequence[Probe]) -> Answer:
-        """Sends each frame `FRAME_TIMES` times: one that gets lost is no finding."""
+        """Sends each frame `FRAME_TIMES` times, because one of them may get lost."""
         lines = "".join(f"{probe.card} {probe.payload.hex()}\n" for probe in frames) * FRAME_TIMES
         done = self._run_alone("frames", [], lines)
         said = done.stdout.decode(errors="replace").strip()
@@ -110,7 +109,9 @@ class Prober:
         return Answer("sent" if done.code == 0 else "error")
 
     def hold(self, connections: Sequence[Connection], seconds: int) -> Holding:
-        """Opens TCP connections, which stand until `let_go`, or for so many seconds."""
+        """Opens TCP connections and keeps them open until `let_go`, but at most for so many
+        seconds.
+        """
         lines = "".join(f"{one.source} {one.target} {one.port}\n" for one in connections)
         output = self._run_alone("hold", [str(seconds)], lines).stdout
         pid, ends = parse_held(output, len(connections))
@@ -126,7 +127,7 @@ class Prober:
         self.run([*self._interpreter, program, str(pid)], b"")
 
     def _run_alone(self, name: str, words: Sequence[str], lines: str) -> Executed:
-        """Runs a program that the guest program does not have."""
+        """Runs a separate program for a task that the guest program cannot do."""
         program = (REMOTE / f"{name}.{'pl' if self.shipped else 'py'}").read_text()
         return self.run([*self._interpreter, program, *words], lines.encode())
 
@@ -137,7 +138,7 @@ class Prober:
     def listen(self, listeners: Sequence[Listener], seconds: int) -> Listening | None:
         """Answers on the ports where no service listens yet, for at most `seconds`.
 
-        Returns what answers; None if the place did not say it.
+        Returns the listeners; None if the answer cannot be read.
         """
         lines = "".join(f"{item.protocol} {item.address} {item.port}\n" for item in listeners)
         done = self._run(["listen", str(seconds)], lines)
@@ -167,7 +168,7 @@ def python_words() -> tuple[str, ...]:
 
 @functools.cache
 def python_program() -> bytes:
-    """What the loader reads from stdin before the input of the program."""
+    """The bytes that the loader reads from stdin before the input of the program."""
     modules = {
         f"vcloud.guests.remote.{name}": (REMOTE / f"{name}.py").read_bytes() for name in MODULES
     }
@@ -198,7 +199,9 @@ def probe_line(key: str, probe: Probe) -> str:
 
 
 def parse_answers(output: bytes, count: int) -> tuple[Answer, ...]:
-    """What the probe program printed about the probes 0 to `count` - 1: one JSON object a line."""
+    """The answers that the probe program printed for the probes 0 to `count` - 1, one JSON object
+    per line.
+    """
     found: dict[str, Answer] = {}
     for line in output.splitlines():
         try:
@@ -219,8 +222,8 @@ def parse_answers(output: bytes, count: int) -> tuple[Answer, ...]:
 
 
 def parse_held(output: bytes, count: int) -> tuple[int, tuple[End | None, ...]]:
-    """What `hold` printed: one line for each connection, and the number of the process that keeps
-    them; 0 and no ends where that cannot be read.
+    """The output of `hold`: one line for each connection, and the number of the process that keeps
+    them open. If it cannot be read: 0 and no ends.
     """
     *lines, last = output.decode(errors="replace").splitlines() or [""]
     word, _, pid = last.partition(" ")
@@ -230,8 +233,8 @@ def parse_held(output: bytes, count: int) -> tuple[int, tuple[End | None, ...]]:
 
 
 def _is_of(end: End, connection: Connection) -> bool:
-    """Whether it can be this connection's end. A hostile VM must not choose whom others forge
-    packets to.
+    """Whether this can be the client's end of the connection. A hostile VM must not choose the
+    target of other machines' forged packets.
     """
     if connection.target is None or end.address.version != connection.target.version:
         return False
@@ -252,8 +255,8 @@ def _whole(ms: object) -> int:
 
 
 def parse_listening(output: bytes, listeners: Sequence[Listener]) -> Listening | None:
-    """What `listen` said of the process that it started and of the ports that were taken; None if
-    it did not say it.
+    """The output of `listen`: the process that it started, and the ports that were taken. None if
+    it cannot be read.
     """
     try:
         said = as_mapping(parse_json(output))

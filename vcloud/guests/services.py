@@ -1,7 +1,7 @@
-"""The services in a guest: waits until they serve, tells them what has changed, and finds out which
-of them are down.
+"""The services in a guest: waits until they are ready, reloads them after changes, and finds those that
+are down.
 
-What a guest tells of its units is hostile text. A name that no unit could have is left out.
+The names of units that a guest reports may be hostile. A name that no unit could have is left out.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from vcloud.hosts.agent import Agent
 from vcloud.hosts.executed import Executed
 
 LOOK_TIMEOUT = 120
-"""Seconds for a question that the guest answers at once."""
+"""Seconds for a request that a guest normally answers at once."""
 LOOK_AGAIN = 1.0
-"""Seconds between two looks at the units while `ready.command` does not succeed."""
+"""Seconds between two checks of the units while `ready.command` does not succeed."""
 FAILED_FOR = 3.0
-"""Seconds that a unit must have failed for before nobody waits any longer. images/base/guest/ready.c
-has the same number.
+"""If a unit is in the state failed for so many seconds, vcloud stops waiting.
+images/base/guest/ready.c has the same number.
 """
 LAST_LINES = 10
 """Lines of a failed unit's journal that are shown."""
@@ -50,7 +50,7 @@ systemctl list-units --all --plain --no-legend --type=service --state=failed,aut
 
 
 class NotReadyError(GuestError):
-    """A VM was made, and is not ready as its file defines it. The next run keeps it."""
+    """A VM was made, but does not become ready as its file demands. The next run keeps the VM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Services:
     failed: tuple[tuple[str, int], ...]
     """Units that have failed for good, and how many seconds ago."""
     restarting: tuple[str, ...]
-    """Units that have failed, and that systemd starts again in a moment."""
+    """Units that have failed, and that systemd will start again."""
     starting: tuple[str, ...]
     """Units that do not run yet, and have not failed."""
     silent: bool
@@ -71,8 +71,8 @@ class Services:
         return tuple(unit for unit, _ in self.failed)
 
     def failed_since(self, seconds: int) -> bool:
-        """Whether a unit has failed for good within these last seconds. One that failed earlier says
-        nothing about what is done now.
+        """Whether a unit has failed for good within the last `seconds`. An earlier failure was not
+        caused by the present run.
         """
         return any(ago <= seconds for _, ago in self.failed)
 
@@ -84,10 +84,12 @@ def services_of(agent: Agent, vm: Vm) -> Services:
     argv = [GUEST, "services", *([str(port)] if port else [])] if vm.image.recipe else by_shell
     done = agent.execute(argv, timeout=LOOK_TIMEOUT)
     if done.code == BAD_USAGE and vm.image.recipe:
-        # An earlier release made the image, with a guest program that does not know the question.
+        # The image of an earlier release has a guest program without this command.
         done = agent.execute(by_shell, timeout=LOOK_TIMEOUT)
     elif done.code != 0 and vm.image.recipe:
-        raise GuestError(f"'{vm.name}' does not tell its services: {tail_of(done.stdout)}")
+        raise GuestError(
+            f"'{vm.name}' does not report the state of its services: {tail_of(done.stdout)}"
+        )
     return parse_services(done.stdout)
 
 
@@ -112,7 +114,7 @@ def parse_services(output: bytes) -> Services:
 
 def start_services(agent: Agent, vm: Vm) -> None:
     """Lets the services of a VM start, and waits until systemd has started all of them. Raises
-    GuestError, which names those that it waits for.
+    GuestError, which names the services that are not running.
     """
     try:
         open_gate(agent, vm)
@@ -129,8 +131,8 @@ def wait_ready(agent: Agent, vm: Vm, begun: float) -> None:
     began to start or to change its services, by the monotonic clock.
 
     Raises:
-        NotReadyError: the time is up, or a unit has failed for good since then. The message has the unit and
-            its last lines.
+        NotReadyError: the time is up, or a unit has failed for good since `begun`. The message has
+            the unit and its last lines.
         GuestError: the guest does not answer.
     """
     if vm.ready.tcp:
@@ -147,7 +149,7 @@ def wait_ready(agent: Agent, vm: Vm, begun: float) -> None:
 
 
 def _since(begun: float) -> int:
-    """Whole seconds since `begun`, and one more for what is rounded."""
+    """Whole seconds since `begun`, rounded up."""
     return int(time.monotonic() - begun) + 1
 
 
@@ -170,7 +172,7 @@ def _wait_for_command(agent: Agent, vm: Vm, begun: float) -> None:
 
 
 def is_ready_by_command(agent: Agent, vm: Vm, timeout: float) -> Executed:
-    """What comes of one run of `ready.command`. Raises GuestError."""
+    """The result of one run of `ready.command`. Raises GuestError."""
     return agent.execute(as_by_root(vm.ready.command), timeout=timeout)
 
 
@@ -192,7 +194,7 @@ def _not_ready(agent: Agent, vm: Vm, what: str) -> NotReadyError:
 
 
 def units_in_words(services: Services) -> str:
-    """The units that do not run, for a message; empty where all run."""
+    """The units that do not run, for a message; empty if all run."""
     return ", ".join(
         f"{unit} {how}"
         for units, how in (
@@ -205,7 +207,7 @@ def units_in_words(services: Services) -> str:
 
 
 def last_lines(agent: Agent, unit: str) -> str:
-    """The end of a unit's journal, to be added to a message; empty where there is none."""
+    """The end of a unit's journal, to be added to a message; empty if there is none."""
     try:
         done = agent.execute(
             ["journalctl", "--no-pager", "-o", "cat", "-n", str(LAST_LINES), "-u", unit],
@@ -224,8 +226,8 @@ def follow_changes(agent: Agent, vm: Vm, before: Vm | None, changed: Collection[
     Args:
         agent: the VM's guest agent.
         vm: the VM.
-        before: the VM as it was, which still has the files that are gone now.
-        changed: paths, as the guest tells them.
+        before: the VM as it was, which still has the files that are removed now.
+        changed: paths of changed files, as the guest reported them.
 
     Raises GuestError. The guest then keeps the paths, and the next run goes on with them.
     """
@@ -250,7 +252,9 @@ def _change_units(agent: Agent, vm: Vm, changes: Sequence[tuple[Change, str]]) -
     number = re.match(r"error ([1-9][0-9]{0,3}) ", said)
     at = int(number[1]) - 1 if number else len(changes)
     if at >= len(changes):
-        raise GuestError(f"the services of '{vm.name}' were not told of its changed files: {said}")
+        raise GuestError(
+            f"the services of '{vm.name}' could not be reloaded after its files changed: {said}"
+        )
     change, unit = changes[at]
     raise GuestError(
         f"'{vm.name}' cannot {change} {unit} after a change of its files{last_lines(agent, unit)}",

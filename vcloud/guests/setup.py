@@ -1,5 +1,5 @@
-"""What vcloud does in a VM of a shipped image between its first answer and its being ready, all
-through the guest agent.
+"""The steps in a VM of a shipped image from the first answer of its guest agent until its services
+start. All of them use the guest agent.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 SERVICES_TIMEOUT = 300
 RUN_TIMEOUT = 900
 BUSY, LATE = 75, 76
-"""Exit codes of guest programs that take turns: one that began before has not ended, and one of a
-later run was here before.
+"""Exit codes of guest programs that must not run twice at a time: an earlier one is still running;
+a later run of vcloud was here before.
 """
 PATH = re.compile(r"(?:/[!-.0-~]+){1,64}")
 TAIL = 2000
@@ -80,8 +80,9 @@ def give_identity(
     generation: int,
     now: float | None,
 ) -> frozenset[str]:
-    """Gives a VM its name, addresses and files, the time and fresh entropy, in one exchange. Returns
-    the paths of files that have changed while services ran, and of which no service was told yet.
+    """Gives a VM its name, addresses and files, the time and fresh entropy, in one exchange.
+    Returns the paths of files that have changed while services ran, and for which no service was
+    reloaded yet.
 
     Args:
         agent: the VM's guest agent.
@@ -92,11 +93,12 @@ def give_identity(
         now: seconds since 1970 by the host's clock; None: the guest keeps its time.
 
     Raises:
-        GuestError: the guest refused a line; the message has the line's number. Or a later run has
-            given the VM an identity.
+        GuestError: the guest refused a line, whose number is in the message; or a later run has
+            already given the VM an identity.
     """
-    # The entropy comes first. Until then, VMs that woke from one memory image draw the same random
-    # numbers. A VM that gets a key is new, so it may have woken with the NIC of a memory image.
+    # The entropy comes first, because until then all VMs that woke from one memory image get the
+    # same random numbers. A VM that gets a key is new, so it may have woken with the NIC of a
+    # memory image.
     document = [
         f"seed {base64.b64encode(secrets.token_bytes(ENTROPY_BYTES)).decode()}",
         *([f"clock {now:.6f}"] if now is not None else []),
@@ -119,7 +121,9 @@ def give_identity(
 
 
 def changed_files(answer: bytes) -> frozenset[str]:
-    """The paths in the guest's answer. It is hostile: what no path could be is left out."""
+    """The paths in the guest's answer, which may be hostile. A text that cannot be a path is left
+    out.
+    """
     lines = answer.decode("ascii", errors="replace").splitlines()
     return frozenset(
         path
@@ -141,8 +145,8 @@ def open_gate(agent: Agent, vm: Vm) -> None:
 
 
 def open_gate_of_own_image(agent: Agent, vm: Vm, now: float) -> None:
-    """Lets a VM of a user's own image that has just woken from a memory image continue its boot
-    with an identity of its own.
+    """Lets a VM of a user's own image continue its boot with its own identity, after it has woken
+    from a memory image.
 
     The VM gets fresh entropy, its machine id and the time (`now`, in seconds since 1970); cloud-init
     does the rest. Raises GuestError.
@@ -154,8 +158,8 @@ def open_gate_of_own_image(agent: Agent, vm: Vm, now: float) -> None:
 
 
 def as_by_root(line: str) -> list[str]:
-    """A shell line as argv that finds what a login shell of root gives it: the guest agent has
-    another umask, and no HOME.
+    """The argv that runs a shell line with the environment of a login shell of root. The guest
+    agent itself has another umask and no HOME.
     """
     return ["/bin/sh", "-c", f"{ROOT_SHELL}; {line}"]
 
@@ -177,8 +181,8 @@ def load_firewall(agent: Agent, ruleset: str, generation: int) -> str:
     """Checks the ruleset and loads it in one transaction. Returns the digest of the ruleset that is
     loaded now. `generation` is the number of this run (`Manifest.generation`).
 
-    Raises GuestError if the firewall refuses the ruleset, or if another run loads or has loaded
-    one. The old one stays loaded then.
+    Raises GuestError if the firewall refuses the ruleset, or if another run is loading one or has
+    loaded a later one. Then the old ruleset stays loaded.
     """
     sent = ruleset.encode()
     done = agent.execute([FIREWALL_LOAD, str(generation)], stdin=sent, timeout=LOAD_TIMEOUT)
@@ -191,7 +195,7 @@ def load_firewall(agent: Agent, ruleset: str, generation: int) -> str:
     in_force, _, loaded = tail_of(done.stdout).partition("\n")
     if not DIGEST.fullmatch(in_force) or loaded != hashlib.sha256(sent).hexdigest():
         raise GuestError(
-            f"the firewall does not say that it has loaded the ruleset that it was sent: {tail_of(done.stdout)}",
+            f"the firewall does not confirm that it loaded the ruleset that it was sent: {tail_of(done.stdout)}",
             f"See its console: vcloud logs {path_of(agent.name)}.",
         )
     return in_force
@@ -201,8 +205,8 @@ def load_ips(agent: Agent, files: Mapping[str, bytes], generation: int) -> None:
     """Checks the IPS's files and loads them. `generation` is the number of this run
     (`Manifest.generation`).
 
-    Raises GuestError if the IPS refuses the files, or if another run loads or has loaded some. The
-    old ones stay loaded then.
+    Raises GuestError if the IPS refuses the files, or if another run is loading files or has loaded
+    later ones. Then the old files stay loaded.
     """
     done = agent.execute(
         [IPS_LOAD, str(generation)], stdin=ips_archive(files), timeout=LOAD_TIMEOUT
@@ -238,16 +242,16 @@ def load_ips(agent: Agent, files: Mapping[str, bytes], generation: int) -> None:
 
 
 def _require_turn(done: Executed, who: str, domain: str) -> None:
-    """Raises GuestError where a guest program met that of another run, and so did nothing."""
+    """Raises GuestError if a guest program did nothing because of a program of another run."""
     if done.code == BUSY:
         raise GuestError(
-            f"{who} is still at work on something that was begun before: {tail_of(done.stderr)}",
+            f"{who} is still busy with an earlier command: {tail_of(done.stderr)}",
             f"Nothing was changed there. Run `vcloud up` again; if it does not help, restart the VM: virsh reboot {domain}.",
         )
     if done.code == LATE:
         raise GuestError(
-            f"{who} has got something from a later run of vcloud than this: {tail_of(done.stderr or done.stdout)}",
-            f"Nothing was changed there. If no other `vcloud up` works, a clock was set back: restart the VM (virsh reboot {domain}), then run `vcloud up` again.",
+            f"{who} has already got a command from a later run of vcloud: {tail_of(done.stderr or done.stdout)}",
+            f"Nothing was changed there. If no other `vcloud up` is running, a clock was set back: restart the VM (virsh reboot {domain}), then run `vcloud up` again.",
         )
 
 

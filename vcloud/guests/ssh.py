@@ -46,7 +46,7 @@ exit 1
 
 @dataclass(frozen=True, slots=True)
 class Sshd:
-    """The sshd that serves one connection: which keys may log in, and which key it shows."""
+    """The sshd that serves one connection: the keys that may log in, and its own host key."""
 
     authorized_keys: str
     """Path of a file in the guest."""
@@ -76,8 +76,8 @@ def ssh_channel(host: Host, name: str, sshd: Sshd) -> Iterator[socket.socket]:
         GuestError: the agent does not answer.
     """
     with plugged_port(host, name) as (port, connection):
-        # Only now: if a guest reads from a port that nobody on the host has opened, it sees the end
-        # of the connection.
+        # sshd starts only now. If it read from the port before the host opened it, it would see the
+        # end of the connection.
         agent_of(host, name).start(
             ["/bin/sh", "-c", ON_PORT, "sh", port, str(WAIT_FOR_PORT), *sshd.argv]
         )

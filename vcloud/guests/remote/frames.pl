@@ -1,5 +1,5 @@
-# Sends Ethernet frames. Each line of the input has the MAC address of the card that sends, and the frame in hexadecimal.
-# Shipped images have Perl, which belongs to every Debian, but no python3.
+# Sends Ethernet frames. Each line of the input has the MAC address of the card that sends, and the frame in
+# hexadecimal. It is Perl, because shipped images have Perl (every Debian has it) but no python3.
 sub line_of {
     open(my $file, '<', shift) or die "$!\n";
     my $line = <$file>;

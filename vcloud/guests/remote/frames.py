@@ -1,8 +1,8 @@
 """Sends Ethernet frames. Each line of the input has a card and a frame in hexadecimal. The card is
-known by its MAC address, or as `to:ADDRESS`: the one beside this IPv4 address. Such a frame gets the
-card's own MAC address. The program prints `forbidden` where only root may send frames, and `elsewhere`
-where no card is beside the address. It is a program of its own, sent to places that are no shipped
-image.
+its MAC address, or `to:ADDRESS`, which means the card on whose segment this IPv4 address is; such a
+frame gets the card's own MAC address as its source. The program prints `forbidden` if only root may
+send frames, and `elsewhere` if no card is on the segment. It is a separate program for places other
+than shipped images.
 """
 
 import fcntl
@@ -14,8 +14,8 @@ SIOCGIFADDR, SIOCGIFNETMASK, SIOCGIFHWADDR = 0x8915, 0x891B, 0x8927
 
 
 def asked(card: str, request: int) -> bytes:
-    """What the kernel says of a card: a struct sockaddr, see netdevice(7). Empty if it has none. In
-    /sys a process sees the cards of the namespace in which /sys was mounted, and not its own.
+    """The address of a card from the kernel: a struct sockaddr, see netdevice(7). Empty if there is
+    none. /sys is not used, because it shows the cards of the namespace in which it was mounted.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         try:
@@ -29,7 +29,9 @@ def mac_of(card: str) -> bytes:
 
 
 def beside(address: str) -> str:
-    """The card whose own segment the address is in; empty if there is none. A frame goes no further."""
+    """The card on whose segment the address is; empty if there is none. A frame does not leave its
+    segment.
+    """
     (target,) = struct.unpack("!I", socket.inet_aton(address))
     for card in cards:
         found = [asked(card, request)[4:8] for request in (SIOCGIFADDR, SIOCGIFNETMASK)]
@@ -41,7 +43,7 @@ def beside(address: str) -> str:
 
 
 def sent(card: str, frame: bytes) -> str:
-    """Empty, or why nobody but root can send it."""
+    """Sends a frame. Returns an empty text, or `forbidden` if only root may send it."""
     try:
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
             raw.bind((card, 0))

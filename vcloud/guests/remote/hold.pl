@@ -1,6 +1,8 @@
-# Opens TCP connections, prints which address and port each is from, one line each, or `-` where it could not be opened, and keeps them for
-# some seconds in the background, by a process whose number it prints last. Its argument is the seconds. Each line of the input has a source address or `-`, a target and a port.
-# Shipped images have Perl, which belongs to every Debian, but no python3.
+# Opens TCP connections and keeps them open in a background process. Each line of the input has a source
+# address or `-`, a target and a port. The argument says for how many seconds the connections stay open.
+# For each connection the program prints a line with its own address and port, or `-` if it could not be
+# opened; then it prints the number of the background process.
+# It is Perl, because shipped images have Perl (every Debian has it) but no python3.
 use Socket qw(inet_pton inet_ntop pack_sockaddr_in pack_sockaddr_in6 unpack_sockaddr_in unpack_sockaddr_in6 AF_INET AF_INET6 SOCK_STREAM);
 
 my $connect_seconds = 5;
@@ -32,7 +34,7 @@ if ($child) {
     print "pid $child\n";
 }
 else {
-    # Whoever started this program waits for the end of its output.
+    # The caller waits until all copies of the output are closed, so the child closes its own.
     open($_, '+<', '/dev/null') for *STDIN, *STDOUT, *STDERR;
     sleep $ARGV[0];
 }

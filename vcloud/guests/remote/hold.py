@@ -1,7 +1,8 @@
-"""Opens TCP connections, prints which address and port each is from, one line each, or `-` where it
-could not be opened, and keeps them for some seconds in the background, by a process whose number it
-prints last. Its argument is the seconds. Each line of the input has a source address or `-`, a target and a port. It is a program of its own,
-sent to places that are no shipped image.
+"""Opens TCP connections and keeps them open in a background process. Each line of the input has a
+source address or `-`, a target and a port. The argument says for how many seconds the connections
+stay open. For each connection the program prints a line with its own address and port, or `-` if it
+could not be opened; then it prints the number of the background process. It is a separate program
+for places other than shipped images.
 """
 
 import os
@@ -23,7 +24,7 @@ sys.stdout.flush()
 if child := os.fork():
     print("pid", child)
 else:
-    # Whoever started this program waits for the end of its output.
+    # The caller waits until all copies of the output are closed, so the child closes its own.
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
         os.dup2(nothing, number)

@@ -1,5 +1,5 @@
-"""`listen`: serves addresses in the background so that probes get an answer, and keeps a log of who
-came.
+"""`listen`: serves addresses in the background so that probes get an answer, and logs who
+connected.
 
 All addresses are bound before the process goes into the background, so that the caller knows which
 ones it can probe. `listen-stop` ends such a process.
@@ -27,8 +27,8 @@ LONGEST_ECHO = 8192
 MOST_PEERS = 512
 """TCP connections at once. A new one replaces the oldest."""
 MOST_LOGGED = 100_000
-"""Lines of the log, and UDP answers: a flood must not fill the memory, and two services must not
-answer each other for ever.
+"""At most so many lines of the log, and so many UDP answers. A flood must not fill the memory, and
+two services must not answer each other for ever.
 """
 STOP_SECONDS = 5.0
 LOG_FOLDER = "/run/vcloud"
@@ -52,8 +52,8 @@ class Service:
         kind = socket.SOCK_STREAM if self.protocol == "tcp" else socket.SOCK_DGRAM
         opened = socket.socket(self.family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         if self.protocol == "tcp":
-            # Without it, connections that have just ended would keep the port busy. Not for UDP,
-            # where two programs could then share a port.
+            # Without this, connections that have just ended would keep the port busy. It is not set
+            # for UDP, because two programs could then share a port.
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if self.family == socket.AF_INET6:
             # The same port can then be served in IPv4, too.
@@ -90,8 +90,8 @@ class Peer:
 
 
 class Server:
-    """Answers for all services, and writes who came to a log: one line each, complete whenever it
-    is read.
+    """Answers for all services, and logs who connected: one line each. The log never has a partial
+    line.
     """
 
     def __init__(self, services: list[Service], log: int) -> None:
@@ -208,7 +208,7 @@ def listen(seconds: str, data: bytes) -> None:
     pid = os.fork()
     if not pid:
         serve_in_background(Server(services, log), deadline)
-        # Not sys.exit: the child must not print what the parent has buffered.
+        # os._exit and not sys.exit, because the child must not print the parent's buffered output.
         os._exit(0)
     bound, busy = (
         [str(service) for service in services if bool(service.socket) is there]

@@ -1,8 +1,8 @@
-"""`probe`: asks the network many questions at once, and says what came of each.
+"""`probe`: sends many probes at once, and prints the result of each.
 
-A probe is a small machine that epoll drives. `start` opens its socket, `advance` takes what
-happened on it, and `review` looks at the clock and at what causes no event: whether the other side
-has acknowledged all that was sent.
+A probe is a small state machine that epoll drives. `start` opens its socket, `advance` handles its
+events, and `review` checks the clock and whether the other side has acknowledged all data, which
+causes no event.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ FIRST_ANSWER = 1.0
 SILENCE = 0.15
 """Seconds without more data after which an answer is complete."""
 SENDINGS, RESEND = 3, 0.6
-"""A datagram without an answer is sent three times, 0.6 s apart: one lost packet is not a finding.
-TCP repeats by itself.
+"""A datagram without an answer is sent three times, 0.6 s apart, because a packet may get lost. TCP
+repeats by itself.
 """
 
 IP_RECVERR, IPV6_RECVERR, IP_BIND_ADDRESS_NO_PORT = 11, 25, 24
@@ -68,9 +68,9 @@ class Question:
     """Seconds."""
     payload: bytes
     number: int
-    """Its place among all questions, from 0."""
+    """Its index among all questions."""
     card: str = ""
-    """The network card that it leaves by, as if there were a route; empty: the routes decide."""
+    """The network card that the probe leaves by, whatever the routes are; empty: the routes decide."""
 
     @property
     def ipv6(self) -> bool:
@@ -108,8 +108,8 @@ def parse_question(line: str, number: int) -> Question:
 
 
 class Probe:
-    """A question that is being asked. Where a method returns a text, that is the result; None means
-    that it is not known yet.
+    """A question that is being asked. If a method returns a text, the text is the result; None
+    means that the result is not known yet.
     """
 
     events = select.EPOLLIN
@@ -180,8 +180,8 @@ class Probe:
             self.sender, self.source_port = self.opened.getsockname()[:2]
 
     def leave_by(self, card: str) -> None:
-        """Binds the socket to a card. Raises OSError, also where an old kernel allows it to root
-        only: that must not look like a packet that was stopped.
+        """Binds the socket to a card. Raises OSError. An old kernel allows this to root only; the
+        error must not look like a packet that was stopped.
         """
         try:
             self.opened.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, card.encode())
@@ -229,8 +229,8 @@ class TcpProbe(Probe):
         return None
 
     def broken(self, error: OSError) -> str:
-        """The result if an established connection has broken. What counts is whether the payload
-        had arrived.
+        """The result if an established connection breaks: it depends on whether the payload has
+        arrived.
         """
         if self.is_acknowledged():
             return "delivered"

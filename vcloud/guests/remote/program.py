@@ -1,4 +1,4 @@
-"""The program's commands, and how they say that their input is wrong: `error LINE REASON`, exit
+"""The program's commands. If the input is wrong, it prints `error LINE REASON` and ends with exit
 code 1.
 """
 

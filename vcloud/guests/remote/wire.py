@@ -1,4 +1,4 @@
-"""Reads the lines that both halves of the program get, and prints what they refuse."""
+"""Reads the input lines of `probe` and `listen`, and refuses wrong ones."""
 
 from __future__ import annotations
 
