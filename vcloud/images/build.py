@@ -1,9 +1,10 @@
 """Builds an image from its recipe: installs Debian packages into a folder, makes a disk of the
 folder, and adds kernel and initramfs.
 
-Commands of recipes and the programs of their images run in a jail (`vcloud.images.jail`), where root
-is nobody on this machine. So do the programs that read the tree which these have written. This
-module itself never opens a file of the tree: it gets the bytes that it needs through pipes.
+Commands of recipes and the programs of their images run in a jail (`vcloud.images.jail`), in which
+root has no rights on this machine. The programs that read the tree which those have written run in
+the jail, too. This module itself never opens a file of the tree: it gets the bytes that it needs
+through pipes.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ ROOT = "root.tar.zst"
 """The packed root in the folder of an image. Derived images start from it."""
 ARCHIVES = "archives.txt"
 """The addresses of the package archives that mmdebstrap chose, in the folder of an image. Builds
-that start from the image may reach these. What its commands write to /etc/apt does not count.
+that start from the image may reach these archives. Archives that its commands add in /etc/apt are
+not allowed by that.
 """
 GUEST_FOLDER = "usr/lib/vcloud"
 KERNEL = "boot/vmlinuz"
@@ -64,8 +66,9 @@ installed, see images/base/image.yaml.
 """
 CMDLINE = "console=ttyS0 quiet loglevel=3 cryptomgr.notests net.ifnames=0 lsm=lockdown,capability,landlock,yama,apparmor panic=1 root=/dev/vda rw"
 """The kernel's command line. The options save time without KVM: cryptomgr.notests skips self-tests
-of 1 s, and the list of security modules lacks BPF, for which systemd would compile a program for 2
-s. net.ifnames=0 is there because the identity of a VM names its NICs, and not udev.
+of 1 s, and the list of security modules has no BPF, because systemd would then take 2 s to compile
+a BPF program. net.ifnames=0 keeps udev from naming the NICs, because the identity of a VM names
+them.
 """
 COMPILER_OPTIONS = (
     "-static",
@@ -76,7 +79,7 @@ COMPILER_OPTIONS = (
     "-idirafter",
     "/usr/include/x86_64-linux-gnu",
 )
-"""musl does not ship the headers of the kernel, so the last options add those of the machine."""
+"""musl does not ship the kernel's headers, so the last options add those of this machine."""
 FAILURE_LINES = 20
 """How many lines of its output the error of a failed build shows."""
 EXCLUDED = (
@@ -96,7 +99,7 @@ PACK = (
     *("tar", "-C", "/work/root", "--xattrs", "--xattrs-include=security.capability"),
     *("--numeric-owner", "-I", "zstd -1 -T0", "-cf", "-", "."),
 )
-"""File capabilities are attributes, which tar unpacks only if it is told so."""
+"""File capabilities are extended attributes, which tar unpacks only with these options."""
 CONTENT_SIZE = r"""
 top=$(readlink -m "/work/root$1")
 [ "$top" = "/work/root$1" ] || exit 3
@@ -104,18 +107,20 @@ top=$(readlink -m "/work/root$1")
 find "$top" -mindepth 1 -printf '%s\n' |
 awk -v block="$2" '{ files++; bytes += int(($1 + block - 1) / block) * block } END { printf "%.0f %.0f\n", files, bytes }'
 """
-"""Prints the number of files below a folder of the image, and how many bytes their blocks have.
-Exit code 3: a symbolic link is on the way to the folder.
+"""Prints the number of files below a folder of the image, and the bytes of all their blocks. Exit
+code 3: the path of the folder has a symbolic link.
 """
 WRITE_CONTENT = 'mkdir -p "$1" && shift && mke2fs "$@" && chmod 600 "$CONTENT"'
 DIED_WITH_BUILD = ("setpriv", "--pdeathsig", "KILL")
-"""Command words to put before a program of this machine: the kernel ends it with this process."""
+"""Put before the argv of a program of this machine, this makes the kernel end the program when this
+process ends.
+"""
 LARGEST_FILE = 4 << 30
-"""Bytes that one file of an image may have: as many as its disk has."""
+"""Bytes that one file of an image may have; its disk has no more."""
 OTHER_PACKAGES = f"$(ls -d {FOLDER} 2>/dev/null || :)"
-"""For the shell in the image: the folder, where there is one."""
+"""A shell expression that gives the folder if the image has it."""
 LARGEST_TAKEN = 1 << 30
-"""Bytes that are taken out of an image at a time."""
+"""Bytes of files that the build may take out of an image at a time."""
 OUT_OF_SPACE = ("No space left on device", "You don't have enough free space")
 """Messages of programs that ran out of disk space."""
 REFUSED = ("not allowed by ruleset", "is not a public address", "is neither of HTTP nor of HTTPS")
@@ -162,11 +167,11 @@ def build_anew(
     cache: Cache,
     progress: Progress,
 ) -> tuple[Image | None, Image]:
-    """Builds the image of a recipe with the packages of today, also where the cache has it. `base` is
-    the image that the build starts from.
+    """Builds the image of a recipe with the packages of today, even if the cache has it. `base` is the
+    image that the build starts from.
 
-    Returns the image of before, and the one that the cache has now: where the packages are the same,
-    that of before stays. It also stays if the build fails. Raises as `build` does.
+    Returns the earlier image, and the image that the cache has now. The earlier image is kept if the
+    new one has the same packages, or if the build fails. Raises as `build` does.
     """
     key = digest(recipe, packages)
     return cache.renew(
@@ -189,7 +194,7 @@ def _base_image(
 
 
 class _Build:
-    """One build in its folder. If there is a base image, its packed root takes the place of the
+    """One build in its folder. If there is a base image, its packed root is used instead of a
     bootstrap.
     """
 
@@ -208,7 +213,7 @@ class _Build:
         self.progress = progress
         self.jail = Jail.make(folder / BUILD, check_machine())
         self.taken = folder / BUILD / "taken"
-        """What was taken out of the image, at the paths that it has there."""
+        """Files that were taken out of the image, at the same paths as there."""
 
     def run(self, key: str) -> Description:
         try:
@@ -246,7 +251,7 @@ class _Build:
             shutil.copy(self.base.folder / ARCHIVES, self.folder)
         policy = machine_policy(frozenset((self.folder / ARCHIVES).read_text().split()))
         commands = () if self.added else self.recipe.commands
-        # In a root image mmdebstrap has installed them.
+        # In a root image, mmdebstrap has already installed the packages.
         packages = () if self.base is None else self.added or self.recipe.packages
         command = install_command(packages, (*commands, self.recipe.check), policy)
         with tempfile.TemporaryFile(dir=self.jail.folder) as files:
@@ -263,7 +268,7 @@ class _Build:
             )
 
     def _bootstrap(self) -> None:
-        """Makes the root of packages only. Nothing of a recipe runs here."""
+        """Makes the root from packages only. No command of a recipe runs here."""
         policy = machine_policy(local=True)
         packages = ",".join(self.recipe.packages)
         options = [f"path-exclude={path}" for path in EXCLUDED]
@@ -289,8 +294,8 @@ class _Build:
             self.jail.run(LIST_ARCHIVES, view=IMAGE, output=sites)
 
     def _pack_files(self, target: IO[bytes]) -> None:
-        """A tar archive, owned by root, of the recipe's tree of files. In a root image also of the
-        compiled guest programs.
+        """Writes a tar archive of the recipe's tree of files, all owned by root. For a root image
+        it also has the compiled guest programs.
         """
         with tarfile.open(fileobj=target, mode="w") as archive:
             for entry in () if self.added else self.recipe.files():
@@ -309,7 +314,7 @@ class _Build:
         wanted = ["usr/lib/modules/*/modules.dep", "usr/lib/modules/*/modules.builtin"]
         wanted += [f"{GUEST_FOLDER}/initramfs", KERNEL_PACKAGE, OTHER_PACKAGES]
         if self.base is not None and self.base.kernel is not None:
-            # Both images are in one cache, so the kernel takes its space once.
+            # Both images are in one cache, so a hard link saves the space for a second kernel.
             os.link(self.base.kernel, kernel)
             self._take(wanted)
         else:
@@ -359,12 +364,12 @@ class _Build:
         self.jail.run(["mke2fs", *options, "-d", "/work/root", "/work/disk.raw", ROOT_SIZE])
         with self.jail.open_file("disk.raw") as raw:
             source, target = f"/dev/fd/{raw.fileno()}", str(self.folder / "disk.qcow2")
-            # Without -f, a guest could choose the format by what it writes.
+            # Without -f, qemu-img would guess the format from bytes that a guest may have written.
             convert = ["convert", "-f", "raw", "-O", "qcow2", source, target]
             self._run_here("qemu-img", *convert, handles=(raw.fileno(),))
 
     def _write_content(self, mount: str) -> None:
-        """Makes the first content of a data disk from the image's own folder of that path.
+        """Makes the first content of a data disk from the folder with this path in the image.
 
         The content is a small ext4 file system in the root disk. The guest copies it to a blank
         data disk and grows it there.
@@ -380,8 +385,8 @@ class _Build:
             return
         found, used = map(int, said[-1].split())
         content = f"/work/root/{GUEST_FOLDER}/disks{mount}.ext4"
-        # A quarter more than the files take, as a margin. If even that is too little, mke2fs fails,
-        # and so does the build.
+        # A quarter is added as a margin. If even that is too little, mke2fs fails, and so does the
+        # build.
         files = found * 5 // 4
         size = used * 5 // 4 + files * INODE + CONTENT_SPARE
         inodes = str(max(size // BYTES_PER_INODE, files + 64))
@@ -410,7 +415,9 @@ class _Build:
         self.progress(f"{self.recipe.name}: {line}")
 
     def _run_here(self, program: str, *arguments: str, handles: tuple[int, ...] = ()) -> None:
-        """Runs a program of this machine on what is not from a recipe."""
+        """Runs a program of this machine, outside of the jail. Its input must not come from a
+        recipe.
+        """
         done = subprocess.run(
             [*DIED_WITH_BUILD, program, *arguments],
             stdin=subprocess.DEVNULL,
@@ -428,21 +435,21 @@ class _Build:
 
 
 def unpack_files(archive: IO[bytes], target: Path) -> None:
-    """Unpacks the regular files of an archive that commands of a recipe may have written. Raises
-    ImageError for a name that leads out of `target`.
+    """Unpacks the regular files of an archive, which may be hostile. Raises ImageError for a name
+    that leads out of `target`.
     """
     try:
         with tarfile.open(fileobj=archive, mode="r:") as members:
             left = LARGEST_TAKEN
             for member in members:
-                # A sparse file is a few bytes in the archive, and as long as it says on the disk.
+                # A sparse file has only a few bytes in the archive, but its full size on the disk.
                 left -= member.size
                 if left < 0:
                     raise ValueError(f"it has more than {LARGEST_TAKEN >> 30} GiB")
                 name = PurePosixPath(member.name)
                 if name.is_absolute() or ".." in name.parts:
                     raise ImageError(
-                        f"the image packs the file {member.name!r}, which leads out of it",
+                        f"the archive of files from the image has the name {member.name!r}, which leads out of the image",
                         "Correct the commands of the recipe.",
                     )
                 content = members.extractfile(member) if member.isreg() else None
@@ -455,7 +462,7 @@ def unpack_files(archive: IO[bytes], target: Path) -> None:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
         raise ImageError(
-            f"what the image packs of itself cannot be read: {error}",
+            f"the archive of files from the image cannot be read: {error}",
             "Correct the commands of the recipe: they may have replaced tar or files of the kernel.",
         ) from error
 

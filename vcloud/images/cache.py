@@ -1,12 +1,12 @@
-"""The image cache: one folder per image. The folder's name contains the digest of the image's recipe
-and of its bytes, and the folder appears in one rename.
+"""The image cache: one folder per image. The folder's name contains the digests of the image's
+recipe and of its bytes. A finished folder appears by a single rename.
 
 An image is made in the folder `NAME-DIGEST.partial` under a lock on the file `.NAME-DIGEST.lock`.
 The kernel releases the lock when its holder ends. So if the lock of a partial folder is free, a
 build was killed, and the next build removes the folder.
 
-The finished folder is `NAME-DIGEST+CONTENT`. So a path in the cache never means other bytes than
-before: an image that is built anew gets a folder of its own, and only then the old one is removed.
+The finished folder is `NAME-DIGEST+CONTENT`. So the bytes at a path of the cache never change: an
+image that is built anew gets a new folder, and the old one is removed afterwards.
 """
 
 from __future__ import annotations
@@ -62,38 +62,36 @@ class Image:
     initrd: Path | None
     cmdline: str
     memory: int
-    """Bytes of memory that a VM gets if the vApp file does not say it. 0: the image does not say
-    it, either.
+    """Bytes of memory of a VM if the vApp file does not say how much. 0 if the image does not say
+    it either.
     """
     disks: Mapping[str, str]
     """Name of a data disk -> the folder where the image mounts it."""
     packages: tuple[str, ...]
     """Installed packages as `name=version`, sorted. Empty for a user's qcow2."""
     content: str
-    """SHA-256 in hex of the bytes that a VM gets, and of the kernel's command line. For a user's
-    qcow2 that of the file.
+    """SHA-256 in hex of the disk, the kernel, the initramfs and the kernel's command line. For a
+    user's qcow2: of the file.
     """
     built: str
     """When the build began, or a user's qcow2 was copied, in UTC (ISO 8601)."""
     checked: str = ""
-    """When a build with the packages of that day last gave the same packages. Empty: never since it
-    was built.
-    """
+    """When a later build last gave the same packages. Empty if there was none."""
     source: str = ""
-    """The folder of the recipe, or the path or address of the qcow2. Empty where an earlier release
-    has not noted it.
+    """The folder of the recipe, or the path or address of the qcow2. Empty if an earlier release
+    did not note it.
     """
     added: tuple[str, ...] = ()
     """The packages that were added to the recipe."""
 
     @property
     def build(self) -> VmImage:
-        """What a manifest says of it."""
+        """The build as a manifest notes it."""
         return VmImage(self.digest, self.content, packages_digest(self.packages), self.built)
 
     @property
     def current(self) -> str:
-        """When its packages were last known to be those of that day."""
+        """The last time at which its packages were known to be the newest ones."""
         return max(self.built, self.checked)
 
     @property
@@ -111,13 +109,13 @@ class Cache:
     def get(self, name: str, digest: str) -> Image | None:
         """The image of that name and digest. None if the cache does not have it."""
         found = filter(None, map(_image, self._folders(entry_of(name, digest))))
-        # The folder's name has only a part of the digest, so it may be another image's.
+        # The folder's name has only a part of the digest, so another image may have the same name.
         same = [image for image in found if (image.name, image.digest) == (name, digest)]
         return max(same, key=lambda image: image.built, default=None)
 
     def _folders(self, entry: str) -> tuple[Path, ...]:
-        """The folders of an image, while it is built anew two of them. Earlier releases left the
-        content away.
+        """The folders of an image. While it is built anew, there may be two. In folders of earlier
+        releases, the name has no content digest.
         """
         return tuple(
             path for path in self._finished() if path.name.partition(BEFORE_CONTENT)[0] == entry
@@ -128,7 +126,7 @@ class Cache:
         return tuple(image for folder in self._finished() if (image := _image(folder)))
 
     def _finished(self) -> tuple[Path, ...]:
-        """What is in the cache but unfinished builds, in alphabetical order."""
+        """All folders of the cache but those of unfinished builds, in alphabetical order."""
         try:
             paths = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
         except OSError as error:
@@ -145,8 +143,8 @@ class Cache:
         """The image of this digest. If the cache does not have it, `make` makes it in the folder
         that it is given.
 
-        Raises what `make` raises, and then keeps nothing. Raises ImageError if the cache cannot be
-        written.
+        Raises what `make` raises; then no part of the image is kept. Raises ImageError if the cache
+        cannot be written.
         """
         if image := self.get(name, digest):
             return image
@@ -164,10 +162,10 @@ class Cache:
         make: Callable[[Path], Description],
         progress: Callable[[str], None],
     ) -> tuple[Image | None, Image]:
-        """Makes an image anew, even if the cache has it. The image of before stays if that fails, or if
-        the new one has the same packages: then other bytes would bring a VM nothing.
+        """Makes an image anew, even if the cache has it. The earlier image is kept if that fails, or if
+        the new image has the same packages, because then a VM would not gain anything from it.
 
-        Returns the image of before, and the one that the cache has now. Raises as `fill` does.
+        Returns the earlier image, and the image that the cache has now. Raises as `fill` does.
         """
         asked = now()
         self._make_folder()
@@ -175,7 +173,7 @@ class Cache:
         with self._locked(entry, progress):
             self._sweep()
             before = self.get(name, digest)
-            # Another process may have made it anew while this one waited for the lock.
+            # Another process may have made the image anew while this one waited for the lock.
             if before and asked <= before.current <= now():
                 return before, before
             after = self._make(entry, make, before)
@@ -193,7 +191,7 @@ class Cache:
                 self._remove_folder(folder)
 
     def _remove_folder(self, folder: Path) -> None:
-        """Renamed first, so that nobody finds an image of which a part is missing."""
+        """Renames the folder before it removes it, so that no process sees an incomplete image."""
         partial = folder.with_name(folder.name + PARTIAL)
         shutil.rmtree(partial, ignore_errors=True)
         folder.rename(partial)
@@ -201,7 +199,7 @@ class Cache:
 
     def _make_folder(self) -> None:
         try:
-            # Only for the user: the files of a recipe may be secret.
+            # Only the user may read the cache, because the files of a recipe may be secret.
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             writable = os.access(self.folder, os.W_OK)
         except OSError:
@@ -218,7 +216,7 @@ class Cache:
     def _make(
         self, entry: str, make: Callable[[Path], Description], before: Image | None = None
     ) -> Image:
-        """Makes an image. Returns the one of `before` if the new one has the same packages."""
+        """Makes an image. Returns `before` if the new image has the same packages."""
         partial = self.folder / (entry + PARTIAL)
         remove_leftovers(partial)
         partial.mkdir()
@@ -232,8 +230,9 @@ class Cache:
                 return replace(before, checked=built)
             _flush(partial)
             place = self.folder / f"{entry}{BEFORE_CONTENT}{made.content[:DIGEST_DIGITS]}"
-            # What `get` ignored: an image in the format of another release, another image whose
-            # digest begins in the same way, or what somebody else has put there.
+            # These are folders that `get` ignored: an image in the format of another release,
+            # another image whose digest begins in the same way, or something that somebody else has
+            # put there.
             for stale in (place, *self._folders(entry)):
                 if stale == place or not _is_same(_image(stale), made):
                     _remove(stale)
@@ -262,7 +261,9 @@ class Cache:
                     remove_leftovers(partial)
 
     def _lock_file(self, entry: str) -> IO[str]:
-        """It is never deleted: two processes could then lock two files of one name."""
+        """Opens the lock file. It is never deleted, because two processes could then lock two
+        different files of the same name.
+        """
         try:
             return (self.folder / f".{entry}.lock").open("w")
         except OSError as error:
@@ -310,13 +311,13 @@ def _remove(path: Path) -> None:
 
 
 def plain_name(name: str) -> str:
-    """A name as an image may have it: it becomes a part of names of files, volumes and locks."""
+    """The name with characters that are allowed in names of files, volumes and locks."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", name)[:LONGEST_NAME]
 
 
 def _image(folder: Path) -> Image | None:
-    """The image in a folder. None if there is none, if it has another format, or if somebody else
-    has written there.
+    """The image in a folder. None if there is none, if it has another format, or if its files are
+    not those that vcloud wrote.
     """
     kernel, initrd = folder / "vmlinux", folder / "initrd.cpio"
     try:

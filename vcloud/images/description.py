@@ -1,4 +1,4 @@
-"""image.json: what the cache knows about an image and cannot see from the other files in its folder."""
+"""image.json: the facts about an image that the other files in its folder do not show."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ from vcloud.untrusted import UnreadableError, as_text, items, mapping, number, p
 
 FORMAT = 2
 """The format of the cache. An image of a newer format counts as missing and is built again. Nothing
-is lost, because a cache never holds the only copy of anything. To an image of format 1, which did
-not know its content, the content is added when it is first read.
+is lost, because a cache never holds the only copy of anything. Format 1 had no content digest; it
+is added when such an image is first read.
 """
 BEFORE_CONTENT = "+"
-"""Stands between the digests of the recipe and of the content in the name of a folder."""
+"""The character between the digests of the recipe and of the content in the name of a folder."""
 DIGEST_DIGITS = 12
-"""How many digits of the digest the name of a folder has. All digits are compared."""
+"""The name of a folder has so many digits of a digest. The full digests are in image.json and are
+compared.
+"""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """The content of image.json: what cannot be seen from the other files in an image's folder."""
+    """The content of image.json."""
 
     name: str
     digest: str
@@ -36,9 +38,9 @@ class Description:
     memory: int = 0
     disks: dict[str, str] = field(default_factory=dict)
     content: str = ""
-    """Empty: the cache finds it out."""
+    """Empty until the cache has computed it."""
     built: str = ""
-    """The cache notes it, as it notes `checked`."""
+    """The cache sets this field, and `checked`."""
     checked: str = ""
     source: str = ""
     added: tuple[str, ...] = ()
@@ -57,7 +59,9 @@ def packages_in(folder: Path) -> tuple[str, ...]:
 
 
 def read_description(folder: Path) -> Description:
-    """What image.json says. Raises UnreadableError for what no release has written."""
+    """The content of image.json. Raises UnreadableError if it is none that a release of vcloud
+    wrote.
+    """
     path = folder / "image.json"
     found = parse_json(path.read_bytes())
     if number(found, "format") not in (1, FORMAT):
@@ -89,8 +93,8 @@ def _sha256(found: object, key: str) -> str:
 
 
 def _with_content(folder: Path, former: Description) -> Description:
-    """The description of an image of format 1, which did not know when it was built, and not its
-    bytes. It is kept for the next time.
+    """The description of an image of format 1, completed with its content digest and its time. It
+    is written to image.json for the next time.
     """
     entry = folder.name.partition(BEFORE_CONTENT)[0]
     if entry != entry_of(former.name, former.digest) or not (folder / "disk.qcow2").is_file():
@@ -101,14 +105,14 @@ def _with_content(folder: Path, former: Description) -> Description:
         content=content_of(folder, former.cmdline) if is_recipe else former.digest,
         built=_time((folder / "image.json").stat().st_mtime),
     )
-    # In a cache that cannot be written, the content is found out each time.
+    # In a read-only cache, the digest is computed each time.
     with suppress(OSError):
         write_description(folder, found)
     return found
 
 
 def write_description(folder: Path, description: Description) -> None:
-    """Writes image.json, in one step."""
+    """Writes image.json atomically."""
     text = json.dumps(asdict(description), indent=2, sort_keys=True) + "\n"
     new = folder / f".image.json.{os.getpid()}"
     new.write_text(text)
@@ -116,7 +120,7 @@ def write_description(folder: Path, description: Description) -> None:
 
 
 def content_of(folder: Path, cmdline: str) -> str:
-    """SHA-256, in hex, of what a VM gets of an image."""
+    """SHA-256, in hex, of the files that a VM boots from and of the kernel's command line."""
     files = {}
     for name in ("disk.qcow2", "vmlinux", "initrd.cpio"):
         if (folder / name).exists():

@@ -1,8 +1,8 @@
-"""Downloads over https that come to an end, whatever the server does.
+"""Downloads over https that end in limited time, even if the server is hostile.
 
-A server could send a byte now and then for ever, in its headers, too. A thread looks at each
-download: one that brings too little in a while, or that takes too long in all, loses its
-connection. The limits of urllib count only from one byte to the next.
+A server could send single bytes for ever, also in its headers. urllib's timeouts count only from one
+byte to the next. So a thread watches each download, and closes its connection if it is too slow, or
+takes too long in all.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ BLOCK_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What a download must keep up."""
+    """The minimum speed and the maximum time of a download."""
 
     window: float = 60
     """Seconds."""
     least: int = 480 << 10
-    """Bytes in each window; the first window has the connection and the headers, too."""
+    """Bytes in each window. The first window also includes the time for the connection and the
+    headers.
+    """
     overall: float = 12 * 3600
     """Seconds of the whole download."""
 
@@ -37,29 +39,29 @@ PACE: Final = Pace()
 
 
 class TooSlowError(OSError):
-    """The server has not kept up the pace. The message completes "the image ... cannot be read:"."""
+    """The server was too slow. The message completes "the image ... cannot be read:"."""
 
 
 def blocks(url: str, pace: Pace = PACE) -> Generator[bytes]:
     """The content at an https address, a block at a time.
 
     Raises:
-        TooSlowError: it is too slow.
-        OSError, http.client.HTTPException: it cannot be had, or ended early.
+        TooSlowError: the server is too slow.
+        OSError, http.client.HTTPException: the download is not possible, or ended early.
     """
     with _watched(pace) as watch:
         try:
             opener = urllib.request.build_opener(_HttpsRedirects, _Handler(watch))
             response: http.client.HTTPResponse
-            # The watch is always earlier than this limit of one call.
+            # The watch ends a slow download long before this timeout of a single call.
             with opener.open(url, timeout=3 * pace.window) as response:
-                # `read` would not return before it has a whole block.
+                # `read` would wait for a whole block; `read1` returns what has arrived.
                 while block := response.read1(BLOCK_BYTES):
                     watch.received += len(block)
                     yield block
                 left = response.length
         except (OSError, http.client.HTTPException):
-            # A connection that was ended by the watch fails in many ways.
+            # If the watch closed the connection, many different errors are possible.
             watch.check()
             raise
         watch.check()
@@ -68,7 +70,7 @@ def blocks(url: str, pace: Pace = PACE) -> Generator[bytes]:
 
 
 class _Watch:
-    """Ends the connections of a download that does not keep up its pace."""
+    """Closes the connections of a download that is too slow."""
 
     def __init__(self, pace: Pace) -> None:
         self.received = 0
@@ -108,7 +110,7 @@ class _Watch:
         with self._lock:
             self._reason = reason
             for kept in self._sockets:
-                # The other side may have ended it already.
+                # The server may have closed the connection already.
                 with suppress(OSError):
                     kept.shutdown(socket.SHUT_RDWR)
 
@@ -131,7 +133,7 @@ def _watched(pace: Pace) -> Iterator[_Watch]:
 
 
 class _Handler(urllib.request.HTTPSHandler):
-    """Opens connections that the watch knows."""
+    """Opens connections through the watch, so that the watch can close them."""
 
     def __init__(self, watch: _Watch) -> None:
         super().__init__()
@@ -160,5 +162,5 @@ class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
         newurl: str,
     ) -> urllib.request.Request | None:
         if not newurl.startswith("https://"):
-            raise urllib.error.URLError(f"it redirects to {newurl}, which is not https")
+            raise urllib.error.URLError(f"the server redirects to {newurl}, which is not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -1,8 +1,8 @@
-"""Which numbers the users and groups of a build have on this machine.
+"""Chooses the uids and gids on this machine that the users and groups of a build are mapped to.
 
-A build sees 65,536 users and groups of its own. On this machine they have other numbers, which
-belong to nobody here: those that /etc/subuid and /etc/subgid give to the user who builds. Root may
-map any number, so root needs no entry there, and takes numbers that no entry gives to anybody.
+A build has 65,536 users and groups of its own. On this machine they have other ids, which no real
+user has: those that /etc/subuid and /etc/subgid give to the user who builds. Root may map any id, so
+root needs no entry there, and takes ids that no entry gives to anybody.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ USERS, GROUPS = Path("/etc/subuid"), Path("/etc/subgid")
 FIRST_OFFERED = 100_000
 """The first number that useradd gives away (SUB_UID_MIN in login.defs)."""
 LAST_FOR_ROOT = 0x6FFF0000
-"""The last block that systemd sets aside for containers (its page "Users, Groups, UIDs and GIDs").
-Nobody else uses these numbers.
+"""The last block that systemd reserves for containers (its page "Users, Groups, UIDs and GIDs"), so
+no user has these ids.
 """
 INSTALL_UIDMAP = "apt-get install uidmap"
 
 
 @dataclass(frozen=True, slots=True)
 class Ids:
-    """The numbers on this machine of user 0 and of group 0 of a build. `COUNT` of each follow."""
+    """The uid and the gid on this machine of a build's user 0 and group 0. Each begins a block of
+    `COUNT` ids.
+    """
 
     users: int
     groups: int
@@ -47,7 +49,7 @@ class Entry:
 
 
 def parse_entries(text: str) -> Iterator[Entry]:
-    """The lines that have the form of subuid(5). Others count as absent, as for newuidmap."""
+    """The lines that have the form of subuid(5). Other lines are ignored, as by newuidmap."""
     for line in text.splitlines():
         owner, _, numbers = line.strip().partition(":")
         start, _, count = numbers.partition(":")
@@ -64,7 +66,9 @@ def own_start(entries: tuple[Entry, ...], name: str, number: int) -> int | None:
 
 
 def free_start(entries: tuple[Entry, ...], wanted: int, step: int) -> int:
-    """The first number of a block that no entry touches: at `wanted`, or whole steps from there."""
+    """The first id of a block that no entry overlaps: `wanted`, or a number of whole steps from
+    there.
+    """
     start = wanted
     while any(
         entry.start < start + COUNT and start < entry.start + entry.count for entry in entries
@@ -74,8 +78,8 @@ def free_start(entries: tuple[Entry, ...], wanted: int, step: int) -> int:
 
 
 def own_ids() -> Ids:
-    """The numbers for a build by this user. Raises ImageError, which says what an administrator
-    must do.
+    """The ids for a build by this user. Raises ImageError, which says what an administrator must
+    do.
     """
     number = os.geteuid()
     name = _name(number)
@@ -88,8 +92,8 @@ def own_ids() -> Ids:
     first, second = starts
     if first is None or second is None:
         raise ImageError(
-            f"the user {name} has no {COUNT} numbers of users and groups of its own in {USERS} and {GROUPS}, which a build needs",
-            f"An administrator gives them: {_giving(name, first, second, users, groups)}",
+            f"a build needs {COUNT} subordinate uids and gids, which {USERS} and {GROUPS} do not give to the user {name}",
+            f"An administrator runs: {_giving(name, first, second, users, groups)}",
         )
     return Ids(first, second)
 
@@ -101,7 +105,7 @@ def _giving(
     users: tuple[Entry, ...],
     groups: tuple[Entry, ...],
 ) -> str:
-    """The command that gives a user what it lacks."""
+    """The command that gives a user the missing ids."""
     start = free_start((*users, *groups), FIRST_OFFERED, COUNT)
     block = f"{start}-{start + COUNT - 1}"
     options = [
@@ -116,8 +120,8 @@ def _giving(
 
 
 def map_ids(pid: int, ids: Ids, search: str) -> None:
-    """Gives the new user namespace of a process its numbers. Only root can do this itself; for
-    others the programs newuidmap and newgidmap do it, which `search` (as PATH) leads to.
+    """Maps the ids of a process's new user namespace. Root does this itself; for others, newuidmap
+    and newgidmap do it, which are looked up in `search` (in the form of PATH).
 
     Raises ImageError.
     """
@@ -129,14 +133,14 @@ def map_ids(pid: int, ids: Ids, search: str) -> None:
         if found is None:
             raise ImageError(
                 f"building an image needs {program}, which is not installed",
-                f"An administrator installs it: {INSTALL_UIDMAP}",
+                f"An administrator runs: {INSTALL_UIDMAP}",
             )
         done = subprocess.run(
             [found, str(pid), "0", str(start), str(COUNT)], capture_output=True, text=True
         )
         if done.returncode:
             raise ImageError(
-                f"{program} refuses the numbers {start}-{start + COUNT - 1}: {done.stderr.strip()}",
+                f"{program} refuses the ids {start}-{start + COUNT - 1}: {done.stderr.strip()}",
                 f"An administrator checks {USERS} and {GROUPS}, and that {found} belongs to root and has its setuid bit or file capabilities: apt-get install --reinstall uidmap",
             )
 
@@ -147,8 +151,8 @@ def _map_as_root(pid: int, ids: Ids) -> None:
         Path(f"/proc/{pid}/gid_map").write_text(f"0 {ids.groups} {COUNT}\n")
     except OSError as error:
         raise ImageError(
-            f"root on this machine may not use the numbers {ids.users}-{ids.users + COUNT - 1}: {error.strerror}",
-            f"This machine is probably a container. Give root {COUNT} of its numbers: a line such as root:100000:{COUNT} in {USERS} and in {GROUPS}.",
+            f"root on this machine may not use the ids {ids.users}-{ids.users + COUNT - 1}: {error.strerror}",
+            f"This machine is probably a container. Give root {COUNT} of its ids: a line such as root:100000:{COUNT} in {USERS} and in {GROUPS}.",
         ) from error
 
 

@@ -1,7 +1,8 @@
 """The initramfs: one static program and the kernel modules that it loads, in load order, as an
 uncompressed cpio archive.
 
-It is not compressed. It has only about a megabyte, and the guest would need time to decompress it.
+It is not compressed, because it has only about a megabyte and decompression would take time in the
+guest.
 """
 
 from __future__ import annotations
@@ -112,15 +113,15 @@ def _padded(data: bytes) -> bytes:
 
 
 def _dependencies(modules: Path) -> Iterator[tuple[str, list[str]]]:
-    """Raises ImageError for a path that leads out of the folder: the commands of a recipe may have
-    written the list, and this machine reads the files.
+    """Module -> the modules that it needs. Raises ImageError for a path that leads out of the
+    folder: commands of a recipe may have written the list, and this machine would read the file.
     """
     for line in (modules / "modules.dep").read_text().splitlines():
         path, _, needs = line.partition(":")
         for name in map(PurePosixPath, (path, *needs.split())):
             if name.is_absolute() or ".." in name.parts:
                 raise ImageError(
-                    f"modules.dep of the kernel {modules.name} names {str(name)!r}, which is no module of it",
+                    f"modules.dep of the kernel {modules.name} names {str(name)!r}, which is not a module of this kernel",
                     "Correct the commands of the recipe.",
                 )
         yield path, needs.split()
@@ -133,6 +134,6 @@ def _name(path: str) -> str:
 def _module(path: Path) -> bytes:
     if path.is_symlink() or not path.is_file():
         raise ImageError(
-            f"the module {path.name} is no file", "Correct the commands of the recipe."
+            f"the module {path.name} is not a regular file", "Correct the commands of the recipe."
         )
     return lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()

@@ -1,4 +1,4 @@
-"""Gets the ELF kernel out of a distribution's bzImage.
+"""Extracts the ELF kernel from a distribution's bzImage.
 
 A bzImage unpacks itself in the guest, which takes more than a second without KVM. QEMU can boot an
 ELF file directly if it has a PVH entry note.
@@ -19,8 +19,8 @@ setup sectors mean 4.
 """
 HEADER_MAGIC = 0x202
 PAYLOAD = 0x248
-"""Where the header has the offset and the length of the packed kernel. The offset counts from the
-end of the setup sectors (boot protocol 2.08 and later).
+"""The place in the header of the packed kernel's offset and length. The offset counts from the end
+of the setup sectors (boot protocol 2.08 and later).
 """
 SECTOR = 512
 ELF = b"\x7fELF"
@@ -40,7 +40,7 @@ def unpack_kernel(bzimage: bytes) -> bytes:
             "the kernel is not an x86 bzImage", "The recipe must install a Debian kernel for amd64."
         )
     start, length = struct.unpack_from("<II", bzimage, PAYLOAD)
-    # One sector more than the header counts: the boot sector.
+    # One sector is added for the boot sector, which the header does not count.
     start += ((bzimage[SETUP_SECTORS] or 4) + 1) * SECTOR
     kernel = _unpack(bzimage[start : start + length])
     if not has_pvh_entry(kernel):
@@ -116,7 +116,7 @@ def _unpack_by_program(payload: bytes) -> bytes:
             f"the kernel is compressed with {program}, which is not installed",
             f"Run: apt-get install {program}",
         ) from error
-    # The exit code does not count: the program may complain about the bytes after the stream
+    # The exit code is ignored, because the program may complain about the bytes after the stream
     # (`_unpack`).
     if unpacked.stdout[:4] != ELF:
         raise ImageError(

@@ -1,9 +1,9 @@
-"""The packages of an image that are no Debian packages.
+"""The packages of an image that are not Debian packages.
 
-A command of a recipe may install them from elsewhere, and write what it has installed into a file in
-/usr/lib/vcloud/packages, with a line NAME=VERSION for each. For example:
-`pip freeze | sed s/==/=/ >/usr/lib/vcloud/packages/pip`. So `vcloud image refresh` sees when one of
-them has another version.
+A command of a recipe may install packages from another source. It can list them in a file in
+/usr/lib/vcloud/packages, with a line NAME=VERSION for each, for example:
+`pip freeze | sed s/==/=/ >/usr/lib/vcloud/packages/pip`. Then `vcloud image refresh` notices when one
+of them has another version.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def other_packages(root: Path) -> Iterator[str]:
 
     A symbolic link is not followed: its target would be a file of this machine.
 
-    Raises ImageError for what is no regular file, and for a line of another form.
+    Raises ImageError for anything but a regular file, and for a line of another form.
     """
     folder = root / FOLDER
     if folder.parent.resolve() != root.resolve() / Path(FOLDER).parent:
@@ -37,7 +37,7 @@ def other_packages(root: Path) -> Iterator[str]:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise _refused(folder, f"is no folder ({error.strerror})") from error
+        raise _refused(folder, f"is not a folder ({error.strerror})") from error
     try:
         for name in sorted(entry.name for entry in os.scandir(top)):
             yield from _lines(folder / name, _content(top, folder / name))
@@ -50,7 +50,7 @@ def _content(top: int, path: Path) -> bytes:
     try:
         with os.fdopen(os.open(path.name, flags, dir_fd=top), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise _refused(path, "is no regular file")
+                raise _refused(path, "is not a regular file")
             content = file.read(LARGEST + 1)
     except OSError as error:
         raise _refused(path, f"cannot be read ({error.strerror})") from error

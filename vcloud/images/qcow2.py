@@ -1,4 +1,4 @@
-"""What the header of a qcow2 says, judged before any program trusts it.
+"""Checks the header of a qcow2 before any other program reads the file.
 
 A qcow2 may name other files as its backing file or data file. A hostile one could name a file of
 the host, and the guest would read it. See docs/interop/qcow2.txt in QEMU's source for the header.
@@ -10,14 +10,14 @@ import struct
 from typing import Final
 
 HEADER_BYTES: Final = 104
-"""Of version 3 without its optional fields; version 2 has 72."""
+"""Size of the header of version 3 without optional fields. The header of version 2 has 72 bytes."""
 _MAGIC: Final = b"QFI\xfb"
 _VERSION_2: Final = struct.Struct(">4sIQIIQIIQQIIQ")
 _FEATURES: Final = struct.Struct(">QQQII")
 _CLUSTER_BITS: Final = range(9, 22)
 """Clusters of 512 bytes to 2 MiB."""
 _LARGEST_DISK: Final = 16 << 40
-"""Bytes that the guest may see. No image of a guest is so large; QEMU would need a table of
+"""Bytes of the disk as the guest sees it. No real image is so large, and QEMU would need a table of
 gigabytes for a larger one.
 """
 _CORRUPT: Final = 1 << 1
@@ -33,8 +33,9 @@ _BROKEN: Final = "Copy or download the image again."
 
 
 def fault_of(header: bytes, size: int) -> tuple[str, str] | None:
-    """What is wrong with a qcow2 that begins with `header` (at least `HEADER_BYTES` unless the file
-    is shorter) and has `size` bytes, to complete "the image ...", and the way out. None: nothing.
+    """What is wrong with a qcow2 (completing "the image ..."), and the way out; None if nothing is
+    wrong. `header` are the first `HEADER_BYTES` bytes of the file or more, unless the file is
+    shorter. `size` is the size of the file.
     """
     if header[:4] != _MAGIC:
         return "is not a qcow2", _CONVERT
@@ -44,7 +45,7 @@ def fault_of(header: bytes, size: int) -> tuple[str, str] | None:
         _VERSION_2.unpack_from(header)
     )
     if version not in (2, 3):
-        return f"is a qcow2 of version {version}; vcloud knows 2 and 3", _CONVERT
+        return f"is a qcow2 of version {version}; vcloud supports 2 and 3", _CONVERT
     # Version 2 has no features.
     features = 0
     if version == 3:
@@ -56,7 +57,7 @@ def fault_of(header: bytes, size: int) -> tuple[str, str] | None:
     if encryption:
         return "is encrypted", "Decrypt it: qemu-img convert -O qcow2. Use the result as the image."
     if features & ~_KNOWN_FEATURES:
-        return "uses features of qcow2 that vcloud does not know", _CONVERT
+        return "uses qcow2 features that vcloud does not support", _CONVERT
     if not 0 < disk <= _LARGEST_DISK:
         return f"claims to be a disk of {disk} bytes", "The largest possible disk has 16 TiB."
     if features & _CORRUPT or cluster_bits not in _CLUSTER_BITS:

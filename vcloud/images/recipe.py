@@ -11,9 +11,9 @@ restart: {api: [/etc/api.conf]}  # units that are restarted then; of several fol
 memory: 512M                     # the memory of a VM if the vApp file does not say it
 check: nginx -t                  # a shell command in the finished image; if it fails, the build fails
 
-Commands run as root of the image and as nobody of this machine, see `vcloud.images`. They reach
-public addresses by HTTP and HTTPS, through the proxy that their environment names.
-What commands install that is no Debian package they note in /usr/lib/vcloud/packages
+Commands run as root in the image, but have no rights on this machine, see `vcloud.images`. They reach
+public addresses by HTTP and HTTPS, through the proxy that their environment names. A command that
+installs other packages than Debian's lists them in /usr/lib/vcloud/packages
 (`vcloud.images.other_packages`).
 """
 
@@ -61,8 +61,8 @@ class Recipe:
     """Bytes."""
     check: str
     reload: Mapping[str, tuple[str, ...]]
-    """systemd unit -> files and folders; it is reloaded when a file of the vApp changes there. The
-    image does not depend on this.
+    """systemd unit -> files and folders. The unit is reloaded when a file of the vApp changes
+    there. The digest of the image does not cover this.
     """
     restart: Mapping[str, tuple[str, ...]]
     """The same for units that are restarted."""

@@ -1,4 +1,6 @@
-"""Builds images anew with the packages of today, each after the image that it starts from."""
+"""Builds images anew with the packages of today. An image is built after the image that it starts
+from.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,10 @@ from vcloud.images.recipe import Recipe, digest, load_recipe
 from vcloud.packages import PackageChange, package_changes
 
 SIDE_BY_SIDE = 2
-"""Builds at a time. A build keeps one processor busy, and waits for packages."""
+"""Builds that run at the same time. A build uses one processor, and waits for packages in between."""
 RECENT = 3600
-"""Seconds. An image that was built or checked so lately is not built again only because another one
-starts from it.
+"""Seconds. An image that was built or checked more recently is not built again just because another
+image starts from it.
 """
 
 
@@ -37,14 +39,14 @@ class Buildable:
 
     @property
     def base(self) -> Buildable | None:
-        """What must be built before it."""
+        """The image that must be built first; None for a root image."""
         if self.added:
             return Buildable(self.recipe)
         return Buildable(self.recipe.base) if self.recipe.base else None
 
     @property
     def label(self) -> str:
-        """How messages call it: `nginx`, or `nginx with htop`."""
+        """The name in messages: `nginx`, or `nginx with htop`."""
         return (
             f"{self.recipe.name} with {', '.join(self.added)}" if self.added else self.recipe.name
         )
@@ -52,12 +54,12 @@ class Buildable:
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """What came of building one image anew."""
+    """The result of building one image anew."""
 
     what: Buildable
     before: Image | None = None
     after: Image | None = None
-    """None: it could not be built, and the image of before stays."""
+    """None if it could not be built; then the earlier image is kept."""
     error: ImageError | None = None
 
     @property
@@ -73,11 +75,11 @@ def refresh(
     cache: Cache,
     report: Callable[[str, str], None],
 ) -> tuple[Refreshed, ...]:
-    """Builds images anew, and before each of them those images that it starts from, unless that has been
-    done a moment ago (`RECENT`). An image that starts from one that could not be built is not tried.
-    The result has an entry for each image, in the order in which they were built.
+    """Builds images anew. The images that they start from are built first, unless they are recent
+    (`RECENT`). If an image cannot be built, the images that start from it are not tried. The result
+    has an entry for each image, in the order in which they were built.
 
-    `report` is called with the name of an image and how far its build is.
+    `report` is called with the name of an image and the progress of its build.
     """
     asked_for = list(wanted)
     named = {what.digest for what in asked_for}
@@ -94,9 +96,9 @@ def refresh(
 
 
 def _recent(what: Buildable, named: Collection[str], cache: Cache) -> Image | None:
-    """The image of the cache, where it is not built again because nobody named it and it is new."""
+    """The image in the cache, if it is recent and the user did not name it; it is not built again."""
     image = cache.get(what.recipe.name, what.digest) if what.digest not in named else None
-    # A build from the future says nothing: the clock of its machine was wrong.
+    # A build with a time in the future does not count, because the clock of its machine was wrong.
     return image if image and time_ago(RECENT) <= image.current <= time_ago(0) else None
 
 
@@ -105,7 +107,9 @@ def _kept(what: Buildable, recent: Mapping[str, Image]) -> Refreshed:
 
 
 def _levels(wanted: Iterable[Buildable]) -> list[list[Buildable]]:
-    """The images and all that they start from: first those that start from none, and so on."""
+    """The images and all images that they start from, in levels: each level comes after the one
+    that it starts from.
+    """
     depths: dict[str, tuple[int, Buildable]] = {}
 
     def depth_of(what: Buildable) -> int:
@@ -131,7 +135,10 @@ def _refresh(
     base = done[what.base.digest] if what.base else None
     if base and base.after is None:
         return Refreshed(
-            what, error=ImageError(f"the image {what.label} starts from {base.what.label}")
+            what,
+            error=ImageError(
+                f"the image {what.label} starts from {base.what.label}, which could not be built"
+            ),
         )
     try:
         before, after = build_anew(
@@ -142,14 +149,15 @@ def _refresh(
             lambda text: report(f"image {what.label}", text),
         )
     except ImageError as error:
-        report(f"image {what.label}", "failed; the image of before stays")
+        report(f"image {what.label}", "failed; the earlier image is kept")
         return Refreshed(what, error=error)
     return Refreshed(what, before, after)
 
 
 def source_of(image: Image) -> Buildable | None:
-    """What an image of the cache was built from. None where its recipe is gone or another one now, or
-    where it is a user's qcow2. Raises SpecError, ImageError for a recipe that cannot be read.
+    """The recipe and packages that an image of the cache was built from. None if the recipe is gone
+    or has changed, or if the image is a user's qcow2. Raises SpecError, ImageError for a recipe
+    that cannot be read.
     """
     if image.kernel is None:
         return None
@@ -163,8 +171,8 @@ def source_of(image: Image) -> Buildable | None:
 
 
 def outdated(images: Iterable[Image]) -> tuple[Image, ...]:
-    """Those images of the cache that no recipe asks for any more: the recipe is gone, or is another one
-    now. A user's qcow2 goes only if there is a newer one of the same file or address.
+    """The images of the cache that are no longer needed: their recipe is gone or has changed. A
+    user's qcow2 is outdated only if the cache has a newer copy of the same file or URL.
     """
     listed = tuple(images)
     return tuple(
@@ -181,6 +189,6 @@ def _has_newer(image: Image, images: Iterable[Image]) -> bool:
 def _is_orphan(image: Image) -> bool:
     try:
         return source_of(image) is None
-    # A recipe with a mistake is there, and will be mended.
+    # A recipe with a mistake still exists, and its user will correct it.
     except (ImageError, SpecError, OSError):
         return False

@@ -17,8 +17,7 @@ if [ ! -e $rc ]; then
   ours=1
 fi
 """
-"""Packages start their daemons after they were installed. policy-rc.d forbids it (Debian Policy
-9.11.3).
+"""Packages start their daemons after installation. policy-rc.d forbids this (Debian Policy 9.11.3).
 """
 FILES_AND_COMMANDS = """\
 tar -C / --numeric-owner -xpf -
@@ -40,8 +39,8 @@ echo vcloud >/etc/hostname
 : >/etc/machine-id
 [ -z "$ours" ] || rm -f $rc
 """
-"""Removes the lists of packages, and all that comes from the building machine or from the time of
-the build.
+"""Removes the lists of packages, and everything that depends on the building machine or on the time
+of the build.
 """
 
 
@@ -51,7 +50,7 @@ def install_command(
     """The command that installs packages, unpacks the archive of files on its standard input, runs
     the lines of a recipe, and cleans up.
 
-    Every line is an argument of its own, because the kernel limits the length of each.
+    Each line is a separate argument, because the kernel limits the length of one argument.
     """
     apt = "".join(
         f"{name}={shlex.quote(value)} " for name, value in policy.variables_for_apt.items()

@@ -1,4 +1,4 @@
-"""What a build needs of this machine: programs, and namespaces for an ordinary user."""
+"""Checks that this machine can build images: it needs some programs, and user namespaces."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOOLS = {
 }
 """Programs that a build needs -> the Debian packages that contain them."""
 MAPPERS = {"newuidmap": "uidmap", "newgidmap": "uidmap"}
-"""Programs that map the users of a build. Root needs none."""
+"""Programs that map the users of a build. Root does not need them."""
 
 
 def missing_tools() -> dict[str, str]:
@@ -35,8 +35,8 @@ def missing_tools() -> dict[str, str]:
 
 
 def check_machine() -> Ids:
-    """The numbers of the users of a build. Raises ImageError if this machine or this user cannot
-    build, and says what to do.
+    """The ids of the users of a build. Raises ImageError, with the way out, if this machine or this
+    user cannot build.
     """
     if missing := missing_tools():
         packages = " ".join(sorted(set(missing.values())))
@@ -49,8 +49,8 @@ def check_machine() -> Ids:
 
 
 def building() -> tuple[str, str]:
-    """As whom this user builds images, and an empty text; or why that is not possible, and the way
-    out. Tries it with a build of nothing.
+    """Tries whether this user can build images, with an empty build. Returns the user that a build
+    runs as, and an empty text; or why a build is not possible, and the way out.
     """
     try:
         ids = own_ids()
@@ -63,6 +63,6 @@ def building() -> tuple[str, str]:
     except FailedCommandError as error:
         return "a program cannot run in the namespaces of a build", " ".join(error.lines)
     return (
-        f"root of a build is user {ids.users} on this machine, who may do nothing here",
+        f"root of a build is the user {ids.users} on this machine, who has no rights here",
         "",
     )

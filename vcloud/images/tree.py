@@ -1,9 +1,9 @@
-"""Reads the tree `files/` of a recipe, and never anything outside it.
+"""Reads the tree `files/` of a recipe, and no file outside it.
 
-A recipe may come from somebody else. Every folder and file is opened from the folder above it, and
-the kernel refuses to follow a symbolic link there. So neither a link in the place of `files`, nor
-one that appears while the tree is read, leads to a file of the user who builds. Links in the tree
-are taken as links: they lead to something in the image.
+A recipe may be hostile. Every folder and file is opened relative to the folder above it, and the
+kernel refuses to follow a symbolic link there. So no link leads to a file of the user who builds,
+not even if it replaces `files`, or appears while the tree is read. Links in the tree are copied as
+links, so they lead to something in the image.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from pathlib import Path
 from vcloud.errors import ImageError
 
 SAFE_MODE = 0o755
-"""The permission bits that files in an image may have. The umask of a checkout decides whether
-group and others may write a file, and the digest must not depend on it.
+"""The permission bits that files in an image may have. Whether group and others may write a file
+depends on the umask of the checkout, and the digest must not depend on it.
 """
 DEEPEST = 64
-"""Folders within folders. Each needs an open handle."""
+"""Levels of folders. Each level needs an open handle."""
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Without O_NONBLOCK, a named pipe in the place of a file would wait for a writer.
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -40,17 +40,17 @@ class Entry:
     name: str
     """The path in the image without the leading slash."""
     folder: int
-    """A handle of the folder that it is in. It is open until the next entry is asked for."""
+    """A handle of its folder. The handle is open until the next entry is requested."""
     mode: int
-    """The permission bits that it gets in the image."""
+    """Its permission bits in the image."""
     modified: int
     """Seconds since 1970."""
     target: str = ""
-    """Where the link leads to. Empty for a file."""
+    """The target of the link. Empty for a file."""
 
     @contextmanager
     def opened(self) -> Iterator[BufferedReader]:
-        """The content of a file. Raises ImageError if it cannot be read, or is no file any more."""
+        """Opens the file. Raises ImageError if it cannot be read, or is no longer a regular file."""
         try:
             handle = os.open(self.name.rpartition("/")[2], FILE, dir_fd=self.folder)
         except OSError as error:
@@ -64,7 +64,7 @@ class Entry:
             yield content
 
     def fingerprint(self) -> str:
-        """What the digest of an image says of it beside name and mode."""
+        """The part of the entry that the digest of an image covers besides name and mode."""
         if self.target:
             return f"-> {self.target}"
         with self.opened() as content:
@@ -75,8 +75,8 @@ def entries(recipe: Path) -> Iterator[Entry]:
     """All files and symbolic links of the tree `files/` of a recipe's folder, in a fixed order.
 
     Raises:
-        ImageError: the tree is a symbolic link, cannot be read, or contains something else than
-            folders, files and links. For example, a reader of a named pipe could wait for ever.
+        ImageError: the tree is a symbolic link, cannot be read, or contains anything but folders,
+            files and links. For example, a reader of a named pipe could wait for ever.
     """
     top = recipe / "files"
     try:
@@ -94,7 +94,9 @@ def entries(recipe: Path) -> Iterator[Entry]:
 
 
 def _entries_in(folder: int, top: Path, parts: tuple[str, ...]) -> Iterator[Entry]:
-    """The entries of an open folder and of those in it. `parts` lead from `top` to it."""
+    """The entries of an open folder and of the folders in it. `parts` is the path from `top` to the
+    folder.
+    """
     for name in sorted(os.listdir(folder)):
         path = "/".join((*parts, name))
         found = os.stat(name, dir_fd=folder, follow_symlinks=False)
@@ -119,7 +121,7 @@ def _entries_in(folder: int, top: Path, parts: tuple[str, ...]) -> Iterator[Entr
 
 
 def add_to(archive: tarfile.TarFile, entry: Entry) -> None:
-    """Adds an entry to an archive, owned by root, and without its folder.
+    """Adds an entry, owned by root, to an archive. Its folder gets no entry of its own.
 
     tar creates missing folders when it unpacks. An entry for a folder would replace a symbolic link
     of that name in the image.
@@ -161,7 +163,7 @@ def _unreadable(path: Path, error: OSError) -> ImageError:
     # With O_DIRECTORY, a link is ENOTDIR.
     if error.errno in (errno.ELOOP, errno.ENOTDIR):
         return ImageError(
-            f"{path} is a symbolic link or a file, and must be a folder of the recipe itself",
+            f"{path} is a symbolic link or a file, but must be a real folder",
             "Copy what the image needs into the recipe's folder.",
         )
     return ImageError(f"{path} cannot be read: {error.strerror}", "Correct its permissions.")

@@ -1,4 +1,5 @@
-"""A user's own qcow2: copied or downloaded into the cache, and used only if its checksum is right.
+"""A user's own qcow2 image. It is copied or downloaded into the cache, and used only if its
+checksum is right.
 
 Such an image boots with its own boot loader, and cloud-init configures it.
 """
@@ -36,15 +37,15 @@ def source_digest(source: str, sha256: str) -> str:
         return sha256
     with _open_file(source) as content:
         found = os.fstat(content.fileno())
-    # A program can set back the time of the last write, but not ctime.
+    # ctime is part of the version, because a program can set back mtime but not ctime.
     version = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
     return _file_digest(source, version)
 
 
 @functools.lru_cache(maxsize=64)
 def _file_digest(source: str, _version: tuple[int, ...]) -> str:
-    """One command asks several times for the digest of a file that may have gigabytes. A file that
-    was changed meanwhile has another version, and is read again.
+    """The digest of a file. It is cached, because one command asks for it several times, and the
+    file may have gigabytes. A changed file has another `_version`, and is read again.
     """
     try:
         with _open_file(source) as content:
@@ -73,7 +74,7 @@ def fetch(
     `largest` is in bytes.
 
     Raises ImageError if the image cannot be read, has another checksum, or is not a qcow2 in one
-    file. Nothing is then kept.
+    file. Then no part of it is kept.
     """
     cache = cache or default_cache()
     key = source_digest(source, sha256)
@@ -137,10 +138,12 @@ def _file_blocks(path: str) -> Generator[bytes]:
 
 
 def _open_file(path: str) -> BufferedReader:
-    """The opened file itself is looked at, so that nobody can exchange it between check and use."""
+    """Opens a regular file. The check is made on the opened file, so that nobody can replace the
+    file between check and use.
+    """
     hint = "Correct the path of the image."
     try:
-        # The open of a pipe does not wait for a writer.
+        # With O_NONBLOCK, opening a pipe does not wait for a writer.
         opened = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
     except OSError as error:
         raise ImageError(f"the image {path} cannot be read: {error.strerror}", hint) from error

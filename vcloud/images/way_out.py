@@ -1,9 +1,9 @@
-"""The only way out of a build: a proxy for HTTP and SOCKS, at a port of the build's own loopback.
+"""The only network access of a build: a proxy for HTTP and SOCKS, at a port of the build's loopback.
 
-The build's commands have a network of their own without any card. What they send to the proxy goes
-to public addresses and to the package archives of this machine, and nowhere else: not to this
-machine, and not to its local networks. The names are looked up here, so that an answer for a name
-cannot change between the check and the connection.
+The build's commands run in a network namespace without any card. The proxy connects them to public
+addresses and to the package archives of this machine, but not to this machine or its local networks.
+The proxy looks up names itself, so that the answer cannot change between the check and the
+connection.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vcloud.untrusted import UnreadableError
 from vcloud.values import Network
 
 PORT = 3128
-"""Where the proxy listens on the build's own loopback."""
+"""The proxy's port on the build's loopback."""
 LIST_ARCHIVES = ("apt-get", "indextargets", "--format", "$(SITE)")
 """Prints the addresses of the package archives of a system."""
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -38,7 +38,7 @@ LARGEST_HEAD = 65536
 """Bytes that the head of a request may have."""
 BLOCK = 1 << 18
 MOST_IGNORED = 64
-"""Blocks of a refused client that are read and thrown away."""
+"""At most so many blocks of a refused client are read and thrown away."""
 MOST_CONNECTIONS = 64
 SOCKS, SOCKS_CONNECT, SOCKS_IPV4, SOCKS_NAME, SOCKS_IPV6 = 5, 1, 1, 3, 4
 """RFC 1928."""
@@ -47,33 +47,33 @@ SOCKS_REFUSED = 2
 
 
 class RefusedConnectionError(Exception):
-    """The build may not connect there, or nothing answers there."""
+    """The build may not connect there, or no server answers."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What a build may reach."""
+    """The addresses that a build may reach."""
 
     archives: frozenset[tuple[str, int]] = frozenset()
-    """Names and ports that may have any address: the package archives."""
+    """Names and ports of the package archives. They may have any address."""
     local: bool = False
-    """Whether every name may have an address of a local network. mmdebstrap chooses its archives
-    itself, and nothing of a recipe runs then.
+    """Whether every name may have an address of a local network. This is for mmdebstrap, which
+    chooses its archives itself; no command of a recipe runs then.
     """
     near: tuple[Network, ...] = ()
     """The networks in which this machine has an address, also public ones."""
     upstream: SplitResult | None = None
-    """The proxy through which this machine itself reaches others. It then looks up the names."""
+    """The HTTP proxy that this machine itself uses. Then that proxy looks up the names."""
 
     @property
     def variables(self) -> dict[str, str]:
-        """Environment variables for a command that reaches others by HTTP."""
+        """Environment variables for commands that use HTTP."""
         return _variables(f"http://127.0.0.1:{PORT}")
 
     @property
     def variables_for_apt(self) -> dict[str, str]:
-        """The same for apt, which can keep its connections open through SOCKS. A proxy of the
-        machine may not connect to port 80, but it knows HTTP.
+        """The same for apt, which keeps its connections open if it uses SOCKS. But with a proxy of
+        the machine apt uses HTTP, because such a proxy often refuses CONNECT to port 80.
         """
         return self.variables if self.upstream else _variables(f"socks5h://127.0.0.1:{PORT}")
 
@@ -106,7 +106,9 @@ class Policy:
         return is_elsewhere(address) if self.local else is_public(address, self.near)
 
     def refuse_port(self, host: str, port: int) -> None:
-        """Raises RefusedConnectionError for a port that is not one of HTTP, nor of an archive."""
+        """Raises RefusedConnectionError for a port that belongs neither to HTTP or HTTPS nor to an
+        archive.
+        """
         if not (
             self.local or port in DEFAULT_PORTS.values() or (host.lower(), port) in self.archives
         ):
@@ -140,7 +142,9 @@ class Policy:
 
     @property
     def credentials(self) -> str:
-        """The line of a request that tells the proxy of this machine who asks."""
+        """The header line with the user and password for the proxy of this machine; empty if it
+        needs none.
+        """
         if self.upstream is None or not self.upstream.username:
             return ""
         pair = f"{unquote(self.upstream.username)}:{unquote(self.upstream.password or '')}"
@@ -152,8 +156,8 @@ def _variables(proxy: str) -> dict[str, str]:
 
 
 def is_public(text: str, near: Iterable[Network] = ()) -> bool:
-    """Whether an address is out on the internet: neither private or reserved, nor of this machine,
-    nor in one of the networks `near`.
+    """Whether an address is public: neither private or reserved, nor of this machine, nor in one of
+    the networks `near`.
     """
     address = _address(text)
     if address is None or not address.is_global or not is_elsewhere(text):
@@ -165,7 +169,7 @@ def is_public(text: str, near: Iterable[Network] = ()) -> bool:
 
 
 def is_elsewhere(text: str) -> bool:
-    """Whether an address is of another machine, in a local network or beyond."""
+    """Whether an address belongs to another machine, in a local network or elsewhere."""
     address = _address(text)
     return address is not None and not (
         address.is_loopback
@@ -196,19 +200,19 @@ def _is_own(address: str) -> bool:
 
 
 def _may_be_public(host: str) -> bool:
-    """What can be said without looking up the name."""
+    """Whether a host may be public, as far as that can be said without looking up its name."""
     name = host.lower().rstrip(".")
     if name == "localhost" or name.endswith(".localhost"):
         return False
     try:
-        # Also the short forms of an address, which getaddrinfo takes: 127.1 or 2130706433.
+        # This includes the short forms of an address that getaddrinfo accepts: 127.1 or 2130706433.
         return is_public(socket.inet_ntoa(socket.inet_aton(name)))
     except OSError:
         return is_public(name) if ":" in name else True
 
 
 def machine_policy(sites: Iterable[str] = (), *, local: bool = False) -> Policy:
-    """What a build on this machine may reach. `sites` are the addresses of further archives."""
+    """The policy for builds on this machine. `sites` are the URLs of further archives."""
     proxy = os.environ.get("http_proxy") or os.environ.get("https_proxy") or _apt_proxy()
     parts = urlsplit(proxy) if proxy else None
     return Policy(
@@ -235,8 +239,8 @@ def _apt_proxy() -> str:
 
 
 def places(sites: Iterable[str]) -> Iterator[tuple[str, int]]:
-    """The hosts and ports of the addresses of archives. Those that are not reached by HTTP are left
-    out.
+    """The hosts and ports in the URLs of archives. URLs of other protocols than HTTP and HTTPS are
+    left out.
     """
     for site in map(urlsplit, sites):
         if site.scheme in DEFAULT_PORTS and site.hostname:
@@ -258,7 +262,9 @@ def _said(*command: str) -> str:
 
 @dataclass
 class WayOut:
-    """The proxy, while it is used as a context. `listener` listens in the build's network."""
+    """The proxy. As a context manager, it runs until the block ends. `listener` is a listening
+    socket in the build's network namespace.
+    """
 
     listener: socket.socket
     policy: Policy
@@ -351,7 +357,7 @@ def _serve_http(client: socket.socket, policy: Policy) -> None:
 
 
 def _refuse(client: socket.socket, answer: bytes) -> None:
-    """Answers, and reads what the client has sent on. Otherwise the kernel would reset the
+    """Sends the answer, and reads what the client still sends. Otherwise the kernel would reset the
     connection, and the client might lose the answer.
     """
     client.sendall(answer)
@@ -365,11 +371,11 @@ def _refuse(client: socket.socket, answer: bytes) -> None:
 def _plain_request(
     method: str, target: SplitResult, fields: bytes, policy: Policy
 ) -> tuple[socket.socket, bytes]:
-    """A connection for one request without TLS, and the head of the request. The connection ends
-    after it, because the next request of the client may be for another host.
+    """A connection for one request without TLS, and the head of the request. The connection is
+    closed after the request, because the client's next request may be for another host.
     """
     if target.scheme != "http" or not target.hostname:
-        raise RefusedConnectionError("only addresses with http:// are requested so")
+        raise RefusedConnectionError("without CONNECT, only http:// URLs can be requested")
     hop_by_hop = (b"connection", b"proxy-connection", b"keep-alive", b"proxy-authorization")
     kept = [
         line
@@ -391,8 +397,8 @@ def _plain_request(
 
 
 def read_head(peer: socket.socket) -> tuple[bytes, bytes]:
-    """The head of a message of HTTP without the empty line, and what came after it. Raises
-    ValueError if it does not end.
+    """The head of an HTTP message without the empty line, and the bytes after it. Raises ValueError
+    if the head does not end.
     """
     got = b""
     while b"\r\n\r\n" not in got:

@@ -33,7 +33,7 @@ int base64_decode(char *text, uint8_t **bytes, size_t *size)
                 return fail("not base64");
             group = group << 6 | (uint32_t)value;
         }
-        /* Never writes over what was not read yet: three bytes come from four. */
+        /* Decoding in place is safe, because three bytes come from four characters. */
         *out++ = (uint8_t)(group >> 16);
         *out++ = (uint8_t)(group >> 8);
         *out++ = (uint8_t)group;

@@ -1,9 +1,9 @@
 /* Data disks are found by serial number, get a file system when they are blank, and are mounted.
  * Data on a disk is never overwritten.
  *
- * A blank disk first gets what the image has in the folder that the disk is mounted over. The image
- * brings this as a small file system (see vcloud.images.build), which is copied as a whole and then
- * grown: copied file by file it takes seconds in an emulated guest. */
+ * A blank disk first gets the files that the image has in the folder where the disk is mounted. The
+ * image holds these files as a small file system (see vcloud.images.build), which is copied as a
+ * whole and then grown. In an emulated guest, copying file by file would take seconds. */
 #include "disk.h"
 #include "guest.h"
 
@@ -20,10 +20,10 @@
 #include <sys/statfs.h>
 #include <unistd.h>
 
-/* EXT4_IOC_RESIZE_FS, which no header of the kernel's exports. */
+/* EXT4_IOC_RESIZE_FS, which the kernel's headers do not export. */
 #define GROW_EXT4 _IOW('f', 16, uint64_t)
 
-/* A disk that begins with this holds nothing else yet. */
+/* A disk that begins with this text holds no data yet: the copy to it did not end. */
 static const char copying[] = "vcloud is copying the image's content to this disk\n";
 
 enum { DISK_WAIT_US = 10 * 1000 * 1000, LOOK_AGAIN_MS = 100, HEAD = 128 << 10, PAGE = 4096, CHUNK = 512 << 10 };
@@ -69,7 +69,7 @@ static int find_disk(const char *serial, char device[PATH_MAX])
     }
 }
 
-/* The file system on the disk, "" where its head is blank, NULL where it is something else. */
+/* The kind of the file system on the disk, "" if its head is blank, NULL if it holds other data. */
 static const char *file_system(const char *device)
 {
     static const struct {
@@ -103,13 +103,13 @@ static const char *file_system(const char *device)
     return NULL;
 }
 
-/* Opens a file past the kernel's page cache. In an emulated guest each page of the cache costs more
- * than the bytes in it. */
+/* Opens a file for direct I/O. In an emulated guest, the page cache costs more time than the copying
+ * itself. */
 static int open_direct(const char *path, int flags)
 {
     int fd = open(path, flags | O_DIRECT | O_CLOEXEC);
 
-    /* Some file systems, such as tmpfs, have only the cache. */
+    /* Some file systems, such as tmpfs, do not support direct I/O. */
     return fd < 0 && errno == EINVAL ? open(path, flags | O_CLOEXEC) : fd;
 }
 
@@ -129,8 +129,8 @@ static int copy_bytes(int from, int to, off_t at, off_t size)
     return 0;
 }
 
-/* Copies the data between two offsets of a file, not its holes, and waits until it is on the
- * disk. */
+/* Copies the data between two offsets of a file, without its holes, and waits until the data is on
+ * the disk. */
 static int copy_data(int from, int to, off_t at, off_t end)
 {
     while ((at = lseek(from, at, SEEK_DATA)) >= 0 && at < end) {
@@ -144,8 +144,8 @@ static int copy_data(int from, int to, off_t at, off_t end)
     return at >= 0 || errno == ENXIO ? fsync(to) : -1; /* ENXIO: only holes are left */
 }
 
-/* The first page has the superblock and is copied last. Until then a mark in its place says that
- * the copy is not complete. */
+/* The first page holds the superblock and is copied last. Until then, `copying` is in its place and
+ * shows that the copy is not complete. */
 static int copy_content(int from, int to, const char *device)
 {
     static char mark[PAGE] __attribute__((aligned(PAGE)));
@@ -163,7 +163,7 @@ static int copy_content(int from, int to, const char *device)
     return copy_data(from, to, PAGE, content.st_size) || copy_data(from, to, 0, PAGE) ? fail_errno(device) : 0;
 }
 
-/* A file system for a blank disk. */
+/* Makes a file system on a blank disk. */
 static int make_file_system(const char *device, const char *mountpoint)
 {
     char name[PATH_MAX], make[] = "mkfs.ext4", quiet[] = "-q", force[] = "-F", path[PATH_MAX];
@@ -181,8 +181,8 @@ static int make_file_system(const char *device, const char *mountpoint)
     return status;
 }
 
-/* Lets a file system have all of its disk. One that cannot grow, because it is no ext4 or has
- * errors, stays as it is. */
+/* Grows a file system to the size of its disk. A file system that cannot grow, because it is not ext4
+ * or has errors, stays as it is. */
 static void fill_disk(const char *device, const char *mountpoint)
 {
     int disk = open(device, O_RDONLY | O_CLOEXEC), top = open(mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

@@ -241,7 +241,7 @@ static int parse_fields(struct directive *d, char *fields)
 
 static int parse_line(struct document *document, char *line)
 {
-    /* From here on `line` is what follows the name, or NULL. */
+    /* After this, `line` is the text after the name, or NULL. */
     const char *name = strsep(&line, " ");
     enum verb verb = 0;
     struct directive *d;

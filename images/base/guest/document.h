@@ -7,8 +7,8 @@
  *     addr NIC ADDRESS/LENGTH     route NIC PREFIX [via ADDRESS] [src ADDRESS] [table NUMBER]
  *     rule ADDRESS table NUMBER   route-mark NUMBER
  *
- * Images that were built earlier read the same words: a word here is never renamed and never
- * changes its meaning.
+ * Images that were built earlier read the same documents. So never rename a word here, and never
+ * change its meaning.
  */
 #ifndef DOCUMENT_H
 #define DOCUMENT_H
@@ -27,9 +27,9 @@ struct directive {
     char *field[FIELDS_MOST]; /* the words after the verb */
     int fields;
 
-    /* addr, neigh, route: the nic directive of the NIC that they name. */
+    /* addr, neigh, route: the nic directive of the NIC that the line names. */
     const struct directive *nic;
-    /* nic: the kernel's index of the interface, once it was found. */
+    /* nic: the kernel's index of the interface, after the NIC was found. */
     int nic_index;
     uint8_t mac[6];                 /* nic, neigh; mac: the address that the NIC has now */
     uint8_t new_mac[6];             /* mac */
@@ -57,8 +57,8 @@ const char *verb_name(enum verb verb);
 /* Reads and checks a whole document. After a failure, `line` is the line that was refused. */
 int document_parse(struct document *document, int fd);
 
-/* Writes what a later boot needs. Of files only their paths are kept: their contents may be secret,
- * and are on the disk already. */
+/* Writes the directives that a later boot needs. Of files it writes only the paths: their contents
+ * may be secret, and are on the disk already. */
 void document_print_kept(const struct document *document, FILE *out);
 
 bool document_names_file(const struct document *document, const char *path);

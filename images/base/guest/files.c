@@ -1,5 +1,4 @@
-/* Writes files so that each is either the old or the new one, never half of each, and starts the
- * few programs that are needed. */
+/* Writes files atomically (each is either the old or the new one), and starts other programs. */
 #include "guest.h"
 
 #include <errno.h>
@@ -119,7 +118,7 @@ int write_file(const char *path, const void *data, size_t size, mode_t mode, uid
     char fresh[PATH_MAX];
     int fd;
 
-    /* So that nothing is written early in a boot, when the root may be read-only. */
+    /* A file that is right is not written again: early in a boot, the root may be read-only. */
     if (is_written(path, data, size, mode, user, group))
         return 0;
     if (make_parents(path))
@@ -128,7 +127,7 @@ int write_file(const char *path, const void *data, size_t size, mode_t mode, uid
     unlink(fresh); /* left by a run that was cut off */
     if ((fd = open(fresh, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600)) < 0)
         return fail_errno(path);
-    /* The mode comes after the owner: a change of owner takes set-user-ID bits away. */
+    /* The mode is set after the owner, because a change of the owner clears the set-user-ID bit. */
     if (write_all(fd, data, size) || fchown(fd, user, group) || fchmod(fd, mode) || rename(fresh, path)) {
         fail_errno(path);
         unlink(fresh);

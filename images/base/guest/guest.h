@@ -1,4 +1,4 @@
-/* What all parts of the guest program use: failures, input, values and files.
+/* Functions that all parts of the guest program use: failures, input, values and files.
  *
  * The program needs nothing but the kernel. It is linked statically with musl, whose headers do not
  * clash with the kernel's:
@@ -42,8 +42,8 @@ char *input_line(struct input *input); /* the next line that is not empty, or NU
 /* Splits a line at single spaces. The last field keeps the rest of the line, spaces included. */
 int split(char *line, char **fields, int most);
 
-/* Room for element number `count` in an array that grows by doubling. Ends the program when memory
- * is out. */
+/* Makes room for element number `count` in an array that grows by doubling. Ends the program if no
+ * memory is left. */
 void *grow(void *array, size_t count, size_t element);
 
 int64_t monotonic_us(void);
@@ -71,7 +71,7 @@ socklen_t socket_address(const struct address *address, uint16_t port, struct so
 void address_of(const struct sockaddr_storage *from, struct address *address, uint16_t *port);
 const char *address_text(const struct address *address); /* valid until the next call */
 
-/* In place: `bytes` points into `text`. */
+/* Decodes in place: `bytes` points into `text`. */
 int base64_decode(char *text, uint8_t **bytes, size_t *size);
 void base64_print(FILE *out, const uint8_t *bytes, size_t size);
 void json_string(FILE *out, const char *text);
@@ -84,13 +84,13 @@ int make_parents(const char *path);
 int make_directory(const char *path, mode_t mode, uid_t user, gid_t group);
 /* Atomic. */
 int write_file(const char *path, const void *data, size_t size, mode_t mode, uid_t user, gid_t group);
-/* Is the file there already, so? */
+/* Does the file already exist with this content, mode and owner? */
 bool is_written(const char *path, const void *data, size_t size, mode_t mode, uid_t user, gid_t group);
-/* errno is kept. */
+/* Keeps errno after a failure. */
 int write_sysctl(const char *key, const char *value);
-/* Without the newline at its end. */
+/* The value has no newline at its end. */
 int read_sysctl(const char *key, char *value, size_t size);
-/* Its stdout is thrown away; an exit status other than 0 is a failure. */
+/* Runs a program without its stdout. An exit status other than 0 is a failure. */
 int run(char *const program[]);
 
 /* --- files that changed while services ran (services.c) --- */

@@ -1,14 +1,14 @@
 /* `guest identity` and `guest boot`: makes this guest the VM that a document describes.
  *
  * The whole document is checked before any of it is applied. Then its directives are applied in
- * their order, with one exception: a NIC is brought up as late as possible, which is before its
- * first route or neighbour, or else at the end. Its addresses and settings are in place by then.
- * Last of all, the program removes what the document before named and this one does not: addresses,
- * routes, files.
+ * their order, with one exception: a NIC is brought up as late as possible, that is before its first
+ * route or neighbour, or else at the end. It then has its addresses and settings already. At the
+ * end, the program removes addresses, routes and files that the earlier document named and this one
+ * does not.
  *
- * If vcloud is killed, its `guest identity` goes on here, and meets that of the next run. Each run
- * of vcloud has a higher number than all before it, so that a document which comes late is not
- * applied.
+ * If vcloud is killed, its `guest identity` goes on in the guest, maybe beside that of the next run.
+ * Each run of vcloud has a higher number than all before it, so the guest can refuse a document that
+ * comes late.
  */
 #include "disk.h"
 #include "document.h"
@@ -58,8 +58,8 @@ static int apply_clock(struct directive *d)
     return clock_settime(CLOCK_REALTIME, &now) ? fail("%s", strerror(errno)) : 0;
 }
 
-/* VMs that woke from the same memory image would draw the same random numbers; with entropy of
- * their own they do not. */
+/* Without entropy of their own, VMs that woke from the same memory image would get the same random
+ * numbers. */
 static int apply_entropy(struct directive *d)
 {
     struct {
@@ -103,7 +103,7 @@ static int apply_file(struct directive *d)
     return note_change(d->field[0]) || write_file(d->field[0], d->bytes, d->size, d->mode, user, group) ? -1 : 0;
 }
 
-/* The file of the document before this one. It is only compared with. */
+/* `had` is a file of an earlier document. It is only compared with this document. */
 static int apply_had(struct directive *d)
 {
     (void)d;
@@ -156,8 +156,8 @@ static int bring_up(struct document *document)
     return 0;
 }
 
-/* The document that was kept last. One that cannot be read counts as empty, because it is about to
- * be replaced. */
+/* The document that was stored last. If it cannot be read, it counts as empty, because it is about
+ * to be replaced. */
 static struct document document_before(void)
 {
     struct document before = {0};
@@ -187,8 +187,8 @@ static int keep(const struct document *document)
     return failed;
 }
 
-/* Removes the files that only the document before names. Host keys stay: only a VM's first document
- * has them. */
+/* Removes the files that only the earlier document names. Host keys are kept, because only a VM's
+ * first document has them. */
 static int prune_files(const struct document *document, const struct document *before)
 {
     static const char host_keys[] = "/etc/ssh/ssh_host_";
@@ -233,7 +233,7 @@ static int take_document(int fd)
 }
 
 /* While a VM boots, `guest boot` and the `guest identity` of `vcloud up` may run at the same time.
- * One waits for the other, and the one that comes second reads what the first one kept. */
+ * The second one waits for the first, and then reads the document that the first one stored. */
 static int take_turn(void)
 {
     const int fd = open("/run", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -241,7 +241,7 @@ static int take_turn(void)
     return fd < 0 || flock(fd, LOCK_EX) ? fail_errno("/run") : 0;
 }
 
-/* The highest number of a run so far. */
+/* The highest number of all runs that have given this guest an identity. */
 static uint64_t newest_run(void)
 {
     char text[24] = "";

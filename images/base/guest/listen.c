@@ -1,4 +1,4 @@
-/* `guest listen`: answers probes for as long as a check lasts, and keeps a log of who sent them.
+/* `guest listen`: answers probes while a check runs, and logs who sent them.
  *
  * The program binds its addresses before it goes into the background, so that its caller knows what
  * can be probed. A TCP peer gets its answer after its first data, or its own data back. The program
@@ -24,8 +24,8 @@ enum {
     SECONDS_MOST = 86400,
     PEERS_MOST = 512,   /* TCP connections at once; a further one ends the oldest */
     ECHO_MOST = 8192,   /* bytes that go back to a TCP peer; a probe keeps no more */
-    /* Lines, and UDP answers: a flood fills no memory, and two services do not answer each other
-     * for ever. */
+    /* Lines of the log, and UDP answers, at most. So a flood cannot fill the memory, and two services
+     * do not answer each other for ever. */
     LOG_MOST = 100000,
     STOP_WAIT_MS = 5000,
 };
@@ -71,7 +71,7 @@ static int parse_service(char *line, struct service *service)
     return count == 4 ? base64_decode(field[3], &service->answer, &service->size) : 0;
 }
 
-/* Leaves the socket at -1 where another program has the port. */
+/* Leaves the socket at -1 if another program has the port. */
 static int bind_service(struct service *service)
 {
     struct sockaddr_storage at;

@@ -1,5 +1,5 @@
-/* vcloud's program in the guest. It does each task in one process, because starting a process is
- * what costs most in an emulated guest. */
+/* vcloud's program in the guest. It does each task in one process, because starting
+ * a process is very slow in an emulated guest. */
 #include "guest.h"
 
 #include <signal.h>
@@ -15,13 +15,13 @@ static const char usage[] =
     "       guest listen SECONDS              serve the addresses on stdin in the background\n"
     "       guest listen-stop PID             end such a service\n"
     "       guest ready tcp PORT              does anything listen on this port?\n"
-    "       guest wait-tcp PORT SECONDS [AGO] the same, with patience until a service fails, or has since AGO seconds\n"
+    "       guest wait-tcp PORT SECONDS [AGO] the same, but wait up to SECONDS, or until a service fails (or failed within AGO seconds)\n"
     "       guest change-units                reload or restart the units on stdin, whose files have changed\n"
-    "       guest services [PORT]             which services have failed, and does anything listen on this port?\n"
+    "       guest services [PORT]             which services do not run, and does anything listen on this port?\n"
     "       guest start-services              start what multi-user.target wants, now and at each boot\n"
     "       guest suricata COMMAND [JSON]     send a command to Suricata\n"
-    "       guest suricata-report             what Suricata runs with\n"
-    "       guest report [hooks]              what the kernel's network consists of, one text for each thing\n"
+    "       guest suricata-report             Suricata's rules, wires and counters as it runs now\n"
+    "       guest report [hooks]              everything in the kernel's network, one text for each item\n"
     "       guest random N                    N random bytes in hexadecimal\n";
 
 static int print_random(const char *count)
@@ -78,9 +78,9 @@ int main(int count, char **word)
     int status;
 
     signal(SIGPIPE, SIG_IGN);
-    /* With the guest agent's own, only root could enter the folders that are made for files. */
+    /* With the umask of the guest agent, only root could enter folders that this program makes. */
     umask(022);
-    /* The guest agent's own lacks some of these folders. */
+    /* The PATH of the guest agent does not have all of these folders. */
     setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin", 1);
     status = dispatch(count, word);
     return fflush(stdout) || ferror(stdout) ? 1 : status;

@@ -24,7 +24,7 @@ static int connect_kernel(int protocol)
         *fd = 0;
         return errno;
     }
-    /* An old kernel refuses these, explains no failures, and works. */
+    /* An old kernel refuses these options. Then it does not explain failures, but works. */
     setsockopt(*fd, SOL_NETLINK, NETLINK_EXT_ACK, &on, sizeof on);
     setsockopt(*fd, SOL_NETLINK, NETLINK_CAP_ACK, &on, sizeof on);
     return 0;
@@ -121,7 +121,7 @@ int netlink_dump(int type, void (*take)(const struct nlmsghdr *message, void *co
 {
     struct request request;
 
-    /* In each header the first byte is the family; 0 stands for all. */
+    /* The first byte of each header is the family; 0 means all families. */
     request_begin(&request, type, NLM_F_DUMP, sizeof(struct ifinfomsg));
     return netlink_dump_by(NETLINK_ROUTE, &request, take, context) ? fail_netlink() : 0;
 }

@@ -68,8 +68,8 @@ int add_route(struct directive *route)
     return netlink_send(&request.header) ? fail_netlink() : 0;
 }
 
-/* One policy rule. A `source` of family 0, a `mark` of 0 and `own` false select nothing; `table`
- * 0 drops what was selected. */
+/* One policy rule. A `source` of family 0, a `mark` of 0 and a false `own` are not part of the rule's
+ * selector. With `table` 0 the rule drops the packets that it selects. */
 struct rule {
     int family;
     uint32_t priority, mark, table;
@@ -79,7 +79,7 @@ struct rule {
 
 static int send_rule(const struct rule *rule)
 {
-    /* The interface by which a packet of the guest itself counts as having come in. */
+    /* For the kernel, packets of the guest itself come in by this interface. */
     static const char own[] = "lo";
     struct request request;
     struct fib_rule_hdr *message = request_begin(&request, RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, sizeof *message);
@@ -142,8 +142,8 @@ struct pruning {
     const struct document *document;
     const int *nic; /* indexes of the NICs to look at */
     size_t nics;
-    /* On all links, and of all makers: where only marked packets are routed, nobody else has a
-     * say. */
+    /* Prune all links, whoever made an object. This is so if only marked packets are routed, because
+     * then no other route or rule is allowed. */
     bool all;
     bool (*is_obsolete)(const struct nlmsghdr *message, const struct pruning *pruning);
     struct nlmsghdr **found;
@@ -304,7 +304,7 @@ static int prune_type(struct pruning pruning, int get, int delete, bool (*is_obs
         message->nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK;
         if (!failed)
             error = netlink_send(message);
-        /* the kernel itself removes what depended on an object that was removed before */
+        /* the kernel has already removed objects that depended on an earlier one */
         if (error && error != ESRCH && error != ENOENT && error != EADDRNOTAVAIL)
             failed = fail_netlink();
         free(message);
@@ -318,8 +318,8 @@ int add_address(struct directive *addr)
     const struct pruning pruning = {.document = addr->document, .nic = &addr->nic->nic_index, .nics = 1};
     int error = send_address(addr);
 
-    /* The kernel tells IPv6 addresses apart without their prefix length: the same one with another
-     * length has to go first. */
+    /* For the kernel, two equal IPv6 addresses with different prefix lengths are the same address. So
+     * the one with the other length must be removed first. */
     if (error == EEXIST && addr->prefix.address.family == AF_INET6) {
         if (prune_type(pruning, RTM_GETADDR, RTM_DELADDR, address_is_obsolete))
             return -1;

@@ -1,5 +1,5 @@
-/* Addresses, neighbours, routes and policy rules. To add what the kernel has already is no
- * failure. */
+/* Addresses, neighbours, routes and policy rules. Adding an
+ * object that the kernel already has is not a failure. */
 #ifndef NETWORK_H
 #define NETWORK_H
 
@@ -10,12 +10,12 @@ int add_address(struct directive *addr);
 int add_neighbour(struct directive *neigh);
 int add_route(struct directive *route);
 int add_rule(struct directive *rule);
-/* The packets of others are routed only with the mark; the guest's own always. */
+/* Packets that the guest forwards are routed only with the mark; its own packets always. */
 int add_mark_rules(struct directive *route_mark);
 
-/* Removes what the document does not name: from its NICs and from those of the document before, and
- * policy rules that we made. With a route-mark line: from all links, and policy rules of anybody
- * but the kernel. */
+/* Removes objects that the document does not name: those on its NICs and on the NICs of the earlier
+ * document, and policy rules that this program made. With a route-mark line: those on all links, and
+ * all policy rules but the kernel's own. */
 int prune_network(const struct document *document, const struct document *before);
 
 #endif

@@ -26,7 +26,8 @@ static void compare_nic(const struct nlmsghdr *message, void *context)
 
     if (search->index || !mac || mac_size != 6 || memcmp(mac, search->mac, 6) || !name || name_size > IFNAMSIZ)
         return;
-    /* The first: VLANs and the like on top of a NIC share its MAC address, and come later. */
+    /* The first one is taken: VLANs and the like on top of a NIC have the same MAC address, and come
+     * later. */
     search->index = link->ifi_index;
     memcpy(search->name, name, name_size);
 }
@@ -74,7 +75,7 @@ static int set_name(int index, const char *name)
     return set_attribute(index, IFLA_IFNAME, name, strlen(name) + 1);
 }
 
-/* A VM that woke still has the MAC address of its memory image; a VM that was booted has no NIC of
+/* A VM that woke still has the MAC address of its memory image. A VM that was booted has no NIC with
  * that address. */
 int nic_change_mac(struct directive *mac)
 {
@@ -96,7 +97,7 @@ static int rename_nic(int index, const char *name)
     return error ? fail_netlink() : 0;
 }
 
-/* Looks for the NIC now, and again after each change of any NIC until it is there. */
+/* Looks for the NIC, and again after each change of any NIC, until the NIC exists. */
 static int await_nic(const uint8_t mac[6], char name[IFNAMSIZ])
 {
     const int64_t deadline = monotonic_us() + NIC_WAIT_US;
@@ -110,7 +111,7 @@ static int await_nic(const uint8_t mac[6], char name[IFNAMSIZ])
 
         if (left <= 0)
             break;
-        /* Look once more after subscribing: the NIC may have come in between. */
+        /* Look once more after subscribing, because the NIC may have appeared before. */
         if (events.fd < 0) {
             events.fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
             if (events.fd < 0 || bind(events.fd, (struct sockaddr *)&changes, sizeof changes))
@@ -143,7 +144,7 @@ int nic_take(struct directive *nic)
     snprintf(key, sizeof key, "net/ipv6/conf/%s/accept_ra", wanted);
     if (write_sysctl(key, "0") && errno != ENOENT) /* the kernel may have no IPv6 */
         return -1;
-    /* or the kernel would remove the other addresses of a prefix together with the first one */
+    /* without this, the kernel would remove all addresses of a prefix together with the first one */
     snprintf(key, sizeof key, "net/ipv4/conf/%s/promote_secondaries", wanted);
     return write_sysctl(key, "1");
 }

@@ -8,7 +8,7 @@
 #include <net/if.h>
 
 int nic_find(const uint8_t mac[6], char name[IFNAMSIZ]); /* the index, or 0 */
-/* Does nothing where no NIC has the old address. */
+/* Does nothing if no NIC has the old address. */
 int nic_change_mac(struct directive *mac);
 /* Waits for the NIC and gives it its name; it is not brought up. */
 int nic_take(struct directive *nic);

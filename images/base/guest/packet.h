@@ -14,9 +14,9 @@ struct flow {
 /* Each writes to `out`, which has PACKET_MOST bytes, and returns the size. A payload that does not
  * fit is cut. */
 size_t make_echo(uint8_t *out, int family, uint16_t id, uint16_t sequence, const uint8_t *payload, size_t size);
-/* With its IP header. */
+/* The packet has an IP header. */
 size_t make_udp(uint8_t *out, const struct flow *flow, const uint8_t *payload, size_t size);
-/* With its IP header. */
+/* The packet has an IP header. */
 size_t make_syn(uint8_t *out, const struct flow *flow);
 
 /* Is this ICMP message of that type, from an echo with this id and sequence? */

@@ -1,9 +1,8 @@
-/* `guest probe`: sends many probes at once, and says what came of each.
+/* `guest probe`: sends many probes at once, and prints the result of each.
  *
  * A probe is a small state machine that epoll drives. start() opens its socket and advance()
- * handles the events on it. review looks at the clock, and at what causes no event: whether the
- * other side has acknowledged all that was sent. It also repeats datagrams, which nothing else
- * does: that a busy host loses one packet is no finding.
+ * handles the events on it. review checks the clock, and whether the other side has acknowledged all
+ * data, which causes no event. It also repeats datagrams, because a busy host may lose a packet.
  */
 #include "guest.h"
 #include "packet.h"
@@ -284,8 +283,8 @@ static void advance_udp(struct probe *probe)
     }
 }
 
-/* Raw sockets to one target hear of each other's errors: the queue says to which request each
- * belongs. */
+/* Raw sockets to one target see each other's errors. The error queue shows the request that each
+ * error belongs to. */
 static int icmp_error(const struct probe *probe)
 {
     uint8_t request[ECHO_HEADER];
@@ -323,7 +322,7 @@ static void advance_icmp(struct probe *probe)
         return;
     }
     while ((size = recv(probe->fd, packet, sizeof packet, 0)) > 0) {
-        /* IPv4 shows its own. */
+        /* A raw IPv4 socket also receives the IP header. */
         const size_t header = probe->target.family == AF_INET ? (size_t)(packet[0] & 15) * 4 : 0;
 
         if ((size_t)size < header)
@@ -340,7 +339,7 @@ static void advance_icmp(struct probe *probe)
 /* Sends a packet with a forged source. Gives 0 or an errno. */
 static int forge(struct probe *probe)
 {
-    /* The IP header is ours, in both families. */
+    /* This program writes the IP header itself, in both families. */
     const int fd = socket(probe->target.family, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW);
     struct flow flow = {.source = probe->source, .target = probe->target, .target_port = probe->port};
     struct sockaddr_storage target;

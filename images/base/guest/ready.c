@@ -1,8 +1,8 @@
 /* `guest ready` and `guest wait-tcp`: does anything in this guest listen on a TCP port, whatever
  * its address?
  *
- * The exit status is 0 where something listens, 1 where nothing does, and 3 as soon as a service
- * has failed for good, so that nobody waits for what does not come.
+ * The exit status is 0 if a program listens, 1 if none does, and 3 as soon as a service has failed
+ * for good, because waiting is then useless.
  */
 #include "systemd.h"
 
@@ -17,7 +17,7 @@ enum { ADDRESSES_MOST = 256, CONNECT_MS = 500, LOOK_AGAIN_MS = 100, WAIT_MOST_S 
 enum { LOOK_AT_UNITS_US = 1000000, FAILED_FOR_US = 3000000 };
 enum { NOBODY_LISTENS = 1, UNIT_FAILED = 3 };
 
-/* Returns a socket that is connecting, or -1 where the connection is refused at once. */
+/* Returns a socket that is connecting, or -1 if the connection is refused at once. */
 static int begin_connect(const struct address *address, uint16_t port)
 {
     struct sockaddr_storage target;
@@ -89,9 +89,9 @@ static bool is_served(uint16_t port)
     return served;
 }
 
-/* Has a service failed for good since `begun`, and for some time? Something else may listen soon,
- * so that one look is not enough. What failed earlier is nobody's news. Without systemd, and where
- * systemd does not answer, nothing is known to have failed. */
+/* Has a service failed for good since `begun`, and stayed so for some time? One look is not enough,
+ * because another service may listen soon. Earlier failures do not count. If systemd does not answer
+ * or is not there, no service counts as failed. */
 static bool has_failed(int64_t begun, int64_t *well)
 {
     static int64_t next;

@@ -1,11 +1,11 @@
-/* `guest report`: all of the kernel's network that decides where packets go. vcloud compares it
- * with what it has delivered.
+/* `guest report`: everything in the kernel's network that decides where packets go. vcloud compares
+ * this with what it delivered.
  *
- * Each thing is one text: `link`, `up`, `program`, `qdisc`, `filter` (report_links.c); `addr`,
+ * Each item is one text: `link`, `up`, `program`, `qdisc`, `filter` (report_links.c); `addr`,
  * `neigh`, `proxy`, `route`, `rule` (report_routing.c); `hook` (report_hooks.c), only if asked for,
- * because where nft is not used the kernel would look for its modules; and here `sysctl KEY VALUE`
+ * because the question makes the kernel load nft's modules; and here `sysctl KEY VALUE`
  * for each setting of the kept identity, and `frames NIC` for each socket that reads and sends
- * frames past the rules. What has words of its own in the identity document is written as there.
+ * frames past the rules. Items that the identity document can name are written in its words.
  */
 #include "report.h"
 #include "document.h"

@@ -1,4 +1,4 @@
-/* What `guest report` prints: a JSON list of texts, each a thing that the kernel has. */
+/* The output of `guest report`: a JSON list of texts, one for each item of the kernel's network. */
 #ifndef REPORT_H
 #define REPORT_H
 
@@ -8,10 +8,10 @@
  * its word. */
 void say_first(const char *word);
 void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
-/* With /LENGTH where it is not negative. */
+/* Adds /LENGTH if it is not negative. */
 void say_address(int family, const void *bytes, size_t size, int length);
 
-/* The name of an interface, or its index where it has none. */
+/* The name of an interface, or its index if it has no name. */
 const char *link_name(int index);
 
 int report_links(void);   /* links, their programs, their queues and filters */

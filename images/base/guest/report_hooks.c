@@ -39,7 +39,7 @@ static void say_inner_text(const void *attributes, size_t length, int type)
     say("%.*s", value ? (int)size : 1, value ? value : "-");
 }
 
-/* `hook FAMILY NUMBER PRIORITY FUNCTION MODULE`, then `chain FAMILY TABLE NAME` where it is a
+/* `hook FAMILY NUMBER PRIORITY FUNCTION MODULE`, then `chain FAMILY TABLE NAME` if it is a
  * chain of nft's. */
 static void take_hook(const struct nlmsghdr *message, void *context)
 {

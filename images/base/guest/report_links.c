@@ -1,5 +1,5 @@
-/* Links, and what takes packets from them before the rules see them: programs (XDP, tcx),
- * queueing disciplines and filters (tc). */
+/* Links, and everything that sees their packets before the rules do: programs (XDP, tcx), queueing
+ * disciplines and filters (tc). */
 #include "netlink.h"
 #include "report.h"
 
@@ -28,8 +28,7 @@ static bool has_xdp(const struct nlmsghdr *message)
     return mode && *mode;
 }
 
-/* `link NAME MAC KIND`, where the kind of a network card is -, then what else the link is or
- * has. */
+/* `link NAME MAC KIND` (the kind of a network card is -), then further properties of the link. */
 static void take_link(const struct nlmsghdr *message, void *context)
 {
     const struct ifinfomsg *link = NLMSG_DATA(message);
@@ -102,15 +101,15 @@ static void take_filter(const struct nlmsghdr *message, void *context)
     say("%.*s", kind ? (int)size : 1, kind ? kind : "-");
 }
 
-/* The filters of the queue that a link has of itself. Those of others come with a queue that is
- * foreign already. */
+/* The filters of a link's default queueing discipline. Other filters belong to a queueing discipline
+ * that is reported as foreign itself. */
 static void report_filters(int index)
 {
     struct request request;
     struct tcmsg *message = request_begin(&request, RTM_GETTFILTER, NLM_F_DUMP, sizeof *message);
 
     message->tcm_ifindex = index;
-    /* Fails for a queue that can have none. */
+    /* This fails for a queueing discipline that cannot have filters. */
     netlink_dump_by(NETLINK_ROUTE, &request, take_filter, NULL);
 }
 

@@ -1,5 +1,5 @@
-/* Addresses, neighbours, routes and policy rules, in the words of the identity document as far
- * as it has them. */
+/* Addresses, neighbours, routes and policy rules, in the words of the identity document if it
+ * has any for them. */
 #include "netlink.h"
 #include "report.h"
 
@@ -9,7 +9,7 @@
 
 enum { USER_METRIC6 = 1024, KERNEL_METRIC6 = 256 };
 
-/* Says an attribute that the thing should not have. */
+/* Reports attributes that the item should not have. */
 static void say_others(const struct nlmsghdr *message, size_t header, const int *known, size_t count)
 {
     const char *first = (const char *)NLMSG_DATA(message) + NLMSG_ALIGN(header);
@@ -51,7 +51,7 @@ static void take_address(const struct nlmsghdr *message, void *context)
     say_attribute(message, sizeof *address, type, "", address->ifa_family, address->ifa_prefixlen);
 }
 
-/* Only what somebody wrote down: what the kernel learnt by asking comes and goes. */
+/* Only static neighbours. Those that the kernel learnt by ARP or ND come and go. */
 static void take_neighbour(const struct nlmsghdr *message, void *context)
 {
     const struct ndmsg *entry = NLMSG_DATA(message);
@@ -76,8 +76,8 @@ static bool is_usual_metric(const struct rtmsg *route, uint32_t metric)
     return !metric;
 }
 
-/* `route NIC PREFIX [via ADDRESS] [src ADDRESS] [table NUMBER]`, then `kernel` if the kernel
- * says that it made the route itself, and what else distinguishes it. */
+/* `route NIC PREFIX [via ADDRESS] [src ADDRESS] [table NUMBER]`, then `kernel` if the
+ * kernel made the route itself, and further properties. */
 static void take_route(const struct nlmsghdr *message, void *context)
 {
     static const int known[] = {RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_TABLE, RTA_CACHEINFO, RTA_PREF};
@@ -128,7 +128,7 @@ static void take_rule(const struct nlmsghdr *message, void *context)
     const char *out = attribute(message, sizeof *rule, FRA_OIFNAME, &size);
 
     (void)context;
-    /* Of multicast. */
+    /* Rules of multicast routing are left out. */
     if (message->nlmsg_type != RTM_NEWRULE || rule->family == RTNL_FAMILY_IPMR || rule->family == RTNL_FAMILY_IP6MR)
         return;
     say_first("rule");

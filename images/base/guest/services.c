@@ -1,9 +1,9 @@
-/* `guest start-services`, `guest change-units` and `guest services`: what systemd starts in this
- * guest, and how it fares.
+/* `guest start-services`, `guest change-units` and `guest services`: start, reload and list the
+ * services of this guest.
  *
- * A file that changes while services run has readers that know only the old one. The path of
- * each such file is kept in a list until `guest change-units` has told the units that read it,
- * so that a run that is cut off in between is made up for by the next one.
+ * If a file changes while services run, the services that read it know only the old file. So its
+ * path is kept in a list until `guest change-units` has reloaded these services. If a run of vcloud
+ * is killed in between, the next run finishes this.
  */
 #include "systemd.h"
 
@@ -21,7 +21,7 @@ static const char changed_path[] = "/etc/vcloud/changed";
 
 /* --- what has changed --- */
 
-/* Have services ever started here? Those that start later read the files as they are then. */
+/* Have services ever started here? If not, they will read the new files when they start. */
 static bool have_started(void)
 {
     char place[256];
@@ -77,8 +77,7 @@ static bool units_have_changed(void)
 
 /* --- the units that read it --- */
 
-/* A failed unit that restarts again and again is refused its next start, unless its failures are
- * forgotten. */
+/* systemd refuses to start a unit that has failed too often, unless its failures are reset. */
 static int change_unit(int fd, char *line)
 {
     char *word[2];
@@ -96,8 +95,8 @@ static int change_unit(int fd, char *line)
     return systemd_job(fd, member, word[1]);
 }
 
-/* systemd closes no connection when it reads its units anew, but an answer that comes later
- * would be taken for one to the next call. */
+/* systemd keeps the connection open when it reads its units again. But a late answer would then be
+ * taken for the answer to the next call. */
 static int read_units_anew(void)
 {
     const int fd = systemd_connect();
@@ -132,8 +131,8 @@ int change_units(void)
 
 /* --- all of them --- */
 
-/* From now on the VM boots to its services. systemd does not load a unit while one of its names
- * changes, so that this comes last. */
+/* Makes the VM boot to its services from now on. systemd does not load a unit while one of its names
+ * changes, so this comes last. */
 static int change_default(void)
 {
     static const char fresh[] = "/etc/systemd/system/default.target.vcloud-new";

@@ -133,7 +133,7 @@ int suricata(const char *command, const char *arguments)
 /* --- suricata-report --- */
 
 /* Asks and prints the answer, without the newlines around it. Returns 1 for OK, 0 for another
- * answer, -1 where there is none. */
+ * answer, -1 if there is none. */
 static int print_answer(int fd, const char *question)
 {
     char *answer = ask(fd, question);
@@ -160,8 +160,8 @@ static int print_member(int fd, const char *key, const char *command)
     return 0;
 }
 
-/* For each interface the answers to three questions about the configuration that Suricata runs
- * with. After the last one Suricata knows of no interface, and that answer is printed too. */
+/* Prints for each interface the answers to three questions about Suricata's present configuration.
+ * The answer after the last interface, that there is none, is printed, too. */
 static int print_wires(int fd)
 {
     static const char *const keys[] = {"interface", "copy-iface", "copy-mode"};
@@ -195,8 +195,8 @@ static int compare_change(const char *path, const struct stat *found, int type, 
     return 0;
 }
 
-/* When any of Suricata's files was last changed, in the form in which Suricata writes times.
- * Unlike the time of modification, nobody can set that time. */
+/* Prints the time at which any of Suricata's files was last changed, as Suricata writes times. It is
+ * the ctime, because programs can set the mtime of a file. */
 static void print_change(void)
 {
     char time[40], zone[8];

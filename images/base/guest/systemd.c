@@ -22,7 +22,7 @@ enum { PATH = 1, INTERFACE = 2, MEMBER = 3, DESTINATION = 6, SIGNATURE = 8 };
 enum { MESSAGE_MOST = 256 << 10, PATH_MOST = 800, FAILED_MOST = 20 };
 
 struct header {
-    /* The order of bytes is 'l', little-endian, as x86 has it. */
+    /* The order of bytes is 'l': little-endian, as on x86. */
     uint8_t order, type, flags, version;
     /* Sizes in bytes of what follows: the fields, padding to 8, the body. */
     uint32_t body, serial, fields;
@@ -150,7 +150,7 @@ static int read_message(int fd, struct message *message)
     return 0;
 }
 
-/* The string of the body at the offset `at`, which moves behind it; NULL where there is none. */
+/* The string in the body at the offset `at`, which moves behind it; NULL if there is none. */
 static const char *body_string(const struct message *message, size_t *at)
 {
     uint32_t length;
@@ -188,8 +188,8 @@ int systemd_connect(void)
     return strncmp(answer, "OK ", 3) ? fail("%s: systemd refuses the login", socket_path) : fd;
 }
 
-/* Makes a call and reads up to its answer. What systemd refuses of `what` is a failure with its
- * own words. */
+/* Makes a call and reads up to its answer. If systemd refuses the call about `what`, the failure has
+ * systemd's own message. */
 static int make_call(int fd, const char *what, const struct call *call, struct message *answer)
 {
     struct writer out = {0};
@@ -217,8 +217,8 @@ static int call_manager(int fd, const char *what, const char *member, const char
     return make_call(fd, what, &call, answer);
 }
 
-/* How the job ended, where the message is the signal JobRemoved (number, job, unit, result) of
- * it; otherwise NULL. */
+/* The result of the job if the message is its signal JobRemoved (number, job, unit, result);
+ * otherwise NULL. */
 static const char *result_of(const struct message *message, const char *job)
 {
     size_t at = sizeof(uint32_t);
@@ -296,7 +296,7 @@ static bool is_service(const char *name)
 
 static const char *const states[] = {"failed", "auto-restart", "condition", "start-pre", "start", "start-post", NULL};
 
-/* What a state in detail means, in one word. */
+/* The word that this program prints for a detailed state of a unit. */
 static const char *word_for(const char *detail)
 {
     if (!strcmp(detail, "failed"))
@@ -304,7 +304,7 @@ static const char *word_for(const char *detail)
     return strcmp(detail, "auto-restart") ? "starting" : "restarting";
 }
 
-/* Microseconds since a unit has ended; 0 where systemd does not tell. */
+/* Microseconds since a unit ended; 0 if systemd does not tell. */
 static int64_t ended_for_us(int fd, const char *path)
 {
     const char *const property[] = {"org.freedesktop.systemd1.Unit", "InactiveEnterTimestampMonotonic", NULL};

@@ -96,7 +96,7 @@ int split(char *line, char **fields, int most)
 
 void *grow(void *array, size_t count, size_t element)
 {
-    /* At the last power of two the room was doubled, so there is some left. */
+    /* The array doubles at each power of two, so there is room in between. */
     if (count & (count - 1))
         return array;
     array = reallocarray(array, count ? 2 * count : 1, element);

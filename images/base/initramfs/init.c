@@ -2,13 +2,13 @@
  * PID 1 of the initramfs: loads the modules, mounts the root disk and hands over to the image's own
  * /sbin/init.
  *
- * It takes the place of a distribution's initrd, which costs 11 to 17 seconds without KVM. It is
- * one static program without shell and udev, and its modules were sorted and unpacked when the
- * image was built. Where it cannot go on it powers off, so that libvirt shows a VM that is off, and
- * the last line of the console says why.
+ * It replaces a distribution's initrd, which would cost 11 to 17 seconds without KVM. It is one static
+ * program without shell and udev, and its modules were sorted and unpacked when the image was built.
+ * If it fails, it powers off, so libvirt shows a VM that is off, and the last line of the console
+ * says why.
  *
- * With `vcloud.probe` on the kernel command line it says that it has reached user space and powers
- * off: this is the KVM test boot.
+ * With `vcloud.probe` on the kernel command line it prints that it has reached user space and powers
+ * off. This is the test boot for KVM.
  */
 #include <dirent.h>
 #include <errno.h>

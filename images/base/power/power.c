@@ -2,7 +2,7 @@
  * Waits for the ACPI power button and tells PID 1 to power off: `power SIGNAL`.
  *
  * logind or acpid would do the same, but both cost seconds of a boot without KVM. SIGNAL is the
- * signal at which PID 1 powers off: SIGRTMIN+4 for systemd, SIGUSR2 for busybox.
+ * signal that makes PID 1 power off: SIGRTMIN+4 for systemd, SIGUSR2 for busybox.
  */
 #include <fcntl.h>
 #include <linux/input.h>

@@ -41,15 +41,17 @@ def make_socket(box: Box, mode: str) -> None:
 def test_a_user_with_numbers_of_its_own_may_build_though_path_lacks_sbin(box: Box) -> None:
     found = findings(box, "ann")
     assert found["image tools"] == "ok: all installed. "
-    assert found["image building"].startswith(f"ok: root of a build is user {ANN_IDS} ")
+    assert found["image building"].startswith(f"ok: root of a build is the user {ANN_IDS} ")
     box.run("mount", "--bind", "/dev/null", "/usr/sbin/mke2fs")
     assert "missing: mke2fs" in findings(box, "ann")["image tools"]
 
 
 def test_a_user_without_numbers_is_told_the_command(box: Box) -> None:
-    way_out = "An administrator gives them: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 bob"
+    way_out = (
+        "An administrator runs: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 bob"
+    )
     found = findings(box, "bob")["image building"]
-    assert found.startswith("note: the user bob has no 65536 numbers of users and groups")
+    assert found.startswith("note: a build needs 65536 subordinate uids and gids")
     assert way_out in found
     code, _, err = box.vcloud("bob", "image", "build", "base")
     assert code == 1
@@ -85,7 +87,7 @@ def test_a_program_without_its_privilege_is_described(box: Box) -> None:
     box.run("chmod", "755", "/mnt/plain")
     box.run("mount", "--bind", "/mnt/plain", "/usr/bin/newuidmap")
     found = findings(box, "ann")["image building"]
-    assert f"note: newuidmap refuses the numbers {ANN_IDS}-{ANN_IDS + 65535}" in found
+    assert f"note: newuidmap refuses the ids {ANN_IDS}-{ANN_IDS + 65535}" in found
     assert "setuid" in found
 
 
@@ -99,7 +101,7 @@ def test_a_program_without_its_privilege_is_described(box: Box) -> None:
         ),
         (
             "true",
-            "root on this machine may not use the numbers",
+            "root on this machine may not use the ids",
             "This machine is probably a container",
         ),
     ],

@@ -55,7 +55,7 @@ def test_what_leads_out_of_the_image_is_refused(folder: Path, tmp_path: Path) ->
     (folder / "pip").unlink()
     folder.rmdir()
     folder.symlink_to(outside)
-    with pytest.raises(ImageError, match="is no folder"):
+    with pytest.raises(ImageError, match="is not a folder"):
         found(folder)
     folder.unlink()
     folder.parent.rmdir()
@@ -66,7 +66,7 @@ def test_what_leads_out_of_the_image_is_refused(folder: Path, tmp_path: Path) ->
 
 def test_what_is_no_file_or_too_large_is_refused(folder: Path) -> None:
     os.mkfifo(folder / "pipe")
-    with pytest.raises(ImageError, match="no regular file"):
+    with pytest.raises(ImageError, match="not a regular file"):
         found(folder)
     (folder / "pipe").unlink()
     (folder / "large").write_text("a=1\n" * (LARGEST // 4 + 1))
