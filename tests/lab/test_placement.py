@@ -156,7 +156,7 @@ def test_labels_and_facts_of_hosts_decide_where_a_vapp_may_run(hosts: Lab, shop:
     assert refused.returncode == Exit.REFUSED
     assert "h1 has no label 'rack', and rack must be b" in refused.stderr
     assert "h2 has site=backup, and site must be main" in refused.stderr
-    assert "leave out all 2 hosts" in refused.stderr
+    assert "exclude all 2 hosts" in refused.stderr
     refused = placed(hosts, shop, "{require: {site: [main, backup], arch: riscv64}}")
     assert refused.stderr.count("placement.") == 1, "one rule leaves out both"
 

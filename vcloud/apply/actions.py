@@ -1,5 +1,5 @@
-"""What is done for each kind of step. A plan says which steps there are, `vcloud.apply.schedule`
-when each one begins.
+"""The function for each kind of step. The plan decides which steps there are, and
+`vcloud.apply.schedule` when each one begins.
 """
 
 from __future__ import annotations
@@ -26,36 +26,34 @@ from vcloud.plan.steps import LOADED, TOUCHED, Step, Verb
 
 
 def act(run: Run, step: Step) -> None:
-    """Does one step. Raises VcloudError where it fails, LostLockError where the run has lost its
-    lock.
-    """
+    """Does one step. Raises VcloudError if it fails, LostLockError if the run has lost its lock."""
     run.lock.require()
     ACTIONS[step.verb](run, step.subject)
 
 
 def left(run: Run, step: Step) -> None:
-    """Says of a workload that it does not become ready, because another step has failed."""
+    """Reports that a workload does not become ready, because another step has failed."""
     if step.verb is Verb.CONNECT_VM:
         run.reporter.report(step.subject, "not connected: an earlier step failed")
     if step.verb is Verb.REFRESH_VM:
-        run.reporter.report(step.subject, "its services were not told: an earlier step failed")
+        run.reporter.report(step.subject, "its services were not reloaded: an earlier step failed")
 
 
 def tell_failure(run: Run, error: BaseException, running: Collection[Step]) -> None:
-    """Tells an error before the run ends: other steps still run, or another error came first."""
+    """Reports an error before the run ends, if other steps still run or another error came first."""
     # Any other error is a bug of vcloud. It ends the run with its traceback.
     if isinstance(error, VcloudError):
         steps = ", ".join(f"{step.verb} {step.subject}" for step in running)
-        awaited = f"\n  Nothing else begins; up waits for what has begun: {steps}."
+        awaited = f"\n No other step begins; up waits for the steps that still run: {steps}."
         run.reporter.note(f"error: {error.what}{awaited if running else ''}")
 
 
 def _remove_vm(run: Run, domain: str) -> None:
-    """The definition goes last: it tells the next run what is still to be removed.
+    """Removes a VM. Its definition is removed last, so that a later run still finds what is left.
 
-    A VM whose data disks another VM gets is shut down, so that its guest writes its data out.
+    If another VM gets its data disks, the VM is shut down, so that its guest writes its data to them.
 
-    Raises HostError where another domain uses a disk that is to move.
+    Raises HostError if another domain uses a disk that must move.
     """
     moved = moved_disks(domain, run.design, run.state)
     vm = domain.partition(".")[2]
@@ -69,8 +67,8 @@ def _remove_vm(run: Run, domain: str) -> None:
     for volume in moved:
         if volume in kept:
             raise HostError(
-                f"the disk '{volume}' cannot move to another VM: it is one {kept[volume]}",
-                "Nothing was removed. Remove what uses it, or take `was` out of the file.",
+                f"the disk '{volume}' cannot move to another VM: it is a volume {kept[volume]}",
+                "Nothing was removed. Remove the domain or volume that uses the disk, or remove `was` from the file.",
             )
     run.reporter.report(vm, "removing")
     machines.cut_links(run.host, domain)
@@ -100,7 +98,9 @@ def _make_network(run: Run, name: str) -> None:
 
 
 def _remake_network(run: Run, name: str) -> None:
-    """The plan also restarts the VMs with a NIC on this network, which plugs the NIC in again."""
+    """Makes a network anew. The plan also restarts all VMs with a NIC on this network, which plugs
+    in these NICs again.
+    """
     machines.remove_network(run.host, name)
     _make_network(run, name)
 
@@ -133,8 +133,8 @@ def _record(run: Run, _: str) -> None:
 
 
 def _require_claim(run: Run) -> None:
-    """Raises LostLockError where the run has lost its lock, VcloudError where another run has
-    written the manifest since this one began: what that run did last is not known.
+    """Raises LostLockError if the run has lost its lock. Raises VcloudError if another run has
+    written the manifest since this one began, because it is not known what that run changed.
     """
     run.lock.require()
     vapp = run.design.instance.name
@@ -142,13 +142,15 @@ def _require_claim(run: Run) -> None:
     if not isinstance(found, Manifest) or found.lock != run.lock.uuid:
         write_manifest(run.host, run.claim)
         raise VcloudError(
-            f"another run, which had lost its lock, has written the manifest of '{vapp}' on {run.host.name} meanwhile",
-            "It may have changed the vApp as well. Run `vcloud up` again: it looks at every part.",
+            f"meanwhile another run without the lock has written the manifest of '{vapp}' on {run.host.name}",
+            "It may have changed the vApp, too. Run `vcloud up` again: it checks every part of the vApp.",
         )
 
 
 def _definitions(run: Run) -> Iterator[tuple[str, tuple[tuple[str, str], ...]]]:
-    """How libvirt read the definitions of the VMs: those of this run, and those of before."""
+    """How libvirt read the definitions of the VMs: those of this run, and for all other VMs the
+    earlier ones.
+    """
     before = run.state.manifest
     for vm in run.design.vms:
         parts = run.learnt.defined.get(vm.name) or (before and before.definition_of(vm.name))

@@ -1,5 +1,5 @@
 """Connects a workload: raises its links, lets its services start, and waits until the VM is ready.
-Tells the services of a VM that is configured live what has changed.
+After a VM was configured live, reloads or restarts the services that read changed files.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from vcloud.hosts import machines
 
 
 def connect(run: Run, vm: Vm) -> None:
-    """Raises the VM's links, which the plan allows only once the appliances hold their rules."""
+    """Raises the VM's links and waits until it is ready. The plan runs this step only after the
+    appliances have loaded their rules.
+    """
     by_cloud_init = bool(run.boots[vm.name].seed)
     with run.explained(vm, booting=by_cloud_init):
         if vm.disks:
@@ -42,8 +44,8 @@ def connect(run: Run, vm: Vm) -> None:
 
 
 def refresh(run: Run, vm: Vm) -> None:
-    """Tells the services of a VM that was configured live what has changed, and asks again whether
-    it is ready.
+    """Reloads or restarts the services of a VM that was configured live, and waits until it is
+    ready.
     """
     with run.explained(vm):
         _settle(run, vm, time.monotonic())
@@ -52,7 +54,7 @@ def refresh(run: Run, vm: Vm) -> None:
 
 
 def _stage(run: Run, vm: Vm) -> str:
-    """The stage that a workload has reached once its links are up, in words."""
+    """What to report of a workload after its links were raised."""
     if run.goes_on(vm):
         return "resumed with its services"
     return (
@@ -61,22 +63,25 @@ def _stage(run: Run, vm: Vm) -> str:
 
 
 def _open(run: Run, vm: Vm) -> None:
-    """From the gate to what the file calls ready, by the guest agent."""
+    """Starts the services of a VM of a shipped image, and waits until it is ready. Uses the guest
+    agent.
+    """
     agent, begun = run.agent(vm), time.monotonic()
     if not run.goes_on(vm):
         start_services(agent, vm)
-    # The file's `run` lines belong to the root disk: they ran when the disk was new.
+    # `run` lines run only on a new root disk.
     if run.is_fresh(vm):
         run_commands(agent, vm)
-        # Services have read the files when they started, but not what a file's command makes.
+        # The services have already read the files when they started. But the `run` command of a
+        # file may change something after that.
         follow_changes(agent, vm, None, {file.path for file in vm.files if file.run})
-        # The digests come this late: the next run makes a VM anew whose mark lacks them.
+        # Only now the mark gets its digests, because the next run makes a VM without digests anew.
         run.mark_made(vm)
     _settle(run, vm, begun)
 
 
 def _settle(run: Run, vm: Vm, begun: float) -> None:
-    """From changed files to a VM that is ready with them."""
+    """Reloads the services that read changed files, and waits until the VM is ready."""
     agent, manifest = run.agent(vm), run.state.manifest
     changed = run.learnt.changed.get(vm.name, frozenset())
     follow_changes(agent, vm, manifest.vm(vm.name) if manifest else None, changed)

@@ -1,5 +1,5 @@
-"""Which volumes may be deleted together with VMs. What somebody else has put beside them stays, and
-so does every volume that a domain of somebody else's uses.
+"""Finds the volumes that may be deleted together with VMs. Volumes that somebody else made are
+kept, and so are volumes that a domain of somebody else uses.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from vcloud.plan.state import VappState
 def kept_volumes(
     host: Host, pool: StoragePool, vapp: str, state: VappState, names: Collection[str]
 ) -> dict[str, str]:
-    """Those of the volumes that stay when the VMs of the vApp go that they belong to by their names
-    -> why they stay.
+    """Those of the volumes `names` that must be kept when the VMs are removed -> why they are kept,
+    as a relative clause.
     """
     users = machines.disk_users(host)
     volumes = {name: users.get(pool.path(name), frozenset()) for name in names}
@@ -28,10 +28,12 @@ def kept_volumes(
 def volumes_left(
     vapp: str, state: VappState, volumes: Mapping[str, Collection[str]]
 ) -> dict[str, str]:
-    """The volumes with names like those of the vApp that are not its -> why they stay.
+    """The volumes that have a name like those of the vApp, but do not belong to it -> why they are
+    kept.
 
-    `volumes` maps each volume to the domains that use it as a disk. A disk of the vApp's own VM is
-    the vApp's, whatever its name is: an external snapshot puts another file in the place of a disk.
+    `volumes` maps each volume to the domains that use it as a disk. A disk that one of the vApp's
+    own VMs uses belongs to the vApp, whatever its name is, because an external snapshot replaces a
+    disk by another file.
     """
     ours = {domain.name for domain in state.domains if domain.is_of(vapp)}
     foreign = [domain.name for domain in state.domains if domain.name not in ours]
@@ -49,7 +51,7 @@ def volumes_left(
 def _with_backing_files(
     pool: StoragePool, volumes: Collection[str], left: Mapping[str, str]
 ) -> dict[str, str]:
-    """The volumes that stay, and those that they are based on, which they need."""
+    """The volumes that are kept, and also their backing files."""
     found, new = dict(left), [*left]
     while new:
         needed = {path: name for name in new for path in backing_files(pool, name)}

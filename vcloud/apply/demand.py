@@ -1,4 +1,4 @@
-"""What a run needs of its host: which VMs it starts, and what it writes there."""
+"""Computes what a run needs of its host: the VMs that it starts, and the bytes that it writes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 def demand_of(host: Host, design: Design, images: VmImages, plan: Plan, state: VappState) -> Demand:
-    """What the plan needs of the host. Changes nothing there. Raises HostError.
+    """The demand of a plan. Changes nothing on the host. Raises HostError.
 
-    A running VM that only gets its links needs nothing new.
+    A running VM that only gets its links needs no more memory or processors.
     """
     running = {domain.name for domain in state.domains if domain.running}
     verbs = {vm.name: plan.verb_of(vm.name) for vm in design.vms}
@@ -44,7 +44,7 @@ def demand_of(host: Host, design: Design, images: VmImages, plan: Plan, state: V
 
 
 def _files(host: Host, images: Iterable[Image], moved: Iterable[str]) -> Iterator[tuple[str, int]]:
-    """What is written into the storage pool, with its bytes."""
+    """The files that are written into the storage pool, with their bytes."""
     pool = StoragePool.existing(host)
     for image in images:
         if size := bytes_to_upload(pool, image):
@@ -56,6 +56,6 @@ def _files(host: Host, images: Iterable[Image], moved: Iterable[str]) -> Iterato
 
 
 def _moved(design: Design, plan: Plan, state: VappState) -> Iterator[str]:
-    """The data disks that get another name, because their VMs do. libvirt copies them."""
+    """The data disks that move to a VM with another name. libvirt copies them."""
     for name in plan.subjects(Verb.REMOVE_VM):
         yield from moved_disks(name, design, state)

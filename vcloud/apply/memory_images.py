@@ -1,4 +1,4 @@
-"""Makes the memory images for the VMs of a vApp, without the vApp."""
+"""Makes the memory images for the VMs of a vApp, without creating the vApp."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from vcloud.reporter import Reporter
 def make_memory_images(
     request: Request, connect: str | None, reporter: Reporter
 ) -> tuple[MemoryImage, ...]:
-    """Makes the memory images for all VMs of a vApp, but for those that the host has. Returns all
-    of them.
+    """Makes the memory images for all VMs of a vApp that the host does not have yet. Returns all of
+    them.
 
-    Raises VcloudError where one cannot be made.
+    Raises VcloudError if one cannot be made.
     """
     design = request.design
     with open_fleet(connect) as fleet:
@@ -38,7 +38,7 @@ def _make(
     host: Host, design: Design, state: VappState, request: Request, reporter: Reporter
 ) -> tuple[MemoryImage, ...]:
     volumes, placement = VappVolumes(host), on_one(design, host.name)
-    # A memory image is for VMs that are made anew, so each of them counts as one.
+    # Memory images serve VMs that are made anew, so all VMs are treated as such.
     names = [vm.name for vm in design.vms]
     images = VmImages.of(design, state.manifest, state.images)
     if lost := images.lost(names):
@@ -48,8 +48,8 @@ def _make(
     accelerator = proven_accelerator(host, volumes, images, state, request.accelerator, reporter)
     target = target_of(host, design, placement, state, accelerator).with_images(images)
     boots = images.upload(volumes, design.vms, reporter)
-    # The host is asked after the upload. So no image counts as new, and each one gets its memory
-    # image now.
+    # The images of the host are listed after the upload. So no image counts as new, and each one
+    # gets its memory image now.
     waker = Waker(host, volumes, target, reporter, volumes.images())
     chosen = waker.choose(design.vms, boots)
     # A booting VM keeps a processor busy. More of them than processors would only be slower.

@@ -1,4 +1,4 @@
-"""Gives a running VM, its definition and its host again what vcloud gave them, without a restart."""
+"""Restores a running VM, its definition and its host as vcloud made them, without a restart."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from vcloud.proof.report import plain
 
 
 def mend(run: Run, vm: Vm) -> None:
-    """Mends the definition first: if this run is killed, the next start of the VM is right."""
+    """Mends one VM. The definition comes first, so that the next start of the VM is right even if
+    this run is killed.
+    """
     with run.explained(vm):
         uplink = run.target.artifacts.uplink
         disks = {disk.volume: run.volumes.pool.path(disk.volume) for disk in vm.disks}
@@ -30,7 +32,8 @@ def mend(run: Run, vm: Vm) -> None:
         unlike = _cards_unlike(run, HostKind.ISOLATION)
         for nic in vm.nics:
             if nic.tap in unlike:
-                # libvirt does nothing where it already has what it is given.
+                # libvirt does nothing if it gets the definition that it already has, so it first
+                # gets another one.
                 other = render_interface(vm, nic, uplink, up=True, isolated=not nic.isolated)
                 machines.set_link(run.host, vm.domain, other)
         machines.keep_only(
@@ -53,8 +56,8 @@ def _pin(run: Run, vm: Vm) -> None:
 
 
 def _bind_filters(run: Run, vm: Vm) -> None:
-    """Binds the filter where it is not bound, and binds it anew where libvirt says that it is bound
-    and the host does not filter.
+    """Binds the filter to each NIC that has no binding. If libvirt has a binding but the host does
+    not filter, the binding is made anew.
     """
     unfiltered = _cards_unlike(run, HostKind.FILTER)
     for nic in vm.nics:
@@ -64,7 +67,7 @@ def _bind_filters(run: Run, vm: Vm) -> None:
         bound = (nic.tap, name) in run.state.bindings
         if not bound or nic.tap in unfiltered:
             binding = FilterBinding(vm.domain, vm.uuid, nic.tap, nic.mac, name)
-            # A card that got its filter back just now is bound by libvirt.
+            # If `keep_only` gave the card its filter back just now, libvirt has already bound it.
             machines.bind_filter(run.host, binding, anew=bound)
 
 
@@ -76,8 +79,9 @@ def _cards_unlike(run: Run, kind: HostKind) -> frozenset[str]:
 
 
 def mend_host(run: Run) -> None:
-    """Runs the commands of the plan on the host. One that fails may have nothing left to do, because
-    another one has done it: whether all is mended is looked at when the run ends.
+    """Runs the commands of the plan on the host. A command may fail because an earlier one has
+    already done its work. So a failure is only noted, and the end of the run checks whether
+    everything is mended.
     """
     path = f"PATH={':'.join(FOLDERS)}"
     for step in run.plan.steps:
@@ -93,8 +97,8 @@ def mend_host(run: Run) -> None:
 
 
 def _known_disks(run: Run, vm: Vm) -> Facts:
-    """The disks of the definition that vcloud gave the VM: a snapshot of somebody else's stays a
-    difference.
+    """The disks of the definition that vcloud gave the VM. They are noted as expected, so that a
+    snapshot that somebody else made is still reported as a difference.
     """
     before = run.state.manifest and run.state.manifest.definition_of(vm.name)
     return {part: text for part, text in (before or {}).items() if part.startswith("disk ")}

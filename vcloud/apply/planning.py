@@ -1,5 +1,5 @@
-"""What `up` would do: which host a vApp gets, and the steps from what stands there to what its file
-wants. Nothing is changed anywhere.
+"""Plans what `up` will do: chooses the host of a vApp, and finds the steps from its present state
+to the state that its file describes. Changes nothing on any host.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ class Request:
     accelerator: str = "auto"
     """`auto`, `kvm` or `tcg`."""
     cold: bool = False
-    """Boot every VM that does not run, where it might wake from a memory image or be restored from
-    its saved memory.
+    """Boot every VM that does not run, instead of waking it from a memory image or restoring its
+    saved memory.
     """
     reload: bool = False
     """Load the appliances' rules again, even if nothing changed."""
     refresh: bool = False
-    """Build the images anew with the packages of today, and make VMs anew of which nobody knows the
-    packages.
+    """Build the images anew with the packages of today, and make those VMs anew whose packages are
+    not known.
     """
     host: str = ""
     """The name of the host that the user wants; empty: any."""
@@ -85,7 +85,7 @@ def request_of(
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What is wanted on a host, what stands there, and the steps from one to the other."""
+    """The wanted state of a vApp on a host, its present state, and the steps between them."""
 
     target: Target
     seen: VappState
@@ -100,15 +100,17 @@ class Placed:
     """That host alone."""
     planned: Planned
     is_new: bool
-    """Whether no host of the lab has the vApp yet, so that another run might choose another host."""
+    """Whether no host of the lab has the vApp yet. Then another run at the same time might choose
+    another host.
+    """
 
 
 def placed(lab: Fleet, request: Request) -> Placed:
-    """The host of the vApp, and the plan for it. A vApp that stands stays where it is. For a new one
-    each host is asked, and of those that can run it the one with most free memory is taken.
+    """The host of the vApp, and the plan for it. A vApp that exists stays on its host. For a new one,
+    every host is asked, and one of those that can run it is chosen (`chosen_host`).
 
-    Raises RefusedError with the reasons of all hosts, what `Fleet.home_of` raises, and the first
-    error of a host where none can say whether it could run the vApp.
+    Raises RefusedError with the reasons of all hosts if none can run it; the first error if no host
+    could even be asked; and what `Fleet.home_of` raises.
     """
     home = lab.home_of(request.design.instance.name)
     wanted = _named_by_user(lab, request)
@@ -144,20 +146,24 @@ def _named_by_user(lab: Fleet, request: Request) -> tuple[Host, ...]:
         raise lab.unreachable[request.host]
     names = ", ".join(host.name for host in lab.hosts)
     raise UsageError(
-        f"--host names '{request.host}', and the hosts are {names}",
+        f"--host names '{request.host}', but the hosts are {names}",
         "Write the name of one of these.",
     )
 
 
 def _elsewhere(request: Request, home: str) -> RefusedError:
     vapp = request.design.instance.name
-    what = f"'{vapp}' stands on {home}, and --host names {request.host}"
-    hint = f"Leave --host away. Or remove the vApp there first, with its data disks: vcloud down {vapp}."
+    what = f"'{vapp}' exists on {home}, but --host names {request.host}"
+    hint = (
+        f"Remove --host. Or first remove the vApp there, with its data disks: vcloud down {vapp}."
+    )
     return RefusedError((Problem(request.design.file, 0, "", what, hint),))
 
 
 def _no_host(lab: Fleet, design: Design, refused: Mapping[str, VcloudError]) -> VcloudError:
-    """Why no host can run a new vApp. Of several hosts, as few reasons as there can be."""
+    """The error if no host can run a new vApp. For several hosts it has the fewest reasons that
+    exclude all of them.
+    """
     if not any(isinstance(error, RefusedError) for error in refused.values()):
         return next(iter(refused.values()))
     by_host = {
@@ -169,7 +175,7 @@ def _no_host(lab: Fleet, design: Design, refused: Mapping[str, VcloudError]) -> 
     first = min(by_host)
     if len(by_host) == 1:
         return RefusedError(by_host[first])
-    more = f"These reasons leave out all {len(by_host)} hosts. All that one has: vcloud plan --host {first}."
+    more = f"These reasons exclude all {len(by_host)} hosts. To see all reasons of one host: vcloud plan --host {first}."
     found = whole_lab(lab, design) if len(by_host) == len(lab.hosts) else None
     advised = advice(design.instance.name, *found) if found else ""
     return RefusedError(fewest_reasons(by_host), f"{more} {advised}".rstrip())
@@ -183,15 +189,15 @@ def _reason(error: VcloudError) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Offer:
-    """What a host that can run a new vApp says of it."""
+    """The plan of a host that can run a new vApp, and the figures by which hosts are compared."""
 
     planned: Planned
     offered: Offered
 
 
 def _offer(fleet: Fleet, request: Request) -> _Offer | VcloudError:
-    """The offer of a host, or why it makes none. Raises ImageError, SpecError: no host could do
-    better then.
+    """The offer of a host, or the error if it cannot run the vApp. Raises ImageError and SpecError,
+    which every host would have.
     """
     try:
         planned, rules = planned_on(fleet, request), request.design.placement
@@ -205,7 +211,9 @@ def _offer(fleet: Fleet, request: Request) -> _Offer | VcloudError:
 
 
 def planned_on(fleet: Fleet, request: Request) -> Planned:
-    """The plan for one host. Raises RefusedError for what the host cannot enforce or has no room for."""
+    """The plan for one host. Raises RefusedError if the host cannot enforce something, or has no
+    room.
+    """
     host = fleet.home
     state = fleet.state_of(request.design.instance.name)
     known, refused = known_accelerator(host, state, request.accelerator), Refusals()
@@ -228,13 +236,14 @@ def planned_on(fleet: Fleet, request: Request) -> Planned:
         plan = with_room(fleet, target, plan, state)
     refused.refuse()
     if not plan.has(*STARTED) and any(domain.running for domain in state.domains):
-        # What runs on is judged as it stands: no step would end what is wrong here.
+        # The plan starts no VM, so no step would end a breach of tenancy of the VMs that run. So it
+        # is reported.
         plan = replace(plan, unmended=(*plan.unmended, *kept_together(host, target.design)))
     return Planned(target, state, plan)
 
 
 def refuse_host(host: Host, design: Design, accelerator: str, *, stands: bool) -> None:
-    """Raises RefusedError where the vApp's rules of placement forbid the host. `accelerator` is as in
+    """Raises RefusedError if the vApp's rules of placement forbid the host. `accelerator` is as in
     `labels_of`.
     """
     if design.placement.rules:
@@ -242,8 +251,8 @@ def refuse_host(host: Host, design: Design, accelerator: str, *, stands: bool) -
 
 
 def steps_to(target: Target, state: VappState, host: Host, request: Request) -> tuple[Target, Plan]:
-    """The steps from what stands to what is wanted, as the user's options ask for them. A VM that gets
-    a new root disk while the build of its image is lost gets another build.
+    """The steps from the present to the wanted state, with the user's options. If a VM gets a new
+    root disk, but the build of its image is lost, another build is chosen.
     """
     plan = _changes(target, state, host, request)
     if lost := target.images.lost(plan.subjects(*FRESH)):
@@ -273,17 +282,17 @@ def _changes(target: Target, state: VappState, host: Host, request: Request) -> 
 
 
 def needing_images(design: Design, plan: Plan) -> tuple[Vm, ...]:
-    """The VMs whose images must be on the host: those that are started, configured or mended."""
+    """The VMs whose images must be on the host: all that the plan starts, configures or mends."""
     mended = plan.subjects(Verb.MEND_VM)
     return tuple(vm for vm in design.vms if plan.verb_of(vm.name) or vm.name in mended)
 
 
 def seen_by_all(fleet: Fleet, state: VappState, wanted: Manifest) -> VappState:
-    """What stands: by libvirt (`state`), by the appliances and, of what a run has left, by the host's
-    root.
+    """The state by libvirt (`state`), completed with the reports of the appliances and, if the last
+    run ended, with the host's side.
     """
     manifest = state.manifest
-    # While a run goes on, or after one that was killed, cards and bridges come and go.
+    # During a run, or after one that was killed, the host's side is not expected to be complete.
     if manifest is None or manifest.phase is not Phase.READY or state.saved():
         return with_reports(fleet.home, state, wanted)
     with looking_at(fleet.home) as host_side_of:
@@ -292,10 +301,10 @@ def seen_by_all(fleet: Fleet, state: VappState, wanted: Manifest) -> VappState:
 
 
 def with_room(fleet: Fleet, target: Target, plan: Plan, state: VappState) -> Plan:
-    """The plan, with notes on what may run out later. Raises RefusedError where the host cannot
-    enforce or has no room for what the plan starts.
+    """The plan, with notes on resources that may run out later. Raises RefusedError if the host cannot
+    enforce the vApp's rules, or has no room for the VMs that the plan starts.
 
-    A plan that starts and writes nothing needs nothing of the host, so the host is not asked.
+    If the plan starts no VM and writes no file, the host is not asked.
     """
     demand = demand_of(fleet.home, target.design, target.images, plan, state)
     other_terms, refused = has_other_terms(target.design, state), Refusals()
@@ -306,11 +315,12 @@ def with_room(fleet: Fleet, target: Target, plan: Plan, state: VappState) -> Pla
         with refused.gathered():
             place(target.design, demand, host)
         plan = replace(plan, notes=(*plan.notes, *capacity_notes(demand, host)))
-    # A mend writes the terms anew, with the signature of who mends.
+    # A mend also writes the terms of tenancy again, with the operator's signature.
     mends = plan.has(Verb.MEND_VM)
     if demand.starts or other_terms or mends:
-        hook = _said_by_hook(fleet.home, target.design.terms)
-        # New terms make known what was not known, such as those of a vApp of an earlier release.
+        hook = _hook_answer(fleet.home, target.design.terms)
+        # If something on the host cannot be read (not `knows`), such as terms that an earlier
+        # release wrote, a plan that only mends is not refused: the mend may repair just that.
         if hook is not None and (demand.starts or hook.knows):
             stands = any(domain.running for domain in state.domains)
             with refused.gathered():
@@ -319,8 +329,10 @@ def with_room(fleet: Fleet, target: Target, plan: Plan, state: VappState) -> Pla
     return plan
 
 
-def _said_by_hook(host: Host, terms: Terms) -> HookAnswer | None:
-    """What the host's hook says of the vApp; None where nobody has to be kept apart."""
+def _hook_answer(host: Host, terms: Terms) -> HookAnswer | None:
+    """The hook's answer about the vApp; None if neither this vApp nor another on the host has
+    demands.
+    """
     if not terms.demands and is_alone(host, terms.vapp) and not may_ask_for_signatures(host):
         return None
     demands = terms.demands or somebody_demands(host, terms.vapp)
@@ -329,5 +341,5 @@ def _said_by_hook(host: Host, terms: Terms) -> HookAnswer | None:
     except HostError:
         if demands:
             raise
-        return None  # Should there be a hook after all, it refuses the start by itself.
+        return None  # If the host has a hook all the same, the hook itself refuses the start.
     return answer if answer.exists or demands else None

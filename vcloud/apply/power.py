@@ -1,6 +1,4 @@
-"""Starts a VM, up to the moment at which it has its identity. A workload has no live link yet, and
-its services wait.
-"""
+"""Starts a VM and gives it its identity. The links of a workload stay down, and its services wait."""
 
 from __future__ import annotations
 
@@ -58,7 +56,7 @@ def start(run: Run, vm: Vm) -> None:
 
 
 def _next_stage(run: Run, vm: Vm) -> str:
-    """The next stage of a VM that has its identity, in words."""
+    """What to report of a VM that has got its identity: its next stage."""
     if vm.role is not Role.WORKLOAD:
         return "loading rules"
     if run.verb(vm) is Verb.CONFIGURE_VM:
@@ -68,12 +66,12 @@ def _next_stage(run: Run, vm: Vm) -> str:
 
 
 def _power(run: Run, vm: Vm) -> None:
-    """From whatever stands to a VM that has just been started."""
+    """Brings a VM from its present state to a started one."""
     verb, domain = run.verb(vm), run.state.domain(vm.domain)
     if verb is Verb.START_VM and domain is not None and domain.running:
         if domain.paused:
             machines.resume_domain(run.host, vm.domain)
-        # It runs. Its links and services are what it lacks, and `connect` sees to them.
+        # The VM runs. Only its links and services are missing, which `connect` sets up.
         return
     if verb is Verb.RESTORE_VM:
         _restore(run, vm)
@@ -84,7 +82,7 @@ def _power(run: Run, vm: Vm) -> None:
 
 
 def _boot(run: Run, vm: Vm, verb: Verb) -> None:
-    """Wakes the VM from a memory image where that is possible, and boots it where not."""
+    """Wakes the VM from a memory image if that is possible; otherwise boots it."""
     boot = run.boots[vm.name]
     if boot.seed:
         run.volumes.put_seed(vm.domain, _seed(run, vm, fresh=verb in FRESH))
@@ -99,19 +97,19 @@ def _boot(run: Run, vm: Vm, verb: Verb) -> None:
         for disk in vm.disks
     }
     disks = {disk.volume: path for disk, (path, _) in made.items()}
-    # This mark is in the domain before the domain runs. A disk that a run has created and not yet
-    # marked counts as one that holds data.
+    # The domain has this mark before it runs. If a run is killed after it created a disk and before
+    # it set the mark, the disk counts as one that holds data.
     marks = marks.with_blank(disk.name for disk, (_, created) in made.items() if created)
     xml = run.definition(vm, disks, marks)
-    # Only a VM with a new root disk can wake: the memory fits no other disk than that of its memory
-    # image.
+    # Only a VM with a new root disk can wake, because the saved memory belongs to the disk of the
+    # memory image.
     if not (
         verb in FRESH
         and run.waker
         and run.waker.wake(vm, boot, xml, sealing_of(run.host).sealed_marks(marks), disks)
     ):
-        # The file of a root disk that is kept may have been removed since the plan was made: then the
-        # start fails, and no empty disk takes its place.
+        # A root disk that should be kept is never made here, even if its file was removed since the
+        # plan was made. Then the start fails, and no empty disk replaces it.
         if verb in FRESH:
             run.volumes.make_root(vm, boot)
         run.reporter.report(vm.name, "booting")
@@ -120,34 +118,34 @@ def _boot(run: Run, vm: Vm, verb: Verb) -> None:
 
 
 def _restore(run: Run, vm: Vm) -> None:
-    """Lets a VM go on from its saved memory. A memory that cannot be restored is kept: only a
-    person may give it up.
+    """Restores a VM from its saved memory. If that fails, the saved memory is kept: only the user may
+    decide to delete it.
 
-    An image of a user's own gets no document that would set its clock, so the clock is set here.
+    A user's own image gets no identity document, which would set its clock, so it is set here.
     """
     run.reporter.report(vm.name, "restoring")
     try:
         machines.restore_domain(run.host, vm.domain, run.design.terms, linked=starts_linked(vm))
     except HostRefusedError:
-        raise  # Nothing is wrong with the memory.
+        raise  # The saved memory is intact.
     except HostError as error:
-        # Where the error has a way out of its own, such as a connection that broke or a disk that
-        # is full, nothing is wrong with the memory, and nobody should be led to give it up.
+        # If the error has a hint of its own, such as for a broken connection or a full disk, the
+        # memory is intact, and the user should not be advised to delete it.
         raise HostError(
             error.what,
             error.hint
-            or "`vcloud up --cold` boots what is saved, and asks first: what only its memory holds is lost then.",
+            or "`vcloud up --cold` boots the VM without its saved memory, which is then lost; it asks first.",
         ) from error
     run.learnt.restored.add(vm.name)
     if run.boots[vm.name].seed and not machines.set_clock(run.host, vm.domain):
         run.reporter.note(
-            f"the clock of {vm.name} stands where it was saved: no guest agent sets it"
+            f"the clock of {vm.name} still has the time of the save, because no guest agent can set it"
         )
 
 
 def _make_way(run: Run, vm: Vm, verb: Verb) -> None:
-    """Ends and removes what the VM is not to begin with. A killed run may have left a root disk
-    without a domain.
+    """Stops a VM and removes those parts of it that it must not start with. A killed run may have
+    left a root disk without a domain.
     """
     machines.cut_links(run.host, vm.domain)
     if verb is Verb.RESTART_VM:
@@ -155,15 +153,15 @@ def _make_way(run: Run, vm: Vm, verb: Verb) -> None:
         machines.discard_saved_memory(run.host, vm.domain)
     elif verb in FRESH:
         machines.stop_domain(run.host, vm.domain, graceful=False)
-        # The blank disks go before the mark that says that they are blank.
+        # The blank disks are deleted before the mark that names them.
         run.volumes.delete(_blank_volumes(run, vm))
         machines.remove_domain(run.host, vm.domain)
         run.volumes.delete_root(vm.domain)
 
 
 def _blank_volumes(run: Run, vm: Vm) -> tuple[str, ...]:
-    """The data disks that hold no data, by the mark of the domain that an earlier run left half
-    made.
+    """The data disks that hold no data. The mark of a domain that an earlier run left incomplete
+    names them.
     """
     domain = run.state.domain(vm.domain)
     if domain is None or domain.marks.digests is not None:

@@ -14,8 +14,8 @@ from vcloud.reporter import Reporter
 
 
 def buildables_of(design: Design) -> tuple[Buildable, ...]:
-    """What the images of a vApp are built from, each once; without the users' own qcow2 files. Raises
-    ImageError, SpecError for a recipe that cannot be read.
+    """The recipes and packages that the images of a vApp are built from, each once. Users' own
+    qcow2 files are left out. Raises ImageError, SpecError for a recipe that cannot be read.
     """
     references = dict.fromkeys(vm.image for vm in design.vms if vm.image.recipe)
     return tuple(
@@ -25,13 +25,13 @@ def buildables_of(design: Design) -> tuple[Buildable, ...]:
 
 
 def refresh_images(design: Design, reporter: Reporter) -> None:
-    """Builds the images of a vApp anew, and says what has changed. Raises ImageError for the first one
-    that cannot be built; the image of before then stays.
+    """Builds the images of a vApp anew, and reports the changed packages. Raises ImageError for the
+    first one that cannot be built; then the earlier image is kept.
     """
     for result in refresh(buildables_of(design), default_cache(), reporter.report):
         if result.error is not None:
             raise ImageError(
-                f"{result.error.what}; the image of before stays",
+                f"{result.error.what}; the earlier image is kept",
                 result.error.hint,
             )
         reporter.note(f"image {result.what.label}: {told(result.changes) or 'nothing changed'}")

@@ -1,5 +1,5 @@
-"""Loads the rules of an appliance. The appliance checks them first; refused rules leave the old
-ones in force.
+"""Loads the rules of an appliance. The appliance checks them first; if it refuses them, the old
+rules stay loaded.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The things that all steps of one run of `vcloud up` share: the host, the target, the plan, and
-what earlier steps found out.
+"""The values that all steps of one run of `vcloud up` share: the host, the target, the plan, and
+the results of earlier steps.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ CONSOLE_LINES = 12
 
 @dataclass(slots=True)
 class Learnt:
-    """Facts that steps find out for the steps after them. Each entry is written by one step of one
-    VM.
-    """
+    """Results of steps that later steps need. Each entry is written by one step of one VM."""
 
     keys: dict[str, HostKey] = field(default_factory=dict)
     """VM -> the host key that it was given in this run."""
     changed: dict[str, frozenset[str]] = field(default_factory=dict)
-    """VM -> files that have changed while its services ran, and that no service was told of."""
+    """VM -> files that have changed while its services ran, and for which no service was reloaded
+    yet.
+    """
     restored: set[str] = field(default_factory=set)
-    """VMs that go on from their saved memory."""
+    """VMs that were restored from their saved memory."""
     rules: str = ""
     """Digest of the ruleset that the firewall reported to be loaded."""
     defined: dict[str, Facts] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Run:
     host: Host
     lock: Lock
     claim: Manifest
-    """What the run wrote when it began."""
+    """The manifest that the run wrote when it began."""
     volumes: VappVolumes
     target: Target
     state: VappState
@@ -72,8 +72,8 @@ class Run:
     waker: Waker | None
     """None: every VM is booted."""
     marked: Mapping[str, VmMarks]
-    """VM -> its own mark, for the VMs that are not made anew: a settled manifest does not repeat
-    host keys.
+    """VM -> the mark of its domain, for the VMs that are not made anew. It holds the host key,
+    which the manifest does not have.
     """
     learnt: Learnt = field(default_factory=Learnt)
 
@@ -95,8 +95,8 @@ class Run:
         return self.plan.verb_of(vm.name) in FRESH
 
     def goes_on(self, vm: Vm) -> bool:
-        """Whether the VM has come back with its services: it was restored, and it was saved after
-        an `up` that had ended.
+        """Whether the VM was restored with running services. This is so if it was saved after an
+        `up` that had ended.
         """
         manifest = self.state.manifest
         return (
@@ -109,8 +109,8 @@ class Run:
         return machines.agent_of(self.host, vm.domain)
 
     def marks(self, vm: Vm, *, finished: bool) -> VmMarks:
-        """The mark of a VM. A VM that is `finished` tells what it was made from; one that is not is
-        made anew by the next run.
+        """The mark of a VM. The mark of a `finished` VM has the digests of what it was made from;
+        without them, the next run makes the VM anew.
         """
         before = self.marked.get(vm.name)
         return VmMarks(
@@ -139,34 +139,36 @@ class Run:
         )
 
     def host_key(self, vm: Vm) -> str:
-        """The public half of a VM's SSH host key; empty where nobody knows it."""
+        """The public half of a VM's SSH host key; empty if it is not known."""
         before, key = self.marked.get(vm.name), self.learnt.keys.get(vm.name)
         return key.public if key else before.host_key if before else ""
 
     def mark(self, vm: Vm) -> None:
-        """Marks a VM as finished: from now on the domain itself says what it was made from."""
+        """Marks a VM as finished, with the digests of what it was made from."""
         machines.mark_domain(self.host, vm.domain, self.marks(vm, finished=True))
 
     def mark_used(self, vm: Vm) -> None:
-        """From now on no data disk of the VM counts as blank: its services may write there."""
+        """Removes the blank disks from the mark, because the VM's services may write to all data
+        disks from now on.
+        """
         finished = not self.is_fresh(vm)
         marks = replace(self.marks(vm, finished=finished), unready=finished)
         machines.mark_domain(self.host, vm.domain, marks)
 
     def note_definition(self, vm: Vm, known: Facts | None = None) -> None:
-        """Notes how libvirt reads the definition that the VM has just got. `known` are parts that
-        somebody else gave it, as vcloud gave them before.
+        """Notes how libvirt reads the definition that the VM has just got. `known` replaces parts
+        that somebody else has changed by those that vcloud gave the VM before.
         """
         found = machines.definition_of(self.host, vm.domain)
         self.learnt.defined[vm.name] = {**found, **(known or {})}
 
     def note_connected(self, vm: Vm) -> None:
-        """From now on the running domain says that this run connected it."""
+        """Puts a token into the running domain, which shows that this run connected it."""
         self.learnt.tokens[vm.name] = machines.set_token(self.host, vm.domain)
 
     def mark_rules(self, vm: Vm) -> None:
-        """From now on the firewall itself says which rules it has loaded. Where it is configured only
-        after its rules were loaded, it is still what it was before.
+        """Writes the digest of the loaded rules into the firewall's mark. If the firewall is
+        configured only after its rules were loaded, the mark keeps the other digests that it had.
         """
         verb = self.plan.verb_of(vm.name)
         waits = verb is Verb.CONFIGURE_VM and vm.name not in self.learnt.changed
@@ -174,26 +176,26 @@ class Run:
         machines.mark_domain(self.host, vm.domain, marks)
 
     def mark_made(self, vm: Vm) -> None:
-        """The VM is wholly made, and not ready yet: the next run keeps it."""
+        """Marks a VM as completely made but not ready yet, so that the next run keeps it."""
         made = replace(self.marks(vm, finished=True), unready=True)
         machines.mark_domain(self.host, vm.domain, made)
 
     def mark_changing(self, vm: Vm) -> None:
-        """From now on the VM may be neither what it was made from nor what is wanted, so the next
-        run configures it, whatever is wanted then.
+        """Marks a VM as changing. From now on it may have neither its old nor its new
+        configuration, so if this run is killed, the next one configures it in any case.
         """
         marks = replace(self._standing_marks(vm), unready=True)
         machines.mark_domain(self.host, vm.domain, marks)
 
     def _standing_marks(self, vm: Vm) -> VmMarks:
-        """The mark of a VM that stands, and is not yet what is wanted."""
+        """The mark of an existing VM that this run has not changed yet."""
         domain = self.state.domain(vm.domain)
         digests = standing_digests(vm, domain, self.state.manifest) if domain else None
         return replace(self.marks(vm, finished=False), digests=digests)
 
     @contextmanager
     def explained(self, vm: Vm, *, booting: bool = False) -> Iterator[None]:
-        """Adds to a failure what to type next; while the VM is `booting` also the end of its
+        """Adds the next command to an error; while the VM is `booting`, also the end of its
         console.
         """
         try:
@@ -208,7 +210,7 @@ class Run:
             )
             hint = (
                 error.hint
-                or f"`vcloud up` tries again, `vcloud down {self.design.instance.name}` removes what stands."
+                or f"`vcloud up` tries again, `vcloud down {self.design.instance.name}` removes the vApp."
             )
             kinds = (GuestError, HostRefusedError, HostError)
             kind = next(kind for kind in kinds if isinstance(error, kind))

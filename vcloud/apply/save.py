@@ -1,9 +1,9 @@
 """`vcloud save`: saves the memory of every VM of a vApp on its host and stops the VMs. The next
 `up` resumes them.
 
-It makes a managed save (libvirt's word) of each VM, in the order that keeps the vApp closed: first
-the workloads, whose links are cut before, then the appliances. `up` restores the appliances first,
-and raises a link only after their rules are loaded.
+It makes a managed save (libvirt's word) of each VM. The order keeps the vApp protected: the links
+of all workloads are cut, then the workloads are saved, and then the appliances. `up` restores the
+appliances first, and raises a link only after their rules are loaded.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def save_vapp(vapp: str, connect: str | None, reporter: Reporter) -> tuple[str, 
             )
         if vms:
             _refuse_unfinished(manifest)
-            # From here on links are cut. Without the tokens, the next `up` takes no VM for
-            # connected, and raises every link, however this run ends.
+            # From here on links are cut. The manifest loses its tokens, so the next `up` takes no
+            # VM for connected and raises every link, however this run ends.
             lock = locks[host.name].uuid
             write_manifest(host, replace(manifest, connected=(), ids=(), lock=lock))
             _save(host, vapp, vms, reporter)
@@ -95,6 +95,6 @@ def _save_one(host: Host, vapp: str, vm: Vm, reporter: Reporter) -> None:
     except HostError as error:
         raise HostError(
             error.what,
-            f"Mend that and run `vcloud save {vapp}` again, or go on with `vcloud up`: until then links of '{vapp}' are cut.",
+            f"Repair that and run `vcloud save {vapp}` again, or run `vcloud up`. Until then the links of '{vapp}' are down.",
         ) from error
     reporter.report(vm.name, "saved")

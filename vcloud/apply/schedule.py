@@ -1,5 +1,5 @@
-"""Runs the steps of a plan: each one as soon as those that it needs have ended, side by side, and
-none beyond the plan.
+"""Runs the steps of a plan, and no others. Each step begins as soon as the steps that it needs have
+ended; several may run at the same time.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from vcloud.plan.steps import Step
 
 TURN = 0.5
-"""Seconds between two moments at which Ctrl-C is heard."""
+"""Seconds after which Ctrl-C is noticed, at most."""
 MOST_THREADS = 64
 """A step mostly waits for its host, so there may be more threads than processors."""
 
@@ -27,8 +27,8 @@ def run_steps(
     """Runs all steps to their end.
 
     Of several steps that may begin, the one with the lowest rank begins first; then the order of
-    `steps` counts. After the first failure no other step begins. What has begun is awaited, because
-    it may still change the host, and nobody else may meet it there.
+    `steps` counts. After the first failure no other step begins. Steps that still run are awaited,
+    because they may still change the host, and no other run may begin before they end.
 
     Args:
         steps: steps of one plan; what they need is among them.
@@ -39,7 +39,7 @@ def run_steps(
         failed: is told of an error at once, with the steps that still run, which may take minutes.
             It is not told of the error that is raised, if nothing else runs.
 
-    Raises what the step raised that failed first.
+    Raises the error of the step that failed first.
     """
     queue = _Queue(steps, slots, takes_slot)
     pool = ThreadPoolExecutor(min(MOST_THREADS, max(1, len(steps))))
@@ -57,12 +57,12 @@ def run_steps(
                 queue.end(running.pop(ended), succeeded=ended.exception() is None)
             for error in filter(None, (ended.exception() for ended in done)):
                 failure = failure or error
-                # An error that ends the run is told by whoever called.
+                # The caller reports the error that is raised.
                 if running or error is not failure:
                     failed(error, tuple(running.values()))
     finally:
-        # Reached with running steps only by Ctrl-C, and then nobody waits for them: the next run
-        # mends what they leave.
+        # Steps still run here only after Ctrl-C. They are not awaited; the next run repairs what
+        # they leave incomplete.
         pool.shutdown(wait=False, cancel_futures=True)
     if failure is not None:
         for step in queue.waiting:
@@ -73,7 +73,7 @@ def run_steps(
 
 
 class _Queue:
-    """Which steps wait, which run, and which may begin."""
+    """The steps that wait, and the steps that may begin."""
 
     def __init__(
         self, steps: Sequence[Step], slots: int, takes_slot: Callable[[Step], bool]
@@ -94,7 +94,7 @@ class _Queue:
             if not step.needs <= self._ended:
                 continue
             if self._takes_slot(step):
-                # Steps behind this one may still begin, if they take no slot.
+                # Later steps may still begin if they take no slot.
                 if self._free == 0:
                     continue
                 self._free -= 1

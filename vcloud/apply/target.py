@@ -1,6 +1,4 @@
-"""The target of a run: the vApp, compiled for its host and for the accelerator that really works
-there.
-"""
+"""The target of a run: the vApp, compiled for its host and its accelerator."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ from vcloud.reporter import Reporter
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A compiled vApp on its host, with the manifest that will say so."""
+    """A vApp compiled for its host, with the manifest that the run will write."""
 
     design: Design
     placement: Placement
@@ -58,9 +56,9 @@ def target_of(
     renew: bool = False,
     settled: VmImages | None = None,
 ) -> Target:
-    """The target of a run. Of a vApp that stands, its design is in the order that stands. `renew` and
-    `settled` are as in `VmImages.of`. Raises RefusedError where the host has too few cores for VMs that
-    demand their own.
+    """The target of a run. If the vApp exists, the design keeps the order of its parts. `renew` and
+    `settled` are as in `VmImages.of`. Raises RefusedError if the host has too few cores for
+    VMs that demand their own.
     """
     if state.manifest:
         design = in_standing_order(design, state.manifest.design)
@@ -89,7 +87,7 @@ def known_accelerator(host: Host, state: VappState, choice: str) -> str:
     """
     if choice != "auto":
         return choice
-    # What runs keeps its accelerator, because another one would restart every VM.
+    # An existing vApp keeps its accelerator, because another one would restart every VM.
     if state.manifest:
         return state.manifest.accelerator
     known = stored_accelerator(host)
@@ -107,7 +105,7 @@ def proven_accelerator(
     """The accelerator that `up` uses. If it depends on a KVM test boot and the host has no stored
     result of one, this function makes the test boot.
 
-    Raises HostError where KVM is asked for and does not work.
+    Raises HostError if the user asked for KVM and it does not work.
     """
     if choice == "tcg" or (choice == "auto" and state.manifest):
         return known_accelerator(host, state, choice)
@@ -124,8 +122,8 @@ def proven_accelerator(
         raise HostError(
             f"KVM does not work on {host.name}: {known.reason}"
             if known.proven
-            else f"nobody knows whether KVM works on {host.name}: {known.reason}",
-            "Leave --accel away, or take --accel tcg.",
+            else f"KVM could not be tested on {host.name}: {known.reason}",
+            "Remove --accel, or use --accel tcg.",
         )
     reporter.note(f"accelerator of {host.name}: {known.name} ({known.reason})")
     return known.name

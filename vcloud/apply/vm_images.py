@@ -25,24 +25,24 @@ if TYPE_CHECKING:
     from vcloud.hosts.volumes import Base, VappVolumes
 
 SIDE_BY_SIDE = 2
-"""Builds at a time. A build keeps one processor busy, and waits for packages."""
+"""Builds that run at the same time. A build uses one processor, and waits for packages in between."""
 
 
 @dataclass(frozen=True, slots=True)
 class VmImages:
-    """The build of its image that each VM is to have. Before `build` is called, only recipes are read."""
+    """The build that is chosen for each VM. Until `build` is called, only recipes are read."""
 
     design: Design
     digests: Mapping[str, str]
     """VM -> digest of its recipe or qcow2."""
     chosen: Mapping[str, VmImage]
-    """VM -> the build that it is to have (`vcloud.plan.images`)."""
+    """VM -> the chosen build (`vcloud.plan.images`)."""
     there: frozenset[str] = frozenset()
     """The contents of the images that the host has."""
     fresh: frozenset[str] = frozenset()
-    """VMs that get new root disks, and for which a build must be at hand whose bytes are known."""
+    """VMs that get new root disks, and so need a build that the host or this machine really has."""
     standing: Manifest | None = None
-    """The manifest of the vApp that stands."""
+    """The host's manifest of the vApp."""
 
     @classmethod
     def of(
@@ -59,12 +59,13 @@ class VmImages:
 
         Args:
             design: the vApp.
-            standing: the manifest of the vApp that stands.
+            standing: the host's manifest of the vApp.
             there: the contents of the images that the host has.
             renew: as in `chosen_image`.
-            fresh: VMs that get new root disks, and of which `lost` says that they need another build.
-            settled: what was chosen earlier in this run. It is kept while the vApp stands as it stood
-                then: a build that the run has made for one VM must not make others anew.
+            fresh: VMs that get new root disks and, by `lost`, need another build.
+            settled: the choice that was made earlier in this run. It is kept if the manifest is
+                still the same, because a build that the run made for one VM must not cause other
+                VMs to be made anew.
 
         Raises ImageError, SpecError for a recipe that cannot be read.
         """
@@ -90,8 +91,8 @@ class VmImages:
         return cls(design, digests, chosen, there, fresh, standing)
 
     def lost(self, fresh: Iterable[str]) -> frozenset[str]:
-        """Those of these VMs, which get new root disks, whose chosen build neither the host nor this
-        machine has. Also those of which nobody knows the bytes.
+        """Those of the VMs `fresh`, which get new root disks, whose chosen build neither the host
+        nor this machine has, or whose bytes are not known.
         """
         vms = {vm.name: vm for vm in self.design.vms}
         return frozenset(
@@ -116,7 +117,7 @@ class VmImages:
         return tuple(image for image, vm in wanted.items() if self._cached(vm) is None)
 
     def to_upload(self, vms: Iterable[Vm]) -> tuple[Image, ...]:
-        """Those images of these VMs that this machine has and the host lacks, each once."""
+        """The images of these VMs that this machine has but the host does not, each once."""
         wanted = {vm.image: vm for vm in vms if not self._is_there(vm)}
         found = (_cached(image, self.digests[vm.name]) for image, vm in wanted.items())
         return tuple(image for image in found if image is not None)
@@ -131,8 +132,8 @@ class VmImages:
     def upload(
         self, volumes: VappVolumes, vms: tuple[Vm, ...], reporter: Reporter
     ) -> dict[str, BootFiles]:
-        """Uploads what the host lacks of the images of these VMs, and returns the files that each VM boots
-        from. The VM's own disk is made later.
+        """Uploads the images of these VMs that the host does not have, and returns the files that
+        each VM boots from. The VM's own disk is made later.
         """
         sources: dict[tuple[ImageRef, VmImage], tuple[Base, str]] = {}
         for vm in vms:
@@ -145,8 +146,9 @@ class VmImages:
         }
 
     def _found(self, volumes: VappVolumes, vm: Vm) -> tuple[Base, str] | None:
-        """The files of a VM's image on the host, and its kernel's command line. None where the image
-        comes from this machine. What only the host has is used, so that a VM keeps its build.
+        """The files of a VM's image on the host, and its kernel's command line. None if the image
+        must come from this machine. A build that only the host has is used there, so that the VM
+        keeps it.
         """
         chosen, name = self.chosen[vm.name], cache_name(vm.image)
         if chosen.content:
@@ -162,8 +164,8 @@ class VmImages:
         image, chosen = _make(vm.image, reporter), self.chosen[vm.name]
         if chosen.content and image.build.content != chosen.content:
             raise ImageError(
-                f"the image {image.name} is not the build that was chosen for '{vm.name}': it was built anew meanwhile, or the host lost a part of its copy",
-                "Run the command again. If the error stays, `vcloud up --refresh` makes the VM anew of a build of today.",
+                f"the image {image.name} in the cache is not the build that was chosen for '{vm.name}': it was built anew meanwhile, or the host lost a part of its copy",
+                "Run the command again. If the error remains, `vcloud up --refresh` makes the VM anew from a build of today.",
             )
         try:
             base = volumes.upload_image(image, _coarse(reporter, f"image {image.name}"))
@@ -175,7 +177,7 @@ class VmImages:
         return base, image.cmdline
 
     def notes(self, now: str) -> Iterator[str]:
-        """What is to be said of the age of these builds."""
+        """Notes about builds that are old, or whose age is not known."""
         checked = {
             image.build.packages: image.current
             for vm in self.design.vms
@@ -184,8 +186,8 @@ class VmImages:
         return age_notes(self.design, self.chosen, self.standing, checked, now)
 
     def packages(self, host: Host) -> dict[str, tuple[str, ...]]:
-        """The lists of packages, by their digests, of the builds that VMs have and of those that they
-        are to have instead. Of a standing build the host knows them.
+        """The lists of packages, by their digests, of the present builds of VMs and of the builds
+        that will replace them. The host knows the packages of its builds.
         """
         from vcloud.hosts.volumes import packages_there
 
@@ -206,8 +208,8 @@ def _cached(reference: ImageRef, key: str) -> Image | None:
 
 
 def _coarse(reporter: Reporter, subject: str) -> Callable[[str], None]:
-    """Passes on the progress of an upload without its percents: one line for each file, in place of
-    a hundred.
+    """Reports the progress of an upload without percentages, so that each file gives one line and
+    not a hundred.
     """
     return lambda text: reporter.report(subject, text.partition(":")[0])
 

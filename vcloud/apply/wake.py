@@ -1,6 +1,4 @@
-"""Which VMs of a run wake from a memory image, and how. Where anything stands in the way, the VM is
-booted instead, and a note says why.
-"""
+"""Wakes VMs of a run from memory images. If a VM cannot wake, it is booted, and a note says why."""
 
 from __future__ import annotations
 
@@ -32,10 +30,10 @@ from vcloud.plan.memory_image import (
 from vcloud.reporter import Reporter
 
 AGENT_PATIENCE = 5
-"""Seconds for the agent of a VM that is up."""
+"""Seconds to wait for the guest agent of a VM that is up."""
 WAKE_SHARE = 0.1
-"""The part of the time for a boot that waking may take up to the agent's answer. A VM that needs
-longer is booted.
+"""Waking may take this share of the boot timeout, until the agent answers. A VM that needs longer
+is booted.
 """
 
 
@@ -79,18 +77,18 @@ class Waker:
         try:
             at = self.host.versions
         except HostError as error:
-            self.reporter.note(f"nothing wakes from a memory image: {error.what}")
+            self.reporter.note(f"no VM wakes from a memory image: {error.what}")
             return ()
-        # Only images of a user's own can turn out never to wake, so the host is asked only if there
-        # are some.
+        # Only images of a user's own may be unable to wake, so the host's notes are read only if
+        # there are some.
         own = {vm.name for vm in wakeable if not vm.image.recipe}
         keys = {vm.name: self._key(vm, boots[vm.name], at) for vm in wakeable}
-        self.keys = self._without_hopeless(keys) if own else keys
+        self.keys = self._without_unwakeable(keys) if own else keys
         there = {image.key: image for image in self.images.list()}
         self.ready = {key: there[key] for key in {*self.keys.values()} & there.keys()}
         contents = {name: self.target.images.chosen[name].content for name in self.keys}
         made = worth_making(self.keys, there.keys(), contents, self.known, own)
-        # In reverse, so that of several VMs of one kind the first one remains.
+        # In reverse order, so that for several VMs of one kind the first one is used.
         self.models = {
             self.keys[vm.name]: (vm, boots[vm.name])
             for vm in reversed(wakeable)
@@ -112,30 +110,30 @@ class Waker:
             self.target.artifacts.uplink,
         )
 
-    def _without_hopeless(self, keys: Mapping[str, str]) -> dict[str, str]:
-        """Without the VMs of which an earlier run has found out that they cannot wake."""
-        hopeless = self.images.unwakeable()
+    def _without_unwakeable(self, keys: Mapping[str, str]) -> dict[str, str]:
+        """The keys without those VMs that cannot wake, as an earlier run found out."""
+        unwakeable = self.images.unwakeable()
         return {
-            name: key for name, key in keys.items() if self._may_wake(name, hopeless.get(key, ""))
+            name: key for name, key in keys.items() if self._may_wake(name, unwakeable.get(key, ""))
         }
 
     def _may_wake(self, name: str, reason: str) -> bool:
-        """Whether a VM may wake, because `reason`, why it must boot, is empty. A reason is shown to
-        the user.
+        """Whether a VM may wake: if there is no `reason` why it must boot. A reason is shown to the
+        user.
         """
         if reason:
             self.reporter.note(f"{name} is booted cold: {reason}")
         return not reason
 
     def wakes(self, vm: str) -> bool:
-        """Whether the VM is to wake from a memory image, and so keeps a processor of the host busy
+        """Whether the VM will wake from a memory image. Then it keeps a processor of the host busy
         until it has its identity.
         """
         key = self.keys.get(vm, "")
         return key in self.ready or key in self.models
 
     def make(self, key: str) -> None:
-        """Makes the memory image of that key. Where that fails, its VMs are booted."""
+        """Makes the memory image with this key. If that fails, its VMs are booted."""
         vm, boot = self.models[key]
         name = cache_name(vm.image)
         self.reporter.report(f"memory image {name}", "booting")
@@ -145,8 +143,8 @@ class Waker:
             self.ready[key] = self.images.make(
                 saved_vm(vm, key), name, key, base, boot.cmdline, facts, uplink
             )
-            # The images of this run stay, even if they alone take more than the host allows:
-            # otherwise each run would make them again.
+            # The memory images of this run are kept, even if they alone take more space than the
+            # host allows. Otherwise each run would make them again.
             self.images.trim(keep={*self.keys.values()})
         except (HostError, GuestError) as error:
             self.failed[key] = error
@@ -155,8 +153,8 @@ class Waker:
             self.reporter.report(f"memory image {name}", "saved")
 
     def made(self) -> tuple[MemoryImage, ...]:
-        """The memory images of the chosen VMs. Raises HostError, GuestError where one could not be
-        made, though such an image can be.
+        """The memory images of the chosen VMs. Raises HostError, GuestError if one failed to be
+        made. A VM that cannot wake at all is only noted.
         """
         for error in self.failed.values():
             if not isinstance(error, UnwakeableError):
@@ -167,8 +165,8 @@ class Waker:
     def wake(
         self, vm: Vm, boot: BootFiles, xml: str, marks: Mapping[str, str], disks: Mapping[str, str]
     ) -> bool:
-        """Whether the VM runs now, with its NICs and disks, and its agent answers. Otherwise
-        nothing of the attempt is left.
+        """Tries to wake the VM. Returns whether it runs now, with its NICs and disks, and its agent
+        answers. After a failed attempt, everything of it is removed.
         """
         key = self.keys.get(vm.name, "")
         if not self.wakes(vm.name):
@@ -196,7 +194,7 @@ class Waker:
         disks: Mapping[str, str],
     ) -> None:
         self.reporter.report(vm.name, "waking")
-        # The saved memory goes with the disk of the memory image, not with the image's own disk.
+        # The saved memory belongs to the disk of the memory image, not to the disk of the VM image.
         root = self.volumes.make_root(vm, boot, self.volumes.pool.path(image.disk))
         # libvirt keeps this definition, with all devices, for the next start of the VM.
         machines.define_domain(self.host, vm.domain, xml)
@@ -219,7 +217,7 @@ class Waker:
             self.host, vm.domain, [device.xml() for device in plugged_when_woken(devices)]
         )
         if self.host.operator is not None:
-            # It was signed for the devices of the saved memory.
+            # The terms were signed for the devices of the saved memory, so they are signed again.
             set_terms(self.host, vm.domain, self.target.design.terms)
         agent = machines.agent_of(self.host, vm.domain)
         agent.wait(WAKE_SHARE * boot_timeout())
@@ -234,8 +232,8 @@ class Waker:
         return now
 
     def note_agent(self, vm: Vm) -> None:
-        """Notes on the host that VMs of this kind cannot wake, where no guest agent answers in a VM
-        of a user's own image that is up.
+        """Notes on the host that VMs of this kind cannot wake, if no guest agent answers in a
+        running VM of a user's own image.
         """
         key = self.keys.get(vm.name)
         if key is None or self.wakes(vm.name):
@@ -246,7 +244,7 @@ class Waker:
             self.images.note_unwakeable(
                 cache_name(vm.image),
                 key,
-                "no guest agent answered in a VM of its image that was up",
+                "no guest agent answered in a running VM of its image",
             )
 
     def _clear(self, vm: Vm) -> None:

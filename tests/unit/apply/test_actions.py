@@ -199,7 +199,7 @@ def test_a_run_that_has_lost_its_lock_does_no_step_and_does_not_say_that_the_vap
 def test_what_a_run_without_its_lock_has_written_is_not_called_ready(run: Run) -> None:
     """It was about to write when it was stopped, and does it before it notices."""
     write_manifest(run.host, replace(run.claim, phase=Phase.READY, lock="of the run before"))
-    with pytest.raises(VcloudError, match="another run, which had lost its lock, has written"):
+    with pytest.raises(VcloudError, match="another run without the lock has written"):
         act(run, step(Verb.RECORD, DESIGN.vapp))
     assert read_manifest(run.host, DESIGN.vapp) == run.claim
 
@@ -211,7 +211,7 @@ def test_a_failure_says_what_to_type_next_and_keeps_a_hint_that_there_is(run: Ru
     assert caught.value.what == "it failed"
     assert (
         caught.value.hint
-        == f"`vcloud up` tries again, `vcloud down {DESIGN.vapp}` removes what stands."
+        == f"`vcloud up` tries again, `vcloud down {DESIGN.vapp}` removes the vApp."
     )
     with pytest.raises(HostError) as caught_too, run.explained(vm):
         raise HostError("it failed", "Plug it in.")
@@ -229,7 +229,7 @@ def test_an_error_is_told_with_what_is_still_awaited(run: Run) -> None:
     assert run.reporter.stages == [
         (
             "",
-            "error: it failed\n  Nothing else begins; up waits for what has begun: make VM gate-1, load IPS ips.",
+            "error: it failed\n  No other step begins; up waits for the steps that still run: make VM gate-1, load IPS ips.",
         ),
         ("", "error: this, too"),
     ]
