@@ -44,7 +44,7 @@ def tell_failure(run: Run, error: BaseException, running: Collection[Step]) -> N
     # Any other error is a bug of vcloud. It ends the run with its traceback.
     if isinstance(error, VcloudError):
         steps = ", ".join(f"{step.verb} {step.subject}" for step in running)
-        awaited = f"\n No other step begins; up waits for the steps that still run: {steps}."
+        awaited = f"\n  No other step begins; up waits for the steps that still run: {steps}."
         run.reporter.note(f"error: {error.what}{awaited if running else ''}")
 
 

@@ -69,9 +69,9 @@ def test_what_an_image_starts_from_is_built_first_and_once(
     assert [result.what.label for result in results] == ["base", "nginx", "api", "api with less"]
     assert all(result.error and result.after is None for result in results)
     assert [str(result.error) for result in results[1:]] == [
-        "the image nginx starts from base",
-        "the image api starts from nginx",
-        "the image api with less starts from api",
+        "the image nginx starts from base, which could not be built",
+        "the image api starts from nginx, which could not be built",
+        "the image api with less starts from api, which could not be built",
     ]
     assert {subject for subject, _ in said} == {"image base"}
 

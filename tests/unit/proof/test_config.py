@@ -133,7 +133,7 @@ def test_a_firewall_that_tells_nothing_holds_no_claim_about_its_kernel() -> None
         ({"digest": "f" * 64}, ("files",), "digest ffffffffffff"),
         ({"complete": False}, ("running",), "stopped, or without some rules"),
         ({"rules": 1}, ("memory",), "1 rules, not "),
-        ({"reloaded": ""}, ("memory",), "it does not say when it read its rules"),
+        ({"reloaded": ""}, ("memory",), "Suricata does not say when it read its rules"),
         ({"changed": TIME.replace("23:", "24:")}, ("memory",), "before the files changed"),
         ({"wires": (("v-dmz", "f-app", "ips"),)}, ("inline",), "foreign: from v-dmz to f-app"),
         ({"wires": HEALTHY.ips.wires[1:]}, ("inline",), "missing: from v-dmz to f-dmz in mode ips"),
