@@ -90,7 +90,7 @@ def why_not_wakeable(vm: Vm, uplink: Uplink) -> str:
         plugged_when_woken(devices_of(vm, uplink, files, {disk.volume: "" for disk in vm.disks}))
     )
     return (
-        f"it needs {needed} more devices, but a woken VM has only {PORTS} free PCIe ports"
+        f"{needed} devices must be plugged into it, but a woken VM has only {PORTS} free PCIe ports"
         if needed > PORTS
         else ""
     )
