@@ -117,7 +117,8 @@ class Fleet:
             network.is_of(vapp) for network in state.networks
         ):
             raise UsageError(
-                f"of '{vapp}' on {host}, leftovers remain; their description is lost", way_out
+                f"of '{vapp}' on {host}, leftovers remain; libvirt has no description of them",
+                f"If the host's disk was full, free some space, then restart libvirtd: it may still have the file. Otherwise {way_out}",
             )
         raise NoVappError(vapp, host)
 

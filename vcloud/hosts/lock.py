@@ -30,17 +30,25 @@ import libvirt
 from vcloud.errors import HostError, VcloudError
 from vcloud.hosts.connection import Host, found_or_none, translated
 from vcloud.hosts.holder import Holder, holder_in, this_process
-from vcloud.hosts.metadata import Record, read_record, record_of, remove_record, write_record
+from vcloud.hosts.metadata import (
+    TRIAL,
+    Record,
+    read_record,
+    record_of,
+    remove_record,
+    undefine_record,
+    write_record,
+)
 
 PREFIX = "vcloud-lock-"
 PRUNE_LOCK = "vcloud-prune-lock"
 """The lock that a process holds while it deletes copies of images."""
 NAMES = re.compile(
-    r"vcloud-lock-.+|vcloud-(uplink|templates|sealing|prune)-lock|vcloud-template-[0-9a-f]+|vcloud-images-[0-9a-f]+"
+    rf"vcloud-lock-.+|vcloud-(uplink|templates|sealing|prune)-lock|vcloud-template-[0-9a-f]+|vcloud-images-[0-9a-f]+|{TRIAL}[0-9a-f]+"
 )
 """The names of all locks: of a vApp, of the host's uplink, of the list of memory images, of the key
 of what is sealed, of the copies of images, of one memory image that is being made, and of a run that
-uses images without a vApp.
+uses images without a vApp. And those of trials (`metadata.require_room`), which have a holder too.
 """
 PRUNE_TIMEOUT = 120
 """Seconds to wait while another process deletes copies of images."""
@@ -66,12 +74,21 @@ class LockedError(HostError):
         else:
             hint = (
                 "Wait until it has ended. If it was killed, remove its lock: "
-                f"virsh --connect '{host.ref.uri}' net-undefine {lock.uuid}. Then run `vcloud up` or `vcloud down` to clean up. "
+                f"{_removal(host, lock.uuid)}. Then run `vcloud up` or `vcloud down` to clean up. "
                 "A process that has lost its lock stops before its next change."
             )
         super().__init__(
             f"{subject} on {host.name} is locked by {holder or 'an unknown process'}", hint
         )
+
+
+def _removal(host: Host, lock: str) -> str:
+    """The commands that remove a lock, which somebody may have started like a network."""
+    virsh = f"virsh --connect '{host.ref.uri}'"
+    with contextlib.suppress(libvirt.libvirtError):
+        if host.opened.networkLookupByUUIDString(lock).isActive():
+            return f"{virsh} net-destroy {lock}; {virsh} net-undefine {lock}"
+    return f"{virsh} net-undefine {lock}"
 
 
 class LostLockError(VcloudError):
@@ -255,7 +272,7 @@ def remove_ended_locks(host: Host) -> dict[str, tuple[Record, Holder | None]]:
     """
     left = {}
     with translated(f"the locks of {host.name} could not be read"):
-        for network in host.connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_INACTIVE):
+        for network in host.connection.listAllNetworks():
             if not NAMES.fullmatch(network.name()):
                 continue
             record = found_or_none(record_of, network)
@@ -276,7 +293,7 @@ def _release(host: Host, lock: str) -> None:
     """Also where the lock of the vApp is lost, so that no other lock of this process stays."""
     network = found_or_none(host.opened.networkLookupByUUIDString, lock)
     if network is not None:
-        found_or_none(network.undefine)
+        undefine_record(network)
 
 
 def _claim(host: Host, record: Record, subject: str, deadline: float) -> None:

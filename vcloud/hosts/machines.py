@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from xml.etree import ElementTree
 
 import libvirt
@@ -280,13 +280,30 @@ def disk_users(host: Host) -> dict[str, frozenset[str]]:
     """
     users: dict[str, set[str]] = {}
     with translated(f"the disks of the domains of {host.name} could not be read"):
-        for domain in host.connection.listAllDomains():
-            for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE):
-                # None: it has been removed meanwhile.
-                for disk in parse(found_or_none(domain.XMLDesc, flags) or "<domain/>").iter("disk"):
-                    for source in disk.iter("source"):
-                        users.setdefault(source.get("file", ""), set()).add(domain.name())
+        for name, domain in _domains_of(host):
+            for disk in domain.iter("disk"):
+                for source in disk.iter("source"):
+                    users.setdefault(source.get("file", ""), set()).add(name)
     return {path: frozenset(names) for path, names in users.items() if path}
+
+
+def network_users(host: Host, network: str) -> frozenset[str]:
+    """The names of the domains with a NIC on a network. Counts both what runs and what is defined."""
+    with translated(f"the NICs of the domains of {host.name} could not be read"):
+        return frozenset(
+            name
+            for name, domain in _domains_of(host)
+            for source in domain.iterfind("devices/interface/source")
+            if source.get("network") == network
+        )
+
+
+def _domains_of(host: Host) -> Iterator[tuple[str, ElementTree.Element]]:
+    """Name and XML of every domain of a host, first as it runs and then as it is defined."""
+    for domain in host.connection.listAllDomains():
+        for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE):
+            # None: it has been removed meanwhile.
+            yield domain.name(), parse(found_or_none(domain.XMLDesc, flags) or "<domain/>")
 
 
 def set_link(host: Host, name: str, interface_xml: str) -> None:
@@ -411,15 +428,19 @@ def mark_domain(host: Host, name: str, marks: VmMarks) -> None:
 
 
 def set_token(host: Host, name: str) -> str:
-    """Writes a new random token into a running domain, and not into its definition. Returns it.
+    """Writes a new random token and libvirt's id into a running domain, and not into its definition.
+    Returns the token.
 
-    libvirt drops the token when the domain stops, and keeps it when libvirtd restarts.
+    libvirt drops both when the domain stops, and keeps both when libvirtd restarts. A snapshot and a
+    saved memory hold them, too. A domain that is reverted or restored gets another id, by which it
+    is found out.
     """
     token = secrets.token_hex(8)
     with translated(f"'{name}' could not be marked on {host.name}"):
-        _domain(host, name).setMetadata(
+        domain = _domain(host, name)
+        domain.setMetadata(
             libvirt.VIR_DOMAIN_METADATA_ELEMENT,
-            f'<connected token="{token}"/>',
+            f'<connected token="{token}" id="{domain.ID()}"/>',
             CONNECTED_KEY,
             CONNECTED_NAMESPACE,
             libvirt.VIR_DOMAIN_AFFECT_LIVE,

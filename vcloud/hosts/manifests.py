@@ -12,8 +12,14 @@ import libvirt
 
 from vcloud.design.addressing import uuid_of
 from vcloud.errors import HostError
-from vcloud.hosts.connection import Host, translated
-from vcloud.hosts.metadata import Record, read_record, remove_record, write_record
+from vcloud.hosts.connection import Host, message_of, translated
+from vcloud.hosts.metadata import (
+    Record,
+    read_record,
+    remove_record,
+    require_room,
+    write_record,
+)
 from vcloud.hosts.sealing import SEALED, sealing_of
 from vcloud.plan.formats import Unreadable, decoded, encoded
 from vcloud.plan.manifest import Manifest
@@ -26,13 +32,8 @@ def vapp_names(host: Host) -> tuple[str, ...]:
     libvirt.
     """
     with translated(f"the vApps of {host.name} could not be listed"):
-        names = [
-            network.name()
-            for network in host.connection.listAllNetworks(
-                # A record is a network that is never started.
-                libvirt.VIR_CONNECT_LIST_NETWORKS_INACTIVE
-            )
-        ]
+        # Also the active ones: somebody may have started a record.
+        names = [network.name() for network in host.connection.listAllNetworks()]
     return tuple(sorted(name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)))
 
 
@@ -60,16 +61,23 @@ def write_manifest(host: Host, manifest: Manifest) -> None:
     """Stores the manifest of a vApp on the host and replaces the old one. The caller must hold the
     vApp's lock.
 
-    Raises HostError if libvirt refuses it.
+    Raises HostError if libvirt refuses it. The old manifest stays where the host has no room for the
+    new one.
     """
     vapp = manifest.design.instance.name
     envelope, body = encoded(manifest)
     name = PREFIX + vapp
     sealed = sealing_of(host).sealed(base64.b64decode(body), name)
+    record = Record(name, uuid_of("manifest", vapp), envelope | {SEALED: "yes"}, sealed)
     with translated(f"the manifest of '{vapp}' could not be written on {host.name}"):
-        write_record(
-            host, Record(name, uuid_of("manifest", vapp), envelope | {SEALED: "yes"}, sealed)
-        )
+        require_room(host, record)
+    try:
+        write_record(host, record)
+    except libvirt.libvirtError as error:
+        raise HostError(
+            f"the manifest of '{vapp}' could not be written on {host.name}: {message_of(error)}",
+            f"If `vcloud list` does not name '{vapp}' now, restart libvirtd on {host.name}, which reads the old manifest from its file again. Then run the command again.",
+        ) from error
 
 
 def delete_manifest(host: Host, vapp: str) -> None:

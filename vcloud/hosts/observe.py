@@ -25,7 +25,7 @@ from vcloud.hosts.connection import (
     translated,
 )
 from vcloud.hosts.manifests import PREFIX, manifest_in
-from vcloud.hosts.metadata import own_element, parse, read_record, record_of
+from vcloud.hosts.metadata import definition_of, own_element, parse, read_record, record_of
 from vcloud.hosts.operators import trusted_fingerprints
 from vcloud.hosts.sealing import sealing_of
 from vcloud.hosts.signing import TERMS, signer_of
@@ -271,6 +271,11 @@ def _read_domain(
         running=running,
         paused=state in PAUSED,
         token="" if connected is None else connected.get("token", ""),
+        # A domain that is reverted or restored has its old metadata and a new id. Earlier releases
+        # noted no id.
+        brought_back=running
+        and connected is not None
+        and connected.get("id", str(domain.ID())) != str(domain.ID()),
         id=domain.ID(),
         sources=dict(_sources(root)),
         live=domain_facts(root) if running else NO_FACTS,
@@ -315,7 +320,7 @@ def _chain(layer: Element | None) -> Iterator[str]:
 
 def _read_network(network: libvirt.virNetwork, active: bool, lists: _Lists) -> NetworkState | None:
     xml = found_or_none(network.XMLDesc)
-    kept = _definition_of(network) if active else xml
+    kept = found_or_none(definition_of, network) if active else xml
     if xml is None or kept is None:
         return None
     element = own_element(xml, "network")
@@ -329,16 +334,6 @@ def _read_network(network: libvirt.virNetwork, active: bool, lists: _Lists) -> N
         ports=frozenset(_ports(network)) if active else frozenset(),
         autostart=network.UUIDString() in lists.autostarted,
     )
-
-
-def _definition_of(network: libvirt.virNetwork) -> str | None:
-    """The XML of the definition of an active network. libvirt's test driver knows one XML only."""
-    try:
-        return found_or_none(network.XMLDesc, libvirt.VIR_NETWORK_XML_INACTIVE)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_INVALID_ARG:
-            return str(network.XMLDesc())
-        raise
 
 
 def _ports(network: libvirt.virNetwork) -> list[str]:

@@ -158,10 +158,8 @@ class Sealing:
         second key would take the place of the first one when that is brought back.
         """
         with translated(f"the vApps of {self._host.name} could not be listed"):
-            inactive = self._host.connection.listAllNetworks(
-                libvirt.VIR_CONNECT_LIST_NETWORKS_INACTIVE
-            )
-        records = [found for one in inactive if (found := found_or_none(record_of, one))]
+            networks = self._host.connection.listAllNetworks()
+            records = [found for one in networks if (found := found_or_none(record_of, one))]
         names = [record.name for record in records if SEALED in record.attributes]
         if names:
             raise HostError(

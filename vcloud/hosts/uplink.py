@@ -178,8 +178,8 @@ def _require_active(host: Host, name: str) -> None:
 
 
 def forget_vapp(host: Host, vapp: str) -> None:
-    """Deletes the manifest of a vApp. Also deletes vcloud's NAT network, unless another vApp uses
-    it or may use it.
+    """Deletes the manifest of a vApp. Also deletes vcloud's NAT network, unless another vApp or any
+    domain uses it or may use it.
 
     Both happen under one lock. So if two vApps are removed at the same time, the second finds that
     it is the last.
@@ -188,7 +188,11 @@ def forget_vapp(host: Host, vapp: str) -> None:
         HostError: libvirt refuses it.
     """
     with _nat_network_lock(host) as lock:
-        if not any(_may_use_nat_network(host, name) for name in vapp_names(host) if name != vapp):
+        others = [name for name in vapp_names(host) if name != vapp]
+        # A vApp whose manifest is lost still has its firewall.
+        if not any(_may_use_nat_network(host, name) for name in others) and not (
+            machines.network_users(host, NETWORK)
+        ):
             lock.require()  # without it, another vApp may have begun to use the network
             _remove_nat_network(host)
         # The manifest goes last: if this run is killed before, another `down` finds the vApp.

@@ -31,7 +31,12 @@ class DomainState:
     """
     token: str = ""
     """The token that `vcloud up` wrote into the running domain when it connected the VM. It
-    disappears when the domain stops; empty if `up` has not connected the VM.
+    ends with the running domain, but a snapshot or a saved memory brings it back. Empty if `up` has
+    not connected the VM.
+    """
+    brought_back: bool = False
+    """It runs from memory that was kept while it was connected: somebody has reverted it to a
+    snapshot, or restored it from a file. Its guest has the files, the links and the clock of then.
     """
     id: int = -1
     """libvirt's id of a running domain; -1 while the domain is stopped. After a restart of libvirtd
@@ -192,7 +197,7 @@ class VappState:
         services and its rules.
         """
         domain, manifest = self.domain(vm.domain), self.manifest
-        if domain is None or manifest is None or not domain.running:
+        if domain is None or manifest is None or not domain.running or domain.brought_back:
             return False
         token = manifest.token_of(vm.name)
         # Up to format 2, a manifest held libvirt's ids in place of tokens.
