@@ -8,7 +8,7 @@ volume that a domain of somebody else's uses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from vcloud.apply.deletion import kept_volumes
@@ -22,7 +22,7 @@ from vcloud.hosts.pool import StoragePool
 from vcloud.hosts.uplink import forget_vapp
 from vcloud.hosts.volumes import VappVolumes
 from vcloud.plan.diff import refuse_renamed
-from vcloud.plan.losses import of_down
+from vcloud.plan.losses import of_down, refuse_unnamed
 from vcloud.plan.state import DomainState, VappState
 from vcloud.plan.steps import Loss
 from vcloud.reporter import Reporter
@@ -46,18 +46,21 @@ def data_of(vapp: str, connect: str | None) -> tuple[str, tuple[Loss, ...]]:
         host, state = fleet.home, fleet.state_of(vapp)
         pool = StoragePool.existing(host)
         if pool is None:
-            return host.ref.uri, tuple(of_down(vapp, (), state))
+            return host.ref.uri, tuple(of_down(vapp, None, state))
         names = state.volumes or frozenset()
         left = kept_volumes(host, pool, vapp, state, names)
         return host.ref.uri, tuple(of_down(vapp, names - left.keys(), state))
 
 
-def take_down(vapp: str, connect: str | None, reporter: Reporter) -> Gone:
-    """Deletes everything of a vApp.
+def take_down(
+    vapp: str, connect: str | None, reporter: Reporter, agreed: Collection[Loss] | None = None
+) -> Gone:
+    """Deletes everything of a vApp. `agreed` is the data that the user was shown; None: the user has
+    agreed to the loss of all data, unseen.
 
     Raises NoVappError where the host has nothing of it, VcloudError where somebody has renamed a
-    domain of it, HostError where a newer release of vcloud made it, or where something cannot be
-    removed.
+    domain of it, or where more data would go than was agreed to, HostError where a newer release of
+    vcloud made it, or where something cannot be removed.
     """
     with open_home(connect, vapp) as fleet, fleet.locked(vapp, "down"):
         host, state = fleet.home, fleet.state_of(vapp)
@@ -74,7 +77,10 @@ def take_down(vapp: str, connect: str | None, reporter: Reporter) -> Gone:
         # False sorts before True. All links of workloads are cut while the appliances still run,
         # and only then is the first VM removed.
         workloads_first = sorted(domains, key=_is_appliance)
-        for loss in of_down(vapp, deleted, state):
+        losses = tuple(of_down(vapp, deleted, state))
+        if agreed is not None:
+            refuse_unnamed(vapp, losses, agreed)
+        for loss in losses:
             reporter.note(f"data that goes: {loss}")
         for domain in workloads_first:
             machines.cut_links(host, domain.name)

@@ -76,6 +76,11 @@ def _power(run: Run, vm: Vm) -> None:
     if verb is Verb.RESTORE_VM:
         _restore(run, vm)
     else:
+        # Somebody may have made a disk larger since the plan was made. The VM runs on then.
+        stands = _standing_volumes(run, vm, verb)
+        for disk in vm.disks:
+            if disk.volume in stands:
+                run.volumes.pool.refuse_smaller(disk.volume, disk.size)
         _make_way(run, vm, verb)
         _boot(run, vm, verb)
     keep_to_cores(run, vm)
@@ -87,11 +92,7 @@ def _boot(run: Run, vm: Vm, verb: Verb) -> None:
     if boot.seed:
         run.volumes.put_seed(vm.domain, _seed(run, vm, fresh=verb in FRESH))
     marks = run.marks(vm, finished=verb not in FRESH)
-    stands = (
-        (run.state.volumes or frozenset())
-        - unfinished_copies(run.state)
-        - {*(_blank_volumes(run, vm) if verb in FRESH else ())}
-    )
+    stands = _standing_volumes(run, vm, verb)
     made = {
         disk: run.volumes.make_disk(disk.volume, disk.size, stands=disk.volume in stands)
         for disk in vm.disks
@@ -115,6 +116,12 @@ def _boot(run: Run, vm: Vm, verb: Verb) -> None:
         run.reporter.report(vm.name, "booting")
         machines.start_domain(run.host, vm.domain, xml)
     run.note_definition(vm)
+
+
+def _standing_volumes(run: Run, vm: Vm, verb: Verb) -> frozenset[str]:
+    """The volumes that were there when the run began, without those that begin anew."""
+    blank = _blank_volumes(run, vm) if verb in FRESH else ()
+    return (run.state.volumes or frozenset()) - unfinished_copies(run.state) - {*blank}
 
 
 def _restore(run: Run, vm: Vm) -> None:

@@ -29,7 +29,7 @@ from vcloud.errors import Exit, SpecError, UsageError, VcloudError
 from vcloud.printable import on_one_line
 
 if TYPE_CHECKING:
-    from vcloud.plan.steps import Plan
+    from vcloud.plan.steps import Loss, Plan
 
 
 def register(app: typer.Typer) -> None:
@@ -384,6 +384,7 @@ def down(
     from vcloud.apply.down import data_of, take_down
 
     name = vapp_name(vapp, parameters)
+    losses: tuple[Loss, ...] | None = None
     if not yes:
         # From here on the host is the one whose data is shown.
         connect, losses = data_of(name, connect)
@@ -397,7 +398,7 @@ def down(
         if not confirmed(f"Remove '{name}' with all of its VMs and disks?"):
             raise typer.Exit(Exit.FAILED)
     with Progress(quiet=output is not Format.TABLE) as progress:
-        gone = take_down(name, connect, progress)
+        gone = take_down(name, connect, progress, losses)
     if output is not Format.TABLE:
         emit({"vapp": name, "removed": [*gone.removed], "left": [*gone.left]}, output)
     else:

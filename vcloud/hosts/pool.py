@@ -116,6 +116,18 @@ class StoragePool:
             capacity = volume.info()[1]
             if capacity < size:
                 volume.resize(size)
+        self._refuse_smaller(name, capacity, size)
+
+    def refuse_smaller(self, name: str, size: int) -> None:
+        """Raises HostError where `grow` would, so that nobody stops a VM in vain. A volume that does
+        not exist yet is no error.
+        """
+        with translated(f"the size of '{name}' could not be read on {self.host.name}"):
+            volume = self.volume(name)
+            capacity = volume.info()[1] if volume is not None else 0
+        self._refuse_smaller(name, capacity, size)
+
+    def _refuse_smaller(self, name: str, capacity: int, size: int) -> None:
         if capacity > size:
             raise HostError(
                 f"the volume '{name}' on {self.host.name} has {_mib(capacity)} MiB, and a disk cannot become smaller",

@@ -179,20 +179,22 @@ def refuse_foreign_names(design: Design, state: VappState) -> None:
 def refuse_smaller_disks(design: Design, state: VappState) -> None:
     """Refuses a disk that the file makes smaller, because the data behind the new end would be
     lost. A disk that moves to a VM of another name keeps its size.
+
+    Somebody may have made it larger than the last run (`virsh blockresize`), and a run that was killed
+    may not have grown it yet. The larger size counts.
     """
     have, moved = state.manifest, moves(design, state)
     noted = {
         disk.volume: disk.size for vm in (have.design.vms if have else ()) for disk in vm.disks
     }
-    # The manifest's size of a disk counts first: the last run was asked for it.
-    sizes = {**state.sizes, **noted}
     for vm in design.vms:
         for disk in vm.disks:
-            size = sizes.get(moved.get(disk.volume, disk.volume), 0)
+            volume = moved.get(disk.volume, disk.volume)
+            size = max(state.sizes.get(volume, 0), noted.get(volume, 0))
             if disk.size < size:
                 raise SmallerDiskError(
                     f"the disk '{disk.name}' of '{vm.name}' has {size >> 20} MiB, and a disk cannot become smaller",
-                    "Leave its size, or give it a new name, which makes an empty one.",
+                    f"Write {-(-size >> 20)}M as its size, or give it a new name, which makes an empty one.",
                 )
 
 
@@ -339,6 +341,9 @@ def _vm_step(
     if have.identity != digests.identity and not vm.image.recipe:
         why = reasons.identity(vm, wanted, state.manifest)
         return Step(Verb.RESTART_VM, vm.name, f"{why}; cloud-init applies this only at boot")
+    if domain.brought_back and not vm.image.recipe:
+        why = f"{reasons.BROUGHT_BACK}; cloud-init gives it those of today at boot"
+        return Step(Verb.RESTART_VM, vm.name, f"{why}{reasons.outage(vm)}")
     if domain.marks.unready and not vm.image.recipe:
         return Step(
             Verb.RESTART_VM,
@@ -361,7 +366,9 @@ def _vm_step(
         return Step(
             Verb.START_VM,
             vm.name,
-            reasons.UNREADY
+            reasons.BROUGHT_BACK
+            if domain.brought_back
+            else reasons.UNREADY
             if domain.marks.unready
             else "it was started, but not by `vcloud up`, so its links and services were not set up",
         )

@@ -158,22 +158,37 @@ def displaced(domain: DomainState, state: VappState, vm: Vm | None = None) -> It
     the file has it.
 
     The volume decides, not the target (`vdb`). If the file changes the order of the disks, another
-    volume of the same VM has the target, and nothing is lost.
+    volume of the same VM has the target, and nothing is lost. A name that a data disk could have is not enough:
+    somebody may have given it to a snapshot or a copy.
     """
     have = state.manifest
     old = have.vm(domain.vm) if have is not None else None
-    places = {disk.target: "" for known in (old, vm) if known for disk in known.disks}
-    if have is not None and have.phase is Phase.READY and old is not None:
+    disks = [disk for known in (old, vm) if known for disk in known.disks]
+    places = {disk.target: "" for disk in disks}
+    settled = have is not None and have.phase is Phase.READY and old is not None
+    if settled and old is not None:
         places |= {disk.target: disk.volume for disk in old.disks}
     places[ROOT_TARGET] = root_volume(domain.name)
-    for target, files in domain.sources.items():
-        if not files or _volume_of(files[0], domain, state):
+    tops = {
+        target: _volume_of(files[0], domain, state)
+        for target, files in domain.sources.items()
+        if files
+    }
+    given = {root_volume(domain.name), *(disk.volume for disk in disks)}
+    # After a run that was killed, the VM may still have a disk that the file dropped. It is no copy of
+    # another disk if the VM has all others.
+    unused = (given & (state.volumes or frozenset())) - {*tops.values()}
+    for target, top in tops.items():
+        files = domain.sources[target]
+        # The lowest: vcloud puts no volume of a VM over another one.
+        base = next((file for file in files[:0:-1] if _volume_of(file, domain, state)), "")
+        expected = places.get(target)
+        is_given = top in given or not (settled or unused)
+        if top and is_given and not base and not (expected and expected in unused):
             continue
-        base = next((file for file in files if _volume_of(file, domain, state)), "")
-        # A disk at a target that vcloud never used was attached by somebody else. It stays as it
-        # is.
+        # A disk at a target that vcloud never used was attached by somebody else. It stays as it is.
         if base or target in places:
-            volume = _volume_of(base, domain, state) or places.get(target, "")
+            volume = _volume_of(base, domain, state) or expected or ""
             disk = data_disk_of(volume)
             yield Displaced(target, disk[1] if disk else "", volume, files[0], base)
 

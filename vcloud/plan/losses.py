@@ -5,11 +5,12 @@ refuse.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import PurePath
 
 from vcloud.design.model import Design, Disk, Role, Vm
-from vcloud.design.names import data_disk_of, root_volume
+from vcloud.design.names import data_disk_of, is_vm_volume, root_volume
+from vcloud.errors import VcloudError
 from vcloud.plan.disks import (
     ROOT_TARGET,
     Displaced,
@@ -26,6 +27,7 @@ from vcloud.plan.state import DomainState, VappState
 from vcloud.plan.steps import FRESH, Loss, Verb
 
 MEMORY = "(saved memory)"
+NO_POOL = "the storage pool 'vcloud' is not active, so vcloud cannot tell"
 
 
 def of_removal(name: str, design: Design, state: VappState) -> Iterator[Loss]:
@@ -45,7 +47,7 @@ def of_removal(name: str, design: Design, state: VappState) -> Iterator[Loss]:
     if state.volumes is None:
         yield Loss(
             f"{vm} (data disks)",
-            "the storage pool 'vcloud' is not active, so vcloud cannot tell which other disks are deleted with the VM; run `virsh pool-start vcloud` and `vcloud plan` again",
+            f"{NO_POOL} which other disks are deleted with the VM; run `virsh pool-start vcloud` and `vcloud plan` again",
         )
     if domain is None:
         return
@@ -88,14 +90,42 @@ def at_next_start(vm: Vm, design: Design, state: VappState, *, root: bool = True
         yield from _empty_disk(vm, disk, domain, design, state)
 
 
-def of_down(vapp: str, volumes: Iterable[str], state: VappState) -> Iterator[Loss]:
-    """The losses when `vcloud down` deletes these volumes and every VM of the vApp."""
-    for volume in sorted(volumes):
+def of_down(vapp: str, volumes: Iterable[str] | None, state: VappState) -> Iterator[Loss]:
+    """The losses when `vcloud down` deletes these volumes and every VM of the vApp. None: nobody knows
+    which volumes there are.
+    """
+    if volumes is None:
+        yield _unknown_disks(vapp)
+    for volume in sorted(volumes or ()):
         if found := data_disk_of(volume):
             yield Loss(f"{found[0].partition('.')[2]}.{found[1]}", f"'{volume}' is deleted")
+        elif not is_vm_volume(volume):
+            yield Loss(f"'{volume}'", "a snapshot or a copy that a VM uses, and it is deleted")
     for domain in state.domains:
-        if domain.saved and domain.is_of(vapp):
-            yield Loss(f"{domain.vm} {MEMORY}", "deleted with its VM")
+        if domain.is_of(vapp):
+            yield from _with_domain(domain)
+            if domain.saved:
+                yield Loss(f"{domain.vm} {MEMORY}", "deleted with its VM")
+
+
+def refuse_unnamed(vapp: str, losses: Iterable[Loss], agreed: Collection[Loss]) -> None:
+    """Raises VcloudError where `vcloud down` would delete more than was `agreed` to, because somebody
+    has been at work since. Whoever agreed to what nobody could tell has agreed to every disk.
+    """
+    if _unknown_disks(vapp) in agreed:
+        return
+    if more := sorted(str(loss) for loss in losses if loss not in agreed):
+        raise VcloudError(
+            f"somebody has changed '{vapp}' meanwhile, and more data would be lost: {'; '.join(more)}",
+            f"Nothing was deleted. Run `vcloud down {vapp}` again, which names all of it.",
+        )
+
+
+def _unknown_disks(vapp: str) -> Loss:
+    return Loss(
+        f"{vapp} (data disks)",
+        f"{NO_POOL} which disks are deleted; `virsh pool-start vcloud` lets `vcloud down` tell",
+    )
 
 
 def root_is_gone(vm: Vm, state: VappState) -> bool:
@@ -110,11 +140,30 @@ def root_is_gone(vm: Vm, state: VappState) -> bool:
 
 
 def notes_on_disks(design: Design, state: VappState) -> tuple[str, ...]:
-    """A sentence for each data disk on the host that no VM of the file has. These disks are kept."""
+    """A sentence for each data disk on the host that no VM of the file has. These disks are kept.
+
+    There is none on a volume that another domain uses. libvirt does not tell all files below a
+    snapshot, so there is none either on the volumes of a domain that has one.
+    """
     kept = (*left_behind(design, state), *dropped(design, state))
+    vms = {vm.domain: vm for vm in design.vms}
+    above = {
+        domain.name
+        for domain in state.domains
+        if any(displaced(domain, state, vms.get(domain.name)))
+    }
+    users = {
+        (PurePath(file).name, domain.name)
+        for domain in state.domains
+        for files in domain.sources.values()
+        for file in files
+    }
+    owners = {volume: found[0] for volume in kept if (found := data_disk_of(volume))}
+    used = {volume for volume, domain in users if domain != owners.get(volume)}
     return tuple(
         f"the data disk '{volume}' stays on the host, but no VM of the file uses it"
         for volume in sorted(kept)
+        if volume not in used and owners.get(volume) not in above
     )
 
 

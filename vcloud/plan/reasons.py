@@ -18,6 +18,7 @@ from vcloud.values import Protocol
 
 RELEASE = "this release renders it differently"
 """The reason if the file did not change, but the text that vcloud renders did."""
+BROUGHT_BACK = "somebody reverted it to a snapshot, or restored its saved memory, so it has the files, the links and the clock of then"
 UNREADY = "it was made, but was not ready when the last run ended"
 HOSTS = "/etc/hosts"
 OUTAGES = {

@@ -31,6 +31,7 @@ from vcloud.plan.host_difference import HostKind, HostSide
 from vcloud.plan.host_mending import told_once, way_out
 from vcloud.plan.losses import at_next_start
 from vcloud.plan.manifest import Manifest, Phase
+from vcloud.plan.reasons import BROUGHT_BACK
 from vcloud.plan.state import VappState
 from vcloud.plan.steps import Drift, Verb
 from vcloud.proof.checks import Outcome
@@ -348,6 +349,8 @@ def _problems(state: VappState, design: Design, phase: Phase) -> list[str]:
             problems.append(
                 f"{vm.role} '{vm.name}' is {found}{STOPS.get(vm.role, '')}; `vcloud up` repairs it"
             )
+        elif (domain := state.domain(vm.domain)) is not None and domain.brought_back:
+            problems.append(f"{vm.role} '{vm.name}': {BROUGHT_BACK}; `vcloud up` repairs it")
         elif phase is Phase.READY and not state.connected(vm):
             problems.append(
                 f"{vm.role} '{vm.name}' was not started by `vcloud up`, so its links and services are not set up; `vcloud up` repairs it"
@@ -355,6 +358,11 @@ def _problems(state: VappState, design: Design, phase: Phase) -> list[str]:
         problems += [
             f"data is lost when '{vm.name}' is started again: {loss}"
             for loss in at_next_start(vm, design, state)
+        ]
+        problems += [
+            f"somebody has made the disk '{disk.name}' of '{vm.name}' larger, which has {-(-size >> 20)} MiB now; `vcloud up` goes on when its file gives the disk {-(-size >> 20)}M"
+            for disk in vm.disks
+            if phase is Phase.READY and (size := state.sizes.get(disk.volume, 0)) > disk.size
         ]
     if phase is Phase.READY and state.manifest is not None:
         problems += [

@@ -45,6 +45,19 @@ def test_what_writes_nothing_needs_no_room_on_a_full_disk(host: Host, pool: Stor
     ballast.delete()
 
 
+def test_a_disk_that_cannot_become_smaller_is_refused_before_it_is_touched(
+    pool: StoragePool,
+) -> None:
+    pool.make_disk("data", 2 << 20)
+    with pytest.raises(HostError, match="'data' on t has 2 MiB") as refused:
+        pool.refuse_smaller("data", 1 << 20)
+    assert "Write 2M" in refused.value.hint
+    for name, size in (("data", 2 << 20), ("data", 3 << 20), ("none", 1)):
+        pool.refuse_smaller(name, size)
+    volume = pool.volume("data")
+    assert volume.info()[1] == 2 << 20
+
+
 def test_a_command_that_only_reads_makes_no_pool(host: Host) -> None:
     assert StoragePool.existing(host) is None
     assert "vcloud" not in host.connection.listDefinedStoragePools()

@@ -17,7 +17,7 @@ from vcloud.errors import SmallerDiskError, VcloudError
 from vcloud.marks import NO_VM
 from vcloud.plan.diff import plan_changes
 from vcloud.plan.facts import NO_FACTS
-from vcloud.plan.losses import of_down
+from vcloud.plan.losses import of_down, refuse_unnamed
 from vcloud.plan.manifest import Phase
 from vcloud.plan.reasons import flow_changes
 from vcloud.plan.state import VappState
@@ -51,6 +51,23 @@ def test_a_disk_may_grow_and_not_shrink() -> None:
         plan(sized("1G"), state)
     assert refused.value.exit == 6
     assert refused.value.hint
+
+
+def test_a_disk_that_somebody_made_larger_is_told_before_a_vm_is_stopped_for_it() -> None:
+    state = replace(stands(), sizes={"vm.shop.api.data.qcow2": 3 << 30})
+    for wanted in (with_disk(), with_disk(memory="memory: 512M,")):
+        with pytest.raises(SmallerDiskError, match="'data' of 'api' has 3072 MiB") as refused:
+            plan(wanted, state)
+        assert "Write 3072M" in refused.value.hint
+    (problem,) = _problems(state, with_disk(), Phase.READY)
+    assert "the disk 'data' of 'api' larger" in problem
+    assert told(plan(with_disk(disks="data: 3G"), state)) == [("restart VM", "api", "restart")]
+    same = replace(stands(), sizes={"vm.shop.api.data.qcow2": 1 << 30})
+    assert plan(with_disk(), same).steps == ()
+    assert _problems(same, with_disk(), Phase.READY) == []
+    smaller = replace(stands(), sizes={"vm.shop.api.data.qcow2": 1 << 29})
+    with pytest.raises(SmallerDiskError):
+        plan(with_disk(disks="data: 600M"), smaller)
 
 
 def test_losses_are_what_is_made_anew_or_removed() -> None:
@@ -240,6 +257,33 @@ def test_down_says_which_data_it_deletes() -> None:
     assert [loss.what for loss in kept] == [
         f"{vm} (saved memory)" for vm in ("firewall", "web-1", "web-2", "api")
     ]
+
+
+def test_down_also_names_snapshots_and_what_nobody_can_tell() -> None:
+    state = stands()
+    (unknown,) = of_down("shop", None, state)
+    assert "nobody can tell which disks are deleted" in str(unknown)
+    assert "virsh pool-start vcloud" in str(unknown)
+    taken = with_domain(state, "shop.api", lambda domain: replace(domain, snapshots=True))
+    names = ["vm.shop.api.data.qcow2", "vm.shop.api.data.one", "console.shop.api.log"]
+    assert [loss.what for loss in of_down("shop", names, taken)] == [
+        "'vm.shop.api.data.one'",
+        "api.data",
+        "api (snapshots)",
+    ]
+
+
+def test_down_deletes_no_more_than_was_named() -> None:
+    state, data, more = stands(), "vm.shop.api.data.qcow2", "vm.shop.web-1.data.qcow2"
+    shown = tuple(of_down("shop", [data], state))
+    refuse_unnamed("shop", shown, shown)
+    refuse_unnamed("shop", (), shown)
+    for now in (of_down("shop", [data, more], state), of_down("shop", [data], saved(state))):
+        with pytest.raises(VcloudError, match="more data would be lost: ") as refused:
+            refuse_unnamed("shop", now, shown)
+        assert "api.data" not in refused.value.what
+        assert "Nothing was deleted" in refused.value.hint
+    refuse_unnamed("shop", of_down("shop", [data, more], state), [*of_down("shop", None, state)])
 
 
 def test_a_vm_whose_disks_nobody_can_tell_is_not_removed_in_silence() -> None:

@@ -4,6 +4,7 @@ snapshot: what is written there is named before it goes, and a mend leaves it al
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -32,8 +33,10 @@ def snapshot(
     def other(facts: DomainFacts, base: str) -> DomainFacts:
         part = f"disk {target}"
         text = facts.parts[part]
-        assert base in text
-        return replace(facts, parts={**facts.parts, part: text.replace(base, over)})
+        # A domain without its host's files says ROOT.
+        said = base if base in text else "ROOT"
+        assert said in text
+        return replace(facts, parts={**facts.parts, part: text.replace(said, over)})
 
     def change(domain: DomainState) -> DomainState:
         files = domain.sources[target]
@@ -181,3 +184,82 @@ def test_a_disk_that_somebody_attached_is_taken_off_and_not_lost() -> None:
         return replace(domain, sources={**domain.sources, "vdx": ("/srv/backup.qcow2",), "sda": ()})
 
     assert lost(plan(larger(), with_domain(stands(), "shop.api", attached))) == []
+
+
+SNAP = "vm.shop.api.snap.qcow2"
+
+
+def copied(state: VappState, name: str) -> VappState:
+    """The state after `virsh blockcopy --pivot` of the data disk into a file of that name."""
+    found = with_domain(
+        state,
+        "shop.api",
+        lambda domain: replace(domain, sources={**domain.sources, "vdb": (f"/pool/{name}",)}),
+    )
+    return replace(found, volumes=(found.volumes or frozenset()) | {name})
+
+
+@pytest.mark.parametrize("make", [snapshot, lambda state, _target, name: copied(state, name)])
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_snapshot_or_copy_with_the_name_of_a_data_disk_is_one(
+    make: Callable[[VappState, str, str], VappState], runs: bool
+) -> None:
+    state = make(stands(), "vdb", SNAP)
+    state = state if runs else with_domain(state, "shop.api", stopped)
+    found = plan(larger(), state)
+    assert lost(found) == ["api.data"]
+    assert SNAP in str(found.lost_data()[0])
+    assert found.notes == (), "nobody is told that the file is of no use"
+    assert lost(plan(larger(), stands())) == []
+    (problem, *_) = _problems(make(stands(), "vdb", SNAP), with_disk(), Phase.READY)
+    assert "data is lost when 'api' is started again: api.data" in problem
+
+
+def test_a_copy_does_not_hide_behind_another_disk_of_its_vm() -> None:
+    disks = "data: 1G, logs: 1G"
+    state = standing(with_disk(disks=disks))
+
+    def detached(domain: DomainState) -> DomainState:
+        return replace(domain, sources={**domain.sources, "vdb": (f"/pool/{LOGS}",), "vdc": ()})
+
+    wanted = with_disk(disks=disks, memory="memory: 512M,")
+    assert lost(plan(wanted, with_domain(state, "shop.api", detached))) == ["api.data"]
+    assert lost(plan(wanted, state)) == []
+
+
+@pytest.mark.parametrize("name", [SNAP, "vm.shop.gone.data.qcow2"])
+def test_a_snapshot_of_the_root_disk_with_the_name_of_a_data_disk_is_one(name: str) -> None:
+    found = plan(larger(), snapshot(stands(), "vda", name))
+    assert lost(found) == ["api"]
+    assert "virsh blockcommit shop.api vda --base /pool/root.shop.api.qcow2" in str(
+        found.lost_data()[0]
+    )
+    assert found.notes == ()
+
+
+def test_the_base_of_two_snapshots_is_the_disk_below_both() -> None:
+    found = plan(
+        larger(), snapshot(snapshot(stands(), over=SNAP), over=SNAP.replace("snap", "two"))
+    )
+    assert f"--base /pool/{DATA}" in str(found.lost_data()[0])
+
+
+def test_a_snapshot_is_none_of_the_disks_that_the_file_adds() -> None:
+    state = snapshot(stands(), over=SNAP)
+    assert lost(plan(with_disk(disks="data: 1G, snap: 1G"), state)) == ["api.data"]
+    assert lost(plan(with_disk(disks="data: 1G, snap: 1G"), stands())) == []
+
+
+def test_a_killed_run_does_not_hide_a_copy_with_the_name_of_a_data_disk() -> None:
+    wanted, before = larger(), stands()
+    claim = manifest_of(wanted).claimed("lock", before.manifest, 1, ["api"])
+    killed = replace(before, manifest=claim)
+    assert lost(plan(wanted, copied(killed, SNAP))) == ["api.vdb"]
+    assert lost(plan(wanted, snapshot(killed, over=SNAP))) == ["api.data"]
+    assert lost(plan(wanted, killed)) == []
+
+
+def test_a_disk_that_the_file_drops_is_named_as_staying() -> None:
+    (note,) = plan(with_disk(disks="cache: 1G"), stands()).notes
+    assert DATA in note
+    assert "stays on the host" in note
