@@ -42,7 +42,7 @@ from vcloud.marks import NO_VM, VmMarks
 from vcloud.placement.place import on_one
 from vcloud.plan.diff import plan_changes
 from vcloud.plan.host_difference import HostSide
-from vcloud.plan.host_mending import way_out
+from vcloud.plan.host_mending import left_after
 from vcloud.plan.manifest import Manifest, Phase
 from vcloud.plan.order import keeps_processor_busy, ordered, with_memory_images
 from vcloud.plan.reasons import flow_changes
@@ -284,14 +284,8 @@ class _Up:
 
 
 def _seen(plan: Plan, side: HostSide) -> Plan:
-    """The plan that was carried out, with what the host's side is like after it. As root, vcloud has
-    tried its commands in vain, so they are for a person.
-    """
-    left = tuple(
-        f"{difference.what}; {way_out(difference, as_root=False)}"
-        for difference in side.differences
-    )
-    return replace(plan, host_side=side, unmended=left)
+    """The plan that was carried out, with what the host's side is like after it."""
+    return replace(plan, host_side=side, unmended=left_after(side, plan.steps))
 
 
 def refuse_difference(left: Plan) -> None:

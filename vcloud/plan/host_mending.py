@@ -261,6 +261,19 @@ def unmended(
     )
 
 
+def left_after(side: HostSide, steps: Iterable[Step]) -> tuple[str, ...]:
+    """What a run with these steps has left on the host, each as a sentence with its way out.
+
+    A person is told the commands that root has tried in vain. After a run that did not look at the
+    host first, nobody has tried any, and the next run does.
+    """
+    tried = {command for step in steps for command in step.commands}
+    return tuple(
+        f"{difference.what}; {way_out(difference, as_root=side.as_root and not tried.issuperset(mend_of(difference).commands))}"
+        for difference in side.differences
+    )
+
+
 PLUGGED_IN: Final = FRESH | {Verb.RESTART_VM}
 """Steps after which a running VM has new taps."""
 

@@ -16,6 +16,7 @@ from vcloud.design.model import Design, Vm
 from vcloud.design.names import filter_name
 from vcloud.plan.drift import drift_of
 from vcloud.plan.manifest import Manifest, digest_of
+from vcloud.plan.reasons import BROUGHT_BACK
 from vcloud.plan.state import VappState
 from vcloud.proof.checks import Check, Kind, Outcome
 from vcloud.proof.firewall_report import TABLE, FirewallReport
@@ -188,10 +189,11 @@ def _guest_verdicts(
 
 def libvirt_verdicts(manifest: Manifest, state: VappState) -> Iterator[Verdict]:
     """One verdict for each VM and network, and for the filter: whether libvirt has it as vcloud gave
-    it.
+    it. A VM that does not run, and what is not there, has no drift, and is not as it was given.
     """
     design = manifest.design
     drift = [found for found in drift_of(manifest, state) if not found.unknown]
+    absent = dict(_absent(manifest, state))
     subjects = (
         *(vm.name for vm in design.vms),
         *(network.name for _, network in vapp_networks(design)),
@@ -199,12 +201,47 @@ def libvirt_verdicts(manifest: Manifest, state: VappState) -> Iterator[Verdict]:
     )
     for subject in subjects:
         found = [one.what for one in drift if one.subject == subject]
+        found += [absent[subject]] if subject in absent else []
         yield _verdict(
             f"libvirt/{subject}",
             f"libvirt has '{subject}' as vcloud defined it",
             not found,
             "; ".join(found) or "as defined",
         )
+
+
+def _absent(manifest: Manifest, state: VappState) -> Iterator[tuple[str, str]]:
+    """What of a vApp does not run or is not there, and how libvirt shows that."""
+    design = manifest.design
+    for vm in design.vms:
+        domain = state.domain(vm.domain)
+        if domain is None:
+            yield vm.name, f"there is no domain '{vm.domain}'"
+        elif domain.uuid != vm.uuid:
+            yield vm.name, f"the domain '{vm.domain}' is not the one that vcloud made"
+        elif domain.paused or not domain.running:
+            yield vm.name, "it is paused" if domain.paused else "it does not run"
+        elif domain.brought_back:
+            yield vm.name, BROUGHT_BACK
+        elif not state.connected(vm):
+            yield vm.name, "it was started, but not by `vcloud up`"
+        elif vm is design.firewall and state.uplink_gone:
+            yield vm.name, "the uplink's network is stopped or removed"
+    for _, network in vapp_networks(design):
+        standing = state.network(network.name)
+        if standing is None:
+            yield network.name, "there is no such network"
+        elif standing.uuid != network.uuid:
+            yield network.name, "the network of that name is not the one that vcloud made"
+        elif not standing.active:
+            yield network.name, "it is not active"
+    name = filter_name(design.instance.name)
+    if state.filter_foreign:
+        yield name, "the network filter of that name is not the one that vcloud made"
+    elif state.filter_gone:
+        yield name, "there is no such network filter"
+    elif state.filter is None:
+        yield name, "libvirt does not tell its rules"
 
 
 def tenancy_verdicts(design: Design, wrong: tuple[str, ...]) -> Iterator[Verdict]:

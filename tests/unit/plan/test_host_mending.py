@@ -15,7 +15,14 @@ from vcloud.design.names import filter_name
 from vcloud.plan.drift import drift_of
 from vcloud.plan.facts import DomainFacts
 from vcloud.plan.host_difference import HostDifference, HostKind, HostSide
-from vcloud.plan.host_mending import MendKind, mend_of, told_once, verb_of, way_out
+from vcloud.plan.host_mending import (
+    MendKind,
+    left_after,
+    mend_of,
+    told_once,
+    verb_of,
+    way_out,
+)
 from vcloud.plan.manifest import Phase
 from vcloud.plan.order import ordered
 from vcloud.plan.state import DomainState, VappState
@@ -196,6 +203,21 @@ def test_without_root_a_command_is_for_a_person_and_only_a_moved_card_is_worth_a
     ]
     assert told(planned(MOVED, as_root=False)) == [("restart VM", "api", "restart")]
     assert told(planned(of_card(HostKind.FILTER), as_root=False)) == [("mend VM", "api", "live")]
+
+
+def test_only_commands_that_root_has_tried_in_vain_are_for_a_person() -> None:
+    tried = planned(HAIRPIN).steps
+    assert any(step.commands for step in tried)
+    for as_root in (True, False):
+        (told_after,) = left_after(HostSide((HAIRPIN,), as_root=as_root), tried)
+        assert "root on the host ends it with" in told_after
+    (untried,) = left_after(HostSide((HAIRPIN,), as_root=True), ())
+    assert untried.endswith("`vcloud up` repairs it")
+    (no_root,) = left_after(HostSide((HAIRPIN,), as_root=False), ())
+    assert "root on the host ends it with" in no_root
+    (another,) = left_after(HostSide((PORT,), as_root=True), tried)
+    assert another.endswith("`vcloud up` repairs it")
+    assert left_after(HostSide(as_root=True), tried) == ()
 
 
 def test_the_host_is_mended_after_the_networks_and_before_the_vms() -> None:

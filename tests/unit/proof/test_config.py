@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from tests.standing import manifest_of
+from tests.standing import manifest_of, standing, with_domain, without_domain
 from tests.unit.proof.reports import TIME, Reports, healthy
 from tests.vapps import shop
 from vcloud.marks import VmDigests
+from vcloud.plan.state import VappState
 from vcloud.proof.checks import Outcome
-from vcloud.proof.config import NAMED, config_verdicts
+from vcloud.proof.config import NAMED, config_verdicts, libvirt_verdicts
 from vcloud.proof.ips_report import NO_REPORT
 from vcloud.proof.observed import Verdict
 from vcloud.proof.rounds import Tries, added, asked_next, in_sum
@@ -52,6 +53,65 @@ def test_what_is_as_it_was_delivered_passes() -> None:
             for key in ("identity", "links", "traffic-control", "routing", "settings", "frames")
         ),
     }
+
+
+STANDING = standing(shop())
+
+
+def wrong_in_libvirt(state: VappState) -> dict[str, str]:
+    """Subject -> what is not as vcloud defined it."""
+    assert STANDING.manifest
+    return {
+        verdict.check.id.removeprefix("config/libvirt/"): verdict.detail
+        for verdict in libvirt_verdicts(STANDING.manifest, state)
+        if verdict.outcome is Outcome.FAIL
+    }
+
+
+def with_network(name: str, **changes: Any) -> VappState:
+    networks = (
+        replace(network, **changes) if network.name == name else network
+        for network in STANDING.networks
+    )
+    return replace(STANDING, networks=tuple(networks))
+
+
+def with_api(**changes: Any) -> VappState:
+    return with_domain(STANDING, "shop.api", lambda domain: replace(domain, **changes))
+
+
+@pytest.mark.parametrize(
+    ("state", "subject", "detail"),
+    [
+        (without_domain(STANDING, "shop.api"), "api", "there is no domain 'shop.api'"),
+        (with_api(running=False), "api", "it does not run"),
+        (with_api(paused=True), "api", "it is paused"),
+        (with_api(brought_back=True), "api", "somebody reverted it to a snapshot"),
+        (with_api(token="another"), "api", "it was started, but not by `vcloud up`"),
+        (with_api(uuid="f" * 32), "api", "is not the one that vcloud made"),
+        (replace(STANDING, uplink_gone=True), "firewall", "the uplink's network is stopped"),
+        (
+            replace(STANDING, networks=tuple(n for n in STANDING.networks if n.name != "shop.app")),
+            "shop.app",
+            "there is no such network",
+        ),
+        (with_network("shop.app", active=False), "shop.app", "it is not active"),
+        (with_network("shop.app", uuid="f" * 32), "shop.app", "is not the one that vcloud made"),
+        (replace(STANDING, filter=None, filter_gone=True), "vcloud-shop", "there is no such"),
+        (replace(STANDING, filter=None, filter_foreign=True), "vcloud-shop", "is not the one"),
+        (replace(STANDING, filter=None), "vcloud-shop", "libvirt does not tell its rules"),
+    ],
+)
+def test_what_is_not_there_or_does_not_run_is_not_as_vcloud_defined_it(
+    state: VappState, subject: str, detail: str
+) -> None:
+    found = wrong_in_libvirt(state)
+    assert set(found) == {subject}
+    assert detail in found[subject]
+
+
+def test_what_stands_is_as_vcloud_defined_it() -> None:
+    assert wrong_in_libvirt(STANDING) == {}
 
 
 def test_a_vapp_without_an_ips_has_no_claims_about_one() -> None:
