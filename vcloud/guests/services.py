@@ -17,10 +17,10 @@ from vcloud.design.readers import all_changes
 from vcloud.errors import GuestError
 from vcloud.guests.setup import (
     GUEST,
-    RUN_TIMEOUT,
     SERVICES_TIMEOUT,
     as_by_root,
     open_gate,
+    run_line,
     tail_of,
 )
 from vcloud.hosts.agent import Agent
@@ -233,7 +233,7 @@ def follow_changes(agent: Agent, vm: Vm, before: Vm | None, changed: Collection[
     """
     for file in vm.files:
         if file.run and file.path in changed:
-            done = agent.execute(as_by_root(file.run), timeout=RUN_TIMEOUT)
+            done = run_line(agent, vm, file.run)
             if done.code != 0:
                 raise GuestError(
                     f"the command of {file.path} in '{vm.name}' ended with {done.code}: {tail_of(done.stderr or done.stdout)}",

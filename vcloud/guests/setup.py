@@ -38,9 +38,32 @@ LOAD_TIMEOUT = 180
 DIGEST = re.compile(r"[0-9a-f]{64}")
 SERVICES_TIMEOUT = 300
 RUN_TIMEOUT = 900
+REFUSED, UNWRITTEN, UNKEPT = 65, 73, 74
+"""Exit codes of `firewall-load` and `ips-load`: the rules were refused; they could not be written, so
+nothing has changed; they are in force and could not be written for the next start.
+"""
 BUSY, LATE = 75, 76
 """Exit codes of guest programs that must not run twice at a time: an earlier one is still running;
 a later run of vcloud was here before.
+"""
+RUN_LOCK = "/run/vcloud-run.lock"
+RUN_WAIT = 120
+"""Seconds that a command waits for one that was begun before."""
+UNENDED = "a command of an earlier run has not ended"
+IN_TURN = f"""
+umask 077
+exec 9>> "$2" || exit
+if ! flock -w "$3" 9; then
+	echo '{UNENDED}' >&2
+	exit {BUSY}
+fi
+/bin/sh -c "$1"
+code=$?
+flock -u 9
+exit "$code"
+"""
+"""Runs a command while no other one runs. If this shell is killed, the command goes on and keeps the
+lock, which it has inherited. A program that a command leaves in the background does not keep it.
 """
 PATH = re.compile(r"(?:/[!-.0-~]+){1,64}")
 TAIL = 2000
@@ -164,12 +187,30 @@ def as_by_root(line: str) -> list[str]:
     return ["/bin/sh", "-c", f"{ROOT_SHELL}; {line}"]
 
 
+def in_turn(line: str, lock: str = RUN_LOCK, wait: int = RUN_WAIT) -> list[str]:
+    """A shell line of the file as argv, like `as_by_root`. It waits until the line of a run that was
+    killed has ended: that one goes on in the guest.
+    """
+    return ["/bin/sh", "-c", IN_TURN, "sh", f"{ROOT_SHELL}; {line}", lock, str(wait)]
+
+
+def run_line(agent: Agent, vm: Vm, line: str) -> Executed:
+    """Runs a shell line of the file in the guest, in its turn. Raises GuestError where one that was
+    begun before does not end.
+    """
+    done = agent.execute(in_turn(line), timeout=RUN_WAIT + RUN_TIMEOUT)
+    # The line may end with any code by itself.
+    if done.code == BUSY and done.stderr.strip() == UNENDED.encode():
+        _require_turn(done, f"'{vm.name}'", vm.domain)
+    return done
+
+
 def run_commands(agent: Agent, vm: Vm) -> None:
     """Runs the `run:` lines of the file in order, each with the guest's shell. Raises GuestError
     for the first that fails.
     """
     for number, line in enumerate(vm.run):
-        done = agent.execute(as_by_root(line), timeout=RUN_TIMEOUT)
+        done = run_line(agent, vm, line)
         if done.code != 0:
             raise GuestError(
                 f"run[{number}] of '{vm.name}' ended with {done.code}: {tail_of(done.stderr or done.stdout)}",
@@ -181,17 +222,17 @@ def load_firewall(agent: Agent, ruleset: str, generation: int) -> str:
     """Checks the ruleset and loads it in one transaction. Returns the digest of the ruleset that is
     loaded now. `generation` is the number of this run (`Manifest.generation`).
 
-    Raises GuestError if the firewall refuses the ruleset, or if another run is loading one or has
+    Raises GuestError if the firewall refuses the ruleset or cannot write it, or if another run is loading one or has
     loaded a later one. Then the old ruleset stays loaded.
     """
     sent = ruleset.encode()
     done = agent.execute([FIREWALL_LOAD, str(generation)], stdin=sent, timeout=LOAD_TIMEOUT)
-    _require_turn(done, "the firewall", agent.name)
-    if done.code != 0:
-        raise GuestError(
-            f"the firewall refused its ruleset; the old one stays loaded: {tail_of(done.stderr or done.stdout)}",
-            "This is a bug in vcloud: please report it with `vcloud render`.",
-        )
+    require_loaded(
+        done,
+        "the firewall",
+        agent.name,
+        "This is a bug in vcloud: please report it with `vcloud render`.",
+    )
     in_force, _, loaded = tail_of(done.stdout).partition("\n")
     if not DIGEST.fullmatch(in_force) or loaded != hashlib.sha256(sent).hexdigest():
         raise GuestError(
@@ -205,18 +246,13 @@ def load_ips(agent: Agent, files: Mapping[str, bytes], generation: int) -> None:
     """Checks the IPS's files and loads them. `generation` is the number of this run
     (`Manifest.generation`).
 
-    Raises GuestError if the IPS refuses the files, or if another run is loading files or has loaded
+    Raises GuestError if the IPS refuses the files or cannot write them, or if another run is loading files or has loaded
     later ones. Then the old files stay loaded.
     """
     done = agent.execute(
         [IPS_LOAD, str(generation)], stdin=ips_archive(files), timeout=LOAD_TIMEOUT
     )
-    _require_turn(done, "the IPS", agent.name)
-    if done.code != 0:
-        raise GuestError(
-            f"the IPS refused its rules; the old ones stay loaded: {tail_of(done.stdout + done.stderr)}",
-            "See vcloud logs and `vcloud render`.",
-        )
+    require_loaded(done, "the IPS", agent.name, "See vcloud logs and `vcloud render`.")
     try:
         # The JSON is the last line that ips-load prints.
         answer = untrusted.parse_json(done.stdout.strip().rpartition(b"\n")[2])
@@ -238,6 +274,30 @@ def load_ips(agent: Agent, files: Mapping[str, bytes], generation: int) -> None:
         raise GuestError(
             "the IPS runs with other files than it was sent",
             f"See its console: vcloud logs {path_of(agent.name)}.",
+        )
+
+
+def require_loaded(done: Executed, who: str, domain: str, refused: str) -> None:
+    """Raises GuestError where an appliance has not loaded its rules, or cannot keep them. `refused` is
+    the way out where it has refused them.
+    """
+    _require_turn(done, who, domain)
+    said = tail_of(done.stdout + done.stderr)
+    if done.code == REFUSED:
+        raise GuestError(f"{who} refused its rules; the old ones stay loaded: {said}", refused)
+    disk = f"Its disk may be full, or only readable after an error. Restart the VM (virsh reboot {domain}), then run `vcloud up` again. If it does not help, see its console: vcloud logs {path_of(domain)}."
+    if done.code == UNWRITTEN:
+        what = f"{who} could not write its new rules; the old ones stay loaded: {said}"
+        raise GuestError(what, disk)
+    if done.code == UNKEPT:
+        what = (
+            f"{who} has its new rules in force, and could not write them for its next start: {said}"
+        )
+        raise GuestError(what, disk)
+    if done.code != 0:
+        raise GuestError(
+            f"{who} has not loaded its rules as it should (exit code {done.code}): {said}",
+            f"`vcloud status` tells which rules are in force. See also its console: vcloud logs {path_of(domain)}.",
         )
 
 

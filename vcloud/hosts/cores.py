@@ -31,7 +31,6 @@ from vcloud.plan.facts import EMULATOR, domain_facts
 from vcloud.plan.formats import CORES
 from vcloud.values import processors_in
 
-
 MACHINES = "/run/libvirt/qemu"
 """Where libvirt keeps the number of the process of each running domain: NAME.pid."""
 

@@ -2,8 +2,7 @@
 
 It chooses the least disruptive step that mends all differences of an appliance. Rules are loaded
 live. An identity is given live, which also removes everything that it does not name. Only a restart
-removes links, traffic control and programs that somebody has added. Only a restart makes Suricata
-read files again that did not change.
+removes links, traffic control and programs that somebody has added.
 """
 
 from __future__ import annotations
@@ -34,18 +33,14 @@ _MENDS: Final[Mapping[Role, Mapping[str, Verb]]] = {
         Claim.HOOKS: Verb.RESTART_VM,
     },
     Role.IPS: {
-        **dict.fromkeys(("files", "running"), Verb.LOAD_IPS),
+        **dict.fromkeys(("files", "running", "memory"), Verb.LOAD_IPS),
         **_BY_IDENTITY,
         Claim.ROUTING: Verb.RESTART_VM,
         **_BY_RESTART,
-        **dict.fromkeys(("memory", "inline"), Verb.RESTART_VM),
+        "inline": Verb.RESTART_VM,
     },
 }
 """Last part of the id of a check of the configuration -> the step that mends it."""
-_ALSO_MENDED: Final[Mapping[str, str]] = {"memory": "files"}
-"""Check -> another check whose mending mends it as well: when the files are delivered again,
-Suricata reads them.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +86,7 @@ def _silent(vm: Vm, told: Iterable[Verdict]) -> Mend | None:
 
 def _mend(vm: Vm, failed: Iterable[Verdict]) -> Mend | None:
     own = {key: verdict for verdict in failed for role, key in [_key(verdict)] if role == vm.role}
-    needed = [
-        verb
-        for key, verdict in own.items()
-        if _ALSO_MENDED.get(key) not in own and (verb := mend_of(verdict))
-    ]
+    needed = [verb for verdict in own.values() if (verb := mend_of(verdict))]
     if not needed:
         return None
     why = "; ".join(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +35,8 @@ from vcloud.compile.ips.files import FOLDER, ips_digest, ips_files
 from vcloud.compile.ips.rules import SHIPPED, VAPP
 from vcloud.compile.leaks.payloads import payloads_of
 from vcloud.compile.leaks.rules import rule_sids
+from vcloud.guests.setup import ips_archive
+from vcloud.proof.ips_report import parse_ips_report
 from vcloud.values import Action, Mode, Protocol
 
 
@@ -139,6 +143,114 @@ def test_nothing_passes_before_it_has_rules_nor_after_it_dies(own: IpsLab) -> No
     assert pings()
 
 
+START = "/usr/lib/vcloud/ips-start"
+
+
+def stop(own: IpsLab) -> None:
+    own.chroot("sh", "-c", ". /usr/lib/vcloud/ips-common && stop")
+    assert own.report()["running"] is False
+
+
+@pytest.mark.parametrize("broken", ["rules/attacks.rules", "suricata.yaml", "../ips.digest"])
+def test_suricata_starts_only_with_the_files_that_it_has_loaded(own: IpsLab, broken: str) -> None:
+    """For a rule file that a crash has left empty it only writes a line to its log, and forwards
+    every packet.
+    """
+    own.load(ips_files(DESIGN))
+    stop(own)
+    file = own.path(f"{FOLDER}/{broken}")
+    content = file.read_bytes()
+    file.write_bytes(b"")
+    refused = own.chroot(START)
+    assert refused.returncode == 1
+    assert b"not those that it had loaded" in refused.stderr
+    assert own.report()["running"] is False
+    file.write_bytes(content)
+    assert own.chroot(START).returncode == 0
+    assert is_stopped(own.tcp(API[0], OUTSIDE4, 8000, upload(CARD.encode())))
+    stop(own)
+    file.write_bytes(b"")
+    assert own.load(ips_files(DESIGN))["action"] == "start", "a load brings them back"
+
+
+def test_suricata_is_stopped_where_it_has_no_rules(own: IpsLab) -> None:
+    """Also if the digest is right: it runs only while its rules are loaded."""
+    own.load(ips_files(DESIGN))
+    stop(own)
+    for file in own.path(f"{FOLDER}/rules").iterdir():
+        file.write_bytes(b"")
+    own.chroot("sh", "-c", '. /usr/lib/vcloud/ips-common && digest > "$kept"')
+    assert own.chroot(START).returncode == 1
+    assert own.report()["running"] is False
+
+
+def test_files_from_the_future_are_read_again(own: IpsLab) -> None:
+    """As after the host's clock was set back, when Suricata starts again: its files seem to have
+    changed after it read them.
+    """
+    files = ips_files(DESIGN)
+    own.load(files)
+    assert own.load(files)["action"] == "none"
+    (own.path(FOLDER) / "suricata.yaml").chmod(0o600)
+    stale = parse_ips_report(json.dumps(own.report()).encode())
+    assert stale.changed > stale.reloaded
+    assert own.load(files)["action"] == "reload"
+    again = parse_ips_report(json.dumps(own.report()).encode())
+    assert again.changed < again.reloaded
+    assert own.load(files)["action"] == "none"
+
+
+def test_rules_that_are_gone_from_suricatas_memory_are_read_again(own: IpsLab) -> None:
+    files = ips_files(DESIGN)
+    own.load(files)
+    rules = own.path(f"{FOLDER}/rules")
+    (name,) = [path.name for path in rules.iterdir() if b"\ndrop" in b"\n" + path.read_bytes()][:1]
+    few = {**files, f"{FOLDER}/rules/{name}": b""}
+    loaded = own.load(few)["rules_loaded"]
+    (rules / name).write_bytes(files[f"{FOLDER}/rules/{name}"])
+    answer = own.load(files)
+    assert answer["action"] == "reload"
+    assert answer["rules_loaded"] != loaded
+
+
+@pytest.mark.parametrize("option", ["size=4M", "ro"])
+def test_a_full_or_read_only_disk_is_no_refusal(own: IpsLab, tmp_path: Path, option: str) -> None:
+    own.load(ips_files(DESIGN))
+    before, place = own.report()["digest"], f"{own._root}/etc/vcloud"
+    own.ips.run("cp", "-a", place, str(tmp_path / "kept"))
+    own.ips.run("mount", "-t", "tmpfs", "-o", "size=4M", "tmpfs", place)
+    own.ips.run("cp", "-a", f"{tmp_path}/kept/.", place)
+    own.ips.run("sh", "-c", f"cat /dev/zero > {place}/filler", check=False)
+    own.ips.run("mount", "-o", f"remount,{option}", place)
+    sent = ips_archive(ips_files(with_detectors(DESIGN, ORDERS)))
+    done = own.chroot("/usr/lib/vcloud/ips-load", stdin=sent)
+    assert (done.returncode, done.stdout) == (73, b"")
+    assert b"cannot" in done.stderr
+    assert own.report()["digest"] == before
+    assert is_stopped(own.tcp(API[0], OUTSIDE4, 8000, upload(CARD.encode())))
+    own.ips.run("umount", "-l", place)
+    assert own.load(ips_files(with_detectors(DESIGN, ORDERS)))["action"] == "reload"
+
+
+def test_files_that_cannot_be_noted_are_in_force_and_not_started_with(own: IpsLab) -> None:
+    """Nothing can take the place of a file that is immutable."""
+    own.load(ips_files(DESIGN))
+    noted = str(own.path(f"{FOLDER}.digest"))
+    subprocess.run(["chattr", "+i", noted], check=True)
+    try:
+        sent = ips_archive(ips_files(with_detectors(DESIGN, ORDERS)))
+        done = own.chroot("/usr/lib/vcloud/ips-load", stdin=sent)
+    finally:
+        subprocess.run(["chattr", "-i", noted], check=True)
+    assert (done.returncode, done.stdout) == (74, b"")
+    assert b"cannot be noted" in done.stderr
+    assert own.tcp(API[0], OUTSIDE4, 8000, upload(CARD.encode())).arrived, "the new rules count"
+    stop(own)
+    assert own.chroot(START).returncode == 1
+    assert own.load(ips_files(DESIGN))["action"] == "start"
+    assert is_stopped(own.tcp(API[0], OUTSIDE4, 8000, upload(CARD.encode())))
+
+
 def test_new_rules_are_loaded_live_and_open_connections_live_on(own: IpsLab) -> None:
     own.load(ips_files(DESIGN))
     with own.connection(API[0], OUTSIDE4, 8000) as (client, server):
@@ -218,7 +330,8 @@ def test_refused_files_change_nothing(own: IpsLab, broken: str) -> None:
     report = own.report()
     assert (report["running"], report["digest"]) == (True, ips_digest(files))
     assert is_stopped(own.tcp(API[0], OUTSIDE4, 8000, upload(CARD.encode())))
-    assert [path.name for path in own.path(FOLDER).parent.iterdir()] == [Path(FOLDER).name]
+    left = sorted(path.name for path in own.path(FOLDER).parent.iterdir())
+    assert left == ["ips", "ips.digest"]
 
 
 def test_the_report_counts_what_was_dropped(own: IpsLab) -> None:

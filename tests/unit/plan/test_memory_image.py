@@ -156,7 +156,9 @@ def other_nics(count: int) -> tuple[Nic, ...]:
 def test_the_seed_disk_of_an_own_image_takes_a_port() -> None:
     own = replace(WEB, image=replace(WEB.image, recipe="", source="/disk.qcow2"))
     assert why_not_wakeable(replace(own, nics=other_nics(PORTS - 1)), UPLINK) == ""
-    assert f"{PORTS + 1} more devices" in why_not_wakeable(replace(own, nics=other_nics(PORTS)), UPLINK)
+    assert f"{PORTS + 1} more devices" in why_not_wakeable(
+        replace(own, nics=other_nics(PORTS)), UPLINK
+    )
 
 
 @pytest.mark.parametrize(

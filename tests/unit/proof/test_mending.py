@@ -66,14 +66,18 @@ def test_only_what_no_load_and_no_identity_removes_needs_a_restart(vm: str, thin
     assert needed(with_thing(HEALTHY, vm, thing)) == [(vm, Verb.RESTART_VM)]
 
 
-def test_suricata_is_loaded_where_that_makes_it_read_its_files_again_and_else_restarted() -> None:
-    """`ips-load` does nothing to files that are right already."""
+def test_suricata_reads_its_files_again_without_a_restart() -> None:
+    """`ips-load` finds out by itself that Suricata's memory is not as its files are. After the host's
+    clock was set back, files seem to change later than they did.
+    """
     gone = HEALTHY.with_ips(rules=1)
-    assert needed(gone) == [("ips", Verb.RESTART_VM)]
+    assert needed(gone) == [("ips", Verb.LOAD_IPS)]
     assert needed(gone.with_ips(digest="f")) == [("ips", Verb.LOAD_IPS)]
     assert needed(HEALTHY.with_ips(digest="f")) == [("ips", Verb.LOAD_IPS)]
+    assert needed(HEALTHY.with_ips(changed="2999-01-01T00:00:00")) == [("ips", Verb.LOAD_IPS)]
     stopped = HEALTHY.with_ips(complete=False, rules=0, wires=())
     assert needed(stopped) == [("ips", Verb.LOAD_IPS)]
+    assert needed(gone.with_ips(wires=(("a", "b", "ips"),))) == [("ips", Verb.RESTART_VM)]
 
 
 def test_of_several_differences_one_thing_mends_all_and_both_appliances_are_mended() -> None:
