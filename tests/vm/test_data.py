@@ -207,6 +207,41 @@ def test_a_vm_on_a_snapshot_does_not_go_back_to_the_disk_of_before(
     operator.up(kept.file)
 
 
+def test_a_snapshot_with_the_name_of_a_data_disk_is_named_before_it_is_left(
+    kept: Vapp, tmp_path: Path
+) -> None:
+    operator, snap = kept.operator, "/var/lib/libvirt/images/vcloud/vm.kept.solo.snap.qcow2"
+    made = ("snapshot-create-as", "kept.solo", "one", "--disk-only", "--no-metadata", "--atomic")
+    places = ("--diskspec", "vda,snapshot=no", "--diskspec", f"vdb,file={snap}")
+    put_marker(kept, "before")
+    operator.virsh(*made, *places)
+    put_marker(kept, "after")
+    larger = changed(tmp_path, memory="320M")
+    assert lost(operator, larger) == ["solo.data"]
+    told = operator.run("plan", str(larger), "-o", "json").data
+    assert not [note for note in told["notes"] if "stays on the host" in note]
+    (command,) = re.findall("`virsh (blockcommit [^`]*)`", operator.up(larger, code=2).err)
+    assert marker(kept) == "after"
+    operator.virsh(*command.split(), "--wait")
+    operator.at("h1", "rm", snap)
+    operator.up(larger)
+    assert marker(kept) == "after"
+    operator.up(kept.file)
+
+
+def test_a_vm_that_was_restored_by_hand_is_set_up_again(kept: Vapp) -> None:
+    """Its saved memory has the token of then."""
+    operator = kept.operator
+    operator.virsh("managedsave", "kept.solo")
+    operator.virsh("start", "kept.solo")
+    status = operator.run("status", NAME, "--exit-code", code=3)
+    assert "restored its saved memory" in status.err
+    assert "start VM" in operator.run("plan", str(kept.file)).out
+    operator.up(kept.file)
+    assert operator.status(NAME)["healthy"]
+    assert "nothing to do" in operator.up(kept.file).out
+
+
 def test_down_asks_for_its_flag_where_nobody_can_answer(kept: Vapp) -> None:
     refused = kept.operator.run("down", NAME, code=2).err
     assert "--yes" in refused

@@ -14,7 +14,8 @@ from pathlib import Path
 import libvirt
 import pytest
 
-from tests.unit.hosts.test_records import MANIFEST, active, manifest, network_names, start_all
+from tests.unit.hosts.test_hands import active, start_all
+from tests.unit.hosts.test_records import MANIFEST, manifest, network_names
 from vcloud.compile.libvirt.record import render_record
 from vcloud.design.addressing import uuid_of
 from vcloud.errors import HostError

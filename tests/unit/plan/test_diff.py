@@ -20,7 +20,6 @@ from vcloud.plan.manifest import Phase, VmImage
 from vcloud.plan.state import DomainState, NetworkState, VappState
 from vcloud.plan.steps import COSTS, Cost, Plan, Verb
 from vcloud.views.render import UPLINK
-from vcloud.views.status import _problems
 
 FILE = """\
 vcloud: 1
@@ -436,27 +435,6 @@ def test_a_vm_that_somebody_else_started_is_looked_after(
         *(more if phase is Phase.READY else [LOAD_FIREWALL]),
     ]
     assert why(changes, vm).startswith("it was started")
-
-
-@pytest.mark.parametrize("kind", ["recipe", "of the user's own"])
-def test_a_vm_that_a_snapshot_brought_back_gets_all_that_it_should_have(kind: str) -> None:
-    """It has the token of then, and with it old files, an old password and an old clock."""
-    own = FILE.replace(
-        "image: nginx, zone: app",
-        "image: {url: 'https://images.example/a.qcow2', sha256: '" + "0" * 64 + "'}, zone: app",
-    )
-    wanted = design("", "", FILE if kind == "recipe" else own)
-    stands = standing(wanted)
-    state = with_domain(stands, "shop.api", lambda domain: replace(domain, brought_back=True))
-    changes = plan(wanted, state)
-    if kind == "recipe":
-        assert told(changes) == [("start VM", "api", "new")]
-    else:
-        assert told(changes) == [("restart VM", "api", "restart")], "cloud-init looks at boot only"
-    assert why(changes, "api").startswith("somebody reverted it to a snapshot")
-    assert plan(wanted, stands).steps == ()
-    (problem,) = _problems(state, wanted, Phase.READY)
-    assert "reverted it to a snapshot" in problem
 
 
 def test_the_domain_of_somebody_else_is_an_error_that_names_the_way_out() -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from tests.standing import facts_of, manifest_of, standing, with_domain
-from tests.unit.plan.test_diff import FILE, plan, told, why
+from tests.unit.plan.test_diff import FILE, design, plan, told, why
 from tests.unit.plan.test_losses import lost, stands, with_disk
 from tests.vapps import design_of_text
 from vcloud.design.model import Design
@@ -263,3 +263,24 @@ def test_a_disk_that_the_file_drops_is_named_as_staying() -> None:
     (note,) = plan(with_disk(disks="cache: 1G"), stands()).notes
     assert DATA in note
     assert "stays on the host" in note
+
+
+@pytest.mark.parametrize("kind", ["recipe", "of the user's own"])
+def test_a_vm_that_a_snapshot_brought_back_gets_all_that_it_should_have(kind: str) -> None:
+    """It has the token of then, and with it old files, an old password and an old clock."""
+    own = FILE.replace(
+        "image: nginx, zone: app",
+        "image: {url: 'https://images.example/a.qcow2', sha256: '" + "0" * 64 + "'}, zone: app",
+    )
+    wanted = design("", "", FILE if kind == "recipe" else own)
+    stands = standing(wanted)
+    state = with_domain(stands, "shop.api", lambda domain: replace(domain, brought_back=True))
+    changes = plan(wanted, state)
+    if kind == "recipe":
+        assert told(changes) == [("start VM", "api", "new")]
+    else:
+        assert told(changes) == [("restart VM", "api", "restart")], "cloud-init looks at boot only"
+    assert why(changes, "api").startswith("somebody reverted it to a snapshot")
+    assert plan(wanted, stands).steps == ()
+    (problem,) = _problems(state, wanted, Phase.READY)
+    assert "reverted it to a snapshot" in problem
