@@ -12,6 +12,7 @@ on Python 3.9.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from xml.etree.ElementTree import Element
 
@@ -19,11 +20,19 @@ from vcloud.tenancy import QUESTION_NAMESPACE
 
 SIGNATURE = "signature"
 """The attribute: OpenSSH's armored signature without its first and last line, on one line."""
+GENERATION = "generation"
+"""The attribute: a number that grows each time the terms of a VM are signed anew. A host counts no
+terms that are older than the newest it knows (`vcloud.enforce.hook_terms`). Terms without it have
+generation 0, such as those that an earlier release signed.
+"""
+NEWEST = 2**53 - 1
+"""The largest generation: the largest whole number that every reader of JSON keeps exactly."""
 SSH_NAMESPACE = "vcloud-terms"
 """A signature that the same key has made for another purpose does not count."""
 PRINCIPAL = "operator"
 """Whose key it must be, in the host's list of allowed signers."""
-STATEMENT_FORMAT = 1
+STATEMENT_FORMAT, WITHOUT_GENERATION = 2, 1
+"""The format of what is signed, and the one of terms without a generation, which stays readable."""
 BEGIN, END = "-----BEGIN SSH SIGNATURE-----", "-----END SSH SIGNATURE-----"
 SOURCES = ("file", "dev", "dir", "protocol", "name", "pool", "volume")
 """Attributes that say what a disk is. libvirt adds others when the VM runs."""
@@ -50,21 +59,37 @@ COMMAND_LINE = "{http://libvirt.org/schemas/domain/qemu/1.0}commandline"
 """Arguments that somebody gives QEMU past libvirt."""
 QUESTION = f"{{{QUESTION_NAMESPACE}}}question"
 """In the metadata of a domain that never starts: may a VM of its terms start here? What is signed as a
-question starts nothing.
+question starts nothing. The element may hold a notice, as JSON: UUIDs of VMs of the vApp, with the
+generations of their newest terms.
 """
+_GENERATION = re.compile(r"[1-9][0-9]{0,15}")
 
 
-def statement(domain: Element, terms: str) -> bytes:
-    """What is signed of a domain whose terms of tenancy have this text. It is the same for a
+def generation_of(terms: Element | None) -> int:
+    """The generation of an element with terms; 0 where it says none. Raises ValueError."""
+    text = None if terms is None else terms.get(GENERATION)
+    if text is None:
+        return 0
+    if not _GENERATION.fullmatch(text) or int(text) > NEWEST:
+        raise ValueError("their generation is no whole number from 1 on")
+    return int(text)
+
+
+def statement(domain: Element, terms: str, generation: int = 0) -> bytes:
+    """What is signed of a domain whose terms of tenancy have this text and generation. It is the same for a
     definition and for the VM that runs with it, so it has nothing that libvirt changes at the start, and
     not the links of NICs, which vcloud raises later.
     """
     devices = domain.find("devices")
     found = [] if devices is None else list(devices)
+    question = domain.find(f"metadata/{QUESTION}")
+    notice = "" if question is None else question.text or ""
+    newer = {"generation": generation, "notice": notice}
     return json.dumps(
         {
-            "format": STATEMENT_FORMAT,
-            "question": domain.find(f"metadata/{QUESTION}") is not None,
+            "format": STATEMENT_FORMAT if any(newer.values()) else WITHOUT_GENERATION,
+            **(newer if any(newer.values()) else {}),
+            "question": question is not None,
             "uuid": (domain.findtext("uuid") or "").strip().lower(),
             "name": domain.findtext("name") or "",
             "terms": terms,

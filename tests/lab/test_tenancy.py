@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,11 @@ from tests.lab.places import MACHINE, at, command, not_running, pid_in, vcloud, 
 from vcloud.design.names import domain_uuid
 from vcloud.enforce.install import HOOK
 from vcloud.errors import Exit
+from vcloud.hosts.connection import open_host
+from vcloud.hosts.inventory import HostRef
 from vcloud.hosts.operator_key import load_operator
 from vcloud.hosts.signing import signed
+from vcloud.hosts.tenancy import ask_hook
 from vcloud.lab import lab as labs
 from vcloud.lab import namespaces
 from vcloud.lab.layout import Host, Lab
@@ -72,7 +76,13 @@ def restart_libvirt(lab: Lab) -> None:
 
 
 def written(
-    host: Host, folder: Path, name: str, terms: Terms, vapp: str = "", key: Path | None = None
+    host: Host,
+    folder: Path,
+    name: str,
+    terms: Terms,
+    vapp: str = "",
+    key: Path | None = None,
+    generation: int = 0,
 ) -> str:
     """A file with the definition of a VM, whose mark names a vApp: that of its terms or another. It
     has the UUID that vcloud gives the VM. The lab's operator has signed it, or who has the key.
@@ -81,6 +91,8 @@ def written(
     text = escape(json.dumps(document_of(terms)))
     uuid = domain_uuid(terms.vapp, name.partition(".")[2])
     xml = DOMAIN.format(name=name, uuid=uuid, vapp=vapp or terms.vapp, terms=text)
+    if generation:
+        xml = xml.replace("<t:terms", f'<t:terms generation="{generation}"')
     path.write_text(signed(load_operator(key or host.lab.key), xml))
     return str(path)
 
@@ -165,6 +177,45 @@ def test_who_edits_the_terms_with_virsh_starts_nothing(host: Host, tmp_path: Pat
     assert "has the mark of a vApp and 0 terms" in refused(host, "start", "bank.core")
     path.write_text(good)
     virsh(host.uri, "define", str(path))
+    virsh(host.uri, "start", "bank.core")
+
+
+def test_who_puts_older_terms_back_starts_nothing(host: Host, tmp_path: Path) -> None:
+    """With an old definition, with `virsh metadata`, and with memory that was saved before; also where
+    the host has only been told of newer ones.
+    """
+    now = int(time.time())
+    old = written(host, tmp_path, "bank.core", replace(BANK, share=ANYONE), generation=now)
+    virsh(host.uri, "define", old)
+    virsh(host.uri, "start", "bank.core")
+    virsh(host.uri, "save", "bank.core", "/tmp/bank.save")  # noqa: S108 - of the host
+    new = written(host, tmp_path, "bank.core", BANK, generation=now + 1)
+    virsh(host.uri, "define", new)
+    virsh(host.uri, "start", "bank.core")
+    virsh(host.uri, "destroy", "bank.core")
+    good = virsh(host.uri, "dumpxml", "bank.core")
+    older = "are older than the newest that this host knows"
+
+    virsh(
+        host.uri,
+        "define",
+        written(host, tmp_path, "bank.core", replace(BANK, share=ANYONE), generation=now),
+    )
+    assert older in refused(host, "start", "bank.core")
+    assert older in refused(host, "restore", "/tmp/bank.save")  # noqa: S108
+    path = tmp_path / "good.xml"
+    path.write_text(good)
+    virsh(host.uri, "define", str(path))
+    virsh(host.uri, "start", "bank.core")
+    virsh(host.uri, "destroy", "bank.core")
+
+    with open_host(HostRef(host.name, host.local_uri, operator_key=host.lab.key)) as opened:
+        notice = {domain_uuid("bank", "core"): now + 2}
+        assert ask_hook(opened, BANK, notice).newest == now + 2
+        assert ask_hook(opened, BANK).newest == now + 2
+        assert ask_hook(opened, SHOP).newest == 0
+    assert older in refused(host, "start", "bank.core")
+    virsh(host.uri, "define", written(host, tmp_path, "bank.core", BANK, generation=now + 2))
     virsh(host.uri, "start", "bank.core")
 
 

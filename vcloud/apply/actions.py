@@ -11,6 +11,7 @@ from typing import Final
 from vcloud.apply.connect import connect, refresh
 from vcloud.apply.deletion import kept_volumes
 from vcloud.apply.mend import mend, mend_host
+from vcloud.apply.newest_terms import tell_newest
 from vcloud.apply.power import start
 from vcloud.apply.rules import load
 from vcloud.apply.run import Run
@@ -121,14 +122,18 @@ def _record(run: Run, _: str) -> None:
     Until now the manifest said `applying`, with the tokens of the VMs that an earlier run connected.
     So after a killed run, the next one connects the VMs that the killed run has started.
     """
+    before, signed = run.state.manifest, tuple(_signed(run))
     ready = replace(
         run.claim,
         phase=Phase.READY,
         connected=tuple(_tokens(run)),
         defined=tuple(_definitions(run)),
         ids=(),
+        signed=signed,
     )
     _require_claim(run)
+    if before is None or before.phase is not Phase.READY or run.learnt.signed:
+        tell_newest(run.host, run.design, dict(signed))
     write_manifest(run.host, ready)
 
 
@@ -156,6 +161,20 @@ def _definitions(run: Run) -> Iterator[tuple[str, tuple[tuple[str, str], ...]]]:
         parts = run.learnt.defined.get(vm.name) or (before and before.definition_of(vm.name))
         if parts:
             yield vm.name, tuple(parts.items())
+
+
+def _signed(run: Run) -> Iterator[tuple[str, int]]:
+    """The generations of the terms of the VMs: those that this run gave, and those of before. A run
+    that was killed may have given newer ones than the manifest says.
+    """
+    before = run.state.manifest
+    for vm in run.design.vms:
+        domain = run.state.domain(vm.domain)
+        known = before.signed_of(vm.name) if before else 0
+        if domain is not None and domain.is_of(run.design.instance.name) and not domain.unsigned:
+            known = max(known, min(domain.generations, default=0))
+        if generation := run.learnt.signed.get(vm.name, known):
+            yield vm.name, generation
 
 
 def _tokens(run: Run) -> Iterator[tuple[str, str]]:

@@ -41,7 +41,8 @@ def mend(run: Run, vm: Vm) -> None:
             vm.domain,
             {nic.mac: render_interface(vm, nic, uplink, up=True) for nic in vm.nics},
         )
-        set_terms(run.host, vm.domain, run.design.terms)
+        set_terms(run.host, vm.domain, run.design.terms, run.generation)
+        run.learnt.signed[vm.name] = run.generation
         _bind_filters(run, vm)
         _pin(run, vm)
         run.reporter.report(vm.name, "mended")

@@ -14,6 +14,7 @@ from vcloud.apply.target import Target, known_accelerator, target_of
 from vcloud.apply.vm_images import VmImages
 from vcloud.apply.whole_lab import whole_lab
 from vcloud.design.model import Design, Vm
+from vcloud.enforce.install import hook_digest
 from vcloud.errors import (
     HostError,
     ImageError,
@@ -38,7 +39,14 @@ from vcloud.placement.capabilities import HookAnswer
 from vcloud.placement.capacity import capacity_notes
 from vcloud.placement.explain import fewest_reasons
 from vcloud.placement.labels import preferred, refuse_rules
-from vcloud.placement.place import Offered, chosen_host, on_one, place, refuse_tenancy
+from vcloud.placement.place import (
+    INSTALL_HOOK,
+    Offered,
+    chosen_host,
+    on_one,
+    place,
+    refuse_tenancy,
+)
 from vcloud.plan.diff import plan_changes
 from vcloud.plan.drift import has_other_terms
 from vcloud.plan.manifest import Manifest, Phase
@@ -333,7 +341,8 @@ def _hook_answer(host: Host, terms: Terms) -> HookAnswer | None:
     """The hook's answer about the vApp; None if neither this vApp nor another on the host has
     demands.
     """
-    if not terms.demands and is_alone(host, terms.vapp) and not may_ask_for_signatures(host):
+    signs = may_ask_for_signatures(host)
+    if not terms.demands and is_alone(host, terms.vapp) and not signs:
         return None
     demands = terms.demands or somebody_demands(host, terms.vapp)
     try:
@@ -342,4 +351,9 @@ def _hook_answer(host: Host, terms: Terms) -> HookAnswer | None:
         if demands:
             raise
         return None  # If the host has a hook all the same, the hook itself refuses the start.
+    if signs and host.is_signed_on and answer.exists and answer.digest != hook_digest():
+        raise HostError(
+            f"the hook of {host.name} is not that of this release, so it may not read the terms that this release signs",
+            INSTALL_HOOK,
+        )
     return answer if answer.exists or demands else None

@@ -115,6 +115,7 @@ def _boot(run: Run, vm: Vm, verb: Verb) -> None:
             run.volumes.make_root(vm, boot)
         run.reporter.report(vm.name, "booting")
         machines.start_domain(run.host, vm.domain, xml)
+    run.learnt.signed[vm.name] = run.generation
     run.note_definition(vm)
 
 
@@ -132,7 +133,9 @@ def _restore(run: Run, vm: Vm) -> None:
     """
     run.reporter.report(vm.name, "restoring")
     try:
-        machines.restore_domain(run.host, vm.domain, run.design.terms, linked=starts_linked(vm))
+        machines.restore_domain(
+            run.host, vm.domain, run.design.terms, run.generation, linked=starts_linked(vm)
+        )
     except HostRefusedError:
         raise  # The saved memory is intact.
     except HostError as error:
@@ -144,6 +147,7 @@ def _restore(run: Run, vm: Vm) -> None:
             or "`vcloud up --cold` boots the VM without its saved memory, which is then lost; it asks first.",
         ) from error
     run.learnt.restored.add(vm.name)
+    run.learnt.signed[vm.name] = run.generation
     if run.boots[vm.name].seed and not machines.set_clock(run.host, vm.domain):
         run.reporter.note(
             f"the clock of {vm.name} still has the time of the save, because no guest agent can set it"

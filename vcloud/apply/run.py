@@ -51,6 +51,8 @@ class Learnt:
     """VM -> how libvirt read the definition that this run gave it."""
     tokens: dict[str, str] = field(default_factory=dict)
     """VM -> the token that its running domain got when it was connected."""
+    signed: dict[str, int] = field(default_factory=dict)
+    """VM -> the generation of the terms that this run gave it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,11 @@ class Run:
     @property
     def design(self) -> Design:
         return self.target.design
+
+    @property
+    def generation(self) -> int:
+        """The generation of the terms that this run gives VMs; 0 where nobody signs them."""
+        return self.claim.generation if self.host.is_signed_on else 0
 
     def vm(self, name: str) -> Vm:
         return next(vm for vm in self.design.vms if vm.name == name)
@@ -136,6 +143,7 @@ class Run:
             disks,
             sealing_of(self.host).sealed_marks(marks),
             self.design.terms,
+            self.generation,
         )
 
     def host_key(self, vm: Vm) -> str:

@@ -7,9 +7,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 
 from vcloud.apply.actions import act, left, tell_failure
 from vcloud.apply.cores import clear_cores
+from vcloud.apply.newest_terms import signs_terms, started_from_rest, tell_newest
 from vcloud.apply.planning import (
     Request,
     needing_images,
@@ -204,7 +206,16 @@ class _Up:
             self._mark_again(before, state)
         redefined = frozenset(plan.subjects(*STARTED))
         anew = frozenset(plan.subjects(*FRESH))
-        claim = target.wanted.claimed(self.lock.uuid, before, int(time.time()), redefined, anew)
+        claimed = partial(
+            target.wanted.claimed, self.lock.uuid, before, int(time.time()), redefined, anew
+        )
+        claim = claimed(state.newest_signed())
+        if signs_terms(plan):
+            vms = started_from_rest(target.design, plan, state)
+            newest = tell_newest(self.host, target.design, dict.fromkeys(vms, claim.generation))
+            if newest > claim.generation:
+                claim = claimed(newest)
+                tell_newest(self.host, target.design, dict.fromkeys(vms, claim.generation))
         self.lock.require()
         write_manifest(self.host, claim)
         return claim
@@ -248,7 +259,16 @@ class _Up:
                 f"the clock of {self.host.name} differs from this machine's by {self.host.clock.ahead():+.0f} s; guests get that of {self.host.name}"
             )
         waker = (
-            None if self.request.cold else Waker(self.host, self.volumes, target, reporter, known)
+            None
+            if self.request.cold
+            else Waker(
+                self.host,
+                self.volumes,
+                target,
+                reporter,
+                known,
+                claim.generation if self.host.is_signed_on else 0,
+            )
         )
         fresh = tuple(vm for vm in touched if plan.verb_of(vm.name) in FRESH)
         chosen = waker.choose(fresh, boots) if waker else ()

@@ -49,13 +49,17 @@ class Waker:
         target: Target,
         reporter: Reporter,
         known: frozenset[str],
+        generation: int = 0,
     ) -> None:
-        """`known` are the contents of the images that the host had before this run."""
+        """`known` are the contents of the images that the host had before this run; `generation` is
+        that of the terms which the VMs get, 0 where nobody signs them.
+        """
         self.host = host
         self.volumes = volumes
         self.target = target
         self.reporter = reporter
         self.known = known
+        self.generation = generation
         self.images = MemoryImages(host, volumes.pool)
         self.keys: Mapping[str, str] = {}
         """VM -> key of the memory image that it would wake from."""
@@ -208,6 +212,7 @@ class Waker:
                 root,
                 boot.console,
                 terms_text(self.target.design.terms),
+                self.generation,
                 woken_nic(devices),
                 element_of(xml, "cputune"),
             ),
@@ -218,7 +223,7 @@ class Waker:
         )
         if self.host.operator is not None:
             # The terms were signed for the devices of the saved memory, so they are signed again.
-            set_terms(self.host, vm.domain, self.target.design.terms)
+            set_terms(self.host, vm.domain, self.target.design.terms, self.generation)
         agent = machines.agent_of(self.host, vm.domain)
         agent.wait(WAKE_SHARE * boot_timeout())
         if boot.seed:

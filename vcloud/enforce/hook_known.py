@@ -1,5 +1,6 @@
 """The VMs of vApps that a host has run, and whose disks are still there: what has the name, the UUID or
-a disk of one, and is none, does not start. The text of this module is part of the hook
+a disk of one, and is none, does not start. Of each VM the newest terms are known, too, also when its
+disks are gone (`vcloud.enforce.hook_terms`). The text of this module is part of the hook
 (`vcloud.enforce.install`).
 
 A copy of a disk in another file is not seen. It is a VM that vcloud does not manage, for which the
@@ -12,7 +13,7 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 from xml.etree.ElementTree import Element, ParseError
@@ -22,7 +23,13 @@ from vcloud.enforce.hook_files import LEASES, RefusedError, broken_if, read_json
 from vcloud.signature import COMMAND_LINE
 
 KNOWN = "known"
-"""The file: UUID -> name, vApp and paths of disks."""
+"""The file: UUID -> name, vApp, paths of disks, and the generation of the newest terms; 0 or missing
+where no signed terms with a generation are known, as in what earlier releases wrote.
+"""
+MOST_GONE = 1000
+"""VMs without disks whose generation is known. Of more, those with the oldest terms are forgotten."""
+NOTHING: dict[str, Any] = {"name": "", "vapp": "", "disks": [], "generation": 0}
+"""What is known of a VM of which nothing is known."""
 MOST_LAYERS = 50
 """Files of one disk that are looked at: each is based on the next."""
 QCOW2_MAGIC, QED_MAGIC, DATA_FILE = b"QFI\xfb", b"QED\0", b"DATA"
@@ -62,20 +69,62 @@ def refuse_look_alike(name: str, uuid: str, vapp: str, domain: Element) -> None:
                 )
 
 
-def note_known(name: str, uuid: str, vapp: str, domain: Element) -> None:
-    """Keeps in mind what a VM of a vApp has, beside what it had, and forgets those whose disks are
-    gone. Raises BrokenError.
+def note_known(name: str, uuid: str, vapp: str, domain: Element, generation: int) -> None:
+    """Keeps in mind what a VM of a vApp has, beside what it had. `generation` is that of its terms,
+    which count. Raises BrokenError.
     """
     before = known()
-    had = before.get(uuid, {"disks": []})["disks"]
-    entry = {"name": name, "vapp": vapp, "disks": sorted({*had, *own_disks(domain)})}
-    after = {
-        other: one | {"disks": disks}
-        for other, one in (before | {uuid: entry}).items()
-        if (disks := [path for path in one["disks"] if not is_gone(path)])
+    had = before.get(uuid, NOTHING)
+    entry = {
+        "name": name,
+        "vapp": vapp,
+        "disks": sorted({*had["disks"], *own_disks(domain)}),
+        "generation": max(generation, had["generation"]),
     }
+    keep(before, {uuid: entry})
+
+
+def note_newest(vapp: str, generations: Mapping[str, int]) -> None:
+    """Keeps in mind that there are terms of these generations of VMs of the vApp, by their UUIDs.
+    Raises RefusedError where one is another vApp's, BrokenError.
+    """
+    before = known()
+    changed = {}
+    for uuid, generation in generations.items():
+        had = before.get(uuid, NOTHING | {"vapp": vapp})
+        if had["vapp"] != vapp:
+            raise RefusedError(f"a notice of '{vapp}' names '{had['name']}' of '{had['vapp']}'")
+        changed[uuid] = had | {"generation": max(generation, had["generation"])}
+    keep(before, changed)
+
+
+def keep(before: dict[str, dict[str, Any]], changed: dict[str, dict[str, Any]]) -> None:
+    """Writes the file, without disks that are gone. Of a VM without disks only the generation of its
+    terms is of use. Raises BrokenError.
+    """
+    after = {
+        uuid: one | {"disks": [path for path in one["disks"] if not is_gone(path)]}
+        for uuid, one in (before | changed).items()
+    }
+    gone = sorted(
+        (uuid for uuid, one in after.items() if not one["disks"]),
+        key=lambda uuid: -after[uuid]["generation"],
+    )
+    forgotten = {uuid for uuid in gone if not after[uuid]["generation"]} | {*gone[MOST_GONE:]}
+    after = {uuid: one for uuid, one in after.items() if uuid not in forgotten}
     if after != before:
         replace(KNOWN, after)
+
+
+def newest_known(uuid: str) -> int:
+    """The generation of the newest terms of a VM that are known. Raises BrokenError."""
+    generation: int = known().get(uuid, NOTHING)["generation"]
+    return generation
+
+
+def newest_of_vapp(vapp: str) -> int:
+    """The newest generation of all VMs of a vApp that are known. Raises BrokenError."""
+    return max((one["generation"] for one in known().values() if one["vapp"] == vapp), default=0)
 
 
 def is_gone(path: str) -> bool:
@@ -88,12 +137,13 @@ def known() -> dict[str, dict[str, Any]]:
     found = read_json(path)
     if found is None:
         return {}
-    with broken_if(f"'{path}' is no list of VMs", TypeError, KeyError, AttributeError):
+    with broken_if(f"'{path}' is no list of VMs", TypeError, KeyError, AttributeError, ValueError):
         return {
             str(uuid): {
                 "name": str(entry["name"]),
                 "vapp": str(entry["vapp"]),
                 "disks": [str(one) for one in entry["disks"]],
+                "generation": int(entry.get("generation", 0)),
             }
             for uuid, entry in found.items()
         }

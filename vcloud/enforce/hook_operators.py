@@ -15,7 +15,15 @@ import subprocess
 from xml.etree.ElementTree import Element
 
 from vcloud.enforce.hook_files import SETTINGS, BrokenError, broken_if
-from vcloud.signature import PRINCIPAL, SIGNATURE, SSH_NAMESPACE, armored, names_layers, statement
+from vcloud.signature import (
+    PRINCIPAL,
+    SIGNATURE,
+    SSH_NAMESPACE,
+    armored,
+    generation_of,
+    names_layers,
+    statement,
+)
 
 OPERATORS = SETTINGS / "operators"
 SSH_KEYGEN = "/usr/bin/ssh-keygen"
@@ -40,7 +48,10 @@ def why_not_signed(domain: Element, terms: Element, *, runs: bool = False) -> st
         return "they are not signed, and this host asks for it"
     if len(signature) > LONGEST_SIGNATURE or not _BASE64.fullmatch(signature):
         return "what stands in the place of their signature is none"
-    signed = statement(domain, terms.text or "")
+    try:
+        signed = statement(domain, terms.text or "", generation_of(terms))
+    except ValueError as error:
+        return str(error)
     trusted = ["verify", "-f", str(OPERATORS), "-I", PRINCIPAL]
     if keygen(trusted, signature, signed).returncode == 0:
         return ""

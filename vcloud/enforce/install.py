@@ -17,6 +17,8 @@ from vcloud.enforce import (
     hook_files,
     hook_known,
     hook_operators,
+    hook_processes,
+    hook_terms,
     host_isolation,
     host_processes,
     host_report,
@@ -58,7 +60,9 @@ HOOK_MODULES = (
     hook_files,
     hook_operators,
     hook_known,
+    hook_terms,
     hook_carried,
+    hook_processes,
     qemu_hook,
 )
 """The modules whose texts make the hook. Each stands after those that it uses."""

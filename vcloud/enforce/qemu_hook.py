@@ -16,9 +16,9 @@ VM demands may have changed since: so it is read from what libvirt keeps of the 
 The hook asks nobody, least of all libvirt, which waits for it. In every operation but `prepare` it
 never fails, because libvirt would end running VMs.
 
-Terms count if an operator whom the host trusts has signed them (`vcloud.enforce.hook_operators`). What
-has the name, the UUID or a disk of a vApp's VM, and is none, does not start
-(`vcloud.enforce.hook_known`).
+Terms count if an operator whom the host trusts has signed them (`vcloud.enforce.hook_operators`), and
+if the host knows of no newer ones (`vcloud.enforce.hook_terms`). What has the name, the UUID or a
+disk of a vApp's VM, and is none, does not start (`vcloud.enforce.hook_known`).
 
 On a host this is one file, with the texts of the modules of vcloud that it imports before it
 (`hook_text`).
@@ -28,11 +28,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import hashlib
 import json
 import os
-import re
 import signal
 import sys
 import time
@@ -52,14 +50,29 @@ from vcloud.enforce.hook_files import (
     read_json,
     replace,
 )
-from vcloud.enforce.hook_known import note_known, refuse_look_alike
-from vcloud.enforce.hook_operators import why_not_signed
+from vcloud.enforce.hook_known import newest_of_vapp, note_known, refuse_look_alike
+from vcloud.enforce.hook_processes import (
+    MACHINES,
+    MOST_XML,
+    boot,
+    domain_now,
+    identity_of,
+    is_alive,
+    qemu_of,
+)
+from vcloud.enforce.hook_terms import (
+    MARK,
+    counted_generation,
+    refuse_older,
+    take_notice,
+    tenant_in,
+    uuid_in,
+)
 from vcloud.printable import on_one_line
 from vcloud.signature import QUESTION
 from vcloud.tenancy import (
     ALLOW,
     DENY,
-    NAMESPACE,
     HostTenants,
     Policy,
     Tenant,
@@ -71,19 +84,7 @@ from vcloud.tenancy import (
 )
 
 POLICY = SETTINGS / "policy.json"
-MACHINES = Path("/run/libvirt/qemu")
-"""What libvirt keeps of each running domain: its state in NAME.xml, its process number in NAME.pid."""
-PROC = Path("/proc")
-ENDED = (b"Z", b"X")
-"""States of a process that has ended, and of which only its number is left."""
 LEASE_FORMAT = 1
-MARK = "{https://vcloud.dev/ns/1}vm"
-"""What vcloud leaves in the metadata of each VM of a vApp, as in `vcloud.marks`."""
-TERMS = f"{{{NAMESPACE}}}terms"
-"""The vApp's terms there, as JSON."""
-MOST_XML = 16 << 20
-MOST_TERMS = 64 << 10
-"""Characters."""
 SECONDS = 30
 """How long it waits for another start on this host."""
 STARTING_SECONDS = 900
@@ -96,7 +97,6 @@ here; it would be refused, because something on the host cannot be read.
 """
 LONGEST_TOLD = 640
 """Bytes. libvirt cuts its whole message after 1024, and its own words in it have some 250."""
-_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def main(argv: list[str]) -> int:
@@ -146,9 +146,12 @@ def refuse_running(classes: Set[str]) -> None:
             )
 
 
-def answer(kind: str, why: str = "") -> str:
-    """What a question is refused with: this file's SHA-256, and what it says."""
-    return f"hook {hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}: {kind}: {why}"
+def answer(kind: str, why: str = "", newest: int = 0) -> str:
+    """What a question is refused with: this file's SHA-256, the generation of the newest terms that
+    the host knows of the vApp, and what it says.
+    """
+    digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    return f"hook {digest}, generation {newest}: {kind}: {why}"
 
 
 def told(why: str) -> int:
@@ -177,8 +180,8 @@ def decide(name: str, domain: ElementTree.Element) -> None:
 
 
 def answered(name: str, domain: ElementTree.Element) -> str:
-    """The answer to a question. It writes nothing."""
-    who, unsigned = name, ""
+    """The answer to a question. It writes nothing but what a signed notice says."""
+    who, unsigned, newest = name, "", 0
     try:
         try:
             tenant = tenant_in(name, domain)
@@ -187,12 +190,15 @@ def answered(name: str, domain: ElementTree.Element) -> str:
         who = vapp_of(tenant) or name
         refuse_look_alike(name, uuid_in(domain), vapp_of(tenant), domain)
         with locked():
+            if not unsigned:
+                take_notice(vapp_of(tenant), domain)
+            newest = newest_of_vapp(vapp_of(tenant))
             require_room(who, name, tenant, domain, write=False)
     except BrokenError as error:
-        return answer(UNKNOWN, unknown(who, error))
+        return answer(UNKNOWN, unknown(who, error), newest)
     except RefusedError as refused:
-        return answer(NO, str(refused))
-    return answer(UNSIGNED, unsigned) if unsigned else answer(YES)
+        return answer(NO, str(refused), newest)
+    return answer(UNSIGNED if unsigned else YES, unsigned, newest)
 
 
 def unknown(who: str, error: BrokenError) -> str:
@@ -210,6 +216,8 @@ def require_room(
     others = standing_leases(uuid, vapp)
     # Once more: by now those that run have been looked at, with what they got since they started.
     refuse_look_alike(name, uuid, vapp, domain)
+    if vapp:
+        refuse_older(name, domain)
     require_leases({name, *(other for other, _ in others)})
     host = HostTenants(tuple(whose for _, whose in others), policy(), carried())
     if found := refusals(tenant, host):
@@ -217,10 +225,11 @@ def require_room(
         more = f"; and {len(found) - NAMED} more reasons" if len(found) > NAMED else ""
         raise RefusedError(f"'{who}' may not run on this host: {reasons}{more}")
     if write:
-        write_lease(uuid, name, tenant, qemu=None)
+        generation = counted_generation(domain) if vapp else 0
+        write_lease(uuid, name, tenant, generation, qemu=None)
         remember(tenant, host.carried)
         if vapp:
-            note_known(name, uuid, vapp, domain)
+            note_known(name, uuid, vapp, domain, generation)
 
 
 def vapp_of(tenant: Tenant) -> str:
@@ -245,11 +254,11 @@ def follow(name: str, operation: str, stage: str) -> None:
         return
     uuid = uuid_in(domain)
     tenant: Tenant | None = None
+    generation = 0
     # One whose terms cannot be read runs all the same, and nothing is known of its rules.
     with contextlib.suppress(RefusedError, BrokenError):
-        before = read_json(LEASES / f"{uuid}.json")
-        started_with = before.get("terms") if isinstance(before, dict) else None
-        tenant = tenant_in(name, domain, started_with, runs=True)
+        tenant = tenant_in(name, domain, read_json(LEASES / f"{uuid}.json"), runs=True)
+        generation = counted_generation(domain) if isinstance(tenant, Terms) else 0
     with locked():
         with contextlib.suppress(BrokenError):
             # libvirt releases also what it has not started, because this hook refused it.
@@ -258,12 +267,12 @@ def follow(name: str, operation: str, stage: str) -> None:
                 remember(tenant, carried())
                 if isinstance(tenant, Terms):
                     # By now it may have disks that it did not have when it started.
-                    note_known(name, uuid, tenant.vapp, domain)
+                    note_known(name, uuid, tenant.vapp, domain, generation)
         if operation == "release":
             (LEASES / f"{uuid}.json").unlink(missing_ok=True)
         elif tenant is not None or not (LEASES / f"{uuid}.json").exists():
             # Also of a VM that ran before the hook was installed.
-            write_lease(uuid, name, tenant, qemu=qemu_of(name))
+            write_lease(uuid, name, tenant, generation, qemu=qemu_of(name))
 
 
 # What stands in a domain's XML
@@ -277,55 +286,6 @@ def read_domain() -> ElementTree.Element:
         return ElementTree.fromstring(text)  # noqa: S314 - libvirt has written it
     except ElementTree.ParseError as error:
         raise RefusedError(f"the domain's XML cannot be read: {error}") from None
-
-
-def uuid_in(domain: ElementTree.Element) -> str:
-    found = (domain.findtext("uuid") or "").strip().lower()
-    if not _UUID.fullmatch(found):
-        raise RefusedError("the domain has no UUID")
-    return found
-
-
-def tenant_in(
-    name: str, domain: ElementTree.Element, signed: Any = None, *, runs: bool = False
-) -> Tenant:
-    """Whose VM a domain is. `signed` is a document of terms of which it is known that they were
-    signed for it. Raises RefusedError where it claims to be a vApp's and has no terms that count,
-    BrokenError where the host cannot tell whether they do.
-    """
-    marks, terms = domain.findall(f"metadata/{MARK}[@vapp]"), domain.findall(f"metadata/{TERMS}")
-    if not marks and not terms:
-        return Unmanaged(name)
-    if len(terms) != 1 or len(terms[0]):
-        raise RefusedError(
-            f"'{name}' has the mark of a vApp and {len(terms)} terms of tenancy, not one"
-        )
-    try:
-        found = terms_of(json.loads(short(terms[0].text or ""), object_pairs_hook=without_twins))
-    except (ValueError, RecursionError) as error:
-        raise RefusedError(f"the terms of tenancy of '{name}' cannot be read: {error}") from None
-    if [mark.get("vapp") for mark in marks] != [found.vapp]:
-        raise RefusedError(
-            f"'{name}' has the terms of tenancy of '{found.vapp}', and is none of its VMs"
-        )
-    if document_of(found) != signed and (why := why_not_signed(domain, terms[0], runs=runs)):
-        raise UnsignedError(
-            f"the terms of tenancy of '{name}' do not count: {why}; `vcloud up` signs them", found
-        )
-    return found
-
-
-def short(text: str) -> str:
-    if len(text) > MOST_TERMS:
-        raise ValueError(f"they are longer than {MOST_TERMS >> 10} KiB")
-    return text
-
-
-def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The members of a JSON object, each of which is there once."""
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("a member is there twice")
-    return dict(pairs)
 
 
 # What the host keeps
@@ -408,9 +368,10 @@ def tenant_now(lease: Mapping[str, Any], vapp: str) -> Tenant:
     if vapp and vapp in (started_as, *marked) and {started_as, *marked} <= {vapp, None}:
         return Terms(vapp)
     try:
-        now = tenant_in(name, domain, lease["terms"], runs=True)
+        now = tenant_in(name, domain, lease, runs=True)
         if isinstance(now, Terms):
-            note_known(name, str(lease["uuid"]), now.vapp, domain)
+            generation = counted_generation(domain)
+            note_known(name, str(lease["uuid"]), now.vapp, domain, generation)
     except RefusedError as error:
         helps = f"; `vcloud up` with the file of '{marked[0]}' gives it new ones" if marked else ""
         raise BrokenError(f"{error}{helps}") from None
@@ -419,67 +380,24 @@ def tenant_now(lease: Mapping[str, Any], vapp: str) -> Tenant:
     return now
 
 
-def domain_now(name: str) -> ElementTree.Element | None:
-    """The XML of a domain that runs, as libvirt has it; None where it does not tell. Raises
-    BrokenError.
-    """
-    with broken_if(f"the domain '{name}', which runs, cannot be read", ElementTree.ParseError):
-        try:
-            with (MACHINES / f"{name}.xml").open("rb") as file:
-                text = file.read(MOST_XML)
-        except FileNotFoundError:
-            return None
-        return ElementTree.fromstring(text).find("domain")  # noqa: S314 - libvirt has written it
-
-
 def tenant_of(lease: Mapping[str, Any]) -> Tenant:
     """Raises ValueError where it is not known whose VM it is."""
     return Unmanaged(str(lease["name"])) if lease["terms"] is None else terms_of(lease["terms"])
 
 
-def write_lease(uuid: str, name: str, tenant: Tenant | None, qemu: tuple[int, int] | None) -> None:
-    """`tenant` is None where nobody can tell whose VM it is; `qemu` is None until it runs. Raises
-    BrokenError.
+def write_lease(
+    uuid: str, name: str, tenant: Tenant | None, generation: int, qemu: tuple[int, int] | None
+) -> None:
+    """`tenant` is None where nobody can tell whose VM it is; `generation` is that of its terms; `qemu`
+    is None until it runs. Raises BrokenError.
     """
     terms = document_of(tenant) if isinstance(tenant, Terms) else None if tenant else {}
     daemon, since = identity_of(os.getppid()), time.clock_gettime(time.CLOCK_BOOTTIME)
     lease = {"format": LEASE_FORMAT, "uuid": uuid, "name": name, "boot": boot(), "since": since}
-    replace(f"{uuid}.json", {**lease, "daemon": daemon, "qemu": qemu, "terms": terms})
-
-
-def qemu_of(name: str) -> tuple[int, int]:
-    """What identifies the QEMU process of a domain; (0, 0) where there is none. Raises BrokenError."""
-    with broken_if(f"the process of '{name}' is not known", ValueError):
-        try:
-            number = int((MACHINES / f"{name}.pid").read_text())
-        except FileNotFoundError:
-            return 0, 0
-        return identity_of(number)
-
-
-def is_alive(process: int, began: int) -> bool:
-    """Whether the process exists that has this number and began then (see `identity_of`)."""
-    return began > 0 and identity_of(process) == (process, began)
-
-
-def identity_of(process: int) -> tuple[int, int]:
-    """The number of a process, and when it began (proc(5), field 22): no other process ever has
-    both. It is (number, 0) where there is none. Raises BrokenError where that cannot be seen.
-    """
-    with broken_if(f"process {process} cannot be seen", ValueError, IndexError):
-        try:
-            text = (PROC / str(int(process)) / "stat").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):
-            return process, 0
-        # The name is in brackets, and the process can change it.
-        fields = text.rpartition(b")")[2].split()
-        return process, 0 if fields[0] in ENDED else int(fields[19])
-
-
-@functools.cache
-def boot() -> str:
-    """What names this boot of the host."""
-    return (PROC / "sys/kernel/random/boot_id").read_text().strip()
+    replace(
+        f"{uuid}.json",
+        {**lease, "daemon": daemon, "qemu": qemu, "terms": terms, "generation": generation},
+    )
 
 
 def policy() -> Policy:

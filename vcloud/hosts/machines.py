@@ -148,9 +148,10 @@ def save_domain(host: Host, name: str) -> None:
             domain.managedSave(libvirt.VIR_DOMAIN_SAVE_RUNNING)
 
 
-def restore_domain(host: Host, name: str, terms: Terms, *, linked: bool) -> None:
+def restore_domain(host: Host, name: str, terms: Terms, generation: int, *, linked: bool) -> None:
     """Starts a domain from its saved memory and keeps the content of its console log. It gets these
-    terms of tenancy, in place of those that it was saved with.
+    terms of tenancy, in place of those that it was saved with. `generation` is 0 where nobody signs
+    them.
 
     Unless `linked`, all links of the domain are set down before its processors run.
 
@@ -161,7 +162,7 @@ def restore_domain(host: Host, name: str, terms: Terms, *, linked: bool) -> None
         # If the saved memory is missing, this call fails. Without this call, libvirt would
         # silently boot the guest from its disk.
         xml = domain.managedSaveGetXMLDesc(libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE)
-        xml = with_terms(_with_appended_log(xml), terms)
+        xml = with_terms(_with_appended_log(xml), terms, generation)
         refuse_other_devices(host, domain, xml)
         domain.managedSaveDefineXML(signed(host.operator, xml))
         # Paused: the guest must not send a packet before its links are cut.
@@ -170,7 +171,7 @@ def restore_domain(host: Host, name: str, terms: Terms, *, linked: bool) -> None
         if not linked:
             cut_links(host, name)
         domain.resume()
-    set_terms(host, name, terms)
+    set_terms(host, name, terms, generation)
 
 
 def set_clock(host: Host, name: str) -> bool:

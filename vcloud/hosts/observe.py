@@ -28,7 +28,7 @@ from vcloud.hosts.manifests import PREFIX, manifest_in
 from vcloud.hosts.metadata import definition_of, own_element, parse, read_record, record_of
 from vcloud.hosts.operators import trusted_fingerprints
 from vcloud.hosts.sealing import sealing_of
-from vcloud.hosts.signing import TERMS, signer_of
+from vcloud.hosts.signing import TERMS, generation_in, signer_of
 from vcloud.hosts.volumes import volumes_of_vms
 from vcloud.marks import CONNECTED_NAMESPACE, NAMESPACE, network_marks
 from vcloud.plan.facts import NO_FACTS, Facts, domain_facts, filters_facts, network_facts
@@ -286,6 +286,9 @@ def _read_domain(
         snapshots=uuid in lists.snapshots,
         marks=sealing_of(host).opened_marks(None if marks is None else marks.attrib),
         terms=tuple(one.findtext(f"metadata/{TERMS}") or "" for one in sides),
+        generations=tuple(generation_in(one.find(f"metadata/{TERMS}")) or 0 for one in sides)
+        if host.is_signed_on
+        else (),
         unsigned=host.is_signed_on and not all(_counts(host, signer_of(one)) for one in sides),
     )
 

@@ -19,8 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from xml.etree import ElementTree
 
-from vcloud import tenancy
 from vcloud.hosts.metadata import parse, to_text
+from vcloud.hosts.signing import terms_element
 from vcloud.marks import NAMESPACE
 
 # Magic; version, length, was_running, compressed, offset of the cookie; 14 unused numbers.
@@ -103,6 +103,8 @@ class Clone:
     """Path of the log of the serial console."""
     terms: str = ""
     """The vApp's terms of tenancy, which the host's hook reads."""
+    generation: int = 0
+    """That of the terms; 0 where nobody signs them."""
     nic: str = ""
     """XML of the first NIC. Empty if the saved domain has no NIC."""
     cputune: str = ""
@@ -130,7 +132,7 @@ def head_for(head: Head, clone: Clone) -> Head:
     mark.attrib.clear()
     mark.attrib.update(clone.marks)
     if clone.terms:
-        ElementTree.SubElement(metadata, f"{{{tenancy.NAMESPACE}}}terms").text = clone.terms
+        metadata.append(terms_element(clone.terms, clone.generation))
     disk.set("file", clone.disk)
     for log in logs:
         log.set("file", clone.console)

@@ -1,6 +1,6 @@
-"""What an operator signs: the terms of tenancy of each VM, together with the VM's name, UUID, disks and
-NICs (`vcloud.signature`). The hook of a host that has a list of operators starts no VM of a vApp
-without such a signature.
+"""What an operator signs: the terms of tenancy of each VM, together with their generation and the VM's
+name, UUID, disks and NICs (`vcloud.signature`). The hook of a host that has a list of operators
+starts no VM of a vApp without such a signature.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element
 from vcloud import tenancy
 from vcloud.hosts.metadata import parse, to_text
 from vcloud.hosts.operator_key import Operator, signature_of, signer_of_message
-from vcloud.signature import SIGNATURE, statement
+from vcloud.signature import GENERATION, SIGNATURE, generation_of, statement
 
 TERMS = f"{{{tenancy.NAMESPACE}}}terms"
 
@@ -23,8 +23,18 @@ def signed(operator: Operator | None, xml: str) -> str:
     terms = None if root is None else root.find(f"metadata/{TERMS}")
     if operator is None or root is None or terms is None:
         return xml
-    terms.set(SIGNATURE, signature_of(operator, statement(root, terms.text or "")))
+    generation = generation_of(terms)
+    terms.set(SIGNATURE, signature_of(operator, statement(root, terms.text or "", generation)))
     return to_text(root)
+
+
+def terms_element(text: str, generation: int) -> Element:
+    """The element of a domain's metadata that holds terms which are still to be signed. `generation`
+    is 0 where nobody signs them.
+    """
+    element = Element(TERMS, {GENERATION: str(generation)} if generation else {})
+    element.text = text
+    return element
 
 
 def signer_of(domain: Element) -> str:
@@ -36,4 +46,15 @@ def signer_of(domain: Element) -> str:
     signature = "" if terms is None else terms.get(SIGNATURE, "")
     if terms is None or not signature:
         return ""
-    return signer_of_message(signature, statement(domain, terms.text or ""))
+    generation = generation_in(terms)
+    if generation is None:
+        return ""
+    return signer_of_message(signature, statement(domain, terms.text or "", generation))
+
+
+def generation_in(terms: Element | None) -> int | None:
+    """The generation of an element with terms; None where somebody has written something else there."""
+    try:
+        return generation_of(terms)
+    except ValueError:
+        return None

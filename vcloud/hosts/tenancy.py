@@ -12,12 +12,13 @@ import json
 import re
 import time
 import uuid
+from collections.abc import Mapping
 from xml.etree import ElementTree
 
 import libvirt
 
 from vcloud import tenancy
-from vcloud.compile.libvirt.domain import render_question
+from vcloud.compile.libvirt.domain import NO_NOTICE, render_question
 from vcloud.design.model import Design
 from vcloud.design.names import domain_name
 from vcloud.enforce.install import hook_digest
@@ -28,6 +29,7 @@ from vcloud.hosts.metadata import parse
 from vcloud.hosts.signing import signed
 from vcloud.placement.capabilities import HookAnswer
 from vcloud.placement.place import INSTALL_HOOK
+from vcloud.signature import NEWEST
 from vcloud.tenancy import ANYONE, Terms, terms_of
 
 NOBODY = Terms("nobody", share=ANYONE)
@@ -38,13 +40,19 @@ libvirt keeps a log of each name.
 """
 PATIENCE, POLL = 10, 0.1
 """Seconds to wait while somebody else asks for the same vApp, and between two attempts."""
-ANSWER = re.compile(rf"hook ([0-9a-f]{{64}}): ({YES}|{NO}|{UNSIGNED}|{UNKNOWN}): ?(.*)", re.DOTALL)
+ANSWER = re.compile(
+    rf"hook ([0-9a-f]{{64}})(?:, generation ([0-9]{{1,16}}))?: ({YES}|{NO}|{UNSIGNED}|{UNKNOWN}): ?(.*)",
+    re.DOTALL,
+)
 
 
-def ask_hook(host: Host, terms: Terms) -> HookAnswer:
-    """Whether a VM with these terms could start on the host now. Raises HostError."""
+def ask_hook(host: Host, terms: Terms, notice: Mapping[str, int] = NO_NOTICE) -> HookAnswer:
+    """Whether a VM with these terms could start on the host now. The `notice` (UUIDs of VMs of the
+    vApp, with the generations of their newest terms) is heeded if the host trusts the user's
+    operator: no older terms of these VMs count there any more. Raises HostError.
+    """
     name, deadline = PREFIX + terms.vapp, time.monotonic() + PATIENCE
-    question = signed(host.operator, render_question(name, str(uuid.uuid4()), terms))
+    question = signed(host.operator, render_question(name, str(uuid.uuid4()), terms, notice))
     while True:
         try:
             # AUTODESTROY: if this process ends, so does what a host without the hook has started.
@@ -75,8 +83,15 @@ def _answer(host: Host, said: str) -> HookAnswer:
             f"the hook of {host.name} is that of another release, or broken: {said}",
             "On that host, as root: vcloud doctor --fix.",
         )
-    digest, kind, why = found.groups()
-    return HookAnswer(True, "" if kind == YES else why, kind != UNKNOWN, digest, kind != UNSIGNED)
+    digest, newest, kind, why = found.groups()
+    return HookAnswer(
+        True,
+        "" if kind == YES else why,
+        kind != UNKNOWN,
+        digest,
+        kind != UNSIGNED,
+        min(int(newest or 0), NEWEST),
+    )
 
 
 def kept_together(host: Host, design: Design) -> tuple[str, ...]:

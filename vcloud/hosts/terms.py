@@ -12,22 +12,24 @@ from vcloud.errors import HostError
 from vcloud.hosts.connection import Host, translated
 from vcloud.hosts.metadata import parse, to_text
 from vcloud.hosts.operator_key import signature_of
-from vcloud.hosts.signing import TERMS
+from vcloud.hosts.signing import TERMS, terms_element
 from vcloud.signature import statement
 from vcloud.tenancy import Terms
 
 TERMS_KEY = "vcloud-tenancy"
 
 
-def with_terms(xml: str, terms: Terms) -> str:
-    """The XML of the same domain with these terms of tenancy, and no others."""
+def with_terms(xml: str, terms: Terms, generation: int) -> str:
+    """The XML of the same domain with these terms of tenancy, and no others. `generation` is 0 where
+    nobody signs them.
+    """
     root = parse(xml)
     metadata = root.find("metadata")
     if metadata is None:
         metadata = ElementTree.SubElement(root, "metadata")
     for old in metadata.findall(TERMS):
         metadata.remove(old)
-    ElementTree.SubElement(metadata, TERMS).text = terms_text(terms)
+    metadata.append(terms_element(terms_text(terms), generation))
     return to_text(root)
 
 
@@ -46,9 +48,9 @@ def refuse_other_devices(host: Host, domain: libvirt.virDomain, xml: str) -> Non
         )
 
 
-def set_terms(host: Host, name: str, terms: Terms) -> None:
+def set_terms(host: Host, name: str, terms: Terms, generation: int) -> None:
     """Gives a domain its vApp's terms of tenancy. Of a running one the host's hook reads them at once,
-    wherever another VM is about to start.
+    wherever another VM is about to start. `generation` is 0 where nobody signs them.
     """
     with translated(f"the terms of tenancy could not be given to '{name}' on {host.name}"):
         domain = host.connection.lookupByName(name)
@@ -59,10 +61,11 @@ def set_terms(host: Host, name: str, terms: Terms) -> None:
             # The definition, which vcloud has made. What somebody has plugged into the running VM is
             # not signed.
             kept = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
-            signature = signature_of(host.operator, statement(parse(kept), terms_text(terms)))
+            message = statement(parse(kept), terms_text(terms), generation)
+            signature = signature_of(host.operator, message)
         domain.setMetadata(
             libvirt.VIR_DOMAIN_METADATA_ELEMENT,
-            render_terms(terms, signature),
+            render_terms(terms, generation, signature),
             TERMS_KEY,
             tenancy.NAMESPACE,
             flags,

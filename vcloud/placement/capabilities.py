@@ -44,6 +44,8 @@ class HookAnswer:
     """SHA-256 of the hook, by its own word."""
     trusts: bool = True
     """Whether terms count there that the user's operator signs, or the host asks for no signatures."""
+    newest: int = 0
+    """The generation of the newest signed terms of the vApp's VMs that the hook knows."""
 
 
 @dataclass(frozen=True, slots=True)

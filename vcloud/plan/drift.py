@@ -62,7 +62,9 @@ def drift_of(
             for vm in manifest.design.vms
             if (domain := state.domain(vm.domain)) is not None and domain.running
             for found in (
-                *_terms_drift(vm, domain, manifest.design.terms, terms),
+                *_terms_drift(
+                    vm, domain, manifest.design.terms, terms, manifest.signed_of(vm.name)
+                ),
                 *_vm_drift(vm, domain, manifest, state),
                 *_pin_drift(vm, domain, given.get(vm.name, ()), pinned.get(vm.name, ())),
             )
@@ -81,11 +83,11 @@ def has_other_terms(design: Design, state: VappState) -> bool:
 
 
 def _terms_drift(
-    vm: Vm, domain: DomainState, given: Terms, wanted: Terms | None
+    vm: Vm, domain: DomainState, given: Terms, wanted: Terms | None, generation: int
 ) -> Iterator[Drift]:
     """`given` are the terms of tenancy that the last run gave the VMs. `wanted` are those that they
-    must have; None: the same. A VM that an earlier release made has no terms; that is wrong only if
-    the vApp has demands.
+    must have; None: the same. `generation` is that of the VM's own terms. A VM that an earlier release
+    made has no terms; that is wrong only if the vApp has demands.
     """
     terms = wanted or given
     text = terms_text(terms)
@@ -99,6 +101,12 @@ def _terms_drift(
         yield Drift(vm.name, what, Verb.MEND_VM, unknown=unknown)
     elif domain.unsigned:
         what = "no operator has signed its present terms of tenancy"
+        yield Drift(vm.name, what, Verb.MEND_VM, unknown=not terms.demands)
+    elif generation and any(found < generation for found in domain.generations):
+        what = "somebody has put back older terms of tenancy than vcloud gave it"
+        yield Drift(vm.name, what, Verb.MEND_VM)
+    elif not all(domain.generations):
+        what = "its signed terms of tenancy have no generation, so older ones could be put back"
         yield Drift(vm.name, what, Verb.MEND_VM, unknown=not terms.demands)
 
 

@@ -97,6 +97,10 @@ class Manifest:
     """Number of the run that claimed the vApp. Every run has a higher number than all before it. By
     the number, a guest refuses late commands of a run that was killed.
     """
+    signed: tuple[tuple[str, int], ...] = ()
+    """(VM, the generation of its terms of tenancy), of VMs whose terms an operator has signed. It is
+    the generation of the run that signed them.
+    """
 
     def digests_of(self, vm: str) -> VmDigests | None:
         return dict(self.vms).get(vm)
@@ -106,6 +110,10 @@ class Manifest:
 
     def token_of(self, vm: str) -> str:
         return dict(self.connected).get(vm, "")
+
+    def signed_of(self, vm: str) -> int:
+        """The generation of the VM's signed terms; 0 where none is known."""
+        return dict(self.signed).get(vm, 0)
 
     def definition_of(self, vm: str) -> Mapping[str, str] | None:
         """How libvirt read the VM's definition; None if no run has noted it yet."""
@@ -139,6 +147,7 @@ class Manifest:
                 ids=other.ids,
                 lock=other.lock,
                 generation=other.generation,
+                signed=other.signed,
             )
             == other
         )
@@ -150,12 +159,15 @@ class Manifest:
         seconds: int,
         redefined: Collection[str] = frozenset(),
         anew: Collection[str] = frozenset(),
+        above: int = 0,
     ) -> Manifest:
         """The manifest that a run writes when it begins. The run holds this lock.
 
         Until the run ends, only those VMs count as connected that were connected `before`. So if the
-        run is killed, the next run connects the others. `seconds` is the time since 1970; with it,
-        the number of the run is higher than all before it even if the manifest `before` is lost.
+        run is killed, the next run connects the others. `seconds` is the time since 1970. With it, the
+        number of the run is higher than all before it even if the manifest `before` is lost, or the
+        host has forgotten the terms that it has seen. The clocks of two operators may differ, so the
+        number is always higher than the highest that is known, from the manifest and from `above`.
         The run defines the VMs `redefined` again, so their definitions are unknown until it ends.
         The VMs `anew` get new root disks, which hold no data until the run connects them.
         """
@@ -172,7 +184,8 @@ class Manifest:
             ),
             ids=before.ids if before else (),
             lock=lock,
-            generation=max(seconds, before.generation + 1 if before else 0),
+            generation=max(seconds, above + 1, before.generation + 1 if before else 0),
+            signed=before.signed if before else (),
         )
 
 

@@ -67,6 +67,10 @@ class DomainState:
     """
     unsigned: bool = False
     """An operator's key is configured, but no key has signed the VM's present terms."""
+    generations: tuple[int, ...] = ()
+    """The generations of the `terms`, in the same order; 0 where one says none. Empty where no
+    operator's key is given.
+    """
 
     def is_of(self, vapp: str) -> bool:
         """Whether vcloud made it for a VM of the vApp: its UUID follows from its name. A domain that
@@ -202,6 +206,11 @@ class VappState:
         token = manifest.token_of(vm.name)
         # Up to format 2, a manifest held libvirt's ids in place of tokens.
         return token == domain.token if token else manifest.id_of(vm.name) == domain.id
+
+    def newest_signed(self) -> int:
+        """The highest generation of the signed terms of its VMs; 0 where none has one."""
+        found = (domain.generations for domain in self.domains if not domain.unsigned)
+        return max((one for generations in found for one in generations), default=0)
 
     def saved(self) -> bool:
         """Whether every VM that the manifest names is stopped with its memory kept."""

@@ -13,7 +13,8 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from tests.netns.namespaces import held
-from vcloud.enforce.install import hook_text
+from vcloud.enforce.install import OPERATOR_LINE, hook_text
+from vcloud.hosts.operator_key import Operator, load_operator
 from vcloud.tenancy import DEDICATED, Terms, document_of
 
 LEASES, SETTINGS = Path("/var/lib/vcloud/leases"), "/etc/libvirt/vcloud"
@@ -133,3 +134,24 @@ def hooked(folder: Path) -> Iterator[Host]:
     hook.chmod(0o755)
     with held(script=START) as pid:
         yield Host(pid, hook)
+
+
+def made(path: Path) -> Operator:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
+    return load_operator(path)
+
+
+def trust(host: Host, *operators: Operator) -> None:
+    text = "".join(OPERATOR_LINE.format(one.line) for one in operators)
+    host.run("sh", "-c", f"cat >{OPERATORS}", stdin=text)
+
+
+def with_disk(xml: str, path: str) -> str:
+    disk = f'<disk type="file" device="disk"><source file="{path}"/><target dev="vda"/></disk>'
+    return xml.replace("</domain>", f"<devices>{disk}</devices></domain>")
+
+
+def starts(host: Host, xml: str, name: str) -> str:
+    code, said = host.call(xml, name, "prepare", "begin")
+    assert code == bool(said)
+    return said

@@ -5,7 +5,6 @@ without being one.
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +21,13 @@ from tests.netns.host.hooked import (
     Host,
     domain,
     hooked,
+    made,
+    starts,
+    trust,
     uuid_of,
+    with_disk,
 )
-from vcloud.enforce.install import OPERATOR_LINE
-from vcloud.hosts.operator_key import Operator, load_operator
+from vcloud.hosts.operator_key import Operator
 from vcloud.hosts.signing import signed
 from vcloud.tenancy import Terms
 
@@ -50,11 +52,6 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Operator:
     return made(tmp_path_factory.mktemp("keys") / "mallory")
 
 
-def made(path: Path) -> Operator:
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
-    return load_operator(path)
-
-
 @pytest.fixture
 def host(built: Host) -> Iterator[Host]:
     """Nobody is trusted yet, and so no signature is asked for."""
@@ -62,22 +59,6 @@ def host(built: Host) -> Iterator[Host]:
     yield built
     built.clear()
     built.run("rm", "-rf", POOL)
-
-
-def trust(host: Host, *operators: Operator) -> None:
-    text = "".join(OPERATOR_LINE.format(one.line) for one in operators)
-    host.run("sh", "-c", f"cat >{OPERATORS}", stdin=text)
-
-
-def with_disk(xml: str, path: str) -> str:
-    disk = f'<disk type="file" device="disk"><source file="{path}"/><target dev="vda"/></disk>'
-    return xml.replace("</domain>", f"<devices>{disk}</devices></domain>")
-
-
-def starts(host: Host, xml: str, name: str) -> str:
-    code, said = host.call(xml, name, "prepare", "begin")
-    assert code == bool(said)
-    return said
 
 
 # Signatures

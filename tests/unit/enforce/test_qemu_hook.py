@@ -37,7 +37,7 @@ def test_it_runs_without_vcloud() -> None:
 
 
 def test_it_finds_the_mark_that_vcloud_leaves() -> None:
-    from vcloud.enforce.qemu_hook import MARK, TERMS
+    from vcloud.enforce.hook_terms import MARK, TERMS
 
     assert f"{{{NAMESPACE}}}vm" == MARK
     assert TERMS.startswith(f"{{{NAMESPACE}/")

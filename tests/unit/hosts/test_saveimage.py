@@ -22,6 +22,7 @@ from vcloud.hosts.saveimage import (
     head_for,
     read_head,
 )
+from vcloud.hosts.signing import TERMS
 from vcloud.plan.memory_image import saved_vm, saved_vm_facts
 from vcloud.views.render import UPLINK
 
@@ -171,3 +172,10 @@ def test_a_description_that_has_no_room_is_refused() -> None:
 def test_hostile_bytes_are_refused_and_nothing_else(content: bytes) -> None:
     with pytest.raises(NotASaveImageError):
         read_head(content)
+
+
+def test_a_woken_domain_gets_the_terms_and_their_generation() -> None:
+    clone = replace(CLONE, terms='{"vapp": "shop"}', generation=7)
+    terms = parse(head_for(read_head(image()), clone).xml).find(f"metadata/{TERMS}")
+    assert terms is not None
+    assert (terms.text, terms.attrib) == ('{"vapp": "shop"}', {"generation": "7"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from vcloud.compile.libvirt.domain import render_question
 from vcloud.enforce.install import OPERATOR_LINE
 from vcloud.errors import UsageError
 from vcloud.hosts.inventory import HostRef
@@ -20,9 +22,19 @@ from vcloud.hosts.operator_key import (
     load_operator,
     signature_of,
 )
-from vcloud.hosts.signing import TERMS, signed, signer_of
+from vcloud.hosts.signing import TERMS, generation_in, signed, signer_of
+from vcloud.hosts.terms import with_terms
 from vcloud.lab.namespaces import wait_for
-from vcloud.signature import PRINCIPAL, SIGNATURE, SSH_NAMESPACE, armored, statement
+from vcloud.signature import (
+    PRINCIPAL,
+    QUESTION,
+    SIGNATURE,
+    SSH_NAMESPACE,
+    armored,
+    generation_of,
+    statement,
+)
+from vcloud.tenancy import Terms, terms_of
 
 XML = """\
 <domain type="qemu"><name>shop.db</name><uuid>7d0f5a0e-1f55-4a39-93b0-5f4d3f6a0a11</uuid>
@@ -141,6 +153,7 @@ def test_what_has_no_terms_and_what_nobody_signs_stays_as_it_is(operator: Operat
             "</metadata>",
             '<q:question xmlns:q="https://vcloud.dev/ns/1/question"/></metadata>',
         ),
+        ("<tenancy:terms ", '<tenancy:terms generation="1" '),
     ],
 )
 def test_a_change_of_what_is_signed_is_seen(operator: Operator, old: str, new: str) -> None:
@@ -260,3 +273,56 @@ def test_a_statement_is_the_same_in_another_order_of_devices() -> None:
     devices[:] = list(reversed(devices))
     assert statement(root, "terms") == before
     assert statement(root, "other terms") != before
+
+
+# Generations
+
+
+def with_generation(text: str) -> str:
+    return XML.replace("<tenancy:terms ", f'<tenancy:terms generation="{text}" ')
+
+
+def test_the_generation_of_terms_is_signed_with_them(operator: Operator) -> None:
+    xml = signed(operator, with_generation("7"))
+    assert signer_of(root_of(xml)) == operator.fingerprint
+    assert generation_in(root_of(xml).find(f"metadata/{TERMS}")) == 7
+    assert generation_in(root_of(XML).find(f"metadata/{TERMS}")) == 0
+    for changed in ('generation="8"', 'generation="6"', ""):
+        assert signer_of(root_of(xml.replace('generation="7"', changed))) == ""
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "07", "7.0", "x", str(2**53), "9" * 5000])
+def test_what_is_no_generation_has_no_signer(operator: Operator, text: str) -> None:
+    xml = signed(operator, with_generation("7")).replace('"7"', f'"{text}"')
+    assert generation_in(root_of(xml).find(f"metadata/{TERMS}")) is None
+    assert signer_of(root_of(xml)) == ""
+    with pytest.raises(ValueError, match="no whole number from 1 on"):
+        generation_of(root_of(xml).find(f"metadata/{TERMS}"))
+
+
+def test_what_an_earlier_release_signed_still_counts() -> None:
+    """Without a generation and without a notice, the statement is that of its format."""
+    found = json.loads(statement(root_of(XML), "terms"))
+    assert found["format"] == 1
+    assert not {"generation", "notice"} & found.keys()
+    newer = json.loads(statement(root_of(XML), "terms", 7))
+    assert newer == found | {"format": 2, "generation": 7, "notice": ""}
+
+
+def test_the_notice_in_a_question_is_signed(operator: Operator) -> None:
+    notice = {"7d0f5a0e-1f55-4a39-93b0-5f4d3f6a0a11": 5}
+    xml = signed(operator, render_question("question", "a", Terms("shop"), notice))
+    assert json.loads(root_of(xml).findtext(f"metadata/{QUESTION}") or "") == notice
+    assert signer_of(root_of(xml)) == operator.fingerprint
+    assert signer_of(root_of(xml.replace(": 5}", ": 6}"))) == ""
+    without = render_question("question", "a", Terms("shop"))
+    assert not root_of(without).findtext(f"metadata/{QUESTION}")
+    assert json.loads(statement(root_of(without), "terms"))["format"] == 1
+
+
+def test_terms_that_a_domain_gets_anew_have_the_generation_that_is_given() -> None:
+    found = root_of(with_terms(with_generation("7"), Terms("shop"), 9))
+    (terms,) = found.findall(f"metadata/{TERMS}")
+    assert (generation_in(terms), terms_of(json.loads(terms.text or ""))) == (9, Terms("shop"))
+    (bare,) = root_of(with_terms(XML, Terms("shop"), 0)).findall(f"metadata/{TERMS}")
+    assert bare.attrib == {}

@@ -16,6 +16,7 @@ from tests.unit.plan.test_diff import FILE, interrupted, plan, told, why
 from tests.vapps import design_of_text
 from vcloud.compile.artifacts import comparable_domain, comparable_networks
 from vcloud.compile.guest.gate import gate_credentials
+from vcloud.compile.libvirt.domain import terms_text
 from vcloud.compile.libvirt.host import HostFacts
 from vcloud.marks import NO_VM
 from vcloud.plan.drift import drift_of
@@ -357,3 +358,52 @@ def test_what_libvirt_adds_to_a_running_domain_is_no_drift() -> None:
 
     state = of_api(lambda domain: replace(domain, live=linked(edited(as_running))))
     assert drifted(state) == []
+
+
+# The generations of signed terms
+
+
+def with_generations(*generations: int, recorded: int = 7, unsigned: bool = False) -> VappState:
+    """A vApp of which the manifest records a generation for `api`, and api's domain has these."""
+    state = standing(design_of_text(FILE))
+    assert state.manifest
+    manifest = replace(state.manifest, signed=(("api", recorded),) if recorded else ())
+    given = terms_text(manifest.design.terms)
+    return with_domain(
+        replace(state, manifest=manifest),
+        "shop.api",
+        lambda domain: replace(
+            domain, terms=(given, given), generations=generations, unsigned=unsigned
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("generations", "recorded", "what", "unknown"),
+    [
+        ((6, 7), 7, "somebody has put back older terms", False),
+        ((7, 6), 7, "somebody has put back older terms", False),
+        ((0, 0), 7, "somebody has put back older terms", False),
+        ((0, 0), 0, "have no generation", True),
+    ],
+)
+def test_older_terms_and_those_without_a_generation_are_seen_and_mended(
+    generations: tuple[int, int], recorded: int, what: str, unknown: bool
+) -> None:
+    state = with_generations(*generations, recorded=recorded)
+    assert state.manifest
+    (drift,) = drift_of(state.manifest, state)
+    assert what in drift.what
+    assert (drift.subject, drift.mend, drift.unknown) == ("api", Verb.MEND_VM, unknown)
+
+
+@pytest.mark.parametrize("generations", [(7, 7), (8, 8), ()])
+def test_terms_of_the_recorded_generation_or_a_newer_one_are_right(
+    generations: tuple[int, ...],
+) -> None:
+    """A run that was killed may have given newer ones. Without an operator's key nobody looks."""
+    state = with_generations(*generations)
+    assert state.manifest
+    assert drift_of(state.manifest, state) == ()
+    assert state.newest_signed() == max(generations, default=0)
+    assert with_generations(9, unsigned=True).newest_signed() == 0, "anybody may have written it"

@@ -48,7 +48,12 @@ def test_each_claim_has_a_higher_number_than_the_one_before() -> None:
     assert (first.generation, second.generation) == (1000, 1001)
     assert wanted.claimed("lock 3", None, 1002).generation == 1002
     assert (second.lock, second.phase, second.ids) == ("lock 2", Phase.APPLYING, (("web-1", 7),))
+    assert wanted.claimed("lock 4", first, 900, above=5000).generation == 5001, "a host knows more"
     assert second.agrees_with(first)
+    assert replace(first, signed=(("web-1", 7),)).claimed("lock 5", None, 1).signed == ()
+    assert (
+        wanted.claimed("lock 6", replace(first, signed=(("web-1", 7),)), 1).signed_of("web-1") == 7
+    )
     assert not second.agrees_with(replace(first, firewall="another"))
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
 
 from vcloud import tenancy
 from vcloud.compile.environment import render
@@ -21,6 +23,7 @@ from vcloud.design.model import Nic, Uplink, Vm
 from vcloud.marks import NAMESPACE
 from vcloud.tenancy import Terms, document_of
 
+NO_NOTICE: Final[Mapping[str, int]] = MappingProxyType({})
 SSH_PORT_PREFIX = "org.vcloud.ssh."
 """The name of a virtio-serial port that carries a connection of `vcloud ssh` begins with it."""
 
@@ -33,10 +36,12 @@ def render_domain(
     disk_paths: Mapping[str, str],
     marks: Mapping[str, str],
     terms: Terms | None = None,
+    generation: int = 0,
 ) -> str:
     """The domain XML of one VM. `disk_paths` maps volume names to paths; `marks` are the attributes
     of vcloud's element in the metadata; `terms` are the vApp's terms of tenancy; None for a domain
-    that is no VM of a vApp, and in XML that is compared.
+    that is no VM of a vApp, and in XML that is compared. `generation` is that of the terms; 0 if nobody
+    signs them.
     """
     devices = devices_of(vm, uplink, boot, disk_paths)
     return render(
@@ -49,6 +54,7 @@ def render_domain(
         tenancy=tenancy.NAMESPACE,
         hard_limit=hard_limit(vm),
         terms=None if terms is None else terms_text(terms),
+        generation=generation,
         ports=host.spare_ports + ports_of(devices),
         devices=devices,
     )
@@ -59,14 +65,22 @@ def terms_text(terms: Terms) -> str:
     return json.dumps(document_of(terms), sort_keys=True, ensure_ascii=False)
 
 
-def render_terms(terms: Terms, signature: str = "") -> str:
+def render_terms(terms: Terms, generation: int = 0, signature: str = "") -> str:
     """The element that replaces the terms in a VM's metadata, with an operator's signature."""
-    return render("libvirt/terms.xml.j2", terms=terms_text(terms), signature=signature)
+    return render(
+        "libvirt/terms.xml.j2",
+        terms=terms_text(terms),
+        generation=generation,
+        signature=signature,
+    )
 
 
-def render_question(name: str, uuid: str, terms: Terms) -> str:
+def render_question(
+    name: str, uuid: str, terms: Terms, notice: Mapping[str, int] = NO_NOTICE
+) -> str:
     """A domain that asks the host's hook whether a VM with these terms could start. The domain can
-    run nothing: if no hook answers, libvirt starts an empty machine, paused.
+    run nothing: if no hook answers, libvirt starts an empty machine, paused. The `notice` tells the
+    hook the UUIDs of VMs of the vApp, and the generations of their newest terms.
     """
     return render(
         "libvirt/question.xml.j2",
@@ -77,6 +91,7 @@ def render_question(name: str, uuid: str, terms: Terms) -> str:
         uuid=uuid,
         vapp=terms.vapp,
         terms=terms_text(terms),
+        notice=json.dumps(dict(notice), sort_keys=True) if notice else "",
     )
 
 
