@@ -156,6 +156,10 @@ class UnreachableError(HostError):
     exit = Exit.REFUSED
 
 
+class SilentError(HostError):
+    """No answer at all came from a host: it may be dead, or only cut off."""
+
+
 class HostRefusedError(HostError):
     """A host itself refused to start a VM, by its rules of tenancy."""
 

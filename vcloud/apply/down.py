@@ -9,22 +9,23 @@ volume that a domain of somebody else's uses.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vcloud.apply.deletion import kept_volumes
 from vcloud.design.model import Role
 from vcloud.design.names import filter_name, filter_uuid
-from vcloud.errors import NoVappError
-from vcloud.fleet.fleet import open_home
+from vcloud.errors import NoVappError, VcloudError
+from vcloud.fleet.fleet import Fleet, open_home
 from vcloud.hosts import machines
 from vcloud.hosts.memory_images import MemoryImages
 from vcloud.hosts.pool import StoragePool
 from vcloud.hosts.uplink import forget_vapp
 from vcloud.hosts.volumes import VappVolumes
+from vcloud.plan.copies import refuse_unsaid
 from vcloud.plan.diff import refuse_renamed
 from vcloud.plan.losses import of_down, refuse_unnamed
 from vcloud.plan.state import DomainState, VappState
-from vcloud.plan.steps import Loss
+from vcloud.plan.steps import Loss, OlderCopy
 from vcloud.reporter import Reporter
 
 
@@ -38,31 +39,80 @@ class Gone:
     """What looks like a part of the vApp and stays, each with the reason."""
 
 
-def data_of(vapp: str, connect: str | None) -> tuple[str, tuple[Loss, ...]]:
-    """The URI of the vApp's host, and the data that `take_down` would delete there. Nothing is changed
-    anywhere. Raises HostError.
+def data_of(vapp: str, connect: str | None) -> tuple[dict[str, str], tuple[Loss, ...]]:
+    """Name -> URI of each host that has a copy of the vApp, and the data that `take_down` would delete
+    there. Nothing is changed anywhere. Raises HostError.
     """
     with open_home(connect, vapp) as fleet:
-        host, state = fleet.home, fleet.state_of(vapp)
-        pool = StoragePool.existing(host)
-        if pool is None:
-            return host.ref.uri, tuple(of_down(vapp, None, state))
-        names = state.volumes or frozenset()
-        left = kept_volumes(host, pool, vapp, state, names)
-        return host.ref.uri, tuple(of_down(vapp, names - left.keys(), state))
+        _refuse_unsaid(fleet, vapp)
+        losses = [*_data_on(fleet, vapp)]
+        for host in fleet.older:
+            losses += older_copy(fleet.only(host), vapp).loses
+        hosts = (fleet.home, *fleet.older)
+        return {host.name: host.ref.uri for host in hosts}, tuple(losses)
+
+
+def older_copy(fleet: Fleet, vapp: str) -> OlderCopy:
+    """The superseded copy on the host, with the data that goes with it. Raises HostError."""
+    host = fleet.home.name
+    return OlderCopy(host, tuple(_on(host, loss) for loss in _data_on(fleet, vapp)))
+
+
+def _on(host: str, loss: Loss) -> Loss:
+    """The loss, as it is told of a superseded copy."""
+    return replace(loss, what=f"{loss.what} on {host}")
+
+
+def _data_on(fleet: Fleet, vapp: str) -> Iterator[Loss]:
+    host, state = fleet.home, fleet.state_of(vapp)
+    pool = StoragePool.existing(host)
+    if pool is None:
+        return of_down(vapp, None, state)
+    names = state.volumes or frozenset()
+    return of_down(vapp, names - kept_volumes(host, pool, vapp, state, names).keys(), state)
 
 
 def take_down(
-    vapp: str, connect: str | None, reporter: Reporter, agreed: Collection[Loss] | None = None
+    vapp: str,
+    connect: str | None,
+    reporter: Reporter,
+    among: Collection[str] = (),
+    agreed: Collection[Loss] | None = None,
 ) -> Gone:
-    """Deletes everything of a vApp. `agreed` is the data that the user was shown; None: the user has
-    agreed to the loss of all data, unseen.
+    """Deletes everything of a vApp, the superseded copies first. `among` are the hosts that the user
+    has agreed to; empty: all. `agreed` is the data that the user was shown; None: the user has agreed to
+    the loss of all data, unseen.
 
     Raises NoVappError where the host has nothing of it, VcloudError where somebody has renamed a
-    domain of it, or where more data would go than was agreed to, HostError where a newer release of
-    vcloud made it, or where something cannot be removed.
+    domain of it, where it is on another host, or where more data would go than was agreed to,
+    HostError where a newer release of vcloud made it, or where something cannot be removed.
     """
-    with open_home(connect, vapp) as fleet, fleet.locked(vapp, "down"):
+    with open_home(connect, vapp) as fleet:
+        _refuse_unsaid(fleet, vapp)
+        hosts = (*fleet.older, fleet.home)
+        if among and (other := {host.name for host in hosts} - {*among}):
+            raise VcloudError(
+                f"'{vapp}' is on {', '.join(sorted(other))}, too, since you were asked",
+                "Nothing was done. Run `vcloud down` again.",
+            )
+        gone = [remove_copy(fleet.only(host), vapp, reporter, agreed) for host in hosts]
+    return Gone(
+        tuple(name for one in gone for name in one.removed),
+        tuple(name for one in gone for name in one.left),
+    )
+
+
+def _refuse_unsaid(fleet: Fleet, vapp: str) -> None:
+    if fleet.older:
+        names = [host.name for host in fleet.older]
+        refuse_unsaid(vapp, fleet.home.name, fleet.state_of(vapp).manifest, names)
+
+
+def remove_copy(
+    fleet: Fleet, vapp: str, reporter: Reporter, agreed: Collection[Loss] | None = None
+) -> Gone:
+    """Deletes everything of a vApp on one host. Raises as `take_down` does."""
+    with fleet.locked(vapp, "down"):
         host, state = fleet.home, fleet.state_of(vapp)
         kept = VappVolumes(host)
         if state.manifest:
@@ -79,7 +129,8 @@ def take_down(
         workloads_first = sorted(domains, key=_is_appliance)
         losses = tuple(of_down(vapp, deleted, state))
         if agreed is not None:
-            refuse_unnamed(vapp, losses, agreed)
+            unnamed = [loss for loss in losses if _on(host.name, loss) not in agreed]
+            refuse_unnamed(vapp, unnamed, agreed)
         for loss in losses:
             reporter.note(f"data that goes: {loss}")
         for domain in workloads_first:

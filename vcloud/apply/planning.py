@@ -4,12 +4,13 @@ to the state that its file describes. Changes nothing on any host.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from vcloud.apply.demand import demand_of
+from vcloud.apply.down import older_copy
 from vcloud.apply.target import Target, known_accelerator, target_of
 from vcloud.apply.vm_images import VmImages
 from vcloud.apply.whole_lab import whole_lab
@@ -47,6 +48,7 @@ from vcloud.placement.place import (
     place,
     refuse_tenancy,
 )
+from vcloud.plan.copies import refuse_unsaid
 from vcloud.plan.diff import plan_changes
 from vcloud.plan.drift import has_other_terms
 from vcloud.plan.manifest import Manifest, Phase
@@ -74,6 +76,8 @@ class Request:
     """
     host: str = ""
     """The name of the host that the user wants; empty: any."""
+    dead: tuple[str, ...] = ()
+    """The names of the hosts that the user says to be dead."""
 
 
 def request_of(
@@ -85,10 +89,19 @@ def request_of(
     reload: bool = False,
     refresh: bool = False,
     host: str = "",
+    dead: Sequence[str] = (),
 ) -> Request:
     """The request for the vApp of a file. Raises SpecError, RefusedError, ImageError."""
     design = design_of(load_file(path, parameters))
-    return Request(design, accelerator, cold=cold, reload=reload, refresh=refresh, host=host)
+    return Request(
+        design,
+        accelerator,
+        cold=cold,
+        reload=reload,
+        refresh=refresh,
+        host=host,
+        dead=tuple(sorted({*dead})),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +133,22 @@ def placed(lab: Fleet, request: Request) -> Placed:
     Raises RefusedError with the reasons of all hosts if none can run it; the first error if no host
     could even be asked; and what `Fleet.home_of` raises.
     """
-    home = lab.home_of(request.design.instance.name)
+    vapp = request.design.instance.name
+    home, older = lab.copies_of(vapp)
     wanted = _named_by_user(lab, request)
     if home is not None:
         if home not in wanted:
             raise _elsewhere(request, home.name)
-        fleet = lab.only(home)
-        return Placed(fleet, planned_on(fleet, request), is_new=False)
+        fleet = lab.only(home, older)
+        planned = planned_on(fleet, request)
+        names = [host.name for host in older]
+        refuse_unsaid(vapp, home.name, planned.seen.manifest, names)
+        plan = replace(
+            planned.plan,
+            notes=(*notes_on_dead(lab.dead, vapp), *planned.plan.notes),
+            older=tuple(older_copy(lab.only(host), vapp) for host in older),
+        )
+        return Placed(fleet, replace(planned, plan=plan), is_new=False)
     offers = run_parallel([partial(_offer, lab.only(host), request) for host in wanted])
     found = dict(zip((host.name for host in wanted), offers, strict=True))
     refused = {name: offer for name, offer in found.items() if isinstance(offer, VcloudError)}
@@ -140,8 +162,15 @@ def placed(lab: Fleet, request: Request) -> Placed:
         request.design.placement,
     )
     home, planned = next(host for host in wanted if host.name == chosen), can[chosen].planned
-    plan = replace(planned.plan, notes=(*reasons, *planned.plan.notes))
+    notes = (*notes_on_dead(lab.dead, vapp), *reasons, *planned.plan.notes)
+    plan = replace(planned.plan, notes=notes)
     return Placed(lab.only(home), replace(planned, plan=plan), is_new=True)
+
+
+def notes_on_dead(dead: Collection[str], vapp: str) -> Iterator[str]:
+    """What nobody can make sure of who says that hosts are dead, in sentences without an end."""
+    for name in sorted(dead):
+        yield f"{name} is taken for dead, because you say so; without fencing, vcloud cannot make sure of it: if {name} was only cut off and has a copy of '{vapp}', that copy runs on until {name} is reached. Data disks on {name} stay there"
 
 
 def _named_by_user(lab: Fleet, request: Request) -> tuple[Host, ...]:

@@ -11,10 +11,12 @@ from functools import partial
 
 from vcloud.apply.actions import act, left, tell_failure
 from vcloud.apply.cores import clear_cores
+from vcloud.apply.down import remove_copy
 from vcloud.apply.newest_terms import signs_terms, started_from_rest, tell_newest
 from vcloud.apply.planning import (
     Request,
     needing_images,
+    notes_on_dead,
     placed,
     refuse_host,
     seen_by_all,
@@ -60,7 +62,7 @@ RECENT = 10
 
 def preview(request: Request, connect: str | None) -> Plan:
     """The plan of `up`. Nothing is changed anywhere."""
-    with open_lab(connect) as lab:
+    with open_lab(connect, request.dead) as lab:
         return placed(lab, request).planned.plan
 
 
@@ -83,7 +85,7 @@ def bring_up(
 def _brought_up(
     request: Request, connect: str | None, agreed: Callable[[Plan], bool], reporter: Reporter
 ) -> Plan:
-    with open_lab(connect) as lab:
+    with open_lab(connect, request.dead) as lab:
         if request.refresh:
             reporter.part("refresh")
             refresh_images(request.design, reporter)
@@ -91,14 +93,19 @@ def _brought_up(
         looked = time.monotonic()
         found = placed(lab, request)
         fleet, target, plan = found.fleet, found.planned.target, found.planned.plan
-        if not plan.steps:
+        if not plan.steps and not plan.older:
             return plan
+        name = request.design.instance.name
+        for note in notes_on_dead(lab.dead, name):
+            reporter.note(note)
         if not agreed(plan):
             raise VcloudError("stopped before the first change")
+        _remove_older(fleet, name, plan, reporter)
+        if not plan.steps:
+            return plan
         reporter.part("images")
         # Before the lock: a build takes minutes, and changes nothing on the host.
         target.images.build(needing_images(target.design, plan), reporter)
-        name = request.design.instance.name
         # Of a new vApp on all hosts, so that two runs do not make it on two of them.
         with (lab if found.is_new else fleet).locked(name, "up") as locks:
             if found.is_new:
@@ -107,6 +114,17 @@ def _brought_up(
             recent = time.monotonic() - looked < RECENT
             run = _Up(fleet, request, target, reporter, lock)
             return run.carry_out(plan, found.planned.seen if recent else None)
+
+
+def _remove_older(fleet: Fleet, vapp: str, plan: Plan, reporter: Reporter) -> None:
+    """Removes the superseded copies that were agreed to, so that no two copies run when this one is
+    touched.
+    """
+    for host, copy in zip(fleet.older, plan.older, strict=True):
+        reporter.note(copy.told(vapp, plan.host))
+        for loss in copy.loses:
+            reporter.note(f"data that goes: {loss}")
+        remove_copy(fleet.only(host), vapp, reporter)
 
 
 def refuse_elsewhere(lab: Fleet, vapp: str) -> None:
@@ -207,14 +225,20 @@ class _Up:
         redefined = frozenset(plan.subjects(*STARTED))
         anew = frozenset(plan.subjects(*FRESH))
         claimed = partial(
-            target.wanted.claimed, self.lock.uuid, before, int(time.time()), redefined, anew
+            target.wanted.claimed,
+            self.lock.uuid,
+            before,
+            int(time.time()),
+            redefined,
+            anew,
+            replaced=self.fleet.dead,
         )
-        claim = claimed(state.newest_signed())
+        claim = claimed(above=state.newest_signed())
         if signs_terms(plan):
             vms = started_from_rest(target.design, plan, state)
             newest = tell_newest(self.host, target.design, dict.fromkeys(vms, claim.generation))
             if newest > claim.generation:
-                claim = claimed(newest)
+                claim = claimed(above=newest)
                 tell_newest(self.host, target.design, dict.fromkeys(vms, claim.generation))
         self.lock.require()
         write_manifest(self.host, claim)

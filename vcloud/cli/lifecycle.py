@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,7 @@ from vcloud.cli.options import (
     Accel,
     AccelOption,
     Connect,
+    DeadHosts,
     FileArgument,
     FileOption,
     Format,
@@ -149,6 +151,7 @@ def plan(
     parameters: Parameters = None,
     connect: Connect = None,
     host: WantedHost = "",
+    host_is_dead: DeadHosts = None,
     accel: AccelOption = Accel.AUTO,
     output: Output = Format.TABLE,
     exit_code: Annotated[
@@ -160,9 +163,11 @@ def plan(
     from vcloud.apply.up import preview
 
     path, values = chosen_file(argument, file), parameter_values(parameters)
-    found = preview(request_of(path, values, accel.value, host=host), connect)
+    found = preview(
+        request_of(path, values, accel.value, host=host, dead=host_is_dead or ()), connect
+    )
     show_plan(found, output)
-    if exit_code and (found.steps or found.unmended):
+    if exit_code and (found.steps or found.unmended or found.older):
         raise typer.Exit(Exit.DIFFERENT)
 
 
@@ -188,6 +193,10 @@ def show_plan(found: "Plan", output: Format) -> None:
                 "steps": steps,
                 "notes": [*found.notes],
                 "unmended": [*found.unmended],
+                "older_copies": [
+                    {"host": copy.host, "loses": [str(loss) for loss in copy.loses]}
+                    for copy in found.older
+                ],
                 "host_side": _looked_at(found),
             },
             output,
@@ -199,11 +208,13 @@ def show_plan(found: "Plan", output: Format) -> None:
             ["what", "name", "cost", "why"],
             [(step.verb, step.subject, step.cost, step.why) for step in found.shown],
         )
-    elif not found.unmended:
+    elif not found.unmended and not found.older:
         tell(f"{found.vapp} on {found.host}: nothing to do{_with_space(found.caveat)}")
     for step in found.shown:
         for command in step.commands:
             tell(f"runs on {step.host} as root: {on_one_line(shlex.join(command))}")
+    for copy in found.older:
+        tell(f"removed first: {on_one_line(copy.told(found.vapp, found.host))}")
     for loss in found.lost_data():
         tell(f"data that would be lost: {on_one_line(str(loss))}")
     for problem in found.unmended:
@@ -229,6 +240,7 @@ def up(
     parameters: Parameters = None,
     connect: Connect = None,
     host: WantedHost = "",
+    host_is_dead: DeadHosts = None,
     accel: AccelOption = Accel.AUTO,
     yes: Yes = False,
     accept_data_loss: Annotated[
@@ -277,6 +289,7 @@ def up(
         reload=reload,
         refresh=refresh,
         host=host,
+        dead=host_is_dead or (),
     )
     if dry_run:
         show_plan(preview(request, connect), output)
@@ -385,23 +398,31 @@ def down(
 
     name = vapp_name(vapp, parameters)
     losses: tuple[Loss, ...] | None = None
+    hosts: dict[str, str] = {}
     if not yes:
-        # From here on the host is the one whose data is shown.
-        connect, losses = data_of(name, connect)
+        # From here on the hosts are those whose data is shown.
+        hosts, losses = data_of(name, connect)
+        connect = next(iter(hosts.values())) if len(hosts) == 1 else connect
         for loss in losses:
             say(f"data that would be lost: {on_one_line(str(loss))}")
         if not sys.stdin.isatty():
             raise UsageError(
-                f"this deletes '{name}' with the data of all of its disks, and there is no terminal to ask at",
+                f"this deletes '{name}'{_on_all(hosts)} with the data of all of its disks, and there is no terminal to ask at",
                 "Nothing was done. If you agree, add --yes.",
             )
-        if not confirmed(f"Remove '{name}' with all of its VMs and disks?"):
+        if not confirmed(f"Remove '{name}'{_on_all(hosts)} with all of its VMs and disks?"):
             raise typer.Exit(Exit.FAILED)
     with Progress(quiet=output is not Format.TABLE) as progress:
-        gone = take_down(name, connect, progress, losses)
+        among = () if len(hosts) == 1 else hosts
+        gone = take_down(name, connect, progress, among, losses)
     if output is not Format.TABLE:
         emit({"vapp": name, "removed": [*gone.removed], "left": [*gone.left]}, output)
     else:
         tell(f"{name} is gone ({len(gone.removed)} things removed, {progress.seconds:.1f} s)")
         for item in gone.left:
             say(f"left: {item}")
+
+
+def _on_all(hosts: Collection[str]) -> str:
+    """Where a vApp has copies on several hosts."""
+    return f" on {' and on '.join(hosts)}" if len(hosts) > 1 else ""

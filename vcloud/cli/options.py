@@ -93,6 +93,16 @@ Connect = Annotated[
         show_default=False,
     ),
 ]
+DeadHosts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--host-is-dead",
+        metavar="NAME",
+        help="A host that does not answer, and of which you know that it is dead: its vApps may get a place elsewhere. If it was only cut off, its copy runs on there.",
+        show_default=False,
+        autocompletion=complete.hosts,
+    ),
+]
 WantedHost = Annotated[
     str,
     typer.Option(

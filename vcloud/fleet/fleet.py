@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import MappingProxyType
@@ -11,6 +11,7 @@ from typing import Final
 from vcloud.errors import (
     HostError,
     NoVappError,
+    SilentError,
     UnreachableError,
     UsageError,
 )
@@ -18,8 +19,10 @@ from vcloud.hosts.capabilities import capabilities_of
 from vcloud.hosts.connection import Host, open_host, run_parallel
 from vcloud.hosts.inventory import HostRef, choose_host, choose_hosts
 from vcloud.hosts.lock import Lock, vapp_lock
+from vcloud.hosts.manifests import read_manifest
 from vcloud.hosts.observe import has_vapp, observe_vapp
 from vcloud.placement.capabilities import Capabilities
+from vcloud.plan.copies import newest_copy
 from vcloud.plan.manifest import Manifest
 from vcloud.plan.state import VappState
 
@@ -29,10 +32,21 @@ NONE: Final[Mapping[str, HostError]] = MappingProxyType({})
 class Fleet:
     """Hosts with open connections. Several threads may use a fleet at once."""
 
-    def __init__(self, hosts: Sequence[Host], unreachable: Mapping[str, HostError] = NONE) -> None:
-        """`unreachable` maps the name of each host that could not be opened to the reason."""
+    def __init__(
+        self,
+        hosts: Sequence[Host],
+        unreachable: Mapping[str, HostError] = NONE,
+        dead: Collection[str] = (),
+        older: Sequence[Host] = (),
+    ) -> None:
+        """`unreachable` maps the name of each host that could not be opened to the reason; `dead` are
+        the names of those that a person has said to be dead; `older` have superseded copies of the
+        vApp that the hosts were opened for.
+        """
         self.hosts = tuple(sorted(hosts, key=lambda host: host.name))
         self.unreachable = unreachable
+        self.dead = frozenset(dead)
+        self.older = tuple(older)
 
     @property
     def home(self) -> Host:
@@ -45,27 +59,36 @@ class Fleet:
             )
         return self.hosts[0]
 
-    def only(self, host: Host) -> Fleet:
-        """The fleet of one of these hosts."""
-        return Fleet([host])
+    def only(self, host: Host, older: Sequence[Host] = ()) -> Fleet:
+        """The fleet of one of these hosts, with what a person has said of others."""
+        return Fleet([host], dead=self.dead, older=older)
 
     def home_of(self, vapp: str) -> Host | None:
-        """The host that has something of the vApp; None if none of these has.
+        """The host that has something of the vApp, or of several copies the newest; None if none of
+        these has. Raises as `copies_of` does.
+        """
+        return self.copies_of(vapp)[0]
+
+    def copies_of(self, vapp: str) -> tuple[Host | None, tuple[Host, ...]]:
+        """The host that `home_of` tells, and the hosts that have superseded copies.
 
         Raises UnreachableError where a host that cannot be reached may have it, UsageError where
-        several hosts have it.
+        several hosts have it and none is known to be the newest.
         """
         if len(self.hosts) == 1 and not self.unreachable:
-            return self.hosts[0]
+            return self.hosts[0], ()
         asked = run_parallel([partial(_asked, host, vapp) for host in self.hosts])
         found = dict(zip(self.hosts, asked, strict=True))
         homes = [host for host, has in found.items() if has is True]
         silent = {host.name: has for host, has in found.items() if isinstance(has, HostError)}
         unreachable = {**self.unreachable, **silent}
         if len(homes) > 1:
+            newest = _newest(homes, vapp)
+            if newest is not None:
+                return newest, tuple(host for host in homes if host is not newest)
             names = [host.name for host in homes]
             raise UsageError(
-                f"'{vapp}' is on {' and on '.join(names)}",
+                f"'{vapp}' is on {' and on '.join(names)}, and which copy is the newest is not known",
                 f"Name one host: --connect {'|'.join(names)}.",
             )
         if not homes and unreachable:
@@ -73,9 +96,9 @@ class Fleet:
             other = next((host.name for host in self.hosts if host.name not in silent), "HOST")
             raise UnreachableError(
                 f"no host that can be reached has '{vapp}', and {name} may have it: {error.what}",
-                f"{error.hint} If it cannot have it, name another host: --connect {other}.",
+                f"{error.hint} If it cannot have it, name another host: --connect {other}. If it is dead: vcloud up --host-is-dead {name}.",
             )
-        return homes[0] if homes else None
+        return homes[0] if homes else None, ()
 
     @contextmanager
     def locked(self, vapp: str, command: str) -> Iterator[Mapping[str, Lock]]:
@@ -134,12 +157,48 @@ def _asked(host: Host, vapp: str) -> bool | HostError:
         return error
 
 
-@contextmanager
-def open_lab(connect: str | None) -> Iterator[Fleet]:
-    """Opens all hosts that the user means, of which a command then chooses one by itself. A host that
-    does not let us in is left out, unless it is the only one.
+def _newest(homes: Sequence[Host], vapp: str) -> Host | None:
+    """The host with the newest copy; None where that cannot be told. Raises HostError."""
+    found = run_parallel([partial(read_manifest, host, vapp) for host in homes])
+    copies = {
+        host.name: manifest
+        for host, manifest in zip(homes, found, strict=True)
+        if isinstance(manifest, Manifest)
+    }
+    name = newest_copy(copies) if len(copies) == len(homes) else None
+    return next((host for host in homes if host.name == name), None)
 
-    Raises UsageError, SpecError where the choice is not clear, HostError where no host lets us in.
+
+def refuse_living(
+    dead: Collection[str], answering: Collection[str], unreachable: Mapping[str, HostError]
+) -> None:
+    """Raises UsageError where a host that is said to be dead is none of these or answers,
+    UnreachableError where it answers and vcloud cannot use it.
+    """
+    for name in sorted(dead):
+        leave = "Leave --host-is-dead away. A host that answers is never taken for dead."
+        if name in answering:
+            raise UsageError(f"{name} answers, so it is not dead", leave)
+        if name not in unreachable:
+            names = ", ".join(sorted({*answering, *unreachable}))
+            raise UsageError(
+                f"--host-is-dead names '{name}', and the hosts are {names}",
+                "Write the name of one of these.",
+            )
+        if not isinstance(error := unreachable[name], SilentError):
+            raise UnreachableError(
+                f"it is not known that {name} is dead: {error.what}", f"{error.hint} {leave}"
+            )
+
+
+@contextmanager
+def open_lab(connect: str | None, dead: Collection[str] = ()) -> Iterator[Fleet]:
+    """Opens all hosts that the user means, of which a command then chooses one by itself. A host that
+    does not let us in is left out, unless it is the only one. Those that a person has said to be
+    `dead` count as if they did not exist.
+
+    Raises UsageError, SpecError where the choice is not clear, HostError where no host lets us in,
+    and what `refuse_living` raises.
     """
     refs = choose_hosts(connect)
     with ExitStack() as opened:
@@ -150,9 +209,11 @@ def open_lab(connect: str | None) -> Iterator[Fleet]:
             for ref, one in zip(refs, found, strict=True)
             if isinstance(one, HostError)
         }
+        refuse_living(dead, {host.name for host in hosts}, unreachable)
         if not hosts:
             raise next(iter(unreachable.values()))
-        yield Fleet(hosts, unreachable)
+        left = {name: error for name, error in unreachable.items() if name not in dead}
+        yield Fleet(hosts, left, dead)
 
 
 def _attempt(ref: HostRef) -> Host | HostError:
@@ -170,13 +231,13 @@ def open_home(connect: str | None, vapp: str) -> Iterator[Fleet]:
     it, UsageError where several have it, and what `open_lab` raises.
     """
     with open_lab(connect) as lab:
-        home = lab.home_of(vapp)
+        home, older = lab.copies_of(vapp)
         if home is None:
             raise NoVappError(vapp, ", ".join(host.name for host in lab.hosts))
         for host in lab.hosts:
-            if host is not home:
+            if host is not home and host not in older:
                 host.close()
-        yield lab.only(home)
+        yield lab.only(home, older)
 
 
 @contextmanager

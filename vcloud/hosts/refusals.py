@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from vcloud.errors import HostError
+from vcloud.errors import HostError, SilentError
 from vcloud.hosts.inventory import HostRef
 from vcloud.hosts.ssh_config import options_for
 
@@ -29,6 +29,8 @@ class Refusal:
     hint: str
     only_remote: bool = False
     """The parts mean this reason only where the host is reached over ssh."""
+    silent: bool = False
+    """No answer came from the host. Its kernel, which refuses a connection, would be one."""
 
 
 def explain_refusal(ref: HostRef, text: str) -> HostError:
@@ -46,7 +48,8 @@ def explain_refusal(ref: HostRef, text: str) -> HostError:
     for refusal in REFUSALS:
         fits = any(part in message for part in refusal.parts)
         if fits and ("+ssh" in login.scheme or not refusal.only_remote):
-            return HostError(refusal.what.format_map(named), refusal.hint.format_map(named))
+            kind = SilentError if refusal.silent else HostError
+            return kind(refusal.what.format_map(named), refusal.hint.format_map(named))
     return HostError(
         f"{ref.name} cannot be opened ({ref.uri}): {message}",
         f"Try: virsh --connect '{ref.uri}' version.",
@@ -56,6 +59,10 @@ def explain_refusal(ref: HostRef, text: str) -> HostError:
 NOT_RUNNING: Final = (
     "libvirt does not run on {name}",
     "On that host: sudo apt-get install libvirt-daemon-system qemu-system-x86 && sudo systemctl enable --now libvirtd.",
+)
+NO_SSH: Final = (
+    "{name} does not answer ssh",
+    "Check that the host is up: ssh {target} true.",
 )
 REFUSALS: Final = (
     Refusal(
@@ -133,9 +140,9 @@ REFUSALS: Final = (
         ),
         *NOT_RUNNING,
     ),
+    Refusal(("Connection refused",), *NO_SSH, only_remote=True),
     Refusal(
         (
-            "Connection refused",
             "No route to host",
             "timed out",
             "Network is unreachable",
@@ -143,9 +150,9 @@ REFUSALS: Final = (
             "kex_exchange",
             "Connection reset",
         ),
-        "{name} does not answer ssh",
-        "Check that the host is up: ssh {target} true.",
+        *NO_SSH,
         only_remote=True,
+        silent=True,
     ),
     Refusal(
         (

@@ -102,6 +102,11 @@ class Manifest:
     the generation of the run that signed them.
     """
 
+    replaced: tuple[str, ...] = ()
+    """Hosts that a person has said to be dead when this copy was made or changed, by their names.
+    What comes back there is older than this copy, whatever its generation is.
+    """
+
     def digests_of(self, vm: str) -> VmDigests | None:
         return dict(self.vms).get(vm)
 
@@ -148,6 +153,7 @@ class Manifest:
                 lock=other.lock,
                 generation=other.generation,
                 signed=other.signed,
+                replaced=other.replaced,
             )
             == other
         )
@@ -160,6 +166,7 @@ class Manifest:
         redefined: Collection[str] = frozenset(),
         anew: Collection[str] = frozenset(),
         above: int = 0,
+        replaced: Collection[str] = frozenset(),
     ) -> Manifest:
         """The manifest that a run writes when it begins. The run holds this lock.
 
@@ -186,6 +193,7 @@ class Manifest:
             lock=lock,
             generation=max(seconds, above + 1, before.generation + 1 if before else 0),
             signed=before.signed if before else (),
+            replaced=tuple(sorted({*(before.replaced if before else ()), *replaced})),
         )
 
 

@@ -134,6 +134,19 @@ class Loss:
 
 
 @dataclass(frozen=True, slots=True)
+class OlderCopy:
+    """A copy of a vApp that is superseded."""
+
+    host: str
+    loses: tuple[Loss, ...] = ()
+    """The data that goes with it."""
+
+    def told(self, vapp: str, newest: str) -> str:
+        """A sentence without an end."""
+        return f"an older copy of '{vapp}' is on {self.host}, superseded by the one on {newest}"
+
+
+@dataclass(frozen=True, slots=True)
 class Drift:
     """One difference between what vcloud made and what is there now: in libvirt, in an appliance,
     or on the host.
@@ -206,6 +219,8 @@ class Plan:
     """
     unmended: tuple[str, ...] = ()
     """Differences that no step ends, each with its way out."""
+    older: tuple[OlderCopy, ...] = ()
+    """The superseded copies of the vApp on other hosts, which `up` removes before anything else."""
 
     @property
     def caveat(self) -> str:
@@ -236,13 +251,13 @@ class Plan:
         """Names of the VMs and networks that the plan makes anew or removes. Data that only their
         root disks hold is lost.
         """
-        return frozenset(
-            step.subject for step in self.steps if step.cost in (Cost.RECREATE, Cost.REMOVE)
-        )
+        removed = {step.subject for step in self.steps if step.cost in (Cost.RECREATE, Cost.REMOVE)}
+        return frozenset(removed | {f"the older copy on {copy.host}" for copy in self.older})
 
     def lost_data(self) -> tuple[Loss, ...]:
         """The data that the whole plan destroys."""
-        return tuple(loss for step in self.steps for loss in step.loses)
+        older = (loss for copy in self.older for loss in copy.loses)
+        return (*older, *(loss for step in self.steps for loss in step.loses))
 
     def with_steps(self, more: Iterable[Step]) -> Plan:
         """The plan with further steps, in the order of `Verb`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,6 +26,7 @@ from vcloud.hosts.labels import misplaced
 from vcloud.hosts.manifests import vapp_names
 from vcloud.hosts.observe import observe_vapp
 from vcloud.hosts.tenancy import kept_together
+from vcloud.plan.copies import newest_copy
 from vcloud.plan.drift import drift_of
 from vcloud.plan.host_difference import HostKind, HostSide
 from vcloud.plan.host_mending import told_once, way_out
@@ -33,7 +34,7 @@ from vcloud.plan.losses import at_next_start
 from vcloud.plan.manifest import Manifest, Phase
 from vcloud.plan.reasons import BROUGHT_BACK
 from vcloud.plan.state import VappState
-from vcloud.plan.steps import Drift, Verb
+from vcloud.plan.steps import Drift, OlderCopy, Verb
 from vcloud.proof.checks import Outcome
 from vcloud.proof.config import SILENT
 from vcloud.proof.firewall_report import Card
@@ -46,12 +47,17 @@ SAVED = "saved"
 the same.
 """
 
+OLDER_COPY = "older copy"
+"""How the state of a superseded copy of a vApp begins."""
 UNREACHABLE = "unreachable"
 """The state of what a host has that cannot be reached."""
 UNSEEN = HostSide(unseen=dict.fromkeys(HostKind, "nothing runs there"))
 SHOWN_OF_DIFFERENCES = ("kind", "what", "vm", "network", "device", "other")
 FOREIGN = "not vcloud's"
 """The state of a VM whose name a domain has that vcloud did not make."""
+
+_Row = tuple[dict[str, Any], Manifest | None]
+"""What `list` shows of a copy of a vApp, and its manifest where it can be read."""
 
 STOPS = {
     Role.FIREWALL: ", so all traffic between zones is stopped",
@@ -180,6 +186,13 @@ def status_of(vapp: str, connect: str | None) -> Status:
         with looking_at(host) as host_side_of:
             state, manifest = fleet.standing(vapp)
             found = _status(state, host.name)
+            copies = (OlderCopy(other.name).told(vapp, host.name) for other in fleet.older)
+            older = (
+                f"{told}; `vcloud up` or `vcloud down` removes it with its data disks"
+                for told in copies
+            )
+            reported = bool(found.problems)
+            found = replace(found, problems=(*found.problems, *older))
             rules = misplaced(host, manifest.design, manifest.accelerator)
             if state.saved():
                 return replace(found, problems=(*found.problems, *rules))
@@ -187,7 +200,7 @@ def status_of(vapp: str, connect: str | None) -> Status:
                 return found
             # The appliances are asked only if libvirt reports no problem. Otherwise vcloud might
             # wait for one that does not run.
-            wrong, refused = ((), ()) if found.problems else _told_by_guests(host, manifest)
+            wrong, refused = ((), ()) if reported else _told_by_guests(host, manifest)
             host_side = host_side_of(state, manifest)
             rules = (*kept_together(host, manifest.design), *rules)
         on_host = tuple(_problems_of_host(host_side, drift_of(manifest, state)))
@@ -214,37 +227,55 @@ def all_vapps(connect: str | None) -> tuple[list[dict[str, Any]], dict[str, Host
             if isinstance(rows, HostError)
         }
         unreachable = {**lab.unreachable, **silent}
-        rows = itertools.chain(*(rows for rows in found if not isinstance(rows, HostError)))
-        return [*rows, *(_row("", name, UNREACHABLE) for name in unreachable)], unreachable
+        rows = [*itertools.chain(*(rows for rows in found if not isinstance(rows, HostError)))]
+        return [
+            *_with_superseded(rows),
+            *(_row("", name, UNREACHABLE) for name in unreachable),
+        ], unreachable
 
 
-def _vapps_on(host: Host) -> list[dict[str, Any]] | HostError:
+def _with_superseded(rows: Sequence[_Row]) -> Iterator[dict[str, Any]]:
+    """The rows, of which those of superseded copies say so. Two copies of which neither is known to be
+    the newest stay as they are.
+    """
+    copies: dict[str, dict[str, Manifest | None]] = {}
+    for row, manifest in rows:
+        copies.setdefault(row["vapp"], {})[row["host"]] = manifest
+    for row, _ in rows:
+        known = {host: one for host, one in copies[row["vapp"]].items() if one is not None}
+        newest = newest_copy(known) if len(known) == len(copies[row["vapp"]]) else None
+        if newest is not None and newest != row["host"]:
+            yield row | {"state": f"{OLDER_COPY}, superseded by {newest}"}
+        else:
+            yield row
+
+
+def _vapps_on(host: Host) -> list[_Row] | HostError:
     try:
         return _rows(host)
     except HostError as error:
         return error
 
 
-def _rows(host: Host) -> list[dict[str, Any]]:
-    rows = []
+def _rows(host: Host) -> list[_Row]:
+    rows: list[_Row] = []
     for name in vapp_names(host):
         state = observe_vapp(host, name)
         found = _status(state, host.name) if state.manifest else None
         domains = [domain for domain in state.domains if domain.is_of(name)]
-        rows.append(
-            _row(
-                name,
-                host.name,
-                "unreadable"
-                if state.unreadable
-                else (found.phase if found.healthy else "problem")
-                if found
-                else "leftovers",
-                len(found.vms) if found else len(domains),
-                sum(domain.running for domain in domains),
-                found.owner if found else "",
-            )
+        row = _row(
+            name,
+            host.name,
+            "unreadable"
+            if state.unreadable
+            else (found.phase if found.healthy else "problem")
+            if found
+            else "leftovers",
+            len(found.vms) if found else len(domains),
+            sum(domain.running for domain in domains),
+            found.owner if found else "",
         )
+        rows.append((row, state.manifest))
     return rows
 
 

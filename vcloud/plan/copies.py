@@ -1,0 +1,43 @@
+"""Which of several copies of a vApp counts. There are several where a person said that a host is dead, and
+`up` placed the vApp elsewhere, and the host has come back.
+
+A person's word counts more than generations: a generation is a time or higher, and a run that could
+not see the copy on the dead host could not go above it for sure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from vcloud.errors import UsageError
+from vcloud.plan.manifest import Manifest
+
+
+def newest_copy(copies: Mapping[str, Manifest]) -> str | None:
+    """The host whose copy is newer than all others; None where that cannot be told."""
+    return next(
+        (
+            host
+            for host in copies
+            if all(_is_newer(copies, host, other) for other in copies if other != host)
+        ),
+        None,
+    )
+
+
+def refuse_unsaid(vapp: str, home: str, newest: Manifest | None, older: Collection[str]) -> None:
+    """Raises UsageError where an older copy may not be removed: only its generation says that it is
+    superseded, and nobody has said that its host was dead.
+    """
+    said = newest.replaced if newest else ()
+    if unsaid := sorted({*older} - {*said}):
+        raise UsageError(
+            f"'{vapp}' is on {home} and on {', '.join(unsaid)}, and nobody has said that one replaces the other, so none is removed",
+            f"Name one host: --connect {'|'.join((home, *unsaid))}. The copy on {home} has the higher generation.",
+        )
+
+
+def _is_newer(copies: Mapping[str, Manifest], host: str, other: str) -> bool:
+    mine, its = copies[host], copies[other]
+    replaces, is_replaced = other in mine.replaced, host in its.replaced
+    return replaces if replaces != is_replaced else mine.generation > its.generation
