@@ -59,8 +59,8 @@ COMMAND_LINE = "{http://libvirt.org/schemas/domain/qemu/1.0}commandline"
 """Arguments that somebody gives QEMU past libvirt."""
 QUESTION = f"{{{QUESTION_NAMESPACE}}}question"
 """In the metadata of a domain that never starts: may a VM of its terms start here? What is signed as a
-question starts nothing. The element may hold a notice, as JSON: UUIDs of VMs of the vApp, with the
-generations of their newest terms.
+question starts nothing. The element may hold a notice, as JSON: in `vms` the UUIDs of VMs of the vApp,
+with the generations of their newest terms, and in `boot` the boot of the host in which they may start.
 """
 _GENERATION = re.compile(r"[1-9][0-9]{0,15}")
 

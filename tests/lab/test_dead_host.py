@@ -6,16 +6,21 @@ import json
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import pytest
 
-from tests.lab.places import cli, vcloud
+from tests.lab.places import at, cli, command, vcloud, virsh
+from tests.lab.test_tenancy import DOMAIN
 from tests.standing import manifest_of
 from tests.vapps import design_of_text
+from vcloud.compile.libvirt.domain import terms_text
 from vcloud.errors import Exit
 from vcloud.hosts.connection import open_host
 from vcloud.hosts.inventory import HostRef
 from vcloud.hosts.manifests import delete_manifest, write_manifest
+from vcloud.hosts.operator_key import load_operator
+from vcloud.hosts.signing import signed
 from vcloud.lab.layout import Lab
 from vcloud.plan.manifest import Phase
 
@@ -94,3 +99,43 @@ def test_the_copy_of_a_host_that_comes_back_is_older_and_removed_by_consent(
         assert "bank" not in vcloud(lab, "list").stdout
         for host in (first, second):
             delete_manifest(host, "bank")
+
+
+def test_after_a_boot_an_old_copy_does_not_start_again(lab: Lab, tmp_path: Path) -> None:
+    """The hosts of a lab share the boot of their machine, so the host's memory of it is changed."""
+    first, second = lab.hosts()
+    ledger = next(vm for vm in BANK.design.vms if vm.name == "ledger")
+    text = escape(terms_text(BANK.design.terms))
+    xml = DOMAIN.format(name=ledger.domain, uuid=ledger.uuid, vapp="bank", terms=text).replace(
+        "<t:terms", '<t:terms generation="5"'
+    )
+    path = tmp_path / "ledger.xml"
+    path.write_text(signed(load_operator(lab.key), xml))
+    virsh(first.uri, "define", str(path))
+    virsh(first.uri, "start", ledger.domain)
+    virsh(first.uri, "destroy", ledger.domain)
+    edit = r's/"boot": "[^"]*"/"boot": "another"/g'
+    at(lab, "h1", "sed", "-i", edit, "/var/lib/vcloud/leases/known")
+    refused = command(["virsh", "--connect", first.uri, "start", ledger.domain])
+    assert "was not admitted since this host has booted" in refused.stderr
+    with ExitStack() as opened:
+        old, new = (
+            opened.enter_context(open_host(HostRef(host.name, host.local_uri)))
+            for host in (first, second)
+        )
+        write_manifest(old, replace(BANK, generation=5, signed=(("ledger", 5),)))
+        write_manifest(new, replace(BANK, generation=6))
+        closed = vcloud(lab, "host", "admit", "h1", "-o", "json")
+        assert closed.returncode == Exit.REFUSED
+        (row,) = json.loads(closed.stdout)
+        assert not row["admitted"]
+        assert "a newer copy is on h2" in row["why"]
+        assert command(["virsh", "--connect", first.uri, "start", ledger.domain]).returncode != 0
+        delete_manifest(new, "bank")
+        admitted = vcloud(lab, "host", "admit", "h1")
+        assert admitted.returncode == Exit.DONE, admitted.stderr
+        assert "bank may start on h1" in admitted.stdout
+        virsh(first.uri, "start", ledger.domain)
+        virsh(first.uri, "destroy", ledger.domain)
+        virsh(first.uri, "undefine", ledger.domain)
+        delete_manifest(old, "bank")

@@ -12,7 +12,7 @@ from functools import partial
 from vcloud.apply.actions import act, left, tell_failure
 from vcloud.apply.cores import clear_cores
 from vcloud.apply.down import remove_copy
-from vcloud.apply.newest_terms import signs_terms, started_from_rest, tell_newest
+from vcloud.apply.newest_terms import signs_terms, tell_newest, told_before
 from vcloud.apply.planning import (
     Request,
     needing_images,
@@ -235,11 +235,13 @@ class _Up:
         )
         claim = claimed(above=state.newest_signed())
         if signs_terms(plan):
-            vms = started_from_rest(target.design, plan, state)
-            newest = tell_newest(self.host, target.design, dict.fromkeys(vms, claim.generation))
+            design = target.design
+            told = told_before(design, plan, state, claim.generation)
+            newest = tell_newest(self.host, design, told)
             if newest > claim.generation:
                 claim = claimed(above=newest)
-                tell_newest(self.host, target.design, dict.fromkeys(vms, claim.generation))
+                told = told_before(design, plan, state, claim.generation)
+                tell_newest(self.host, design, told)
         self.lock.require()
         write_manifest(self.host, claim)
         return claim

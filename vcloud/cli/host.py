@@ -293,6 +293,33 @@ def scrub_class(
             tell(f"{host} has forgotten of class '{one}': {', '.join(vapps)}")
 
 
+@app.command()
+def admit(
+    name: Annotated[
+        str, typer.Argument(metavar="[HOST]", help="The host that has booted (default: all).")
+    ] = "",
+    connect: Connect = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Let the VMs of vApps start again on a host that has booted, unless another host has a newer copy
+    of the vApp. Only hosts that trust operators ask for it. `vcloud up` does it by itself.
+    """
+    from vcloud.views.admission import admit_hosts
+
+    rows, unreachable = admit_hosts(connect, name)
+    for other in unreachable:
+        say(f"{other} cannot be reached, so nothing there was compared")
+    if output is not Format.TABLE:
+        emit([asdict(row) for row in rows], output)
+    for row in rows if output is Format.TABLE else ():
+        word = "may start" if row.admitted else "may NOT start"
+        tell(f"{row.vapp} {word} on {row.host}{f': {row.why}' if row.why else ''}")
+    if not rows and output is Format.TABLE:
+        tell("there is no vApp")
+    if not all(row.admitted for row in rows):
+        raise typer.Exit(Exit.REFUSED)
+
+
 def _show(rows: "list[TrustRow]", output: Format) -> None:
     if output is not Format.TABLE:
         emit(

@@ -319,7 +319,9 @@ def _show_run(done: "Plan", progress: Progress, output: Format) -> None:
         )
         return
     caveat, took = _with_space(done.caveat), f"{progress.seconds:.1f} s"
-    if not done.steps:
+    if not done.steps and done.older:
+        tell(f"{done.vapp} on {done.host}: its older copies are removed ({took})")
+    elif not done.steps:
         tell(f"{done.vapp} on {done.host}: nothing to do{caveat} ({took})")
     else:
         word = "up" if caveat else "up and protected"

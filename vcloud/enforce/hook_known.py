@@ -1,6 +1,7 @@
 """The VMs of vApps that a host has run, and whose disks are still there: what has the name, the UUID or
 a disk of one, and is none, does not start. Of each VM the newest terms are known, too, also when its
-disks are gone (`vcloud.enforce.hook_terms`). The text of this module is part of the hook
+disks are gone (`vcloud.enforce.hook_terms`), and the boot of the host in which it was last admitted
+(`vcloud.enforce.hook_admitted`). The text of this module is part of the hook
 (`vcloud.enforce.install`).
 
 A copy of a disk in another file is not seen. It is a VM that vcloud does not manage, for which the
@@ -20,15 +21,17 @@ from xml.etree.ElementTree import Element, ParseError
 from xml.etree.ElementTree import parse as parse_xml
 
 from vcloud.enforce.hook_files import LEASES, RefusedError, broken_if, read_json, replace
+from vcloud.enforce.hook_processes import boot
 from vcloud.signature import COMMAND_LINE
 
 KNOWN = "known"
-"""The file: UUID -> name, vApp, paths of disks, and the generation of the newest terms; 0 or missing
-where no signed terms with a generation are known, as in what earlier releases wrote.
+"""The file: UUID -> name, vApp, paths of disks, the generation of the newest terms (0 or missing where
+no signed terms with a generation are known), and the boot of the host in which the VM was last
+admitted. Earlier releases wrote neither of the last two.
 """
 MOST_GONE = 1000
 """VMs without disks whose generation is known. Of more, those with the oldest terms are forgotten."""
-NOTHING: dict[str, Any] = {"name": "", "vapp": "", "disks": [], "generation": 0}
+NOTHING: dict[str, Any] = {"name": "", "vapp": "", "disks": [], "generation": 0, "boot": ""}
 """What is known of a VM of which nothing is known."""
 MOST_LAYERS = 50
 """Files of one disk that are looked at: each is based on the next."""
@@ -70,8 +73,8 @@ def refuse_look_alike(name: str, uuid: str, vapp: str, domain: Element) -> None:
 
 
 def note_known(name: str, uuid: str, vapp: str, domain: Element, generation: int) -> None:
-    """Keeps in mind what a VM of a vApp has, beside what it had. `generation` is that of its terms,
-    which count. Raises BrokenError.
+    """Keeps in mind what a VM of a vApp has, beside what it had, and that it starts or runs in this
+    boot. `generation` is that of its terms, which count. Raises BrokenError.
     """
     before = known()
     had = before.get(uuid, NOTHING)
@@ -80,13 +83,15 @@ def note_known(name: str, uuid: str, vapp: str, domain: Element, generation: int
         "vapp": vapp,
         "disks": sorted({*had["disks"], *own_disks(domain)}),
         "generation": max(generation, had["generation"]),
+        "boot": boot(),
     }
     keep(before, {uuid: entry})
 
 
-def note_newest(vapp: str, generations: Mapping[str, int]) -> None:
-    """Keeps in mind that there are terms of these generations of VMs of the vApp, by their UUIDs.
-    Raises RefusedError where one is another vApp's, BrokenError.
+def note_newest(vapp: str, generations: Mapping[str, int], admitted_in: str) -> None:
+    """Keeps in mind that there are terms of these generations of VMs of the vApp, by their UUIDs. If the
+    boot in which they are admitted is this one, they may start in it. Raises RefusedError where one
+    is another vApp's, BrokenError.
     """
     before = known()
     changed = {}
@@ -95,6 +100,8 @@ def note_newest(vapp: str, generations: Mapping[str, int]) -> None:
         if had["vapp"] != vapp:
             raise RefusedError(f"a notice of '{vapp}' names '{had['name']}' of '{had['vapp']}'")
         changed[uuid] = had | {"generation": max(generation, had["generation"])}
+        if admitted_in == boot():
+            changed[uuid]["boot"] = admitted_in
     keep(before, changed)
 
 
@@ -144,6 +151,7 @@ def known() -> dict[str, dict[str, Any]]:
                 "vapp": str(entry["vapp"]),
                 "disks": [str(one) for one in entry["disks"]],
                 "generation": int(entry.get("generation", 0)),
+                "boot": str(entry.get("boot", "")),
             }
             for uuid, entry in found.items()
         }

@@ -94,24 +94,29 @@ def refuse_older(name: str, domain: Element) -> None:
 
 
 def take_notice(vapp: str, domain: Element) -> None:
-    """Keeps in mind the generations that a question tells of VMs of the vApp. The question is signed.
-    Raises RefusedError where it is no notice, BrokenError.
+    """Keeps in mind what a question tells of VMs of the vApp: generations, and that they may start in
+    this boot. The question is signed. Raises RefusedError where it is no notice, BrokenError.
     """
     text = domain.findtext(f"metadata/{QUESTION}") or ""
     if not text or not asks_for_signatures():
         return
     try:
-        found = json.loads(short(text), object_pairs_hook=without_twins)
+        notice = json.loads(short(text), object_pairs_hook=without_twins)
+        if not isinstance(notice, dict) or not {*notice} <= {"vms", "boot"}:
+            raise ValueError("it is no object with the members 'vms' and 'boot'")
+        found, admitted_in = notice.get("vms", {}), notice.get("boot", "")
+        if not isinstance(admitted_in, str):
+            raise ValueError("'boot' is no text")
         if not isinstance(found, dict) or len(found) > MOST_NOTICED:
-            raise ValueError(f"it is no object of at most {MOST_NOTICED} members")
+            raise ValueError(f"'vms' is no object of at most {MOST_NOTICED} members")
         for uuid, generation in found.items():
             if not _UUID.fullmatch(uuid):
                 raise ValueError("it names something that is no UUID")
-            if type(generation) is not int or not 0 < generation <= NEWEST:
-                raise ValueError("it has a generation that is no whole number from 1 on")
+            if type(generation) is not int or not 0 <= generation <= NEWEST:
+                raise ValueError("it has a generation that is no whole number from 0 on")
     except (ValueError, RecursionError) as error:
         raise RefusedError(f"the notice of '{vapp}' cannot be read: {error}") from None
-    note_newest(vapp, found)
+    note_newest(vapp, found, admitted_in)
 
 
 def short(text: str) -> str:

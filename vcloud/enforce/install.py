@@ -13,6 +13,7 @@ from pathlib import Path
 
 from vcloud import printable, signature, tenancy
 from vcloud.enforce import (
+    hook_admitted,
     hook_carried,
     hook_files,
     hook_known,
@@ -59,10 +60,11 @@ HOOK_MODULES = (
     signature,
     hook_files,
     hook_operators,
+    hook_processes,
     hook_known,
     hook_terms,
+    hook_admitted,
     hook_carried,
-    hook_processes,
     qemu_hook,
 )
 """The modules whose texts make the hook. Each stands after those that it uses."""

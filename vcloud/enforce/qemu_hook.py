@@ -18,7 +18,8 @@ never fails, because libvirt would end running VMs.
 
 Terms count if an operator whom the host trusts has signed them (`vcloud.enforce.hook_operators`), and
 if the host knows of no newer ones (`vcloud.enforce.hook_terms`). What has the name, the UUID or a
-disk of a vApp's VM, and is none, does not start (`vcloud.enforce.hook_known`).
+disk of a vApp's VM, and is none, does not start (`vcloud.enforce.hook_known`). After a boot of the host
+its VMs are admitted anew (`vcloud.enforce.hook_admitted`).
 
 On a host this is one file, with the texts of the modules of vcloud that it imports before it
 (`hook_text`).
@@ -39,6 +40,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 from xml.etree import ElementTree
 
+from vcloud.enforce.hook_admitted import refuse_unadmitted
 from vcloud.enforce.hook_carried import carried, forget, remember
 from vcloud.enforce.hook_files import (
     LEASES,
@@ -218,6 +220,7 @@ def require_room(
     refuse_look_alike(name, uuid, vapp, domain)
     if vapp:
         refuse_older(name, domain)
+        refuse_unadmitted(name, uuid, vapp)
     require_leases({name, *(other for other, _ in others)})
     host = HostTenants(tuple(whose for _, whose in others), policy(), carried())
     if found := refusals(tenant, host):

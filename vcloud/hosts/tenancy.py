@@ -29,6 +29,7 @@ from vcloud.hosts.metadata import parse
 from vcloud.hosts.signing import signed
 from vcloud.placement.capabilities import HookAnswer
 from vcloud.placement.place import INSTALL_HOOK
+from vcloud.printable import on_one_line
 from vcloud.signature import NEWEST
 from vcloud.tenancy import ANYONE, Terms, terms_of
 
@@ -49,10 +50,16 @@ ANSWER = re.compile(
 def ask_hook(host: Host, terms: Terms, notice: Mapping[str, int] = NO_NOTICE) -> HookAnswer:
     """Whether a VM with these terms could start on the host now. The `notice` (UUIDs of VMs of the
     vApp, with the generations of their newest terms) is heeded if the host trusts the user's
-    operator: no older terms of these VMs count there any more. Raises HostError.
+    operator: no older terms of these VMs count there any more, and they may start in this boot of
+    the host. Raises HostError.
     """
     name, deadline = PREFIX + terms.vapp, time.monotonic() + PATIENCE
-    question = signed(host.operator, render_question(name, str(uuid.uuid4()), terms, notice))
+    question = signed(
+        host.operator,
+        render_question(
+            name, str(uuid.uuid4()), terms, notice, _boot_where_known(host) if notice else ""
+        ),
+    )
     while True:
         try:
             # AUTODESTROY: if this process ends, so does what a host without the hook has started.
@@ -74,6 +81,22 @@ def ask_hook(host: Host, terms: Terms, notice: Mapping[str, int] = NO_NOTICE) ->
     with translated(f"the question to the hook of {host.name} could not be ended"):
         found_or_none(started.destroy)
     return HookAnswer(exists=False)
+
+
+def boot_of(host: Host) -> str:
+    """What names the host's boot. Raises HostError."""
+    done = host.shell.run(["cat", "/proc/sys/kernel/random/boot_id"])
+    if done.code != 0:
+        said = on_one_line(done.stderr.decode(errors="replace").strip())
+        raise HostError(f"the boot of {host.name} cannot be read: {said}")
+    return done.stdout.decode(errors="replace").strip()
+
+
+def _boot_where_known(host: Host) -> str:
+    """Empty where vcloud cannot log in to the host. It then still tells the hook of newer terms."""
+    with contextlib.suppress(HostError):
+        return boot_of(host)
+    return ""
 
 
 def _answer(host: Host, said: str) -> HookAnswer:

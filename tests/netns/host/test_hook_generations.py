@@ -68,9 +68,14 @@ def given(operator: Operator, terms: Terms, generation: int, name: str = CORE) -
     return signed(operator, xml)
 
 
-def asked(operator: Operator | None, notice: Mapping[Any, Any] | str, terms: Terms = BANK) -> str:
-    """A question of the vApp that tells the newest generations of its VMs."""
-    text = notice if isinstance(notice, str) else json.dumps(notice)
+def asked(
+    operator: Operator | None,
+    notice: Mapping[Any, Any] | str,
+    terms: Terms = BANK,
+    boot: str = "",
+) -> str:
+    """A question of the vApp that tells the newest generations of its VMs, and a boot of the host."""
+    text = notice if isinstance(notice, str) else json.dumps({"boot": boot, "vms": notice})
     element = f'<q:question xmlns:q="https://vcloud.dev/ns/1/question">{text}</q:question>'
     xml = domain("question", terms).replace("</metadata>", f"{element}</metadata>")
     return signed(operator, xml)
@@ -131,7 +136,7 @@ def test_a_notice_of_a_trusted_operator_counts_where_nothing_starts(
 ) -> None:
     old = given(operator, BANK, 4)
     notice = {uuid_of(CORE): 5}
-    forged = asked(operator, {uuid_of(CORE): 4}).replace(": 4}", ": 5}")
+    forged = asked(operator, {uuid_of(CORE): 4}).replace(": 4}}", ": 5}}")
     assert ": unsigned: " in starts(host, asked(stranger, notice), "question")
     assert ": unsigned: " in starts(host, asked(None, notice), "question")
     assert ": unsigned: " in starts(host, forged, "question")
@@ -150,11 +155,14 @@ def test_a_notice_of_a_trusted_operator_counts_where_nothing_starts(
         "[]",
         "{",
         '{"x": 5}',
-        {uuid_of(CORE): 0},
+        '{"vms": {"x": 5}}',
+        '{"vms": [], "boot": ""}',
+        '{"vms": {}, "boot": 5}',
+        {uuid_of(CORE): -1},
         {uuid_of(CORE): 1.5},
         {uuid_of(CORE): True},
         {uuid_of(CORE): NEWEST + 1},
-        f'{{"{uuid_of(CORE)}": 1, "{uuid_of(CORE)}": 5}}',
+        f'{{"vms": {{"{uuid_of(CORE)}": 1, "{uuid_of(CORE)}": 5}}}}',
         "[" * 5000,
     ],
 )
@@ -232,9 +240,11 @@ def test_a_list_of_vms_of_an_earlier_release_counts_and_has_no_generations(
     entry = {"name": CORE, "vapp": "bank", "disks": ["/run/pool/core"]}
     host.run("sh", "-c", f"cat >{LEASES}/known", stdin=json.dumps({uuid_of(CORE): entry}))
     assert "has the name of 'bank.core'" in starts(host, domain(CORE, None), CORE)
+    admit = asked(operator, {uuid_of(CORE): 0}, boot=boot_of(host))
+    assert ", generation 0: yes: " in starts(host, admit, "question")
     assert starts(host, given(operator, BANK, 0), CORE) == ""
     assert starts(host, given(operator, BANK, 1), CORE) == ""
-    assert known(host) == {uuid_of(CORE): entry | {"generation": 1}}
+    assert known(host) == {uuid_of(CORE): entry | {"generation": 1, "boot": boot_of(host)}}
     host.run("rm", "-r", "/run/pool")
 
 
@@ -249,3 +259,53 @@ def test_without_operators_nobody_can_raise_a_generation(host: Host, operator: O
     host.run("sh", "-c", "cd /run/libvirt/qemu; kill $(cat bank.core.pid); rm bank.core.*")
     stopped(host, high)
     assert starts(host, given(operator, BANK, 1), CORE) == ""
+
+
+# Admission after a boot
+
+
+def boot_of(host: Host) -> str:
+    return host.run("cat", "/proc/sys/kernel/random/boot_id").strip()
+
+
+@pytest.fixture
+def booted(host: Host, operator: Operator) -> str:
+    """A VM that the host ran in its boot before, whose disk is there."""
+    host.run("sh", "-c", "mkdir -p /run/pool; touch /run/pool/core")
+    xml = signed(operator, with_disk(given(operator, BANK, 5), "/run/pool/core"))
+    runs_with(host, xml)
+    host.run("sh", "-c", "rm -r /run/libvirt/qemu/*; rm /var/lib/vcloud/leases/*.json")
+    (entry,) = known(host).values()
+    assert entry["boot"] == boot_of(host)
+    text = json.dumps({uuid_of(CORE): entry | {"boot": "another"}})
+    host.run("sh", "-c", f"cat >{LEASES}/known", stdin=text)
+    return xml
+
+
+def test_a_vm_of_an_earlier_boot_starts_when_an_operator_has_admitted_it(
+    host: Host, operator: Operator, stranger: Operator, booted: str
+) -> None:
+    notice, now = {uuid_of(CORE): 5}, boot_of(host)
+    for question in (
+        asked(operator, notice),
+        asked(operator, notice, boot="another"),
+        asked(operator, {uuid_of("bank.web"): 5}, boot=now),
+        asked(stranger, notice, boot=now),
+        asked(operator, notice, boot="another").replace("another", now),
+    ):
+        starts(host, question, "question")
+        said = starts(host, booted, CORE)
+        assert "'bank.core' was not admitted since this host has booted" in said
+        assert "`vcloud host admit`" in said
+    newcomer = given(operator, SHOP, 1, "shop.web")
+    assert starts(host, newcomer, "shop.web") == "", "the host does not know it from before"
+    assert ": yes: " in starts(host, asked(operator, notice, boot=now), "question")
+    assert starts(host, booted, CORE) == ""
+    stopped(host, booted)
+    assert starts(host, booted, CORE) == "", "once for each boot"
+
+
+def test_a_host_that_trusts_nobody_starts_vms_after_a_boot_as_ever(host: Host, booted: str) -> None:
+    assert "was not admitted" in starts(host, booted, CORE)
+    host.run("rm", OPERATORS)
+    assert starts(host, booted, CORE) == ""

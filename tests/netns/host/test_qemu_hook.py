@@ -167,7 +167,7 @@ def test_a_question_is_answered_and_changes_nothing(host: Host) -> None:
         assert code == 1
         return said
 
-    begins = f"vcloud: hook {hashlib.sha256(hook_text()).hexdigest()}: "
+    begins = f"vcloud: hook {hashlib.sha256(hook_text()).hexdigest()}, generation 0: "
     assert asked(SHOP) == f"{begins}yes: \n"
     assert host.leases() == {}
     host.runs("bank.core", ALONE)

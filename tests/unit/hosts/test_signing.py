@@ -311,8 +311,11 @@ def test_what_an_earlier_release_signed_still_counts() -> None:
 
 def test_the_notice_in_a_question_is_signed(operator: Operator) -> None:
     notice = {"7d0f5a0e-1f55-4a39-93b0-5f4d3f6a0a11": 5}
-    xml = signed(operator, render_question("question", "a", Terms("shop"), notice))
-    assert json.loads(root_of(xml).findtext(f"metadata/{QUESTION}") or "") == notice
+    xml = signed(operator, render_question("question", "a", Terms("shop"), notice, "b"))
+    assert json.loads(root_of(xml).findtext(f"metadata/{QUESTION}") or "") == {
+        "boot": "b",
+        "vms": notice,
+    }
     assert signer_of(root_of(xml)) == operator.fingerprint
     assert signer_of(root_of(xml.replace(": 5}", ": 6}"))) == ""
     without = render_question("question", "a", Terms("shop"))

@@ -76,11 +76,12 @@ def render_terms(terms: Terms, generation: int = 0, signature: str = "") -> str:
 
 
 def render_question(
-    name: str, uuid: str, terms: Terms, notice: Mapping[str, int] = NO_NOTICE
+    name: str, uuid: str, terms: Terms, notice: Mapping[str, int] = NO_NOTICE, boot: str = ""
 ) -> str:
     """A domain that asks the host's hook whether a VM with these terms could start. The domain can
     run nothing: if no hook answers, libvirt starts an empty machine, paused. The `notice` tells the
-    hook the UUIDs of VMs of the vApp, and the generations of their newest terms.
+    hook the UUIDs of VMs of the vApp, and the generations of their newest terms. It also says that
+    these VMs may start in this `boot` of the host.
     """
     return render(
         "libvirt/question.xml.j2",
@@ -91,7 +92,7 @@ def render_question(
         uuid=uuid,
         vapp=terms.vapp,
         terms=terms_text(terms),
-        notice=json.dumps(dict(notice), sort_keys=True) if notice else "",
+        notice=json.dumps({"boot": boot, "vms": dict(notice)}, sort_keys=True) if notice else "",
     )
 
 
