@@ -12,7 +12,7 @@ from vcloud.compile.libvirt.nwfilter import FilterBinding
 from vcloud.design.model import Vm
 from vcloud.enforce.host_processes import FOLDERS
 from vcloud.hosts import machines
-from vcloud.hosts.cores import cores_of_vapps, pin_threads, release
+from vcloud.hosts.cores import cores_of_vapps, release
 from vcloud.hosts.terms import set_terms
 from vcloud.plan.facts import Facts
 from vcloud.plan.host_difference import HostKind
@@ -50,10 +50,7 @@ def mend(run: Run, vm: Vm) -> None:
 
 def _pin(run: Run, vm: Vm) -> None:
     """Whoever may use the vApp's cores otherwise is kept off them at the beginning of each run."""
-    if cores := run.target.wanted.cores_of(vm.name):
-        if run.state.host_side is not None and run.state.host_side.as_root:
-            # libvirt pins only the threads that it knows.
-            pin_threads(run.host, vm.domain, cores)
+    if run.target.wanted.cores_of(vm.name):
         keep_to_cores(run, vm)
     elif run.state.manifest is not None and run.state.manifest.cores_of(vm.name):
         release(run.host, vm.domain, cores_of_vapps(run.host, but=run.design.instance.name))

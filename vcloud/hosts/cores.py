@@ -8,6 +8,7 @@ the manifests afterwards, and who gets cores looks at the running VMs after its 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterator, Mapping
 from xml.etree.ElementTree import Element
 
@@ -112,6 +113,7 @@ def pin(host: Host, name: str, processors: Collection[int]) -> None:
     """Pins each virtual CPU of a running domain to one of these processors, and the rest of its QEMU
     to all of them. The definition does not change.
     """
+    pin_threads(host, name, processors)
     with translated(f"'{name}' could not be pinned on {host.name}"):
         domain, width = host.connection.lookupByName(name), _width(host)
         for number, processor in enumerate(processors):
@@ -121,12 +123,15 @@ def pin(host: Host, name: str, processors: Collection[int]) -> None:
 
 def pin_threads(host: Host, name: str, processors: Collection[int]) -> None:
     """Pins all threads of a running domain's QEMU to these processors, also those that libvirt does not
-    know. It needs root on the host; what it could not do is seen when the host is looked at again.
+    know: without cgroups these are most of QEMU's own. It needs root on the host. What it could not do
+    is seen when vcloud looks at the host again.
     """
-    number = host.shell.run(("cat", f"{MACHINES}/{name}.pid")).stdout.strip()
-    if number.isdigit():
-        allowed = ",".join(map(str, sorted(processors)))
-        host.shell.run(("taskset", "--all-tasks", "--cpu-list", "--pid", allowed, number.decode()))
+    with contextlib.suppress(HostError):
+        number = host.shell.run(("cat", f"{MACHINES}/{name}.pid")).stdout.strip()
+        if number.isdigit():
+            allowed = ",".join(map(str, sorted(processors)))
+            words = ("taskset", "--all-tasks", "--cpu-list", "--pid", allowed, number.decode())
+            host.shell.run(words)
 
 
 def release(host: Host, name: str, others: frozenset[int]) -> None:
@@ -163,6 +168,7 @@ def keep_others_off(host: Host, own: Collection[str], owned: frozenset[int]) -> 
 
 
 def _spread(host: Host, name: str, processors: frozenset[int]) -> None:
+    pin_threads(host, name, processors)
     with translated(f"'{name}' could not be pinned on {host.name}"):
         domain, width = host.connection.lookupByName(name), _width(host)
         for number in range(int(parse(domain.XMLDesc()).findtext("vcpu") or 1)):
