@@ -29,7 +29,7 @@ from vcloud.hosts.executed import Executed
         (REFUSED, "the firewall refused its rules; the old ones stay loaded: why", True),
         (UNWRITTEN, "could not write its new rules; the old ones stay loaded: why", False),
         (UNKEPT, "has its new rules in force, and could not write them", False),
-        (BUSY, "is still at work on something that was begun before: why", False),
+        (BUSY, "is still busy with an earlier command: why", False),
         (1, "has not loaded its rules as it should (exit code 1): why", False),
         (137, "has not loaded its rules as it should (exit code 137): why", False),
     ],

@@ -210,11 +210,11 @@ def test_only_commands_that_root_has_tried_in_vain_are_for_a_person() -> None:
     assert any(step.commands for step in tried)
     for as_root in (True, False):
         (told_after,) = left_after(HostSide((HAIRPIN,), as_root=as_root), tried)
-        assert "root on the host ends it with" in told_after
+        assert "as root on the host, run:" in told_after
     (untried,) = left_after(HostSide((HAIRPIN,), as_root=True), ())
     assert untried.endswith("`vcloud up` repairs it")
     (no_root,) = left_after(HostSide((HAIRPIN,), as_root=False), ())
-    assert "root on the host ends it with" in no_root
+    assert "as root on the host, run:" in no_root
     (another,) = left_after(HostSide((PORT,), as_root=True), tried)
     assert another.endswith("`vcloud up` repairs it")
     assert left_after(HostSide(as_root=True), tried) == ()

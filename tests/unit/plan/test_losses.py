@@ -262,7 +262,7 @@ def test_down_says_which_data_it_deletes() -> None:
 def test_down_also_names_snapshots_and_what_nobody_can_tell() -> None:
     state = stands()
     (unknown,) = of_down("shop", None, state)
-    assert "nobody can tell which disks are deleted" in str(unknown)
+    assert "vcloud cannot tell which disks are deleted" in str(unknown)
     assert "virsh pool-start vcloud" in str(unknown)
     taken = with_domain(state, "shop.api", lambda domain: replace(domain, snapshots=True))
     names = ["vm.shop.api.data.qcow2", "vm.shop.api.data.one", "console.shop.api.log"]
