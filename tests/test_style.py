@@ -24,7 +24,17 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "vcloud"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
-PURE_PACKAGES = ("documents", "spec", "patterns", "design", "compile", "placement", "plan", "proof")
+PURE_PACKAGES = (
+    "documents",
+    "spec",
+    "patterns",
+    "profiles",
+    "design",
+    "compile",
+    "placement",
+    "plan",
+    "proof",
+)
 PURE = (
     *(f"vcloud.{name}" for name in PURE_PACKAGES),
     "vcloud.values",

@@ -27,5 +27,10 @@ def shipped_recipes() -> list[Path]:
     return sorted(path.parent for path in images_dir().glob("*/image.yaml"))
 
 
+def shipped_profiles() -> list[Path]:
+    """The files of the shipped profiles, one for each version."""
+    return sorted((_PACKAGE / "profiles" / "shipped").glob("*.yaml"))
+
+
 def _root() -> Path:
     return _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent

@@ -81,6 +81,11 @@ class Folder:
         allowed = (self.folder, *self._image_folders, images_dir())
         return any(real.is_relative_to(folder.resolve()) for folder in allowed)
 
+    def yaml_files(self, folder: str) -> list[str]:
+        """The paths of the YAML files in a folder below this one, relative to this one."""
+        found = sorted((self.folder / folder).glob("*.yaml"))
+        return [str(path.relative_to(self.folder)) for path in found]
+
     def content(self, source: str) -> bytes:
         """The content of a regular file in the folder or below it, of at most 1 MiB. Raises
         FieldError.

@@ -8,6 +8,7 @@ most commands need a part only.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,9 @@ from vcloud.errors import Problem, RefusedError, SpecError
 from vcloud.spec.model import Vapp
 
 if TYPE_CHECKING:
+    from vcloud.design.controls import Controls
     from vcloud.images.recipe import Recipe
+    from vcloud.profiles.harden import Hardened
 
 
 def load_file(path: Path, parameters: Mapping[str, str]) -> Vapp:
@@ -47,22 +50,69 @@ def read_name(path: Path, parameters: Mapping[str, str] | None = None) -> str:
     return parse_only_name(read_vapp_file(path), str(path), parameters)
 
 
-def design_of(vapp: Vapp, label: str = "") -> Design:
-    """The design of a vApp, or of the copy of it that has this label.
+def today() -> date:
+    """The day on which profiles are read if no other is given: that in UTC."""
+    return datetime.now(UTC).date()
+
+
+def secured(vapp: Vapp, day: date | None = None, instead: Iterable[str] = ()) -> Hardened | None:
+    """What the vApp's profiles mean for it on a day (None: today); None if it has none. `instead` is
+    as in `vcloud.profile_files.hardened`.
 
     Raises:
-        RefusedError: this release cannot enforce something in the file.
+        SpecError: a profile does not exist or has problems.
+    """
+    if not vapp.protection.profiles and not vapp.protection.exceptions and not instead:
+        return None
+    from vcloud.profile_files import hardened
+
+    return hardened(vapp, day or today(), instead)
+
+
+def checked_file(
+    path: Path, parameters: Mapping[str, str], day: date | None = None
+) -> tuple[Vapp, Hardened | None]:
+    """The vApp of a file, and what its profiles mean for it; see `load_file` and `secured`. Raises
+    SpecError also where the file breaks a control.
+    """
+    vapp = load_file(path, parameters)
+    found = secured(vapp, day)
+    if found and found.problems:
+        raise SpecError(found.problems)
+    return vapp, found
+
+
+def controls_in(found: Hardened | None) -> Controls:
+    """The profiles that count, as a design holds them."""
+    from vcloud.design.controls import NO_CONTROLS, controls_of
+
+    return controls_of(found.hardening) if found else NO_CONTROLS
+
+
+def design_of(
+    vapp: Vapp, label: str = "", day: date | None = None, instead: Iterable[str] = ()
+) -> Design:
+    """The design of a vApp, or of the copy of it that has this label. `day` and `instead` are as in
+    `secured`.
+
+    Raises:
+        RefusedError: this release cannot enforce something in the file or in a profile.
         ImageError: an image recipe cannot be read.
-        SpecError: an image recipe has problems, or its disks do not fit those of the file.
+        SpecError: the file breaks a control of a profile, an image recipe has problems, or its
+            disks do not fit those of the file.
     """
     from vcloud.data import images_dir
     from vcloud.design.names import Instance
     from vcloud.design.resolve import RecipeFacts, resolve
     from vcloud.images.recipe import load_recipe
+    from vcloud.profiles.model import NOTHING
     from vcloud.spec.check import mount_problems
     from vcloud.spec.refuse import refusals
 
-    if problems := refusals(vapp):
+    found = secured(vapp, day, instead)
+    if found and found.problems:
+        raise SpecError(found.problems)
+    if problems := (*refusals(vapp), *(found.refusals if found else ())):
         raise RefusedError(problems)
     folders = {vm.image_folder for vm in vapp.vms.values() if vm.image_folder}
     recipes = {folder: load_recipe(Path(folder)) for folder in sorted(folders)}
@@ -81,6 +131,7 @@ def design_of(vapp: Vapp, label: str = "") -> Design:
         },
         appliances,
         instance=Instance(vapp.name, label),
+        hardening=found.hardening if found else NOTHING,
     )
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import partial
 from pathlib import Path
 
@@ -90,9 +91,12 @@ def request_of(
     refresh: bool = False,
     host: str = "",
     dead: Sequence[str] = (),
+    day: date | None = None,
 ) -> Request:
-    """The request for the vApp of a file. Raises SpecError, RefusedError, ImageError."""
-    design = design_of(load_file(path, parameters))
+    """The request for the vApp of a file, with its profiles as on a day (None: today). Raises
+    SpecError, RefusedError, ImageError.
+    """
+    design = design_of(load_file(path, parameters), day=day)
     return Request(
         design,
         accelerator,
@@ -304,7 +308,8 @@ def steps_to(target: Target, state: VappState, host: Host, request: Request) -> 
         target = target.with_images(images)
         plan = _changes(target, state, host, request)
     aged = target.images.notes(target.wanted.written)
-    return target, replace(plan, notes=(*plan.notes, *aged))
+    told = target.design.controls.told()
+    return target, replace(plan, notes=(*told, *plan.notes, *aged))
 
 
 def _changes(target: Target, state: VappState, host: Host, request: Request) -> Plan:

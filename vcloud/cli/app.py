@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from vcloud import __version__
-from vcloud.cli import access, host, image, lab, lifecycle, show, verify
+from vcloud.cli import access, host, image, lab, lifecycle, profile, show, verify
 from vcloud.errors import Exit, VcloudError
 
 EPILOG = (
@@ -34,6 +34,7 @@ lifecycle.register(app)
 show.register(app)
 access.register(app)
 verify.register(app)
+profile.register(app)
 app.add_typer(image.app, name="image")
 app.add_typer(host.app, name="host")
 app.add_typer(lab.app, name="lab")

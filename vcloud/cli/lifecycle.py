@@ -12,6 +12,7 @@ import typer
 from vcloud.cli.options import (
     Accel,
     AccelOption,
+    AsOf,
     Connect,
     DeadHosts,
     FileArgument,
@@ -23,6 +24,7 @@ from vcloud.cli.options import (
     WantedHost,
     Yes,
     chosen_file,
+    day_of,
     parameter_values,
     vapp_name,
 )
@@ -81,16 +83,17 @@ def validate(
     argument: FileArgument = None,
     file: FileOption = None,
     parameters: Parameters = None,
+    as_of: AsOf = "",
     output: Output = Format.TABLE,
 ) -> None:
-    """Check a vApp file. Contacts no host."""
-    from vcloud.pipeline import load_file
+    """Check a vApp file, and whether it fits the profiles that it names. Contacts no host."""
+    from vcloud.pipeline import checked_file, controls_in
     from vcloud.spec.notes import notes as remarks
     from vcloud.spec.refuse import refusals
 
     path, values = chosen_file(argument, file), parameter_values(parameters)
     try:
-        vapp = load_file(path, values)
+        vapp, found = checked_file(path, values, day_of(as_of))
     except SpecError as error:
         if output is Format.TABLE:
             raise
@@ -104,7 +107,10 @@ def validate(
             output,
         )
         raise typer.Exit(Exit.INVALID) from None
-    notes = (*refusals(vapp), *remarks(vapp))
+    inspected = tuple(zone for zone, _ in found.hardening.inspected) if found else ()
+    refused = (*refusals(vapp), *(found.refusals if found else ()))
+    notes = (*refused, *remarks(vapp, inspected))
+    controls = controls_in(found)
     if output is not Format.TABLE:
         emit(
             {
@@ -113,6 +119,7 @@ def validate(
                 "valid": True,
                 "problems": [],
                 "notes": [str(note) for note in notes],
+                "profiles": controls.as_data(),
                 "apps": [
                     {
                         "flow": flow.id,
@@ -131,6 +138,8 @@ def validate(
     for flow in vapp.flows:
         for service, app in flow.apps_by_port:
             say(f"flow '{flow.id}': {service} carries {app}, by its port")
+    for line in controls.told():
+        say(f"note: {on_one_line(line)}")
     for note in notes:
         say(f"note: {note}")
 
@@ -153,6 +162,7 @@ def plan(
     host: WantedHost = "",
     host_is_dead: DeadHosts = None,
     accel: AccelOption = Accel.AUTO,
+    as_of: AsOf = "",
     output: Output = Format.TABLE,
     exit_code: Annotated[
         bool, typer.Option("--exit-code", help="Exit with 3 if there is something to do.")
@@ -163,9 +173,10 @@ def plan(
     from vcloud.apply.up import preview
 
     path, values = chosen_file(argument, file), parameter_values(parameters)
-    found = preview(
-        request_of(path, values, accel.value, host=host, dead=host_is_dead or ()), connect
+    request = request_of(
+        path, values, accel.value, host=host, dead=host_is_dead or (), day=day_of(as_of)
     )
+    found = preview(request, connect)
     show_plan(found, output)
     if exit_code and (found.steps or found.unmended or found.older):
         raise typer.Exit(Exit.DIFFERENT)

@@ -1,6 +1,7 @@
 """Options that several commands share. Each can also be set by a `VCLOUD_` variable."""
 
 import os
+from datetime import date
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -114,6 +115,15 @@ WantedHost = Annotated[
         autocompletion=complete.hosts,
     ),
 ]
+AsOf = Annotated[
+    str,
+    typer.Option(
+        "--as-of",
+        metavar="DATE",
+        help="Read profiles and exceptions as on this day, like 2027-01-31 (default: today).",
+        show_default=False,
+    ),
+]
 Output = Annotated[
     Format, typer.Option("-o", "--output", help="Output format.", envvar="VCLOUD_OUTPUT")
 ]
@@ -168,6 +178,19 @@ def parameter_values(pairs: list[str] | None) -> dict[str, str]:
             raise UsageError(f"-P '{pair}' is not KEY=VALUE", "For example: -P web_count=3.")
         values[key] = value
     return values
+
+
+def day_of(text: str) -> date | None:
+    """The day of `--as-of`; None where it is not given. Raises UsageError."""
+    if not text:
+        return None
+    from vcloud.documents.field import FieldError
+    from vcloud.spec.types import parse_date
+
+    try:
+        return parse_date(text)
+    except FieldError as error:
+        raise UsageError(f"--as-of: {error.what}", error.hint) from None
 
 
 def vapp_name(text: str | None, pairs: list[str] | None = None) -> str:

@@ -9,6 +9,7 @@ import typer
 from vcloud.cli.options import (
     Accel,
     AccelOption,
+    AsOf,
     Connect,
     FileArgument,
     FileOption,
@@ -17,6 +18,7 @@ from vcloud.cli.options import (
     Parameters,
     VappArgument,
     chosen_file,
+    day_of,
     parameter_values,
     vapp_name,
 )
@@ -75,6 +77,8 @@ def _show_status(found: "Status") -> None:
         tell(f"published: {on_one_line(line)}")
     for refused in found.refused:
         tell(f"too many connections, refused in the last ten minutes: {on_one_line(str(refused))}")
+    for line in found.profiles:
+        tell(on_one_line(line))
     for problem in found.problems:
         say(f"problem: {on_one_line(problem)}")
     say_unseen(found.host_side)
@@ -103,6 +107,7 @@ def render(
     parameters: Parameters = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the files.")] = Path("rendered"),
     accel: AccelOption = Accel.TCG,
+    as_of: AsOf = "",
 ) -> None:
     """Write all generated files (libvirt XML, nft and Suricata rules, identities) to a folder.
     Contacts no host.
@@ -114,9 +119,8 @@ def render(
     def images_of(design: "Design") -> ImageNames:
         return ImageNames(VmImages.of(design).digests, CMDLINE)
 
-    written = render_to(
-        chosen_file(argument, file), parameter_values(parameters), out, accel.value, images_of
-    )
+    path, day = chosen_file(argument, file), day_of(as_of)
+    written = render_to(path, parameter_values(parameters), out, accel.value, images_of, day)
     say(f"wrote {written} files to {out}")
 
 

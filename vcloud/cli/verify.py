@@ -8,6 +8,7 @@ import typer
 from vcloud.cli.options import Connect, Format, Output, Parameters, VappArgument, vapp_name
 from vcloud.cli.output import Progress, emit, say, table, tell
 from vcloud.errors import Exit, UsageError, VcloudError
+from vcloud.printable import on_one_line
 
 
 def register(app: typer.Typer) -> None:
@@ -53,7 +54,7 @@ def verify(
     more time. Any other failure counts at once. What nothing can test in this vApp is listed as
     'not tried', and does not change the exit code.
     """
-    from vcloud.proof.report import as_data, exit_code, junit_xml, rows, summary
+    from vcloud.proof.report import as_data, control_lines, exit_code, junit_xml, rows, summary
     from vcloud.verify.run import verify_vapp
 
     if junit:
@@ -64,6 +65,8 @@ def verify(
     if output is Format.TABLE:
         table("", ["check", "outcome", "claim", "detail"], rows(verdicts, all_checks))
         tell(summary(verdicts, found.left_out))
+        for line in control_lines(found):
+            tell(f"evidence for {on_one_line(line)}")
     else:
         emit(as_data(found), output)
     if junit:

@@ -18,6 +18,7 @@ from ipaddress import (
     IPv6Network,
 )
 
+from vcloud.design.controls import NO_CONTROLS, Controls
 from vcloud.design.isolation import NO_ISOLATION, Isolation
 from vcloud.design.names import Instance
 from vcloud.design.origin import Origin, Product
@@ -287,6 +288,12 @@ class Inspection:
     mode: Mode
     detectors: tuple[Detector, ...]
     origin: Origin
+    demanded: tuple[tuple[str, Origin], ...] = ()
+    """(zone, the control that asks for its inspection), of zones that a control asks for."""
+
+    def origin_in(self, zone: str) -> Origin:
+        """Why a zone is inspected."""
+        return dict(self.demanded).get(zone, self.origin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,6 +339,7 @@ class Design:
     """The label of the instance; empty for the vApp itself."""
     tenancy: Tenancy = NO_DEMANDS
     placement: PlacementRules = ANYWHERE
+    controls: Controls = NO_CONTROLS
 
     @property
     def instance(self) -> Instance:

@@ -8,16 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vcloud.design.addressing import address_in, mac_of, uuid_of, vm_numbers, zone_prefixes
+from vcloud.design.controls import controls_of
+from vcloud.design.inspection import inspection_of
 from vcloud.design.model import (
     Change,
     Design,
-    Detector,
     Disk,
     Flow,
     FlowPath,
     GuestFile,
     ImageRef,
-    Inspection,
     Network,
     Nic,
     Reader,
@@ -39,11 +39,11 @@ from vcloud.design.names import (
 from vcloud.design.origin import Origin, Product, file_line, printable_name
 from vcloud.design.readers import naming_lines, readers_of
 from vcloud.design.where import isolation_of, placement_of, tenancy_of
+from vcloud.profiles.model import NOTHING, Hardening
 from vcloud.spec import isolation as demands
 from vcloud.spec import model as spec
 from vcloud.spec import vm as written_vm
 from vcloud.values import (
-    Mode,
     guest_name,
     is_outside,
     meeting_zones,
@@ -91,6 +91,7 @@ def resolve(
     appliances: Mapping[Role, str],
     *,
     instance: Instance | None = None,
+    hardening: Hardening = NOTHING,
 ) -> Design:
     """The design of a valid vApp.
 
@@ -99,8 +100,10 @@ def resolve(
         recipes: absolute folder of an image recipe -> its facts, for every recipe that a VM names.
         appliances: role of an appliance -> absolute folder of its image recipe.
         instance: the copy of the vApp that this design is for; None: the vApp itself.
+        hardening: what its profiles add.
     """
-    return _Resolver(vapp, recipes, appliances, instance or Instance(vapp.name)).design()
+    instance = instance or Instance(vapp.name)
+    return _Resolver(vapp, recipes, appliances, instance, hardening).design()
 
 
 class _Resolver:
@@ -112,13 +115,15 @@ class _Resolver:
         recipes: Mapping[str, RecipeFacts],
         appliances: Mapping[Role, str],
         instance: Instance,
+        hardening: Hardening,
     ) -> None:
         self.vapp = vapp
+        self.hardening = hardening
         self.instance = instance
         self.on_host = instance.name
         self.recipes = recipes
         self.appliances = appliances
-        self.inspection = _inspection(vapp)
+        self.inspection = inspection_of(vapp, hardening)
         self.prefixes = zone_prefixes(vapp.name, vapp.zones)
         self.members = {tier: written.names(tier) for tier, written in vapp.vms.items()}
         self.claimed = frozenset(written.was for written in vapp.vms.values() if written.was)
@@ -146,7 +151,8 @@ class _Resolver:
             inspection=self.inspection,
             label=self.instance.label,
             tenancy=tenancy_of(vapp),
-            placement=placement_of(vapp),
+            placement=placement_of(vapp, self.hardening),
+            controls=controls_of(self.hardening),
         )
 
     def _names_in(self, zone: str) -> list[str]:
@@ -387,35 +393,6 @@ def _files(written: written_vm.Vm, readers: Sequence[Reader]) -> Iterator[GuestF
 
 def _ready(written: written_vm.Vm) -> Ready:
     return Ready(written.ready.tcp or 0, written.ready.command, written.ready.timeout)
-
-
-def _inspection(vapp: spec.Vapp) -> Inspection:
-    """The IPS inspects the zones that the file asks for, and every zone whose data a detector
-    watches.
-    """
-    protection = vapp.protection
-    detectors = tuple(
-        Detector(
-            id=rule.id,
-            kind="regex" if rule.regex else rule.detect.name,
-            regex=rule.regex,
-            at_least=rule.count,
-            zones=tuple(rule.leaving),
-            excepted=tuple(rule.excepted),
-            action=rule.action,
-            origin=_line_of(vapp, rule.line),
-        )
-        for rule in protection.dlp
-    )
-    asked = set(protection.ips.inspect if protection.ips else ())
-    asked.update(zone for detector in detectors for zone in detector.zones)
-    mode = protection.ips.mode if protection.ips else Mode.PREVENT
-    return Inspection(
-        tuple(zone for zone in vapp.zones if zone in asked),
-        mode,
-        detectors,
-        _line_of(vapp, protection.line) if protection.line else PRODUCT,
-    )
 
 
 class _Flows:

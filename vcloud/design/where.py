@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from vcloud.design.controls import origin_of
 from vcloud.design.isolation import NO_ISOLATION, Isolation
 from vcloud.design.model import NO_DEMANDS, Tenancy
 from vcloud.design.origin import file_line
@@ -17,6 +18,7 @@ from vcloud.design.placement import (
     RuleKind,
     rule_field,
 )
+from vcloud.profiles.model import NOTHING, Hardening
 from vcloud.spec import isolation as demands
 from vcloud.spec import model as spec
 from vcloud.values import HOST_FACTS, KSM, NONE, OFF, SMT, SVIRT
@@ -37,12 +39,16 @@ def tenancy_of(vapp: spec.Vapp) -> Tenancy:
     )
 
 
-def placement_of(vapp: spec.Vapp) -> PlacementRules:
-    """The rules that the host of the vApp must meet."""
+def placement_of(vapp: spec.Vapp, hardening: Hardening = NOTHING) -> PlacementRules:
+    """The rules for the host of the vApp: those of its file, and those of its profiles."""
     written = vapp.placement
     required = (_rule(vapp, REQUIRE, *one) for one in written.require.items())
     forbidden = (_rule(vapp, FORBID, *one) for one in written.forbid.items())
     rules = [*required, *forbidden, *_isolation_rules(vapp)]
+    rules += (
+        HostRule(REQUIRE, one.label, one.values, origin_of(one.control))
+        for one in hardening.host_rules
+    )
     if written.hosts:
         rules.insert(0, _rule(vapp, HOSTS, "", written.hosts))
     return PlacementRules(

@@ -75,7 +75,7 @@ def plan_changes(
             Step(
                 Verb.RECORD,
                 wanted.design.instance.name,
-                "only the description changed; nothing that runs is touched",
+                f"{reasons.described(wanted, state.manifest)}; nothing that runs is touched",
             )
         )
     return Plan(

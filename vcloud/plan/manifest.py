@@ -138,12 +138,14 @@ class Manifest:
         return next((vm for vm in self.design.vms if vm.name == name), None)
 
     def agrees_with(self, other: Manifest) -> bool:
-        """Whether both are equal. Phase, time, writer and run are not compared, nor what a run
-        notes about the objects that it made.
+        """Whether both are equal. Phase, time, writer, run and the day of profiles are not
+        compared, nor what a run notes about the objects that it made.
         """
+        controls = dataclasses.replace(self.design.controls, day=other.design.controls.day)
         return (
             dataclasses.replace(
                 self,
+                design=dataclasses.replace(self.design, controls=controls),
                 phase=other.phase,
                 written=other.written,
                 vcloud=other.vcloud,

@@ -159,6 +159,14 @@ def outage(vm: Vm) -> str:
     return OUTAGES.get(vm.role, "")
 
 
+def described(wanted: Manifest, have: Manifest | None) -> str:
+    """Why a description is written anew where nothing else differs."""
+    old, new = (
+        [one.label for one in m.design.controls.profiles] if m else [] for m in (have, wanted)
+    )
+    return _listed("profiles", old, new) or "only the description changed"
+
+
 def loading(state: VappState, *, reload: bool) -> str:
     """Why both appliances are loaded even if their rules are unchanged; empty if there is no such
     reason.

@@ -42,6 +42,18 @@ class Findings:
         """
         return str(self.design.origin_of(verdict.check.proves) if self.design else Product())
 
+    def controls(self, verdict: Verdict) -> tuple[str, ...]:
+        """The controls of profiles that the check is evidence for."""
+        return self.design.controls.proved_by(verdict.check.proves) if self.design else ()
+
+    def by_control(self) -> dict[str, Counter[Outcome]]:
+        """Each control with evidence from checks -> how many of them had which outcome."""
+        found: dict[str, Counter[Outcome]] = {}
+        for verdict in self.verdicts:
+            for name in self.controls(verdict):
+                found.setdefault(name, Counter())[verdict.outcome] += 1
+        return found
+
 
 def exit_code(verdicts: Sequence[Verdict]) -> Exit:
     """4 if a check failed; 5 if a check could not be made, or if nothing was tried at all;
@@ -69,6 +81,14 @@ def summary(verdicts: Sequence[Verdict], left_out: str = "") -> str:
         f"{counts[outcome]} {outcome}" for outcome in Outcome if counts[outcome]
     )
     return line + (f"\nnot tested: {left_out}" if left_out else "")
+
+
+def control_lines(found: Findings) -> list[str]:
+    """For each control the outcomes of the checks that are evidence for it."""
+    return [
+        f"{name}: " + ", ".join(f"{counts[one]} {one}" for one in Outcome if counts[one])
+        for name, counts in found.by_control().items()
+    ]
 
 
 def rows(verdicts: Sequence[Verdict], all_checks: bool) -> list[tuple[str, str, str, str]]:
@@ -140,6 +160,7 @@ def as_data(found: Findings) -> dict[str, Any]:
             "detail": plain(v.detail),
             "proves": v.check.proves,
             "origin": found.origin(v),
+            "controls": list(found.controls(v)),
         }
         for v in found.verdicts
     ]
@@ -148,6 +169,10 @@ def as_data(found: Findings) -> dict[str, Any]:
         "summary": {outcome.value: counts[outcome] for outcome in Outcome},
         "exit": int(exit_code(found.verdicts)),
         "not_tried": found.left_out,
+        "controls": {
+            name: {outcome.value: number for outcome, number in counts.items()}
+            for name, counts in found.by_control().items()
+        },
         "checks": checks,
     }
 

@@ -11,6 +11,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import (
@@ -245,6 +246,8 @@ DataClass = Annotated[str, types.CLASS_NAME]
 Label = Annotated[str, types.LABEL]
 HostName = Annotated[str, types.HOST_NAME]
 Profile = Annotated[str, types.PROFILE]
+Control = Annotated[str, types.CONTROL_REFERENCE]
+Date = Annotated[date, PlainValidator(types.parse_date), _like(types.DATE)]
 Package = Annotated[str, types.PACKAGE]
 Sni = Annotated[str, types.SNI]
 Url = Annotated[str, types.URL]

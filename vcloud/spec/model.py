@@ -45,6 +45,7 @@ MOST_ZONES = 100
 """The IPS has two NICs for each zone, and QEMU's machine has room for about 230 devices."""
 MOST_DETECTORS = 200
 """Each detector becomes a dozen rules of the IPS, and every packet passes all rules."""
+MOST_EXCEPTIONS = 200
 
 
 class Share(StrEnum):
@@ -254,13 +255,35 @@ class Detector(Spec):
         return self.at_least or self.detect.at_least
 
 
+class ControlException(Spec):
+    """A control of a profile that does not count for the vApp until a day."""
+
+    control: fields.Control = Field(
+        description="Its id, in quotes where it is a number; with several profiles as pci-dss/1.4.4.",
+        examples=["1.4.4"],
+    )
+    reason: fields.Text = Field(
+        min_length=1, description="Why the vApp goes without.", examples=["moves in spring"]
+    )
+    approved_by: fields.Text = Field(
+        min_length=1, description="Who has agreed to it.", examples=["the security office"]
+    )
+    expires: fields.Date = Field(
+        description="The last day of the exception. After it the control counts again.",
+        examples=["2026-12-31"],
+    )
+
+
 class Protection(Spec):
     """How the vApp must be protected."""
 
-    profiles: Annotated[
-        fields.ListOf[fields.Profile],
-        Unenforced("this release has no profiles, so it cannot enforce '{value}'"),
-    ] = Field((), description="Regulations: pci-dss, or pci-dss@4.0.1 for a fixed version.")
+    profiles: fields.ListOf[fields.Profile] = Field(
+        (),
+        description="Regulations: pci-dss, pci-dss@4.0.1 for a fixed version, or a folder of your own.",
+    )
+    exceptions: tuple[ControlException, ...] = Field(
+        (), max_length=MOST_EXCEPTIONS, description="Controls that do not count until a day."
+    )
     ips: fields.Optional[Ips] = Field(None, description="The intrusion prevention system.")
     dlp: tuple[Detector, ...] = Field((), max_length=MOST_DETECTORS, description="Leak detectors.")
 

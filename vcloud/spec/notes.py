@@ -10,13 +10,15 @@ from vcloud.spec.paths import Path, paths_of
 from vcloud.values import App, Protocol, share_a_port
 
 
-def notes(vapp: Vapp) -> tuple[Problem, ...]:
-    """One note for each part that the user probably does not mean."""
+def notes(vapp: Vapp, demanded: tuple[str, ...] = ()) -> tuple[Problem, ...]:
+    """One note for each part that the user probably does not mean. `demanded` are zones that a profile
+    lets the IPS inspect.
+    """
     return tuple(
         Problem(vapp.file, vapp.line_of(path), path, what, hint)
         for found in (
             _empty_zones(vapp),
-            _unsaid_apps(vapp),
+            _unsaid_apps(vapp, demanded),
             _unwatched_nics(vapp),
             _odd_exceptions(vapp),
         )
@@ -33,10 +35,11 @@ def _empty_zones(vapp: Vapp) -> Iterator[tuple[str, str, str]]:
     )
 
 
-def _unsaid_apps(vapp: Vapp) -> Iterator[tuple[str, str, str]]:
+def _unsaid_apps(vapp: Vapp, demanded: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
     """Inspected flows for which neither the file nor the port says which protocol they carry."""
     ips, detectors = vapp.protection.ips, vapp.protection.dlp
     inspected = {
+        *demanded,
         *(ips.inspect if ips else ()),
         *(zone for one in detectors for zone in one.leaving),
     }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Sequence
+from datetime import date
 from ipaddress import IPv6Network, ip_address, ip_network
 from typing import Final
 
@@ -107,10 +108,21 @@ PREFIX: Final = Shape(
 )
 """The other form of an end: addresses outside."""
 PROFILE: Final = Shape(
-    r"[a-z][a-z0-9-]{0,40}(?:@[0-9A-Za-z][0-9A-Za-z.]{0,19})?",
+    r"(?:[a-z][a-z0-9-]{0,40}|\./[A-Za-z0-9_+-][A-Za-z0-9_.+-]{0,60}(?:/[A-Za-z0-9_+-][A-Za-z0-9_.+-]{0,60}){0,5})(?:@[0-9A-Za-z][0-9A-Za-z.-]{0,19})?",
     "is not a valid profile name",
-    "Write it like pci-dss, or pci-dss@4.0.1 for a fixed version.",
+    "Write it like pci-dss, pci-dss@4.0.1 for a fixed version, or ./corp-baseline for a folder of your own.",
 )
+CONTROL: Final = Shape(
+    r"[A-Za-z0-9][A-Za-z0-9.()-]{0,39}",
+    "is not a valid id of a control",
+    "Write it as the regulation does, in quotes: '1.2.5', 'SC-7(10)'.",
+)
+CONTROL_REFERENCE: Final = Shape(
+    r"(?:[a-z][a-z0-9-]{0,40}/)?" + CONTROL.pattern,
+    "is not a control",
+    "Write its id, like '1.4.4', or with its profile, like pci-dss/1.4.4.",
+)
+DATE: Final = Shape(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", "is not a date", "Write it like 2026-12-31.")
 PACKAGE: Final = Shape(
     r"[a-z0-9][a-z0-9+.-]{0,98}[a-z0-9+]",
     "is not a valid name of a Debian package",
@@ -299,6 +311,15 @@ def format_duration(seconds: int) -> str:
     """The shortest text that `parse_duration` reads as so many seconds."""
     unit = next(unit for unit in "dhms" if not seconds % _SECONDS[unit])
     return f"{seconds // _SECONDS[unit]}{unit}"
+
+
+def parse_date(value: object) -> date:
+    """A day, as ISO 8601 writes it."""
+    text = DATE.parse(value)
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise FieldError(f"there is no day '{text}'", DATE.wanted) from None
 
 
 def parse_services(value: object) -> tuple[Service, ...]:

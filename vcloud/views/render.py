@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import date
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from pathlib import Path
 
@@ -55,14 +56,15 @@ def render_to(
     out: Path,
     accelerator: str,
     images_of: Callable[[Design], ImageNames],
+    day: date | None = None,
 ) -> int:
     """Writes all generated files of a vApp below `out`, and returns their number. Paths on the host
-    and the uplink are examples.
+    and the uplink are examples. `day` is as in `vcloud.pipeline.secured`.
 
     Files that an earlier run wrote there and this one does not are removed; a user's own files
     stay. Raises UsageError if the folder cannot be written.
     """
-    design = design_of(load_file(path, parameters))
+    design = design_of(load_file(path, parameters), day=day)
     images = images_of(design)
     boots = {vm.name: _boot_files(vm, images) for vm in design.vms}
     facts = HostFacts("tcg" if accelerator == "auto" else accelerator)

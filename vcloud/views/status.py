@@ -11,11 +11,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
 from vcloud.compile.libvirt.network import vapp_networks
+from vcloud.design.controls import Controls
 from vcloud.design.model import Design, Role, Vm
 from vcloud.errors import GuestError, HostError
 from vcloud.fleet.fleet import open_home, open_lab
@@ -26,6 +28,7 @@ from vcloud.hosts.labels import misplaced
 from vcloud.hosts.manifests import vapp_names
 from vcloud.hosts.observe import observe_vapp
 from vcloud.hosts.tenancy import kept_together
+from vcloud.pipeline import today
 from vcloud.plan.copies import newest_copy
 from vcloud.plan.drift import drift_of
 from vcloud.plan.host_difference import HostKind, HostSide
@@ -116,6 +119,8 @@ class Status:
     vms: tuple[VmStatus, ...]
     published: tuple[str, ...]
     problems: tuple[str, ...]
+    profiles: tuple[str, ...] = ()
+    """A sentence for each profile that counts, and for each exception."""
     host_side: HostSide | None = None
     """None: nothing runs whose host's side could be looked at."""
     refused: tuple[Refused, ...] = ()
@@ -162,6 +167,7 @@ class Status:
                 {"vm": one.vm or None, "zone": one.zone or None, "packets": one.packets}
                 for one in self.refused
             ],
+            "profiles": list(self.profiles),
             "host_side": _host_side_data(self.host_side) if self.host_side else None,
             "vms": [
                 {
@@ -306,8 +312,16 @@ def _status(state: VappState, host: str) -> Status:
         uplink=tuple(addresses),
         vms=tuple(_vm_status(vm, state) for vm in design.vms),
         published=tuple(published_ports(design, addresses)),
-        problems=tuple(_problems(state, design, manifest.phase)),
+        problems=(*_problems(state, design, manifest.phase), *expired(design.controls, today())),
+        profiles=design.controls.told(),
     )
+
+
+def expired(controls: Controls, day: date) -> Iterator[str]:
+    """Exceptions that counted when the vApp was made and do not count any more."""
+    for one in controls.exceptions:
+        if controls.day and one.counts_on(controls.day) and not one.counts_on(day):
+            yield f"the exception for {one.origin} has expired on {one.expires}, and the control is not enforced; `vcloud up` with its file enforces it"
 
 
 def _vm_status(vm: Vm, state: VappState) -> VmStatus:

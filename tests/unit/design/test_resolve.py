@@ -292,7 +292,6 @@ def test_who_comes_after_a_tier_waits_for_each_of_it() -> None:
     "section",
     [
         "dr: {site: backup, rpo: 15m, rto: 10m}",
-        "protection: {profiles: [pci-dss]}",
     ],
 )
 def test_what_cannot_be_enforced_is_refused_by_name(section: str) -> None:

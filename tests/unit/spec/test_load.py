@@ -311,7 +311,7 @@ def test_a_link_within_the_folder_is_a_source(tmp_path: Path) -> None:
 
 def test_what_cannot_be_enforced_is_refused_by_name(shop: Vapp) -> None:
     fields = [problem.field for problem in refusals(shop)]
-    assert fields == ["flows[5].tls", "protection.profiles[0]", "dr"]
+    assert fields == ["flows[5].tls", "dr"]
     assert all(problem.line and problem.hint for problem in refusals(shop))
 
 

@@ -1,0 +1,70 @@
+"""The shipped profiles: they never change, and say all that a profile must say."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import pytest
+
+from vcloud.data import shipped_profiles
+from vcloud.profile_files import shipped
+from vcloud.profiles.difference import control_changes
+from vcloud.profiles.model import CAPABILITIES, Profile, Status
+
+DIGESTS = {}
+"""File -> its SHA-256. A version that was shipped is never edited: write another one."""
+PROFILES = [profile for versions in shipped().values() for profile in versions]
+
+
+def test_a_shipped_version_never_changes() -> None:
+    assert {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in shipped_profiles()
+    } == DIGESTS
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.label)
+def test_enforced_controls_need_what_this_release_can_do(profile: Profile) -> None:
+    for control in profile.controls:
+        if control.status is Status.ENFORCED:
+            assert {*control.needs} <= {*CAPABILITIES}, control.id
+            assert control.evidence, control.id
+
+
+@pytest.mark.parametrize("path", shipped_profiles(), ids=lambda path: path.name)
+def test_no_profile_promises_what_no_program_can(path: object) -> None:
+    text = path.read_text()  # type: ignore[attr-defined]
+    assert not re.search(r"complian|certif(?:y|ied) ", text, re.IGNORECASE)
+
+
+def test_4_0_and_4_0_1_differ_in_no_control() -> None:
+    by_version = {one.version: one for one in shipped()["pci-dss"]}
+    assert control_changes(by_version["4.0"], by_version["4.0.1"]) == ()
+    changes = control_changes(by_version["3.2.1"], by_version["4.0"])
+    assert {"1.3.4", "1.2.5", "6.4.2"} <= {one.id for one in changes}
+
+
+def test_what_a_check_proves_is_a_detector_or_a_control_that_exists() -> None:
+    """A wrong id in proved_by would be evidence of nothing."""
+    known = {
+        "ctl:default-deny",
+        "ctl:not-internet",
+        "ctl:antispoof",
+        "ctl:mac-filter",
+        "ctl:no-host-address",
+        "ctl:forged-error",
+        "ctl:firewall",
+        "ctl:ips",
+        "own",
+        "flow:*",
+        "rule:*",
+    }
+    for profile in PROFILES:
+        ids = {f"detector:{profile.ref(one).stable_id}" for one in profile.controls}
+        for control in profile.controls:
+            for proof in control.proved_by:
+                assert proof in known | ids or re.fullmatch("rule:[0-9]{7}", proof), (
+                    profile.label,
+                    control.id,
+                    proof,
+                )

@@ -1,0 +1,155 @@
+"""The profiles that count for a vApp, as its design and so its manifest keep them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from vcloud.design.origin import FromControl
+from vcloud.profiles.model import ControlRef, Hardening
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedProfile:
+    """One version of a profile."""
+
+    name: str
+    version: str
+    digest: str
+    """SHA-256 in hex of its file."""
+    floats: bool
+    """The file names no version."""
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class ControlInForce:
+    """A control that is enforced, or that what every vApp has supports."""
+
+    origin: FromControl
+    enforced: bool
+    proved_by: tuple[str, ...]
+    """What checks of `verify` prove of it: ids, or beginnings of ids and `*`."""
+
+    def is_proved_by(self, stable_id: str) -> bool:
+        return any(
+            stable_id.startswith(proof[:-1]) if proof.endswith("*") else stable_id == proof
+            for proof in self.proved_by
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ControlException:
+    """A control that does not count until a day."""
+
+    origin: FromControl
+    reason: str
+    approved_by: str
+    expires: date
+    """The last day on which it does not count."""
+
+    def counts_on(self, day: date) -> bool:
+        return day <= self.expires
+
+    def told(self, day: date) -> str:
+        """The exception in one sentence, as it is on a day."""
+        until = f"until {self.expires}" if self.counts_on(day) else f"expired on {self.expires}"
+        return f"exception: {self.origin} {'does not count' if self.counts_on(day) else 'counts again'}, {until} ({self.reason}; approved by {self.approved_by})"
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """What profiles demand of a vApp on a day."""
+
+    day: date | None = None
+    """None: the file names no profile."""
+    profiles: tuple[AppliedProfile, ...] = ()
+    controls: tuple[ControlInForce, ...] = ()
+    exceptions: tuple[ControlException, ...] = ()
+
+    def proved_by(self, stable_id: str) -> tuple[str, ...]:
+        """The controls of which a check of what has this id is evidence."""
+        return tuple(str(one.origin) for one in self.controls if one.is_proved_by(stable_id))
+
+    def told(self) -> tuple[str, ...]:
+        """A sentence for each profile and each exception."""
+        if self.day is None:
+            return ()
+        return (
+            *(self._told(one) for one in self.profiles),
+            *(one.told(self.day) for one in self.exceptions),
+        )
+
+    def as_data(self) -> dict[str, Any] | None:
+        """What `validate -o json` and `status -o json` print; None without a profile."""
+        if self.day is None:
+            return None
+        return {
+            "as_of": str(self.day),
+            "profiles": [
+                {
+                    "profile": one.name,
+                    "version": one.version,
+                    "digest": one.digest,
+                    "pinned": not one.floats,
+                }
+                for one in self.profiles
+            ],
+            "controls": [
+                {
+                    "control": str(one.origin),
+                    "status": "enforced" if one.enforced else "supports",
+                    "proved_by": list(one.proved_by),
+                }
+                for one in self.controls
+            ],
+            "exceptions": [
+                {
+                    "control": str(one.origin),
+                    "reason": one.reason,
+                    "approved_by": one.approved_by,
+                    "expires": str(one.expires),
+                    "counts": one.counts_on(self.day),
+                }
+                for one in self.exceptions
+            ],
+        }
+
+    def _told(self, profile: AppliedProfile) -> str:
+        its = [
+            one
+            for one in self.controls
+            if (one.origin.profile, one.origin.version) == (profile.name, profile.version)
+        ]
+        enforced = sum(one.enforced for one in its)
+        how = f"in force on {self.day}" if profile.floats else "as the file says"
+        return f"profile {profile.label} ({how}): enforces {enforced} controls, supports {len(its) - enforced} more"
+
+
+NO_CONTROLS = Controls()
+
+
+def origin_of(ref: ControlRef) -> FromControl:
+    return FromControl(ref.profile, ref.version, ref.control)
+
+
+def controls_of(hardening: Hardening) -> Controls:
+    return Controls(
+        hardening.day,
+        tuple(
+            AppliedProfile(one.name, one.version, one.digest, one.floats)
+            for one in hardening.profiles
+        ),
+        tuple(
+            ControlInForce(origin_of(one.ref), one.status == "enforced", one.proved_by)
+            for one in hardening.controls
+        ),
+        tuple(
+            ControlException(origin_of(one.control), one.reason, one.approved_by, one.expires)
+            for one in hardening.waivers
+        ),
+    )
