@@ -141,7 +141,7 @@ _KINDS: Final[dict[str, type[Demand]]] = {
 
 class _Control(Part):
     id: Annotated[str, CONTROL] = Field(examples=["1.2.5"])
-    says: fields.Text = Field(min_length=1, examples=["Every flow has a reason"])
+    says: fields.Words = Field(examples=["Every flow has a reason"])
     status: Status = Field(examples=["enforced"])
     reason: fields.Content = ""
     evidence: fields.Optional[Evidence] = None

@@ -275,6 +275,18 @@ Text = Annotated[
         {"type": "string", "pattern": r"^[^\u0000-\u001f\u007f]*$", "maxLength": types.TEXT_LENGTH}
     ),
 ]
+Words = Annotated[
+    str,
+    PlainValidator(types.parse_words),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": r"^[^\u0000-\u001f\u007f]*\S[^\u0000-\u001f\u007f]*$",
+            "maxLength": types.TEXT_LENGTH,
+        }
+    ),
+]
+"""A text that is not empty."""
 Memory = Annotated[
     int,
     PlainValidator(types.parse_memory),

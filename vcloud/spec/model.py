@@ -262,11 +262,11 @@ class ControlException(Spec):
         description="Its id, in quotes where it is a number; with several profiles as pci-dss/1.4.4.",
         examples=["1.4.4"],
     )
-    reason: fields.Text = Field(
-        min_length=1, description="Why the vApp goes without.", examples=["moves in spring"]
+    reason: fields.Words = Field(
+        description="Why the vApp goes without.", examples=["moves in spring"]
     )
-    approved_by: fields.Text = Field(
-        min_length=1, description="Who has agreed to it.", examples=["the security office"]
+    approved_by: fields.Words = Field(
+        description="Who has agreed to it.", examples=["the security office"]
     )
     expires: fields.Date = Field(
         description="The last day of the exception. After it the control counts again.",

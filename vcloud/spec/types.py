@@ -255,6 +255,14 @@ def parse_text(value: object) -> str:
     return text
 
 
+def parse_words(value: object) -> str:
+    """One line for people that says something."""
+    text = parse_text(value)
+    if not text.strip():
+        raise FieldError("this is empty", "Write it in a few words.")
+    return text
+
+
 def parse_script(value: object) -> str:
     """What a guest's shell runs."""
     text = parse_content(value, SCRIPT_LENGTH)
