@@ -113,7 +113,7 @@ def _by_name(profiles: Iterable[Profile]) -> Known:
     found: dict[str, tuple[Profile, ...]] = {}
     for profile in _sorted(profiles):
         found[profile.name] = (*found.get(profile.name, ()), profile)
-    return found
+    return dict(sorted(found.items()))
 
 
 def _sorted(profiles: Iterable[Profile]) -> list[Profile]:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from vcloud.profiles import model
 from vcloud.profiles.around import Around, concerns
 from vcloud.profiles.model import Reach
+from vcloud.spec.model import Flow
 from vcloud.values import (
     App,
     Mode,
@@ -21,8 +22,8 @@ from vcloud.values import (
 )
 
 Found = Iterator[tuple[str, str, str]]
-READABLE: Final = App.HTTP
-"""What rules against attacks on web applications can read."""
+QUIC: Final = Service(Protocol.UDP, 443, 443)
+"""Where HTTP/3 is served (RFC 9114)."""
 
 
 def flows_say(around: Around, demand: model.FlowsSay) -> Found:
@@ -32,7 +33,7 @@ def flows_say(around: Around, demand: model.FlowsSay) -> Found:
     }
     for flow, _ in around.flows:
         for key in demand.keys:
-            if key not in flow.model_fields_set or not getattr(flow, key):
+            if key not in flow.model_fields_set or not getattr(flow, key).strip():
                 yield flow.path, f"flow '{flow.id}' says no {key}", ways[key]
 
 
@@ -118,17 +119,20 @@ def few_ports(around: Around, demand: model.FewPorts) -> Found:
 
 def web(around: Around, demand: model.Web) -> Found:
     for flow, service, app in published_services(around):
-        if app is None:
+        if app is None and service.protocol is Protocol.TCP:
             what = f"flow '{flow.id}' does not say what {service} from outside carries, so nobody knows whether it is a web application"
             yield flow.path, what, "Write app: http, or what it carries."
     yield from _mode(around, demand.mode)
 
 
 def unreadable(around: Around) -> Found:
-    """Published services that may be web applications, and that the IPS cannot read."""
+    """Published services that may be web applications, and that the IPS cannot read: TLS, and QUIC,
+    which encrypts as well.
+    """
     for flow, service, app in published_services(around):
-        if app is App.TLS:
-            what = f"flow '{flow.id}' publishes {service} with TLS, and the IPS of this release cannot read TLS to find attacks on a web application"
+        kind = "TLS" if app is App.TLS else "QUIC" if share_a_port([service], [QUIC]) else ""
+        if kind:
+            what = f"flow '{flow.id}' publishes {service} for {kind}, and the IPS of this release cannot read {kind} to find attacks on a web application"
             yield (
                 f"{flow.path}.service",
                 what,
@@ -136,11 +140,10 @@ def unreadable(around: Around) -> Found:
             )
 
 
-def published_services(around: Around) -> Iterator[tuple[Any, Service, App | None]]:
+def published_services(around: Around) -> Iterator[tuple[Flow, Service, App | None]]:
+    """Each service that the outside reaches, and what it carries."""
     for flow, _ in around.from_outside():
-        for service, app in zip(flow.services, flow.apps, strict=True):
-            if service.protocol is Protocol.TCP:
-                yield flow, service, app
+        yield from ((flow, *one) for one in zip(flow.services, flow.apps, strict=True))
 
 
 def inspect(around: Around, demand: model.Inspect) -> Found:

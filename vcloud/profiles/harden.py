@@ -20,7 +20,7 @@ from vcloud.profiles.checks import (
     unreadable,
 )
 from vcloud.profiles.choose import Chosen
-from vcloud.profiles.merge import ConflictError, Joined, merged
+from vcloud.profiles.merge import ConflictError, Joined, merged, names
 from vcloud.profiles.model import (
     CAPABILITIES,
     AddedDetector,
@@ -34,10 +34,13 @@ from vcloud.profiles.model import (
     Status,
     Waiver,
 )
+from vcloud.spec.check import MOST_EXCEPTIONS
 from vcloud.spec.model import Detector, Vapp
 from vcloud.values import BUILT_IN_DETECTORS, Action, App, Mode, is_outside
 
-WAIVE = "Or let somebody agree to an exception: protection.exceptions."
+READ = (App.HTTP, App.OTHER)
+"""What may be a web application that the IPS can read."""
+WAIVE = "Or write an exception that somebody has agreed to."
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +78,18 @@ def harden(vapp: Vapp, profiles: Sequence[Chosen], day: date) -> Hardened:
     problems += [_conflict(vapp, one) for one in conflicts]
     problems += _nothing_to_protect(vapp, around, profiles)
     for one in joined:
-        check = CHECKS.get(type(one.demand))
+        check, by = CHECKS.get(type(one.demand)), _broken(around, one)
         for path, what, hint in check(around, one.demand) if check else ():
-            problems.append(_problem(vapp, one, path, what, f"{hint} {WAIVE}"))
+            breaking = by.get(path, one.controls)
+            problems.append(_problem(vapp, breaking, path, what, f"{hint} {WAIVE}"))
         if isinstance(one.demand, model.Web):
             for path, what, hint in unreadable(around):
-                refusals.append(_problem(vapp, one, path, what, hint))
+                refusals.append(_problem(vapp, one.controls, path, what, hint))
     wanted = tuple(_detectors(around, joined))
     detectors = tuple(added for _, added, serving in wanted if not serving)
     proofs = _own_proofs(around, joined, wanted)
     problems += _taken_ids(vapp, detectors)
+    refusals += _too_many_exceptions(vapp, detectors)
     return Hardened(
         Hardening(
             day=day if profiles else None,
@@ -109,8 +114,22 @@ def harden(vapp: Vapp, profiles: Sequence[Chosen], day: date) -> Hardened:
     )
 
 
-def _problem(vapp: Vapp, joined: Joined, path: str, what: str, hint: str) -> Problem:
-    return Problem(vapp.file, vapp.line_of(path), path, f"{joined.names}: {what}", hint)
+def _broken(around: Around, joined: Joined) -> dict[str, tuple[ControlRef, ...]]:
+    """Path -> those of the controls that the file breaks there by what they ask for themselves. At
+    other paths only what they ask for together may be broken.
+    """
+    check = CHECKS.get(type(joined.demand))
+    found: dict[str, tuple[ControlRef, ...]] = {}
+    for ref, demand in joined.asked if check and len(joined.asked) > 1 else ():
+        for path in dict.fromkeys(path for path, _, _ in check(around, demand)):
+            found[path] = (*found.get(path, ()), ref)
+    return found
+
+
+def _problem(
+    vapp: Vapp, controls: Iterable[ControlRef], path: str, what: str, hint: str
+) -> Problem:
+    return Problem(vapp.file, vapp.line_of(path), path, f"{names(controls)}: {what}", hint)
 
 
 def _waivers(
@@ -154,7 +173,7 @@ def _unknown_needs(enforced: Iterable[tuple[ControlRef, Control, Chosen]]) -> It
 
 def _conflict(vapp: Vapp, error: ConflictError) -> Problem:
     one, other = map(_shown, error.values)
-    what = f"{error.joined.names}: one asks for {error.parameter} {one} and another for {other}, and neither is stricter"
+    what = f"{names(error.joined.controls)}: one asks for {error.parameter} {one} and another for {other}, and neither is stricter"
     path = "protection.profiles"
     hint = "Name other profiles, or write an exception for one of the controls."
     return Problem(vapp.file, vapp.line_of(path), path, what, hint)
@@ -174,11 +193,12 @@ def _nothing_to_protect(
     }
     for one in profiles:
         protects = one.profile.protects
-        if protects and not around.zones(Scope.TOUCHING, protects):
-            listed = " or ".join(protects)
+        if not around.zones(Scope.TOUCHING, protects):
+            listed = " or ".join(protects) or "sensitive data"
             what = f"{one.profile.label} protects {listed}, and no zone holds it and no flow carries it"
             near = f" The file names {', '.join(sorted(named))}." if named else ""
-            hint = f"Write holds: [{protects[0]}] for the zone that stores it.{near}"
+            data = protects[0] if protects else "personal-data"
+            hint = f"Write holds: [{data}] for the zone that stores it.{near}"
             yield one.named.problem(what, hint)
 
 
@@ -200,7 +220,7 @@ def _inspected_for(around: Around, demand: model.Demand) -> set[str]:
         case model.Inspect() | model.Leaks():
             return {*around.zones(demand.zones, demand.data)}
         case model.Web():
-            web = {flow.id for flow, _, app in published_services(around) if app is App.HTTP}
+            web = {flow.id for flow, _, app in published_services(around) if app in READ}
             return {
                 path.target.zone
                 for flow, paths in around.from_outside()
@@ -228,6 +248,18 @@ def _encrypted_flows(around: Around, demand: model.Encrypted) -> Iterator[str]:
     for flow in around.vapp.flows:
         if crosses_outside(flow.source, flow.target) and concerns(tuple(flow.carries), demand.data):
             yield flow.id
+
+
+def _too_many_exceptions(vapp: Vapp, detectors: Iterable[AddedDetector]) -> Iterator[Problem]:
+    """Each exception becomes rules of the IPS, so their number is limited as that of the file's."""
+    services = {flow.id: len(flow.services) for flow in vapp.flows}
+    for one in detectors:
+        total = sum(services[name] for name in one.excepted)
+        if total > MOST_EXCEPTIONS:
+            what = f"{one.control}: its leak detector would except {total} services of flows; the maximum is {MOST_EXCEPTIONS}"
+            path = "protection.profiles"
+            hint = "Write fewer flows, or ranges of ports in place of single ones."
+            yield Problem(vapp.file, vapp.line_of(path), path, what, hint)
 
 
 def _own_proofs(
@@ -267,8 +299,9 @@ def _detectors(
             kind=demand.detect if demand.detect in BUILT_IN_DETECTORS else "regex",
             regex=demand.regex,
             at_least=demand.at_least,
-            zones=zones,
-            excepted=tuple(_excepted(around, demand, {*zones})),
+            # In an order that does not depend on that of the file.
+            zones=tuple(sorted(zones)),
+            excepted=tuple(sorted(_excepted(around, demand, {*zones}))),
             action=demand.action,
             control=one.controls[0],
         )

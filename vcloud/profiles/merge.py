@@ -68,15 +68,20 @@ class Joined:
     """A demand, and the controls that ask for it or for a part of it."""
 
     demand: Demand
-    controls: tuple[ControlRef, ...]
+    asked: tuple[tuple[ControlRef, Demand], ...]
+    """Each control, and what it asks for by itself."""
 
     @property
-    def names(self) -> str:
-        """`pci-dss@4.0.1 1.2.5, 1.2.6; corp@3 7`."""
-        by_profile: dict[str, list[str]] = {}
-        for ref in self.controls:
-            by_profile.setdefault(f"{ref.profile}@{ref.version}", []).append(ref.control)
-        return "; ".join(f"{label} {', '.join(ids)}" for label, ids in by_profile.items())
+    def controls(self) -> tuple[ControlRef, ...]:
+        return tuple(dict.fromkeys(ref for ref, _ in self.asked))
+
+
+def names(controls: Iterable[ControlRef]) -> str:
+    """`pci-dss@4.0.1 1.2.5, 1.2.6; corp@3 7`."""
+    by_profile: dict[str, list[str]] = {}
+    for ref in controls:
+        by_profile.setdefault(f"{ref.profile}@{ref.version}", []).append(ref.control)
+    return "; ".join(f"{label} {', '.join(ids)}" for label, ids in by_profile.items())
 
 
 class ConflictError(ValueError):
@@ -97,15 +102,19 @@ def merged(
     """
     joined: dict[tuple[Any, ...], Joined] = {}
     conflicts = []
-    for ref, demand in sorted(demands, key=lambda one: (one[0], repr(one[1]))):
+    for ref, demand in sorted(demands, key=_order):
         key = _key(demand)
         before = joined.get(key)
-        one = Joined(demand, (ref,))
+        one = Joined(demand, ((ref, demand),))
         try:
             joined[key] = one if before is None else _both(before, one)
         except ConflictError as error:
             conflicts.append(error)
     return tuple(joined[key] for key in sorted(joined, key=repr)), tuple(conflicts)
+
+
+def _order(one: tuple[ControlRef, Demand]) -> tuple[ControlRef, str]:
+    return one[0], repr(one[1])
 
 
 def _key(demand: Demand) -> tuple[Any, ...]:
@@ -117,15 +126,15 @@ def _key(demand: Demand) -> tuple[Any, ...]:
 
 
 def _both(one: Joined, other: Joined) -> Joined:
-    controls = tuple(sorted({*one.controls, *other.controls}))
+    asked = tuple(sorted({*one.asked, *other.asked}, key=_order))
     changes: dict[str, Any] = {}
     for name, order in ORDERS.get(type(one.demand), {}).items():
         ours, theirs = getattr(one.demand, name), getattr(other.demand, name)
         found = _stricter(order, ours, theirs)
         if found is None:
-            raise ConflictError(name, (ours, theirs), Joined(one.demand, controls))
+            raise ConflictError(name, (ours, theirs), Joined(one.demand, asked))
         changes[name] = found
-    return Joined(replace(one.demand, **changes), controls)
+    return Joined(replace(one.demand, **changes), asked)
 
 
 def _stricter(order: Order, one: Any, other: Any) -> Any:

@@ -30,7 +30,7 @@ class Evidence(StrEnum):
     FILE = "file"
     """The vApp file: `validate` refuses one that breaks the control."""
     LOADED = "loaded"
-    """What the appliances report to have loaded."""
+    """What the host tells, and what the appliances report to have loaded."""
     PACKETS = "packets"
     """Packets that `verify` sends."""
 

@@ -7,6 +7,21 @@ from datetime import date
 import pytest
 
 from tests.cards import DAY, VERSIONS, cards, design, hardened, said
+from tests.unit.profiles.breaking import (
+    DETECT_ONLY,
+    INTO_VAULT,
+    MANY_IN,
+    MANY_OUT,
+    OPEN,
+    PLAIN,
+    TELNET,
+    TWO_NICS,
+    UNSAID,
+    WITHOUT_ID,
+    WITHOUT_WHY,
+    Change,
+    flow,
+)
 from vcloud.compile.ips.files import FOLDER, ips_files
 from vcloud.design.model import Design
 from vcloud.design.origin import FromControl
@@ -15,31 +30,7 @@ from vcloud.profile_files import shipped
 from vcloud.profiles.model import Status
 from vcloud.values import Action, Mode
 
-LATER = {"4.0", "4.0.1"}
-OLD = {"3.2.1"}
-WITHOUT_WHY = (", why: the order API", "")
-WITHOUT_ID = ("id: orders, ", "")
-OPEN = ("vault: {", "vault: {open: true, ")
-INTO_VAULT = (
-    "  - {id: store",
-    "  - {id: peek, from: internet, to: db, service: tcp/5432, why: x}\n  - {id: store",
-)
-TWO_NICS = ("image: postgres, zone: vault", "image: postgres, zone: [vault, front]")
-TELNET = ("service: tcp/5432, carries", "service: [tcp/5432, tcp/23], carries")
-PLAIN = ("to: internet, service: tcp/443", "to: internet, service: tcp/4430, app: other")
-MANY_OUT = (
-    "  - {id: store",
-    "  - {id: bulk, from: db, to: internet, service: tcp/8000-8100, why: x}\n  - {id: store",
-)
-MANY_IN = (
-    "  - {id: store",
-    "  - {id: bulk, from: db, to: api, service: tcp/8000-8100, app: http, why: x}\n  - {id: store",
-)
-DETECT = "  ips: {inspect: [vault], mode: detect}\n"
-UNSAID = ("app: http, publish: 8080", "publish: 8080")
-
-BREAKS = {
-    # control -> (versions, change of the file, field of the problem)
+BREAKS: dict[str, list[tuple[Change, str]]] = {
     "1.1.6": [(WITHOUT_WHY, "flows[1]"), (WITHOUT_ID, "flows[1]"), (TELNET, "flows[2].service")],
     "1.2.5": [(WITHOUT_WHY, "flows[1]"), (WITHOUT_ID, "flows[1]")],
     "1.2.6": [(TELNET, "flows[2].service")],
@@ -55,8 +46,8 @@ BREAKS = {
     "4.1": [(PLAIN, "flows[3].service")],
     "4.2.1": [(PLAIN, "flows[3].service")],
     "6.4.2": [(UNSAID, "flows[0]")],
-    "11.4": [(("protection:\n", f"protection:\n{DETECT}"), "protection.ips.mode")],
-    "11.5.1": [(("protection:\n", f"protection:\n{DETECT}"), "protection.ips.mode")],
+    "11.4": [(DETECT_ONLY, "protection.ips.mode")],
+    "11.5.1": [(DETECT_ONLY, "protection.ips.mode")],
 }
 
 
@@ -124,7 +115,7 @@ def test_3_2_1_inspects_what_touches_card_data_and_keeps_card_numbers_from_the_o
         "mode": Mode.PREVENT,
         "why": {"app": "pci-dss@3.2.1 11.4", "vault": "pci-dss@3.2.1 11.4"},
         "detectors": [
-            ("pci-dss-1-3-4", ("app", "vault"), ("orders", "acquirer"), Action.BLOCK),
+            ("pci-dss-1-3-4", ("app", "vault"), ("acquirer", "orders"), Action.BLOCK),
         ],
     }
 
@@ -164,8 +155,8 @@ def test_4_0_1_in_the_place_of_4_0_loads_nothing_anew() -> None:
 
 
 def test_an_insecure_service_away_from_card_data_is_inspected() -> None:
-    extra = "  - {id: files, from: internet, to: web, service: tcp/21, why: x}\n  - {id: store"
-    made = design(cards("3.2.1", ("  - {id: store", extra)))
+    extra = flow("id: files, from: internet, to: web, service: tcp/21")
+    made = design(cards("3.2.1", extra))
     assert made.inspection.zones == ("front", "app", "vault")
     assert str(made.inspection.origin_in("front")) == "pci-dss@3.2.1 1.1.6"
 
@@ -216,6 +207,28 @@ def test_a_web_application_that_the_ips_cannot_read_is_refused() -> None:
     excepted = "  exceptions: [{control: 6.4.2, reason: a WAF is before it, approved_by: me, expires: 2026-12-31}]\n"
     assert design(text + excepted).inspection.zones == ("app", "vault")
     assert design(cards("3.2.1", tls)).inspection.zones == ("app", "vault")
+
+
+def test_a_web_application_over_quic_is_refused_and_one_of_another_protocol_inspected() -> None:
+    both = (
+        "service: tcp/8000, app: http, publish: 8080",
+        "service: [tcp/8000, udp/443], app: [http, other]",
+    )
+    (problem,) = hardened(cards("4.0.1", both)).refusals
+    assert "for QUIC" in problem.what
+    other = ("app: http, publish: 8080", "app: other, publish: 8080")
+    assert "front" in design(cards("4.0.1", other)).inspection.zones
+
+
+def test_a_control_that_would_need_too_many_rules_is_refused() -> None:
+    flows = "".join(
+        f"  - {{id: f{number}, from: web, to: api, service: [{', '.join(f'tcp/{9000 + number * 50 + port}' for port in range(50))}], app: http, why: x}}\n"
+        for number in range(41)
+    )
+    many = ("  - {id: store", f"{flows}  - {{id: store")
+    (problem,) = hardened(cards("3.2.1", many)).refusals
+    assert "would except 2052 services" in problem.what
+    assert hardened(cards("4.0", many)).refusals == ()
 
 
 @pytest.mark.parametrize("version", VERSIONS)
