@@ -14,6 +14,7 @@ from vcloud.profiles import model
 from vcloud.profiles.around import Around, concerns, zones_at
 from vcloud.profiles.checks import (
     CHECKS,
+    Found,
     crosses_outside,
     published_services,
     single_ports,
@@ -77,14 +78,8 @@ def harden(vapp: Vapp, profiles: Sequence[Chosen], day: date) -> Hardened:
     around = Around(vapp)
     problems += [_conflict(vapp, one) for one in conflicts]
     problems += _nothing_to_protect(vapp, around, profiles)
-    for one in joined:
-        check, by = CHECKS.get(type(one.demand)), _broken(around, one)
-        for path, what, hint in check(around, one.demand) if check else ():
-            breaking = by.get(path, one.controls)
-            problems.append(_problem(vapp, breaking, path, what, f"{hint} {WAIVE}"))
-        if isinstance(one.demand, model.Web):
-            for path, what, hint in unreadable(around):
-                refusals.append(_problem(vapp, one.controls, path, what, hint))
+    problems += _broken(vapp, around, joined)
+    refusals += _unreadable(vapp, around, joined)
     wanted = tuple(_detectors(around, joined))
     detectors = tuple(added for _, added, serving in wanted if not serving)
     proofs = _own_proofs(around, joined, wanted)
@@ -114,16 +109,39 @@ def harden(vapp: Vapp, profiles: Sequence[Chosen], day: date) -> Hardened:
     )
 
 
-def _broken(around: Around, joined: Joined) -> dict[str, tuple[ControlRef, ...]]:
+def _broken(vapp: Vapp, around: Around, joined: Iterable[Joined]) -> Iterator[Problem]:
+    """One problem for each thing that is wrong with the file, with all controls that it breaks."""
+    found: dict[tuple[str, str, str], list[ControlRef]] = {}
+    for one in joined:
+        check = CHECKS.get(type(one.demand), _nothing)
+        alone = _broken_alone(around, one)
+        for path, what, hint in check(around, one.demand):
+            found.setdefault((path, what, hint), []).extend(alone.get(path, one.controls))
+    for (path, what, hint), controls in found.items():
+        yield _problem(vapp, sorted({*controls}), path, what, f"{hint} {WAIVE}")
+
+
+def _broken_alone(around: Around, joined: Joined) -> dict[str, tuple[ControlRef, ...]]:
     """Path -> those of the controls that the file breaks there by what they ask for themselves. At
     other paths only what they ask for together may be broken.
     """
-    check = CHECKS.get(type(joined.demand))
+    check = CHECKS.get(type(joined.demand), _nothing)
     found: dict[str, tuple[ControlRef, ...]] = {}
-    for ref, demand in joined.asked if check and len(joined.asked) > 1 else ():
+    for ref, demand in joined.asked if len(joined.asked) > 1 else ():
         for path in dict.fromkeys(path for path, _, _ in check(around, demand)):
             found[path] = (*found.get(path, ()), ref)
     return found
+
+
+def _nothing(around: Around, demand: model.Demand) -> Found:  # noqa: ARG001 - as all checks
+    yield from ()
+
+
+def _unreadable(vapp: Vapp, around: Around, joined: Iterable[Joined]) -> Iterator[Problem]:
+    for one in joined:
+        if isinstance(one.demand, model.Web):
+            for path, what, hint in unreadable(around):
+                yield _problem(vapp, one.controls, path, what, hint)
 
 
 def _problem(
