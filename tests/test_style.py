@@ -372,6 +372,8 @@ def test_an_installed_vcloud_brings_its_templates_and_images(tmp_path: Path) -> 
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
         "from vcloud.data import images_dir, templates_dir\n"
         "from vcloud.images.recipe import load_recipe\n"
+        "from vcloud.profile_files import shipped\n"
+        "assert 'pci-dss' in shipped()\n"
         "print(templates_dir() / 'vapps' / 'shop.yaml', *(load_recipe(folder).folder for folder in images_dir().iterdir()))"
     )
     found = [Path(name) for name in run(sys.executable, "-I", "-c", program).split()]

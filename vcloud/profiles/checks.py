@@ -40,7 +40,7 @@ def flows_say(around: Around, demand: model.FlowsSay) -> Found:
 def insecure(around: Around, demand: model.Insecure) -> Found:
     """On flows without such data these services are not refused, but inspected (`harden`)."""
     for flow, paths in around.flows:
-        found = single_ports(flow.services, (*demand.services, *demand.beside_data))
+        found = listed_services(flow.services, (*demand.services, *demand.beside_data))
         if found and around.touches(flow, paths, demand.data):
             listed = ", ".join(map(str, found))
             what = f"flow '{flow.id}' allows {listed}, and such data is at an end of it: everybody in between can read and change what is sent there"
@@ -51,9 +51,11 @@ def insecure(around: Around, demand: model.Insecure) -> Found:
             )
 
 
-def single_ports(services: tuple[Service, ...], listed: tuple[Service, ...]) -> tuple[Service, ...]:
-    """Those services that are single ports on a list. A range is judged by `FewPorts`."""
-    return tuple(one for one in services if one.first == one.last and share_a_port([one], listed))
+def listed_services(
+    services: tuple[Service, ...], listed: tuple[Service, ...]
+) -> tuple[Service, ...]:
+    """Those services that have a port of a list, also in a range."""
+    return tuple(one for one in services if share_a_port([one], listed))
 
 
 def not_published(around: Around, demand: model.NotPublished) -> Found:

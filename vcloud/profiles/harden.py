@@ -16,8 +16,8 @@ from vcloud.profiles.checks import (
     CHECKS,
     Found,
     crosses_outside,
+    listed_services,
     published_services,
-    single_ports,
     unreadable,
 )
 from vcloud.profiles.choose import Chosen
@@ -254,7 +254,7 @@ def _inspected_for(around: Around, demand: model.Demand) -> set[str]:
             return {
                 zone
                 for flow, paths in around.flows
-                if single_ports(flow.services, demand.services)
+                if listed_services(flow.services, demand.services)
                 for zone in zones_at(paths)
             }
         case _:
@@ -353,7 +353,14 @@ def _serves(own: Detector, added: AddedDetector) -> bool:
 
 
 def _taken_ids(vapp: Vapp, detectors: Iterable[AddedDetector]) -> Iterator[Problem]:
-    ids = {one.id: one.control for one in detectors}
+    ids: dict[str, ControlRef] = {}
+    for one in detectors:
+        if one.id in ids:
+            what = f"the detectors of {ids[one.id]} and of {one.control} would have the same id '{one.id}'"
+            path = "protection.profiles"
+            hint = "Give one of the two profiles another name, or the control another id."
+            yield Problem(vapp.file, vapp.line_of(path), path, what, hint)
+        ids.setdefault(one.id, one.control)
     for own in vapp.protection.dlp:
         if own.id in ids:
             what = f"the detector of {ids[own.id]} has the id '{own.id}'"

@@ -8,6 +8,7 @@ from datetime import date
 from enum import StrEnum
 from typing import Final
 
+from vcloud.spec.types import derived_id
 from vcloud.values import Action, App, Mode, Service
 
 
@@ -170,7 +171,8 @@ class ControlRef:
         """What loaded text names the control by. It does not change with the version, so that a new
         version that demands the same reloads nothing.
         """
-        return re.sub("[^a-z0-9]+", "-", f"{self.profile}-{self.control}".lower()).strip("-")
+        plain = re.sub("[^a-z0-9]+", "-", f"{self.profile}-{self.control}".lower())
+        return derived_id(plain.strip("-"))
 
     def __str__(self) -> str:
         return f"{self.profile}@{self.version} {self.control}"

@@ -12,7 +12,9 @@ from vcloud.errors import RefusedError, SpecError
 from vcloud.files import Folder
 from vcloud.pipeline import design_of, secured
 from vcloud.profiles.harden import Hardened
+from vcloud.profiles.model import ControlRef
 from vcloud.spec.load import parse_vapp
+from vcloud.spec.types import ID
 
 OWN = """\
 profile: corp
@@ -191,3 +193,18 @@ def test_profiles_that_contradict_each_other_are_refused(tmp_path: Path) -> None
     assert "neither is stricter" in problem.what
     assert "corp@1 7" in problem.what
     assert "pci-dss@4.0.1 4.2.1" in problem.what
+
+
+def test_ids_of_detectors_are_short_and_no_two_are_the_same(tmp_path: Path) -> None:
+    ref = ControlRef("a" * 41, "1", "SC-7(10)" + "9" * 30)
+    assert ID.parse(ref.stable_id) == ref.stable_id
+    assert ControlRef("nist-800-53", "5", "SC-7(10)").stable_id == "nist-800-53-sc-7-10"
+    own(tmp_path)
+    path = tmp_path / "corp/1.yaml"
+    leak = "status: enforced, evidence: packets, needs: [leaks], demands: {leaks: {detect: %s, regex: 'X{9}', zones: every}}"
+    path.write_text(
+        path.read_text()
+        + f"  - {{id: '8.1', says: x, {leak % 'one'}}}\n  - {{id: 8-1, says: x, {leak % 'other'}}}\n"
+    )
+    (problem,) = found(tmp_path, "./corp").problems
+    assert "would have the same id 'corp-8-1'" in problem.what

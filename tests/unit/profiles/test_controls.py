@@ -15,6 +15,7 @@ from tests.unit.profiles.breaking import (
     OPEN,
     PLAIN,
     TELNET,
+    TELNET_IN_RANGE,
     TWO_NICS,
     UNSAID,
     WITHOUT_ID,
@@ -33,7 +34,7 @@ from vcloud.values import Action, Mode
 BREAKS: dict[str, list[tuple[Change, str]]] = {
     "1.1.6": [(WITHOUT_WHY, "flows[1]"), (WITHOUT_ID, "flows[1]"), (TELNET, "flows[2].service")],
     "1.2.5": [(WITHOUT_WHY, "flows[1]"), (WITHOUT_ID, "flows[1]")],
-    "1.2.6": [(TELNET, "flows[2].service")],
+    "1.2.6": [(TELNET, "flows[2].service"), (TELNET_IN_RANGE, "flows[2].service")],
     "1.3.2": [(MANY_OUT, "flows[2].service"), (MANY_IN, "flows[2].service")],
     "1.3.3": [(OPEN, "zones.vault.open")],
     "1.3.4": [(MANY_OUT, "flows[2].service")],

@@ -12,6 +12,7 @@ from ipaddress import ip_address
 import pytest
 from lxml import etree
 
+from tests.cards import cards, design
 from tests.vapps import design_of_text
 from vcloud.compile.ips.apps import app_rules
 from vcloud.compile.ips.files import ips_files
@@ -22,7 +23,16 @@ from vcloud.errors import Exit
 from vcloud.guests.logs import rule_origins
 from vcloud.proof.checks import Check, Kind, Outcome, Probe
 from vcloud.proof.observed import Verdict
-from vcloud.proof.report import LONGEST, Findings, as_data, exit_code, junit_xml, rows, summary
+from vcloud.proof.report import (
+    LONGEST,
+    Findings,
+    as_data,
+    control_lines,
+    exit_code,
+    junit_xml,
+    rows,
+    summary,
+)
 
 FILE = """\
 vcloud: 1
@@ -220,3 +230,36 @@ def test_what_a_vm_said_is_shown_but_not_obeyed(said: str) -> None:
     ):
         assert shown.isprintable()
         assert len(shown) <= LONGEST
+
+
+def test_controls_of_profiles_are_told_with_the_checks_that_are_evidence_for_them() -> None:
+    made = design(cards("4.0.1"))
+    verdicts = tuple(
+        replace(one, check=replace(one.check, proves=proves))
+        for one, proves in (
+            (PASS, "ctl:antispoof"),
+            (FAIL, "ctl:antispoof"),
+            (PASS, "detector:pci-dss-1-3-2"),
+            (PASS, "ctl:nothing"),
+        )
+    )
+    found = Findings(verdicts, "", made)
+    assert [check["controls"] for check in as_data(found)["checks"]] == [
+        ["pci-dss@4.0.1 1.4.3"],
+        ["pci-dss@4.0.1 1.4.3"],
+        ["pci-dss@4.0.1 1.3.2", "pci-dss@4.0.1 A3.2.6"],
+        [],
+    ]
+    assert control_lines(found) == [
+        "pci-dss@4.0.1 1.4.3: 1 pass, 1 fail",
+        "pci-dss@4.0.1 1.3.2: 1 pass",
+        "pci-dss@4.0.1 A3.2.6: 1 pass",
+    ]
+
+
+def test_an_event_of_a_rule_that_a_control_added_is_told_with_profile_and_version() -> None:
+    made = design(cards("4.0.1"))
+    sids = rule_sids(made.inspection.detectors)
+    origins = rule_origins(made)
+    assert {str(origins[str(sid)]) for sid in sids.values()} == {"pci-dss@4.0.1 1.3.2"}
+    assert str(origins["1900001"]).startswith("pci-dss@4.0.1 ")
