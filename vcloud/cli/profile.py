@@ -297,7 +297,7 @@ def explain(
     try:
         wanted = parse_service(service)
     except FieldError as error:
-        raise UsageError(error.what, error.hint) from None
+        raise UsageError(error.what, "Write it like tcp/80, udp/53 or icmp.") from None
     design = design_of(load_file(path, parameter_values(parameters)), day=day_of(as_of))
     answers = explained(design, source, wanted, target)
     if output is not Format.TABLE:

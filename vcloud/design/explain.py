@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from vcloud.design.internet import LOCAL4, LOCAL6
 from vcloud.design.model import Design, Detector, Flow, FlowPath, Nic, Vm
 from vcloud.errors import UsageError
 from vcloud.values import (
@@ -180,8 +181,11 @@ def _leads(flow_end: str, asked: str) -> bool:
         return True
     one, other = prefix_of(flow_end), prefix_of(asked)
     if one is None:
-        # `internet` means public addresses only.
-        return other is not None and other.is_global
+        # `internet` means public addresses only; what the host adds to the others is not known here.
+        local = LOCAL4 if other is None or other.version == 4 else LOCAL6
+        return other is not None and not any(
+            covers(one, other) or covers(other, one) for one in local
+        )
     return other is not None and covers(one, other)
 
 

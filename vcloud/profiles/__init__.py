@@ -10,8 +10,8 @@ which problems the file has and what `vcloud.design.resolve` adds. `difference` 
 
 Everything here is pure: the day is a value, and `vcloud.profile_files` reads the files.
 
-A profile supports controls of a regulation. It never makes anybody compliant: most controls are
-about people and papers, and each file lists these by their ids.
+A profile enforces and supports controls of a regulation. Whether the regulation is met, it does not
+say: most controls are about people and papers, and each file lists these by their ids.
 
 To add a demand:
 

@@ -67,7 +67,9 @@ flows:
     made = design_of_text(text)
     assert "flow:lan" in said(made, "web", "tcp/22", "192.168.7.9")[0]
     assert "is dropped" in said(made, "web", "tcp/22", "192.168.0.0/16")[0]
-    assert "flow:out" in said(made, "web", "tcp/443", "203.0.114.7")[0]
+    assert "flow:out" in said(made, "web", "tcp/443", "203.0.113.7")[0]
+    assert "flow:out" in said(made, "web", "tcp/443", "2001:db8::/48")[0]
+    assert "is dropped" in said(made, "web", "tcp/443", "8.0.0.0/5")[0]
     assert "is dropped" in said(made, "web", "tcp/443", "10.0.0.1")[0]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from vcloud.data import shipped_profiles
 from vcloud.profile_files import shipped
 from vcloud.profiles.difference import control_changes
 from vcloud.profiles.model import CAPABILITIES, Profile, Status
+from vcloud.profiles.written import parse_profile
 
 DIGESTS = {
     "cis-v8-8.0.yaml": "3d51013944f658ff63389b2dd7d54aec5a72f9165773b66d4af9bee14151ee0e",
@@ -40,8 +42,8 @@ def test_enforced_controls_need_what_this_release_can_do(profile: Profile) -> No
 
 
 @pytest.mark.parametrize("path", shipped_profiles(), ids=lambda path: path.name)
-def test_no_profile_promises_what_no_program_can(path: object) -> None:
-    text = path.read_text()  # type: ignore[attr-defined]
+def test_no_profile_promises_what_no_program_can(path: Path) -> None:
+    text = path.read_text()
     assert not re.search(r"complian|certif(?:y|ied) ", text, re.IGNORECASE)
 
 
@@ -77,3 +79,10 @@ def test_what_a_check_proves_is_a_detector_or_a_control_that_exists() -> None:
                     control.id,
                     proof,
                 )
+
+
+def test_the_profile_that_the_readme_shows_is_a_profile() -> None:
+    text = (Path(__file__).parents[3] / "README.md").read_text()
+    (shown,) = re.findall(r"```yaml\n(profile: .*?)```", text, re.DOTALL)
+    profile = parse_profile(shown.encode(), "README.md")
+    assert (profile.label, profile.extends) == ("corp-baseline@3", "pci-dss")
