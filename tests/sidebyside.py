@@ -58,6 +58,7 @@ SECONDS = {
     "tests/vm/test_other_vapps.py": 180,
     "tests/vm/hosts": 200,
     "tests/vm/test_state.py": 90,
+    "tests/vm/test_profiles.py": 120,
     "tests/vm/test_tampered.py": 90,
     "tests/vm/test_tenancy.py": 160,
     "tests/netns/ips/test_rules.py": 80,
