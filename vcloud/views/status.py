@@ -43,6 +43,7 @@ from vcloud.proof.config import SILENT
 from vcloud.proof.firewall_report import Card
 from vcloud.proof.mending import mend_of
 from vcloud.proof.report import plain
+from vcloud.views.profiles import due
 from vcloud.views.services import down_services
 
 SAVED = "saved"
@@ -120,7 +121,9 @@ class Status:
     published: tuple[str, ...]
     problems: tuple[str, ...]
     profiles: tuple[str, ...] = ()
-    """A sentence for each profile that counts, and for each exception."""
+    """A sentence for each profile that counts, for each exception, and for what has come into force
+    since.
+    """
     host_side: HostSide | None = None
     """None: nothing runs whose host's side could be looked at."""
     refused: tuple[Refused, ...] = ()
@@ -313,7 +316,7 @@ def _status(state: VappState, host: str) -> Status:
         vms=tuple(_vm_status(vm, state) for vm in design.vms),
         published=tuple(published_ports(design, addresses)),
         problems=(*_problems(state, design, manifest.phase), *expired(design.controls, today())),
-        profiles=design.controls.told(),
+        profiles=(*design.controls.told(), *due(design.controls, today())),
     )
 
 
