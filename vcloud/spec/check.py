@@ -345,7 +345,8 @@ def _different_apps(vapp: Vapp, at: _Pointer) -> Iterator[Problem]:
     clashes = dict.fromkeys(clash for its in by_path.values() for clash in _clashes(its))
     for service, app, index, other_app, other in sorted(clashes, key=lambda clash: clash[2]):
         flow, before = vapp.flows[index], vapp.flows[other]
-        what = f"{service} carries {app} here, and {other_app} in the flow '{before.id}' in line {before.line}, for the same connections"
+        end = "here, too" if other == index else f"in the flow '{before.id}' in line {before.line}"
+        what = f"{service} carries {app} here, and {other_app} {end}, for the same connections"
         yield at(f"{flow.path}.app", what, "Write the same app in both flows.")
 
 
@@ -353,12 +354,12 @@ def _clashes(
     entries: Iterable[tuple[Service, App, int]],
 ) -> Iterator[tuple[Service, App, int, App, int]]:
     """Pairs of entries that overlap and carry different protocols. As the entries are sorted, one
-    overlaps an earlier one if it begins before the last port of any earlier one.
+    overlaps an earlier one that does not end before it.
     """
     furthest: dict[App, tuple[int, Service, int]] = {}
     for service, app, index in sorted(entries):
         for other, (last, its, number) in furthest.items():
-            if other is not app and service.first <= last and number != index:
+            if other is not app and service.first <= last:
                 later = (service, app, index), (its, other, number)
                 (one, what, here), (_, before, there) = sorted(later, key=lambda end: -end[2])
                 yield one, what, here, before, there

@@ -158,7 +158,7 @@ def test_refused_connections_are_told_by_vm_and_zone_the_most_first(
     assert {names[one.vm] for one in found if one.vm} == {web.mac, api.mac}
     assert [one.packets for one in found] == [7, 5, 3]
     assert found[2] == Refused("", "", 3)
-    status = Status("shop", "h1", "retail", "ready", "kvm", (), (), (), (), None, refused=found)
+    status = Status("shop", "h1", "retail", "ready", "kvm", (), (), (), (), refused=found)
     assert status.healthy
     assert status.as_data()["refused_connections"][2] == {"vm": None, "zone": None, "packets": 3}
     _show_status(status)
