@@ -1,5 +1,7 @@
 """What this machine lacks: a host with more processors, two threads on each core, cgroups, and locked
 memory. Its VMs run under TCG, because the emulated virtualisation does not bear several processors.
+That takes long, so only `make test-long` does it; tests/vm/test_isolation.py has what this machine can
+do.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from vcloud.hosts.labels import labels_of
 from vcloud.hosts.patience import BOOT_VARIABLE
 from vcloud.hosts.pool import FOLDER, StoragePool
 
-pytestmark = [pytest.mark.nested, pytest.mark.timeout(4800)]
+pytestmark = [pytest.mark.nested, pytest.mark.long, pytest.mark.timeout(4800)]
 
 THREADED = ("-cpu", "max", "-smp", "6,sockets=1,cores=3,threads=2")
 """Three cores. Linux numbers the two threads of a core one after the other here."""

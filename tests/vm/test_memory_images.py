@@ -110,7 +110,12 @@ def test_from_the_memory_image_of_an_image_that_has_changed_nobody_wakes(
 
 
 @pytest.mark.parametrize(
-    "size", ["90", "40K", "20M"], ids=["its header", "its description", "its memory"]
+    "size",
+    [
+        pytest.param("90", id="its header", marks=pytest.mark.long),
+        pytest.param("40K", id="its description", marks=pytest.mark.long),
+        pytest.param("20M", id="its memory"),
+    ],
 )
 def test_from_a_memory_that_was_cut_short_nobody_wakes_and_it_is_said(
     operator: Operator, tiny: Path, size: str

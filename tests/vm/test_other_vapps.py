@@ -59,7 +59,7 @@ protection:
 }
 
 
-@pytest.mark.parametrize("name", VAPPS)
+@pytest.mark.parametrize("name", [pytest.param("mesh", marks=pytest.mark.long), "three"])
 def test_every_promise_is_proven(operator: Operator, tmp_path: Path, name: str) -> None:
     file = tmp_path / f"{name}.yaml"
     file.write_text(f"vcloud: 1\nname: {name}\n{VAPPS[name]}")
