@@ -272,7 +272,7 @@ def test_it_goes_on_from_its_saved_memory(changed: Vapp) -> None:
     assert "nothing to do" in changed.operator.up(changed.file).out
 
 
-# It boots a whole distribution. tests/vm/test_warm.py reboots a VM that has woken, with a shipped image.
+# It boots a whole distribution. tests/vm/test_identity.py reboots VMs of shipped images from inside.
 @pytest.mark.long
 def test_a_reboot_from_inside_goes_through_to_its_services(changed: Vapp) -> None:
     """The machine still tells it to wait; its definition, from which the next power-on comes, does
