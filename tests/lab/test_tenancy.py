@@ -185,38 +185,38 @@ def test_who_puts_older_terms_back_starts_nothing(host: Host, tmp_path: Path) ->
     the host has only been told of newer ones.
     """
     now = int(time.time())
-    old = written(host, tmp_path, "bank.core", replace(BANK, share=ANYONE), generation=now)
+    old = written(host, tmp_path, "bank.vault", replace(BANK, share=ANYONE), generation=now)
     virsh(host.uri, "define", old)
-    virsh(host.uri, "start", "bank.core")
-    virsh(host.uri, "save", "bank.core", "/tmp/bank.save")  # noqa: S108 - of the host
-    new = written(host, tmp_path, "bank.core", BANK, generation=now + 1)
+    virsh(host.uri, "start", "bank.vault")
+    virsh(host.uri, "save", "bank.vault", "/tmp/bank.save")  # noqa: S108 - of the host
+    new = written(host, tmp_path, "bank.vault", BANK, generation=now + 1)
     virsh(host.uri, "define", new)
-    virsh(host.uri, "start", "bank.core")
-    virsh(host.uri, "destroy", "bank.core")
-    good = virsh(host.uri, "dumpxml", "bank.core")
+    virsh(host.uri, "start", "bank.vault")
+    virsh(host.uri, "destroy", "bank.vault")
+    good = virsh(host.uri, "dumpxml", "bank.vault")
     older = "are older than the newest that this host knows"
 
     virsh(
         host.uri,
         "define",
-        written(host, tmp_path, "bank.core", replace(BANK, share=ANYONE), generation=now),
+        written(host, tmp_path, "bank.vault", replace(BANK, share=ANYONE), generation=now),
     )
-    assert older in refused(host, "start", "bank.core")
+    assert older in refused(host, "start", "bank.vault")
     assert older in refused(host, "restore", "/tmp/bank.save")  # noqa: S108
     path = tmp_path / "good.xml"
     path.write_text(good)
     virsh(host.uri, "define", str(path))
-    virsh(host.uri, "start", "bank.core")
-    virsh(host.uri, "destroy", "bank.core")
+    virsh(host.uri, "start", "bank.vault")
+    virsh(host.uri, "destroy", "bank.vault")
 
     with open_host(HostRef(host.name, host.local_uri, operator_key=host.lab.key)) as opened:
-        notice = {domain_uuid("bank", "core"): now + 2}
+        notice = {domain_uuid("bank", "vault"): now + 2}
         assert ask_hook(opened, BANK, notice).newest == now + 2
         assert ask_hook(opened, BANK).newest == now + 2
         assert ask_hook(opened, SHOP).newest == 0
-    assert older in refused(host, "start", "bank.core")
-    virsh(host.uri, "define", written(host, tmp_path, "bank.core", BANK, generation=now + 2))
-    virsh(host.uri, "start", "bank.core")
+    assert older in refused(host, "start", "bank.vault")
+    virsh(host.uri, "define", written(host, tmp_path, "bank.vault", BANK, generation=now + 2))
+    virsh(host.uri, "start", "bank.vault")
 
 
 def test_hosts_trust_an_operator_until_they_are_told_otherwise(
