@@ -64,7 +64,7 @@ def test_terms_that_somebody_has_removed_are_seen_and_let_nobody_in(
     operator.virsh("metadata", "bank.solo", URI, "--live", "--remove")
     other = write_vapp(tmp_path / "other.yaml", TINY | {"name": "other"})
     assert "not known who runs on this host" in operator.up(other, code=6).err
-    assert "its terms of tenancy" in operator.run("status", "bank").err
+    assert "the terms of tenancy in its metadata" in operator.run("status", "bank").err
     operator.up(file)
     assert "terms of tenancy" not in operator.run("status", "bank").err
     assert "'bank' shares its host with no other vApp" in operator.up(other, code=6).err
