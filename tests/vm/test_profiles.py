@@ -133,8 +133,9 @@ def test_a_new_version_stops_what_the_old_one_let_pass_and_restarts_nothing(
 def test_verify_names_the_controls_that_its_checks_are_evidence_for(vapp: Vapp, file: Path) -> None:
     written(file, "4.0.1")
     vapp.operator.up(file, "--yes")
-    found = vapp.operator.run("verify", NAME, "-o", "json").data
-    assert found["exit"] == 0
+    # Where the rules of an app drop the payload first, nobody can say whether the detector would have.
+    found = vapp.operator.run("verify", NAME, "-o", "json", code=None).data
+    assert found["summary"]["fail"] == 0
     for control in ("1.3.2", "1.4.3", "1.4.4", "6.4.2", "11.5.1"):
         counts = found["controls"][f"pci-dss@4.0.1 {control}"]
         assert counts["pass"], control
