@@ -178,13 +178,15 @@ def _link(host: Host) -> Iterator[Finding]:
 
 
 def _preparation(host: Host) -> Iterator[Finding]:
-    """What `vcloud host add` would do there. The hook is looked at by a question to libvirt."""
+    """What `vcloud host add` would do there. None of it is a failure: what a host cannot do without it,
+    the other looks tell. The hook is looked at by a question to libvirt.
+    """
     steps = steps_of(look_at(host.shell, wanted_on()), wanted_on())
     left = [step for step in left_of(steps) if step.name not in ("hook", "restart")]
     for step in left:
         commands = "; ".join(map(str, step.commands))
         hint = f"{step.why} As root there: {commands}."
-        yield Finding(step.name, "fail" if step.name == "packages" else "note", step.missing, hint)
+        yield Finding(step.name, "note", step.missing, hint)
     if not left:
         yield Finding("preparation", "ok", "the host has what `vcloud host add` gives a host")
 
