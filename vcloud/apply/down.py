@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from vcloud.apply.deletion import kept_volumes
 from vcloud.design.model import Role
@@ -23,7 +24,7 @@ from vcloud.hosts.uplink import forget_vapp
 from vcloud.hosts.volumes import VappVolumes
 from vcloud.plan.copies import refuse_unsaid
 from vcloud.plan.diff import refuse_renamed
-from vcloud.plan.losses import of_down, refuse_unnamed
+from vcloud.plan.losses import of_down, refuse_unnamed, unknown_disks
 from vcloud.plan.state import DomainState, VappState
 from vcloud.plan.steps import Loss, OlderCopy
 from vcloud.reporter import Reporter
@@ -56,6 +57,10 @@ def older_copy(fleet: Fleet, vapp: str) -> OlderCopy:
     """The superseded copy on the host, with the data that goes with it. Raises HostError."""
     host = fleet.home.name
     return OlderCopy(host, tuple(_on(host, loss) for loss in _data_on(fleet, vapp)))
+
+
+def _as_it_is(loss: Loss) -> Loss:
+    return loss
 
 
 def _on(host: str, loss: Loss) -> Loss:
@@ -95,11 +100,25 @@ def take_down(
                 f"'{vapp}' is on {', '.join(sorted(other))}, too, since you were asked",
                 "Nothing was done. Run `vcloud down` again.",
             )
-        gone = [remove_copy(fleet.only(host), vapp, reporter, agreed) for host in hosts]
+        _tell_dead(fleet, vapp, reporter)
+        gone = [
+            remove_copy(fleet.only(host), vapp, reporter, agreed, superseded=host is not fleet.home)
+            for host in hosts
+        ]
     return Gone(
         tuple(name for one in gone for name in one.removed),
         tuple(name for one in gone for name in one.left),
     )
+
+
+def _tell_dead(fleet: Fleet, vapp: str, reporter: Reporter) -> None:
+    """Names the hosts that were said to be dead, and may come back with a copy."""
+    manifest = fleet.state_of(vapp).manifest
+    away = {*(manifest.replaced if manifest else ())} - {host.name for host in fleet.older}
+    for name in sorted(away):
+        reporter.note(
+            f"{name} was said to be dead: if it comes back with a copy of '{vapp}', that copy stays; `vcloud down {vapp} -c {name}` removes it then"
+        )
 
 
 def _refuse_unsaid(fleet: Fleet, vapp: str) -> None:
@@ -109,9 +128,16 @@ def _refuse_unsaid(fleet: Fleet, vapp: str) -> None:
 
 
 def remove_copy(
-    fleet: Fleet, vapp: str, reporter: Reporter, agreed: Collection[Loss] | None = None
+    fleet: Fleet,
+    vapp: str,
+    reporter: Reporter,
+    agreed: Collection[Loss] | None = None,
+    *,
+    superseded: bool,
 ) -> Gone:
-    """Deletes everything of a vApp on one host. Raises as `take_down` does."""
+    """Deletes everything of a vApp on one host, where it may be a superseded copy. Raises as `take_down`
+    does.
+    """
     with fleet.locked(vapp, "down"):
         host, state = fleet.home, fleet.state_of(vapp)
         kept = VappVolumes(host)
@@ -128,9 +154,9 @@ def remove_copy(
         # and only then is the first VM removed.
         workloads_first = sorted(domains, key=_is_appliance)
         losses = tuple(of_down(vapp, deleted, state))
-        if agreed is not None:
-            unnamed = [loss for loss in losses if _on(host.name, loss) not in agreed]
-            refuse_unnamed(vapp, unnamed, agreed)
+        told = partial(_on, host.name) if superseded else _as_it_is
+        if agreed is not None and told(unknown_disks(vapp)) not in agreed:
+            refuse_unnamed(vapp, map(told, losses), agreed)
         for loss in losses:
             reporter.note(f"data that goes: {loss}")
         for domain in workloads_first:

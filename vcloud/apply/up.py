@@ -124,7 +124,7 @@ def _remove_older(fleet: Fleet, vapp: str, plan: Plan, reporter: Reporter) -> No
         reporter.note(copy.told(vapp, plan.host))
         for loss in copy.loses:
             reporter.note(f"data that goes: {loss}")
-        remove_copy(fleet.only(host), vapp, reporter)
+        remove_copy(fleet.only(host), vapp, reporter, copy.loses, superseded=True)
 
 
 def refuse_elsewhere(lab: Fleet, vapp: str) -> None:

@@ -35,7 +35,8 @@ class Refusal:
 
 def explain_refusal(ref: HostRef, text: str) -> HostError:
     """The error for a host that could not be opened. `text` is the message of libvirt or ssh."""
-    message = " ".join(text.split())
+    # libvirt adds how its own socket to ssh has ended, whatever ssh has said.
+    message = " ".join(text.split()).removesuffix(": Connection reset by peer")
     login = urlsplit(ref.uri)
     address = str(login.hostname)
     named = {
@@ -48,7 +49,7 @@ def explain_refusal(ref: HostRef, text: str) -> HostError:
     for refusal in REFUSALS:
         fits = any(part in message for part in refusal.parts)
         if fits and ("+ssh" in login.scheme or not refusal.only_remote):
-            kind = SilentError if refusal.silent else HostError
+            kind = SilentError if refusal.silent and not _is_answered(message) else HostError
             return kind(refusal.what.format_map(named), refusal.hint.format_map(named))
     return HostError(
         f"{ref.name} cannot be opened ({ref.uri}): {message}",
@@ -56,6 +57,14 @@ def explain_refusal(ref: HostRef, text: str) -> HostError:
     )
 
 
+def _is_answered(message: str) -> bool:
+    """Whether the host's kernel has answered, and its sshd has not. What ssh reaches through a proxy it
+    calls UNKNOWN, and nobody knows what is behind the proxy.
+    """
+    return "banner exchange" in message and BEHIND_PROXY not in message
+
+
+BEHIND_PROXY: Final = "UNKNOWN port 65535"
 NOT_RUNNING: Final = (
     "libvirt does not run on {name}",
     "On that host: sudo apt-get install libvirt-daemon-system qemu-system-x86 && sudo systemctl enable --now libvirtd.",
@@ -146,13 +155,14 @@ REFUSALS: Final = (
             "No route to host",
             "timed out",
             "Network is unreachable",
-            "Connection closed by",
-            "kex_exchange",
-            "Connection reset",
+            BEHIND_PROXY,
         ),
         *NO_SSH,
         only_remote=True,
         silent=True,
+    ),
+    Refusal(
+        ("Connection closed by", "kex_exchange", "Connection reset"), *NO_SSH, only_remote=True
     ),
     Refusal(
         (

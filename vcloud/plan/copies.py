@@ -40,4 +40,6 @@ def refuse_unsaid(vapp: str, home: str, newest: Manifest | None, older: Collecti
 def _is_newer(copies: Mapping[str, Manifest], host: str, other: str) -> bool:
     mine, its = copies[host], copies[other]
     replaces, is_replaced = other in mine.replaced, host in its.replaced
-    return replaces if replaces != is_replaced else mine.generation > its.generation
+    if replaces and is_replaced:
+        return False  # Each host was said to be dead once, so only a person can decide.
+    return replaces or (not is_replaced and mine.generation > its.generation)

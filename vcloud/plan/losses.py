@@ -95,7 +95,7 @@ def of_down(vapp: str, volumes: Iterable[str] | None, state: VappState) -> Itera
     which volumes there are.
     """
     if volumes is None:
-        yield _unknown_disks(vapp)
+        yield unknown_disks(vapp)
     for volume in sorted(volumes or ()):
         if found := data_disk_of(volume):
             yield Loss(f"{found[0].partition('.')[2]}.{found[1]}", f"'{volume}' is deleted")
@@ -112,7 +112,7 @@ def refuse_unnamed(vapp: str, losses: Iterable[Loss], agreed: Collection[Loss]) 
     """Raises VcloudError where `vcloud down` would delete more than was `agreed` to, because somebody
     has been at work since. Whoever agreed to what nobody could tell has agreed to every disk.
     """
-    if _unknown_disks(vapp) in agreed:
+    if unknown_disks(vapp) in agreed:
         return
     if more := sorted(str(loss) for loss in losses if loss not in agreed):
         raise VcloudError(
@@ -121,7 +121,8 @@ def refuse_unnamed(vapp: str, losses: Iterable[Loss], agreed: Collection[Loss]) 
         )
 
 
-def _unknown_disks(vapp: str) -> Loss:
+def unknown_disks(vapp: str) -> Loss:
+    """What `vcloud down` tells in place of the data disks where the storage pool is not active."""
     return Loss(
         f"{vapp} (data disks)",
         f"{NO_POOL} which disks are deleted; `virsh pool-start vcloud` lets `vcloud down` tell",

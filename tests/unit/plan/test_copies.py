@@ -29,8 +29,8 @@ def copy(generation: int, *replaced: str) -> Manifest:
         # A person's word counts more than the clocks of operators.
         ({"h1": copy(4, "h2"), "h2": copy(5)}, "h1"),
         ({"h1": copy(4, "h3"), "h2": copy(5)}, "h2"),
-        # Each was said to be dead once: the later run counts.
-        ({"h1": copy(4, "h2"), "h2": copy(5, "h1")}, "h2"),
+        # Each was said to be dead once: a person decides.
+        ({"h1": copy(4, "h2"), "h2": copy(5, "h1")}, None),
         ({"h1": copy(4, "h2", "h3"), "h2": copy(6), "h3": copy(5, "h2")}, "h1"),
         ({"h1": copy(3, "h2"), "h2": copy(2, "h3"), "h3": copy(9)}, None),
         ({"h1": copy(4)}, "h1"),
