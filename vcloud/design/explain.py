@@ -156,7 +156,9 @@ def _allowing(
     found = []
     for flow in design.flows:
         outside = flow.source if one is None else flow.target if other is None else ""
-        if outside and not _leads(outside, source if one is None else target):
+        # Every client that reaches the uplink may use what is published to the internet.
+        is_any_client = one is None and outside == INTERNET
+        if outside and not is_any_client and not _leads(outside, source if one is None else target):
             continue
         services = flow.publish if one is None else flow.services
         for path in flow.paths:

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from vcloud.errors import HostError
 from vcloud.hosts.executed import Executed
@@ -88,9 +88,12 @@ def open_openssh(ref: HostRef) -> OpenSshShell:
 
 
 def _ssh(ref: HostRef, folder: str) -> list[str]:
+    keys = parse_qs(urlsplit(ref.uri).query).get("keyfile", [])
     return [
         "ssh",
         *options_for(ref),
+        *(word for key in keys for word in ("-i", key)),
+        *(("-oIdentitiesOnly=yes",) if keys else ()),
         "-T",
         "-oBatchMode=yes",
         "-oStrictHostKeyChecking=yes",

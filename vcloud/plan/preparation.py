@@ -15,7 +15,8 @@ from typing import Final
 POOL_FOLDER: Final = "/var/lib/libvirt/images/vcloud"
 OPERATORS: Final = "/etc/libvirt/vcloud/operators"
 QEMU_CONF: Final = "/etc/libvirt/qemu.conf"
-SSHD_LIMITS: Final = "/etc/ssh/sshd_config.d/vcloud.conf"
+SSHD_LIMITS: Final = "/etc/ssh/sshd_config.d/00-vcloud.conf"
+"""sshd takes the first value that it reads, in the order of the names of these files."""
 SSHD: Final = "/usr/sbin/sshd"
 SOCKETS: Final = {
     "libvirtd": "/run/libvirt/libvirt-sock",
@@ -433,7 +434,8 @@ def _operator(seen: SeenHost, wanted: Wanted) -> Iterator[Step]:
 
 def _logins(seen: SeenHost) -> Iterator[Step]:
     if seen.logins is not None:
-        content = f"# `vcloud host add` has written this file.\nMaxStartups {LOGINS}\nMaxSessions {LOGINS}\n"
+        startups, sessions = (max(one, LOGINS) for one in seen.logins)
+        content = f"# `vcloud host add` has written this file.\nMaxStartups {startups}\nMaxSessions {sessions}\n"
         limits = OwnFile(SSHD_LIMITS, content.encode(), 0o644, "/etc/ssh/vcloud.conf.new")
         yield _step(
             "limits",

@@ -235,6 +235,9 @@ def _problems(written: _Profile) -> Iterator[tuple[str, str, str]]:
         yield "in_force.until", "it ends before it begins", "Write a later day."
     if written.extends and written.extends.partition("@")[0] == written.profile:
         yield "extends", "a profile cannot extend itself", "Name another one."
+    if (written.extends or "").startswith("./"):
+        what = "only a profile that vcloud ships can be extended"
+        yield "extends", what, "Name one of `vcloud profile list`."
     for number, one in enumerate(written.controls):
         path = f"controls[{number}]"
         if one.id in seen:
