@@ -110,6 +110,17 @@ def test_a_vm_that_fills_the_table_gets_its_share_and_the_others_go_on(
 
 
 @both_versions
+def test_datagrams_that_nobody_answers_are_one_connection(net: Fabric, version: int) -> None:
+    """A VM may send more of them, as to a log server, than it may begin connections."""
+    api = net.vms["api"]
+    (datagram,) = from_api(net, version, 1)
+    flood(api, [datagram] * (BURST_OF_VM + 2 * RATE_OF_VM))
+    assert greeting(api, outside(version), 443)
+    assert net.counted()["ctl:connections"] == 0
+    assert refused(net) == {}
+
+
+@both_versions
 def test_its_other_version_of_ip_has_its_own_share(net: Fabric, version: int) -> None:
     flood(net.vms["api"], from_api(net, version, LIMIT + MORE))
     assert settled(lambda: net.counted()["ctl:connections"] >= MORE)
