@@ -198,7 +198,9 @@ def test_verify_tests_it_like_any_other_but_cannot_look_into_one_without_an_agen
 def test_an_image_in_which_nothing_answers_is_known_never_to_wake(own: Vapp) -> None:
     """Found out when it was booted, so that no memory image of it is ever tried."""
     done = own.operator.run("image", "memory", "make", str(own.file))
-    assert f"{COLD} is booted cold: no guest agent answered in a running VM of its image" in done.err
+    assert (
+        f"{COLD} is booted cold: no guest agent answered in a running VM of its image" in done.err
+    )
     images = [
         item["image"] for item in own.operator.run("image", "memory", "list", "-o", "json").data
     ]

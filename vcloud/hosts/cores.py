@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator, Mapping
+from types import MappingProxyType
 from xml.etree.ElementTree import Element
 
 import libvirt
@@ -148,12 +149,16 @@ def keep_off(host: Host, name: str, others: frozenset[int]) -> bool:
         xml = found_or_none(domain.XMLDesc) if domain and found_or_none(domain.isActive) else None
     if not xml or not others:
         return False
-    pins, cpus = domain_facts(parse(xml)).pins, int(parse(xml).findtext("vcpu") or 1)
+    root = parse(xml)
+    pins, vcpu = domain_facts(root).pins, root.find("vcpu")
     everything = topology_of(host).processors
-    parts = (*map(str, range(cpus)), EMULATOR)
-    if not any(pins.get(part, everything) & others for part in parts):
+    # Where nobody has pinned a part, it may use those of the whole domain.
+    usual = processors_in(vcpu.get("cpuset", "") if vcpu is not None else "") or everything
+    parts = (*map(str, range(int(root.findtext("vcpu") or 1))), EMULATOR)
+    had = {part: pins.get(part, usual) for part in parts}
+    if not any(allowed & others for allowed in had.values()):
         return False
-    _spread(host, name, everything - others)
+    _spread(host, name, everything - others, {part: had[part] - others for part in parts})
     return True
 
 
@@ -164,16 +169,37 @@ def keep_others_off(host: Host, own: Collection[str], owned: frozenset[int]) -> 
     with translated(f"the domains of {host.name} could not be listed"):
         running = host.connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
         names = [domain.name() for domain in running]
-    return tuple(name for name in sorted(names) if name not in own and keep_off(host, name, owned))
+    return tuple(
+        name for name in sorted(names) if name not in own and _was_moved(host, name, owned)
+    )
 
 
-def _spread(host: Host, name: str, processors: frozenset[int]) -> None:
+def _was_moved(host: Host, name: str, owned: frozenset[int]) -> bool:
+    try:
+        return keep_off(host, name, owned)
+    except HostError:
+        domain = found_or_none(host.connection.lookupByName, name)
+        if domain and found_or_none(domain.isActive):
+            raise
+        return False  # It has ended meanwhile.
+
+
+def _spread(
+    host: Host,
+    name: str,
+    processors: frozenset[int],
+    kept: Mapping[str, frozenset[int]] = MappingProxyType({}),
+) -> None:
+    """Lets a running domain use these processors. `kept` are the ones that parts of it were allowed
+    before, without those that it loses.
+    """
     pin_threads(host, name, processors)
     with translated(f"'{name}' could not be pinned on {host.name}"):
         domain, width = host.connection.lookupByName(name), _width(host)
         for number in range(int(parse(domain.XMLDesc()).findtext("vcpu") or 1)):
-            domain.pinVcpu(number, _map(processors, width))
-        domain.pinEmulator(_map(processors, width), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            domain.pinVcpu(number, _map(kept.get(str(number)) or processors, width))
+        rest = kept.get(EMULATOR) or processors
+        domain.pinEmulator(_map(rest, width), libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
 
 def _width(host: Host) -> int:

@@ -49,7 +49,7 @@ def explain_refusal(ref: HostRef, text: str) -> HostError:
     for refusal in REFUSALS:
         fits = any(part in message for part in refusal.parts)
         if fits and ("+ssh" in login.scheme or not refusal.only_remote):
-            kind = SilentError if refusal.silent and not _is_answered(message) else HostError
+            kind = SilentError if refusal.silent else HostError
             return kind(refusal.what.format_map(named), refusal.hint.format_map(named))
     return HostError(
         f"{ref.name} cannot be opened ({ref.uri}): {message}",
@@ -57,14 +57,6 @@ def explain_refusal(ref: HostRef, text: str) -> HostError:
     )
 
 
-def _is_answered(message: str) -> bool:
-    """Whether the host's kernel has answered, and its sshd has not. What ssh reaches through a proxy it
-    calls UNKNOWN, and nobody knows what is behind the proxy.
-    """
-    return "banner exchange" in message and BEHIND_PROXY not in message
-
-
-BEHIND_PROXY: Final = "UNKNOWN port 65535"
 NOT_RUNNING: Final = (
     "libvirt does not run on {name}",
     "On that host: sudo apt-get install libvirt-daemon-system qemu-system-x86 && sudo systemctl enable --now libvirtd.",
@@ -155,14 +147,13 @@ REFUSALS: Final = (
             "No route to host",
             "timed out",
             "Network is unreachable",
-            BEHIND_PROXY,
+            "Connection closed by",
+            "kex_exchange",
+            "Connection reset",
         ),
         *NO_SSH,
         only_remote=True,
         silent=True,
-    ),
-    Refusal(
-        ("Connection closed by", "kex_exchange", "Connection reset"), *NO_SSH, only_remote=True
     ),
     Refusal(
         (

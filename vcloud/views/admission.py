@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from vcloud.enforce.install import hook_digest
 from vcloud.errors import HostError, UsageError
 from vcloud.fleet.fleet import Fleet, open_lab
 from vcloud.hosts.connection import Host, run_parallel
@@ -85,6 +86,10 @@ def why_not_admitted(vapp: str, host: str, copies: Copies) -> str:
     if newest == host:
         return ""
     down = f"`vcloud down {vapp} -c {host}` removes the copy on {host} with its data disks"
+    if newest is None or host not in known[newest].replaced:
+        down = (
+            f"if both are wanted, `vcloud host admit {host} -c {host}` lets this one start; {down}"
+        )
     if newest is None:
         others = ", ".join(sorted({*known} - {host}))
         return f"nobody knows whether this copy or that on {others} is newer; {down}"
@@ -110,6 +115,10 @@ def _admitted(host: Host, vapp: str, copies: Copies) -> Admission:
         raise HostError(
             f"{host.name} has no hook, so nothing there asks for admission", INSTALL_HOOK
         )
+    if answer.digest != hook_digest():
+        raise HostError(f"the hook of {host.name} is not that of this release", INSTALL_HOOK)
     if not answer.trusts or not answer.knows:
         raise HostError(f"{host.name} admits nothing: {answer.refusal}", TRUST)
+    if answer.newest < max(notice.values(), default=0):
+        raise HostError(f"{host.name} admits nothing: {answer.refusal}", INSTALL_HOOK)
     return Admission(host.name, vapp, admitted=True)
