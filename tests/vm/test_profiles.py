@@ -130,6 +130,8 @@ def test_a_new_version_stops_what_the_old_one_let_pass_and_restarts_nothing(
     assert vapp.curl("/card", patience=8).code != 0
 
 
+# `verify` takes minutes here.
+@pytest.mark.long
 def test_verify_names_the_controls_that_its_checks_are_evidence_for(vapp: Vapp, file: Path) -> None:
     written(file, "4.0.1")
     vapp.operator.up(file, "--yes")
