@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 
 from vcloud.apply.deletion import kept_volumes
 from vcloud.design.model import Role
@@ -59,10 +58,6 @@ def older_copy(fleet: Fleet, vapp: str) -> OlderCopy:
     return OlderCopy(host, tuple(_on(host, loss) for loss in _data_on(fleet, vapp)))
 
 
-def _as_it_is(loss: Loss) -> Loss:
-    return loss
-
-
 def _on(host: str, loss: Loss) -> Loss:
     """The loss, as it is told of a superseded copy."""
     return replace(loss, what=f"{loss.what} on {host}")
@@ -100,25 +95,15 @@ def take_down(
                 f"'{vapp}' is on {', '.join(sorted(other))}, too, since you were asked",
                 "Nothing was done. Run `vcloud down` again.",
             )
-        _tell_dead(fleet, vapp, reporter)
         gone = [
-            remove_copy(fleet.only(host), vapp, reporter, agreed, superseded=host is not fleet.home)
-            for host in hosts
+            remove_copy(fleet.only(host), vapp, reporter, agreed, superseded=True)
+            for host in fleet.older
         ]
+        gone.append(remove_copy(fleet, vapp, reporter, agreed, superseded=False))
     return Gone(
         tuple(name for one in gone for name in one.removed),
         tuple(name for one in gone for name in one.left),
     )
-
-
-def _tell_dead(fleet: Fleet, vapp: str, reporter: Reporter) -> None:
-    """Names the hosts that were said to be dead, and may come back with a copy."""
-    manifest = fleet.state_of(vapp).manifest
-    away = {*(manifest.replaced if manifest else ())} - {host.name for host in fleet.older}
-    for name in sorted(away):
-        reporter.note(
-            f"{name} was said to be dead: if it comes back with a copy of '{vapp}', that copy stays; `vcloud down {vapp} -c {name}` removes it then"
-        )
 
 
 def _refuse_unsaid(fleet: Fleet, vapp: str) -> None:
@@ -154,9 +139,17 @@ def remove_copy(
         # and only then is the first VM removed.
         workloads_first = sorted(domains, key=_is_appliance)
         losses = tuple(of_down(vapp, deleted, state))
-        told = partial(_on, host.name) if superseded else _as_it_is
-        if agreed is not None and told(unknown_disks(vapp)) not in agreed:
-            refuse_unnamed(vapp, map(told, losses), agreed)
+        if agreed is not None:
+            unknown, *told = (
+                _on(host.name, loss) if superseded else loss
+                for loss in (unknown_disks(vapp), *losses)
+            )
+            if unknown not in agreed:
+                refuse_unnamed(vapp, told, agreed)
+        for name in () if superseded else _still_away(fleet, state):
+            reporter.note(
+                f"{name} was said to be dead: if it comes back with a copy of '{vapp}', that copy stays; `vcloud down {vapp} -c {name}` removes it then"
+            )
         for loss in losses:
             reporter.note(f"data that goes: {loss}")
         for domain in workloads_first:
@@ -181,6 +174,12 @@ def remove_copy(
                 *(f"the volume '{name}', {why}" for name, why in left.items()),
             ),
         )
+
+
+def _still_away(fleet: Fleet, state: VappState) -> list[str]:
+    """The hosts that were said to be dead, and may come back with a copy."""
+    said = state.manifest.replaced if state.manifest else ()
+    return sorted({*said} - {host.name for host in fleet.older})
 
 
 def _is_appliance(domain: DomainState) -> bool:

@@ -7,23 +7,7 @@ from datetime import date
 from typing import Any
 
 from vcloud.design.origin import FromControl
-from vcloud.profiles.model import ControlRef, Hardening
-
-
-@dataclass(frozen=True, slots=True)
-class AppliedProfile:
-    """One version of a profile."""
-
-    name: str
-    version: str
-    digest: str
-    """SHA-256 in hex of its file."""
-    floats: bool
-    """The file names no version."""
-
-    @property
-    def label(self) -> str:
-        return f"{self.name}@{self.version}"
+from vcloud.profiles.model import Applied, ControlRef, Hardening
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +51,7 @@ class Controls:
 
     day: date | None = None
     """None: the file names no profile."""
-    profiles: tuple[AppliedProfile, ...] = ()
+    profiles: tuple[Applied, ...] = ()
     controls: tuple[ControlInForce, ...] = ()
     exceptions: tuple[ControlException, ...] = ()
 
@@ -119,7 +103,7 @@ class Controls:
             ],
         }
 
-    def _told(self, profile: AppliedProfile) -> str:
+    def _told(self, profile: Applied) -> str:
         its = [
             one
             for one in self.controls
@@ -140,10 +124,7 @@ def origin_of(ref: ControlRef) -> FromControl:
 def controls_of(hardening: Hardening) -> Controls:
     return Controls(
         hardening.day,
-        tuple(
-            AppliedProfile(one.name, one.version, one.digest, one.floats)
-            for one in hardening.profiles
-        ),
+        hardening.profiles,
         tuple(
             ControlInForce(origin_of(one.ref), one.status == "enforced", one.proved_by)
             for one in hardening.controls

@@ -16,6 +16,7 @@ from xml.etree.ElementTree import Element
 import libvirt
 
 from vcloud.design.model import Design
+from vcloud.enforce.host_processes import MACHINES
 from vcloud.errors import HostError
 from vcloud.hosts.accelerator import read_capabilities
 from vcloud.hosts.connection import Host, found_or_none, translated
@@ -32,9 +33,6 @@ from vcloud.placement.cores import (
 from vcloud.plan.facts import EMULATOR, domain_facts
 from vcloud.plan.formats import CORES
 from vcloud.values import processors_in
-
-MACHINES = "/run/libvirt/qemu"
-"""Where libvirt keeps the number of the process of each running domain: NAME.pid."""
 
 
 def topology_of(host: Host) -> Topology:

@@ -11,14 +11,14 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 from vcloud.errors import HostError
 from vcloud.hosts.executed import Executed
 from vcloud.hosts.inventory import HostRef
 from vcloud.hosts.patience import patience
 from vcloud.hosts.refusals import explain_refusal
-from vcloud.hosts.ssh_config import options_for
+from vcloud.hosts.ssh_config import keyfiles_of, options_for
 from vcloud.programs import search_path
 
 CONNECT_SECONDS = 15
@@ -88,7 +88,7 @@ def open_openssh(ref: HostRef) -> OpenSshShell:
 
 
 def _ssh(ref: HostRef, folder: str) -> list[str]:
-    keys = parse_qs(urlsplit(ref.uri).query).get("keyfile", [])
+    keys = keyfiles_of(ref)
     return [
         "ssh",
         *options_for(ref),

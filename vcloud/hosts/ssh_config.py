@@ -64,9 +64,16 @@ def login_of(ref: HostRef) -> Login:
         raise _unusable(ref, str(error)) from None
 
 
+def keyfiles_of(ref: HostRef) -> list[str]:
+    """The files of private keys that the host's URI names, as libvirt takes them
+    (https://libvirt.org/uri.html).
+    """
+    return parse_qs(urlsplit(ref.uri).query).get("keyfile", [])
+
+
 def _login(ref: HostRef, host: str, said: Mapping[str, Sequence[str]]) -> Login:
     """Raises ValueError: a port that is no number, or a quote that is not closed."""
-    keyfile = parse_qs(urlsplit(ref.uri).query).get("keyfile", [])
+    keyfile = keyfiles_of(ref)
     address, port = _one(said, "hostname") or host, int(_one(said, "port") or SSH_PORT)
     user = _one(said, "user") or pwd.getpwuid(os.getuid()).pw_name
     tokens = _tokens(host, address, port, user)

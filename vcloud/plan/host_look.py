@@ -74,7 +74,11 @@ class Look:
     def _rules_of(self, vm: Vm, nic: Nic) -> tuple[FilterRule, ...]:
         if not filter_of(vm, nic):
             return ()
-        return closed_rules(self.design) if nic.isolated else OPEN_RULES
+        return self._closed_rules if nic.isolated else OPEN_RULES
+
+    @cached_property
+    def _closed_rules(self) -> tuple[FilterRule, ...]:
+        return closed_rules(self.design)
 
     @cached_property
     def taps(self) -> Mapping[str, Card]:
