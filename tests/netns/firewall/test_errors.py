@@ -26,7 +26,8 @@ ROUTER = {4: "203.0.113.77", 6: "2001:db8:203::77"}
 LONGEST = {4: 576, 6: 1280}
 """Bytes of an IP packet that is an ICMP error."""
 MTU = 1400
-PORT = 4447
+PORT = 14447
+"""Of every client. No flow publishes it or a port above it, so SNAT keeps it."""
 End = tuple[str, int]
 
 
