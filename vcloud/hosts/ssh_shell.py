@@ -7,7 +7,7 @@ import shlex
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import paramiko
@@ -41,12 +41,21 @@ arrived.
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SshShell:
-    """A host that is reached by ssh."""
+    """A host that is reached by ssh.
 
-    name: str
+    A connection can break while nobody uses it: its sshd is restarted, or this machine slept. Then
+    the next command logs in again. A command that has begun is never sent a second time.
+    """
+
+    ref: HostRef
     client: paramiko.SSHClient
+    _one_login: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def name(self) -> str:
+        return self.ref.name
 
     def run(self, argv: Sequence[str], stdin: bytes = b"", timeout: float = 60) -> Executed:
         deadline = time.monotonic() + timeout
@@ -68,13 +77,33 @@ class SshShell:
             ) from None
 
     def _session(self) -> paramiko.Channel:
-        transport = self.client.get_transport()
-        if transport is None:
-            raise paramiko.SSHException("the connection is closed")
-        return transport.open_session(timeout=patience(CONNECT_TIMEOUT))
+        client = self.client
+        try:
+            return _open_session(client)
+        except (paramiko.SSHException, OSError, EOFError):
+            if not _is_broken(client):
+                raise
+        with self._one_login:
+            if self.client is client:
+                client.close()
+                self.client = _logged_in(self.ref, *_way_to(self.ref))
+        return _open_session(self.client)
 
     def close(self) -> None:
         self.client.close()
+
+
+def _is_broken(client: paramiko.SSHClient) -> bool:
+    """Whether the connection has ended by itself. One that vcloud has closed has no transport."""
+    transport = client.get_transport()
+    return transport is not None and not transport.is_active()
+
+
+def _open_session(client: paramiko.SSHClient) -> paramiko.Channel:
+    transport = client.get_transport()
+    if transport is None:
+        raise paramiko.SSHException("the connection is closed")
+    return transport.open_session(timeout=patience(CONNECT_TIMEOUT))
 
 
 def _communicate(channel: paramiko.Channel, stdin: bytes, deadline: float) -> Executed:
@@ -122,10 +151,20 @@ def open_ssh(ref: HostRef) -> Shell:
     paramiko cannot judge certificates of hosts. Where known_hosts names an authority for the host,
     OpenSSH's own client logs in.
     """
-    login = login_of(ref)
-    known = _trusted(ref, login)
+    login, known = _way_to(ref)
     if known.authorities:
         return open_openssh(ref)
+    return SshShell(ref, _logged_in(ref, login, known))
+
+
+def _way_to(ref: HostRef) -> tuple[Login, KnownKeys]:
+    """How vcloud logs in to the host, and by which keys the host is known. Raises HostError."""
+    login = login_of(ref)
+    return login, _trusted(ref, login)
+
+
+def _logged_in(ref: HostRef, login: Login, known: KnownKeys) -> paramiko.SSHClient:
+    """Raises HostError."""
     client = paramiko.SSHClient()
     try:
         _connect(client, login, known)
@@ -139,7 +178,7 @@ def open_ssh(ref: HostRef) -> Shell:
     except (paramiko.SSHException, OSError, EOFError) as error:
         client.close()
         raise explain_refusal(ref, str(error) or type(error).__name__) from None
-    return SshShell(ref.name, client)
+    return client
 
 
 def _trusted(ref: HostRef, login: Login) -> KnownKeys:

@@ -147,6 +147,15 @@ def test_a_key_in_a_file_logs_in_and_another_does_not(server: Server) -> None:
         server.open(key="other")
 
 
+def test_a_connection_that_broke_is_made_again_for_the_next_command(server: Server) -> None:
+    shell = server.open()
+    with pytest.raises(HostError, match="broke while the command ran"):
+        shell.run(["sh", "-c", "kill -9 $PPID"])  # the sshd of this connection
+    assert works(shell)
+    with pytest.raises(HostError, match="closed"):  # `works` has closed it on purpose
+        shell.run(["true"])
+
+
 def test_a_key_with_a_passphrase_comes_from_the_agent(server: Server, agent: Path) -> None:
     with pytest.raises(HostError, match="refuses the SSH login"):
         server.open(key="locked")
