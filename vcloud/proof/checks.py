@@ -18,10 +18,10 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from ipaddress import IPv4Address
 
-from vcloud.compile.guest.identity import meeting_nic
 from vcloud.design.internet import leads_to
-from vcloud.design.model import Design, Flow, FlowPath, Nic, Uplink, Vm
+from vcloud.design.model import Design, Flow, FlowPath, Nic, Uplink
 from vcloud.proof.frames import PORT, End, frame, unused_mac
+from vcloud.proof.nics import VmNic, address_of, owner_of, sampled_nics, sent_from
 from vcloud.proof.ports import SSH, allowed, undeclared_ports
 from vcloud.proof.world import Address, World
 from vcloud.values import INTERNET, Denied, Protocol, Service
@@ -29,10 +29,6 @@ from vcloud.values import INTERNET, Denied, Protocol, Service
 HOST = "host"
 FRAME = "frame"
 TIMEOUT_MS = 2500
-MAX_PER_TIER = 2
-"""At most so many replicas of a tier take part in probes that must be blocked. All replicas take
-part in probes of declared flows.
-"""
 
 
 class Kind(StrEnum):
@@ -329,12 +325,13 @@ def missing(uplink: Uplink, world: World, flow: Flow, path: FlowPath) -> tuple[s
 
 
 def denied_checks(design: Design, seed: int) -> Iterator[Check]:
-    for one, other in itertools.permutations(sampled(design), 2):
-        there = meeting_nic(one, other)
-        here = next((nic for nic in one.nics if nic.zone == there.zone), one.nics[0])
-        if design.are_neighbours(here, there):
+    """Between each NIC of one VM and each of another. A VM sends by the NIC of the source address,
+    so packets between two VMs take other ways through the firewall from each NIC.
+    """
+    for one, other in itertools.permutations(sampled_nics(design), 2):
+        if one.vm is other.vm or design.are_neighbours(one.nic, other.nic):
             continue
-        services = allowed(design, here, there)
+        services = allowed(design, one.nic, other.nic)
         for protocol in Protocol:
             if protocol is Protocol.ICMP:
                 ports = (
@@ -343,8 +340,8 @@ def denied_checks(design: Design, seed: int) -> Iterator[Check]:
             else:
                 ports = undeclared_ports(design, services, protocol, seed)
             for port, family in itertools.product(ports, (4, 6)):
-                check = _denied(one, other, here, there, protocol, port, family)
-                yield replace(check, told=is_told(design, here))
+                check = _denied(one, other, protocol, port, family)
+                yield replace(check, told=is_told(design, one.nic))
 
 
 def is_told(design: Design, nic: Nic) -> bool:
@@ -352,60 +349,57 @@ def is_told(design: Design, nic: Nic) -> bool:
     return design.zone(nic.zone).denied is Denied.REJECT
 
 
-def _denied(
-    one: Vm, other: Vm, here: Nic, there: Nic, protocol: Protocol, port: int, family: int
-) -> Check:
-    target = address_of(there, family)
+def _denied(one: VmNic, other: VmNic, protocol: Protocol, port: int, family: int) -> Check:
+    target = address_of(other.nic, family)
     label = str(Service(protocol, port, port))
     return Check(
-        id=f"denied/{one.name}/{other.name}/{label}/{family}",
+        id=f"denied/{one.key}/{other.key}/{label}/{family}",
         kind=Kind.DENIED,
         claim=f"{one.name} does not reach {other.name} on {label} over IPv{family}",
-        vantage=one.name,
-        probe=Probe(protocol, sent_from(here, family), target, port),
+        vantage=one.vm.name,
+        probe=Probe(protocol, sent_from(one.nic, family), target, port),
         passes=False,
         proves="ctl:default-deny",
         listener=None
         if protocol is Protocol.ICMP
-        else Listener(other.name, protocol, str(target), port),
-        source=address_of(here, family),
+        else Listener(other.vm.name, protocol, str(target), port),
+        source=address_of(one.nic, family),
     )
 
 
 def spoof_checks(design: Design) -> Iterator[Check]:
-    """Each VM sends one packet with the address of another VM to the firewall."""
-    for vm in sampled(design):
-        nic = vm.nics[0]
+    """Each VM sends one packet with the address of another VM to the firewall, from each NIC: a
+    packet to the gateway of a NIC's zone leaves by this NIC.
+    """
+    for one in sampled_nics(design):
+        gateway = design.zone(one.nic.zone).gateway
         for family in (4, 6):
-            victim = next((other for other in design.workloads if other.name != vm.name), None)
+            victim = next((other for other in design.workloads if other.name != one.vm.name), None)
             if victim is None:
                 return
-            forged, target = (
-                address_of(victim.nics[0], family),
-                address_of(design.zone(nic.zone).gateway, family),
-            )
+            forged = address_of(victim.nics[0], family)
             yield Check(
-                id=f"spoofed/{vm.name}/{family}",
+                id=f"spoofed/{one.key}/{family}",
                 kind=Kind.SPOOFED,
-                claim=f"{vm.name} cannot send as {victim.name} over IPv{family}",
-                vantage=vm.name,
+                claim=f"{one.name} cannot send as {victim.name} over IPv{family}",
+                vantage=one.vm.name,
                 # 9 is the port of the discard service; the packet must not get that far.
-                probe=Probe("spoof-udp", str(forged), target, 9),
+                probe=Probe("spoof-udp", str(forged), address_of(gateway, family), 9),
                 passes=False,
                 proves="ctl:antispoof",
                 source=forged,
-                nic=design.zone(nic.zone).gateway.ifname,
+                nic=gateway.ifname,
             )
 
 
 def frame_checks(design: Design) -> Iterator[Check]:
-    """Each VM sends a frame with a MAC address that it does not have, which the host must drop, and
+    """Each VM sends from each NIC a frame with a MAC address that it does not have, which the host must drop, and
     the same frame with its own, which must reach the firewall. Both claim a source that no VM has,
     so that the firewall counts what arrives.
     """
     taken = {nic.address4 for vm in design.workloads for nic in vm.nics}
-    for vm in sampled(design):
-        nic = vm.nics[0]
+    for one in sampled_nics(design):
+        nic = one.nic
         zone = design.zone(nic.zone)
         gateway = IPv4Address(address_of(zone.gateway, 4))
         spare = (zone.prefix4[-number] for number in itertools.count(2))
@@ -414,11 +408,11 @@ def frame_checks(design: Design) -> Iterator[Check]:
         for forged, source in ((False, own), (True, other)):
             mac = unused_mac(nic.mac) if forged else nic.mac
             yield Check(
-                id=f"spoofed/{vm.name}/{'mac' if forged else 'own-mac'}/4",
+                id=f"spoofed/{one.key}/{'mac' if forged else 'own-mac'}/4",
                 kind=Kind.SPOOFED,
-                claim=f"{vm.name} cannot send with "
+                claim=f"{one.name} cannot send with "
                 + ("another MAC address" if forged else "an address that no VM has"),
-                vantage=vm.name,
+                vantage=one.vm.name,
                 probe=Probe(
                     FRAME,
                     str(source),
@@ -432,7 +426,7 @@ def frame_checks(design: Design) -> Iterator[Check]:
                 source=source,
                 nic=zone.gateway.ifname,
                 beside=own if forged else None,
-                twin=f"spoofed/{vm.name}/own-mac/4" if forged else "",
+                twin=f"spoofed/{one.key}/own-mac/4" if forged else "",
             )
 
 
@@ -440,47 +434,19 @@ def host_checks(design: Design) -> Iterator[Check]:
     """The host has no address on the bridge of any zone, so it must not reach any VM: neither by
     its own routes, nor through the zone's bridge.
     """
-    for vm in sampled(design):
-        bridge = design.zone(vm.nics[0].zone).network.bridge
+    for one in sampled_nics(design):
+        bridge = design.zone(one.nic.zone).network.bridge
         for family, card in itertools.product((4, 6), ("", bridge)):
-            target = address_of(vm.nics[0], family)
+            target = address_of(one.nic, family)
             yield Check(
-                id=f"host/{vm.name}/{'bridge/' if card else ''}{family}",
+                id=f"host/{one.key}/{'bridge/' if card else ''}{family}",
                 kind=Kind.HOST,
-                claim=f"the host does not reach {vm.name} "
-                + (f"by the bridge of zone {vm.nics[0].zone} " if card else "")
+                claim=f"the host does not reach {one.name} "
+                + (f"by the bridge of zone {one.nic.zone} " if card else "")
                 + f"over IPv{family}",
                 vantage=HOST,
                 probe=Probe(Protocol.TCP, "-", target, SSH, card=card),
                 passes=False,
                 proves="ctl:no-host-address",
-                listener=Listener(vm.name, Protocol.TCP, str(target), SSH),
+                listener=Listener(one.vm.name, Protocol.TCP, str(target), SSH),
             )
-
-
-def sampled(design: Design) -> list[Vm]:
-    """All VMs, but at most `MAX_PER_TIER` of each tier, because the number of pairs grows with the
-    square of the VMs.
-    """
-    tiers: dict[str, list[Vm]] = {}
-    for vm in design.workloads:
-        tiers.setdefault(vm.tier, []).append(vm)
-    return [vm for members in tiers.values() for vm in members[:MAX_PER_TIER]]
-
-
-def owner_of(design: Design, nic: Nic) -> Vm:
-    """The workload VM that has this NIC."""
-    return next(vm for vm in design.workloads if nic in vm.nics)
-
-
-def address_of(nic: Nic, family: int) -> Address:
-    """The address of a workload's or gateway's NIC. These NICs always have one in both versions of
-    IP.
-    """
-    address = nic.address4 if family == 4 else nic.address6
-    assert address is not None  # noqa: S101 - by construction in vcloud.design.resolve
-    return address
-
-
-def sent_from(nic: Nic | None, family: int) -> str:
-    return str(address_of(nic, family)) if nic else "-"

@@ -23,37 +23,34 @@ from vcloud.proof.checks import (
     Kind,
     Listener,
     Probe,
-    address_of,
     destination,
     missing,
-    owner_of,
-    sampled,
-    sent_from,
     uplink_versions,
     versions_of,
 )
 from vcloud.proof.frames import ANY_MAC, PORT, End, icmp_error
+from vcloud.proof.nics import VmNic, address_of, owner_of, sampled, sampled_nics, sent_from
 from vcloud.proof.world import Address, World
 from vcloud.values import INTERNET, Protocol
 
 
 def error_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check]:
-    """For each version of IP, each VM and the outside send an error about one connection of others,
+    """For each version of IP, each NIC of each VM and the outside send an error about one connection of others,
     if a TCP flow allows one.
     """
     for family in (4, 6):
         every = tuple(_connections(design, uplink, world, family))
-        for vm in sampled(design):
-            nic = vm.nics[0]
+        for sender in sampled_nics(design):
+            vm, nic = sender.vm, sender.nic
             to = design.zone(nic.zone).gateway.mac
             others = [one for one in every if vm.name not in (one.client, one.server)]
             if others:
-                yield _check(vm.name, address_of(nic, family), nic.mac, to, others)
+                yield _check(sender, address_of(nic, family), nic.mac, to, others)
         gateway = uplink.gateway4 if family == 4 else uplink.gateway6
         inside = [one for one in every if INTERNET not in (one.client, one.server)]
         if inside and gateway and family in uplink_versions(uplink):
             card, to = f"to:{uplink.address4.ip}", design.firewall.nics[-1].mac
-            yield _check(INTERNET, gateway, card, to, inside)
+            yield _check(None, gateway, card, to, inside)
 
 
 def without_errors(design: Design) -> list[str]:
@@ -73,17 +70,19 @@ def _of_others(vm: Vm, paths: Sequence[FlowPath]) -> bool:
 
 
 def _check(
-    vantage: str, source: Address, card: str, to: str, others: Sequence[Connection]
+    sender: VmNic | None, source: Address, card: str, to: str, others: Sequence[Connection]
 ) -> Check:
-    """The check that sends an error about the first connection of others that can be opened."""
+    """The check that sends an error about the first connection of others that can be opened. A
+    sender of None is the outside.
+    """
     possible = [one for one in others if one.target]
     about = (possible or others)[0]
     between = f"{about.client} and {about.server}"
     return Check(
-        id=f"forged-error/{vantage}/{source.version}",
+        id=f"forged-error/{sender.key if sender else INTERNET}/{source.version}",
         kind=Kind.SPOOFED,
-        claim=f"{vantage} cannot send an ICMP error about a connection between {between} over IPv{source.version}",
-        vantage=vantage,
+        claim=f"{sender.name if sender else INTERNET} cannot send an ICMP error about a connection between {between} over IPv{source.version}",
+        vantage=sender.vm.name if sender else INTERNET,
         probe=Probe(FRAME, str(source), about.target, PORT, card=card) if about.target else None,
         passes=False,
         proves="ctl:forged-error",

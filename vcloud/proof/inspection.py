@@ -30,11 +30,10 @@ from vcloud.proof.checks import (
     Kind,
     Listener,
     Probe,
-    address_of,
     destination,
-    owner_of,
     versions_of,
 )
+from vcloud.proof.nics import address_of, owner_of
 from vcloud.proof.world import World
 from vcloud.values import INTERNET, Action, App, Mode, Protocol, Service
 

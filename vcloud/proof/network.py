@@ -11,22 +11,19 @@ from ipaddress import ip_address
 from vcloud.design.internet import is_host_gateway
 from vcloud.design.model import Design, Nic, Uplink
 from vcloud.proof.checks import (
-    MAX_PER_TIER,
     Check,
     Kind,
     Probe,
-    address_of,
     denied_checks,
     flow_checks,
     frame_checks,
     host_checks,
     is_told,
-    sampled,
-    sent_from,
     spoof_checks,
     uplink_versions,
 )
 from vcloud.proof.errors import error_checks, without_errors
+from vcloud.proof.nics import MAX_PER_TIER, address_of, sampled, sampled_nics, sent_from
 from vcloud.proof.ports import allowed, undeclared_ports
 from vcloud.proof.world import Address, World
 from vcloud.values import INTERNET, Protocol, Service
@@ -73,13 +70,13 @@ def left_out(design: Design, uplink: Uplink) -> str:
 
 
 def _outside_checks(design: Design, uplink: Uplink, world: World, seed: int) -> Iterator[Check]:
-    """From every VM to the outside and back, on ports that no flow names.
+    """From every NIC of every VM to the outside and back, on ports that no flow names.
 
     If no test server outside is known, the target is the uplink's gateway. If the firewall is
     broken, the packets end there.
     """
-    for vm in sampled(design):
-        nic = vm.nics[0]
+    for one in sampled_nics(design):
+        nic = one.nic
         services = allowed(design, nic, None)
         for protocol in (Protocol.TCP, Protocol.UDP):
             for port, family in itertools.product(
@@ -90,10 +87,10 @@ def _outside_checks(design: Design, uplink: Uplink, world: World, seed: int) -> 
                 target = world.nearest(family) or gateway
                 label = str(Service(protocol, port, port))
                 yield Check(
-                    id=f"denied/{vm.name}/{INTERNET}/{label}/{family}",
+                    id=f"denied/{one.key}/{INTERNET}/{label}/{family}",
                     kind=Kind.DENIED,
-                    claim=f"{vm.name} does not reach the outside on {label} over IPv{family}",
-                    vantage=vm.name,
+                    claim=f"{one.name} does not reach the outside on {label} over IPv{family}",
+                    vantage=one.vm.name,
                     probe=Probe(protocol, sent_from(nic, family), target, port) if target else None,
                     passes=False,
                     proves="ctl:default-deny",
@@ -123,12 +120,12 @@ def _inbound_checks(design: Design, uplink: Uplink, seed: int) -> Iterator[Check
 
 
 def _local_checks(design: Design, uplink: Uplink) -> Iterator[Check]:
-    """From every VM with a flow to the internet, to addresses that are not part of it: the host,
+    """From every NIC with a flow to the internet, to addresses that are not part of it: the host,
     its neighbours, and the metadata service of a cloud. The port is the first one that the flow
     allows.
     """
-    for vm in sampled(design):
-        nic = vm.nics[0]
+    for one in sampled_nics(design):
+        nic = one.nic
         service = next(_internet_services(design, nic), None)
         for family in uplink_versions(uplink) if service else ():
             for name, target in _near(uplink, family):
@@ -136,10 +133,10 @@ def _local_checks(design: Design, uplink: Uplink) -> Iterator[Check]:
                     continue
                 label = str(Service(service.protocol, service.first, service.first))
                 yield Check(
-                    id=f"denied/{vm.name}/{name.replace(' ', '-')}/{label}/{family}",
+                    id=f"denied/{one.key}/{name.replace(' ', '-')}/{label}/{family}",
                     kind=Kind.DENIED,
-                    claim=f"{vm.name} does not reach {name} ({target}) on {label} over IPv{family}",
-                    vantage=vm.name,
+                    claim=f"{one.name} does not reach {name} ({target}) on {label} over IPv{family}",
+                    vantage=one.vm.name,
                     probe=Probe(service.protocol, sent_from(nic, family), target, service.first),
                     passes=False,
                     proves="ctl:not-internet",

@@ -21,12 +21,12 @@ from vcloud.proof.checks import (
     HOST,
     Kind,
     Outcome,
-    address_of,
 )
 from vcloud.proof.firewall_report import NOTHING
 from vcloud.proof.inspection import inspection_checks, not_carried
 from vcloud.proof.judge import judge
 from vcloud.proof.network import left_out, network_checks
+from vcloud.proof.nics import address_of
 from vcloud.proof.observed import Observed
 from vcloud.proof.ports import DANGEROUS
 from vcloud.proof.world import NO_SERVER

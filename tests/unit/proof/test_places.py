@@ -4,18 +4,23 @@ senders.
 
 from __future__ import annotations
 
+import re
+from itertools import permutations, product
+
 import pytest
 
 from tests.design_builder import UPLINK
 from tests.unit.proof.samples import SERVERS, checks_of, leak_checks, probe_of
 from tests.vapps import design_of_text, shop
+from vcloud.design.model import Design
 from vcloud.proof.checks import FRAME, Kind, Outcome
 from vcloud.proof.firewall_report import NOTHING
 from vcloud.proof.inspection import inspection_checks
 from vcloud.proof.judge import judge
+from vcloud.proof.nics import address_of, sampled_nics
 from vcloud.proof.observed import Observed
 from vcloud.proof.world import NO_SERVER, OTHER_SERVER, Server, World
-from vcloud.values import Protocol, Service
+from vcloud.values import INTERNET, Protocol, Service
 
 
 @pytest.mark.parametrize(
@@ -105,3 +110,79 @@ def test_a_frame_with_another_mac_address_differs_from_its_twin_in_nothing_but_i
         assert {frame[12:24] for frame in frames} == {frames[0][12:24]}
         assert {frame[30:] for frame in frames} == {frames[0][30:]}
     assert checks == {}
+
+
+MANY_NICS = """\
+vcloud: 1
+name: relay
+zones: {front: {}, back: {}, lab: {open: true}}
+vms:
+  gate: {image: base, zone: [front, back, lab]}
+  store: {image: base, zone: [back, lab]}
+  bench: {image: base, zone: lab}
+flows:
+  - {id: reads, from: bench, to: gate, service: tcp/5432}
+  - {id: asks, from: zone:front, to: store, service: tcp/80}
+  - {id: fetches, from: gate, to: internet, service: tcp/443}
+"""
+
+
+def _tried_from(design: Design) -> dict[str, set[str]]:
+    """Kind of check and version of IP -> the keys of the NICs from which the VMs send its probes, or
+    to which the host does.
+    """
+    keys = {
+        str(address_of(one.nic, family)): one.key
+        for one in sampled_nics(design)
+        for family in (4, 6)
+    }
+    keys |= {one.nic.mac: one.key for one in sampled_nics(design)}
+    keys |= {
+        design.zone(one.nic.zone).gateway.ifname + one.vm.name: one.key
+        for one in sampled_nics(design)
+    }
+    found: dict[str, set[str]] = {}
+    for check in checks_of(design):
+        if check.kind is Kind.FLOW or check.vantage == INTERNET or check.probe is None:
+            continue
+        probe = check.probe
+        near = str(probe.target) if check.kind is Kind.HOST else probe.source
+        key = keys.get(probe.card) or keys.get(check.nic + check.vantage) or keys[near]
+        what = check.id.partition("/")[0] + str(probe.target.version)
+        assert f"{key}/" in check.id
+        found.setdefault(what, set()).add(key)
+    return found
+
+
+def test_a_vm_with_several_nics_is_tried_from_each_of_them_and_the_host_tries_each() -> None:
+    """The twin has one NIC in each VM: its ids name no zone."""
+    several = {"gate:front", "gate:back", "gate:lab", "store:back", "store:lab", "bench"}
+    # `gate` is an end of every connection that passes the firewall, except those to `store`.
+    errors = several - {"gate:front", "gate:back", "gate:lab"}
+    for text, keys, forging in (
+        (MANY_NICS, several, errors),
+        (re.sub(r"\[(front|lab|back), .*\]", r"\1", MANY_NICS), {"gate", "store", "bench"}, errors),
+    ):
+        vms = {key.partition(":")[0] for key in forging}
+        errors_of = {key for key in keys if key.partition(":")[0] in vms}
+        assert _tried_from(design_of_text(text)) == {
+            f"{what}{family}": errors_of if what == "forged-error" else keys
+            for what in ("denied", "spoofed", "host", "forged-error")
+            for family in (4, 6)
+        }
+
+
+def test_packets_between_two_vms_are_tried_between_each_two_of_their_nics() -> None:
+    """But not between NICs in one open zone, which are neighbours."""
+    design = design_of_text(MANY_NICS)
+    tried = {
+        (probe_of(check).source, str(probe_of(check).target))
+        for check in checks_of(design)
+        if check.kind is Kind.DENIED and check.listener
+    }
+    pairs = permutations(sampled_nics(design), 2)
+    assert tried == {
+        (str(address_of(one.nic, family)), str(address_of(other.nic, family)))
+        for (one, other), family in product(pairs, (4, 6))
+        if one.vm != other.vm and not one.nic.zone == other.nic.zone == "lab"
+    }
