@@ -16,20 +16,12 @@ from vcloud.errors import GuestError, HostError
 from vcloud.hosts import machines
 from vcloud.hosts.connection import Host
 from vcloud.hosts.executed import Executed
-from vcloud.hosts.observe import observe_domain
 from vcloud.plan.manifest import Manifest, Phase
-from vcloud.plan.state import VappState
+from vcloud.plan.state import DomainState, VappState
 from vcloud.plan.steps import Drift
 from vcloud.proof.checks import Outcome
 from vcloud.proof.config import config_verdicts
-from vcloud.proof.firewall_report import (
-    REFUSED,
-    TABLE,
-    Card,
-    FirewallReport,
-    parse_firewall_report,
-    parse_refused,
-)
+from vcloud.proof.firewall_report import FirewallReport, parse_firewall_report
 from vcloud.proof.ips_report import NO_REPORT, Event, IpsReport, parse_events, parse_ips_report
 from vcloud.proof.mending import mends
 from vcloud.proof.observed import Verdict
@@ -40,7 +32,6 @@ from vcloud.untrusted import UnreadableError
 T = TypeVar("T")
 FIREWALL_REPORT = "/usr/lib/vcloud/firewall-report"
 IPS_REPORT = "/usr/lib/vcloud/ips-report"
-NFT = "/usr/sbin/nft"
 TIMEOUT = 60
 """Seconds for a report."""
 SAID = 200
@@ -79,21 +70,6 @@ def firewall_report(
         ) from None
 
 
-def refused_connections(host: Host, domain: str) -> dict[Card, int]:
-    """Packets that the firewall has refused because their senders had begun too many connections.
-    Empty where its rules are of an earlier release, which did not tell.
-
-    Raises:
-        GuestError: the firewall does not answer, or its answer cannot be read.
-        HostError: libvirt refuses it.
-    """
-    done = _ask(host, domain, [NFT, "-j", "list", "set", *TABLE.split(), REFUSED], long=True)
-    try:
-        return parse_refused(done.stdout) if done.code == 0 else {}
-    except UnreadableError:
-        raise GuestError("the firewall's list of refused connections cannot be read") from None
-
-
 def ips_report(host: Host, domain: str) -> IpsReport:
     """The configuration of the IPS; `NO_REPORT` if its answer cannot be read. Raises GuestError,
     HostError.
@@ -130,17 +106,14 @@ class Reports:
         return tuple(config_verdicts(manifest, self.loaded, self.firewall, self.ips, self.reason))
 
 
-def check_appliances(host: Host, manifest: Manifest) -> tuple[Verdict, ...]:
-    """Whether each appliance runs with the rules that it was given."""
-    return ask_appliances(host, manifest).verdicts(manifest)
-
-
-def ask_appliances(host: Host, manifest: Manifest, *, counts: bool = False) -> Reports:
-    """The reports of the appliances, which are asked at the same time. With `counts`, the firewall
-    also reports its counts, and makes room for new ones (`make_room`).
+def ask_appliances(
+    host: Host, manifest: Manifest, firewall_domain: DomainState | None, *, counts: bool = False
+) -> Reports:
+    """The reports of the appliances, which are asked at the same time. `firewall_domain` is the
+    firewall's domain as libvirt has it. With `counts`, the firewall also reports its counts, and
+    makes room for new ones (`make_room`).
     """
     firewall, ips = manifest.design.firewall, manifest.design.ips
-    domain = observe_domain(host, firewall.domain)
     with ThreadPoolExecutor(2) as pool:
         counted = pool.submit(
             _or_reason,
@@ -148,7 +121,8 @@ def ask_appliances(host: Host, manifest: Manifest, *, counts: bool = False) -> R
         )
         inspected = pool.submit(_or_reason, lambda: _ips_report_of(host, ips))
     report, reason = counted.result()
-    return Reports(domain.marks.rules if domain else "", report, inspected.result()[0], reason)
+    loaded = firewall_domain.marks.rules if firewall_domain else ""
+    return Reports(loaded, report, inspected.result()[0], reason)
 
 
 def with_reports(host: Host, state: VappState, wanted: Manifest) -> VappState:
@@ -161,13 +135,14 @@ def with_reports(host: Host, state: VappState, wanted: Manifest) -> VappState:
     delivered, vms = delivered_to(state, wanted)
     if not vms:
         return state
-    tries = added({}, check_appliances(host, delivered))
+    firewall = state.domain(delivered.design.firewall.domain)
+    tries = added({}, ask_appliances(host, delivered, firewall).verdicts(delivered))
     if any(
         verdict.outcome in (Outcome.FAIL, Outcome.ERROR) and not verdict.stays
         for (verdict,) in map(tuple, tries.values())
     ):
         # The appliances are asked once more, so that one that was just busy is not restarted.
-        tries = added(tries, check_appliances(host, delivered))
+        tries = added(tries, ask_appliances(host, delivered, firewall).verdicts(delivered))
     found = mends(delivered.design, (in_sum(seen, 0) for seen in tries.values()))
     return replace(
         state,

@@ -145,10 +145,14 @@ class _Objects:
 
 def _list_objects(host: Host) -> _Objects:
     with translated(f"the domains and networks of {host.name} could not be listed"):
-        stats = host.connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE)
-        known = host.connection.listAllNetworks()
-        active = host.connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE)
-    # All networks first: one that starts or stops between the two calls is missing in neither.
+        # All networks first: one that starts or stops between the two calls is missing in neither.
+        stats, (known, active) = run_both(
+            lambda: host.connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE),
+            lambda: (
+                host.connection.listAllNetworks(),
+                host.connection.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE),
+            ),
+        )
     networks = {network.name(): (network, False) for network in known} | {
         network.name(): (network, True) for network in active
     }

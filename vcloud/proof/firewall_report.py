@@ -2,14 +2,14 @@
 
 It prints one JSON object. The object has digests of the loaded ruleset and of the files for the
 next boot, a list of everything in the kernel's network (`vcloud.proof.guest_network`), and nft's
-own JSON listing of the names of all tables. If asked for, it also has nft's listing of their
-content with counters. nft 1.0.6 and later versions write some values in different ways.
+own JSON listings of the names of all tables and of the set `REFUSED`. If asked for, it also has
+nft's listing of the content of all tables with counters. nft 1.0.6 and later versions write some values in different ways.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vcloud.proof.guest_network import Words, parse_network
 from vcloud.untrusted import (
@@ -79,6 +79,11 @@ class FirewallReport:
     """The sha256 of the identity for the next boot; empty if there is none."""
     network: tuple[Words, ...] = ()
     """Everything in the kernel's network, one item each."""
+    refused: Mapping[Card, int] = field(default_factory=dict)
+    """Packets that were refused in the last ten minutes because their senders had begun too many
+    connections. Empty if the firewall's image or rules are of an earlier release, which did not
+    report them.
+    """
 
 
 NOTHING = FirewallReport("", (), {}, {})
@@ -104,16 +109,10 @@ def parse_firewall_report(output: bytes) -> FirewallReport:
         kept=text(document, "kept"),
         identity=text(document, "identity"),
         network=parse_network(document),
+        refused=dict(_refused(_listing(document, "refused")))
+        if document.get("refused") is not None
+        else {},
     )
-
-
-def parse_refused(output: bytes) -> dict[Card, int]:
-    """Packets that were refused because their senders had begun too many connections, from nft's
-    JSON listing of the set `REFUSED`. Raises UnreadableError.
-    """
-    listing = [as_mapping(item) for item in items(as_mapping(parse_json(output)), "nftables")]
-    found = _elements(listing, REFUSED, 2)
-    return {(as_text(nic), as_text(mac)): packets for (nic, mac, *_), packets in found}
 
 
 def _listing(document: Mapping[str, object], key: str) -> list[Mapping[str, object]]:
@@ -139,6 +138,11 @@ def _denied(listing: Sequence[Mapping[str, object]]) -> Iterator[tuple[Denied, i
 def _spoofed(listing: Sequence[Mapping[str, object]]) -> Iterator[tuple[Spoofed, int]]:
     for (nic, source, *_), packets in _elements(listing, "dyn_spoofed", 2):
         yield (as_text(nic), as_text(source)), packets
+
+
+def _refused(listing: Sequence[Mapping[str, object]]) -> Iterator[tuple[Card, int]]:
+    for (nic, mac, *_), packets in _elements(listing, REFUSED, 2):
+        yield (as_text(nic), as_text(mac)), packets
 
 
 def _dropped_by(listing: Sequence[Mapping[str, object]], comment: str) -> Iterator[int]:

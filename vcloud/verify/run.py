@@ -23,6 +23,7 @@ from vcloud.guests.probes import Listening, Prober
 from vcloud.hosts.connection import Host
 from vcloud.hosts.host_side import looking_at
 from vcloud.hosts.labels import misplaced
+from vcloud.hosts.observe import observe_domain
 from vcloud.hosts.tenancy import kept_together
 from vcloud.plan.host_isolation import demanded_kinds
 from vcloud.plan.manifest import Manifest
@@ -189,7 +190,8 @@ class _Session:
         """
         tries: Tries = {}
         for _ in range(ROUNDS):
-            reports = ask_appliances(self.host, self.manifest, counts=True)
+            firewall = observe_domain(self.host, self.design.firewall.domain)
+            reports = ask_appliances(self.host, self.manifest, firewall, counts=True)
             verdicts = reports.verdicts(self.manifest)
             tries = added(tries, verdicts)
             if not asked_next([verdict.check for verdict in verdicts], tries):

@@ -10,7 +10,7 @@ from vcloud.design.names import path_of
 from vcloud.errors import GuestError, HostError
 from vcloud.guests.services import is_ready_by_command, services_of
 from vcloud.hosts import machines
-from vcloud.hosts.connection import MAX_CALLS, Host
+from vcloud.hosts.connection import MAX_CALLS, Host, run_both
 
 COMMAND_TIMEOUT = 20
 """Seconds that `ready.command` may take."""
@@ -29,8 +29,12 @@ def _down(host: Host, vm: Vm) -> Iterator[str]:
         agent = machines.agent_of(host, vm.domain)
         if not vm.image.recipe:
             agent.ask_once()
-        down = services_of(agent, vm)
-        ready = not vm.ready.command or is_ready_by_command(agent, vm, COMMAND_TIMEOUT).code == 0
+        down, ready = run_both(
+            lambda: services_of(agent, vm),
+            lambda: (
+                not vm.ready.command or is_ready_by_command(agent, vm, COMMAND_TIMEOUT).code == 0
+            ),
+        )
     except (GuestError, HostError) as error:
         if vm.image.recipe:
             yield f"the services of '{vm.name}' could not be looked at: {error.what}"

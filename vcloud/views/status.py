@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
@@ -19,10 +18,10 @@ from typing import Any
 from vcloud.compile.libvirt.network import vapp_networks
 from vcloud.design.controls import Controls
 from vcloud.design.model import Design, Role, Vm
-from vcloud.errors import GuestError, HostError
+from vcloud.errors import HostError
 from vcloud.fleet.fleet import open_home, open_lab
-from vcloud.guests.appliances import check_appliances, refused_connections
-from vcloud.hosts.connection import Host, run_parallel
+from vcloud.guests.appliances import ask_appliances
+from vcloud.hosts.connection import Host, run_both, run_parallel
 from vcloud.hosts.host_side import looking_at
 from vcloud.hosts.labels import misplaced
 from vcloud.hosts.manifests import vapp_names
@@ -42,6 +41,7 @@ from vcloud.proof.checks import Outcome
 from vcloud.proof.config import SILENT
 from vcloud.proof.firewall_report import Card
 from vcloud.proof.mending import mend_of
+from vcloud.proof.observed import Verdict
 from vcloud.proof.report import plain
 from vcloud.views.profiles import due
 from vcloud.views.services import down_services
@@ -202,16 +202,19 @@ def status_of(vapp: str, connect: str | None) -> Status:
             )
             reported = bool(found.problems)
             found = replace(found, problems=(*found.problems, *older))
-            rules = misplaced(host, manifest.design, manifest.accelerator)
+            design, accelerator = manifest.design, manifest.accelerator
             if state.saved():
+                rules = misplaced(host, design, accelerator)
                 return replace(found, problems=(*found.problems, *rules))
             if manifest.phase is Phase.APPLYING:  # its cards and bridges may come and go
                 return found
             # The appliances are asked only if libvirt reports no problem. Otherwise vcloud might
             # wait for one that does not run.
-            wrong, refused = ((), ()) if reported else _told_by_guests(host, manifest)
+            (wrong, refused), rules = run_both(
+                lambda: ((), ()) if reported else _told_by_guests(host, manifest, state),
+                lambda: (*kept_together(host, design), *misplaced(host, design, accelerator)),
+            )
             host_side = host_side_of(state, manifest)
-            rules = (*kept_together(host, manifest.design), *rules)
         on_host = tuple(_problems_of_host(host_side, drift_of(manifest, state)))
         return replace(
             found,
@@ -431,20 +434,19 @@ def _problems(state: VappState, design: Design, phase: Phase) -> list[str]:
     return problems
 
 
-def _told_by_guests(host: Host, manifest: Manifest) -> tuple[tuple[str, ...], tuple[Refused, ...]]:
+def _told_by_guests(
+    host: Host, manifest: Manifest, state: VappState
+) -> tuple[tuple[str, ...], tuple[Refused, ...]]:
     """What is wrong inside the VMs, which all run, and whose connections the firewall refuses.
-    Appliances and workloads are asked side by side.
+    Appliances and workloads are asked side by side, each once.
     """
     design = manifest.design
-    with ThreadPoolExecutor(1) as pool:
-        services = pool.submit(lambda: tuple(down_services(host, design)))
-        wrong = tuple(_wrong_rules(host, manifest))
-        try:
-            refused = refused_by_vm(design, refused_connections(host, design.firewall.domain))
-            return (*wrong, *services.result()), refused
-        except (GuestError, HostError) as error:
-            # Where the firewall is silent, that is among what is wrong.
-            return (*(wrong or (error.what,)), *services.result()), ()
+    reports, services = run_both(
+        lambda: ask_appliances(host, manifest, state.domain(design.firewall.domain)),
+        lambda: tuple(down_services(host, design)),
+    )
+    refused = refused_by_vm(design, reports.firewall.refused) if reports.firewall else ()
+    return (*_wrong_rules(reports.verdicts(manifest)), *services), refused
 
 
 def refused_by_vm(design: Design, refused: Mapping[Card, int]) -> tuple[Refused, ...]:
@@ -459,10 +461,10 @@ def refused_by_vm(design: Design, refused: Mapping[Card, int]) -> tuple[Refused,
     return tuple(Refused(*who, number) for who, number in packets.most_common())
 
 
-def _wrong_rules(host: Host, manifest: Manifest) -> Iterator[str]:
+def _wrong_rules(verdicts: Sequence[Verdict]) -> Iterator[str]:
     """What is wrong with the appliances, by what they report themselves."""
     unknown: dict[tuple[str, str], list[str]] = {}
-    for verdict in check_appliances(host, manifest):
+    for verdict in verdicts:
         check, detail = verdict.check, plain(verdict.detail)
         if verdict.outcome is Outcome.FAIL:
             way = WAYS_OUT[mend_of(verdict)]

@@ -24,8 +24,6 @@ from vcloud.compile.firewall.rules import (
     TABLE,
     most_of_vm,
 )
-from vcloud.proof.firewall_report import REFUSED, parse_refused
-from vcloud.proof.firewall_report import TABLE as TABLE_NAME
 from vcloud.views.status import refused_by_vm
 
 pytestmark = pytest.mark.timeout(900)
@@ -61,8 +59,7 @@ def silent(net: Fabric) -> Iterator[None]:
 
 def refused(net: Fabric) -> dict[str, int]:
     """Whose connections exceeded a limit -> packets, as `status` tells it."""
-    listed = net.firewall.run("nft", "-j", "list", "set", *TABLE_NAME.split(), REFUSED, check=True)
-    found = refused_by_vm(DESIGN, parse_refused(listed.stdout.encode()))
+    found = refused_by_vm(DESIGN, net.report().refused)
     return {f"{one.vm} {one.zone}".strip(): one.packets for one in found}
 
 

@@ -5,10 +5,11 @@ prints.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 import pytest
 
-from vcloud.proof.firewall_report import parse_firewall_report, parse_refused
+from vcloud.proof.firewall_report import Card, parse_firewall_report
 from vcloud.untrusted import UnreadableError
 
 
@@ -153,9 +154,19 @@ def test_what_is_no_report_is_unreadable(output: bytes) -> None:
 
 def test_refused_connections_are_those_of_vclouds_own_set() -> None:
     listed = {"nftables": [denied("dyn_refused", 7, "z-app", "52:54:00:00:00:01")]}
-    assert parse_refused(json.dumps(listed).encode()) == {("z-app", "52:54:00:00:00:01"): 7}
+    assert refused_in(listed) == {("z-app", "52:54:00:00:00:01"): 7}
     nothing = {"family": "inet", "table": "vcloud", "name": "dyn_refused"}
-    assert parse_refused(json.dumps({"nftables": [{"set": nothing}]}).encode()) == {}
-    for hostile in (b"", b"[]", b'{"nftables": [{"set": 1}]}', b'{"nftables": 7}'):
+    assert refused_in({"nftables": [{"set": nothing}]}) == {}
+    assert refused_in(None) == {}
+    for hostile in ("", [], {"nftables": [{"set": 1}]}, {"nftables": 7}):
         with pytest.raises(UnreadableError):
-            parse_refused(hostile)
+            refused_in(hostile)
+
+
+def test_an_image_that_tells_nothing_of_refused_connections_has_a_readable_report() -> None:
+    assert parse_firewall_report(report()).refused == {}
+
+
+def refused_in(listing: object) -> Mapping[Card, int]:
+    document = json.loads(report()) | {"refused": listing}
+    return parse_firewall_report(json.dumps(document).encode()).refused
