@@ -16,7 +16,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
-from ipaddress import IPv4Interface, IPv6Interface, ip_interface, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv6Interface,
+    ip_address,
+    ip_interface,
+    ip_network,
+)
 
 from vcloud.untrusted import UnreadableError, as_text, items
 
@@ -202,6 +209,8 @@ def _is_the_kernels(thing: Words, addresses: Mapping[str, tuple[Interface, ...]]
             return (nic, address) in (("lo", "127.0.0.1/8"), ("lo", "::1/128")) or _is_link_local(
                 address
             )
+        case ["neigh", nic, address, mac, "noarp"]:
+            return mac == _kernels_mac(nic, address, addresses.get(nic, ()))
         case ["route", nic, prefix, "kernel"]:
             return _is_link_local(prefix) or any(
                 prefix == str(address.network) for address in addresses.get(nic, ())
@@ -209,6 +218,26 @@ def _is_the_kernels(thing: Words, addresses: Mapping[str, tuple[Interface, ...]]
         case ["route", nic, prefix, "table", "255", "kernel"]:
             return prefix in _local_routes(addresses.get(nic, ())) or _is_link_local(prefix)
     return False
+
+
+def _kernels_mac(nic: str, text: str, own: Iterable[Interface]) -> str:
+    """The MAC address at which the kernel itself lets a NIC find an address without ARP or ND: that
+    of the loopback, of a group (RFC 1112, RFC 2464) or of all. Empty if it asks for the address.
+    """
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return ""
+    if nic == "lo":
+        return "00:00:00:00:00:00"
+    if address.is_multicast and address.version == 4:
+        return (b"\x01\x00\x5e" + (int(address) & 0x7FFFFF).to_bytes(3)).hex(":")
+    if address.is_multicast:
+        return (b"\x33\x33" + address.packed[-4:]).hex(":")
+    everybody = {IPv4Address("255.255.255.255")} | {
+        one.network.broadcast_address for one in own if one.version == 4
+    }
+    return "ff:ff:ff:ff:ff:ff" if address in everybody else ""
 
 
 def _local_routes(addresses: Iterable[Interface]) -> Iterator[str]:

@@ -180,11 +180,21 @@ static bool address_is_obsolete(const struct nlmsghdr *message, const struct pru
     return true;
 }
 
+/* Does the kernel never ask for this neighbour by ARP or ND, because somebody has set it? The kernel
+ * itself makes such entries for the loopback, for groups and for broadcasts. */
+static bool neighbour_is_set(const struct ndmsg *entry)
+{
+    enum { LOOPBACK = 1 };
+
+    return entry->ndm_state & NUD_PERMANENT || entry->ndm_flags & NTF_EXT_LEARNED
+           || (entry->ndm_state & NUD_NOARP && entry->ndm_type == RTN_UNICAST && entry->ndm_ifindex != LOOPBACK);
+}
+
 static bool neighbour_is_obsolete(const struct nlmsghdr *message, const struct pruning *pruning)
 {
     const struct ndmsg *entry = NLMSG_DATA(message);
 
-    if (!is_ours(pruning, entry->ndm_ifindex) || !(entry->ndm_state & NUD_PERMANENT))
+    if (!is_ours(pruning, entry->ndm_ifindex) || !neighbour_is_set(entry))
         return false;
     for (const struct directive *neigh = pruning->document->first; neigh; neigh = neigh->next)
         if (neigh->verb == NEIGH && neigh->nic->nic_index == entry->ndm_ifindex

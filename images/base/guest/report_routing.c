@@ -51,7 +51,8 @@ static void take_address(const struct nlmsghdr *message, void *context)
     say_attribute(message, sizeof *address, type, "", address->ifa_family, address->ifa_prefixlen);
 }
 
-/* Only static neighbours. Those that the kernel learnt by ARP or ND come and go. */
+/* `neigh NIC ADDRESS MAC`, then `noarp` or `extern` if it is not permanent. Only neighbours that the
+ * kernel never asks for by ARP or ND; those that it learnt by them come and go. */
 static void take_neighbour(const struct nlmsghdr *message, void *context)
 {
     const struct ndmsg *entry = NLMSG_DATA(message);
@@ -60,13 +61,16 @@ static void take_neighbour(const struct nlmsghdr *message, void *context)
     const uint8_t *mac = attribute(message, sizeof *entry, NDA_LLADDR, &size);
 
     (void)context;
-    if (message->nlmsg_type != RTM_NEWNEIGH || !(proxy || entry->ndm_state & NUD_PERMANENT))
+    if (message->nlmsg_type != RTM_NEWNEIGH
+        || !(proxy || entry->ndm_state & (NUD_PERMANENT | NUD_NOARP) || entry->ndm_flags & NTF_EXT_LEARNED))
         return;
     say_first(proxy ? "proxy" : "neigh");
     say("%s", link_name(entry->ndm_ifindex));
     say_attribute(message, sizeof *entry, NDA_DST, "", entry->ndm_family, -1);
     if (mac && size == 6)
         say("%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]);
+    if (!proxy && !(entry->ndm_state & NUD_PERMANENT))
+        say(entry->ndm_state & NUD_NOARP ? "noarp" : "extern");
 }
 
 static bool is_usual_metric(const struct rtmsg *route, uint32_t metric)

@@ -112,6 +112,18 @@ HANDS = {
         Claim.ROUTING,
         {"foreign: neigh z-app 10.9.9.9 52:54:00:00:00:99"},
     ),
+    "a neighbour that is never asked for": (
+        "ip neigh replace 10.9.9.9 lladdr 52:54:00:00:00:99 dev z-app nud noarp",
+        "",
+        Claim.ROUTING,
+        {"foreign: neigh z-app 10.9.9.9 52:54:00:00:00:99 noarp"},
+    ),
+    "a neighbour that another program has learnt": (
+        "ip -6 neigh replace fd99::9 lladdr 52:54:00:00:00:99 dev z-app nud reachable extern_learn",
+        "",
+        Claim.ROUTING,
+        {"foreign: neigh z-app fd99::9 52:54:00:00:00:99 extern"},
+    ),
     "a setting": (
         "echo 1 > /proc/sys/net/ipv4/conf/z-app/proxy_arp",
         "",

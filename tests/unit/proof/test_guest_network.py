@@ -34,6 +34,12 @@ addr dmz 10.8.0.1/24
 addr dmz fd00:8::1/128
 addr dmz fe80::5054:ff:fe00:1/64
 neigh dmz 10.8.0.2 52:54:00:00:00:02
+neigh lo 127.0.0.1 00:00:00:00:00:00 noarp
+neigh dmz 224.0.0.22 01:00:5e:00:00:16 noarp
+neigh dmz 239.200.1.2 01:00:5e:48:01:02 noarp
+neigh dmz ff02::1:ff00:1 33:33:ff:00:00:01 noarp
+neigh dmz 10.8.0.255 ff:ff:ff:ff:ff:ff noarp
+neigh dmz 255.255.255.255 ff:ff:ff:ff:ff:ff noarp
 route dmz 10.8.0.2/32
 route dmz 0.0.0.0/0 via 10.8.0.9 src 10.8.0.1 table 100
 route dmz 10.8.0.0/24 kernel
@@ -76,6 +82,16 @@ def test_what_an_identity_makes_and_the_kernel_adds_is_no_difference() -> None:
         "qdisc dmz mq 8001",
         "qdisc dmz ingress ffff",
         "addr dmz 10.8.0.7/24",
+        "neigh dmz 10.8.0.9 52:54:00:00:00:99",
+        "neigh dmz 10.8.0.9 52:54:00:00:00:99 noarp",
+        "neigh dmz 10.8.0.9 52:54:00:00:00:99 extern",
+        "neigh dmz 10.8.0.9 ff:ff:ff:ff:ff:ff noarp",
+        "neigh dmz 10.8.0.9 00:00:00:00:00:00 noarp",
+        "neigh dmz 224.0.0.22 52:54:00:00:00:99 noarp",
+        "neigh dmz 224.0.0.22 01:00:5e:00:00:16",
+        "neigh dmz ff02::1:ff00:1 52:54:00:00:00:99 noarp",
+        "neigh dmz example.org 52:54:00:00:00:99 noarp",
+        "neigh dmz 10.8.1.255 ff:ff:ff:ff:ff:ff noarp",
         "addr lo 127.0.0.2/8",
         "hook ip 2 0 nft_do_chain_inet nf_tables chain 2 vcloud hook_forward",
         "hook ip 2 0 nft_do_chain_inet nf_tables chain 1 mine hook_forward",
@@ -91,7 +107,7 @@ def test_the_same_thing_twice_is_one_too_many() -> None:
     assert named(twice) == {Claim.ROUTING: ("foreign: rule 4 1000 from 10.8.0.1/32 table 100",)}
 
 
-@pytest.mark.parametrize("line", [line for line in FOUND.splitlines() if line.startswith(("link", "up", "neigh", "rule", "sysctl", "route dmz 10.8.0.2/", "addr dmz 10"))])  # fmt: skip
+@pytest.mark.parametrize("line", [line for line in FOUND.splitlines() if line.startswith(("link", "up", "neigh dmz 10.8.0.2 ", "rule", "sysctl", "route dmz 10.8.0.2/", "addr dmz 10"))])  # fmt: skip
 def test_each_thing_that_is_missing_is_named(line: str) -> None:
     found = named(FOUND.replace(f"{line}\n", ""))
     texts = [text for texts in found.values() for text in texts]
