@@ -38,7 +38,7 @@ from vcloud.enforce.host_processes import (
     without_own_files,
 )
 
-FORMAT = 3
+FORMAT = 4
 """Raised with every change of what is printed."""
 INSTALLED = "/usr/local/libexec/vcloud/host-report"
 ENVIRONMENT = {"LC_ALL": "C", "PATH": ":".join(FOLDERS)}
@@ -54,6 +54,8 @@ LISTINGS = {
     "routes": ("ip", "-j", "route", "show", "table", "all"),
     "rules": ("nft", "-j", "list", "ruleset", "bridge"),
     "hooks": ("nft", "list", "chains"),
+    "redirects": ("tc", "-j", "actions", "list", "action", "mirred"),
+    "forwards": ("nft", "-j", "list", "ruleset", "netdev"),
 }
 """What is listed -> the command that lists it."""
 PORT_FLAGS = (
@@ -133,6 +135,10 @@ def report() -> Data:
         "routes": routes_of(devices, listed["routes"] or []),
         "rules": bridge_rules(listed["rules"]),
         "hooks": device_hooks(listed["hooks"] or ""),
+        "redirects": [
+            *actions_of(devices, listed["redirects"] or []),
+            *forwards_of(devices, listed["forwards"] or {}),
+        ],
         "processes": without_own_files(processes) + loop_devices(),
         "machines": machines(),
         "sockets": packet_sockets(sockets, names, devices),
@@ -320,6 +326,46 @@ def device_hooks(text: str) -> list[Data]:
                 if name not in ("device", "devices", "=", "{", "}")
             ]
     return found
+
+
+def actions_of(devices: dict[str, Data], listed: list[Data]) -> list[Data]:
+    """Actions of tc that send frames of any device of the host to one of the devices. An action that
+    no filter uses sends nothing.
+    """
+    return [
+        {"device": action["to_dev"], "by": f"action mirred {action.get('index')} of tc"}
+        for item in listed
+        for action in item.get("actions", [])
+        if action.get("to_dev") in devices and action.get("bind")
+    ]
+
+
+def forwards_of(devices: dict[str, Data], listed: Data) -> list[Data]:
+    """Rules of nft's family `netdev` that send frames of any device of the host to one of the
+    devices.
+    """
+    items = listed.get("nftables", [])
+    named = {
+        (found["table"], "@" + found["name"]): texts_in(found.get("elem", []))
+        for found in (item.get("map") or item.get("set") for item in items)
+        if found
+    }
+    found: set[tuple[str, str]] = set()
+    for rule in (item["rule"] for item in items if "rule" in item):
+        texts = texts_in([part for part in rule.get("expr", []) if {"fwd", "dup"} & part.keys()])
+        for text in tuple(texts):
+            texts |= named.get((rule["table"], text), set())
+        place = f"nft's chain 'netdev {rule['table']} {rule['chain']}'"
+        found |= {(text, place) for text in texts if text in devices}
+    return [{"device": device, "by": place} for device, place in sorted(found)]
+
+
+def texts_in(value: Any) -> set[str]:
+    """Every text in a value of JSON."""
+    if isinstance(value, str):
+        return {value}
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return {text for item in inner for text in texts_in(item)}
 
 
 # What no program lists

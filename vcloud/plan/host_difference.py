@@ -26,6 +26,7 @@ class HostKind(StrEnum):
     FLAGS = "bridge flags"
     STATIC = "static entry"
     QUEUE = "tc"
+    REDIRECT = "redirect"
     PROGRAM = "bpf program"
     RULE = "foreign rule"
     SOCKET = "packet socket"
@@ -67,6 +68,7 @@ CLAIMS: Mapping[HostKind, str] = {
     HostKind.FLAGS: "bridges and ports of the vApp have no other flags",
     HostKind.STATIC: "no static entry tells a bridge of the vApp where to send frames",
     HostKind.QUEUE: "tc handles no packets of the vApp",
+    HostKind.REDIRECT: "neither tc nor nft sends frames of other devices to the vApp",
     HostKind.PROGRAM: "no BPF program handles packets of the vApp",
     HostKind.RULE: "no foreign nft or ebtables rule handles frames of the vApp",
     HostKind.SOCKET: "no program of the host reads or sends frames on devices of the vApp",
@@ -87,6 +89,7 @@ NEEDS: Mapping[HostKind, frozenset[str]] = {
     HostKind.ROUTE: frozenset({"devices", "routes"}),
     HostKind.STATIC: frozenset({"devices", "static"}),
     HostKind.QUEUE: frozenset({"devices", "queues"}),
+    HostKind.REDIRECT: frozenset({"devices", "redirects", "forwards"}),
     HostKind.PROGRAM: frozenset({"devices", "programs"}),
     HostKind.RULE: frozenset({"rules", "hooks", "legacy rules"}),
     HostKind.PROCESS: frozenset(),

@@ -99,7 +99,7 @@ def mend_of(difference: HostDifference) -> Mend:
             return Mend(MendKind.PIN)
         case HostKind.INTRUDER:
             return Mend(MendKind.PIN if vm else MendKind.BY_HAND)
-        case HostKind.RULE | HostKind.MERGING:
+        case HostKind.RULE | HostKind.REDIRECT | HostKind.MERGING:
             return Mend(MendKind.BY_HAND)
         case HostKind.LOCKING | HostKind.LABEL:
             return Mend(MendKind.START_AGAIN)
@@ -177,7 +177,7 @@ def way_out(difference: HostDifference, *, as_root: bool) -> str:
     commands = " && ".join(map(shlex.join, mend.commands))
     if mend.kind is MendKind.COMMAND:
         return f"as root on the host, run: {commands}"
-    if difference.kind is HostKind.RULE:
+    if difference.kind in (HostKind.RULE, HostKind.REDIRECT):
         return "vcloud does not change rules that others made: remove it as root on the host, or limit it to other devices"
     if difference.other == LOST:
         return "`vcloud doctor` looks at that host"

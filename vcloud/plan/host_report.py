@@ -24,7 +24,7 @@ from vcloud.untrusted import (
 )
 from vcloud.values import processors_in
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """The format of a report that this release reads. It must be the reporter's own."""
 MOST_BYTES: Final = 8 << 20
 """Bytes that a report may have. With 1,000 taps it has about 1 MiB."""
@@ -200,6 +200,8 @@ class HostReport:
     guests: tuple[Guest, ...] = ()
     """All processes of QEMU."""
     kernel: Kernel = NO_SETTINGS
+    redirects: tuple[tuple[str, str], ...] = ()
+    """(device, what sends frames of other devices of the host to it)."""
 
 
 def parse_host_report(content: bytes) -> HostReport:
@@ -234,6 +236,7 @@ def parse_host_report(content: bytes) -> HostReport:
         },
         unseen=tuple(sorted(_texts(mapping(document, "unseen")).items())),
         guests=tuple(map(_guest, _items(document, "guests"))),
+        redirects=_pairs(document, "redirects", "by"),
         kernel=Kernel(*(_text(mapping(document, "kernel"), key.name) for key in fields(Kernel))),
     )
 

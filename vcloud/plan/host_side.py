@@ -250,6 +250,13 @@ def _queues(look: Look) -> Iterator[HostDifference]:
                 yield look.differs(HostKind.QUEUE, device.name, what, queue)
 
 
+def _redirects(look: Look) -> Iterator[HostDifference]:
+    for device, by in look.report.redirects:
+        if device in look.names:
+            what = f"gets frames of other devices of the host, by {by}"
+            yield look.differs(HostKind.REDIRECT, device, what, by)
+
+
 def _programs(look: Look) -> Iterator[HostDifference]:
     for device in look.ours:
         for place in (*(("xdp",) if device.xdp else ()), *device.programs):
@@ -350,6 +357,7 @@ LOOKS: Mapping[HostKind, Callable[[Look], Iterator[HostDifference]]] = {
     HostKind.FLAGS: _wrong_flags,
     HostKind.STATIC: _static_entries,
     HostKind.QUEUE: _queues,
+    HostKind.REDIRECT: _redirects,
     HostKind.PROGRAM: _programs,
     HostKind.RULE: _foreign_rules,
     HostKind.SOCKET: _packet_sockets,

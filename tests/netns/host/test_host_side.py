@@ -233,6 +233,23 @@ BREAKAGES = {
         ["nft delete table netdev foreign"],
         [(HostKind.RULE, TAP)],
     ),
+    "frames of another device by tc": (
+        [
+            "tc qdisc add dev lab0 clsact",
+            f"tc filter add dev lab0 ingress protocol all u32 match u32 0 0 action mirred egress mirror dev {TAP}",
+        ],
+        ["tc qdisc delete dev lab0 clsact"],
+        [(HostKind.REDIRECT, TAP)],
+    ),
+    "frames of another device by nft": (
+        [
+            "nft add table netdev foreign",
+            "nft add chain netdev foreign in { type filter hook ingress device lab0 priority 0; }",
+            f"nft add rule netdev foreign in ip saddr 192.0.2.1 fwd to {BRIDGE}",
+        ],
+        ["nft delete table netdev foreign"],
+        [(HostKind.REDIRECT, BRIDGE)],
+    ),
 }
 """Name -> commands that break it, commands that undo that, and the kinds and devices that must be
 named.
@@ -263,7 +280,13 @@ def test_what_is_broken_by_hand_is_named_alone_and_ended(host: Machine, name: st
     assert bool(commands) == (not {kind for kind, _ in expected} & NOT_BY_COMMANDS)
 
 
-NOT_BY_COMMANDS = {HostKind.ISOLATION, HostKind.FILTER, HostKind.STACKED, HostKind.RULE}
+NOT_BY_COMMANDS = {
+    HostKind.ISOLATION,
+    HostKind.FILTER,
+    HostKind.STACKED,
+    HostKind.RULE,
+    HostKind.REDIRECT,
+}
 
 
 def commands_of(differences: Sequence[HostDifference]) -> tuple[Command, ...]:
@@ -458,7 +481,7 @@ def test_a_part_that_cannot_be_looked_at_is_no_clean_part(host: Machine) -> None
     host.run("mount --bind /dev/null /usr/sbin/nft")
     report = host.report()
     host.run("umount /usr/sbin/nft")
-    assert set(unseen_kinds(report)) == {HostKind.FILTER, HostKind.RULE}
+    assert set(unseen_kinds(report)) == {HostKind.FILTER, HostKind.REDIRECT, HostKind.RULE}
 
 
 def test_it_needs_little_time_with_many_ports(host: Machine) -> None:

@@ -40,6 +40,7 @@ REPORT: dict[str, Any] = {
         "rules": [{"table": "nat", "chain": "PREROUTING", "parts": [{"drop": None}]}],
     },
     "hooks": [],
+    "redirects": [{"device": "vb1", "by": "action mirred 1 of tc"}],
     "processes": [
         {
             "pid": 7,
@@ -105,6 +106,7 @@ def test_a_report_is_read() -> None:
     assert report.unseen == (("rules", "nft is not installed"),)
     assert report.guests[0].threads[0].processors == {2, 3, 8}
     assert report.kernel.ksm == "0"
+    assert report.redirects == (("vb1", "action mirred 1 of tc"),)
 
 
 def test_the_reporter_and_its_reader_speak_the_same_format() -> None:

@@ -12,6 +12,7 @@ import pytest
 from tests.design_builder import build_design
 from vcloud.plan.host_difference import HostKind
 from vcloud.plan.host_look import Card, Look
+from vcloud.plan.host_mending import way_out
 from vcloud.plan.host_report import Chain, Device, HostReport, Process, Rule
 from vcloud.plan.host_side import BRIDGE_FLAGS, PORT_FLAGS, host_differences, unseen_kinds
 
@@ -118,6 +119,31 @@ def test_a_changed_device_is_named_alone(
     name: str, fields: Mapping[str, object], kind: HostKind
 ) -> None:
     assert kinds(with_device(name, **fields)) == [kind]
+
+
+@pytest.mark.parametrize(
+    ("device_name", "named"),
+    [(BRIDGE, True), (WEB.tap, True), ("virbr0", False), ("vnet7", False)],
+)
+def test_what_sends_frames_of_other_devices_to_the_vapp_is_named(
+    device_name: str, named: bool
+) -> None:
+    """Its twin sends them to a device of somebody else."""
+    report = replace(healthy(), redirects=((device_name, "action mirred 1 of tc"),))
+    found = host_differences(DESIGN, RUNNING, UPLINK, report)
+    assert [(one.kind, one.device) for one in found] == [
+        (HostKind.REDIRECT, device_name) for _ in range(named)
+    ]
+    for one in found:
+        assert "gets frames of other devices of the host, by action mirred 1 of tc" in one.what
+        assert "remove it as root on the host" in way_out(one, as_root=True)
+
+
+@pytest.mark.parametrize("part", ["redirects", "forwards"])
+def test_where_tc_or_nft_could_not_be_asked_nobody_says_that_nothing_is_sent(part: str) -> None:
+    report = replace(healthy(), unseen=((part, "it is not installed"),))
+    assert unseen_kinds(report) == {HostKind.REDIRECT: "it is not installed"}
+    assert unseen_kinds(healthy()) == {}
 
 
 @pytest.mark.parametrize(
