@@ -19,6 +19,9 @@ protected only if nothing differs there. libvirt has no calls to change flags of
 and foreign ports. For these, root runs commands on the host: the plan lists them, and `mend` runs
 them.
 
+Copies of the vApp on hosts that a person has said to be dead are removed before the first step
+(`superseded`).
+
 Every step can be repeated. During a run, the manifest says `applying`, and the mark of a domain
 gets its digests only when the VM is completely made. So if a run is killed, the next `up` finishes
 its work, or `down` removes it.

@@ -138,12 +138,14 @@ def placed(lab: Fleet, request: Request) -> Placed:
     could even be asked; and what `Fleet.home_of` raises.
     """
     vapp = request.design.instance.name
-    home, older = lab.copies_of(vapp)
+    copies = lab.copies_of(vapp)
+    home, older = copies.home, copies.older
     wanted = _named_by_user(lab, request)
     if home is not None:
         if home not in wanted:
             raise _elsewhere(request, home.name)
-        fleet = lab.only(home, older)
+        asked = {host.name for host in lab.hosts if host is not home} - copies.unknown.keys()
+        fleet = lab.only(home, older, asked)
         planned = planned_on(fleet, request)
         names = [host.name for host in older]
         refuse_unsaid(vapp, home.name, planned.seen.manifest, names)

@@ -11,7 +11,6 @@ from functools import partial
 
 from vcloud.apply.actions import act, left, tell_failure
 from vcloud.apply.cores import clear_cores
-from vcloud.apply.down import remove_copy
 from vcloud.apply.newest_terms import signs_terms, tell_newest, told_before
 from vcloud.apply.planning import (
     Request,
@@ -26,6 +25,7 @@ from vcloud.apply.planning import (
 from vcloud.apply.refresh import refresh_images
 from vcloud.apply.run import Run
 from vcloud.apply.schedule import run_steps
+from vcloud.apply.superseded import forget_replaced, remove_older
 from vcloud.apply.target import Target, proven_accelerator, target_of
 from vcloud.apply.wake import Waker
 from vcloud.design.model import Vm
@@ -93,15 +93,17 @@ def _brought_up(
         looked = time.monotonic()
         found = placed(lab, request)
         fleet, target, plan = found.fleet, found.planned.target, found.planned.plan
+        name, before = request.design.instance.name, found.planned.seen.manifest
         if not plan.steps and not plan.older:
+            forget_replaced(fleet, name, before)
             return plan
-        name = request.design.instance.name
         for note in notes_on_dead(lab.dead, name):
             reporter.note(note)
         if not agreed(plan):
             raise VcloudError("stopped before the first change")
-        _remove_older(fleet, name, plan, reporter)
+        remove_older(fleet, name, plan, reporter)
         if not plan.steps:
+            forget_replaced(fleet, name, before)
             return plan
         reporter.part("images")
         # Before the lock: a build takes minutes, and changes nothing on the host.
@@ -114,17 +116,6 @@ def _brought_up(
             recent = time.monotonic() - looked < RECENT
             run = _Up(fleet, request, target, reporter, lock)
             return run.carry_out(plan, found.planned.seen if recent else None)
-
-
-def _remove_older(fleet: Fleet, vapp: str, plan: Plan, reporter: Reporter) -> None:
-    """Removes the superseded copies that were agreed to, so that no two copies run when this one is
-    touched.
-    """
-    for host, copy in zip(fleet.older, plan.older, strict=True):
-        reporter.note(copy.told(vapp, plan.host))
-        for loss in copy.loses:
-            reporter.note(f"data that goes: {loss}")
-        remove_copy(fleet.only(host), vapp, reporter, copy.loses, superseded=True)
 
 
 def refuse_elsewhere(lab: Fleet, vapp: str) -> None:
@@ -232,6 +223,7 @@ class _Up:
             redefined,
             anew,
             replaced=self.fleet.dead,
+            empty=self.fleet.empty,
         )
         claim = claimed(above=state.newest_signed())
         if signs_terms(plan):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
 from typing import Final
@@ -29,6 +30,18 @@ from vcloud.plan.state import VappState
 NONE: Final[Mapping[str, HostError]] = MappingProxyType({})
 
 
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """The hosts that have something of a vApp."""
+
+    home: Host | None
+    """The one with the newest copy; None: none has any."""
+    older: tuple[Host, ...] = ()
+    """Those that have superseded copies."""
+    unknown: Mapping[str, HostError] = field(default_factory=dict)
+    """Name -> why it could not be asked, of the hosts that may have a copy, too."""
+
+
 class Fleet:
     """Hosts with open connections. Several threads may use a fleet at once."""
 
@@ -38,15 +51,18 @@ class Fleet:
         unreachable: Mapping[str, HostError] = NONE,
         dead: Collection[str] = (),
         older: Sequence[Host] = (),
+        empty: Collection[str] = (),
     ) -> None:
         """`unreachable` maps the name of each host that could not be opened to the reason; `dead` are
         the names of those that a person has said to be dead; `older` have superseded copies of the
-        vApp that the hosts were opened for.
+        vApp that the hosts were opened for. `empty` are the names of other hosts that were asked, and
+        have nothing of it once the copies on `older` are removed.
         """
         self.hosts = tuple(sorted(hosts, key=lambda host: host.name))
         self.unreachable = unreachable
         self.dead = frozenset(dead)
         self.older = tuple(older)
+        self.empty = frozenset(empty)
 
     @property
     def home(self) -> Host:
@@ -59,24 +75,26 @@ class Fleet:
             )
         return self.hosts[0]
 
-    def only(self, host: Host, older: Sequence[Host] = ()) -> Fleet:
-        """The fleet of one of these hosts, with what a person has said of others."""
-        return Fleet([host], dead=self.dead, older=older)
+    def only(self, host: Host, older: Sequence[Host] = (), empty: Collection[str] = ()) -> Fleet:
+        """The fleet of one of these hosts, with what a person has said of others, and what was found
+        there.
+        """
+        return Fleet([host], dead=self.dead, older=older, empty=empty)
 
     def home_of(self, vapp: str) -> Host | None:
         """The host that has something of the vApp, or of several copies the newest; None if none of
         these has. Raises as `copies_of` does.
         """
-        return self.copies_of(vapp)[0]
+        return self.copies_of(vapp).home
 
-    def copies_of(self, vapp: str) -> tuple[Host | None, tuple[Host, ...]]:
-        """The host that `home_of` tells, and the hosts that have superseded copies.
+    def copies_of(self, vapp: str) -> Copies:
+        """Where copies of the vApp are, as far as the hosts could be asked.
 
         Raises UnreachableError where a host that cannot be reached may have it, UsageError where
         several hosts have it and none is known to be the newest.
         """
         if len(self.hosts) == 1 and not self.unreachable:
-            return self.hosts[0], ()
+            return Copies(self.hosts[0])
         asked = run_parallel([partial(_asked, host, vapp) for host in self.hosts])
         found = dict(zip(self.hosts, asked, strict=True))
         homes = [host for host, has in found.items() if has is True]
@@ -85,7 +103,8 @@ class Fleet:
         if len(homes) > 1:
             newest = _newest(homes, vapp)
             if newest is not None:
-                return newest, tuple(host for host in homes if host is not newest)
+                older = tuple(host for host in homes if host is not newest)
+                return Copies(newest, older, unreachable)
             names = [host.name for host in homes]
             raise UsageError(
                 f"'{vapp}' is on {' and on '.join(names)}, and which copy is the newest is not known",
@@ -98,7 +117,7 @@ class Fleet:
                 f"no host that can be reached has '{vapp}', and {name} may have it: {error.what}",
                 f"{error.hint} If it cannot have it, name another host: --connect {other}. If it is dead: vcloud up --host-is-dead {name}.",
             )
-        return homes[0] if homes else None, ()
+        return Copies(homes[0] if homes else None, (), unreachable)
 
     @contextmanager
     def locked(self, vapp: str, command: str) -> Iterator[Mapping[str, Lock]]:
@@ -231,7 +250,8 @@ def open_home(connect: str | None, vapp: str) -> Iterator[Fleet]:
     it, UsageError where several have it, and what `open_lab` raises.
     """
     with open_lab(connect) as lab:
-        home, older = lab.copies_of(vapp)
+        copies = lab.copies_of(vapp)
+        home, older = copies.home, copies.older
         if home is None:
             raise NoVappError(vapp, ", ".join(host.name for host in lab.hosts))
         for host in lab.hosts:

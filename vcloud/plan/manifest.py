@@ -104,7 +104,8 @@ class Manifest:
 
     replaced: tuple[str, ...] = ()
     """Hosts that a person has said to be dead when this copy was made or changed, by their names.
-    What comes back there is older than this copy, whatever its generation is.
+    What comes back there is older than this copy, whatever its generation is. A host is forgotten as
+    soon as it was asked and has no copy any more.
     """
 
     def digests_of(self, vm: str) -> VmDigests | None:
@@ -169,6 +170,7 @@ class Manifest:
         anew: Collection[str] = frozenset(),
         above: int = 0,
         replaced: Collection[str] = frozenset(),
+        empty: Collection[str] = frozenset(),
     ) -> Manifest:
         """The manifest that a run writes when it begins. The run holds this lock.
 
@@ -178,8 +180,10 @@ class Manifest:
         host has forgotten the terms that it has seen. The clocks of two operators may differ, so the
         number is always higher than the highest that is known, from the manifest and from `above`.
         The run defines the VMs `redefined` again, so their definitions are unknown until it ends.
-        The VMs `anew` get new root disks, which hold no data until the run connects them.
+        The VMs `anew` get new root disks, which hold no data until the run connects them. The hosts
+        `replaced` were said to be dead for this run, and the hosts `empty` have no copy.
         """
+        said = before.without_replaced(empty).replaced if before else ()
         return dataclasses.replace(
             self,
             phase=Phase.APPLYING,
@@ -195,8 +199,13 @@ class Manifest:
             lock=lock,
             generation=max(seconds, above + 1, before.generation + 1 if before else 0),
             signed=before.signed if before else (),
-            replaced=tuple(sorted({*(before.replaced if before else ()), *replaced})),
+            replaced=tuple(sorted({*said, *replaced})),
         )
+
+    def without_replaced(self, empty: Collection[str]) -> Manifest:
+        """The manifest without what was said of these hosts, which have no copy of the vApp."""
+        left = tuple(host for host in self.replaced if host not in empty)
+        return dataclasses.replace(self, replaced=left)
 
 
 def digest_of(*parts: object) -> str:

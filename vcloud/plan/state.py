@@ -107,11 +107,7 @@ class NetworkState:
 
 @dataclass(frozen=True, slots=True)
 class VappState:
-    """Everything of one vApp on one host.
-
-    If the manifest is `ready`, the marks of the domains that it names were not read. They come from
-    the manifest.
-    """
+    """Everything of one vApp on one host."""
 
     manifest: Manifest | None
     domains: tuple[DomainState, ...]

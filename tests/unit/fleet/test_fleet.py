@@ -11,12 +11,14 @@ import pytest
 
 from tests.standing import manifest_of
 from tests.vapps import TWO_HOMES, design_of_text
+from vcloud.apply.superseded import forget_replaced
 from vcloud.errors import Exit, HostError, SilentError, UnreachableError, UsageError, VcloudError
-from vcloud.fleet.fleet import Fleet, refuse_living
+from vcloud.fleet.fleet import Copies, Fleet, refuse_living
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.inventory import HostRef
-from vcloud.hosts.manifests import write_manifest
+from vcloud.hosts.manifests import read_manifest, write_manifest
 from vcloud.hosts.refusals import explain_refusal
+from vcloud.plan.manifest import Manifest
 from vcloud.views.status import _with_superseded
 
 MANIFEST = manifest_of(design_of_text(TWO_HOMES))
@@ -48,23 +50,39 @@ def test_a_dead_host_hides_no_vapp_and_an_unreachable_one_may_have_it(
         Fleet(hosts, {"h3": SILENT}).home_of(VAPP)
     assert "--host-is-dead h3" in caught.value.hint
     assert caught.value.exit == Exit.REFUSED
-    assert Fleet(hosts, dead=["h3"]).copies_of(VAPP) == (None, ())
+    assert Fleet(hosts, dead=["h3"]).copies_of(VAPP) == Copies(None)
     has(hosts[1], 5)
-    assert Fleet(hosts, {"h3": SILENT}).copies_of(VAPP) == (hosts[1], ())
+    assert Fleet(hosts, {"h3": SILENT}).copies_of(VAPP) == Copies(hosts[1], (), {"h3": SILENT})
 
 
 def test_of_two_copies_the_newest_counts(hosts: tuple[Host, Host]) -> None:
     first, second = hosts
     has(first, 5, "h2")
     has(second, 9)
-    assert Fleet(hosts).copies_of(VAPP) == (first, (second,))
+    assert Fleet(hosts).copies_of(VAPP) == Copies(first, (second,))
     has(first, 5)
-    assert Fleet(hosts).copies_of(VAPP) == (second, (first,))
+    assert Fleet(hosts).copies_of(VAPP) == Copies(second, (first,))
     has(first, 9)
     with pytest.raises(UsageError, match="which copy is the newest is not known") as caught:
         Fleet(hosts).home_of(VAPP)
     assert "--connect h1|h2" in caught.value.hint
-    assert Fleet([first]).copies_of(VAPP) == (first, ()), "the user has named it"
+    assert Fleet([first]).copies_of(VAPP) == Copies(first), "the user has named it"
+
+
+def test_a_run_that_changes_nothing_else_forgets_hosts_that_have_no_copy_any_more(
+    hosts: tuple[Host, Host],
+) -> None:
+    """The host that was not asked stays noted; so does everything where nobody was asked."""
+    first, _ = hosts
+    has(first, 5, "h2", "h3")
+    for empty, left in ((), ("h2", "h3")), (("h4",), ("h2", "h3")), (("h2", "h4"), ("h3",)):
+        seen = read_manifest(first, VAPP)
+        assert isinstance(seen, Manifest)
+        forget_replaced(Fleet(hosts).only(first, (), empty), VAPP, seen)
+        found = read_manifest(first, VAPP)
+        assert found == replace(seen, replaced=left)
+    forget_replaced(Fleet([hosts[1]], empty=["h2"]), VAPP, None)
+    assert read_manifest(hosts[1], VAPP) is None
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,19 @@ def test_a_run_that_is_told_of_a_dead_host_notes_it_and_later_runs_keep_it() -> 
     assert first.agrees_with(SHOP)
 
 
+def test_what_was_said_of_a_host_is_forgotten_when_it_has_no_copy_any_more() -> None:
+    """Otherwise a copy that moves back there would be older for ever. Hosts that were not asked stay
+    noted, and a host that is said to be dead now is noted again.
+    """
+    before = copy(5, "h2", "h3")
+    assert SHOP.claimed("lock", before, 6, empty={"h2", "h4"}).replaced == ("h3",)
+    assert SHOP.claimed("lock", before, 6).replaced == ("h2", "h3")
+    assert SHOP.claimed("lock", before, 6, replaced={"h2"}, empty={"h2"}).replaced == ("h2", "h3")
+    moved_back = {"h1": copy(5).without_replaced({"h2"}), "h2": copy(9, "h1")}
+    assert newest_copy(moved_back) == "h2"
+    assert newest_copy({"h1": copy(5, "h2"), "h2": copy(9, "h1")}) is None
+
+
 def test_only_copies_on_hosts_that_were_said_to_be_dead_are_removed() -> None:
     refuse_unsaid("shop", "h1", copy(5, "h2"), ["h2"])
     refuse_unsaid("shop", "h1", copy(5), [])
