@@ -49,7 +49,7 @@ from vcloud.placement.place import (
     place,
     refuse_tenancy,
 )
-from vcloud.plan.copies import refuse_unsaid
+from vcloud.plan.copies import refuse_unsaid, uncompared
 from vcloud.plan.diff import plan_changes
 from vcloud.plan.drift import has_other_terms
 from vcloud.plan.manifest import Manifest, Phase
@@ -153,6 +153,7 @@ def placed(lab: Fleet, request: Request) -> Placed:
             planned.plan,
             notes=(*notes_on_dead(lab.dead, vapp), *planned.plan.notes),
             older=tuple(older_copy(lab.only(host), vapp) for host in older),
+            uncompared=uncompared(planned.plan, planned.seen, copies.unknown),
         )
         return Placed(fleet, replace(planned, plan=plan), is_new=False)
     offers = run_parallel([partial(_offer, lab.only(host), request) for host in wanted])

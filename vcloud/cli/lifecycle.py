@@ -29,7 +29,7 @@ from vcloud.cli.options import (
     vapp_name,
 )
 from vcloud.cli.output import Progress, confirmed, emit, say, say_unseen, table, tell
-from vcloud.errors import Exit, SpecError, UsageError, VcloudError
+from vcloud.errors import Exit, SpecError, UnreachableError, UsageError, VcloudError
 from vcloud.printable import on_one_line
 
 if TYPE_CHECKING:
@@ -208,6 +208,9 @@ def show_plan(found: "Plan", output: Format) -> None:
                     {"host": copy.host, "loses": [str(loss) for loss in copy.loses]}
                     for copy in found.older
                 ],
+                "uncompared_hosts": [
+                    {"host": one.host, "why": on_one_line(one.why)} for one in found.uncompared
+                ],
                 "host_side": _looked_at(found),
             },
             output,
@@ -226,6 +229,8 @@ def show_plan(found: "Plan", output: Format) -> None:
             tell(f"runs on {step.host} as root: {on_one_line(shlex.join(command))}")
     for copy in found.older:
         tell(f"removed first: {on_one_line(copy.told(found.vapp, found.host))}")
+    for host in found.uncompared:
+        tell(f"not compared: {on_one_line(host.told(found.vapp, found.host))}")
     for loss in found.lost_data():
         tell(f"data that would be lost: {on_one_line(str(loss))}")
     for problem in found.unmended:
@@ -344,17 +349,26 @@ def _show_run(done: "Plan", progress: Progress, output: Format) -> None:
 
 
 def _agreed(found: "Plan", *, yes: bool, data_too: bool) -> bool:
-    """Whether the user agrees to what a plan takes away: by the flags, or by an answer.
+    """Whether the user agrees to what a plan takes away, and to start a copy that may not be the
+    newest one: by the flags, or by an answer.
 
-    Raises UsageError where the flags do not say so and there is no terminal to ask at. `--yes` alone
-    is no answer for the data of disks, because it is also given where nothing is to be lost.
+    Raises UsageError or UnreachableError where the flags do not say so and there is no terminal to ask
+    at. `--yes` alone is no answer for the data of disks, nor for hosts that could not be asked, because
+    it is also given where nothing is to be lost.
     """
     lost = found.lost_data()
-    if (yes or not found.losses()) and (data_too or not lost):
+    said = (yes or not found.losses()) and (data_too or not lost)
+    if said and not found.uncompared:
         return True
     if not sys.stdin.isatty():
-        raise _not_agreed(found)
+        raise _not_compared(found) if found.uncompared else _not_agreed(found)
     show_plan(found, Format.TABLE)
+    if found.uncompared and not confirmed(
+        f"This starts the copy of '{found.vapp}' on {found.host}, which may not be the newest one. Go on?"
+    ):
+        return False
+    if said:
+        return True
     names = ", ".join(loss.what for loss in lost)
     question = (
         f"This data is lost for good: {names}. Go on?"
@@ -362,6 +376,15 @@ def _agreed(found: "Plan", *, yes: bool, data_too: bool) -> bool:
         else "Some VMs are made anew with new root disks, or removed. Data disks stay. Go on?"
     )
     return confirmed(question)
+
+
+def _not_compared(found: "Plan") -> UnreachableError:
+    told = "; ".join(one.told(found.vapp, found.host) for one in found.uncompared)
+    dead = " ".join(f"--host-is-dead {one.host}" for one in found.uncompared)
+    return UnreachableError(
+        f"{told}, and there is no terminal to ask at",
+        f"Nothing was done. If the copy on {found.host} is the newest one, name its host: --connect {found.host}. If the others are dead: {dead}.",
+    )
 
 
 def _not_agreed(found: "Plan") -> UsageError:

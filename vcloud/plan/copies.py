@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from vcloud.errors import UsageError
+from vcloud.errors import UsageError, VcloudError
 from vcloud.plan.manifest import Manifest
+from vcloud.plan.state import VappState
+from vcloud.plan.steps import STARTED, Plan, Uncompared
 
 
 def newest_copy(copies: Mapping[str, Manifest]) -> str | None:
@@ -35,6 +37,27 @@ def refuse_unsaid(vapp: str, home: str, newest: Manifest | None, older: Collecti
             f"'{vapp}' is on {home} and on {', '.join(unsaid)}, and nobody has said that one replaces the other, so none is removed",
             f"Name one host: --connect {'|'.join((home, *unsaid))}. The copy on {home} has the higher generation.",
         )
+
+
+def uncompared(
+    plan: Plan, state: VappState, unknown: Mapping[str, VcloudError]
+) -> tuple[Uncompared, ...]:
+    """The hosts that may have a newer copy than the one that the plan starts. A copy of which a VM
+    runs is not started, and it is newer than what a host has that was said to be dead.
+
+    Args:
+        plan: the plan for the copy.
+        state: the state of that copy.
+        unknown: name of each host that could not be asked -> the reason.
+    """
+    if not plan.has(*STARTED) or any(
+        domain.running for domain in state.domains if domain.is_of(plan.vapp)
+    ):
+        return ()
+    said = state.manifest.replaced if state.manifest else ()
+    return tuple(
+        Uncompared(host, error.what) for host, error in sorted(unknown.items()) if host not in said
+    )
 
 
 def _is_newer(copies: Mapping[str, Manifest], host: str, other: str) -> bool:

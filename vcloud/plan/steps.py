@@ -147,6 +147,18 @@ class OlderCopy:
 
 
 @dataclass(frozen=True, slots=True)
+class Uncompared:
+    """A host that could not be asked whether it has a newer copy of a vApp."""
+
+    host: str
+    why: str
+
+    def told(self, vapp: str, started: str) -> str:
+        """A sentence without an end. `started` is the host whose copy the plan starts."""
+        return f"{self.host} cannot be asked whether it has a newer copy of '{vapp}' than {started} ({self.why})"
+
+
+@dataclass(frozen=True, slots=True)
 class Drift:
     """One difference between what vcloud made and what is there now: in libvirt, in an appliance,
     or on the host.
@@ -221,6 +233,8 @@ class Plan:
     """Differences that no step ends, each with its way out."""
     older: tuple[OlderCopy, ...] = ()
     """The superseded copies of the vApp on other hosts, which `up` removes before anything else."""
+    uncompared: tuple[Uncompared, ...] = ()
+    """The hosts that may have a newer copy than the one that the plan starts."""
 
     @property
     def caveat(self) -> str:

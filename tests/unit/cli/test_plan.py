@@ -5,13 +5,15 @@ it was not looked at.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from vcloud.cli.lifecycle import show_plan
+from vcloud.cli.lifecycle import _agreed, show_plan
 from vcloud.cli.options import Format
+from vcloud.errors import Exit, UnreachableError
 from vcloud.plan.host_difference import HostKind, HostSide
-from vcloud.plan.steps import Plan, Step, Verb
+from vcloud.plan.steps import Plan, Step, Uncompared, Verb
 
 UNSEEN = HostSide(unseen=dict.fromkeys(HostKind, "no reporter"), hint="Install one.")
 COMMANDS = (("ip", "link", "set", "dev", "x\x1b[0m", "nomaster"),)
@@ -50,3 +52,31 @@ def test_data_has_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert data["steps"][0]["commands"] == [list(words) for words in COMMANDS]
     assert data["unmended"] == ["a rule"]
     assert data["host_side"] == {"looked_at": False, "reason": "no reporter"}
+
+
+def test_a_copy_that_may_be_older_starts_without_a_terminal_only_where_its_host_is_named() -> None:
+    """Also with --yes, which may stand in the environment. The twin has asked all hosts."""
+    plan = Plan("shop", "h1", (Step(Verb.START_VM, "web", "it is off"),))
+    assert _agreed(plan, yes=False, data_too=False)
+    seen = replace(plan, uncompared=(Uncompared("h2", "h2 does not answer ssh"),))
+    for yes in (False, True):
+        with pytest.raises(UnreachableError) as caught:
+            _agreed(seen, yes=yes, data_too=True)
+        assert caught.value.exit == Exit.REFUSED
+        assert "h2 cannot be asked whether it has a newer copy of 'shop'" in caught.value.what
+        assert "--connect h1" in caught.value.hint
+        assert "--host-is-dead h2" in caught.value.hint
+
+
+def test_a_plan_names_the_hosts_that_may_have_a_newer_copy(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plan = Plan("shop", "h1", (Step(Verb.START_VM, "web", "it is off"),))
+    show_plan(plan, Format.TABLE)
+    assert "not compared" not in capsys.readouterr().out
+    seen = replace(plan, uncompared=(Uncompared("h2", "no\nanswer"),))
+    show_plan(seen, Format.TABLE)
+    assert "not compared: h2 cannot be asked whether" in capsys.readouterr().out
+    show_plan(seen, Format.JSON)
+    document = json.loads(capsys.readouterr().out)
+    assert [one["host"] for one in document["uncompared_hosts"]] == ["h2"]

@@ -8,10 +8,12 @@ import pytest
 
 from tests.standing import manifest_of
 from tests.vapps import shop
-from vcloud.errors import UsageError
-from vcloud.plan.copies import newest_copy, refuse_unsaid
+from vcloud.design.names import domain_uuid
+from vcloud.errors import HostError, SilentError, UsageError
+from vcloud.plan.copies import newest_copy, refuse_unsaid, uncompared
 from vcloud.plan.manifest import Manifest
-from vcloud.plan.steps import Loss, OlderCopy, Plan
+from vcloud.plan.state import DomainState, VappState
+from vcloud.plan.steps import Loss, OlderCopy, Plan, Step, Verb
 
 SHOP = manifest_of(shop())
 
@@ -72,6 +74,37 @@ def test_only_copies_on_hosts_that_were_said_to_be_dead_are_removed() -> None:
         with pytest.raises(UsageError, match="'shop' is on h1 and on h2") as caught:
             refuse_unsaid("shop", "h1", newest, ["h2"])
         assert "--connect h1|h2" in caught.value.hint
+
+
+SILENT = {"h3": SilentError("h3 does not answer ssh"), "h2": HostError("libvirt is dead")}
+STATE = VappState(SHOP, (), (), {})
+OFF = DomainState("shop.web-1", domain_uuid("shop", "web-1"), running=False, paused=False)
+STARTS = Plan("shop", "h1", (Step(Verb.START_VM, "web-1", "it is off"),))
+
+
+@pytest.mark.parametrize(
+    ("plan", "manifest", "domain", "named"),
+    [
+        (STARTS, SHOP, OFF, ["h2", "h3"]),
+        (STARTS, None, OFF, ["h2", "h3"]),
+        (STARTS, copy(5, "h3"), OFF, ["h2"]),
+        (STARTS, copy(5, "h2", "h3"), OFF, []),
+        (STARTS, SHOP, replace(OFF, running=True), []),
+        (STARTS, SHOP, replace(OFF, running=True, uuid="another's"), ["h2", "h3"]),
+        (replace(STARTS, steps=(Step(Verb.LOAD_FIREWALL, "firewall", ""),)), SHOP, OFF, []),
+    ],
+)
+def test_hosts_that_may_have_a_newer_copy_are_named_where_this_one_is_started(
+    plan: Plan, manifest: Manifest | None, domain: DomainState, named: list[str]
+) -> None:
+    state = replace(STATE, manifest=manifest, domains=(domain,))
+    found = uncompared(plan, state, SILENT)
+    assert [one.host for one in found] == named
+    assert uncompared(plan, state, {}) == ()
+    for one in found:
+        assert one.told("shop", "h1").startswith(
+            f"{one.host} cannot be asked whether it has a newer copy of 'shop' than h1 ("
+        )
 
 
 def test_what_goes_with_an_older_copy_is_agreed_to_like_other_losses() -> None:
