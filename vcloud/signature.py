@@ -39,10 +39,13 @@ SOURCES = ("file", "dev", "dir", "protocol", "name", "pool", "volume")
 NIC_SOURCES = ("bridge", "dev", "path", "type")
 """Of these the first that a NIC without a network has says where it leads."""
 FOREIGN = (
+    "crypto",
     "filesystem",
     "graphics",
     "hostdev",
+    "lease",
     "memory",
+    "pstore",
     "redirdev",
     "shmem",
     "smartcard",
@@ -50,18 +53,35 @@ FOREIGN = (
     "vsock",
 )
 """Other devices that lead out of a VM, or to files of the host. A VM of a vApp has none."""
-LOCAL = ("file", "null", "pty", "stdio", "unix")
-"""Kinds of character devices that stay on the host. Another kind is foreign."""
+LOCAL = ("null", "pty", "unix")
+"""Kinds of character devices that lead to nobody but libvirt. Another kind is foreign."""
+SOCKETS = ("/run/libvirt/", "/var/run/libvirt/", "/var/lib/libvirt/")
+"""Where libvirt puts the sockets of character devices."""
+RANDOM = ("/dev/random", "/dev/urandom")
+"""Sources of entropy. Another file of the host could be read by the guest."""
+EMULATORS = "/usr/"
+"""Where programs are that only root may change."""
 CHARACTER = ("channel", "console", "parallel", "serial")
 BOOT = ("kernel", "initrd", "cmdline", "loader", "nvram", "init")
 """What a VM boots from instead of its disk."""
-COMMAND_LINE = "{http://libvirt.org/schemas/domain/qemu/1.0}commandline"
+QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
+COMMAND_LINE = QEMU + "commandline"
 """Arguments that somebody gives QEMU past libvirt."""
 QUESTION = f"{{{QUESTION_NAMESPACE}}}question"
 """In the metadata of a domain that never starts: may a VM of its terms start here? What is signed as a
 question starts nothing. The element may hold a notice, as JSON: in `vms` the UUIDs of VMs of the vApp,
 with the generations of their newest terms, and in `boot` the boot of the host in which they may start.
 """
+NIC_PROGRAMS = ("backend", "downscript", "portForward", "script")
+"""Elements of a NIC that name programs, files or ports of the host."""
+FOREIGN_PARTS = (
+    "sysinfo[@type='fwcfg']",
+    "os/acpi/table",
+    "os/nvram/source",
+    "memoryBacking/source[@type='file']",
+    "memoryBacking/access[@mode='shared']",
+)
+"""Parts of a domain that give the guest files of the host, or its memory to other programs."""
 _GENERATION = re.compile(r"[1-9][0-9]{0,15}")
 
 
@@ -143,10 +163,69 @@ def _leads_to(kind: str, source: Mapping[str, str]) -> list[str]:
 
 
 def _foreign(domain: Element, devices: Sequence[Element]) -> Iterator[str]:
+    """What a VM of a vApp never has, because it leads out of the VM or to files of the host."""
+    log = f"console.{domain.findtext('name') or ''}.log"
     for one in devices:
+        kind = one.get("type", "")
         if one.tag in FOREIGN:
             yield one.tag
-        elif one.tag in CHARACTER and one.get("type", "pty") not in LOCAL:
-            yield f"{one.tag}: {one.get('type')}"
-    if domain.find(COMMAND_LINE) is not None:
-        yield "commandline"
+        elif one.tag in CHARACTER:
+            yield from _foreign_ends(one, log)
+        elif one.tag == "rng":
+            backend = one.find("backend")
+            model = "" if backend is None else backend.get("model", "")
+            source = "" if backend is None else (backend.text or "").strip()
+            if model == "egd" or (model == "random" and source not in ("", *RANDOM)):
+                yield f"rng: {model} {source}".strip()
+        elif one.tag == "input" and (
+            kind in ("evdev", "passthrough") or one.find("source") is not None
+        ):
+            yield f"input: {kind}"
+        elif one.tag == "audio" and kind not in ("", "none"):
+            yield f"audio: {kind}"
+        elif one.tag == "interface":
+            yield from (f"interface: {tag}" for tag in NIC_PROGRAMS if one.find(tag) is not None)
+        elif one.tag == "video" and _has_helper(one):
+            yield "video: helper"
+        elif one.tag == "emulator" and not _is_below(one.text or "", (EMULATORS,)):
+            yield "emulator"
+    for element in domain:
+        if element.tag.startswith("{"):
+            # `commandline` alone, as earlier releases signed it.
+            yield element.tag[len(QEMU) :] if element.tag.startswith(QEMU) else element.tag
+    yield from (path for path in FOREIGN_PARTS if domain.find(path) is not None)
+
+
+def _foreign_ends(device: Element, log: str) -> Iterator[str]:
+    """Where a character device leads that is not to libvirt. libvirt writes what a VM says on its
+    console into the file with the name `log`.
+    """
+    kind, port = device.get("type", "pty"), device.find("target")
+    if kind not in LOCAL:
+        yield f"{device.tag}: {kind}"
+    for source in device.findall("source"):
+        path = source.get("path", "")
+        if source.get("mode") == "connect":
+            yield f"{device.tag}: connect"
+        elif kind == "unix" and path and not _is_own_socket(path, port):
+            yield f"{device.tag}: socket"
+    for one in device.findall("log"):
+        if one.get("file", "").rpartition("/")[2] != log:
+            yield f"{device.tag}: log"
+
+
+def _is_own_socket(path: str, port: Element | None) -> bool:
+    """Whether it is a socket as libvirt makes it for this port of the guest."""
+    name = "" if port is None else port.get("name", "")
+    return bool(name) and path.endswith(f"/{name}") and _is_below(path, SOCKETS)
+
+
+def _is_below(path: str, folders: tuple[str, ...]) -> bool:
+    return path.strip().startswith(folders) and ".." not in path.split("/")
+
+
+def _has_helper(video: Element) -> bool:
+    """Whether a program or a device of the host draws the screen."""
+    driver = video.find("driver")
+    helped = driver is not None and driver.get("name") == "vhostuser"
+    return helped or video.find("model/acceleration[@rendernode]") is not None

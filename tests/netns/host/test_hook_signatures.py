@@ -103,6 +103,49 @@ def test_a_signature_is_for_one_vm_as_it_is(
     assert starts(host, good, "bank.core") == ""
 
 
+CHANNEL = '<channel type="unix"><source mode="{}"/><target type="virtio" name="org.qemu.guest_agent.0"/></channel>'
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        (CHANNEL.format("bind"), CHANNEL.format("connect")),
+        ('<serial type="pty"/>', '<serial type="file"><source path="/etc/x"/></serial>'),
+        ('<console type="pty"/>', '<console type="file"><source path="/etc/x"/></console>'),
+        (
+            '<rng><backend model="random">/dev/urandom</backend></rng>',
+            '<rng><backend model="egd"/></rng>',
+        ),
+        (
+            '<input type="mouse" bus="ps2"/>',
+            '<input type="evdev"><source dev="/dev/input/event0"/></input>',
+        ),
+    ],
+)
+def test_a_device_that_leads_out_of_the_vm_takes_the_signature_away(
+    host: Host, operator: Operator, good: str, bad: str
+) -> None:
+    """The twin is a device of the same kind that leads to nobody but libvirt."""
+    trust(host, operator)
+    xml = signed(operator, with_disk(domain("bank.core", ALONE), "/pool/core"))
+    with_good, with_bad = (xml.replace("</devices>", f"{one}</devices>") for one in (good, bad))
+    assert starts(host, with_good, "bank.core") == ""
+    said = starts(host, with_bad, "bank.core")
+    assert "their signature is not for this VM as it is now" in said
+
+
+@pytest.mark.parametrize("tag", ["commandline", "override", "capabilities"])
+def test_what_is_given_to_qemu_past_libvirt_takes_the_signature_away(
+    host: Host, operator: Operator, tag: str
+) -> None:
+    trust(host, operator)
+    xml = signed(operator, with_disk(domain("bank.core", ALONE), "/pool/core"))
+    assert starts(host, xml, "bank.core") == ""
+    given = f'<q:{tag} xmlns:q="http://libvirt.org/schemas/domain/qemu/1.0"/>'
+    said = starts(host, xml.replace("</domain>", f"{given}</domain>"), "bank.core")
+    assert "their signature is not for this VM as it is now" in said
+
+
 @pytest.mark.parametrize("text", ["x" * 2000, "-----", "AAAA", "AAAA BBBB", "ÄÄ"])
 def test_what_is_no_signature_counts_for_nothing(host: Host, operator: Operator, text: str) -> None:
     trust(host, operator)

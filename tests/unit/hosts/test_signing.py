@@ -275,6 +275,101 @@ def test_a_statement_is_the_same_in_another_order_of_devices() -> None:
     assert statement(root, "other terms") != before
 
 
+def with_devices(*devices: str) -> str:
+    return XML.replace("</devices>", f"{''.join(devices)}</devices>")
+
+
+def of_domain(*elements: str) -> str:
+    return XML.replace("</domain>", f"{''.join(elements)}</domain>")
+
+
+QEMU = "xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'"
+AGENT = '<target type="virtio" name="org.qemu.guest_agent.0"/>'
+CHANNEL = "/var/lib/libvirt/qemu/channel/target/domain-3-shop.db/org.qemu.guest_agent.0"
+
+
+@pytest.mark.parametrize(
+    "xml",
+    [
+        with_devices(f'<channel type="unix"><source mode="connect" path="/run/x"/>{AGENT}</channel>'),
+        with_devices(f'<channel type="unix"><source mode="connect" path="{CHANNEL}"/>{AGENT}</channel>'),
+        with_devices(f'<channel type="unix"><source mode="bind" path="/tmp/x"/>{AGENT}</channel>'),
+        with_devices(f'<channel type="unix"><source mode="bind" path="/run/libvirt/libvirt-sock"/>{AGENT}</channel>'),
+        with_devices(f'<channel type="unix"><source mode="bind" path="/run/libvirt/../x/org.qemu.guest_agent.0"/>{AGENT}</channel>'),
+        with_devices('<serial type="file"><source path="/etc/x"/></serial>'),
+        with_devices('<console type="file"><source path="/etc/x"/></console>'),
+        with_devices('<parallel type="dev"><source path="/dev/lp0"/></parallel>'),
+        with_devices('<serial type="tcp"><source mode="connect" host="h" service="1"/></serial>'),
+        with_devices('<serial type="pty"><log file="/etc/cron.d/x"/></serial>'),
+        with_devices('<serial type="pty"><log file="/pool/console.shop.web.log"/></serial>'),
+        with_devices('<rng model="virtio"><backend model="egd" type="udp"><source mode="connect" host="h" service="1"/></backend></rng>'),
+        with_devices('<rng model="virtio"><backend model="random">/etc/shadow</backend></rng>'),
+        with_devices('<input type="evdev"><source dev="/dev/input/event0"/></input>'),
+        with_devices('<input type="passthrough" bus="virtio"><source evdev="/dev/input/event0"/></input>'),
+        with_devices('<audio id="1" type="file" path="/etc/x"/>'),
+        with_devices('<pstore backend="acpi-erst"><path>/etc/x</path></pstore>'),
+        with_devices('<lease><lockspace>a</lockspace><target path="/etc/x"/></lease>'),
+        with_devices('<emulator>/tmp/qemu</emulator>'),
+        with_devices('<emulator>/usr/../tmp/qemu</emulator>'),
+        with_devices('<video><driver name="vhostuser"/></video>'),
+        XML.replace('<link state="down"/>', '<link state="down"/><script path="/tmp/x"/>'),
+        XML.replace('<link state="down"/>', '<link state="down"/><backend tap="/dev/x"/>'),
+        of_domain(f'<q:commandline {QEMU}><q:arg value="-x"/></q:commandline>'),
+        of_domain(f'<q:override {QEMU}><q:device alias="net0"/></q:override>'),
+        of_domain(f'<q:capabilities {QEMU}><q:del capability="x"/></q:capabilities>'),
+        of_domain("<x:anything xmlns:x='https://example.org/'/>"),
+        of_domain('<sysinfo type="fwcfg"><entry name="opt/x" file="/etc/shadow"/></sysinfo>'),
+        of_domain('<memoryBacking><source type="file"/></memoryBacking>'),
+        of_domain('<memoryBacking><access mode="shared"/></memoryBacking>'),
+        XML.replace("<os>", '<os><acpi><table type="slic">/etc/shadow</table></acpi>'),
+    ],
+)  # fmt: skip
+def test_what_leads_out_of_a_vm_or_to_files_of_the_host_is_not_signed(
+    operator: Operator, xml: str
+) -> None:
+    """The twin below has what vcloud renders, and what libvirt adds."""
+    terms = root_of(signed(operator, XML)).find(f"metadata/{TERMS}")
+    assert terms is not None
+    changed = root_of(xml)
+    own = changed.find(f"metadata/{TERMS}")
+    assert own is not None
+    own.set(SIGNATURE, terms.get(SIGNATURE, ""))
+    assert signer_of(changed) == ""
+
+
+@pytest.mark.parametrize(
+    "xml",
+    [
+        with_devices(f'<channel type="unix">{AGENT}</channel>'),
+        with_devices(f'<channel type="unix"><source mode="bind"/>{AGENT}</channel>'),
+        with_devices(f'<channel type="unix"><source mode="bind" path="{CHANNEL}"/>{AGENT}</channel>'),
+        with_devices(
+            '<serial type="pty"><source path="/dev/pts/3"/><log file="/pool/console.shop.db.log" append="off"/><target port="0"/></serial>',
+            '<console type="pty" tty="/dev/pts/3"><source path="/dev/pts/3"/><log file="/pool/console.shop.db.log" append="on"/></console>',
+        ),
+        with_devices('<rng model="virtio"><backend model="random">/dev/urandom</backend></rng>'),
+        with_devices(
+            '<emulator>/usr/bin/qemu-system-x86_64</emulator>',
+            '<input type="mouse" bus="ps2"/><input type="keyboard" bus="ps2"/>',
+            '<audio id="1" type="none"/><memballoon model="none"/>',
+            '<video><model type="none"/><alias name="video0"/></video>',
+        ),
+        of_domain('<sysinfo type="smbios"><oemStrings><entry>x</entry></oemStrings></sysinfo>'),
+        of_domain('<memoryBacking><nosharepages/><locked/></memoryBacking>'),
+    ],
+)  # fmt: skip
+def test_what_vcloud_renders_and_libvirt_adds_leaves_a_signature_good(
+    operator: Operator, xml: str
+) -> None:
+    terms = root_of(signed(operator, XML)).find(f"metadata/{TERMS}")
+    assert terms is not None
+    changed = root_of(xml)
+    own = changed.find(f"metadata/{TERMS}")
+    assert own is not None
+    own.set(SIGNATURE, terms.get(SIGNATURE, ""))
+    assert signer_of(changed) == operator.fingerprint
+
+
 # Generations
 
 
