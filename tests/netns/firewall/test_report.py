@@ -263,6 +263,33 @@ def test_a_report_without_counts_tells_all_else(net: Fabric) -> None:
     assert short == replace(full, denied={}, spoofed={})
 
 
+def test_a_flood_is_counted_out_only_where_it_fills_what_is_counted(net: Fabric) -> None:
+    """Sets of clients outside that are full leave the counts as they are. The twin fills a set of what
+    was denied.
+    """
+    many = [f"198.18.{number >> 8}.{number & 255}" for number in range(1024)]
+    known = [f"add element inet vcloud dyn_known4 {{ {address} }}" for address in many]
+    known += [f"add element inet vcloud dyn_known6 {{ fd77::{n:x} }}" for n in range(1024)]
+    known += [
+        f'add element inet vcloud dyn_neighbours {{ "z-app" . 52:54:00:00:{n >> 8:02x}:{n & 255:02x} }}'
+        for n in range(4096)
+    ]
+    denied = [
+        f"add element inet vcloud dyn_denied4 {{ {address} . {address} . tcp . {port} }}"
+        for address in many
+        for port in (1, 2, 3)
+    ]
+    assert net.outside.pings_in_vain(net.uplink_address(4))
+    assert net.report().denied
+    try:
+        for rules, kept in ((known, True), (denied, False)):
+            net.firewall.run("nft", "-f", "-", input="\n".join(rules), check=True)
+            assert net.report("").digest
+            assert bool(net.report("counts", "room").denied) == kept
+    finally:
+        net.load(DESIGN)
+
+
 def test_a_report_that_fails_is_not_one_of_a_firewall_without_rules(net: Fabric) -> None:
     """Such as one for which there is no memory."""
     done = net.report_within(6_000_000)
