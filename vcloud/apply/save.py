@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 from vcloud.design.model import Role, Vm
 from vcloud.errors import GuestError, HostError, VcloudError
@@ -53,8 +52,7 @@ def save_vapp(vapp: str, connect: str | None, reporter: Reporter) -> tuple[str, 
             _refuse_unfinished(manifest)
             # From here on links are cut. The manifest loses its tokens, so the next `up` takes no
             # VM for connected and raises every link, however this run ends.
-            lock = locks[host.name].uuid
-            write_manifest(host, replace(manifest, connected=(), ids=(), lock=lock))
+            write_manifest(host, manifest.saved(locks[host.name].uuid))
             _save(host, vapp, vms, reporter)
         return tuple(vm.name for vm in vms)
 

@@ -206,7 +206,7 @@ def _root_loss(vm: Vm, domain: DomainState | None, state: VappState) -> Iterator
         )
     # A killed run may also leave a root disk without a domain. But its VM was never connected, so
     # the disk holds no data.
-    served = have is None or bool(have.token_of(vm.name))
+    served = have is None or have.phase is Phase.READY or have.has_served(vm.name)
     if domain is None and served and volume in (state.volumes or ()):
         yield Loss(
             vm.name,
@@ -249,7 +249,7 @@ def _was_made(vm: Vm, disk: Disk, domain: DomainState | None, state: VappState) 
         used = {PurePath(file).name for files in domain.sources.values() for file in files}
         return disk.volume in used and disk.name not in domain.marks.blank
     have = state.manifest
-    if have is None or not (have.phase is Phase.READY or have.token_of(vm.name)):
+    if have is None or not (have.phase is Phase.READY or have.has_served(vm.name)):
         return False
     old = have.vm(vm.name)
     return old is not None and disk.volume in {known.volume for known in old.disks}

@@ -10,9 +10,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePath
+from typing import Final
 
 from vcloud.design.model import Design, ImageRef, Uplink, Vm
 from vcloud.marks import VmDigests
+
+SAVED: Final = "saved"
+"""In place of the token of a VM that was connected before `vcloud save`. No domain has it."""
 
 
 class Phase(StrEnum):
@@ -75,7 +79,8 @@ class Manifest:
     """Version that wrote it."""
     connected: tuple[tuple[str, str], ...] = ()
     """(VM, the token that `up` put into the running domain when it connected the VM). If the domain
-    has another token or none, `up` has not connected the VM since it was started.
+    has another token or none, `up` has not connected the VM since it was started. `vcloud save`
+    writes `SAVED` in place of each token.
     """
     defined: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
     """(VM, how libvirt read the definition that vcloud gave it): pairs of a part and its text."""
@@ -116,6 +121,10 @@ class Manifest:
 
     def token_of(self, vm: str) -> str:
         return dict(self.connected).get(vm, "")
+
+    def has_served(self, vm: str) -> bool:
+        """Whether a run has connected the VM, so that its disks may hold data."""
+        return bool(self.token_of(vm)) or self.id_of(vm) is not None
 
     def signed_of(self, vm: str) -> int:
         """The generation of the VM's signed terms; 0 where none is known."""
@@ -160,6 +169,16 @@ class Manifest:
             )
             == other
         )
+
+    def saved(self, lock: str) -> Manifest:
+        """The manifest that `vcloud save` writes before it cuts the first link. It holds this lock.
+
+        No domain has the token `SAVED`, so the next `up` takes no VM for connected. But it still
+        knows that the disks of these VMs may hold data.
+        """
+        served = [vm for vm, _ in (*self.connected, *self.ids)]
+        tokens = tuple((vm, SAVED) for vm in dict.fromkeys(served))
+        return dataclasses.replace(self, connected=tokens, ids=(), lock=lock)
 
     def claimed(
         self,

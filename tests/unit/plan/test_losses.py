@@ -232,8 +232,39 @@ def saved(state: VappState) -> VappState:
         domains=tuple(
             replace(vm, running=False, saved=True, live=NO_FACTS, token="") for vm in state.domains
         ),
-        manifest=replace(state.manifest, connected=()),
+        manifest=state.manifest.saved("lock of save"),
     )
+
+
+def test_a_root_disk_whose_saved_domain_somebody_removed_is_named_before_it_is_made_anew() -> None:
+    """`virsh undefine --managed-save` after `vcloud save`: the tokens of `up` are gone by then."""
+    state = without_domain(saved(stands()), "shop.api")
+    assert lost(plan(with_disk(), state)) == ["api"]
+    assert state.manifest
+    claim = state.manifest.claimed("lock", state.manifest, 1)
+    assert lost(plan(with_disk(), replace(state, manifest=claim))) == ["api"]
+    new = manifest_of(with_disk()).claimed("lock", None, 1)
+    first = replace(state, domains=(), manifest=new)
+    assert lost(plan(with_disk(), first)) == [], "a killed first run has left it"
+
+
+def test_a_vm_that_an_earlier_release_connected_keeps_its_root_disk_unless_named() -> None:
+    """Releases without tokens noted libvirt's ids."""
+    state = without_domain(applying(stands()), "shop.api")
+    assert state.manifest
+    by_ids = replace(state.manifest, connected=(), ids=(("api", 4),))
+    assert lost(plan(with_disk(), replace(state, manifest=by_ids))) == ["api"]
+    other = replace(by_ids, ids=(("web-1", 2),))
+    assert lost(plan(with_disk(), replace(state, manifest=other))) == []
+
+
+def test_a_saved_vapp_counts_as_not_connected() -> None:
+    state = saved(stands())
+    runs = replace(state, domains=stands().domains)
+    assert not any(runs.connected(vm) for vm in with_disk().vms)
+    assert all(stands().connected(vm) for vm in with_disk().vms)
+    assert state.manifest
+    assert state.manifest.saved("another") == replace(state.manifest, lock="another")
 
 
 def test_saved_memory_is_named_before_it_is_given_up() -> None:
