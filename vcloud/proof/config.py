@@ -28,6 +28,8 @@ SILENT = "it does not answer"
 NO_SURICATA = "Suricata does not answer"
 OTHERWISE = "this release renders it differently; `vcloud up` delivers it"
 """The reason if a part of an appliance cannot be compared with what was delivered."""
+UNNOTED = "no run of `vcloud up` that ended has noted how libvirt reads its definition; `vcloud up` notes it"
+"""The reason if a VM's definition cannot be compared."""
 SHOWN = 12
 """Characters of a digest that are shown."""
 NAMED = 8
@@ -190,8 +192,12 @@ def _guest_verdicts(
 def libvirt_verdicts(manifest: Manifest, state: VappState) -> Iterator[Verdict]:
     """One verdict for each VM and network, and for the filter: whether libvirt has it as vcloud gave
     it. A VM that does not run, and what is not there, has no drift, and is not as it was given.
+
+    After a run that was killed, the manifest does not say how libvirt reads the definitions of the
+    VMs that the run was going to define. Nobody can compare these.
     """
     design = manifest.design
+    unnoted = {vm.name for vm in design.vms if manifest.definition_of(vm.name) is None}
     drift = [found for found in drift_of(manifest, state) if not found.unknown]
     absent = dict(_absent(manifest, state))
     subjects = (
@@ -202,12 +208,11 @@ def libvirt_verdicts(manifest: Manifest, state: VappState) -> Iterator[Verdict]:
     for subject in subjects:
         found = [one.what for one in drift if one.subject == subject]
         found += [absent[subject]] if subject in absent else []
-        yield _verdict(
-            f"libvirt/{subject}",
-            f"libvirt has '{subject}' as vcloud defined it",
-            not found,
-            "; ".join(found) or "as defined",
-        )
+        key, claim = f"libvirt/{subject}", f"libvirt has '{subject}' as vcloud defined it"
+        if subject in unnoted and not found:
+            yield _not_compared(key, claim, UNNOTED)
+        else:
+            yield _verdict(key, claim, not found, "; ".join(found) or "as defined")
 
 
 def _absent(manifest: Manifest, state: VappState) -> Iterator[tuple[str, str]]:
@@ -267,8 +272,8 @@ def _named(key: str, claim: str, found: tuple[str, ...]) -> Verdict:
     return _verdict(key, claim, not found, "; ".join(found[:NAMED]) + more or "nothing differs")
 
 
-def _not_compared(key: str, claim: str) -> Verdict:
-    return Verdict(_check(key, claim), Outcome.NOT_RUN, OTHERWISE, final=True)
+def _not_compared(key: str, claim: str, reason: str = OTHERWISE) -> Verdict:
+    return Verdict(_check(key, claim), Outcome.NOT_RUN, reason, final=True)
 
 
 def _verdict(key: str, claim: str, holds: bool | None, detail: str) -> Verdict:

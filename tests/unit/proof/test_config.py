@@ -114,6 +114,22 @@ def test_what_stands_is_as_vcloud_defined_it() -> None:
     assert wrong_in_libvirt(STANDING) == {}
 
 
+def test_a_definition_that_no_run_has_noted_is_not_called_as_defined() -> None:
+    """A run was killed before it defined the VM, so the VM still has its memory of before."""
+    assert STANDING.manifest
+    killed = STANDING.manifest.claimed("lock", STANDING.manifest, 1, {"api"})
+
+    def verdict_on(subject: str, state: VappState) -> Verdict:
+        verdicts = libvirt_verdicts(killed, state)
+        return next(one for one in verdicts if one.check.id == f"config/libvirt/{subject}")
+
+    unknown = verdict_on("api", STANDING)
+    assert unknown.outcome is Outcome.NOT_RUN
+    assert "`vcloud up` notes it" in unknown.detail
+    assert verdict_on("db", STANDING).outcome is Outcome.PASS
+    assert verdict_on("api", with_api(running=False)).outcome is Outcome.FAIL
+
+
 def test_a_vapp_without_an_ips_has_no_claims_about_one() -> None:
     design = replace(shop(), ips=None)
     manifest = manifest_of(design)
