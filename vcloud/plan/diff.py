@@ -84,10 +84,23 @@ def plan_changes(
         in_order(
             replace(step, host=host, loses=_losses(step, wanted.design, state)) for step in steps
         ),
-        notes=losses.notes_on_disks(wanted.design, state),
+        notes=(*losses.notes_on_disks(wanted.design, state), *_later(wanted.design, state, steps)),
         host_side=state.host_side,
         unmended=unmended(side, differences, steps),
     )
+
+
+def _later(design: Design, state: VappState, steps: list[Step]) -> Iterator[str]:
+    """What these steps cannot do, and what is lost when somebody starts a VM again that none of them
+    starts: the data of a disk whose file is gone while the VM has it open, or of a snapshot.
+    """
+    started = {step.subject: step.verb for step in steps if step.verb in STARTED}
+    for vm in design.vms:
+        domain, verb = state.domain(vm.domain), started.get(vm.name)
+        if verb is Verb.RESTORE_VM:
+            yield from losses.told_of_restore(vm, state)
+        elif verb is None and domain is not None and domain.running:
+            yield from losses.told_of_next_start(vm, design, state)
 
 
 def _drift(wanted: Manifest, state: VappState, *, noting: bool) -> tuple[Drift, ...]:

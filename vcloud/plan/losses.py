@@ -90,6 +90,23 @@ def at_next_start(vm: Vm, design: Design, state: VappState, *, root: bool = True
         yield from _empty_disk(vm, disk, domain, design, state)
 
 
+def told_of_next_start(vm: Vm, design: Design, state: VappState) -> Iterator[str]:
+    """A sentence without an end for each loss when a VM that runs now is started again."""
+    for loss in at_next_start(vm, design, state):
+        yield f"data is lost when '{vm.name}' is started again: {loss}"
+
+
+def told_of_restore(vm: Vm, state: VappState) -> Iterator[str]:
+    """A sentence without an end for each volume that a VM's saved memory needs and that is gone."""
+    domain = state.domain(vm.domain)
+    if domain is None or not domain.saved or state.volumes is None:
+        return
+    used = {PurePath(file).name for files in domain.sources.values() for file in files}
+    for volume in (root_volume(vm.domain), *(disk.volume for disk in vm.disks)):
+        if volume in used and volume not in state.volumes:
+            yield f"the memory of '{vm.name}' is saved, but its disk '{volume}' is gone from the host; `vcloud up` restores the VM when the disk is back"
+
+
 def of_down(vapp: str, volumes: Iterable[str] | None, state: VappState) -> Iterator[Loss]:
     """The losses when `vcloud down` deletes these volumes and every VM of the vApp. None: nobody knows
     which volumes there are.

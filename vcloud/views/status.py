@@ -32,7 +32,7 @@ from vcloud.plan.copies import newest_copy
 from vcloud.plan.drift import drift_of
 from vcloud.plan.host_difference import HostKind, HostSide
 from vcloud.plan.host_mending import told_once, way_out
-from vcloud.plan.losses import at_next_start
+from vcloud.plan.losses import told_of_next_start, told_of_restore
 from vcloud.plan.manifest import Manifest, Phase
 from vcloud.plan.reasons import BROUGHT_BACK
 from vcloud.plan.state import VappState
@@ -136,7 +136,9 @@ class Status:
     def summary(self) -> str:
         """The state in one line."""
         if self.phase == SAVED:
-            return f"saved, {len(self.vms)} VMs; `vcloud up` restores them"
+            word = "saved" if self.healthy else "DEGRADED, saved"
+            way = "; `vcloud up` restores them" if self.healthy else ""
+            return f"{word}, {len(self.vms)} VMs{way}"
         running = sum(vm.state == "running" for vm in self.vms)
         side = self.host_side or UNSEEN
         word = f"protected {side.caveat};" if side.unseen else "protected,"
@@ -390,6 +392,8 @@ def _problems(state: VappState, design: Design, phase: Phase) -> list[str]:
         if phase is Phase.APPLYING
         else []
     )
+    for vm in design.vms if state.saved() else ():
+        problems += told_of_restore(vm, state)
     for vm in design.vms if not state.saved() else ():
         found = _vm_state(vm, state)
         if found == FOREIGN:
@@ -406,10 +410,7 @@ def _problems(state: VappState, design: Design, phase: Phase) -> list[str]:
             problems.append(
                 f"{vm.role} '{vm.name}' was not started by `vcloud up`, so its links and services are not set up; `vcloud up` repairs it"
             )
-        problems += [
-            f"data is lost when '{vm.name}' is started again: {loss}"
-            for loss in at_next_start(vm, design, state)
-        ]
+        problems += told_of_next_start(vm, design, state)
         problems += [
             f"somebody has made the disk '{disk.name}' of '{vm.name}' larger, which has {-(-size >> 20)} MiB now; `vcloud up` goes on when its file gives the disk {-(-size >> 20)}M"
             for disk in vm.disks

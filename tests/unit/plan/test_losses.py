@@ -22,7 +22,7 @@ from vcloud.plan.manifest import Phase
 from vcloud.plan.reasons import flow_changes
 from vcloud.plan.state import VappState
 from vcloud.plan.steps import Plan, Verb
-from vcloud.views.status import _problems
+from vcloud.views.status import _problems, _status
 
 ORDERS = "  - {id: orders, from: web, to: api, service: tcp/8000, why: the API}\n"
 
@@ -278,6 +278,32 @@ def test_saved_memory_is_named_before_it_is_given_up() -> None:
     assert {step.verb for step in cold.steps} == {Verb.RESTART_VM, Verb.LOAD_FIREWALL}
     assert lost(cold) == [f"{vm} (saved memory)" for vm in ("firewall", "web-1", "web-2", "api")]
     assert plan_changes(manifest_of(with_disk()), stands(), "h1", cold=True).steps == ()
+
+
+def test_a_saved_vm_whose_disk_is_gone_is_not_called_restorable() -> None:
+    for volume in ("vm.shop.api.data.qcow2", "root.shop.api.qcow2"):
+        state = without_volumes(saved(stands()), volume)
+        (problem,) = _problems(state, with_disk(), Phase.READY)
+        assert "the memory of 'api' is saved" in problem
+        assert f"'{volume}' is gone" in problem
+        assert "restores them" not in _status(state, "h1").summary
+    data = without_volumes(saved(stands()), "vm.shop.api.data.qcow2")
+    (note,) = plan(with_disk(), data).notes
+    assert "'vm.shop.api.data.qcow2' is gone" in note
+    assert _problems(saved(stands()), with_disk(), Phase.READY) == []
+    assert "restores them" in _status(saved(stands()), "h1").summary
+    assert plan(with_disk(), saved(stands())).notes == ()
+
+
+def test_a_plan_names_what_is_lost_later_although_nothing_is_to_be_done_now() -> None:
+    """The running VM has its disk open."""
+    state = without_volumes(stands(), "vm.shop.api.data.qcow2")
+    found = plan(with_disk(), state)
+    assert found.steps == ()
+    (note,) = found.notes
+    assert "data is lost when 'api' is started again: api.data: its file" in note
+    assert plan(with_disk(memory="memory: 512M,"), state).notes == (), "the step names it"
+    assert plan(with_disk(), stands()).notes == ()
 
 
 def test_down_says_which_data_it_deletes() -> None:
