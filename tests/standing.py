@@ -31,11 +31,12 @@ def manifest_of(
     accelerator: str = "tcg",
     uplink: Uplink = UPLINK,
     images: dict[str, VmImage] | None = None,
+    salt: str = "",
 ) -> Manifest:
     """The wanted manifest. `images` maps VMs to builds of images that differ from the usual."""
     builds = {vm.name: build_of(vm) for vm in design.vms} | (images or {})
     return wanted_manifest(
-        compile_vapp(design, uplink), accelerator, builds, "2026-01-02T03:04:05Z", "0.1.0"
+        compile_vapp(design, uplink), accelerator, builds, "2026-01-02T03:04:05Z", "0.1.0", salt
     )
 
 

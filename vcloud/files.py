@@ -10,10 +10,12 @@ import stat
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from vcloud.data import images_dir, shipped_recipes
 from vcloud.documents.field import CONTENT_LENGTH, FieldError
+from vcloud.documents.given import FromFile, read_values
 from vcloud.documents.reader import LARGEST
 from vcloud.errors import UsageError
 
@@ -22,6 +24,10 @@ IMAGE_FOLDERS: Final = "VCLOUD_IMAGE_FOLDERS"
 """The environment variable that names more folders from which a vApp file may take images, with `:`
 between them.
 """
+SECRET_FOLDERS: Final = "VCLOUD_SECRET_FOLDERS"  # noqa: S105 - the name of a variable
+"""The same for folders whose files a vApp file may name as secrets."""
+SECRET_VARIABLES: Final = "VCLOUD_SECRET_VARIABLES"  # noqa: S105 - the name of a variable
+"""The environment variable that names those that a vApp file may read, with `:` between them."""
 
 
 def read_vapp_file(path: Path) -> bytes:
@@ -41,21 +47,56 @@ def read_vapp_file(path: Path) -> bytes:
 
 
 def beside(file: Path, environment: Mapping[str, str] = os.environ) -> Folder:
-    """What lies beside a vApp file. Relative and empty entries of VCLOUD_IMAGE_FOLDERS count for
+    """What lies beside a vApp file. Relative and empty entries of the variables for folders count for
     nothing: they would mean another folder for each folder in which vcloud is called.
     """
-    named = map(Path, environment.get(IMAGE_FOLDERS, "").split(":"))
-    return Folder(file.parent, tuple(folder for folder in named if folder.is_absolute()))
+    allowed = environment.get(SECRET_VARIABLES, "").split(":")
+    return Folder(
+        file.parent,
+        _folders(environment, IMAGE_FOLDERS),
+        _folders(environment, SECRET_FOLDERS),
+        {name: environment.get(name) for name in allowed if name},
+    )
+
+
+def _folders(environment: Mapping[str, str], variable: str) -> tuple[Path, ...]:
+    named = map(Path, environment.get(variable, "").split(":"))
+    return tuple(folder for folder in named if folder.is_absolute())
+
+
+def read_parameter_file(path: Path) -> dict[str, FromFile]:
+    """The values of a parameter file. Raises UsageError where it cannot be read, SpecError where it
+    has problems.
+    """
+    try:
+        with path.open("rb") as opened:
+            others_read = bool(os.fstat(opened.fileno()).st_mode & (stat.S_IRGRP | stat.S_IROTH))
+            data = opened.read(LARGEST + 1)
+    except OSError as error:
+        raise UsageError(
+            f"the parameter file '{path}' cannot be read: {error.strerror}",
+            "Name a YAML file with a line 'name: value' for each parameter.",
+        ) from None
+    return read_values(data, str(path), others_read=others_read)
 
 
 class Folder:
     """The folder of a vApp file, as `vcloud.spec.surroundings.Beside` describes it. `image_folders`
-    are further folders from which the operator allows it to take images.
+    and `secret_folders` are further folders from which the operator allows it to take images and
+    secrets; `variables` are those of the environment that it may read, None for one that is not set.
     """
 
-    def __init__(self, folder: Path, image_folders: tuple[Path, ...] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        image_folders: tuple[Path, ...] = (),
+        secret_folders: tuple[Path, ...] = (),
+        variables: Mapping[str, str | None] = MappingProxyType({}),
+    ) -> None:
         self.folder = folder.absolute()
         self._image_folders = image_folders
+        self._secret_folders = secret_folders
+        self._variables = variables
 
     @property
     def recipes(self) -> frozenset[str]:
@@ -91,7 +132,7 @@ class Folder:
         FieldError.
         """
         try:
-            return _content_below(self.folder, source)
+            return _content_below(self.folder, self.folder / source)
         except OSError as error:
             raise FieldError(
                 f"'{source}' cannot be read: {error.strerror}", "Paths are relative to this file."
@@ -101,18 +142,55 @@ class Folder:
                 f"'{source}' {error}", "Write the path of a file in the folder of the vApp file."
             ) from None
 
+    def secret(self, path: str) -> bytes:
+        """The content of a regular file of at most 1 MiB: in the folder or below it, or in one of the
+        folders that the operator allows. Raises FieldError.
+        """
+        wanted = self.folder / path
+        folders = (self.folder, *self._secret_folders)
+        inside = [
+            one for one in folders if Path(os.path.realpath(wanted)).is_relative_to(one.resolve())
+        ]
+        if not inside:
+            raise FieldError(
+                f"'{path}' leads out of the folder of the vApp file",
+                f"Copy the secret into this folder, or allow its folder: export {SECRET_FOLDERS}=/run/secrets.",
+            )
+        try:
+            return _content_below(inside[0], wanted)
+        except OSError as error:
+            raise FieldError(
+                f"'{path}' cannot be read: {error.strerror}", "Paths are relative to this file."
+            ) from None
+        except _UnfitError as error:
+            raise FieldError(f"'{path}' {error}", "Write the path of a file.") from None
+
+    def variable(self, name: str) -> str:
+        """The value of an environment variable that the operator lets vApp files read. Raises
+        FieldError.
+        """
+        if name not in self._variables:
+            raise FieldError(
+                f"this file wants the environment variable {name}, and you have not allowed it",
+                f"If you trust the file with it: export {SECRET_VARIABLES}={name} (several with ':' between them).",
+            )
+        value = self._variables[name]
+        if value is None:
+            raise FieldError(f"the environment variable {name} is not set", f"export {name}=...")
+        return value
+
 
 class _UnfitError(Exception):
     """A source that vcloud must not read. The message completes "'source' ..."."""
 
 
-def _content_below(folder: Path, source: str) -> bytes:
+def _content_below(folder: Path, wanted: Path) -> bytes:
     """The opened file itself is checked, so that nobody can exchange it between check and use.
 
     A pipe is opened without waiting for a writer, and the last part of the path is never followed
     as a link.
     """
-    path = Path(os.path.realpath(folder / source, strict=True))
+    path = Path(os.path.realpath(wanted, strict=True))
     if not path.is_relative_to(folder.resolve()):
         raise _UnfitError("leads to a file outside the folder of the vApp file")
     # O_NONBLOCK: the open of a pipe does not wait for a writer. O_NOFOLLOW: the path was resolved

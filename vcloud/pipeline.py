@@ -7,7 +7,7 @@ most commands need a part only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,12 +18,14 @@ from vcloud.spec.model import Vapp
 
 if TYPE_CHECKING:
     from vcloud.design.controls import Controls
+    from vcloud.documents.given import Given
     from vcloud.images.recipe import Recipe
     from vcloud.profiles.harden import Hardened
 
 
-def load_file(path: Path, parameters: Mapping[str, str]) -> Vapp:
-    """The vApp of a file (`-` is stdin). `parameters` override its defaults.
+def load_file(path: Path, parameters: Given, *, secrets: bool = True) -> Vapp:
+    """The vApp of a file (`-` is stdin). `parameters` override its defaults. `secrets` is as in
+    `parse_vapp`.
 
     Raises:
         SpecError: the file has problems; it has all of them.
@@ -33,7 +35,7 @@ def load_file(path: Path, parameters: Mapping[str, str]) -> Vapp:
     from vcloud.spec.load import parse_vapp
 
     name = "stdin" if str(path) == STDIN else str(path)
-    vapp = parse_vapp(read_vapp_file(path), beside(path), name, parameters)
+    vapp = parse_vapp(read_vapp_file(path), beside(path), name, parameters, secrets=secrets)
     if any(any(flow.prefixes) for flow in vapp.flows):
         from vcloud.design.inner import inner_prefixes
 
@@ -42,7 +44,7 @@ def load_file(path: Path, parameters: Mapping[str, str]) -> Vapp:
     return vapp
 
 
-def read_name(path: Path, parameters: Mapping[str, str] | None = None) -> str:
+def read_name(path: Path, parameters: Given | None = None) -> str:
     """The name of the vApp in a file, which may be wrong elsewhere. Raises SpecError, UsageError."""
     from vcloud.files import read_vapp_file
     from vcloud.spec.load import parse_only_name
@@ -70,7 +72,7 @@ def secured(vapp: Vapp, day: date | None = None, instead: Iterable[str] = ()) ->
 
 
 def checked_file(
-    path: Path, parameters: Mapping[str, str], day: date | None = None
+    path: Path, parameters: Given, day: date | None = None
 ) -> tuple[Vapp, Hardened | None]:
     """The vApp of a file, and what its profiles mean for it; see `load_file` and `secured`. Raises
     SpecError also where the file breaks a control.

@@ -16,6 +16,7 @@ from vcloud.apply.target import Target, known_accelerator, target_of
 from vcloud.apply.vm_images import VmImages
 from vcloud.apply.whole_lab import whole_lab
 from vcloud.design.model import Design, Vm
+from vcloud.documents.given import Given
 from vcloud.enforce.install import hook_digest
 from vcloud.errors import (
     HostError,
@@ -83,7 +84,7 @@ class Request:
 
 def request_of(
     path: Path,
-    parameters: Mapping[str, str],
+    parameters: Given,
     accelerator: str = "auto",
     *,
     cold: bool = False,

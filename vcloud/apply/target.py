@@ -19,7 +19,7 @@ from vcloud.hosts.volumes import VappVolumes
 from vcloud.placement.place import Placement
 from vcloud.plan.manifest import Manifest
 from vcloud.plan.state import VappState
-from vcloud.plan.wanted import wanted_manifest
+from vcloud.plan.wanted import salt_for, wanted_manifest
 from vcloud.reporter import Reporter
 
 
@@ -41,6 +41,7 @@ class Target:
             images.chosen,
             self.wanted.written,
             self.wanted.vcloud,
+            self.wanted.salt,
         )
         wanted = replace(wanted, cores=self.wanted.cores, owned=self.wanted.owned)
         return replace(self, wanted=wanted, images=images)
@@ -73,6 +74,7 @@ def target_of(
         images.chosen,
         datetime.now(UTC).isoformat(timespec="seconds"),
         __version__,
+        salt_for(design, state.manifest),
     )
     cores = cores_for(host, design, dict(state.manifest.cores if state.manifest else ()))
     wanted = replace(wanted, cores=tuple(cores.pins.items()), owned=tuple(sorted(cores.owned)))

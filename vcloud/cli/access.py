@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vcloud.cli.options import Connect, Parameters, VmArgument, vapp_and_vm
+from vcloud.cli.options import Connect, ParameterFiles, Parameters, VmArgument, vapp_and_vm
 from vcloud.cli.output import pass_on, tell
 from vcloud.errors import UsageError
 
@@ -32,6 +32,7 @@ def execute(
     vm: VmArgument,
     argv: Argv = None,
     parameters: Parameters = None,
+    param_files: ParameterFiles = None,
     connect: Connect = None,
     timeout: Annotated[
         int, typer.Option("--timeout", help="Seconds after which the command is killed.", min=1)
@@ -47,7 +48,7 @@ def execute(
             "no command is given", "For example: vcloud exec shop/web-1 -- ip address."
         )
     stdin = b"" if sys.stdin.isatty() else sys.stdin.buffer.read()
-    done = execute_in(*vapp_and_vm(vm, parameters), argv, connect, stdin, timeout)
+    done = execute_in(*vapp_and_vm(vm, parameters, param_files), argv, connect, stdin, timeout)
     pass_on(done.stdout, done.stderr)
     raise typer.Exit(done.code)
 
@@ -56,6 +57,7 @@ def ssh(
     vm: VmArgument,
     argv: Argv = None,
     parameters: Parameters = None,
+    param_files: ParameterFiles = None,
     connect: Connect = None,
     user: Annotated[str, typer.Option("-l", "--user", help="Login name.")] = "root",
 ) -> None:
@@ -64,21 +66,27 @@ def ssh(
     """
     from vcloud.guests.access import ssh_into
 
-    raise typer.Exit(ssh_into(*vapp_and_vm(vm, parameters), user, argv or [], connect))
+    raise typer.Exit(ssh_into(*vapp_and_vm(vm, parameters, param_files), user, argv or [], connect))
 
 
-def console(vm: VmArgument, parameters: Parameters = None, connect: Connect = None) -> None:
+def console(
+    vm: VmArgument,
+    parameters: Parameters = None,
+    param_files: ParameterFiles = None,
+    connect: Connect = None,
+) -> None:
     """Attach this terminal to a VM's serial console. Ctrl-] leaves it. The VM then controls the
     terminal, as any remote shell does.
     """
     from vcloud.guests.access import attach_console
 
-    attach_console(*vapp_and_vm(vm, parameters), connect)
+    attach_console(*vapp_and_vm(vm, parameters, param_files), connect)
 
 
 def logs(
     vm: VmArgument,
     parameters: Parameters = None,
+    param_files: ParameterFiles = None,
     connect: Connect = None,
     lines: Annotated[int, typer.Option("-n", "--lines", help="Number of lines.", min=1)] = 100,
 ) -> None:
@@ -87,7 +95,7 @@ def logs(
     """
     from vcloud.guests.logs import log_of
 
-    tell(log_of(*vapp_and_vm(vm, parameters), connect, lines), end="")
+    tell(log_of(*vapp_and_vm(vm, parameters, param_files), connect, lines), end="")
 
 
 def channel(vapp: str, vm: str, key: Path, connect: Connect = None) -> None:

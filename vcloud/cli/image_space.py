@@ -12,6 +12,7 @@ from vcloud.cli.options import (
     FileOption,
     Format,
     Output,
+    ParameterFiles,
     Parameters,
     Yes,
     parameter_values,
@@ -21,6 +22,7 @@ from vcloud.errors import Exit, UsageError
 
 if TYPE_CHECKING:
     from vcloud.apply.prune import Chosen, OnHost
+    from vcloud.documents.given import Given
     from vcloud.images.cache import Image
     from vcloud.images.refresh import Buildable, Refreshed
 
@@ -45,6 +47,7 @@ def refresh(
     ] = None,
     file: FileOption = None,
     parameters: Parameters = None,
+    param_files: ParameterFiles = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Build images anew with the packages of today. `vcloud plan` then shows which VMs get them.
@@ -55,7 +58,11 @@ def refresh(
     from vcloud.images.cache import default_cache
     from vcloud.images.refresh import refresh as refresh_images
 
-    wanted = _of_file(file, parameters) if file else _buildables(names or [])
+    wanted = (
+        _of_file(file, parameter_values(parameters, param_files))
+        if file
+        else _buildables(names or [])
+    )
     with Progress(quiet=output is not Format.TABLE) as progress:
         results = refresh_images(wanted, default_cache(), progress.report)
     if output is Format.TABLE:
@@ -66,11 +73,11 @@ def refresh(
         raise typer.Exit(Exit.FAILED)
 
 
-def _of_file(file: Path, parameters: list[str] | None) -> "tuple[Buildable, ...]":
+def _of_file(file: Path, parameters: "Given") -> "tuple[Buildable, ...]":
     from vcloud.apply.refresh import buildables_of
     from vcloud.pipeline import design_of, load_file
 
-    return buildables_of(design_of(load_file(file, parameter_values(parameters))))
+    return buildables_of(design_of(load_file(file, parameters, secrets=False)))
 
 
 def _buildables(names: list[str]) -> "list[Buildable]":

@@ -19,6 +19,7 @@ from vcloud.cli.options import (
     FileOption,
     Format,
     Output,
+    ParameterFiles,
     Parameters,
     VappArgument,
     WantedHost,
@@ -33,6 +34,7 @@ from vcloud.errors import Exit, SpecError, UnreachableError, UsageError, VcloudE
 from vcloud.printable import on_one_line
 
 if TYPE_CHECKING:
+    from vcloud.documents.given import Given
     from vcloud.plan.steps import Loss, Plan
 
 
@@ -83,6 +85,7 @@ def validate(
     argument: FileArgument = None,
     file: FileOption = None,
     parameters: Parameters = None,
+    param_files: ParameterFiles = None,
     as_of: AsOf = "",
     output: Output = Format.TABLE,
 ) -> None:
@@ -91,7 +94,7 @@ def validate(
     from vcloud.spec.notes import notes as remarks
     from vcloud.spec.refuse import refusals
 
-    path, values = chosen_file(argument, file), parameter_values(parameters)
+    path, values = chosen_file(argument, file), parameter_values(parameters, param_files)
     try:
         vapp, found = checked_file(path, values, day_of(as_of))
     except SpecError as error:
@@ -144,7 +147,7 @@ def validate(
         say(f"note: {note}")
 
 
-def _name_in(path: Path, values: dict[str, str]) -> str | None:
+def _name_in(path: Path, values: "Given") -> str | None:
     """The name of the vApp in an invalid file; None if it cannot be read."""
     from vcloud.pipeline import read_name
 
@@ -158,6 +161,7 @@ def plan(
     argument: FileArgument = None,
     file: FileOption = None,
     parameters: Parameters = None,
+    param_files: ParameterFiles = None,
     connect: Connect = None,
     host: WantedHost = "",
     host_is_dead: DeadHosts = None,
@@ -172,7 +176,7 @@ def plan(
     from vcloud.apply.planning import request_of
     from vcloud.apply.up import preview
 
-    path, values = chosen_file(argument, file), parameter_values(parameters)
+    path, values = chosen_file(argument, file), parameter_values(parameters, param_files)
     request = request_of(
         path, values, accel.value, host=host, dead=host_is_dead or (), day=day_of(as_of)
     )
@@ -254,6 +258,7 @@ def up(
     argument: FileArgument = None,
     file: FileOption = None,
     parameters: Parameters = None,
+    param_files: ParameterFiles = None,
     connect: Connect = None,
     host: WantedHost = "",
     host_is_dead: DeadHosts = None,
@@ -299,7 +304,7 @@ def up(
 
     request = request_of(
         chosen_file(argument, file),
-        parameter_values(parameters),
+        parameter_values(parameters, param_files),
         accel.value,
         cold=cold,
         reload=reload,
@@ -403,13 +408,14 @@ def _not_agreed(found: "Plan") -> UsageError:
 def save(
     vapp: VappArgument = None,
     parameters: Parameters = None,
+    param_files: ParameterFiles = None,
     connect: Connect = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Stop all VMs of a vApp and save their memory on the host; `up` resumes them."""
     from vcloud.apply.save import save_vapp
 
-    name = vapp_name(vapp, parameters)
+    name = vapp_name(vapp, parameters, param_files)
     with Progress(quiet=output is not Format.TABLE) as progress:
         saved = save_vapp(name, connect, progress)
     if output is not Format.TABLE:
@@ -425,6 +431,7 @@ def save(
 def down(
     vapp: VappArgument = None,
     parameters: Parameters = None,
+    param_files: ParameterFiles = None,
     connect: Connect = None,
     yes: Yes = False,
     output: Output = Format.TABLE,
@@ -432,7 +439,7 @@ def down(
     """Delete a vApp with its VMs, networks and disks."""
     from vcloud.apply.down import data_of, take_down
 
-    name = vapp_name(vapp, parameters)
+    name = vapp_name(vapp, parameters, param_files)
     losses: tuple[Loss, ...] | None = None
     hosts: dict[str, str] = {}
     if not yes:

@@ -15,6 +15,7 @@ from vcloud.cli.options import (
     FileOption,
     Format,
     Output,
+    ParameterFiles,
     Parameters,
     chosen_file,
     parameter_values,
@@ -77,6 +78,7 @@ def make_images(
     argument: FileArgument = None,
     file: FileOption = None,
     parameters: Parameters = None,
+    param_files: ParameterFiles = None,
     connect: Connect = None,
     accel: AccelOption = Accel.AUTO,
 ) -> None:
@@ -84,7 +86,9 @@ def make_images(
     from vcloud.apply.memory_images import make_memory_images
     from vcloud.apply.planning import request_of
 
-    request = request_of(chosen_file(argument, file), parameter_values(parameters), accel.value)
+    request = request_of(
+        chosen_file(argument, file), parameter_values(parameters, param_files), accel.value
+    )
     with Progress() as progress:
         found = make_memory_images(request, connect, progress)
     tell(f"{len(found)} memory images are ready ({progress.seconds:.1f} s)")

@@ -4,12 +4,15 @@ import os
 from datetime import date
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vcloud.cli import complete
 from vcloud.errors import UsageError
+
+if TYPE_CHECKING:
+    from vcloud.documents.given import FromFile
 
 
 class Format(StrEnum):
@@ -81,6 +84,16 @@ Parameters = Annotated[
         metavar="KEY=VALUE",
         help="Set a parameter of the file. Can be given several times.",
         envvar="VCLOUD_PARAM",
+    ),
+]
+ParameterFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--param-file",
+        metavar="FILE",
+        help="A YAML file that sets parameters, for secrets too: then only you may read it. -P overrides it. Can be given several times.",
+        envvar="VCLOUD_PARAM_FILE",
+        show_default=False,
     ),
 ]
 Connect = Annotated[
@@ -169,9 +182,21 @@ def default_file() -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
-def parameter_values(pairs: list[str] | None) -> dict[str, str]:
-    """The values of `-P KEY=VALUE` options. Raises UsageError for one without `=`."""
-    values = {}
+def parameter_values(
+    pairs: list[str] | None, files: list[Path] | None = None
+) -> "dict[str, str | FromFile]":
+    """The values of `--param-file FILE` and `-P KEY=VALUE` options. Of several values for a parameter
+    the last one counts, and `-P` before all files.
+
+    Raises UsageError for a value without `=` and for a file that cannot be read, SpecError for a
+    wrong file.
+    """
+    values: dict[str, str | FromFile] = {}
+    if files:
+        from vcloud.files import read_parameter_file
+
+        for file in files:
+            values.update(read_parameter_file(file))
     for pair in pairs or []:
         key, sign, value = pair.partition("=")
         if not sign or not key:
@@ -193,11 +218,13 @@ def day_of(text: str) -> date | None:
         raise UsageError(f"--as-of: {error.what}", error.hint) from None
 
 
-def vapp_name(text: str | None, pairs: list[str] | None = None) -> str:
+def vapp_name(
+    text: str | None, pairs: list[str] | None = None, files: list[Path] | None = None
+) -> str:
     """The name of a vApp: the text itself or, if it is a file, the name that `up` would give it.
     Raises UsageError, SpecError.
     """
-    values = parameter_values(pairs)
+    values = parameter_values(pairs, files)
     path = Path(text) if text else default_file()
     if path is None:
         raise UsageError(
@@ -212,11 +239,13 @@ def vapp_name(text: str | None, pairs: list[str] | None = None) -> str:
     return parse_name(text)
 
 
-def vapp_and_vm(text: str, pairs: list[str] | None = None) -> tuple[str, str]:
+def vapp_and_vm(
+    text: str, pairs: list[str] | None = None, files: list[Path] | None = None
+) -> tuple[str, str]:
     """The vApp and the VM of `shop/web-1`, or of `web-1` if this folder has a vApp file. Raises
     UsageError, SpecError.
     """
     vapp, slash, vm = text.partition("/")
     if slash:
-        return vapp_name(vapp, pairs), vm
-    return vapp_name(None, pairs), text
+        return vapp_name(vapp, pairs, files), vm
+    return vapp_name(None, pairs, files), text

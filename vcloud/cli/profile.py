@@ -13,6 +13,7 @@ from vcloud.cli.options import (
     FileOption,
     Format,
     Output,
+    ParameterFiles,
     Parameters,
     chosen_file,
     day_of,
@@ -144,6 +145,7 @@ def diff(
         ),
     ] = None,
     parameters: Parameters = None,
+    param_files: ParameterFiles = None,
     as_of: AsOf = "",
     output: Output = Format.TABLE,
     exit_code: Annotated[
@@ -164,7 +166,7 @@ def diff(
         )
     effect = None
     if file is not None:
-        vapp = load_file(file, parameter_values(parameters))
+        vapp = load_file(file, parameter_values(parameters, param_files), secrets=False)
         names = (_pinned(before, one.version), _pinned(after, other.version))
         effect = effect_on(vapp, names, day)
     if output is not Format.TABLE:
@@ -276,6 +278,7 @@ def explain(
     ],
     file: FileOption = None,
     parameters: Parameters = None,
+    param_files: ParameterFiles = None,
     as_of: AsOf = "",
     output: Output = Format.TABLE,
 ) -> None:
@@ -298,7 +301,9 @@ def explain(
         wanted = parse_service(service)
     except FieldError as error:
         raise UsageError(error.what, "Write it like tcp/80, udp/53 or icmp.") from None
-    design = design_of(load_file(path, parameter_values(parameters)), day=day_of(as_of))
+    design = design_of(
+        load_file(path, parameter_values(parameters, param_files), secrets=False), day=day_of(as_of)
+    )
     answers = explained(design, source, wanted, target)
     if output is not Format.TABLE:
         emit([answer.as_data() for answer in answers], output)

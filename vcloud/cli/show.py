@@ -15,6 +15,7 @@ from vcloud.cli.options import (
     FileOption,
     Format,
     Output,
+    ParameterFiles,
     Parameters,
     VappArgument,
     chosen_file,
@@ -28,6 +29,7 @@ from vcloud.printable import on_one_line
 
 if TYPE_CHECKING:
     from vcloud.design.model import Design
+    from vcloud.documents.given import Given
     from vcloud.views.status import Status
 
 
@@ -49,6 +51,7 @@ def register(app: typer.Typer) -> None:
 def status(
     vapp: VappArgument = None,
     parameters: Parameters = None,
+    param_files: ParameterFiles = None,
     connect: Connect = None,
     output: Output = Format.TABLE,
     exit_code: Annotated[
@@ -60,7 +63,7 @@ def status(
     """
     from vcloud.views.status import status_of
 
-    found = status_of(vapp_name(vapp, parameters), connect)
+    found = status_of(vapp_name(vapp, parameters, param_files), connect)
     if output is Format.TABLE:
         _show_status(found)
     else:
@@ -105,6 +108,7 @@ def render(
     argument: FileArgument = None,
     file: FileOption = None,
     parameters: Parameters = None,
+    param_files: ParameterFiles = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the files.")] = Path("rendered"),
     accel: AccelOption = Accel.TCG,
     as_of: AsOf = "",
@@ -120,7 +124,9 @@ def render(
         return ImageNames(VmImages.of(design).digests, CMDLINE)
 
     path, day = chosen_file(argument, file), day_of(as_of)
-    written = render_to(path, parameter_values(parameters), out, accel.value, images_of, day)
+    written = render_to(
+        path, parameter_values(parameters, param_files), out, accel.value, images_of, day
+    )
     say(f"wrote {written} files to {out}")
 
 
@@ -128,6 +134,7 @@ def graph(
     argument: FileArgument = None,
     file: FileOption = None,
     parameters: Parameters = None,
+    param_files: ParameterFiles = None,
     picture: Annotated[
         Picture | None,
         typer.Option(
@@ -155,7 +162,8 @@ def graph(
         raise UsageError(
             f"--lab draws hosts, and '{argument}' is a vApp file", "Leave out one of the two."
         )
-    content = _lab(connect, kind) if lab else _vapp(chosen_file(argument, file), parameters, kind)
+    values = parameter_values(parameters, param_files)
+    content = _lab(connect, kind) if lab else _vapp(chosen_file(argument, file), values, kind)
     if kind in (Picture.SVG, Picture.PNG):
         content = _drawn(content, kind)
     if out is None:
@@ -168,11 +176,11 @@ def graph(
     say(f"wrote {out}")
 
 
-def _vapp(file: Path, parameters: list[str] | None, kind: Picture) -> bytes:
+def _vapp(file: Path, parameters: "Given", kind: Picture) -> bytes:
     from vcloud.compile.graph import render_dot, render_mermaid
     from vcloud.pipeline import design_of, load_file
 
-    design = design_of(load_file(file, parameter_values(parameters)))
+    design = design_of(load_file(file, parameters, secrets=False))
     drawn = render_mermaid(design) if kind is Picture.MERMAID else render_dot(design)
     return drawn.encode()
 

@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from vcloud.cli.options import Connect, Format, Output, Parameters, VappArgument, vapp_name
+from vcloud.cli.options import (
+    Connect,
+    Format,
+    Output,
+    ParameterFiles,
+    Parameters,
+    VappArgument,
+    vapp_name,
+)
 from vcloud.cli.output import Progress, emit, say, table, tell
 from vcloud.errors import Exit, UsageError, VcloudError
 from vcloud.printable import on_one_line
@@ -18,6 +26,7 @@ def register(app: typer.Typer) -> None:
 def verify(
     vapp: VappArgument = None,
     parameters: Parameters = None,
+    param_files: ParameterFiles = None,
     connect: Connect = None,
     output: Output = Format.TABLE,
     outside: Annotated[
@@ -60,7 +69,9 @@ def verify(
     if junit:
         check_writable(junit)
     with Progress(quiet=output is not Format.TABLE) as progress:
-        found = verify_vapp(vapp_name(vapp, parameters), connect, seed, progress, outside or ())
+        found = verify_vapp(
+            vapp_name(vapp, parameters, param_files), connect, seed, progress, outside or ()
+        )
     verdicts = found.verdicts
     if output is Format.TABLE:
         table("", ["check", "outcome", "claim", "detail"], rows(verdicts, all_checks))

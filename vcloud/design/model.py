@@ -158,6 +158,8 @@ class GuestFile:
     """A shell command that runs when the file is new and when it changes."""
     named_by: tuple[int, ...] = ()
     """The `run` lines of the VM, by their numbers, that name the file or its folder."""
+    secret: bool = False
+    """A secret stands in its content."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ from vcloud.design.names import (
 from vcloud.design.origin import Origin, Product, file_line, printable_name
 from vcloud.design.readers import naming_lines, readers_of
 from vcloud.design.where import isolation_of, placement_of, tenancy_of
+from vcloud.documents.document import dotted
 from vcloud.profiles.model import NOTHING, Hardening
 from vcloud.spec import isolation as demands
 from vcloud.spec import model as spec
@@ -212,7 +213,7 @@ class _Resolver:
             written.cpus,
             nics,
             disks=_parents_first(tuple(self._disks(name, written, facts.mounts))),
-            files=tuple(_files(written, facts.readers())),
+            files=tuple(self._files(tier, facts.readers())),
             run=tuple(written.run),
             after=tuple(peer for other in written.after for peer in self.members[other]),
             ready=_ready(written),
@@ -244,6 +245,28 @@ class _Resolver:
                 target=f"vd{chr(ord('b') + index)}",
                 volume=data_volume(self.on_host, vm, name),
                 mount=disk.mount or mounts.get(name, ""),
+            )
+
+    def _files(self, tier: str, readers: Sequence[Reader]) -> Iterator[GuestFile]:
+        written = self.vapp.vms[tier]
+        for path, file in written.files.items():
+            by_default = (
+                readers_of(readers, path) if file.reload is None and file.restart is None else ()
+            )
+            reload, restart = (
+                tuple(reader.unit for reader in by_default if reader.change is change)
+                for change in (Change.RELOAD, Change.RESTART)
+            )
+            yield GuestFile(
+                path,
+                file.content_bytes,
+                file.mode,
+                file.owner,
+                reload=file.reload or reload,
+                restart=file.restart or restart,
+                run=file.run or "",
+                named_by=naming_lines(path, written.run),
+                secret=self.vapp.holds_secret(dotted(f"vms.{tier}.files", path)),
             )
 
     def _firewall(self, zones: Sequence[Zone]) -> Vm:
@@ -368,27 +391,6 @@ def _image(written: written_vm.Vm) -> ImageRef:
         written.image_sha256,
         tuple(written.packages),
     )
-
-
-def _files(written: written_vm.Vm, readers: Sequence[Reader]) -> Iterator[GuestFile]:
-    for path, file in written.files.items():
-        by_default = (
-            readers_of(readers, path) if file.reload is None and file.restart is None else ()
-        )
-        reload, restart = (
-            tuple(reader.unit for reader in by_default if reader.change is change)
-            for change in (Change.RELOAD, Change.RESTART)
-        )
-        yield GuestFile(
-            path,
-            file.content_bytes,
-            file.mode,
-            file.owner,
-            reload=file.reload or reload,
-            restart=file.restart or restart,
-            run=file.run or "",
-            named_by=naming_lines(path, written.run),
-        )
 
 
 def _ready(written: written_vm.Vm) -> Ready:

@@ -2,7 +2,7 @@
 
 A document passes four stages. `reader` turns its text into a plain tree that knows the line of
 every value, and refuses what YAML readers disagree about (`scalars`). `parameters` fills in
-`${...}`. A pydantic model validates the tree (`model`), and `problems` says in plain words what
+`${...}` with what the user has `given` and with `secrets`. A pydantic model validates the tree (`model`), and `problems` says in plain words what
 pydantic found. `field` holds the checks that all fields share.
 
 All problems of a document are reported at once. A value that one stage refuses is replaced by a

@@ -43,6 +43,8 @@ class Document:
     problems: list[Problem] = field(default_factory=list)
     refused: set[str] = field(default_factory=set)
     """Dotted paths whose value was replaced by REFUSED."""
+    secrets: set[str] = field(default_factory=set)
+    """Dotted paths at which a secret stands. No message may show what stands there."""
 
     def refuse(self, position: Position, what: str, hint: str = "") -> object:
         """Records a problem. The caller puts the result, REFUSED, in place of the value."""

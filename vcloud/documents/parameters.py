@@ -1,4 +1,4 @@
-"""Fills `${name}` into the values of a file.
+"""Fills `${name}` into the values of a file, and the secrets `${env:NAME}` and `${file:PATH}`.
 
 A value that is only `${name}` takes the parameter's type. Inside text, the parameter is inserted.
 `$${` stands for `${`. Values are put into the tree, never into YAML text, so a parameter can change
@@ -21,11 +21,18 @@ from vcloud.documents.field import (
     parse_content,
     shown,
 )
+from vcloud.documents.given import GIVEN, FromFile, Given
+from vcloud.documents.secrets import (
+    PLACE_HINT,
+    SECRET,
+    STAND_IN,
+    Secrets,
+    is_secret,
+    names_secret,
+    read_secret,
+)
+from vcloud.errors import Problem
 
-GIVEN: Final = "-P "
-"""If a value from the command line is wrong, the field of the problem is this text and the name of
-the parameter.
-"""
 MOST_INSERTED: Final = 8 << 20
 """Characters that all parameters together may add to a file."""
 
@@ -35,65 +42,125 @@ _REFERENCE: Final = re.compile(r"\$\$\{|\$\{([^{}]*)(\}?)")
 _TRUTH: Final = {"true": True, "false": False}
 
 
-def fill_in(document: Document, given: Mapping[str, str]) -> None:
+def fill_in(document: Document, given: Given, secrets: Secrets | None = None) -> None:
     """Replaces all references in the document's tree. `given` overrides defaults. Adds to the
-    document's problems.
+    document's problems, and to its `secrets`. Without `secrets`, a secret may stand nowhere.
     """
     written = document.tree.get("parameters")
     declared = written if isinstance(written, Node) else Node(Position())
-    tree = _Filler(document, _values(document, declared, given)).filled(document.tree, Position())
+    values = _values(document, declared, given, secrets)
+    tree = _Filler(document, values, secrets, declared).filled(document.tree, Position())
     if "parameters" in document.tree:
         tree["parameters"] = written
     document.tree = tree
 
 
-def _values(document: Document, declared: Node, given: Mapping[str, str]) -> dict[str, Any]:
+def _values(
+    document: Document, declared: Node, given: Given, secrets: Secrets | None
+) -> dict[str, Any]:
     """The value of each parameter by its name. A given value has the type of its default."""
     values = dict(declared)
     for name, default in declared.items():
-        if not isinstance(default, str | int):
+        path = dotted("parameters", name)
+        position = Position(path, document.lines.get(path, 0))
+        if is_secret(default):
+            values[name] = _secret(document, name, given.get(name), position, secrets)
+        elif not isinstance(default, str | int):
             values[name] = REFUSED
         elif isinstance(default, str) and "${" in default:
-            path = dotted("parameters", name)
-            position = Position(path, document.lines.get(path, 0))
             values[name] = document.refuse(
                 position, "a default cannot refer to other parameters", "Write its value."
             )
-    for name, text in given.items():
+    for name, value in given.items():
         if name not in declared:
             hint = nearest(name, list(declared), "parameter")
             line = document.lines.get("parameters", 0)
-            document.refuse(
-                Position(f"{GIVEN}{shown(name)}", line), "the file has no such parameter", hint
-            )
-        elif values[name] is not REFUSED:
-            values[name] = _given(document, name, text, declared[name])
+            _refuse_given(document, name, value, "the file has no such parameter", hint, line)
+        elif values[name] is not REFUSED and not is_secret(declared[name]):
+            values[name] = _given(document, name, value, declared[name])
     return values
 
 
-def _given(document: Document, name: str, text: str, default: object) -> object:
-    """A value from the command line, read as a value of the default's type."""
-    at = Position(f"{GIVEN}{name}")
-    if isinstance(default, bool) and text in _TRUTH:
-        return _TRUTH[text]
-    # `type` and not `isinstance`: for Python, True is an int.
-    if type(default) is int and re.fullmatch("-?[0-9]{1,18}", text):
-        return int(text)
-    if isinstance(default, str):
+def _refuse_given(
+    document: Document, name: str, value: str | FromFile, what: str, hint: str, line: int = 0
+) -> object:
+    """Records a problem of a value that the user gave, where it is given."""
+    if not isinstance(value, FromFile):
+        return document.refuse(Position(f"{GIVEN}{shown(name)}", line), what, hint)
+    document.problems.append(Problem(value.file, value.line, shown(name), what, hint))
+    return REFUSED
+
+
+def _secret(
+    document: Document,
+    name: str,
+    value: str | FromFile | None,
+    position: Position,
+    secrets: Secrets | None,
+) -> object:
+    """The value of a parameter that is a secret. Messages never show it."""
+    if isinstance(value, str):
+        what = f"'{name}' is a secret, and other users of this machine can read a command line"
+        hint = "Write it into a file that only you can read, and give this file: --param-file FILE."
+        return _refuse_given(document, name, value, what, hint)
+    if secrets is None or not secrets.needed:
+        return STAND_IN
+    if document.tree["parameters"][name] != SECRET:
+        return REFUSED  # The model refuses the declaration itself.
+    if value is None:
+        what = "this parameter is a secret, and no value is given"
+        hint = f"Write '{name}: VALUE' into a file that only you can read, and give this file: --param-file FILE."
+        return document.refuse(position, what, hint)
+    if value.others_read:
+        what = "this is a secret, and others may read this file"
+        return _refuse_given(document, name, value, what, f"Run: chmod go= {value.file}")
+    if not isinstance(value.value, str):
+        what = f"a secret is text, and this is {kind_of(value.value)}"
+        return _refuse_given(document, name, value, what, "Put it in quotes.")
+    try:
+        return parse_content(value.value)
+    except FieldError as error:
+        return _refuse_given(document, name, value, error.what, error.hint)
+
+
+def _given(document: Document, name: str, value: str | FromFile, default: object) -> object:
+    """A value that the user gave, read as a value of the default's type."""
+    if isinstance(value, FromFile):
+        if type(value.value) is type(default) and not isinstance(default, str):
+            return value.value
+        text, kind = value.value, kind_of(value.value)
+        what = f"this is {kind}, and the parameter is {kind_of(default)}"
+    else:
+        text, what = value, f"'{shown(value)}' is not {kind_of(default)}"
+        if isinstance(default, bool) and text in _TRUTH:
+            return _TRUTH[text]
+        # `type` and not `isinstance`: for Python, True is an int.
+        if type(default) is int and re.fullmatch("-?[0-9]{1,18}", text):
+            return int(text)
+    if isinstance(default, str) and isinstance(text, str):
         try:
             return parse_content(text, PARAMETER_LENGTH)
         except FieldError as error:
-            return document.refuse(at, error.what, error.hint)
-    what = f"'{shown(text)}' is not {kind_of(default)}"
-    return document.refuse(at, what, f"The default is {shown(default)}.")
+            return _refuse_given(document, name, value, error.what, error.hint)
+    return _refuse_given(document, name, value, what, f"The default is {shown(default)}.")
 
 
 class _Filler:
     """Rebuilds a tree with its references replaced."""
 
-    def __init__(self, document: Document, values: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        document: Document,
+        values: Mapping[str, Any],
+        secrets: Secrets | None,
+        declared: Mapping[str, object],
+    ) -> None:
         self.document = document
         self.values = values
+        self.secrets = secrets
+        self.declared = declared
+        self.read: dict[str, str] = {}
+        """`env:NAME` or `file:PATH` -> the secret, so that each is read once."""
         self.inserted = 0
         self.suggestions = Suggestions()
 
@@ -155,6 +222,9 @@ class _Filler:
             raise FieldError(
                 "a '${' is not closed", "Write ${name}, or $${ for the characters ${ themselves."
             )
+        secret = self._secret(name, position)
+        if secret is not None:
+            return secret
         if name not in self.values:
             hint = (
                 self.suggestions.nearest(name, list(self.values), "parameter")
@@ -168,6 +238,22 @@ class _Filler:
         if value is REFUSED:
             self.document.refused.add(position.path)
         return value
+
+    def _secret(self, name: str, position: Position) -> str | None:
+        """The secret of this reference, noted at its position; None if it is no secret. It is read
+        only where a secret may stand.
+        """
+        is_parameter = is_secret(self.declared.get(name))
+        if not (is_parameter or names_secret(name)):
+            return None
+        if self.secrets is None or not self.secrets.may_stand(position.path):
+            raise FieldError(f"the secret '{shown(name)}' cannot stand here", PLACE_HINT)
+        self.document.secrets.add(position.path)
+        if is_parameter:
+            return None
+        if name not in self.read:
+            self.read[name] = read_secret(name, self.secrets)
+        return self.read[name]
 
 
 class _UnknownError(Exception):

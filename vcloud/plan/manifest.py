@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import hmac
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -111,6 +112,10 @@ class Manifest:
     """Hosts that a person has said to be dead when this copy was made or changed, by their names.
     What comes back there is older than this copy, whatever its generation is. A host is forgotten as
     soon as it was asked and has no copy any more.
+    """
+    salt: str = ""
+    """Random text that every digest of a secret covers, so that nobody can compare such digests of
+    two vApps, or guess a secret from a list. Empty if no file of the vApp ever held a secret.
     """
 
     def digests_of(self, vm: str) -> VmDigests | None:
@@ -233,27 +238,28 @@ def digest_of(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 
-def redacted(design: Design) -> Design:
+def redacted(design: Design, salt: str = "") -> Design:
     """The design as a manifest keeps it: without secrets, and without paths of the operator's
     machine.
 
-    File contents and run commands become their digests. Of the path of a recipe or a qcow2 only the
+    File contents and run commands become their digests. The digest of a content in which a secret
+    stands covers the salt, too. Of the path of a recipe or a qcow2 only the
     last part stays, so that the manifests of two operators, who keep their files in different
     folders, are equal.
     """
     return dataclasses.replace(
         design,
-        workloads=tuple(map(_redacted_vm, design.workloads)),
-        firewall=_redacted_vm(design.firewall),
-        ips=_redacted_vm(design.ips) if design.ips else None,
+        workloads=tuple(_redacted_vm(vm, salt) for vm in design.workloads),
+        firewall=_redacted_vm(design.firewall, salt),
+        ips=_redacted_vm(design.ips, salt) if design.ips else None,
     )
 
 
-def _redacted_vm(vm: Vm) -> Vm:
+def _redacted_vm(vm: Vm, salt: str) -> Vm:
     files = tuple(
         dataclasses.replace(
             file,
-            content=_as_digest(file.content),
+            content=_salted(file.content, salt) if file.secret else _as_digest(file.content),
             run=_as_digest(file.run.encode()).decode() if file.run else "",
         )
         for file in vm.files
@@ -279,3 +285,9 @@ def _last(path: str) -> str:
 
 def _as_digest(content: bytes) -> bytes:
     return b"sha256:" + hashlib.sha256(content).hexdigest().encode()
+
+
+def _salted(content: bytes, salt: str) -> bytes:
+    if not salt:
+        raise ValueError("a digest of a secret needs a salt")
+    return b"salted:" + hmac.digest(salt.encode(), content, "sha256").hex().encode()

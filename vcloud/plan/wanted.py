@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 
 from vcloud.compile.artifacts import (
@@ -22,11 +23,12 @@ def wanted_manifest(
     images: Mapping[str, VmImage],
     written: str,
     version: str,
+    salt: str = "",
 ) -> Manifest:
     """The manifest that the host will hold after the run. `images` maps VM names to the builds of
-    their images.
+    their images. `salt` is that of `Manifest`.
     """
-    design = redacted(artifacts.design)
+    design = redacted(artifacts.design, salt)
     return Manifest(
         # The last step of a run, `record`, writes READY.
         phase=Phase.APPLYING,
@@ -35,7 +37,8 @@ def wanted_manifest(
         accelerator=accelerator,
         images=tuple(sorted(images.items())),
         vms=tuple(
-            (vm.name, _vm_digests(vm, artifacts, accelerator, images[vm.name])) for vm in design.vms
+            (vm.name, _vm_digests(vm, artifacts, accelerator, images[vm.name], salt))
+            for vm in design.vms
         ),
         networks=network_digests(design),
         filter=filter_digest(design),
@@ -43,18 +46,35 @@ def wanted_manifest(
         ips=artifacts.ips_digest,
         written=written,
         vcloud=version,
+        salt=salt,
     )
 
 
-def _vm_digests(vm: Vm, artifacts: Artifacts, accelerator: str, image: VmImage) -> VmDigests:
+def _vm_digests(
+    vm: Vm, artifacts: Artifacts, accelerator: str, image: VmImage, salt: str
+) -> VmDigests:
     """`vm` is redacted, so `root` is computed from the digests of run commands. `identity` is
-    computed from the delivered lines, with the files' contents.
+    computed from the delivered lines, with the files' contents, and with the salt if a secret stands
+    there.
     """
+    lines = artifacts.identities[vm.name]
     return VmDigests(
         root=root_digest(image, vm),
         hardware=hardware_digest(vm, artifacts.uplink, accelerator),
-        identity=digest_of(artifacts.identities[vm.name]),
+        identity=digest_of(salt, lines) if _has_secret(vm) else digest_of(lines),
     )
+
+
+def salt_for(design: Design, have: Manifest | None) -> str:
+    """The salt for the digests of a vApp: the one that it has, or a new one if it needs one."""
+    known = have.salt if have else ""
+    if known or not any(map(_has_secret, design.workloads)):
+        return known
+    return secrets.token_hex(16)
+
+
+def _has_secret(vm: Vm) -> bool:
+    return any(file.secret for file in vm.files)
 
 
 def root_digest(image: VmImage, vm: Vm) -> str:

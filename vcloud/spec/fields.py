@@ -35,6 +35,7 @@ from vcloud.documents.field import (
     parse_content,
     shown,
 )
+from vcloud.documents.secrets import SECRET
 from vcloud.spec import types
 from vcloud.spec.surroundings import Surroundings
 from vcloud.values import ALL, INTERNET, Service, is_prefix
@@ -204,8 +205,15 @@ def parse_version(value: object) -> int:
     return 1
 
 
-def parse_parameter(value: object) -> str | int | bool:
-    """The default of a parameter."""
+def parse_parameter(value: object) -> str | int | bool | dict[str, bool]:
+    """The default of a parameter, or the declaration of a secret."""
+    if isinstance(value, dict):
+        if value.keys() != SECRET.keys() or value["secret"] is not True:
+            raise FieldError(
+                "a parameter is a default, or {secret: true} for a secret without one",
+                "Write {secret: true}. The secret itself does not stand in this file: --param-file gives it.",
+            )
+        return SECRET
     if not isinstance(value, str | int):
         raise FieldError(
             f"a parameter's default must be text, a whole number, true or false; this is {kind_of(value)}"
@@ -335,7 +343,19 @@ Regex = Annotated[
 ]
 Version = Annotated[int, PlainValidator(parse_version), WithJsonSchema({"const": 1})]
 ParameterValue = Annotated[
-    str | int | bool,
+    str | int | bool | dict[str, bool],
     PlainValidator(parse_parameter),
-    WithJsonSchema({"type": ["string", "integer", "boolean"], "maxLength": PARAMETER_LENGTH}),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": ["string", "integer", "boolean"], "maxLength": PARAMETER_LENGTH},
+                {
+                    "type": "object",
+                    "properties": {"secret": {"const": True}},
+                    "required": ["secret"],
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
 ]

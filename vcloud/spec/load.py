@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 from vcloud.documents.document import Document, Node, mapping_or_empty
 from vcloud.documents.field import FieldError
+from vcloud.documents.given import GIVEN, Given
 from vcloud.documents.model import Kind, read_model, salvaged
-from vcloud.documents.parameters import GIVEN, fill_in
+from vcloud.documents.parameters import fill_in
 from vcloud.documents.reader import read_document
 from vcloud.errors import Problem, SpecError
 from vcloud.spec.check import problems_of
 from vcloud.spec.model import Vapp
+from vcloud.spec.secrets import VappSecrets
 from vcloud.spec.surroundings import Beside, Surroundings, surroundings_of
 from vcloud.spec.types import parse_name
 
@@ -23,10 +24,13 @@ def parse_vapp(
     data: bytes,
     beside: Beside,
     file: str = "vapp.yaml",
-    parameters: Mapping[str, str] | None = None,
+    parameters: Given | None = None,
+    *,
+    secrets: bool = True,
 ) -> Vapp:
     """The vApp that the bytes of a file describe. `file` is the name of the file in messages.
-    `beside` gives access to the folder of the file.
+    `beside` gives access to the folder of the file. Without `secrets`, none is read: `(secret)`
+    stands for each.
 
     Raises:
         SpecError: the file has problems; the error carries all of them.
@@ -34,21 +38,24 @@ def parse_vapp(
 
     def prepare(document: Document) -> Surroundings:
         document.tree = _without_extensions(document.tree)
-        fill_in(document, parameters or {})
+        fill_in(document, parameters or {}, VappSecrets(beside, needed=secrets))
         return surroundings_of(document.tree, beside)
 
     reading = read_model(data, file, VAPP_FILE, prepare)
     problems = set(reading.problems)
     vapp = salvaged(reading, _stand_in)
     if vapp is not None:
-        wrong = {problem.field for problem in problems} | reading.document.refused
-        problems |= set(problems_of(vapp.locate(file, reading.document.lines), beside, wrong))
+        document = reading.document
+        wrong = {problem.field for problem in problems} | document.refused
+        problems |= set(
+            problems_of(vapp.locate(file, document.lines, document.secrets), beside, wrong)
+        )
     if problems or vapp is None:
         raise SpecError(tuple(problems))
     return vapp
 
 
-def parse_only_name(data: bytes, file: str, parameters: Mapping[str, str] | None = None) -> str:
+def parse_only_name(data: bytes, file: str, parameters: Given | None = None) -> str:
     """The name of the vApp in a file. Other parts of the file may be wrong, but the given
     parameters must be right.
 
@@ -61,7 +68,7 @@ def parse_only_name(data: bytes, file: str, parameters: Mapping[str, str] | None
     wrong = tuple(
         problem
         for problem in document.problems
-        if problem.field == "name" or problem.field.startswith(GIVEN)
+        if problem.field == "name" or problem.field.startswith(GIVEN) or problem.file != file
     )
     if wrong:
         raise SpecError(wrong)

@@ -9,7 +9,7 @@ refuse the key. Checks that compare parts of the file (does `after: [db]` make a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Annotated, ClassVar, Self
 
@@ -369,7 +369,7 @@ class Vapp(Spec):
     )
     parameters: dict[fields.ParameterName, fields.ParameterValue] = Field(
         default_factory=dict,
-        description="Names and defaults. Any value can use ${name}; -P name=value sets it.",
+        description="Names and defaults. Any value can use ${name}; -P name=value sets it. {secret: true} in place of a default: the content of files can use it, and --param-file gives it.",
     )
     authorized_keys: fields.ListOf[fields.PublicKey] = Field(
         (), description="OpenSSH public keys that may log in to every VM."
@@ -405,6 +405,7 @@ class Vapp(Spec):
     ] = Field(None, description="How the vApp continues at another site.")
     _file: str = PrivateAttr(default="")
     _lines: Mapping[str, int] = PrivateAttr(default_factory=dict)
+    _secrets: frozenset[str] = PrivateAttr(default=frozenset())
 
     @property
     def file(self) -> str:
@@ -419,7 +420,13 @@ class Vapp(Spec):
             path = path[: max(path.rfind("."), path.rfind("["), 0)]
         return self._lines.get(path, 0)
 
-    def locate(self, file: str, lines: Mapping[str, int]) -> Self:
-        """Keeps the file's name and the line of each dotted path. The loader calls this once."""
-        self._file, self._lines = file, lines
+    def holds_secret(self, path: str) -> bool:
+        """Whether a secret stands at this dotted path or below."""
+        return any(f"{one}.".startswith((f"{path}.", f"{path}[")) for one in self._secrets)
+
+    def locate(self, file: str, lines: Mapping[str, int], secrets: Iterable[str] = ()) -> Self:
+        """Keeps the file's name, the line of each dotted path, and the paths at which secrets stand.
+        The loader calls this once.
+        """
+        self._file, self._lines, self._secrets = file, lines, frozenset(secrets)
         return self

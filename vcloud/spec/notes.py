@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from vcloud.documents.document import dotted
 from vcloud.errors import Problem
 from vcloud.spec.model import Flow, Vapp
 from vcloud.spec.paths import Path, paths_of
@@ -21,6 +22,7 @@ def notes(vapp: Vapp, demanded: tuple[str, ...] = ()) -> tuple[Problem, ...]:
             _unsaid_apps(vapp, demanded),
             _unwatched_nics(vapp),
             _odd_exceptions(vapp),
+            _open_secrets(vapp),
         )
         for path, what, hint in found
     )
@@ -96,6 +98,20 @@ def _odd_exceptions(vapp: Vapp) -> Iterator[tuple[str, str, str]]:
                 yield f"{detector.path}.except", what, "Remove it."
             elif also:
                 yield f"{detector.path}.except", _too_wide(flow, also), "Except both, or neither."
+
+
+def _open_secrets(vapp: Vapp) -> Iterator[tuple[str, str, str]]:
+    """Files with a secret that every user of the guest may read."""
+    for tier, vm in vapp.vms.items():
+        for path, file in vm.files.items():
+            at = dotted(f"vms.{tier}.files", path)
+            if vapp.holds_secret(at) and file.mode & 0o004:
+                what = "a secret stands in this file, and every user of the guest may read it"
+                yield (
+                    at,
+                    what,
+                    "Write mode: '0600', and an owner: if a service of another user reads it.",
+                )
 
 
 def _too_wide(flow: Flow, also: list[Flow]) -> str:

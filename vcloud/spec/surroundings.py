@@ -43,6 +43,14 @@ class Beside(Protocol):
     def content(self, source: str) -> bytes:
         """The content of a file in the vApp file's folder. Raises FieldError."""
 
+    def secret(self, path: str) -> bytes:
+        """The content of a file that holds a secret. Raises FieldError."""
+
+    def variable(self, name: str) -> str:
+        """The value of an environment variable that the operator lets vApp files read. Raises
+        FieldError.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:

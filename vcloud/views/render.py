@@ -16,6 +16,7 @@ from vcloud.compile.artifacts import compile_vapp, rendered_files
 from vcloud.compile.libvirt.host import BootFiles, HostFacts
 from vcloud.design.model import Design, Uplink, Vm
 from vcloud.design.names import console_volume, root_volume, seed_volume
+from vcloud.documents.given import Given
 from vcloud.errors import UsageError
 from vcloud.pipeline import design_of, load_file
 
@@ -52,19 +53,19 @@ class ImageNames:
 
 def render_to(
     path: Path,
-    parameters: Mapping[str, str],
+    parameters: Given,
     out: Path,
     accelerator: str,
     images_of: Callable[[Design], ImageNames],
     day: date | None = None,
 ) -> int:
     """Writes all generated files of a vApp below `out`, and returns their number. Paths on the host
-    and the uplink are examples. `day` is as in `vcloud.pipeline.secured`.
+    and the uplink are examples, and `(secret)` stands for each secret. `day` is as in `vcloud.pipeline.secured`.
 
     Files that an earlier run wrote there and this one does not are removed; a user's own files
     stay. Raises UsageError if the folder cannot be written.
     """
-    design = design_of(load_file(path, parameters), day=day)
+    design = design_of(load_file(path, parameters, secrets=False), day=day)
     images = images_of(design)
     boots = {vm.name: _boot_files(vm, images) for vm in design.vms}
     facts = HostFacts("tcg" if accelerator == "auto" else accelerator)

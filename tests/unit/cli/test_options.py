@@ -97,6 +97,26 @@ def test_a_wrong_parameter_leads_to_no_other_vapp(pairs: list[str]) -> None:
         options.vapp_name("p.yaml", pairs)
 
 
+def test_a_parameter_file_means_the_same_vapp_for_every_command() -> None:
+    for name, value in (("one.yaml", "prod"), ("two.yaml", "test")):
+        Path(name).write_text(f"env: {value}\n")
+    one, two = Path("one.yaml"), Path("two.yaml")
+    assert options.vapp_name("p.yaml", [], [one]) == "prod-shop"
+    assert options.vapp_name("p.yaml", [], [one, two]) == "test-shop", "the last one counts"
+    assert options.vapp_name("p.yaml", ["env=dev"], [one]) == "dev-shop"
+    assert options.vapp_and_vm("p.yaml/web", [], [one]) == ("prod-shop", "web")
+    assert valid(["p.yaml", "--param-file", "one.yaml"]) == "prod-shop"
+    assert valid(["p.yaml"], VCLOUD_PARAM_FILE="two.yaml") == "test-shop"
+    with pytest.raises(UsageError, match=r"the parameter file 'none.yaml' cannot be read"):
+        options.vapp_name("p.yaml", [], [Path("none.yaml")])
+    one.write_text("env: PROD\n")
+    with pytest.raises(SpecError):
+        options.vapp_name("p.yaml", [], [one])
+    one.write_text("evn: prod\n")
+    with pytest.raises(SpecError, match=r"one.yaml:1: evn: the file has no such parameter"):
+        options.vapp_name("p.yaml", [], [one])
+
+
 def valid(argv: list[str], **env: str) -> str:
     done = CliRunner().invoke(app, ["validate", "-o", "json", *argv], env=env)
     if done.exception and not isinstance(done.exception, SystemExit):
