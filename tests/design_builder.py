@@ -28,6 +28,7 @@ from typing import Any
 
 from vcloud.design.model import Design, Role, Uplink, Vm
 from vcloud.design.resolve import MEMORY, RecipeFacts, resolve
+from vcloud.documents.document import Document
 from vcloud.spec.model import Vapp
 from vcloud.values import Denied, is_outside
 
@@ -88,7 +89,9 @@ def vm_named(design: Design, name: str) -> Vm:
 
 
 def _design(tree: dict[str, Any]) -> Design:
-    vapp = Vapp.model_validate({"vcloud": 1, "owner": "retail", **tree}).locate("shop.yaml", {})
+    vapp = Vapp.model_validate({"vcloud": 1, "owner": "retail", **tree}).locate(
+        Document("shop.yaml")
+    )
     recipes = {vm.image_folder: RecipeFacts({}, MEMORY) for vm in vapp.vms.values()}
     return resolve(vapp, recipes, APPLIANCES)
 

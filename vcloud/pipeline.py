@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from vcloud.profiles.harden import Hardened
 
 
-def load_file(path: Path, parameters: Given, *, secrets: bool = True) -> Vapp:
-    """The vApp of a file (`-` is stdin). `parameters` override its defaults. `secrets` is as in
-    `parse_vapp`.
+def load_file(path: Path, parameters: Given, *, secrets: bool = True, called: str = "") -> Vapp:
+    """The vApp of a file (`-` is stdin). `parameters` override its defaults, `called` its name.
+    `secrets` is as in `parse_vapp`.
 
     Raises:
         SpecError: the file has problems; it has all of them.
@@ -35,7 +35,9 @@ def load_file(path: Path, parameters: Given, *, secrets: bool = True) -> Vapp:
     from vcloud.spec.load import parse_vapp
 
     name = "stdin" if str(path) == STDIN else str(path)
-    vapp = parse_vapp(read_vapp_file(path), beside(path), name, parameters, secrets=secrets)
+    vapp = parse_vapp(
+        read_vapp_file(path), beside(path), name, parameters, secrets=secrets, name=called
+    )
     if any(any(flow.prefixes) for flow in vapp.flows):
         from vcloud.design.inner import inner_prefixes
 

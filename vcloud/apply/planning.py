@@ -28,15 +28,16 @@ from vcloud.errors import (
     UsageError,
     VcloudError,
 )
-from vcloud.fleet.fleet import Fleet
+from vcloud.fleet.fleet import Fleet, open_lab
 from vcloud.guests.appliances import with_reports
 from vcloud.hosts.connection import Host, run_parallel
 from vcloud.hosts.host_side import looking_at
 from vcloud.hosts.kernel import locking_of
 from vcloud.hosts.labels import labels_of
+from vcloud.hosts.manifests import read_manifest
 from vcloud.hosts.operators import may_ask_for_signatures
 from vcloud.hosts.tenancy import ask_hook, is_alone, kept_together, somebody_demands
-from vcloud.pipeline import design_of, load_file
+from vcloud.pipeline import design_of, load_file, read_name
 from vcloud.placement.advice import advice
 from vcloud.placement.capabilities import HookAnswer
 from vcloud.placement.capacity import capacity_notes
@@ -53,7 +54,9 @@ from vcloud.placement.place import (
 from vcloud.plan.copies import refuse_unsaid, uncompared
 from vcloud.plan.diff import plan_changes
 from vcloud.plan.drift import has_other_terms
+from vcloud.plan.given import kept_values
 from vcloud.plan.manifest import Manifest, Phase
+from vcloud.plan.reasons import segment
 from vcloud.plan.state import VappState
 from vcloud.plan.steps import FRESH, STARTED, Plan, Verb
 from vcloud.tenancy import Terms
@@ -80,6 +83,8 @@ class Request:
     """The name of the host that the user wants; empty: any."""
     dead: tuple[str, ...] = ()
     """The names of the hosts that the user says to be dead."""
+    change_uplink: bool = False
+    """The firewall of a vApp that stands may be put on another uplink."""
 
 
 def request_of(
@@ -93,11 +98,13 @@ def request_of(
     host: str = "",
     dead: Sequence[str] = (),
     day: date | None = None,
+    called: str = "",
+    change_uplink: bool = False,
 ) -> Request:
-    """The request for the vApp of a file, with its profiles as on a day (None: today). Raises
-    SpecError, RefusedError, ImageError.
+    """The request for the vApp of a file, with its profiles as on a day (None: today). `called`: under
+    another name than the file gives. Raises SpecError, RefusedError, ImageError.
     """
-    design = design_of(load_file(path, parameters), day=day)
+    design = design_of(load_file(path, parameters, called=called), day=day)
     return Request(
         design,
         accelerator,
@@ -106,7 +113,28 @@ def request_of(
         refresh=refresh,
         host=host,
         dead=tuple(sorted({*dead})),
+        change_uplink=change_uplink,
     )
+
+
+def with_kept(
+    path: Path, given: Given, connect: str | None, dead: Sequence[str] = (), called: str = ""
+) -> Given:
+    """What the user gives, and for `--keep-params` what was given at the last `up` of the vApp and is
+    not given now. Raises UsageError where a value was not recorded, and what `open_lab` raises.
+    """
+    name = called or read_name(path, given)
+    with open_lab(connect, dead) as lab:
+        return {**kept_on(lab, name, given), **given}
+
+
+def kept_on(lab: Fleet, vapp: str, given: Collection[str]) -> dict[str, str]:
+    """The values that the last `up` of a vApp was given; none where no host has it. `given` is as in
+    `kept_values`.
+    """
+    home = lab.home_of(vapp)
+    manifest = read_manifest(home, vapp) if home else None
+    return kept_values(manifest.design, given) if isinstance(manifest, Manifest) else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +303,8 @@ def planned_on(fleet: Fleet, request: Request) -> Planned:
         )
     except RefusedError as error:
         raise RefusedError((*refused.problems, *error.problems)) from None
+    with refused.gathered():
+        refuse_uplink(target.wanted, state.manifest, host.name, agreed=request.change_uplink)
     state = seen_by_all(fleet, state, target.wanted)
     target, plan = steps_to(target, state, host, request)
     with refused.gathered():
@@ -293,6 +323,20 @@ def refuse_host(host: Host, design: Design, accelerator: str, *, stands: bool) -
     """
     if design.placement.rules:
         refuse_rules(design, labels_of(host, accelerator), stands=stands)
+
+
+def refuse_uplink(wanted: Manifest, have: Manifest | None, host: str, *, agreed: bool) -> None:
+    """Raises RefusedError if the firewall of a vApp that stands would get another uplink, and the user
+    has not agreed to it: most often the same host was only named otherwise.
+    """
+    if have is None or agreed:
+        return
+    old, new = segment(have.uplink), segment(wanted.uplink)
+    if old != new:
+        vapp = wanted.design.instance.name
+        what = f"the firewall of '{vapp}' on {host} is on {old}, and this run would put it on {new}"
+        hint = "Name the host as at the last `up` (--connect, or the inventory, which gives the uplink). If you mean the change, which restarts the firewall: --change-uplink."
+        raise RefusedError((Problem(wanted.design.file, 0, "", what, hint),))
 
 
 def steps_to(target: Target, state: VappState, host: Host, request: Request) -> tuple[Target, Plan]:

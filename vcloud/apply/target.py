@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -19,7 +20,7 @@ from vcloud.hosts.volumes import VappVolumes
 from vcloud.placement.place import Placement
 from vcloud.plan.manifest import Manifest
 from vcloud.plan.state import VappState
-from vcloud.plan.wanted import salt_for, wanted_manifest
+from vcloud.plan.wanted import needs_salt, wanted_manifest
 from vcloud.reporter import Reporter
 
 
@@ -79,6 +80,12 @@ def target_of(
     cores = cores_for(host, design, dict(state.manifest.cores if state.manifest else ()))
     wanted = replace(wanted, cores=tuple(cores.pins.items()), owned=tuple(sorted(cores.owned)))
     return Target(design, placement, artifacts, wanted, images)
+
+
+def salt_for(design: Design, have: Manifest | None) -> str:
+    """The salt for the digests of a vApp: the one that it has, or a new one if it needs one."""
+    known = have.salt if have else ""
+    return known if known or not needs_salt(design) else secrets.token_hex(16)
 
 
 def known_accelerator(host: Host, state: VappState, choice: str) -> str:

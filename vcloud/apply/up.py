@@ -18,6 +18,7 @@ from vcloud.apply.planning import (
     notes_on_dead,
     placed,
     refuse_host,
+    refuse_uplink,
     seen_by_all,
     steps_to,
     with_room,
@@ -179,6 +180,8 @@ class _Up:
                 renew=self.request.refresh,
                 settled=self.planned.images,
             )
+            agreed_to = self.request.change_uplink
+            refuse_uplink(target.wanted, state.manifest, self.host.name, agreed=agreed_to)
             target, plan = steps_to(target, state, self.host, self.request)
             refuse_unasked(plan, agreed)
             if not plan.steps:

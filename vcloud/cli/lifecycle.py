@@ -13,11 +13,14 @@ from vcloud.cli.options import (
     Accel,
     AccelOption,
     AsOf,
+    ChangeUplink,
     Connect,
     DeadHosts,
     FileArgument,
     FileOption,
     Format,
+    KeepParams,
+    NewName,
     Output,
     ParameterFiles,
     Parameters,
@@ -162,7 +165,10 @@ def plan(
     file: FileOption = None,
     parameters: Parameters = None,
     param_files: ParameterFiles = None,
+    keep_params: KeepParams = False,
+    name: NewName = "",
     connect: Connect = None,
+    change_uplink: ChangeUplink = False,
     host: WantedHost = "",
     host_is_dead: DeadHosts = None,
     accel: AccelOption = Accel.AUTO,
@@ -173,12 +179,20 @@ def plan(
     ] = False,
 ) -> None:
     """Show what `up` would create or change, why, and what each step costs. Changes nothing."""
-    from vcloud.apply.planning import request_of
+    from vcloud.apply.planning import request_of, with_kept
     from vcloud.apply.up import preview
 
     path, values = chosen_file(argument, file), parameter_values(parameters, param_files)
+    dead = host_is_dead or ()
     request = request_of(
-        path, values, accel.value, host=host, dead=host_is_dead or (), day=day_of(as_of)
+        path,
+        with_kept(path, values, connect, dead, name) if keep_params else values,
+        accel.value,
+        host=host,
+        dead=dead,
+        day=day_of(as_of),
+        called=name,
+        change_uplink=change_uplink,
     )
     found = preview(request, connect)
     show_plan(found, output)
@@ -207,6 +221,7 @@ def show_plan(found: "Plan", output: Format) -> None:
                 "host": found.host,
                 "steps": steps,
                 "notes": [*found.notes],
+                "parameters": [asdict(change) for change in found.parameters],
                 "unmended": [*found.unmended],
                 "older_copies": [
                     {"host": copy.host, "loses": [str(loss) for loss in copy.loses]}
@@ -231,6 +246,8 @@ def show_plan(found: "Plan", output: Format) -> None:
     for step in found.shown:
         for command in step.commands:
             tell(f"runs on {step.host} as root: {on_one_line(shlex.join(command))}")
+    for change in found.parameters:
+        tell(f"parameter {on_one_line(str(change))}")
     for copy in found.older:
         tell(f"removed first: {on_one_line(copy.told(found.vapp, found.host))}")
     for host in found.uncompared:
@@ -259,7 +276,10 @@ def up(
     file: FileOption = None,
     parameters: Parameters = None,
     param_files: ParameterFiles = None,
+    keep_params: KeepParams = False,
+    name: NewName = "",
     connect: Connect = None,
+    change_uplink: ChangeUplink = False,
     host: WantedHost = "",
     host_is_dead: DeadHosts = None,
     accel: AccelOption = Accel.AUTO,
@@ -299,18 +319,22 @@ def up(
     output: Output = Format.TABLE,
 ) -> None:
     """Create or update the vApp described in FILE. Run again, it changes only what differs."""
-    from vcloud.apply.planning import request_of
+    from vcloud.apply.planning import request_of, with_kept
     from vcloud.apply.up import bring_up, preview
 
+    path, values = chosen_file(argument, file), parameter_values(parameters, param_files)
+    dead = host_is_dead or ()
     request = request_of(
-        chosen_file(argument, file),
-        parameter_values(parameters, param_files),
+        path,
+        with_kept(path, values, connect, dead, name) if keep_params else values,
         accel.value,
         cold=cold,
         reload=reload,
         refresh=refresh,
         host=host,
-        dead=host_is_dead or (),
+        dead=dead,
+        called=name,
+        change_uplink=change_uplink,
     )
     if dry_run:
         show_plan(preview(request, connect), output)
@@ -393,14 +417,18 @@ def _not_compared(found: "Plan") -> UnreachableError:
 
 
 def _not_agreed(found: "Plan") -> UsageError:
+    from vcloud.plan.given import forgotten
+
+    given = forgotten(found.parameters)
+    since = f" ({given})" if given else ""
     if lost := found.lost_data():
         told = "; ".join(map(str, lost))
         return UsageError(
-            f"data would be lost: {told}",
+            f"data would be lost: {told}{since}",
             "Nothing was done. A renamed VM keeps its data disks with `was: OLDNAME` in the file. If the data may go, add --accept-data-loss.",
         )
     return UsageError(
-        f"this makes anew or removes {', '.join(sorted(found.losses()))}, and there is no terminal to ask at",
+        f"this makes anew or removes {', '.join(sorted(found.losses()))}{since}, and there is no terminal to ask at",
         "Nothing was done. `vcloud plan` shows why. If you agree, add --yes.",
     )
 

@@ -96,6 +96,29 @@ ParameterFiles = Annotated[
         show_default=False,
     ),
 ]
+KeepParams = Annotated[
+    bool,
+    typer.Option(
+        "--keep-params",
+        help="Use the values of parameters that the last `up` was given, where none is given now. Secrets are not kept.",
+    ),
+]
+NewName = Annotated[
+    str,
+    typer.Option(
+        "--name",
+        metavar="NAME",
+        help="Use this name in place of the one in the file: a second copy of the vApp beside the first.",
+        show_default=False,
+    ),
+]
+ChangeUplink = Annotated[
+    bool,
+    typer.Option(
+        "--change-uplink",
+        help="Let the firewall of a vApp that stands move to another uplink, which restarts it.",
+    ),
+]
 Connect = Annotated[
     str | None,
     typer.Option(

@@ -23,6 +23,7 @@ from vcloud.design.isolation import NO_ISOLATION, Isolation
 from vcloud.design.names import Instance
 from vcloud.design.origin import Origin, Product
 from vcloud.design.placement import ANYWHERE, PlacementRules
+from vcloud.documents.parameter import Parameter
 from vcloud.tenancy import LABELLED, Selector, Terms
 from vcloud.values import Action, App, Denied, Mode, Service, prefix_of
 
@@ -342,6 +343,8 @@ class Design:
     tenancy: Tenancy = NO_DEMANDS
     placement: PlacementRules = ANYWHERE
     controls: Controls = NO_CONTROLS
+    parameters: tuple[Parameter, ...] = ()
+    """The parameters of the file that are no secrets, with the values that it was read with."""
 
     @property
     def instance(self) -> Instance:

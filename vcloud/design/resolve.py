@@ -154,6 +154,7 @@ class _Resolver:
             tenancy=tenancy_of(vapp),
             placement=placement_of(vapp, self.hardening),
             controls=controls_of(self.hardening),
+            parameters=vapp.parameter_values,
         )
 
     def _names_in(self, zone: str) -> list[str]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from vcloud.documents.field import shown
 from vcloud.errors import Problem
+
+if TYPE_CHECKING:
+    from vcloud.documents.parameter import Parameter
 
 REFUSED: Final = object()
 """Replaces a value that was refused, so that no later stage complains about it again."""
@@ -45,6 +48,8 @@ class Document:
     """Dotted paths whose value was replaced by REFUSED."""
     secrets: set[str] = field(default_factory=set)
     """Dotted paths at which a secret stands. No message may show what stands there."""
+    parameters: tuple[Parameter, ...] = ()
+    """Those that are no secrets, with their values, once these are filled in."""
 
     def refuse(self, position: Position, what: str, hint: str = "") -> object:
         """Records a problem. The caller puts the result, REFUSED, in place of the value."""

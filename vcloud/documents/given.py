@@ -8,6 +8,7 @@ from typing import Final
 
 from vcloud.documents.document import REFUSED, dotted
 from vcloud.documents.field import kind_of
+from vcloud.documents.parameter import Source
 from vcloud.documents.reader import read_document
 from vcloud.errors import Problem, SpecError
 
@@ -53,9 +54,7 @@ def read_values(data: bytes, file: str, *, others_read: bool) -> dict[str, FromF
     return values
 
 
-def origin_of(name: str, given: Given) -> str:
-    """Where the value of a parameter comes from, in words."""
-    value = given.get(name)
-    if value is None:
-        return "the file's default"
-    return value.file if isinstance(value, FromFile) else "-P"
+def source_of(name: str, given: Given) -> Source:
+    if name not in given:
+        return Source.DEFAULT
+    return Source.FILE if isinstance(given[name], FromFile) else Source.OPTION

@@ -21,7 +21,8 @@ from vcloud.documents.field import (
     parse_content,
     shown,
 )
-from vcloud.documents.given import GIVEN, FromFile, Given
+from vcloud.documents.given import GIVEN, FromFile, Given, source_of
+from vcloud.documents.parameter import Parameter
 from vcloud.documents.secrets import (
     PLACE_HINT,
     SECRET,
@@ -49,7 +50,17 @@ def fill_in(document: Document, given: Given, secrets: Secrets | None = None) ->
     written = document.tree.get("parameters")
     declared = written if isinstance(written, Node) else Node(Position())
     values = _values(document, declared, given, secrets)
-    tree = _Filler(document, values, secrets, declared).filled(document.tree, Position())
+    filler = _Filler(document, values, secrets, declared)
+    tree = filler.filled(document.tree, Position())
+    document.parameters = tuple(
+        Parameter(
+            name,
+            None if name in filler.unrecorded else _as_text(values[name]),
+            source_of(name, given),
+        )
+        for name, default in declared.items()
+        if not is_secret(default) and values[name] is not REFUSED
+    )
     if "parameters" in document.tree:
         tree["parameters"] = written
     document.tree = tree
@@ -109,7 +120,7 @@ def _secret(
         return REFUSED  # The model refuses the declaration itself.
     if value is None:
         what = "this parameter is a secret, and no value is given"
-        hint = f"Write '{name}: VALUE' into a file that only you can read, and give this file: --param-file FILE."
+        hint = f"Write '{name}: VALUE' into a file that only you can read, and give this file: --param-file FILE. A secret is never kept from one `up` to the next."
         return document.refuse(position, what, hint)
     if value.others_read:
         what = "this is a secret, and others may read this file"
@@ -145,6 +156,11 @@ def _given(document: Document, name: str, value: str | FromFile, default: object
     return _refuse_given(document, name, value, what, f"The default is {shown(default)}.")
 
 
+def _as_text(value: object) -> str:
+    """A value as `-P` takes it, and as it stands inside a text."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 class _Filler:
     """Rebuilds a tree with its references replaced."""
 
@@ -161,6 +177,8 @@ class _Filler:
         self.declared = declared
         self.read: dict[str, str] = {}
         """`env:NAME` or `file:PATH` -> the secret, so that each is read once."""
+        self.unrecorded: set[str] = set()
+        """Parameters that stand in a text which is never recorded."""
         self.inserted = 0
         self.suggestions = Suggestions()
 
@@ -210,7 +228,7 @@ class _Filler:
         value = self._value(found, position)
         if value is REFUSED:
             raise _UnknownError
-        text = str(value).lower() if isinstance(value, bool) else str(value)
+        text = _as_text(value)
         self.inserted += len(text)
         if self.inserted > MOST_INSERTED:
             raise FieldError(f"parameters add more than {MOST_INSERTED} characters to the file")
@@ -237,6 +255,8 @@ class _Filler:
         value = self.values[name]
         if value is REFUSED:
             self.document.refused.add(position.path)
+        if self.secrets is None or not self.secrets.is_recorded(position.path):
+            self.unrecorded.add(name)
         return value
 
     def _secret(self, name: str, position: Position) -> str | None:

@@ -30,6 +30,9 @@ class Secrets(Protocol):
     def may_stand(self, path: str) -> bool:
         """Whether a secret may stand at this dotted path."""
 
+    def is_recorded(self, path: str) -> bool:
+        """Whether records hold the text at this dotted path as it is."""
+
     def variable(self, name: str) -> str:
         """The value of an environment variable. Raises FieldError."""
 

@@ -15,6 +15,7 @@ from vcloud.marks import NO_VM, VmDigests
 from vcloud.plan import losses, reasons
 from vcloud.plan.disks import heirs, moves, unfinished_copies
 from vcloud.plan.drift import drift_of
+from vcloud.plan.given import forgotten, parameter_changes
 from vcloud.plan.host_difference import HostDifference, HostSide
 from vcloud.plan.host_mending import host_drift, host_steps, told_once, unmended
 from vcloud.plan.manifest import Manifest, Phase
@@ -78,13 +79,20 @@ def plan_changes(
                 f"{reasons.described(wanted, state.manifest)}; nothing that runs is touched",
             )
         )
+    changes = parameter_changes(wanted.design, state.manifest)
+    told = forgotten(changes)
     return Plan(
         wanted.design.instance.name,
         host,
         in_order(
             replace(step, host=host, loses=_losses(step, wanted.design, state)) for step in steps
         ),
-        notes=(*losses.notes_on_disks(wanted.design, state), *_later(wanted.design, state, steps)),
+        notes=(
+            *((told,) if told else ()),
+            *losses.notes_on_disks(wanted.design, state),
+            *_later(wanted.design, state, steps),
+        ),
+        parameters=changes,
         host_side=state.host_side,
         unmended=unmended(side, differences, steps),
     )

@@ -154,13 +154,15 @@ class Manifest:
 
     def agrees_with(self, other: Manifest) -> bool:
         """Whether both are equal. Phase, time, writer, run and the day of profiles are not
-        compared, nor what a run notes about the objects that it made.
+        compared, nor what a run notes about the objects that it made, nor parameters that an
+        earlier release did not note.
         """
         controls = dataclasses.replace(self.design.controls, day=other.design.controls.day)
+        parameters = self.design.parameters or other.design.parameters
         return (
             dataclasses.replace(
                 self,
-                design=dataclasses.replace(self.design, controls=controls),
+                design=dataclasses.replace(self.design, controls=controls, parameters=parameters),
                 phase=other.phase,
                 written=other.written,
                 vcloud=other.vcloud,

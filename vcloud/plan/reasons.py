@@ -83,8 +83,8 @@ def _hardware(vm: Vm, wanted: Manifest, have: Manifest | None) -> Iterator[str]:
     yield from _isolation(old.isolation, vm.isolation)
     if have.accelerator != wanted.accelerator:
         yield f"accelerator: {have.accelerator} -> {wanted.accelerator}"
-    if vm.role is Role.FIREWALL and _segment(have.uplink) != _segment(wanted.uplink):
-        yield f"uplink: {_segment(have.uplink)} -> {_segment(wanted.uplink)}"
+    if vm.role is Role.FIREWALL and segment(have.uplink) != segment(wanted.uplink):
+        yield f"uplink: {segment(have.uplink)} -> {segment(wanted.uplink)}"
 
 
 def _isolation(old: Isolation, new: Isolation) -> Iterator[str]:
@@ -291,7 +291,7 @@ def _listed(what: str, before: Collection[str], after: Collection[str]) -> str:
     return f"{what}: {', '.join(signs)}" if signs else ""
 
 
-def _segment(uplink: Uplink) -> str:
+def segment(uplink: Uplink) -> str:
     return f"network '{uplink.network}'" if uplink.network else f"bridge '{uplink.bridge}'"
 
 

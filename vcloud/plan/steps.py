@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
+from vcloud.plan.given import ParameterChange
 from vcloud.plan.host_difference import HostKind, HostSide
 
 
@@ -235,6 +236,8 @@ class Plan:
     """The superseded copies of the vApp on other hosts, which `up` removes before anything else."""
     uncompared: tuple[Uncompared, ...] = ()
     """The hosts that may have a newer copy than the one that the plan starts."""
+    parameters: tuple[ParameterChange, ...] = ()
+    """The parameters that have other values than at the last `up`."""
 
     @property
     def caveat(self) -> str:

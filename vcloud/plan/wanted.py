@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 
 from vcloud.compile.artifacts import (
@@ -65,12 +64,9 @@ def _vm_digests(
     )
 
 
-def salt_for(design: Design, have: Manifest | None) -> str:
-    """The salt for the digests of a vApp: the one that it has, or a new one if it needs one."""
-    known = have.salt if have else ""
-    if known or not any(map(_has_secret, design.workloads)):
-        return known
-    return secrets.token_hex(16)
+def needs_salt(design: Design) -> bool:
+    """Whether a file of the vApp holds a secret."""
+    return any(map(_has_secret, design.workloads))
 
 
 def _has_secret(vm: Vm) -> bool:

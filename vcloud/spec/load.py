@@ -27,10 +27,11 @@ def parse_vapp(
     parameters: Given | None = None,
     *,
     secrets: bool = True,
+    name: str = "",
 ) -> Vapp:
     """The vApp that the bytes of a file describe. `file` is the name of the file in messages.
     `beside` gives access to the folder of the file. Without `secrets`, none is read: `(secret)`
-    stands for each.
+    stands for each. `name` is used in place of the name that the file gives.
 
     Raises:
         SpecError: the file has problems; the error carries all of them.
@@ -39,6 +40,8 @@ def parse_vapp(
     def prepare(document: Document) -> Surroundings:
         document.tree = _without_extensions(document.tree)
         fill_in(document, parameters or {}, VappSecrets(beside, needed=secrets))
+        if name:
+            document.tree["name"] = name
         return surroundings_of(document.tree, beside)
 
     reading = read_model(data, file, VAPP_FILE, prepare)
@@ -47,9 +50,7 @@ def parse_vapp(
     if vapp is not None:
         document = reading.document
         wrong = {problem.field for problem in problems} | document.refused
-        problems |= set(
-            problems_of(vapp.locate(file, document.lines, document.secrets), beside, wrong)
-        )
+        problems |= set(problems_of(vapp.locate(document), beside, wrong))
     if problems or vapp is None:
         raise SpecError(tuple(problems))
     return vapp

@@ -9,7 +9,7 @@ refuse the key. Checks that compare parts of the file (does `after: [db]` make a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, ClassVar, Self
 
@@ -20,7 +20,9 @@ from pydantic import (
     model_validator,
 )
 
+from vcloud.documents.document import Document
 from vcloud.documents.field import FieldError
+from vcloud.documents.parameter import Parameter
 from vcloud.spec import fields
 from vcloud.spec.base import Spec
 from vcloud.spec.fields import Unenforced
@@ -406,6 +408,7 @@ class Vapp(Spec):
     _file: str = PrivateAttr(default="")
     _lines: Mapping[str, int] = PrivateAttr(default_factory=dict)
     _secrets: frozenset[str] = PrivateAttr(default=frozenset())
+    _parameters: tuple[Parameter, ...] = PrivateAttr(default=())
 
     @property
     def file(self) -> str:
@@ -424,9 +427,15 @@ class Vapp(Spec):
         """Whether a secret stands at this dotted path or below."""
         return any(f"{one}.".startswith((f"{path}.", f"{path}[")) for one in self._secrets)
 
-    def locate(self, file: str, lines: Mapping[str, int], secrets: Iterable[str] = ()) -> Self:
-        """Keeps the file's name, the line of each dotted path, and the paths at which secrets stand.
-        The loader calls this once.
+    @property
+    def parameter_values(self) -> tuple[Parameter, ...]:
+        """The parameters that are no secrets, with their values."""
+        return self._parameters
+
+    def locate(self, document: Document) -> Self:
+        """Keeps the file's name, the line of each dotted path, where secrets stand, and the values of
+        parameters. The loader calls this once.
         """
-        self._file, self._lines, self._secrets = file, lines, frozenset(secrets)
+        self._file, self._lines = document.file, document.lines
+        self._secrets, self._parameters = frozenset(document.secrets), document.parameters
         return self

@@ -15,6 +15,9 @@ names, records, messages or lists of processes.
 """
 
 
+_COMMAND: Final = re.compile(r'vms\.[A-Za-z0-9_-]+\.(?:run(?:\[[0-9]+\])?|files\["[^"\n]*"\]\.run)')
+
+
 class VappSecrets:
     """The secrets of a vApp file. `needed` is as in `vcloud.documents.secrets.Secrets`."""
 
@@ -28,6 +31,10 @@ class VappSecrets:
 
     def may_stand(self, path: str) -> bool:
         return _PLACE.fullmatch(path) is not None
+
+    def is_recorded(self, path: str) -> bool:
+        """Contents and commands are recorded as digests (`vcloud.plan.manifest.redacted`)."""
+        return not (self.may_stand(path) or _COMMAND.fullmatch(path))
 
     def variable(self, name: str) -> str:
         return _text(self._beside.variable(name), f"the environment variable {name}")

@@ -8,6 +8,7 @@ import pytest
 
 from tests.rendered import render_file
 from tests.standing import manifest_of
+from vcloud.apply.target import salt_for
 from vcloud.design.model import Design
 from vcloud.documents.given import FromFile, Given
 from vcloud.errors import SpecError
@@ -22,7 +23,6 @@ from vcloud.pipeline import design_of, load_file
 from vcloud.plan.formats import decoded, encoded
 from vcloud.plan.manifest import Manifest, redacted
 from vcloud.plan.reasons import identity
-from vcloud.plan.wanted import salt_for
 from vcloud.spec.load import parse_only_name, parse_vapp
 from vcloud.spec.notes import notes
 
