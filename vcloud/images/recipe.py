@@ -135,7 +135,9 @@ MOUNT: Final = Shape(
     "is not a valid path in a guest",
     "Write an absolute path of letters, digits and _ . - without '.' or '..' between slashes.",
 )
-SIZE: Final = Shape(r"[1-9][0-9]{0,7}[MG]", "is not a size", "Write a size such as 384M or 1G.")
+SIZE: Final = Shape(
+    r"[1-9][0-9]{0,7}[MG](?:i?B)?", "is not a size", "Write a size such as 384M or 1G."
+)
 Line = Annotated[str, PlainValidator(parse_script)]
 Unit = Annotated[str, PlainValidator(parse_unit)]
 

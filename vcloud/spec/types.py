@@ -145,7 +145,7 @@ SHA256: Final = Shape(
 )
 MODE: Final = Shape(r"0?[0-7]{3}", "is not a valid file mode", "Write it like '0644'.")
 SIZE: Final = Shape(
-    r"[1-9][0-9]{0,7}[MGT]",
+    r"[1-9][0-9]{0,7}[MGT](?:i?B)?",
     "is not a size",
     "Write it like 384M, 1G or 2T. A number alone counts MiB.",
 )
@@ -272,13 +272,13 @@ def parse_script(value: object) -> str:
 
 
 def parse_size(value: object, least: int = 1 << 20) -> int:
-    """Bytes, from `384M`, `1G`, `2T` or a number of MiB."""
+    """Bytes, from `384M`, `1G`, `2T` or a number of MiB. `1GB` and `1GiB` mean 1G, too."""
     # `type` and not `isinstance`: for Python, True is an int.
     if type(value) is int:
         # Shifting a number of very many digits would cost memory.
         size = value << 20 if value.bit_length() < 32 else LARGEST + 1
     else:
-        text = SIZE.parse(value)
+        text = SIZE.parse(value).rstrip("iB")
         size = int(text[:-1]) << _SIZES[text[-1]]
     if not least <= size <= LARGEST:
         raise FieldError(

@@ -59,7 +59,7 @@ def test_a_recipe_adds_to_its_base_or_changes_it(folder: Path) -> None:
 def test_a_base_may_be_a_folder_of_ones_own(folder: Path) -> None:
     other = folder.parent / "other"
     other.mkdir()
-    write(other, "memory: 200M\n")
+    write(other, "memory: 200MiB\n")
     recipe = load_recipe(write(folder, "base: ../other\n"))
     assert recipe.base is not None
     assert (recipe.base.folder, recipe.memory) == (other, 200 << 20)

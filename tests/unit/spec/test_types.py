@@ -52,6 +52,15 @@ def test_a_size_reads_as_it_prints(mebibytes: int) -> None:
     assert types.parse_size(mebibytes) == mebibytes << 20
 
 
+@pytest.mark.parametrize("unit", ["M", "G", "T"])
+def test_a_size_may_be_written_as_other_tools_write_it(unit: str) -> None:
+    forms = [f"8{unit}", f"8{unit}B", f"8{unit}iB"]
+    assert len({types.parse_size(form) for form in forms}) == 1
+    for wrong in (f"8{unit}i", f"8{unit}b", f"8 {unit}B", f"0{unit}B", "8B", "8iB"):
+        with pytest.raises(FieldError):
+            types.parse_size(wrong)
+
+
 @given(st.integers(1, types.LONGEST))
 def test_a_duration_reads_as_it_prints(seconds: int) -> None:
     assert types.parse_duration(types.format_duration(seconds)) == seconds
