@@ -12,6 +12,7 @@ from vcloud.documents.parameters import fill_in
 from vcloud.documents.reader import read_document
 from vcloud.errors import Problem, SpecError
 from vcloud.spec.check import problems_of
+from vcloud.spec.foreign import refuse_foreign
 from vcloud.spec.model import Vapp
 from vcloud.spec.secrets import VappSecrets
 from vcloud.spec.surroundings import Beside, Surroundings, surroundings_of
@@ -44,6 +45,7 @@ def parse_vapp(
             document.tree["name"] = name
         return surroundings_of(document.tree, beside)
 
+    refuse_foreign(data, file)
     reading = read_model(data, file, VAPP_FILE, prepare)
     problems = set(reading.problems)
     vapp = salvaged(reading, _stand_in)
@@ -64,6 +66,7 @@ def parse_only_name(data: bytes, file: str, parameters: Given | None = None) -> 
         SpecError: the name is missing or wrong, a parameter is wrong, or the file is not readable
             at all.
     """
+    refuse_foreign(data, file)
     document = read_document(data, file, example=VAPP_FILE.example, origin=VAPP_FILE.origin)
     fill_in(document, parameters or {})
     wrong = tuple(
