@@ -114,6 +114,10 @@ class Folder:
         except OSError:
             return False
 
+    def contains(self, path: str) -> bool:
+        """Whether an absolute path lies in the folder, after all symbolic links were followed."""
+        return Path(os.path.realpath(path)).is_relative_to(self.folder.resolve())
+
     def allows_image(self, path: str) -> bool:
         """Whether a file or folder lies in the vApp file's folder, in one that the operator allows,
         or among the shipped recipes, after all symbolic links were followed.

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from vcloud import __version__
-from vcloud.cli import access, host, image, lab, lifecycle, profile, show, verify
+from vcloud.cli import access, host, image, imports, lab, lifecycle, profile, show, verify
 from vcloud.errors import Exit, VcloudError
 
 EPILOG = (
@@ -31,6 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 lifecycle.register(app)
+imports.register(app)
 show.register(app)
 access.register(app)
 verify.register(app)
