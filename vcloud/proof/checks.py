@@ -100,7 +100,10 @@ class Echo:
 
     check: str
     """The id of the check that sends it."""
-    payload: bytes
+    harmless: bytes
+    """The data in it, which must come back."""
+    data: bytes
+    """The data in the payload of the check itself, which must come back or be stopped."""
 
 
 @dataclass(frozen=True, slots=True)

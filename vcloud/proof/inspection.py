@@ -4,7 +4,8 @@ For each rule there are two payloads: a test payload, which the rule must drop a
 harmless payload that resembles it, which the rule must not match.
 
 A payload is sent on a declared flow that crosses an inspected zone, to the service that listens
-there. Over TCP, the payload has come through if the kernel of the other side acknowledges it; over
+there. It is written in the protocol that the flow carries, because the IPS drops anything else
+before the rule could match. Over TCP, the payload has come through if the kernel of the other side acknowledges it; over
 UDP, if an answer arrives. If data can leave the zones of a detector only in answers, the payload is
 sent into the zone, to a service that sends back what it receives (vcloud's temporary listeners do).
 Then the echo must be stopped.
@@ -20,7 +21,7 @@ from vcloud.compile.ips.ends import crosses
 from vcloud.compile.ips.rules import ANY, SHIPPED, VAPP, ShippedRule
 from vcloud.compile.ips.rules import PayloadPair as Payload
 from vcloud.compile.leaks.channels import CHANNELS
-from vcloud.compile.leaks.payloads import payloads_of, places_of
+from vcloud.compile.leaks.payloads import message_of, payloads_of, places_of
 from vcloud.compile.leaks.rules import rule_sids
 from vcloud.design.model import Design, Detector, Flow, FlowPath, Uplink
 from vcloud.patterns.example import NoExampleError
@@ -167,27 +168,26 @@ def _leak_checks(design: Design, uplink: Uplink, world: World) -> Iterator[Check
     sids = rule_sids(design.inspection.detectors)
     for detector in design.inspection.detectors:
         name = f"detector '{detector.id}'"
-        useful = _leak_routes(design, detector)
+        try:
+            *_, data = payloads_of(detector)
+            useful = _leak_routes(design, detector)
+        except NoExampleError as error:
+            yield _not_possible(Kind.LEAK, detector.id, name, error.what, excused=True)
+            continue
         possible = [found for found in useful if _families(uplink, world, found[0])]
         if not possible:
             reason = world.missing if useful else NO_FLOW
             excused = not useful or bool(world.servers)
             yield _not_possible(Kind.LEAK, detector.id, name, reason, excused=excused)
             continue
-        try:
-            upload, _, datagram = payloads_of(detector)
-        except NoExampleError as error:
-            yield _not_possible(Kind.LEAK, detector.id, name, error.what, excused=True)
-            continue
-        route, echoed = possible[0]
-        plain = echoed or route[0].services[route[2]].protocol is Protocol.UDP
+        route, echoed, payload = possible[0]
         target = _leak_target(design, uplink, world, detector, route)
         rules = tuple(str(sids[detector.id, channel.name]) for channel in CHANNELS)
         for family in target.families():
-            yield from target.pair(
-                family, rules, name, datagram if plain else upload, echoed=echoed
-            )
-        outwards = [found for found, echoed in possible if not echoed]
+            yield from target.pair(family, rules, name, payload, data if echoed else None)
+        outwards = [
+            found for found, echoed, _ in possible if not echoed and _takes(found, App.HTTP)
+        ]
         yield from _place_checks(design, uplink, world, detector, outwards)
 
 
@@ -231,19 +231,23 @@ def _leak_target(
     )
 
 
-def _leak_routes(design: Design, detector: Detector) -> list[tuple[Route, bool]]:
+def _leak_routes(design: Design, detector: Detector) -> list[tuple[Route, bool, Payload]]:
     """The flows on which a detector can be tested, the best first. The second value says whether
-    the data leaves in an answer.
+    the data leaves in an answer, the third is what is sent.
+
+    Raises NoExampleError as `payloads_of`.
     """
+    *_, data = payloads_of(detector)
+    messages = {app: message_of(detector, app) for app in App}
     usable = [
         route
         for route in _routes(design)
-        if _takes(route, App.HTTP)
-        and crosses(design, route[1])
-        and not _excepted(design, detector, route)
+        if crosses(design, route[1]) and not _excepted(design, detector, route)
     ]
-    # TCP comes before UDP, because an acknowledgement is enough over TCP, while UDP needs an
-    # answer. Data that a client sends comes before data in an answer.
+    # HTTP comes first, because most rules of a detector search it. TCP comes before UDP, because an
+    # acknowledgement is enough over TCP, while UDP needs an answer. Data that a client sends comes
+    # before data in an answer.
+    usable.sort(key=lambda route: not _takes(route, App.HTTP))
     found = []
     for protocol in (Protocol.TCP, Protocol.UDP):
         for ends, echoed in (((True, False), False), ((False, True), True)):
@@ -252,8 +256,11 @@ def _leak_routes(design: Design, detector: Detector) -> list[tuple[Route, bool]]
                     nic is not None and nic.zone in detector.zones
                     for nic in (path.source, path.target)
                 )
-                if inside == ends and flow.services[number].protocol is protocol:
-                    found.append(((flow, path, number), echoed))
+                app = app_at(flow, number) or App.OTHER
+                plain = protocol is Protocol.UDP or (echoed and app is App.OTHER)
+                payload = data if plain else messages[app]
+                if inside == ends and flow.services[number].protocol is protocol and payload:
+                    found.append(((flow, path, number), echoed, payload))
     return found
 
 
@@ -324,10 +331,11 @@ class _Target:
         rules: tuple[str, ...],
         name: str,
         payload: Payload,
-        *,
-        echoed: bool = False,
+        echoed: Payload | None = None,
     ) -> Iterator[Check]:
-        """The check that sends the test payload, and the check that sends the harmless one."""
+        """The check that sends the test payload, and the check that sends the harmless one. `echoed`
+        is the data in both, if the rules inspect the answer of a service that sends it back.
+        """
         flow, path, number = self.route
         service = flow.services[number]
         port = payload.port or service.first
@@ -359,7 +367,9 @@ class _Target:
                 rules=rules,
                 blocked=self.blocked,
                 # The check with the harmless payload shows whether the service sends anything back.
-                echo=Echo(ids[True], payload.passed) if echoed else None,
+                echo=Echo(ids[True], echoed.passed, echoed.passed if passes else echoed.stopped)
+                if echoed
+                else None,
                 twin="" if passes else ids[True],
                 published=() if path.source else self._published(family),
             )

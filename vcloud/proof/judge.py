@@ -238,11 +238,18 @@ def _inspected(check: Check, answer: Answer, seen: Observed) -> Verdict:
         return Verdict(
             check, Outcome.PASS, "dropped and logged as malformed, before the rule saw it"
         )
-    return (
-        Verdict(check, Outcome.PASS, "dropped and logged")
-        if fired
-        else Verdict(check, Outcome.ERROR, "dropped, but not logged")
-    )
+    if fired:
+        return Verdict(check, Outcome.PASS, "dropped and logged")
+    if others := _others(own):
+        # If they drop the harmless payload as well, they drop the form of both.
+        twin = seen.answers.get(check.twin)
+        alike = twin is not None and bool(_others(_alerts_on(check, twin, seen)))
+        return Verdict(
+            check,
+            Outcome.NOT_TRIED if alike else Outcome.ERROR,
+            f"dropped, but this rule was not reached: other rules dropped it first: {others}",
+        )
+    return Verdict(check, Outcome.ERROR, "dropped, but not logged")
 
 
 def _harmless(
@@ -253,9 +260,9 @@ def _harmless(
         return Verdict(check, Outcome.FAIL, "the rule matched the harmless test packet")
     if _came_through(check, answer):
         return Verdict(check, Outcome.PASS, "passed")
-    if others := sorted({alert.rule for alert in own if alert.blocked}):
+    if others := _others(own):
         return Verdict(
-            check, Outcome.PASS, f"the rule ignored it; other rules dropped it: {', '.join(others)}"
+            check, Outcome.PASS, f"the rule ignored it; other rules dropped it: {others}"
         )
     if check.echo is not None:
         return _no_echo(check, check.echo, seen)
@@ -267,6 +274,11 @@ def _harmless(
         Outcome.ERROR,
         f"harmless test packet got no answer in {seconds:g} s: {answer.result}",
     )
+
+
+def _others(own: Sequence[Alert]) -> str:
+    """The rules that dropped a payload, in a text, if its own rule did not match."""
+    return ", ".join(sorted({alert.rule for alert in own if alert.blocked}))
 
 
 def _no_echo(check: Check, echo: Echo, seen: Observed) -> Verdict:
@@ -284,7 +296,7 @@ def _came_through(check: Check, answer: Answer) -> bool:
     there.
     """
     if check.echo is not None:
-        return check.sent.payload in answer.answer
+        return check.echo.data in answer.answer
     # Firewall and IPS only drop, so a datagram that was refused has arrived on the other side.
     return answer.result in (
         ("answered", "refused") if check.sent.protocol == "udp" else ("delivered",)
@@ -306,7 +318,7 @@ def _echoes(check: Check, echo: Echo, seen: Observed) -> bool:
     """
     found = seen.answers.get(echo.check)
     return found is not None and (
-        echo.payload in found.answer
+        echo.harmless in found.answer
         or any(alert.blocked for alert in _alerts_on(check, found, seen))
     )
 

@@ -70,9 +70,9 @@ HARMLESS_OF_ANSWER = replace(
     HARMLESS,
     id="leak/2",
     probe=Probe("tcp", "-", TARGET, 80, b"4112"),
-    echo=Echo("leak/2", b"4112"),
+    echo=Echo("leak/2", b"4112", b"4112"),
 )
-ANSWER = replace(LEAK, echo=HARMLESS_OF_ANSWER.echo)
+ANSWER = replace(LEAK, echo=Echo("leak/2", b"4112", b"4111"))
 DATAGRAM = replace(LEAK, probe=Probe("udp", "-", TARGET, 80, b"4111"))
 UDP = replace(FLOW, probe=Probe("udp", str(SOURCE), TARGET, 22))
 FAR = (str(TARGET), 80)

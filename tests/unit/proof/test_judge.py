@@ -411,3 +411,19 @@ def test_an_answer_whose_harmless_payload_another_rule_stops_is_known_to_be_give
     answers = {ANSWER.id: Answer("stalled", 4000), "leak/2": Answer("stalled", 4002)}
     seen = Observed(answers, {}, report(), report(), (HIT, Alert("9", "tcp", 4002, *FAR, True)))
     assert judge(ANSWER, seen).outcome is judge(HARMLESS_OF_ANSWER, seen).outcome is Outcome.PASS
+
+
+@pytest.mark.parametrize(
+    ("twin", "expected"),
+    [((), Outcome.ERROR), ((Alert("9", "tcp", 4002, *FAR, True),), Outcome.NOT_TRIED)],
+    ids=["the data alone", "the harmless payload, too"],
+)
+def test_what_other_rules_drop_first_did_not_reach_its_own_rule(
+    twin: tuple[Alert, ...], expected: Outcome
+) -> None:
+    """It is no pass. If they drop the harmless payload as well, no such payload gets there."""
+    check = replace(LEAK, twin="leak/2")
+    answers = {check.id: Answer("stalled", 4000), "leak/2": Answer("stalled", 4002)}
+    verdict = judge(check, Observed(answers, {}, report(), report(), (OTHER_RULE, *twin)))
+    assert verdict.outcome is expected
+    assert "other rules dropped it first: 9" in verdict.detail

@@ -12,7 +12,7 @@ from vcloud.compile.ips.rules import PayloadPair, http_request
 from vcloud.compile.leaks.kinds import kind_of
 from vcloud.design.model import Detector
 from vcloud.patterns.example import NoExampleError
-from vcloud.values import Protocol
+from vcloud.values import App, Protocol
 
 
 def payloads_of(detector: Detector) -> tuple[PayloadPair, ...]:
@@ -35,6 +35,27 @@ def payloads_of(detector: Detector) -> tuple[PayloadPair, ...]:
             "Make it say more of what it looks for.",
         )
     return payloads
+
+
+def message_of(detector: Detector, app: App) -> PayloadPair | None:
+    """The first message of a client in the protocol of a flow, with the data in it: by HTTP if the
+    flow carries anything. None for a protocol in which no such message is known, or if the detector
+    would not find the data there.
+
+    Raises NoExampleError as `payloads_of`.
+    """
+    upload, _, datagram = payloads_of(detector)
+    if app in (App.HTTP, App.OTHER):
+        return upload
+    if app not in _MESSAGES or len(datagram.stopped) > _LINE:
+        return None
+    write = _MESSAGES[app]
+    stopped, passed = write(datagram.stopped), write(datagram.passed)
+    found = [
+        kind_of(detector).is_found(detector, message.decode(errors="replace"))
+        for message in (stopped, passed)
+    ]
+    return PayloadPair(Protocol.TCP, stopped, passed, app=app) if found == [True, False] else None
 
 
 def places_of(detector: Detector) -> dict[str, PayloadPair]:
@@ -61,6 +82,17 @@ def places_of(detector: Detector) -> dict[str, PayloadPair]:
 
 def _upload(body: bytes) -> bytes:
     return http_request("/", "Content-Type: text/plain\r\n", body, "POST")
+
+
+def _redis(text: bytes) -> bytes:
+    """A command that the server answers with the same text."""
+    return b"*2\r\n$4\r\nECHO\r\n$%d\r\n%b\r\n" % (len(text), text)
+
+
+def _postgres(text: bytes) -> bytes:
+    """A client's start, with the text as the name of the user."""
+    start = bytes.fromhex("00030000") + b"user\0" + text + b"\0\0"
+    return (len(start) + 4).to_bytes(4, "big") + start
 
 
 def _answer(body: bytes) -> bytes:
@@ -131,6 +163,10 @@ def _dns_name(text: str) -> str:
 
 _LINE: Final = 2000
 """A server or Suricata may not read longer lines of a request completely."""
+_MESSAGES: Final[Mapping[App, Callable[[bytes], bytes]]] = {
+    App.REDIS: _redis,
+    App.POSTGRES: _postgres,
+}
 _NAME: Final = 60
 """A longer name could match the rule against tunnels, or a part of it could be too long for a
 label.
