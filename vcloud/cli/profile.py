@@ -106,6 +106,7 @@ def show(
                 "until": str(found.ends or ""),
                 "extends": found.extends,
                 "protects": list(found.protects),
+                "draft": found.draft,
                 "digest": found.digest,
                 "as_of": str(day),
                 "controls": rows,
@@ -113,7 +114,7 @@ def show(
             output,
         )
         return
-    tell(f"{found.label}: {on_one_line(found.title)}")
+    tell(f"{found.told}: {on_one_line(found.title)}")
     shown = [row for row in rows if every or row["status"] != "not covered"]
     table(
         "",
@@ -190,7 +191,7 @@ def diff(
             output,
         )
     else:
-        tell(f"{one.label} -> {other.label}, as of {day}")
+        tell(f"{one.told} -> {other.told}, as of {day}")
         for found in controls:
             tell(on_one_line(found.text))
         if not controls:
@@ -227,7 +228,7 @@ def check(
     from vcloud.documents.field import FieldError
     from vcloud.files import Folder
     from vcloud.profile_files import own_profile
-    from vcloud.profiles.model import CAPABILITIES, Status
+    from vcloud.profiles.model import CAPABILITIES
     from vcloud.spec.types import PROFILE
     from vcloud.views.profiles import found_profile
 
@@ -246,7 +247,7 @@ def check(
         f"{one.label} {control.id} needs '{need}', which this release cannot do"
         for one in versions
         for control in one.controls
-        if control.status is Status.ENFORCED
+        if control.demands
         for need in control.needs
         if need not in CAPABILITIES
     ]
@@ -261,7 +262,7 @@ def check(
         )
     else:
         for one in versions:
-            tell(f"{one.label} is valid: {one.digest}")
+            tell(f"{one.told} is valid: {one.digest}")
         for line in unknown:
             say(f"refused: {line}")
     if unknown:

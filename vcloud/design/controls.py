@@ -80,6 +80,7 @@ class Controls:
                     "version": one.version,
                     "digest": one.digest,
                     "pinned": not one.floats,
+                    "draft": one.draft,
                 }
                 for one in self.profiles
             ],
@@ -111,6 +112,7 @@ class Controls:
         ]
         enforced = sum(one.enforced for one in its)
         how = f"in force on {self.day}" if profile.floats else "as the file says"
+        how += ", a draft that is no law" * profile.draft
         return f"profile {profile.label} ({how}): enforces {enforced} controls, supports {len(its) - enforced} more"
 
 

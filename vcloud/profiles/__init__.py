@@ -1,8 +1,9 @@
 """Profiles: what a regulation demands of a vApp, one immutable file for each of its versions.
 
-A profile names controls. A control of status `enforced` has demands (`model`). A demand checks the
-vApp file, or adds protection to its design, and does nothing else. Demands are code; a profile only
-selects them and gives them parameters, so a new version of a regulation is a file with data.
+A profile names controls. A control of status `enforced` has demands (`model`), and one of status
+`supports` may have some that are a part of what it asks for. A demand checks the vApp file, or adds
+protection to its design, and does nothing else. Demands are code; a profile only selects them and
+gives them parameters, so a new version of a regulation is a file with data.
 
 `written` reads a profile's file, `choose` finds the version that counts on a day, `merge` joins the
 demands of several controls to the strictest, and `harden` applies them to a vApp: its result says

@@ -38,9 +38,8 @@ class Chosen:
 
     @property
     def applied(self) -> Applied:
-        return Applied(
-            self.profile.name, self.profile.version, self.profile.digest, floats=self.floats
-        )
+        one = self.profile
+        return Applied(one.name, one.version, one.digest, floats=self.floats, draft=one.draft)
 
 
 Known = Mapping[str, tuple[Profile, ...]]
@@ -100,9 +99,8 @@ def _one(named: Named, known: Known, day: date) -> Chosen | Problem:
         return Chosen(exact, False, named)
     in_force = [one for one in versions if one.in_force_on(day)]
     if not in_force:
-        listed = ", ".join(one.version for one in versions)
+        listed = ", ".join(f"{one.version}{' (draft)' * one.draft}" for one in versions)
         what = f"no version of '{name}' is in force on {day}"
-        return named.problem(
-            what, f"Name a version: {name}@{versions[-1].version}. Known: {listed}."
-        )
+        law = [one for one in versions if not one.draft] or versions
+        return named.problem(what, f"Name a version: {name}@{law[-1].version}. Known: {listed}.")
     return Chosen(max(in_force, key=lambda one: one.begins), True, named)

@@ -70,10 +70,10 @@ def harden(vapp: Vapp, profiles: Sequence[Chosen], day: date) -> Hardened:
         for ref, control, one in controls
         if control.counts_on(day) and ref not in waived
     ]
-    enforced = [one for one in active if one[1].status is Status.ENFORCED]
-    refusals = [*_unknown_needs(enforced)]
+    demanding = [one for one in active if one[1].demands]
+    refusals = [*_unknown_needs(demanding)]
     joined, conflicts = merged(
-        (ref, demand) for ref, control, _ in enforced for demand in control.demands
+        (ref, demand) for ref, control, _ in demanding for demand in control.demands
     )
     around = Around(vapp)
     problems += [_conflict(vapp, one) for one in conflicts]
@@ -181,8 +181,8 @@ def _waivers(
     return tuple(waivers), problems
 
 
-def _unknown_needs(enforced: Iterable[tuple[ControlRef, Control, Chosen]]) -> Iterator[Problem]:
-    for ref, control, one in enforced:
+def _unknown_needs(demanding: Iterable[tuple[ControlRef, Control, Chosen]]) -> Iterator[Problem]:
+    for ref, control, one in demanding:
         for need in control.needs:
             if need not in CAPABILITIES:
                 what = f"{ref} needs '{need}', which this release cannot do: {control.says}"

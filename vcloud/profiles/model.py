@@ -18,7 +18,9 @@ class Status(StrEnum):
     ENFORCED = "enforced"
     """Its demands are held: a file that breaks one is refused, what one adds is rendered."""
     SUPPORTS = "supports"
-    """What every vApp has helps to meet it, and checks of `verify` are evidence for it."""
+    """What vcloud does helps to meet it, and checks of `verify` are evidence for it, but the control
+    asks for more. If it has demands, they are held as those of an enforced one.
+    """
     MANUAL = "manual"
     """Nothing that vcloud does meets it, for a reason that the profile says."""
     NOT_COVERED = "not covered"
@@ -228,6 +230,11 @@ class Profile:
     def label(self) -> str:
         return f"{self.name}@{self.version}"
 
+    @property
+    def told(self) -> str:
+        """The label, and whether it is a draft."""
+        return f"{self.label}{', a draft that is no law' * self.draft}"
+
     def in_force_on(self, day: date) -> bool:
         return self.begins <= day and (self.ends is None or day <= self.ends) and not self.draft
 
@@ -259,6 +266,8 @@ class Applied:
     digest: str
     floats: bool
     """The file names no version, so another one counts when it comes into force."""
+    draft: bool = False
+    """It is no law yet (`Profile.draft`)."""
 
     @property
     def label(self) -> str:

@@ -253,15 +253,15 @@ def _of_control(one: _Control) -> Iterator[tuple[str, str, str]]:
     demands = any(getattr(one.demands, name) is not None for name in _KINDS) or one.demands.host
     if one.status is Status.NOT_COVERED:
         yield "status", "such controls are listed by their ids", "Move it to not_covered."
-    elif one.status is Status.ENFORCED:
-        if not demands:
-            yield "demands", "an enforced control demands something", "Write status: manual."
+    elif one.status is Status.MANUAL and demands:
+        yield "demands", "a manual control demands nothing", "Write status: enforced, or supports."
+    elif one.status is Status.ENFORCED and not demands:
+        yield "demands", "an enforced control demands something", "Write status: manual."
+    elif demands:
         if one.evidence is None:
             yield "evidence", "nothing says what shows that the control is held", "Write evidence."
         if not one.needs:
             yield "needs", "nothing says what enforcing it takes", "Write needs: [file], or more."
-    elif demands:
-        yield "demands", "only an enforced control demands anything", "Write status: enforced."
     if one.status is Status.MANUAL and not one.reason:
         yield "reason", "nothing says why it is not enforced", "Write a reason."
     if one.status is Status.SUPPORTS and not one.proved_by:

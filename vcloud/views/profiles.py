@@ -138,5 +138,5 @@ def due(controls: Controls, day: date) -> Iterable[str]:
             continue
         for control in mine.controls:
             new = control.counts_on(day) and not control.counts_on(controls.day)
-            if new and control.status is Status.ENFORCED:
+            if new and control.demands:
                 yield f"{mine.ref(control)} counts since {control.begins}; `vcloud up` with its file applies it"
