@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vcloud.cli import complete
 from vcloud.cli.options import (
     AsOf,
+    Connect,
     FileOption,
     Format,
     Output,
@@ -267,6 +269,48 @@ def check(
             say(f"refused: {line}")
     if unknown:
         raise typer.Exit(Exit.REFUSED)
+
+
+@app.command()
+def affected(
+    vapps: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[VAPP]...",
+            help="Names of vApps (default: all on the hosts).",
+            show_default=False,
+            autocompletion=complete.vapps,
+        ),
+    ] = None,
+    as_of: AsOf = "",
+    connect: Connect = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """List the vApps on all hosts that a new version, a passed day or an expired exception has made out
+    of date, and what changes. Exits with 3 if there are any, and with 5 if a host could not be asked.
+    """
+    from vcloud.profile_files import shipped
+    from vcloud.views.affected import survey
+
+    day = _day(as_of)
+    found = survey(connect, vapps or (), shipped(), day)
+    if output is not Format.TABLE:
+        emit(found.as_data(day), output)
+    else:
+        for one in found.affected:
+            tell(f"{one.vapp} on {one.host}, made for {one.as_of} by {', '.join(one.profiles)}:")
+            for late in one.found:
+                tell(f"  {on_one_line(late.text)}")
+                for line in late.changes:
+                    tell(f"    {on_one_line(line)}")
+        if not found.affected:
+            tell(f"{len(found.vapps)} vApps with profiles are up to date on {day}")
+    for line in found.unknown:
+        say(on_one_line(line))
+    if found.affected:
+        raise typer.Exit(Exit.DIFFERENT)
+    if found.unknown:
+        raise typer.Exit(Exit.NOT_CHECKED)
 
 
 def explain(

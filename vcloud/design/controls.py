@@ -39,10 +39,17 @@ class ControlException:
     def counts_on(self, day: date) -> bool:
         return day <= self.expires
 
-    def told(self, day: date) -> str:
-        """The exception in one sentence, as it is on a day."""
+    def told(self, made: date, day: date) -> str:
+        """The exception in one sentence, as it is on a day, in a vApp that was made for another."""
         until = f"until {self.expires}" if self.counts_on(day) else f"expired on {self.expires}"
-        return f"exception: {self.origin} {'does not count' if self.counts_on(day) else 'counts again'}, {until} ({self.reason}; approved by {self.approved_by})"
+        counts = (
+            "does not count"
+            if self.counts_on(day)
+            else "is not enforced yet"
+            if self.counts_on(made)
+            else "counts again"
+        )
+        return f"exception: {self.origin} {counts}, {until} ({self.reason}; approved by {self.approved_by})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +66,15 @@ class Controls:
         """The controls of which a check of what has this id is evidence."""
         return tuple(str(one.origin) for one in self.controls if one.is_proved_by(stable_id))
 
-    def told(self) -> tuple[str, ...]:
-        """A sentence for each profile and each exception."""
+    def told(self, day: date | None = None) -> tuple[str, ...]:
+        """A sentence for each profile, and for each exception as it is on a day (None: on the day for
+        which the vApp was made).
+        """
         if self.day is None:
             return ()
         return (
             *(self._told(one) for one in self.profiles),
-            *(one.told(self.day) for one in self.exceptions),
+            *(one.told(self.day, day or self.day) for one in self.exceptions),
         )
 
     def as_data(self) -> dict[str, Any] | None:

@@ -273,6 +273,11 @@ class Applied:
     def label(self) -> str:
         return f"{self.name}@{self.version}"
 
+    @property
+    def told(self) -> str:
+        """The label, and whether it is a draft."""
+        return f"{self.label}{', a draft that is no law' * self.draft}"
+
 
 @dataclass(frozen=True, slots=True)
 class InForce:

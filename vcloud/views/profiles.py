@@ -8,7 +8,6 @@ from datetime import date
 from typing import Any
 
 from vcloud.compile.artifacts import compile_vapp
-from vcloud.design.controls import Controls
 from vcloud.design.difference import protection_difference
 from vcloud.design.model import Design
 from vcloud.errors import RefusedError, SpecError, UsageError
@@ -120,23 +119,3 @@ def _loaded(before: Design, after: Design) -> Iterable[str]:
         yield "the firewall's rules are loaded"
     if one.ips_digest != other.ips_digest:
         yield "the rules of the IPS are loaded"
-
-
-def due(controls: Controls, day: date) -> Iterable[str]:
-    """What of shipped profiles has come into force since the day for which a vApp was made: another
-    version of one that the file names without a version, and controls that have a day of their own.
-    """
-    for one in controls.profiles:
-        versions = shipped().get(one.name, ())
-        mine = next((other for other in versions if other.digest == one.digest), None)
-        if mine is None or controls.day is None:
-            continue
-        in_force = [other for other in versions if other.in_force_on(day)]
-        newest = max(in_force, key=lambda other: other.begins, default=mine)
-        if one.floats and newest.begins > mine.begins:
-            yield f"{newest.label} is in force since {newest.begins}, and the vApp has {one.label}; `vcloud up` with its file applies it"
-            continue
-        for control in mine.controls:
-            new = control.counts_on(day) and not control.counts_on(controls.day)
-            if new and control.demands:
-                yield f"{mine.ref(control)} counts since {control.begins}; `vcloud up` with its file applies it"

@@ -37,13 +37,14 @@ from vcloud.plan.manifest import Manifest, Phase
 from vcloud.plan.reasons import BROUGHT_BACK
 from vcloud.plan.state import VappState
 from vcloud.plan.steps import Drift, OlderCopy, Verb
+from vcloud.profile_files import shipped
 from vcloud.proof.checks import Outcome
 from vcloud.proof.config import SILENT
 from vcloud.proof.firewall_report import Card
 from vcloud.proof.mending import mend_of
 from vcloud.proof.observed import Verdict
 from vcloud.proof.report import plain
-from vcloud.views.profiles import due
+from vcloud.views.affected import Reason, outdated
 from vcloud.views.services import down_services
 
 SAVED = "saved"
@@ -321,15 +322,20 @@ def _status(state: VappState, host: str) -> Status:
         vms=tuple(_vm_status(vm, state) for vm in design.vms),
         published=tuple(published_ports(design, addresses)),
         problems=(*_problems(state, design, manifest.phase), *expired(design.controls, today())),
-        profiles=(*design.controls.told(), *due(design.controls, today())),
+        profiles=(*design.controls.told(today()), *due(design.controls, today())),
     )
 
 
 def expired(controls: Controls, day: date) -> Iterator[str]:
     """Exceptions that counted when the vApp was made and do not count any more."""
-    for one in controls.exceptions:
-        if controls.day and one.counts_on(controls.day) and not one.counts_on(day):
-            yield f"the exception for {one.origin} has expired on {one.expires}, and the control is not enforced; `vcloud up` with its file enforces it"
+    found = outdated(controls, shipped(), day)
+    yield from (one.text for one in found if one.reason is Reason.EXCEPTION)
+
+
+def due(controls: Controls, day: date) -> Iterator[str]:
+    """What else of its profiles is out of date since the day for which the vApp was made."""
+    found = outdated(controls, shipped(), day)
+    yield from (one.text for one in found if one.reason is not Reason.EXCEPTION)
 
 
 def _vm_status(vm: Vm, state: VappState) -> VmStatus:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.cards import cards, design
 from vcloud.design.controls import NO_CONTROLS
-from vcloud.views.profiles import due
+from vcloud.views.status import due
 
 WAY_OUT = "; `vcloud up` with its file applies it"
 
@@ -34,9 +34,9 @@ def test_a_newer_version_is_told_where_the_file_names_none(
 
 
 def test_a_control_with_a_day_of_its_own_is_told_after_that_day() -> None:
-    controls = design(cards("4.0"), date(2025, 3, 30)).controls
+    controls = design(cards("4.0.1"), date(2025, 3, 30)).controls
     assert [*due(controls, date(2025, 3, 30))] == []
-    assert f"pci-dss@4.0 6.4.2 counts since 2025-03-31{WAY_OUT}" in due(controls, date(2025, 3, 31))
+    assert f"pci-dss@4.0.1 6.4.2 counts since 2025-03-31{WAY_OUT}" in due(controls, date(2025, 3, 31))
 
 
 def test_nothing_is_due_without_a_profile() -> None:

@@ -52,6 +52,9 @@ def test_an_exception_is_told_and_so_is_its_end() -> None:
         "(moves in spring; approved by the office)"
     )
     assert list(expired(controls, LAST)) == []
+    after = controls.told(LAST + timedelta(1))[1]
+    assert "1.4.3 is not enforced yet, expired on 2026-12-31" in after
+    assert controls.told(LAST)[1] == controls.told()[1]
     (first, second) = expired(controls, LAST + timedelta(1))
     assert "1.4.3 has expired on 2026-12-31" in first
     assert "2.2.3" in second
