@@ -77,7 +77,7 @@ def verify(
         table("", ["check", "outcome", "claim", "detail"], rows(verdicts, all_checks))
         tell(summary(verdicts, found.left_out))
         for line in control_lines(found):
-            tell(f"evidence for {on_one_line(line)}")
+            tell(on_one_line(line))
     else:
         emit(as_data(found), output)
     if junit:

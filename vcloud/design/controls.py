@@ -10,20 +10,30 @@ from vcloud.design.origin import FromControl
 from vcloud.profiles.model import Applied, ControlRef, Hardening
 
 
+def is_meant(proof: str, stable_id: str) -> bool:
+    """Whether a proof of a control, an id or the beginning of ids and `*`, means this id."""
+    return stable_id.startswith(proof[:-1]) if proof.endswith("*") else stable_id == proof
+
+
 @dataclass(frozen=True, slots=True)
 class ControlInForce:
-    """A control that is enforced, or that what every vApp has supports."""
+    """A control that is enforced or supported."""
 
     origin: FromControl
     enforced: bool
     proved_by: tuple[str, ...]
     """What checks of `verify` prove of it: ids, or beginnings of ids and `*`."""
+    evidence: str = ""
+    """What the profile names as the strongest thing that shows it: `file`, `loaded` or `packets`;
+    empty if it names nothing, or an earlier release made the vApp.
+    """
+
+    @property
+    def status(self) -> str:
+        return "enforced" if self.enforced else "supports"
 
     def is_proved_by(self, stable_id: str) -> bool:
-        return any(
-            stable_id.startswith(proof[:-1]) if proof.endswith("*") else stable_id == proof
-            for proof in self.proved_by
-        )
+        return any(is_meant(proof, stable_id) for proof in self.proved_by)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +106,8 @@ class Controls:
             "controls": [
                 {
                     "control": str(one.origin),
-                    "status": "enforced" if one.enforced else "supports",
+                    "status": one.status,
+                    "evidence": one.evidence,
                     "proved_by": list(one.proved_by),
                 }
                 for one in self.controls
@@ -137,7 +148,12 @@ def controls_of(hardening: Hardening) -> Controls:
         hardening.day,
         hardening.profiles,
         tuple(
-            ControlInForce(origin_of(one.ref), one.status == "enforced", one.proved_by)
+            ControlInForce(
+                origin_of(one.ref),
+                one.status == "enforced",
+                one.proved_by,
+                one.evidence.value if one.evidence else "",
+            )
             for one in hardening.controls
         ),
         tuple(

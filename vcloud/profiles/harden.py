@@ -90,7 +90,7 @@ def harden(vapp: Vapp, profiles: Sequence[Chosen], day: date) -> Hardened:
             day=day if profiles else None,
             profiles=tuple(one.applied for one in profiles),
             controls=tuple(
-                InForce(ref, control.status, _proofs(ref, control, proofs))
+                InForce(ref, control.status, _proofs(ref, control, proofs), control.evidence)
                 for ref, control, _ in active
                 if control.status is not Status.MANUAL
             ),

@@ -286,6 +286,7 @@ class InForce:
     ref: ControlRef
     status: Status
     proved_by: tuple[str, ...]
+    evidence: Evidence | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import groupby
 from typing import Any
 from xml.etree import ElementTree
 
+from vcloud.design.controls import ControlInForce, is_meant
 from vcloud.design.model import Design
 from vcloud.design.origin import Product
 from vcloud.errors import Exit
+from vcloud.profiles.model import Evidence
 from vcloud.proof.checks import Kind, Outcome
 from vcloud.proof.observed import Verdict
 
@@ -46,13 +49,87 @@ class Findings:
         """The controls of profiles that the check is evidence for."""
         return self.design.controls.proved_by(verdict.check.proves) if self.design else ()
 
-    def by_control(self) -> dict[str, Counter[Outcome]]:
-        """Each control with evidence from checks -> how many of them had which outcome."""
-        found: dict[str, Counter[Outcome]] = {}
-        for verdict in self.verdicts:
-            for name in self.controls(verdict):
-                found.setdefault(name, Counter())[verdict.outcome] += 1
-        return found
+    def by_control(self) -> tuple[ControlFinding, ...]:
+        """What the run has shown of each control that counts for the vApp."""
+        return tuple(
+            ControlFinding(one, tuple(v for v in self.verdicts if one.is_proved_by(v.check.proves)))
+            for one in (self.design.controls.controls if self.design else ())
+        )
+
+
+class Shown(StrEnum):
+    """What a run has shown of a control."""
+
+    HELD = "held"
+    IN_PART = "held in part"
+    """No check could test another part of it in this vApp."""
+    BROKEN = "broken"
+    """A check that is evidence for it has failed."""
+    UNKNOWN = "not known"
+    """A check could not be made, or the strongest one that passed shows less than the profile
+    names.
+    """
+    NOT_TRIED = "not tried"
+    """No check can test it in this vApp."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlFinding:
+    """A control, and the verdicts that are evidence for it."""
+
+    control: ControlInForce
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def counts(self) -> Counter[Outcome]:
+        return Counter(verdict.outcome for verdict in self.verdicts)
+
+    @property
+    def level(self) -> Evidence:
+        """The strongest thing that the run has shown of it."""
+        kinds = {one.check.kind for one in self.verdicts if one.outcome is Outcome.PASS}
+        if kinds - {Kind.CONFIG}:
+            return Evidence.PACKETS
+        return Evidence.LOADED if kinds else Evidence.FILE
+
+    @property
+    def shown(self) -> Shown:
+        counts, levels = self.counts, [*Evidence]
+        wanted = self.control.evidence or (Evidence.LOADED if counts else Evidence.FILE)
+        if counts[Outcome.FAIL]:
+            return Shown.BROKEN
+        if counts[Outcome.ERROR] or counts[Outcome.NOT_RUN]:
+            return Shown.UNKNOWN
+        if levels.index(self.level) >= levels.index(Evidence(wanted)):
+            return Shown.IN_PART if self.untried else Shown.HELD
+        return Shown.UNKNOWN if counts[Outcome.PASS] else Shown.NOT_TRIED
+
+    @property
+    def untried(self) -> tuple[str, ...]:
+        """Those of its proofs of which all checks were not tried."""
+        return tuple(
+            proof
+            for proof in self.control.proved_by
+            if {v.outcome for v in self.verdicts if is_meant(proof, v.check.proves)}
+            == {Outcome.NOT_TRIED}
+        )
+
+    @property
+    def text(self) -> str:
+        counts = self.counts
+        told = ", ".join(f"{counts[one]} {one}" for one in Outcome if counts[one])
+        by = f" by {_BY[self.level]}" if self.shown in (Shown.HELD, Shown.IN_PART) else ""
+        by += f", but not tried: {', '.join(self.untried)}" if self.shown is Shown.IN_PART else ""
+        return f"{self.control.origin} ({self.control.status}): {self.shown}{by}" + (
+            f"; checks: {told}" if told else ""
+        )
+
+
+_BY = {
+    Evidence.FILE: "the file",
+    Evidence.LOADED: "what is loaded",
+    Evidence.PACKETS: "packets",
+}
 
 
 def exit_code(verdicts: Sequence[Verdict]) -> Exit:
@@ -84,11 +161,8 @@ def summary(verdicts: Sequence[Verdict], left_out: str = "") -> str:
 
 
 def control_lines(found: Findings) -> list[str]:
-    """For each control the outcomes of the checks that are evidence for it."""
-    return [
-        f"{name}: " + ", ".join(f"{counts[one]} {one}" for one in Outcome if counts[one])
-        for name, counts in found.by_control().items()
-    ]
+    """For each control what the run has shown of it, and by which checks."""
+    return [one.text for one in found.by_control()]
 
 
 def rows(verdicts: Sequence[Verdict], all_checks: bool) -> list[tuple[str, str, str, str]]:
@@ -170,8 +244,13 @@ def as_data(found: Findings) -> dict[str, Any]:
         "exit": int(exit_code(found.verdicts)),
         "not_tried": found.left_out,
         "controls": {
-            name: {outcome.value: number for outcome, number in counts.items()}
-            for name, counts in found.by_control().items()
+            str(one.control.origin): {
+                "status": one.control.status,
+                "shown": one.shown.value,
+                "evidence": one.level.value,
+                **{outcome.value: number for outcome, number in one.counts.items()},
+            }
+            for one in found.by_control()
         },
         "checks": checks,
     }

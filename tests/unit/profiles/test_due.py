@@ -36,7 +36,9 @@ def test_a_newer_version_is_told_where_the_file_names_none(
 def test_a_control_with_a_day_of_its_own_is_told_after_that_day() -> None:
     controls = design(cards("4.0.1"), date(2025, 3, 30)).controls
     assert [*due(controls, date(2025, 3, 30))] == []
-    assert f"pci-dss@4.0.1 6.4.2 counts since 2025-03-31{WAY_OUT}" in due(controls, date(2025, 3, 31))
+    assert f"pci-dss@4.0.1 6.4.2 counts since 2025-03-31{WAY_OUT}" in due(
+        controls, date(2025, 3, 31)
+    )
 
 
 def test_nothing_is_due_without_a_profile() -> None:

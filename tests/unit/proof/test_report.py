@@ -18,6 +18,7 @@ from vcloud.compile.ips.apps import app_rules
 from vcloud.compile.ips.files import ips_files
 from vcloud.compile.leaks.rules import rule_sids
 from vcloud.compile.leaks.undecoded import undecoded_sids
+from vcloud.design.controls import ControlInForce
 from vcloud.design.origin import FromControl
 from vcloud.errors import Exit
 from vcloud.guests.logs import rule_origins
@@ -25,7 +26,9 @@ from vcloud.proof.checks import Check, Kind, Outcome, Probe
 from vcloud.proof.observed import Verdict
 from vcloud.proof.report import (
     LONGEST,
+    ControlFinding,
     Findings,
+    Shown,
     as_data,
     control_lines,
     exit_code,
@@ -250,11 +253,66 @@ def test_controls_of_profiles_are_told_with_the_checks_that_are_evidence_for_the
         ["pci-dss@4.0.1 1.3.2", "pci-dss@4.0.1 A3.2.6"],
         [],
     ]
-    assert control_lines(found) == [
-        "pci-dss@4.0.1 1.4.3: 1 pass, 1 fail",
-        "pci-dss@4.0.1 1.3.2: 1 pass",
-        "pci-dss@4.0.1 A3.2.6: 1 pass",
-    ]
+    lines = control_lines(found)
+    assert len(lines) == len(made.controls.controls)
+    assert {
+        "pci-dss@4.0.1 1.4.3 (enforced): broken; checks: 1 pass, 1 fail",
+        "pci-dss@4.0.1 1.3.2 (enforced): held by packets; checks: 1 pass",
+        "pci-dss@4.0.1 A3.2.6 (supports): held by packets; checks: 1 pass",
+        "pci-dss@4.0.1 1.5.1 (enforced): held by the file",
+        "pci-dss@4.0.1 1.4.4 (enforced): not tried",
+    } <= {*lines}
+    told = as_data(found)["controls"]
+    assert told["pci-dss@4.0.1 1.4.3"] == {
+        "status": "enforced",
+        "shown": "broken",
+        "evidence": "packets",
+        "pass": 1,
+        "fail": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("evidence", "kinds", "outcome", "shown", "level"),
+    [
+        ("packets", [Kind.DENIED], Outcome.PASS, "held", "packets"),
+        ("packets", [Kind.CONFIG], Outcome.PASS, "not known", "loaded"),
+        ("packets", [Kind.CONFIG, Kind.LEAK], Outcome.PASS, "held", "packets"),
+        ("packets", [Kind.DENIED], Outcome.NOT_TRIED, "not tried", "file"),
+        ("packets", [Kind.DENIED], Outcome.ERROR, "not known", "file"),
+        ("packets", [Kind.DENIED], Outcome.NOT_RUN, "not known", "file"),
+        ("packets", [Kind.DENIED], Outcome.FAIL, "broken", "file"),
+        ("loaded", [Kind.CONFIG], Outcome.PASS, "held", "loaded"),
+        ("loaded", [], Outcome.PASS, "not tried", "file"),
+        ("file", [], Outcome.PASS, "held", "file"),
+        ("", [Kind.CONFIG], Outcome.PASS, "held", "loaded"),
+        ("", [Kind.CONFIG], Outcome.NOT_TRIED, "not tried", "file"),
+    ],
+)
+def test_a_control_is_held_by_nothing_weaker_than_its_profile_names(
+    evidence: str, kinds: list[Kind], outcome: Outcome, shown: str, level: str
+) -> None:
+    control = ControlInForce(FromControl("corp", "1", "7"), True, ("ctl:x",), evidence)
+    verdicts = tuple(
+        replace(PASS, check=replace(PASS.check, kind=kind), outcome=outcome) for kind in kinds
+    )
+    found = ControlFinding(control, verdicts)
+    assert (found.shown, found.level) == (shown, level)
+
+
+def test_a_control_of_which_a_part_cannot_be_tried_is_held_in_part_only() -> None:
+    control = ControlInForce(FromControl("corp", "1", "7"), True, ("detector:x", "ctl:*"))
+    passed = replace(PASS, check=replace(PASS.check, proves="ctl:default-deny"))
+    detector = replace(NOT_TRIED, check=replace(NOT_TRIED.check, proves="detector:x"))
+    found = ControlFinding(control, (passed, detector))
+    assert found.text == (
+        "corp@1 7 (enforced): held in part by packets, but not tried: detector:x; "
+        "checks: 1 pass, 1 not tried"
+    )
+    # The twins: one of the detector's checks passed, and the file has no detector.
+    also = replace(passed, check=replace(passed.check, proves="detector:x"))
+    assert ControlFinding(control, (passed, detector, also)).shown is Shown.HELD
+    assert ControlFinding(control, (passed,)).shown is Shown.HELD
 
 
 def test_an_event_of_a_rule_that_a_control_added_is_told_with_profile_and_version() -> None:
