@@ -315,12 +315,22 @@ def affected(
 
 def explain(
     words: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="[FILE] FROM SERVICE TO",
             help="For example: web tcp/443 internet. FROM and TO are VMs, zones, internet or addresses outside; from outside, SERVICE is the published port.",
+            show_default=False,
         ),
-    ],
+    ] = None,
+    event: Annotated[
+        str,
+        typer.Option(
+            "--event",
+            metavar="ID",
+            help="Instead of FROM SERVICE TO: an id that an event shows, such as 1500001 (a rule of the IPS), flow:checkout or ctl:antispoof.",
+            show_default=False,
+        ),
+    ] = "",
     file: FileOption = None,
     parameters: Parameters = None,
     param_files: ParameterFiles = None,
@@ -328,14 +338,17 @@ def explain(
     output: Output = Format.TABLE,
 ) -> None:
     """Say whether a packet passes, which rule decides that, and which line of the file or which
-    control it comes from. Contacts no host.
+    control it comes from; or what the id in an event means. Contacts no host.
     """
+    if event:
+        _explain_event(words or [], event, file, parameters, as_of, output)
+        return
     from vcloud.design.explain import explain as explained
     from vcloud.documents.field import FieldError
     from vcloud.pipeline import design_of, load_file
     from vcloud.spec.types import parse_service
 
-    if len(words) not in (3, 4):
+    if words is None or len(words) not in (3, 4):
         raise UsageError(
             "three words are needed: from, service and to",
             "For example: vcloud explain web tcp/443 internet.",
@@ -359,6 +372,33 @@ def explain(
             tell(f"  {on_one_line(line)}")
         if answer.controls:
             tell(f"  supports {', '.join(answer.controls)}")
+
+
+def _explain_event(
+    words: list[str],
+    event: str,
+    file: Path | None,
+    parameters: list[str] | None,
+    as_of: str,
+    output: Format,
+) -> None:
+    from vcloud.pipeline import design_of, load_file
+    from vcloud.views.event_origin import origin_of_event
+
+    if len(words) > 1:
+        raise UsageError(
+            "with --event only the vApp file is named beside it",
+            "For example: vcloud explain shop.yaml --event 1500001.",
+        )
+    path = chosen_file(Path(words[0]) if words else None, file)
+    design = design_of(load_file(path, parameter_values(parameters)), day=day_of(as_of))
+    found = origin_of_event(design, event)
+    if output is not Format.TABLE:
+        emit(found.as_data(), output)
+        return
+    tell(on_one_line(found.text))
+    if found.controls:
+        tell(f"  supports {', '.join(found.controls)}")
 
 
 def _here() -> "Folder":

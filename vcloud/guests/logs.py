@@ -87,7 +87,7 @@ def _alerts(host: Host, ips: str, origins: Mapping[str, Origin]) -> list[str]:
     """
     return [
         f"{event.time} {'blocked' if event.blocked else 'allowed'}: {event.message}"
-        f" ({event.source}:{event.source_port} -> {event.target}:{event.target_port})"
+        f" ({event.source}:{event.source_port} -> {event.target}:{event.target_port}) rule:{event.rule}"
         + (f" [{origins[event.rule]}]" if event.rule in origins else "")
         for event in ips_events(host, ips, EVENTS)
         if event.kind == "alert"

@@ -140,3 +140,16 @@ def test_a_mistake_is_told_with_the_way_out(words: tuple[str, ...], wrong: str) 
     assert isinstance(error, VcloudError)
     assert wrong in error.what
     assert error.hint
+
+
+def test_an_event_is_explained_from_the_file_alone(file: Path) -> None:
+    found = data("explain", str(file), "--event", "flow:orders")
+    assert (found["origin"], found["why"]) == ("cards.yaml:13", "the order API")
+    assert (
+        "flow:orders: the flow" in run("explain", "--event", "flow:orders", "-f", str(file)).stdout
+    )
+    wrong = run("explain", str(file), "--event", "flow:none")
+    assert isinstance(wrong.exception, UsageError)
+    several = run("explain", str(file), "web", "--event", "flow:orders")
+    assert isinstance(several.exception, UsageError)
+    assert isinstance(run("explain").exception, UsageError)
