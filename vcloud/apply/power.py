@@ -89,7 +89,8 @@ def _power(run: Run, vm: Vm) -> None:
 def _boot(run: Run, vm: Vm, verb: Verb) -> None:
     """Wakes the VM from a memory image if that is possible; otherwise boots it."""
     boot = run.boots[vm.name]
-    if boot.seed:
+    # Without the contents of files, the seed disk stays as `up` has written it.
+    if boot.seed and run.knows_files:
         run.volumes.put_seed(vm.domain, _seed(run, vm, fresh=verb in FRESH))
     marks = run.marks(vm, finished=verb not in FRESH)
     stands = _standing_volumes(run, vm, verb)

@@ -78,6 +78,8 @@ class Run:
     which the manifest does not have.
     """
     learnt: Learnt = field(default_factory=Learnt)
+    knows_files: bool = True
+    """False: the contents of the file's `files` are not known, only those on the VMs' disks."""
 
     @property
     def design(self) -> Design:

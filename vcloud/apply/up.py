@@ -115,7 +115,7 @@ def _brought_up(
                 refuse_elsewhere(lab, name)
             lock = locks[fleet.home.name]
             recent = time.monotonic() - looked < RECENT
-            run = _Up(fleet, request, target, reporter, lock)
+            run = UpRun(fleet, request, target, reporter, lock)
             return run.carry_out(plan, found.planned.seen if recent else None)
 
 
@@ -129,8 +129,8 @@ def refuse_elsewhere(lab: Fleet, vapp: str) -> None:
         )
 
 
-class _Up:
-    """One run of `up` under the vApp's lock."""
+class UpRun:
+    """One run of `up` or `start` under the vApp's lock."""
 
     def __init__(
         self, fleet: Fleet, request: Request, planned: Target, reporter: Reporter, lock: Lock
@@ -188,7 +188,20 @@ class _Up:
                 return plan
             plan = with_room(self.fleet, target, plan, state)
             choosing.require()
-            claim = self._claim(target, state, plan)
+            claim = self.claim(target, state, plan)
+        return self.finish(target, state, plan, known, claim)
+
+    def finish(
+        self,
+        target: Target,
+        state: VappState,
+        plan: Plan,
+        known: frozenset[str],
+        claim: Manifest,
+    ) -> Plan:
+        """Carries out the plan of a claimed vApp, and looks at the host once more. `known` are the
+        contents of the images that the host had before. Returns the plan with what was seen then.
+        """
         for note in plan.notes:
             self.reporter.note(note)
         self._run(target, state, plan, known, claim)
@@ -209,7 +222,7 @@ class _Up:
             refuse_difference(plan_changes(target.wanted, state, self.host.name, noting=False))
             return host_side_of(state, target.wanted)
 
-    def _claim(self, target: Target, state: VappState, plan: Plan) -> Manifest:
+    def claim(self, target: Target, state: VappState, plan: Plan) -> Manifest:
         """From now on the manifest says that this run goes on, and which addresses outside the vApp
         uses.
         """
@@ -306,6 +319,7 @@ class _Up:
             waker=waker,
             # The appliances are among them because loading rules writes their marks anew.
             marked=self._marked({*touched, *design.appliances} - {*fresh}),
+            knows_files=not target.images.only_there,
         )
         clear_cores(run)
         reporter.part("VMs and rules")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vcloud.compile.libvirt.host import BootFiles
 from vcloud.design.model import Design, ImageRef, Vm
-from vcloud.errors import ImageError
+from vcloud.errors import HostError, ImageError
 from vcloud.hosts.connection import Host, run_parallel
 from vcloud.images.build import CMDLINE, build
 from vcloud.images.cache import Image, default_cache, plain_name
@@ -43,6 +43,17 @@ class VmImages:
     """VMs that get new root disks, and so need a build that the host or this machine really has."""
     standing: Manifest | None = None
     """The host's manifest of the vApp."""
+    only_there: bool = False
+    """Only what the host has is used: the recipes and qcow2 files are not known here."""
+
+    @classmethod
+    def standing_on(cls, manifest: Manifest, there: frozenset[str]) -> VmImages:
+        """The builds that the VMs of a vApp have, which only its host needs to have. `there` are the
+        contents of the images that the host has.
+        """
+        chosen = dict(manifest.images)
+        digests = {name: image.recipe for name, image in chosen.items()}
+        return cls(manifest.design, digests, chosen, there, standing=manifest, only_there=True)
 
     @classmethod
     def of(
@@ -152,7 +163,8 @@ class VmImages:
         """
         chosen, name = self.chosen[vm.name], cache_name(vm.image)
         if chosen.content:
-            return None if self._cached(vm) == chosen else volumes.image_there(name, chosen.content)
+            here = not self.only_there and self._cached(vm) == chosen
+            return None if here else volumes.image_there(name, chosen.content)
         if vm.name in self.fresh:
             return None
         own = bool(vm.image.recipe)
@@ -161,6 +173,11 @@ class VmImages:
         return (base, CMDLINE if own else "") if base else None
 
     def _uploaded(self, volumes: VappVolumes, vm: Vm, reporter: Reporter) -> tuple[Base, str]:
+        if self.only_there:
+            raise HostError(
+                f"the image of '{vm.name}' is not whole on {volumes.pool.host.name} any more",
+                "`vcloud up` with the vApp's file uploads it again.",
+            )
         image, chosen = _make(vm.image, reporter), self.chosen[vm.name]
         if chosen.content and image.build.content != chosen.content:
             raise ImageError(

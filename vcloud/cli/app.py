@@ -11,7 +11,19 @@ from typing import Annotated, NoReturn
 import typer
 
 from vcloud import __version__
-from vcloud.cli import access, host, image, imports, lab, lifecycle, profile, show, verify
+from vcloud.cli import (
+    access,
+    aliases,
+    host,
+    image,
+    imports,
+    lab,
+    lifecycle,
+    power,
+    profile,
+    show,
+    verify,
+)
 from vcloud.errors import Exit, VcloudError
 
 EPILOG = (
@@ -19,7 +31,10 @@ EPILOG = (
     "5 could not check, or nothing was checked; 6 refused: a policy forbids it, or the host cannot enforce it or has no room for it; 130 interrupted."
 )
 
-ABOUT = "Runs an application of several VMs, with its own firewall and IPS, from one YAML file, on libvirt hosts."
+ABOUT = (
+    "Runs an application of several VMs, with its own firewall and IPS, from one YAML file, on libvirt hosts.\n\n"
+    f"{aliases.ABOUT}"
+)
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 app = typer.Typer(
@@ -32,10 +47,12 @@ app = typer.Typer(
 )
 lifecycle.register(app)
 imports.register(app)
+power.register(app)
 show.register(app)
 access.register(app)
 verify.register(app)
 profile.register(app)
+aliases.register(app)
 app.add_typer(image.app, name="image")
 app.add_typer(host.app, name="host")
 app.add_typer(lab.app, name="lab")
@@ -93,9 +110,12 @@ def after_interrupt(arguments: Sequence[str]) -> str:
         "up": "; run the same command again to finish it, or `vcloud down` to remove what has been made",
         "down": "; run the same command again to finish it",
         "host add": "; run the same command again to finish it",
+        "stop": "; `vcloud start` starts what has stopped",
+        "start": "; run the same command again to finish it",
+        "restart": "; `vcloud start` starts what has stopped",
         "save": "; run the same command again to finish it, or `vcloud up` to go on",
     }
-    return f"interrupted{ways.get(command, '')}"
+    return f"interrupted{ways.get(aliases.SAME.get(command, command), '')}"
 
 
 def _tell_bug(error: Exception) -> NoReturn:

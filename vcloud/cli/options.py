@@ -76,6 +76,15 @@ VmArgument = Annotated[
         autocompletion=complete.vms,
     ),
 ]
+VmArguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="VAPP[/VM]",
+        help="A vApp, or VMs of one vApp: shop, shop/web-1, or shop/web for all VMs of a tier (default: the vApp of VCLOUD_FILE, or of the file in this folder).",
+        show_default=False,
+        autocompletion=complete.vms,
+    ),
+]
 Parameters = Annotated[
     list[str] | None,
     typer.Option(
@@ -272,3 +281,33 @@ def vapp_and_vm(
     if slash:
         return vapp_name(vapp, pairs, files), vm
     return vapp_name(None, pairs, files), text
+
+
+def vapp_and_vms(texts: list[str] | None, pairs: list[str] | None = None) -> tuple[str, list[str]]:
+    """The vApp and the VMs that are named; no VM means the whole vApp. Raises UsageError where they
+    are of several vApps, or a vApp is named beside VMs of it; SpecError.
+    """
+    found = [_vapp_or_vm(text, pairs) for text in texts or []]
+    if not found:
+        return vapp_name(None, pairs), []
+    vapps = sorted({vapp for vapp, _ in found})
+    if len(vapps) > 1:
+        raise UsageError(
+            f"these are several vApps: {', '.join(vapps)}", "Name one, or VMs of one vApp."
+        )
+    names = [vm for _, vm in found if vm]
+    if names and len(names) < len(found):
+        raise UsageError(
+            f"'{vapps[0]}' is named as a whole and beside it VMs of it", "Name one or the other."
+        )
+    return vapps[0], names
+
+
+def _vapp_or_vm(text: str, pairs: list[str] | None) -> tuple[str, str]:
+    path = Path(text)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return vapp_name(text, pairs), ""
+    vapp, slash, vm = text.partition("/")
+    if slash and not vm:
+        raise UsageError(f"'{text}' names no VM", f"For example: {vapp}/web-1.")
+    return vapp_name(vapp, pairs), vm

@@ -215,22 +215,26 @@ def _with_appended_log(xml: str) -> str:
     return to_text(root)
 
 
-def stop_domain(host: Host, name: str, *, graceful: bool) -> None:
-    """Stops a domain. With `graceful`, the guest is first asked to shut down, and gets some time to
-    do it.
+def stop_domain(
+    host: Host, name: str, *, graceful: bool, timeout: float = SHUTDOWN_TIMEOUT
+) -> bool:
+    """Stops a domain. With `graceful`, the guest is first asked to shut down, and gets `timeout`
+    seconds to do it. Returns whether libvirt had to end it: it was destroyed.
     """
     with translated(f"'{name}' could not be stopped on {host.name}"):
         domain = found_or_none(host.connection.lookupByName, name)
         if domain is None or not domain.isActive():
-            return
+            return False
         if graceful:
-            _shut_down(domain)
-        if _runs(domain):
-            host.require_lock()
-            domain.destroy()
+            _shut_down(domain, timeout)
+        if not _runs(domain):
+            return False
+        host.require_lock()
+        domain.destroy()
+        return True
 
 
-def _shut_down(domain: libvirt.virDomain) -> None:
+def _shut_down(domain: libvirt.virDomain, timeout: float) -> None:
     """Asks the guest to shut down: through its agent or, if no agent answers, through the ACPI
     power button. Waits for the end.
     """
@@ -238,7 +242,7 @@ def _shut_down(domain: libvirt.virDomain) -> None:
         domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT)
     except libvirt.libvirtError:
         domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
-    deadline = time.monotonic() + SHUTDOWN_TIMEOUT
+    deadline = time.monotonic() + timeout
     while _runs(domain) and time.monotonic() < deadline:
         time.sleep(0.2)
 

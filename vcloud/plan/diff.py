@@ -91,6 +91,7 @@ def plan_changes(
             *((told,) if told else ()),
             *losses.notes_on_disks(wanted.design, state),
             *_later(wanted.design, state, steps),
+            *reasons.on_stopped(wanted, state),
         ),
         parameters=changes,
         host_side=state.host_side,
@@ -316,6 +317,8 @@ def _vm_steps(
         if domain is None:
             yield Step(Verb.MAKE_VM, vm.name, reasons.first(vm))
             continue
+        if vm.name in wanted.stopped and state.stopped(vm):
+            continue
         step = _vm_step(vm, domain, wanted, state, drift, packages)
         if cold and step is not None and step.verb is Verb.RESTORE_VM:
             step = Step(
@@ -381,8 +384,8 @@ def _vm_step(
     if domain.saved:
         return Step(Verb.RESTORE_VM, vm.name, "its memory was saved")
     if not domain.running or domain.paused:
-        why = "it is paused" if domain.paused else "it is not running"
-        return Step(Verb.START_VM, vm.name, why)
+        off = reasons.STOPPED if state.stopped(vm) else "it is not running"
+        return Step(Verb.START_VM, vm.name, "it is paused" if domain.paused else off)
     if not state.connected(vm):
         return Step(
             Verb.START_VM,

@@ -108,6 +108,9 @@ class Manifest:
     the generation of the run that signed them.
     """
 
+    stopped: tuple[str, ...] = ()
+    """The VMs that `vcloud stop` has stopped, and that nothing has started since."""
+
     replaced: tuple[str, ...] = ()
     """Hosts that a person has said to be dead when this copy was made or changed, by their names.
     What comes back there is older than this copy, whatever its generation is. A host is forgotten as

@@ -20,6 +20,7 @@ RELEASE = "this release renders it differently"
 """The reason if the file did not change, but the text that vcloud renders did."""
 BROUGHT_BACK = "somebody reverted it to a snapshot, or restored its saved memory, so it has the files, the links and the clock of then"
 UNREADY = "it was made, but was not ready when the last run ended"
+STOPPED = "it was stopped by `vcloud stop`"
 HOSTS = "/etc/hosts"
 OUTAGES = {
     Role.FIREWALL: "; all traffic between zones and with the outside stops until it runs again, for 10 to 40 s without KVM",
@@ -27,6 +28,13 @@ OUTAGES = {
 }
 UNTOLD = frozenset({"apps", "origin", "why"})
 """Fields of a flow that do not change which packets pass the firewall."""
+
+
+def on_stopped(wanted: Manifest, state: VappState) -> Iterator[str]:
+    """A note on the VMs that `vcloud stop` has stopped and that start again."""
+    names = [vm.name for vm in wanted.design.vms if state.stopped(vm)]
+    if starting := [name for name in names if name not in wanted.stopped]:
+        yield f"stopped by `vcloud stop`, and started again: {', '.join(starting)}"
 
 
 def first(vm: Vm) -> str:

@@ -203,6 +203,15 @@ class VappState:
         # Up to format 2, a manifest held libvirt's ids in place of tokens.
         return token == domain.token if token else manifest.id_of(vm.name) == domain.id
 
+    def stopped(self, vm: Vm) -> bool:
+        """Whether the VM is off because `vcloud stop` has stopped it. A VM whose domain is gone or
+        not vcloud's is not.
+        """
+        domain, manifest = self.domain(vm.domain), self.manifest
+        if domain is None or manifest is None or domain.uuid != vm.uuid:
+            return False
+        return vm.name in manifest.stopped and not domain.running and not domain.saved
+
     def newest_signed(self) -> int:
         """The highest generation of the signed terms of its VMs; 0 where none has one."""
         found = (domain.generations for domain in self.domains if not domain.unsigned)

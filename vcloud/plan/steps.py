@@ -103,7 +103,7 @@ UNDO: Final = {
     Verb.MAKE_VM: REMOVED_BY_DOWN,
     Verb.REMAKE_VM: "",
     Verb.RESTART_VM: BY_THE_FILE,
-    Verb.START_VM: "`virsh shutdown` stops it",
+    Verb.START_VM: "`vcloud stop` stops it",
     Verb.RESTORE_VM: "`vcloud save` saves it again",
     Verb.CONFIGURE_VM: BY_THE_FILE,
     Verb.MEND_VM: "`virsh edit` and `virsh update-device` change it again",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from vcloud.design.model import Design, Vm
+from vcloud.design.model import Vm
 from vcloud.design.names import path_of
 from vcloud.errors import GuestError, HostError
 from vcloud.guests.services import is_ready_by_command, services_of
@@ -16,10 +16,10 @@ COMMAND_TIMEOUT = 20
 """Seconds that `ready.command` may take."""
 
 
-def down_services(host: Host, design: Design) -> Iterator[str]:
-    """What is wrong with the services of the workloads, which all run."""
+def down_services(host: Host, workloads: Collection[Vm]) -> Iterator[str]:
+    """What is wrong with the services of these workloads, which all run."""
     with ThreadPoolExecutor(MAX_CALLS) as pool:
-        for found in pool.map(lambda vm: tuple(_down(host, vm)), design.workloads):
+        for found in pool.map(lambda vm: tuple(_down(host, vm)), workloads):
             yield from found
 
 

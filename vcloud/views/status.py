@@ -51,6 +51,10 @@ SAVED = "saved"
 """The state of a vApp whose VMs are all stopped with their memory kept. libvirt calls such a domain
 the same.
 """
+STOPPED = "stopped"
+"""The state of a VM that `vcloud stop` has stopped, and of a vApp all of whose VMs it has stopped."""
+SHUT_OFF = "shut off"
+"""The state of a VM that does not run for any other reason, as libvirt calls it."""
 
 OLDER_COPY = "older copy"
 """How the state of a superseded copy of a vApp begins."""
@@ -140,10 +144,14 @@ class Status:
             word = "saved" if self.healthy else "DEGRADED, saved"
             way = "; `vcloud up` restores them" if self.healthy else ""
             return f"{word}, {len(self.vms)} VMs{way}"
+        if self.phase == STOPPED and self.healthy:
+            return f"stopped, {len(self.vms)} VMs; `vcloud start {self.vapp}` starts them"
         running = sum(vm.state == "running" for vm in self.vms)
         side = self.host_side or UNSEEN
         word = f"protected {side.caveat};" if side.unseen else "protected,"
-        return f"{word if self.healthy else 'DEGRADED,'} {running} of {len(self.vms)} VMs run"
+        stopped = [vm.name for vm in self.vms if vm.state == STOPPED]
+        told = f", stopped by `vcloud stop`: {', '.join(stopped)}" if stopped else ""
+        return f"{word if self.healthy else 'DEGRADED,'} {running} of {len(self.vms)} VMs run{told}"
 
     def rows(self) -> list[tuple[str, ...]]:
         return [
@@ -206,7 +214,7 @@ def status_of(vapp: str, connect: str | None) -> Status:
             reported = bool(found.problems)
             found = replace(found, problems=(*found.problems, *older))
             design, accelerator = manifest.design, manifest.accelerator
-            if state.saved():
+            if found.phase in (SAVED, STOPPED):
                 rules = misplaced(host, design, accelerator)
                 return replace(found, problems=(*found.problems, *rules))
             if manifest.phase is Phase.APPLYING:  # its cards and bridges may come and go
@@ -316,7 +324,7 @@ def _status(state: VappState, host: str) -> Status:
         vapp=design.vapp,
         host=host,
         owner=design.owner,
-        phase=SAVED if manifest.phase is Phase.READY and state.saved() else manifest.phase.value,
+        phase=_phase(manifest, state),
         accelerator=manifest.accelerator,
         uplink=tuple(addresses),
         vms=tuple(_vm_status(vm, state) for vm in design.vms),
@@ -324,6 +332,14 @@ def _status(state: VappState, host: str) -> Status:
         problems=(*_problems(state, design, manifest.phase), *expired(design.controls, today())),
         profiles=(*design.controls.told(today()), *due(design.controls, today())),
     )
+
+
+def _phase(manifest: Manifest, state: VappState) -> str:
+    if manifest.phase is Phase.READY and state.saved():
+        return SAVED
+    if manifest.phase is Phase.READY and all(map(state.stopped, manifest.design.vms)):
+        return STOPPED
+    return manifest.phase.value
 
 
 def expired(controls: Controls, day: date) -> Iterator[str]:
@@ -365,7 +381,9 @@ def _vm_state(vm: Vm, state: VappState) -> str:
         if domain.running
         else SAVED
         if domain.saved
-        else "stopped"
+        else STOPPED
+        if state.stopped(vm)
+        else SHUT_OFF
     )
 
 
@@ -406,6 +424,8 @@ def _problems(state: VappState, design: Design, phase: Phase) -> list[str]:
             problems.append(
                 f"the domain '{vm.domain}' is not the one that vcloud made; `vcloud up` says what to do"
             )
+        elif found == STOPPED:
+            problems += _needed_by_running(vm, state, design)
         elif found != "running":
             problems.append(
                 f"{vm.role} '{vm.name}' is {found}{STOPS.get(vm.role, '')}; `vcloud up` repairs it"
@@ -441,16 +461,27 @@ def _problems(state: VappState, design: Design, phase: Phase) -> list[str]:
     return problems
 
 
+def _needed_by_running(vm: Vm, state: VappState, design: Design) -> Iterator[str]:
+    """`vcloud stop` stops appliances last. If a workload runs without them, somebody else started it,
+    or the stop was interrupted.
+    """
+    domains = (state.domain(workload.domain) for workload in design.workloads)
+    if vm.role is not Role.WORKLOAD and any(domain and domain.running for domain in domains):
+        yield f"{vm.role} '{vm.name}' is stopped{STOPS[vm.role]}, and workloads run; `vcloud start {design.instance.name}` starts it"
+
+
 def _told_by_guests(
     host: Host, manifest: Manifest, state: VappState
 ) -> tuple[tuple[str, ...], tuple[Refused, ...]]:
     """What is wrong inside the VMs, which all run, and whose connections the firewall refuses.
-    Appliances and workloads are asked side by side, each once.
+    Appliances and workloads are asked side by side, each once. VMs that `vcloud stop` has stopped
+    are not asked.
     """
     design = manifest.design
+    up = tuple(vm for vm in design.workloads if not state.stopped(vm))
     reports, services = run_both(
         lambda: ask_appliances(host, manifest, state.domain(design.firewall.domain)),
-        lambda: tuple(down_services(host, design)),
+        lambda: tuple(down_services(host, up)),
     )
     refused = refused_by_vm(design, reports.firewall.refused) if reports.firewall else ()
     return (*_wrong_rules(reports.verdicts(manifest)), *services), refused

@@ -53,7 +53,9 @@ def test_every_end_has_its_code_and_its_sentence(
     [
         (["up", "shop.yaml"], True),
         (["down", "shop", "--yes"], True),
+        (["rm", "shop", "--yes"], True),
         (["save", "shop"], True),
+        (["start", "shop"], True),
         (["host", "add", "h1", "qemu+ssh://root@h1/system"], True),
         (["host", "list"], False),
         (["status", "shop"], False),

@@ -165,3 +165,30 @@ def test_an_invalid_file_is_told_to_people_on_stderr() -> None:
     done = CliRunner().invoke(app, ["validate", "b.yaml"])
     assert isinstance(done.exception, SpecError)
     assert done.stdout == ""
+
+
+def test_vms_of_one_vapp_are_named_together() -> None:
+    assert options.vapp_and_vms(["shop/web-1", "shop/api"]) == ("shop", ["web-1", "api"])
+    assert options.vapp_and_vms(["shop"]) == ("shop", [])
+    assert options.vapp_and_vms(["a.yaml"]) == ("a", [])
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (["shop/web-1", "blog/web-1"], "several vApps: blog, shop"),
+        (["shop", "shop/web-1"], "named as a whole"),
+        (["shop/"], "names no VM"),
+    ],
+)
+def test_vms_of_several_vapps_and_a_vapp_beside_its_vms_are_refused(
+    texts: list[str], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        options.vapp_and_vms(texts)
+
+
+def test_the_names_of_other_tools_are_hidden_and_named_once() -> None:
+    help_text = CliRunner().invoke(app, ["--help"]).output
+    assert help_text.count("destroy") == 1
+    assert CliRunner().invoke(app, ["lint", "a.yaml"]).output.startswith("a.yaml: the vApp 'a'")

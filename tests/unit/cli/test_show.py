@@ -91,6 +91,23 @@ def test_a_vapp_that_does_not_run_or_whose_run_has_not_ended_is_a_problem(host: 
     assert state() == "problem"
 
 
+def test_a_vapp_that_was_stopped_is_no_problem_and_one_that_only_lies_there_is(host: Host) -> None:
+    for vm in DESIGN.vms:
+        host.connection.lookupByName(vm.domain).destroy()
+        host.connection.defineXML(DOMAIN.format(name=vm.domain, uuid=vm.uuid))
+    try:
+        assert state() == "problem"
+        stopped = tuple(vm.name for vm in DESIGN.vms)
+        write_manifest(host, replace(manifest_of(DESIGN), phase=Phase.READY, stopped=stopped))
+        assert state() == "stopped"
+        # The firewall is on, and nothing that was stopped.
+        write_manifest(host, replace(manifest_of(DESIGN), phase=Phase.READY, stopped=stopped[1:]))
+        assert state() == "problem"
+    finally:
+        for vm in DESIGN.vms:
+            host.connection.lookupByName(vm.domain).undefine()
+
+
 @pytest.mark.usefixtures("host")
 def test_the_picture_of_a_lab_has_the_vapps_and_other_vms_of_a_host() -> None:
     (found,) = lab_picture(URI)

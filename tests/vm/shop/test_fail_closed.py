@@ -58,9 +58,9 @@ def repaired(shop: Vapp, appliance: str) -> None:
     status = shop.operator.run("status", "shop", "--exit-code", "-o", "json", code=3).data
     assert not status["healthy"]
     (problem,) = status["problems"]
-    assert problem.startswith(f"{appliance} '{appliance}' is stopped")
+    assert problem.startswith(f"{appliance} '{appliance}' is shut off")
     assert "`vcloud up` repairs it" in problem
-    assert {vm["state"] for vm in status["vms"] if vm["name"] == appliance} == {"stopped"}
+    assert {vm["state"] for vm in status["vms"] if vm["name"] == appliance} == {"shut off"}
     steps = shop.operator.run("plan", str(SHOP), "-o", "json").data["steps"]
     assert {(step["verb"], step["subject"]) for step in steps} == {
         ("start VM", appliance),

@@ -64,6 +64,17 @@ def identity_lines(design: Design, vm: Vm, uplink: Uplink) -> tuple[str, ...]:
     )
 
 
+def kept_identity_lines(design: Design, vm: Vm, uplink: Uplink) -> tuple[str, ...]:
+    """The identity of a VM whose disk has the files of the vApp file already. Of these it only names
+    the paths, so that the guest keeps them as they are. A manifest does not know their contents.
+    """
+    kept = {f"file {file.path}": f"had {file.path}" for file in vm.files}
+    return tuple(
+        kept.get(" ".join(line.split(" ", 2)[:2]), line)
+        for line in identity_lines(design, vm, uplink)
+    )
+
+
 def host_key_lines(private: bytes, public: str) -> tuple[str, ...]:
     """The SSH host key of the VM. vcloud makes and pins the key, so that nobody has to trust an
     unknown key at the first login.
