@@ -19,10 +19,13 @@ Argv = Annotated[
     ),
 ]
 
+User = Annotated[str, typer.Option("-l", "--user", help="Login name.")]
+
 
 def register(app: typer.Typer) -> None:
     app.command("exec", context_settings=PASS_ON)(execute)
     app.command(context_settings=PASS_ON)(ssh)
+    app.command("port-forward")(port_forward)
     app.command()(console)
     app.command()(logs)
     app.command("_channel", hidden=True)(channel)
@@ -59,14 +62,67 @@ def ssh(
     parameters: Parameters = None,
     param_files: ParameterFiles = None,
     connect: Connect = None,
-    user: Annotated[str, typer.Option("-l", "--user", help="Login name.")] = "root",
+    user: User = "root",
+    local: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-L",
+            metavar="PORT:HOST:PORT",
+            help="Forward a port of this machine's loopback to a port of the VM itself (HOST: localhost, or an address of the VM).",
+        ),
+    ] = None,
+    dynamic: Annotated[
+        list[str] | None,
+        typer.Option("-D", metavar="PORT", help="The same as a SOCKS proxy."),
+    ] = None,
+    remote: Annotated[
+        list[str] | None, typer.Option("-R", help="Refused.", hidden=True, metavar="PORT")
+    ] = None,
+    nothing: Annotated[
+        bool, typer.Option("-N", help="Run nothing in the VM, only forward ports.")
+    ] = False,
 ) -> None:
     """Open a shell in a VM, or run a command there, with ssh. It uses a channel of the hypervisor,
-    and checks the VM's pinned host key.
+    and checks the VM's pinned host key. Forwarded ports lead to the VM itself; other VMs are reached
+    from within it only, through its NIC and the firewall.
     """
-    from vcloud.guests.access import ssh_into
+    from vcloud.guests.access import forwarding_options, ssh_into
+    from vcloud.guests.forwarding import NOT_BACK, dynamic_forward, local_forward
 
-    raise typer.Exit(ssh_into(*vapp_and_vm(vm, parameters, param_files), user, argv or [], connect))
+    if remote:
+        raise UsageError(NOT_BACK, "A port of the VM is forwarded to here with -L.")
+    forwards = [*map(local_forward, local or []), *map(dynamic_forward, dynamic or [])]
+    options = forwarding_options(forwards, only=nothing)
+    name = vapp_and_vm(vm, parameters, param_files)
+    raise typer.Exit(ssh_into(*name, user, argv or [], connect, options))
+
+
+def port_forward(
+    vm: VmArgument,
+    ports: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PORT[:PORT]...",
+            help="A port of this machine and one of the VM: 8080:80, or 80 for the same.",
+            show_default=False,
+        ),
+    ],
+    parameters: Parameters = None,
+    param_files: ParameterFiles = None,
+    connect: Connect = None,
+) -> None:
+    """Forward ports of this machine's loopback to ports of a VM, until Ctrl-C. It uses a channel of the
+    hypervisor: no network path is opened, and other machines cannot use it.
+    """
+    from vcloud.guests.access import forwarding_options, ssh_into
+    from vcloud.guests.forwarding import port_pair
+
+    forwards = [port_pair(text) for text in ports]
+    name = vapp_and_vm(vm, parameters, param_files)
+    shown = "/".join(name)
+    lines = [f"{one.listen}:{one.port} -> {shown} port {one.host_port}" for one in forwards]
+    options = forwarding_options(forwards, only=True, told="; ".join(lines))
+    raise typer.Exit(ssh_into(*name, "root", [], connect, options))
 
 
 def console(

@@ -16,11 +16,14 @@ from vcloud.design.model import Role
 from vcloud.errors import GuestError, UsageError
 from vcloud.fleet.fleet import open_home
 from vcloud.guests import console
+from vcloud.guests.forwarding import Forward
 from vcloud.guests.ssh import Sshd, authorize, serve_proxy
 from vcloud.hosts import machines
 from vcloud.hosts.connection import Host
 from vcloud.hosts.executed import Executed
+from vcloud.hosts.manifests import read_manifest
 from vcloud.hosts.observe import observe_domain, observe_vapp
+from vcloud.plan.manifest import Manifest
 from vcloud.plan.state import DomainState
 
 KEY_FOLDER = "/run/vcloud/ssh"
@@ -58,11 +61,30 @@ def execute_in(
         )
 
 
-def ssh_into(vapp: str, vm: str, user: str, argv: Sequence[str], connect: str | None) -> int:
-    """Runs the system's ssh over a channel of the hypervisor.
+def ssh_into(
+    vapp: str,
+    vm: str,
+    user: str,
+    argv: Sequence[str],
+    connect: str | None,
+    options: Sequence[str] = (),
+) -> int:
+    """Runs the system's ssh over a channel of the hypervisor. `options` are more options of ssh.
+    Returns ssh's exit code. Raises as `login` does.
+    """
+    with login(vapp, vm, user, connect, options) as command:
+        return subprocess.call([*command, *argv])
+
+
+@contextmanager
+def login(
+    vapp: str, vm: str, user: str, connect: str | None, options: Sequence[str] = ()
+) -> Iterator[list[str]]:
+    """The command of the system's ssh that logs in to a VM over a channel of the hypervisor, without
+    what it runs there.
 
     ssh checks the pinned host key of the VM, and logs in with a key that exists for this session
-    only. Returns ssh's exit code. Raises UsageError if the VM has no sshd or no pinned key.
+    only. Raises UsageError if the VM has no sshd or no pinned key.
     """
     with _running(vapp, vm, connect) as (_, domain):
         if domain.marks.role != Role.WORKLOAD:
@@ -77,7 +99,7 @@ def ssh_into(vapp: str, vm: str, user: str, argv: Sequence[str], connect: str | 
             )
         pinned = domain.marks.host_key
     with tempfile.TemporaryDirectory(prefix="vcloud-ssh-") as folder:
-        return subprocess.call(_ssh_argv(Path(folder), vapp, vm, user, argv, connect, pinned))
+        yield _ssh_argv(Path(folder), vapp, vm, user, options, connect, pinned)
 
 
 def _ssh_argv(
@@ -85,7 +107,7 @@ def _ssh_argv(
     vapp: str,
     vm: str,
     user: str,
-    argv: Sequence[str],
+    options: Sequence[str],
     connect: str | None,
     pinned: str,
 ) -> list[str]:
@@ -109,7 +131,7 @@ def _ssh_argv(
     ]
     # The user's own ssh_config is left out (-F /dev/null, ControlPath none). It could offer other
     # keys, trust other hosts, or use another open connection.
-    options = {
+    settings = {
         "HostKeyAlias": alias,
         "UserKnownHostsFile": str(known),
         "GlobalKnownHostsFile": "/dev/null",
@@ -118,10 +140,23 @@ def _ssh_argv(
         "IdentitiesOnly": "yes",
         "ControlPath": "none",
         "ConnectTimeout": "120",
-        "ProxyCommand": shlex.join(proxy),
+        "GatewayPorts": "no",
+        "ExitOnForwardFailure": "yes",
+        "ProxyCommand": shlex.join(proxy).replace("%", "%%"),
     }
-    flags = [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
-    return ["ssh", "-F", "/dev/null", *flags, "-l", user, alias, *argv]
+    flags = [part for name, value in settings.items() for part in ("-o", f"{name}={value}")]
+    return ["ssh", "-F", "/dev/null", *flags, *options, "-l", user, alias]
+
+
+def forwarding_options(forwards: Sequence[Forward], *, only: bool, told: str = "") -> list[str]:
+    """The options of ssh for these forwarded ports. With `only`, nothing is run in the VM. ssh prints
+    the text `told` on stdout when it listens.
+    """
+    options = [part for forward in forwards for part in forward.argv]
+    if told:
+        said = shlex.join(["printf", "%s\\n", told]).replace("%", "%%")
+        options += ["-o", "PermitLocalCommand=yes", "-o", f"LocalCommand={said}"]
+    return [*options, "-N"] if only else options
 
 
 def pump(vapp: str, vm: str, key: Path, connect: str | None) -> None:
@@ -132,7 +167,7 @@ def pump(vapp: str, vm: str, key: Path, connect: str | None) -> None:
         agent = machines.agent_of(host, domain.name)
         allowed = authorize(agent, KEY_FOLDER, key.read_text())
         try:
-            serve_proxy(host, domain.name, Sshd(allowed))
+            serve_proxy(host, domain.name, Sshd(allowed, addresses=_addresses(host, vapp, vm)))
         except BaseException:
             # The user must see the first error, not one of this clean-up.
             with suppress(GuestError):
@@ -140,6 +175,16 @@ def pump(vapp: str, vm: str, key: Path, connect: str | None) -> None:
             raise
         # Now the key of this session cannot be used any more.
         agent.execute(["rm", "-f", allowed])
+
+
+def _addresses(host: Host, vapp: str, vm: str) -> tuple[str, ...]:
+    """The VM's own addresses, and its name, by the manifest; empty where there is none."""
+    manifest = read_manifest(host, vapp)
+    known = manifest.vm(vm) if isinstance(manifest, Manifest) else None
+    if known is None:
+        return ()
+    both = (address for nic in known.nics for address in (nic.address4, nic.address6))
+    return (vm, *(str(address) for address in both if address is not None))
 
 
 def attach_console(vapp: str, vm: str, connect: str | None) -> None:

@@ -21,6 +21,7 @@ from vcloud.hosts.connection import Host
 from vcloud.hosts.machines import agent_of
 
 SSHD = "/usr/sbin/sshd"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 WAIT_FOR_PORT = 10
 """Seconds for the guest to see a port that was plugged in."""
 # $1: the port's name; $2: seconds; the rest is a program that gets the port as stdin and stdout.
@@ -52,6 +53,8 @@ class Sshd:
     """Path of a file in the guest."""
     host_key: str = "/etc/ssh/ssh_host_ed25519_key"
     """Path of a private key in the guest."""
+    addresses: tuple[str, ...] = ()
+    """The guest's own addresses and names, beside loopback. Forwarded ports may lead to these."""
 
     @property
     def argv(self) -> tuple[str, ...]:
@@ -63,8 +66,19 @@ class Sshd:
             "PermitRootLogin": "prohibit-password",
             "StrictModes": "yes",
             "UseDNS": "no",
+            # Only from the operator to the guest itself. Nothing leads back to the operator.
+            "AllowTcpForwarding": "local",
+            "PermitOpen": " ".join(f"{_bracketed(end)}:*" for end in (*LOOPBACK, *self.addresses)),
+            "AllowStreamLocalForwarding": "no",
+            "AllowAgentForwarding": "no",
+            "PermitTunnel": "no",
+            "GatewayPorts": "no",
         }
         return (SSHD, "-i", *(f"-o{name}={value}" for name, value in options.items()))
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
 
 
 @contextmanager
@@ -109,6 +123,7 @@ def authorize(agent: Agent, folder: str, public_key: str) -> str:
             f"'{folder}' could not be made in '{agent.name}': {made.stderr.decode(errors='replace').strip()}"
         )
     path = f"{folder}/{secrets.token_hex(8)}"
-    # restrict,pty: a session with a terminal, and no forwarding of any kind (sshd(8)).
-    agent.write_file(path, f"restrict,pty {public_key.strip()}\n".encode(), 0o644)
+    # A session with a terminal, and forwarding as far as `Sshd` allows it (sshd(8)).
+    line = f"restrict,pty,port-forwarding {public_key.strip()}\n"
+    agent.write_file(path, line.encode(), 0o644)
     return path
