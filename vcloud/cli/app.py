@@ -14,11 +14,13 @@ from vcloud import __version__
 from vcloud.cli import (
     access,
     aliases,
+    copy,
     host,
     image,
     imports,
     lab,
     lifecycle,
+    plain_ssh,
     power,
     profile,
     show,
@@ -50,6 +52,8 @@ imports.register(app)
 power.register(app)
 show.register(app)
 access.register(app)
+copy.register(app)
+plain_ssh.register(app)
 verify.register(app)
 profile.register(app)
 aliases.register(app)

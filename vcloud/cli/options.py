@@ -68,6 +68,15 @@ VappArgument = Annotated[
         autocompletion=complete.vapps,
     ),
 ]
+VappArguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="VAPP",
+        help="Names of vApps (default: all).",
+        show_default=False,
+        autocompletion=complete.vapps,
+    ),
+]
 VmArgument = Annotated[
     str,
     typer.Argument(
