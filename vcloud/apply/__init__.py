@@ -1,4 +1,4 @@
-"""Carries out plans: the commands `up`, `save` and `down`.
+"""Carries out plans: the commands `up`, `stop`, `start`, `restart`, `save` and `down`.
 
 `up` makes a plan twice: before the user agrees, and again under the vApp's lock, because another
 operator may have changed the vApp meanwhile. It then runs exactly the steps of the second plan.
@@ -39,6 +39,9 @@ After the first answer of its guest agent, a woken VM is treated like a booted o
 identity document gives it its name, its key and its own entropy, and libvirt has the same
 definition of it. An image of a user's own cannot read that document. It wakes in the middle of its
 boot (`vcloud.compile.guest.gate`), and cloud-init does the rest.
+
+`start` is a run of `up` whose wanted manifest is the one that the host has, so it needs no file. A
+manifest has no contents of files: the identity that `start` gives only names their paths.
 
 A VM that was saved (by `vcloud save`, or by hand with virsh) is resumed with its own key and
 machine id. It gets the time, fresh entropy, and the changes of the file since it was saved. Its

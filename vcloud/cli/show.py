@@ -89,7 +89,7 @@ def _show_status(found: "Status") -> None:
 
 def list_vapps(connect: Connect = None, output: Output = Format.TABLE) -> None:
     """List the vApps on the hosts (fast; does not check protection)."""
-    from vcloud.views.status import all_vapps
+    from vcloud.views.listing import all_vapps
 
     rows, unreachable = all_vapps(connect)
     for host, error in unreachable.items():

@@ -11,7 +11,10 @@ the form of every answer. If an answer cannot be read, only the work on that VM 
   user's own image.
 - `appliances`: the reports of the firewall and the IPS. `probes`: the probe program (`remote` is
   its Python version).
-- `access`, `ssh`, `console`, `logs`: the commands `exec`, `ssh`, `console` and `logs`.
+- `access`, `ssh`, `forwarding`, `console`, `logs`: the commands `exec`, `ssh`, `port-forward`, `console`
+  and `logs`.
+- `copying`: the command `cp`; `archive` unpacks what a guest sends.
+- `ssh_names`, `ssh_files`: the VMs as hosts of plain ssh and of Ansible.
 
 Only `vcloud.hosts` calls libvirt: `hosts.agent`, `hosts.channel` and `hosts.console` open these
 connections, and this package uses them.

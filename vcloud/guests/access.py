@@ -47,7 +47,10 @@ def _running(vapp: str, vm: str, connect: str | None) -> Iterator[tuple[Host, Do
             )
             raise UsageError(f"there is no VM '{vapp}/{vm}' on {host.name}", hint)
         if not domain.running:
-            raise UsageError(f"'{vapp}/{vm}' does not run", "`vcloud up` starts it.")
+            raise UsageError(
+                f"'{vapp}/{vm}' does not run",
+                f"`vcloud start {vapp}/{vm}` starts it, and so does `vcloud up`.",
+            )
         yield host, domain
 
 

@@ -11,6 +11,7 @@ The path of a plan:
   host has, and which of them nobody needs.
 - `disks` finds where the data of each disk is, `losses` finds the data that a step would destroy.
   Users agree to each loss by name.
+- `stopping` says in which order VMs stop, and which may.
 - `order` adds what each step needs, so that a vApp stays closed while it changes. `vcloud.apply`
   runs exactly these steps.
 

@@ -218,10 +218,11 @@ class VappState:
         return max((one for generations in found for one in generations), default=0)
 
     def saved(self) -> bool:
-        """Whether every VM that the manifest names is stopped with its memory kept."""
-        domains = (
-            [self.domain(vm.domain) for vm in self.manifest.design.vms] if self.manifest else []
-        )
+        """Whether every VM that the manifest names is off with its memory kept, but for those that
+        `vcloud stop` had stopped before.
+        """
+        vms = self.manifest.design.vms if self.manifest else ()
+        domains = [self.domain(vm.domain) for vm in vms if not self.stopped(vm)]
         return bool(domains) and all(domain is not None and domain.saved for domain in domains)
 
     def domain(self, name: str) -> DomainState | None:

@@ -22,8 +22,9 @@ from vcloud.hosts.manifests import delete_manifest, write_manifest
 from vcloud.marks import VmMarks
 from vcloud.plan.manifest import Manifest, Phase
 from vcloud.views.hosts import lab_picture
+from vcloud.views.listing import all_vapps
 from vcloud.views.render import UPLINK
-from vcloud.views.status import Refused, Status, all_vapps, published_ports, refused_by_vm
+from vcloud.views.status import Refused, Status, published_ports, refused_by_vm
 
 URI = "test:///default"
 DESIGN = build_design(zones="dmz", vms={"web": "dmz"}, vapp="listed")

@@ -19,7 +19,7 @@ from vcloud.hosts.inventory import HostRef
 from vcloud.hosts.manifests import read_manifest, write_manifest
 from vcloud.hosts.refusals import explain_refusal
 from vcloud.plan.manifest import Manifest
-from vcloud.views.status import _with_superseded
+from vcloud.views.listing import _with_superseded
 
 MANIFEST = manifest_of(design_of_text(TWO_HOMES))
 VAPP = MANIFEST.design.vapp

@@ -4,20 +4,16 @@ with the options that vcloud gives it.
 
 from __future__ import annotations
 
-import getpass
-import shutil
 import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from vcloud.errors import UsageError
 from vcloud.guests.access import forwarding_options
 from vcloud.guests.forwarding import dynamic_forward, local_forward, port_pair
-from vcloud.guests.ssh import Sshd
 
 
 def test_what_can_be_written() -> None:
@@ -50,40 +46,6 @@ def test_what_is_no_forward_is_refused(text: str) -> None:
 def test_what_is_no_pair_of_ports_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         port_pair(text)
-
-
-@pytest.fixture
-def login(tmp_path: Path) -> list[str]:
-    """The command of a real ssh whose other end is a real `sshd -i` with the options of `Sshd`."""
-    for name in ("host", "user"):
-        subprocess.run(
-            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)], check=True
-        )
-    public = (tmp_path / "user.pub").read_text()
-    allowed = tmp_path / "allowed"
-    allowed.write_text(f"restrict,pty,port-forwarding {public}")
-    server = Sshd(str(allowed), str(tmp_path / "host"), addresses=("own-name",))
-    argv = [part.replace("StrictModes=yes", "StrictModes=no") for part in server.argv]
-    proxy = tmp_path / "proxy"
-    proxy.write_text(
-        "#!/bin/sh\nmkdir -p /run/sshd\nexec "
-        + " ".join(f"'{part}'" for part in argv)
-        + " -f /dev/null\n"
-    )
-    proxy.chmod(0o755)
-    (tmp_path / "known").write_text(f"guest {(tmp_path / 'host.pub').read_text()}")
-    settings = {
-        "ProxyCommand": str(proxy),
-        "UserKnownHostsFile": str(tmp_path / "known"),
-        "StrictHostKeyChecking": "yes",
-        "IdentityFile": str(tmp_path / "user"),
-        "IdentitiesOnly": "yes",
-        "BatchMode": "yes",
-        "ExitOnForwardFailure": "yes",
-    }
-    flags = [part for item in settings.items() for part in ("-o", "=".join(item))]
-    assert shutil.which("ssh")
-    return ["ssh", "-F", "/dev/null", *flags, f"{getpass.getuser()}@guest"]
 
 
 @pytest.fixture

@@ -103,3 +103,16 @@ def test_a_whole_vapp_starts_with_its_rules() -> None:
         ("load IPS", "ips"),
         ("load firewall", "firewall"),
     ]
+
+
+def test_a_vapp_whose_other_vms_were_stopped_before_is_saved() -> None:
+    state = stopped("web-1")
+    for vm in DESIGN.vms:
+        if vm.name != "web-1":
+            state = with_domain(
+                state, vm.domain, lambda domain: replace(domain, running=False, saved=True)
+            )
+    assert state.saved()
+    fallen = replace(state, manifest=replace(state.manifest or manifest_of(DESIGN), stopped=()))
+    assert not fallen.saved()
+    assert not stopped(*ALL).saved()
