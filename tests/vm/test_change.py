@@ -386,6 +386,7 @@ def test_another_run_line_makes_exactly_that_vm_anew_and_keeps_only_its_data_dis
     assert ssh_banner(park, "web-1", "store")
 
 
+@pytest.mark.long
 def test_a_failed_making_anew_keeps_the_data_of_before(park: Park) -> None:
     park.operator.inside(f"{NAME}/store", "echo older > /srv/data/mine; sync")
     path = park.write(lambda file: file["vms"]["store"].update(run=["false"]))
@@ -464,6 +465,7 @@ def test_a_changed_description_is_recorded_and_touches_nothing(park: Park) -> No
     assert {name: xml_of(park.operator, name) for name in numbers} == before
 
 
+@pytest.mark.long
 def test_another_owner_is_told_to_the_host_and_restarts_nothing(park: Park) -> None:
     """Rules of other vApps may name it, so the terms of tenancy of each VM have it."""
     numbers = domains(park.operator, NAME)

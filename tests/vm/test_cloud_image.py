@@ -232,6 +232,7 @@ def changed(own: Vapp) -> Vapp:
     return standing(own.operator, "own", file)
 
 
+@pytest.mark.long
 def test_a_changed_identity_restarts_it_and_keeps_what_it_is(changed: Vapp) -> None:
     """cloud-init applies the new file; it makes no new host key, runs nothing a second time, and
     the data are still there.
@@ -250,6 +251,7 @@ def test_a_changed_identity_restarts_it_and_keeps_what_it_is(changed: Vapp) -> N
     assert "nothing to do" in changed.operator.run("up", str(changed.file)).out
 
 
+@pytest.mark.long
 def test_it_goes_on_from_its_saved_memory(changed: Vapp) -> None:
     script = "cat /etc/machine-id /root/ran"
     before = [(changed.boot_id(vm), changed.inside(vm, script)) for vm in WOKEN]

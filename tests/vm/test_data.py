@@ -81,6 +81,7 @@ def test_a_mark_that_somebody_removed_costs_no_data(kept: Vapp, tmp_path: Path) 
     assert operator.run("ssh", "kept/solo", "--", "hostname").out == "solo\n"
 
 
+@pytest.mark.long
 def test_a_killed_run_and_a_missing_mark_cost_the_root_disk_at_most(kept: Vapp) -> None:
     operator = kept.operator
     put_marker(kept, "both")
@@ -98,6 +99,7 @@ def test_a_killed_run_and_a_missing_mark_cost_the_root_disk_at_most(kept: Vapp) 
     assert marker(kept) == "both"
 
 
+@pytest.mark.long
 def test_a_disk_that_never_served_is_made_anew(operator: Operator, tmp_path: Path) -> None:
     """The twin: no link was up yet, so the half-made file system holds nobody's data."""
     file = write_vapp(tmp_path / "blank.yaml", DOCUMENT | {"name": "blank"})
@@ -207,6 +209,7 @@ def test_a_vm_on_a_snapshot_does_not_go_back_to_the_disk_of_before(
     operator.up(kept.file)
 
 
+@pytest.mark.long
 def test_a_snapshot_with_the_name_of_a_data_disk_is_named_before_it_is_left(
     kept: Vapp, tmp_path: Path
 ) -> None:
@@ -264,6 +267,7 @@ def test_the_same_ids_after_a_restart_of_libvirtd_are_no_sign_of_a_vm_that_runs_
     assert operator.status(NAME)["healthy"]
 
 
+@pytest.mark.long
 def test_a_restart_of_libvirtd_alone_changes_nothing(kept: Vapp) -> None:
     operator = kept.operator
     restart_libvirtd(operator)

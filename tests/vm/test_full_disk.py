@@ -74,6 +74,7 @@ def test_up_says_what_is_missing_and_the_next_one_goes_on_where_there_is_room(
     assert host.run("verify", NAME).code == 0
 
 
+@pytest.mark.long
 def test_what_was_saved_is_restored_where_nothing_need_be_written(
     host: Operator, file: Path
 ) -> None:
@@ -86,6 +87,7 @@ def test_what_was_saved_is_restored_where_nothing_need_be_written(
     assert host.boot_id(f"{NAME}/solo") == before
 
 
+@pytest.mark.long
 def test_a_template_that_has_no_room_is_not_made(host: Operator, file: Path) -> None:
     leave_room(host, 60 * MIB)
     done = host.run("image", "memory", "make", str(file), code=1)
@@ -94,6 +96,7 @@ def test_a_template_that_has_no_room_is_not_made(host: Operator, file: Path) -> 
     assert host.virsh("list", "--name").split() == []
 
 
+@pytest.mark.long
 def test_where_a_vm_has_no_room_to_wake_it_boots_and_it_is_said(host: Operator, file: Path) -> None:
     host.run("image", "memory", "make", str(file))
     before = volumes(host, "template-")

@@ -61,6 +61,7 @@ def test_a_change_that_the_guest_refuses_is_an_error_and_is_tried_again(
     assert hands.inside("solo", "cat /etc/note") == "first\n"
 
 
+@pytest.mark.long
 def test_a_vm_that_was_undefined_while_it_ran_is_changed_restarted_and_defined_again(
     hands: Vapp, tmp_path: Path
 ) -> None:
@@ -75,6 +76,7 @@ def test_a_vm_that_was_undefined_while_it_ran_is_changed_restarted_and_defined_a
     operator.up(hands.file)
 
 
+@pytest.mark.long
 def test_a_memory_that_virsh_saved_does_not_bring_back_the_hardware_of_then(
     hands: Vapp, tmp_path: Path
 ) -> None:
@@ -107,6 +109,7 @@ def test_a_renamed_domain_keeps_its_disks_and_nobody_makes_another(hands: Vapp) 
     assert hands.inside("solo", "cat /root/kept") == "kept\n"
 
 
+@pytest.mark.long
 def test_data_of_a_disk_that_the_file_renames_outlives_a_failed_making_anew(
     hands: Vapp, tmp_path: Path
 ) -> None:
@@ -121,6 +124,7 @@ def test_data_of_a_disk_that_the_file_renames_outlives_a_failed_making_anew(
     assert hands.inside("solo", "cat /srv/d/kept") == "kept\n"
 
 
+@pytest.mark.long
 def test_data_written_by_a_vm_that_serves_but_is_never_ready_stays(
     hands: Vapp, tmp_path: Path
 ) -> None:
@@ -138,6 +142,7 @@ def test_data_written_by_a_vm_that_serves_but_is_never_ready_stays(
     assert hands.inside("solo", "cat /srv/d/orders") == "orders\n"
 
 
+@pytest.mark.long
 def test_a_clone_that_somebody_made_is_left_alone(hands: Vapp, tmp_path: Path) -> None:
     """Its disks are those of the VM: somebody copied the definition only."""
     operator = hands.operator

@@ -312,6 +312,7 @@ def report_digest(people: Vapp) -> str:
 # Hot-plug
 
 
+@pytest.mark.long
 def test_a_disk_that_is_plugged_in_is_there_at_once(people: Vapp) -> None:
     people.operator.at("h1", "truncate", "-s", "32M", HOT_DISK)
     domain = people.domain("guest-1")
@@ -340,6 +341,7 @@ def block_devices(people: Vapp) -> set[str]:
     return set(people.inside("guest-1", "ls /sys/block").split())
 
 
+@pytest.mark.long
 def test_a_card_that_is_plugged_in_is_there_at_once(people: Vapp) -> None:
     domain = people.domain("guest-2")
     people.operator.virsh(

@@ -294,6 +294,7 @@ def test_postgres_has_its_cluster_on_all_of_a_blank_disk_and_wants_passwords(
         assert guest.shell(f"PGPASSWORD=secret {connect}") == "here\n"
 
 
+@pytest.mark.long
 def test_postgres_serves_without_a_data_disk(
     image_of: Callable[[str], Image], tmp_path: Path
 ) -> None:
@@ -395,6 +396,7 @@ def test_the_probe_reaches_user_space_and_powers_off(
     assert "vcloud-probe: user space reached" in guest.console.read_text()
 
 
+@pytest.mark.long
 def test_a_vm_without_its_root_disk_says_so_and_powers_off(
     image_of: Callable[[str], Image], tmp_path: Path
 ) -> None:

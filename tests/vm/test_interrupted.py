@@ -94,7 +94,13 @@ def test_after_a_kill_up_finishes_what_was_begun(
     assert "nothing to do" in operator.up(file).out
 
 
-@pytest.mark.parametrize("stage", ["firewall: booting", "solo: starting its services"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param("firewall: booting", marks=pytest.mark.long),
+        "solo: starting its services",
+    ],
+)
 def test_after_a_kill_down_leaves_nothing(operator: Operator, file: Path, stage: str) -> None:
     stop_at(operator, file, stage, signal.SIGKILL, "--cold")
     assert remains(operator, NAME)
@@ -103,7 +109,13 @@ def test_after_a_kill_down_leaves_nothing(operator: Operator, file: Path, stage:
     assert domains(operator, NAME) == {}
 
 
-@pytest.mark.parametrize("stage", ["firewall: booting", "firewall: rules loaded and checked"])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param("firewall: booting", marks=pytest.mark.long),
+        "firewall: rules loaded and checked",
+    ],
+)
 def test_ctrl_c_ends_with_130_and_a_sentence_and_up_goes_on(
     operator: Operator, file: Path, stage: str
 ) -> None:
@@ -116,6 +128,7 @@ def test_ctrl_c_ends_with_130_and_a_sentence_and_up_goes_on(
     is_usable(standing(operator, NAME, file))
 
 
+@pytest.mark.long
 def test_ctrl_c_of_down_is_finished_by_the_next(operator: Operator, file: Path) -> None:
     operator.up(file)
     process = operator.start("down", "--yes", NAME)

@@ -80,6 +80,7 @@ def test_what_was_not_used_for_longest_goes_when_the_room_is_taken(
     operator.run("image", "memory", "rm", "base")
 
 
+@pytest.mark.long
 def test_from_the_memory_image_of_an_image_that_has_changed_nobody_wakes(
     operator: Operator, tmp_path: Path
 ) -> None:
@@ -135,6 +136,7 @@ def test_from_a_memory_that_was_cut_short_nobody_wakes_and_it_is_said(
     assert set(memory_images(operator)) <= {name for name in before if not name.startswith("base-")}
 
 
+@pytest.mark.long
 def test_a_killed_making_leaves_no_vm_and_the_next_one_makes_it(
     operator: Operator, tiny: Path
 ) -> None:
@@ -164,6 +166,7 @@ def test_a_killed_making_leaves_no_vm_and_the_next_one_makes_it(
     assert len(volumes_of(operator, base)) == 2, "what the killed one left is gone"
 
 
+@pytest.mark.long
 def test_two_operators_who_need_the_same_memory_image_make_it_once(
     operator: Operator, tiny: Path
 ) -> None:
@@ -175,6 +178,7 @@ def test_two_operators_who_need_the_same_memory_image_make_it_once(
     assert sum(name.endswith(".save") for name in volumes_of(operator)) == 2
 
 
+@pytest.mark.long
 def test_a_kill_while_waking_is_mended_by_the_next_up(operator: Operator, tiny: Path) -> None:
     make_memory_images(operator, tiny)
     stop_at(operator, tiny, "solo: waking", signal.SIGKILL)

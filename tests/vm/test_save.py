@@ -129,6 +129,7 @@ def test_what_changed_meanwhile_is_in_force_when_the_links_come_back(
     assert kept.inside("far", "cat /etc/note") == "first\n"
 
 
+@pytest.mark.long
 def test_one_vm_that_virsh_saved_with_its_links_up_is_restored(kept: Vapp) -> None:
     before = boots(kept, "far")
     kept.operator.virsh("managedsave", kept.domain("far"))
@@ -149,6 +150,7 @@ def test_a_saved_vm_that_virsh_starts_has_no_link_until_up_has_seen_to_it(kept: 
     assert reached(kept, 7000, 7001) == ["open", "open", "timeout"]
 
 
+@pytest.mark.long
 def test_a_save_that_is_killed_in_the_middle_is_mended_by_up(kept: Vapp) -> None:
     before = boots(kept, "near", "far")
     process = kept.operator.start("save", NAME)
@@ -161,6 +163,7 @@ def test_a_save_that_is_killed_in_the_middle_is_mended_by_up(kept: Vapp) -> None
     assert "nothing to do" in kept.operator.up(kept.file).out
 
 
+@pytest.mark.long
 def test_a_memory_that_cannot_be_restored_is_kept_until_it_is_given_up(kept: Vapp) -> None:
     before = boots(kept, "near", "far")
     kept.inside("far", "echo written > /root/written")

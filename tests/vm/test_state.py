@@ -61,6 +61,7 @@ def test_of_two_ups_at_once_one_is_refused_with_a_sentence_and_a_stranger_takes_
     assert "there is no vApp 'tiny'" in gone.err
 
 
+@pytest.mark.long
 def test_a_down_while_an_up_is_at_work_is_refused(operator: Operator, tiny: Path) -> None:
     process = operator.start("up", "--yes", "--cold", str(tiny))
     assert process.stderr is not None

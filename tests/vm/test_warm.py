@@ -176,6 +176,7 @@ def test_it_keeps_its_nics_when_it_is_reset(woken: Vapp) -> None:
     assert woken.probe("twin-3", must_open(woken.addresses4["store"], 22)) == ["open"]
 
 
+@pytest.mark.long
 def test_it_reboots_and_restarts_like_any_other(woken: Vapp) -> None:
     woken.inside("store", "echo kept >/srv/data/mine; echo kept >/root/mine; sync")
     woken.operator.virsh("destroy", woken.domain("store"))
