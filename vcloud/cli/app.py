@@ -29,7 +29,7 @@ from vcloud.cli import (
 from vcloud.errors import Exit, VcloudError
 
 EPILOG = (
-    "Exit codes: 0 done or nothing to do; 1 failed; 2 bad usage or invalid file; 3 differences found (--exit-code); 4 a check failed; "
+    "Exit codes: 0 done or nothing to do; 1 failed; 2 bad usage or invalid file; 3 differences found (--exit-code; profile affected); 4 a check failed; "
     "5 could not check, or nothing was checked; 6 refused: a policy forbids it, or the host cannot enforce it or has no room for it; 130 interrupted."
 )
 

@@ -21,6 +21,7 @@ from vcloud.hosts.connection import Host, run_parallel
 from vcloud.hosts.manifests import read_manifest, vapp_names
 from vcloud.plan.copies import newest_copy
 from vcloud.plan.manifest import Manifest
+from vcloud.profile_files import shipped
 from vcloud.profiles.choose import Known
 from vcloud.profiles.difference import control_changes, demand_text
 from vcloud.profiles.model import Applied, Control, Profile
@@ -81,6 +82,18 @@ def outdated(controls: Controls, known: Known, day: date) -> Iterator[Outdated]:
                 f"the exception for {ref} has expired on {exception.expires}, and the control is not enforced; {UP} enforces it",
                 (_told("+", control),) if control else (),
             )
+
+
+def expired(controls: Controls, day: date) -> Iterator[str]:
+    """Exceptions that counted when the vApp was made and do not count any more."""
+    found = outdated(controls, shipped(), day)
+    yield from (one.text for one in found if one.reason is Reason.EXCEPTION)
+
+
+def due(controls: Controls, day: date) -> Iterator[str]:
+    """What else of its profiles is out of date since the day for which the vApp was made."""
+    found = outdated(controls, shipped(), day)
+    yield from (one.text for one in found if one.reason is not Reason.EXCEPTION)
 
 
 def _of_profile(

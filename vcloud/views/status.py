@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
 from ipaddress import ip_address
 from typing import Any
 
 from vcloud.compile.libvirt.network import vapp_networks
-from vcloud.design.controls import Controls
 from vcloud.design.model import Design, Role, Vm
 from vcloud.fleet.fleet import open_home
 from vcloud.guests.appliances import ask_appliances
@@ -30,14 +28,13 @@ from vcloud.plan.manifest import Manifest, Phase
 from vcloud.plan.reasons import BROUGHT_BACK
 from vcloud.plan.state import VappState
 from vcloud.plan.steps import Drift, OlderCopy, Verb
-from vcloud.profile_files import shipped
 from vcloud.proof.checks import Outcome
 from vcloud.proof.config import SILENT
 from vcloud.proof.firewall_report import Card
 from vcloud.proof.mending import mend_of
 from vcloud.proof.observed import Verdict
 from vcloud.proof.report import plain
-from vcloud.views.affected import Reason, outdated
+from vcloud.views.affected import due, expired
 from vcloud.views.services import down_services
 
 SAVED = "saved"
@@ -247,18 +244,6 @@ def _phase(manifest: Manifest, state: VappState) -> str:
     if manifest.phase is Phase.READY and all(map(state.stopped, manifest.design.vms)):
         return STOPPED
     return manifest.phase.value
-
-
-def expired(controls: Controls, day: date) -> Iterator[str]:
-    """Exceptions that counted when the vApp was made and do not count any more."""
-    found = outdated(controls, shipped(), day)
-    yield from (one.text for one in found if one.reason is Reason.EXCEPTION)
-
-
-def due(controls: Controls, day: date) -> Iterator[str]:
-    """What else of its profiles is out of date since the day for which the vApp was made."""
-    found = outdated(controls, shipped(), day)
-    yield from (one.text for one in found if one.reason is not Reason.EXCEPTION)
 
 
 def _vm_status(vm: Vm, state: VappState) -> VmStatus:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.cards import cards, design
 from vcloud.design.controls import NO_CONTROLS
-from vcloud.views.status import due
+from vcloud.views.affected import due
 
 WAY_OUT = "; `vcloud up` with its file applies it"
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.cards import DAY, cards, design, hardened, said
-from vcloud.views.status import expired
+from vcloud.views.affected import expired
 
 OPEN = ("vault: {", "vault: {open: true, ")
 LAST = date(2026, 12, 31)
