@@ -87,10 +87,15 @@ def ssh(
     from within it only, through its NIC and the firewall.
     """
     from vcloud.guests.access import forwarding_options, ssh_into
-    from vcloud.guests.forwarding import NOT_BACK, dynamic_forward, local_forward
+    from vcloud.guests.forwarding import (
+        NOT_BACK,
+        OF_A_COMMAND,
+        dynamic_forward,
+        local_forward,
+    )
 
     if remote:
-        raise UsageError(NOT_BACK, "A port of the VM is forwarded to here with -L.")
+        raise UsageError(NOT_BACK, f"-L leads from here into the VM. {OF_A_COMMAND}")
     forwards = [*map(local_forward, local or []), *map(dynamic_forward, dynamic or [])]
     options = forwarding_options(forwards, only=nothing)
     name = vapp_and_vm(vm, parameters, param_files)

@@ -18,6 +18,7 @@ LOOPBACK = "127.0.0.1"
 LARGEST_PORT = 65535
 _PART = re.compile(r"\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<word>[A-Za-z0-9._-]+)")
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+OF_A_COMMAND = "Before a command for the VM that has options of its own, write --."
 NOT_BACK = (
     "-R is refused: it would let the VM, which may be hostile, open connections from this machine"
 )
@@ -45,7 +46,7 @@ class Forward:
 
 def local_forward(text: str) -> Forward:
     """What `-L` says: `[ADDRESS:]PORT:HOST:PORT`. Raises UsageError."""
-    example = "Write it like 8080:localhost:80."
+    example = f"Write it like 8080:localhost:80. {OF_A_COMMAND}"
     parts = _parts(text, "-L", example)
     if len(parts) not in (3, 4):
         raise UsageError(f"-L {text} is not [ADDRESS:]PORT:HOST:PORT", example)
@@ -56,7 +57,7 @@ def local_forward(text: str) -> Forward:
 
 def dynamic_forward(text: str) -> Forward:
     """What `-D` says: `[ADDRESS:]PORT`. Raises UsageError."""
-    example = "Write it like 1080."
+    example = f"Write it like 1080. {OF_A_COMMAND}"
     parts = _parts(text, "-D", example)
     if len(parts) not in (1, 2):
         raise UsageError(f"-D {text} is not [ADDRESS:]PORT", example)
