@@ -128,7 +128,8 @@ def _received(
                 raise UsageError(f"there is no '{path}' in the VM") from None
             raise GuestError(f"{error.what}: {_tail(errors)}", NOTHING_HERE) from None
         except BaseException:
-            ssh.terminate()
+            # ssh can miss a SIGTERM that comes just before it waits for data.
+            ssh.kill()
             raise
         if ssh.wait() != 0:
             raise GuestError(f"'{path}' could not be read whole: {_tail(errors)}", NOTHING_HERE)
@@ -189,7 +190,7 @@ def send(command: Sequence[str], source: Path, path: str, told: Callable[[int], 
             broken = True  # ssh says why
         except BaseException as error:
             # Without the end of the archive, the guest removes what it has.
-            ssh.terminate()
+            ssh.kill()
             if isinstance(error, OSError):
                 raise UsageError(f"'{source}' could not be read: {error}") from None
             raise
