@@ -38,6 +38,7 @@ PURE_PACKAGES = (
 PURE = (
     *(f"vcloud.{name}" for name in PURE_PACKAGES),
     "vcloud.values",
+    "vcloud.imports",
     "vcloud.marks",
     "vcloud.tenancy",
     "vcloud.signature",

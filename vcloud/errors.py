@@ -130,7 +130,7 @@ class Refusals:
 
 
 class SmallerDiskError(VcloudError):
-    """The file makes a data disk smaller, which would lose data. Nothing was changed."""
+    """The file makes a disk smaller, which would lose data. Nothing was changed."""
 
     exit = Exit.REFUSED
 

@@ -18,6 +18,7 @@ from vcloud.documents.field import CONTENT_LENGTH, FieldError
 from vcloud.documents.given import FromFile, read_values
 from vcloud.documents.reader import LARGEST
 from vcloud.errors import UsageError
+from vcloud.images.qcow2 import HEADER_BYTES, disk_size
 
 STDIN: Final = "-"
 IMAGE_FOLDERS: Final = "VCLOUD_IMAGE_FOLDERS"
@@ -113,6 +114,16 @@ class Folder:
             return stat.S_ISREG(Path(path).stat().st_mode)
         except OSError:
             return False
+
+    def disk_size(self, path: str) -> int:
+        """The size in bytes of the disk in the qcow2 at an absolute path; 0 if it is not known."""
+        if not self.is_file(path):
+            return 0
+        try:
+            with Path(path).open("rb") as opened:
+                return disk_size(opened.read(HEADER_BYTES))
+        except OSError:
+            return 0
 
     def contains(self, path: str) -> bool:
         """Whether an absolute path lies in the folder, after all symbolic links were followed."""

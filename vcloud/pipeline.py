@@ -144,7 +144,7 @@ def _outside_bases(vapp: Vapp, recipes: Iterable[Recipe]) -> Iterator[Problem]:
     vApp's own images may.
     """
     from vcloud.files import beside
-    from vcloud.spec.check import outside_image
+    from vcloud.spec.images import outside_image
 
     around = beside(Path(vapp.file))
     for recipe in recipes:

@@ -23,6 +23,8 @@ reserved.
 """
 NEVER_OUTSIDE6: Final = tuple(map(IPv6Network, ("::1/128", "::ffff:0:0/96", "ff00::/8")))
 """The same in IPv6: loopback, IPv4 addresses in the notation of programs, multicast."""
+RECIPE_ROOT: Final = 4 << 30
+"""Bytes of the root disk of every image that vcloud builds from a recipe."""
 INTERNET: Final = "internet"
 LONGEST_INTERFACE: Final = 15
 """Characters of an interface's name in Linux (IFNAMSIZ without the zero at the end)."""

@@ -39,7 +39,11 @@ def demand_of(host: Host, design: Design, images: VmImages, plan: Plan, state: V
         starts=starts,
         ends=frozenset(running & ({vm.domain for vm in starts} | removed)),
         files=tuple(_files(host, images.to_upload(touched), _moved(design, plan, state))),
-        growth=sum(disk.size for vm in starts if verbs[vm.name] in FRESH for disk in vm.disks),
+        growth=sum(
+            vm.root + sum(disk.size for disk in vm.disks)
+            for vm in starts
+            if verbs[vm.name] in FRESH
+        ),
     )
 
 

@@ -9,7 +9,7 @@ from vcloud.compile.libvirt.devices import starts_linked
 from vcloud.design.model import Role, Vm
 from vcloud.design.names import data_volume
 from vcloud.errors import HostError, HostRefusedError
-from vcloud.guests.setup import give_identity, new_host_key
+from vcloud.guests.setup import fill_root, give_identity, new_host_key
 from vcloud.hosts import machines
 from vcloud.hosts.patience import boot_timeout
 from vcloud.hosts.sealing import sealing_of
@@ -49,6 +49,8 @@ def start(run: Run, vm: Vm) -> None:
             run.claim.generation,
             run.host.clock.now(),
         )
+        if vm.root and verb is not Verb.CONFIGURE_VM:
+            fill_root(agent, vm)
         # `connect` and `refresh` mark a workload.
         if vm.role is not Role.WORKLOAD:
             run.mark(vm)
@@ -114,6 +116,8 @@ def _boot(run: Run, vm: Vm, verb: Verb) -> None:
         # plan was made. Then the start fails, and no empty disk replaces it.
         if verb in FRESH:
             run.volumes.make_root(vm, boot)
+        if vm.root:
+            run.volumes.grow_root(vm)
         run.reporter.report(vm.name, "booting")
         machines.start_domain(run.host, vm.domain, xml)
     run.learnt.signed[vm.name] = run.generation

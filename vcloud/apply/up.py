@@ -108,7 +108,9 @@ def _brought_up(
             return plan
         reporter.part("images")
         # Before the lock: a build takes minutes, and changes nothing on the host.
-        target.images.build(needing_images(target.design, plan), reporter)
+        needing = needing_images(target.design, plan)
+        target.images.build(needing, reporter)
+        target.images.refuse_small_roots(needing)
         # Of a new vApp on all hosts, so that two runs do not make it on two of them.
         with (lab if found.is_new else fleet).locked(name, "up") as locks:
             if found.is_new:

@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING
 
 from vcloud.compile.libvirt.host import BootFiles
 from vcloud.design.model import Design, ImageRef, Vm
-from vcloud.errors import HostError, ImageError
+from vcloud.design.origin import FromFile
+from vcloud.errors import HostError, ImageError, Problem, RefusedError
 from vcloud.hosts.connection import Host, run_parallel
 from vcloud.images.build import CMDLINE, build
 from vcloud.images.cache import Image, default_cache, plain_name
+from vcloud.images.qcow2 import HEADER_BYTES, disk_size
 from vcloud.images.recipe import digest, load_recipe
 from vcloud.images.user import fetch, image_name, source_digest
 from vcloud.plan.host_images import is_there
 from vcloud.plan.images import age_notes, chosen_image, standing_image
 from vcloud.plan.manifest import Manifest, VmImage
 from vcloud.reporter import Reporter
+from vcloud.spec.images import smaller_root
 
 if TYPE_CHECKING:
     from vcloud.hosts.volumes import Base, VappVolumes
@@ -140,6 +143,21 @@ class VmImages:
         missing = self.missing(vms)
         run_parallel([partial(_make, image, reporter) for image in missing], SIDE_BY_SIDE)
 
+    def refuse_small_roots(self, vms: Iterable[Vm]) -> None:
+        """Raises RefusedError where a VM's root disk would be smaller than its image, of the images
+        whose size is known here only now: those from an address.
+        """
+        problems = []
+        for vm in vms:
+            image = _cached(vm.image, self.digests[vm.name]) if vm.root else None
+            least = _disk_size(image) if image else 0
+            if vm.root < least:
+                line = vm.origin.line if isinstance(vm.origin, FromFile) else 0
+                where = (self.design.file, line, f"vms.{vm.tier}.root")
+                problems.append(Problem(*where, *smaller_root(least)))
+        if problems:
+            raise RefusedError(tuple(dict.fromkeys(problems)))
+
     def upload(
         self, volumes: VappVolumes, vms: tuple[Vm, ...], reporter: Reporter
     ) -> dict[str, BootFiles]:
@@ -222,6 +240,15 @@ class VmImages:
 
 def _cached(reference: ImageRef, key: str) -> Image | None:
     return default_cache().get(cache_name(reference), key)
+
+
+def _disk_size(image: Image) -> int:
+    """Bytes of an image's disk as the guest sees it; 0 if the image is gone."""
+    try:
+        with image.disk.open("rb") as opened:
+            return disk_size(opened.read(HEADER_BYTES))
+    except OSError:
+        return 0
 
 
 def _coarse(reporter: Reporter, subject: str) -> Callable[[str], None]:

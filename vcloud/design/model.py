@@ -225,6 +225,8 @@ class Vm:
     readers: tuple[Reader, ...] = ()
     """Which units of its image read which files."""
     isolation: Isolation = NO_ISOLATION
+    root: int = 0
+    """Bytes of its root disk; 0: as large as its image."""
 
 
 @dataclass(frozen=True, slots=True)

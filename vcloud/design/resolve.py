@@ -222,6 +222,7 @@ class _Resolver:
             was=written.earlier_names(tier, name, self.claimed),
             readers=facts.readers(),
             isolation=written.isolation,
+            root=written.root or 0,
         )
 
     def _nic(self, vm: str, zone: str, index: int) -> Nic:
@@ -339,6 +340,7 @@ class _Resolver:
         was: tuple[str, ...] = (),
         readers: tuple[Reader, ...] = (),
         isolation: demands.VmIsolation | None = None,
+        root: int = 0,
     ) -> Vm:
         return Vm(
             name=name,
@@ -362,6 +364,7 @@ class _Resolver:
             was=was,
             readers=readers,
             isolation=isolation_of(self.vapp, isolation or demands.VmIsolation(), tier),
+            root=root,
         )
 
 

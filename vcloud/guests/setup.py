@@ -66,6 +66,10 @@ exit "$code"
 lock, which it has inherited. A program that a command leaves in the background does not keep it.
 """
 PATH = re.compile(r"(?:/[!-.0-~]+){1,64}")
+ROOT_DISK = "/dev/vda"
+"""The disk that holds the root file system of every image of a recipe, without partitions."""
+RESIZE_TIMEOUT = 600
+"""Seconds."""
 TAIL = 2000
 """Characters of a failed command's output that are shown."""
 
@@ -192,6 +196,20 @@ def in_turn(line: str, lock: str = RUN_LOCK, wait: int = RUN_WAIT) -> list[str]:
     killed has ended: that one goes on in the guest.
     """
     return ["/bin/sh", "-c", IN_TURN, "sh", f"{ROOT_SHELL}; {line}", lock, str(wait)]
+
+
+def fill_root(agent: Agent, vm: Vm) -> None:
+    """Makes the root file system of a VM of a recipe as large as its disk, while it is mounted. Where
+    it is, nothing happens. cloud-init does the same in a VM with an image of the user's own.
+
+    Raises GuestError.
+    """
+    done = agent.execute(["/usr/sbin/resize2fs", ROOT_DISK], timeout=RESIZE_TIMEOUT)
+    if done.code != 0:
+        raise GuestError(
+            f"the root file system of '{vm.name}' could not grow to {vm.root >> 20} MiB: {tail_of(done.stderr or done.stdout)}",
+            "Its disk has the new size, and its files are as they were. Run `vcloud up` again.",
+        )
 
 
 def run_line(agent: Agent, vm: Vm, line: str) -> Executed:

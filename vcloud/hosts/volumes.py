@@ -152,6 +152,12 @@ class VappVolumes:
         """
         return self.pool.make_overlay(Path(boot.disk).name, backing or self.base_of(vm).disk)
 
+    def grow_root(self, vm: Vm) -> None:
+        """Makes the root disk of a VM as large as its file says. The VM must not run. Raises HostError
+        where the disk is larger already.
+        """
+        self.pool.grow(root_volume(vm.domain), vm.root)
+
     def base_of(self, vm: Vm) -> Base:
         """The image of a VM. `boot_files` must have been called for this VM."""
         return self._bases[vm.domain]

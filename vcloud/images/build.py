@@ -33,11 +33,13 @@ from vcloud.images.tools import check_machine
 from vcloud.images.tree import add_program, add_to
 from vcloud.images.way_out import LIST_ARCHIVES, machine_policy
 from vcloud.programs import search_path
+from vcloud.spec.types import format_size
+from vcloud.values import RECIPE_ROOT
 
 Progress = Callable[[str], None]
 
 SUITE = "trixie"
-ROOT_SIZE = "4G"
+ROOT_SIZE = format_size(RECIPE_ROOT)
 """Size of the root disk as the guest sees it. The qcow2 file takes only as much space as was
 written.
 """

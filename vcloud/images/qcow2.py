@@ -65,3 +65,10 @@ def fault_of(header: bytes, size: int) -> tuple[str, str] | None:
     if l1 + 8 * l1_entries > size:
         return "is cut off", _BROKEN
     return None
+
+
+def disk_size(header: bytes) -> int:
+    """Bytes of the disk as the guest sees it; 0 where these are not the first bytes of a qcow2."""
+    if header[:4] != _MAGIC or len(header) < _VERSION_2.size:
+        return 0
+    return int(_VERSION_2.unpack_from(header)[5])

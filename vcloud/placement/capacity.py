@@ -48,7 +48,7 @@ class Demand:
     nobody knows its size.
     """
     growth: int = 0
-    """Bytes by which the data disks may grow of the VMs that the run makes."""
+    """Bytes by which the disks may grow of the VMs that the run makes, as the file gives their sizes."""
 
 
 def capacity_problems(design: Design, demand: Demand, host: Capabilities) -> Iterator[Problem]:
@@ -74,7 +74,7 @@ def capacity_notes(demand: Demand, host: Capabilities) -> Iterator[str]:
     written = sum(size for _, size in demand.files)
     if host.storage is not None and demand.growth > host.storage.free - written:
         yield (
-            f"the new data disks may grow to {_mib(demand.growth)} MiB, and {host.storage.folder} "
+            f"the new disks may grow to {_mib(demand.growth)} MiB, and {host.storage.folder} "
             f"on {host.host} has {_mib(max(0, host.storage.free - written))} MiB for them: "
             "if it is full, VMs that write are paused"
         )

@@ -49,7 +49,7 @@ def plan_changes(
         HostError: a newer release of vcloud made the vApp on the host.
         VcloudError: a name that the vApp needs belongs to somebody else, or somebody has renamed a
             domain of the vApp.
-        SmallerDiskError: the file makes a data disk smaller.
+        SmallerDiskError: the file makes a disk smaller.
     """
     # Refusals come first: no step may touch an object that this release cannot read, or that vcloud
     # did not make.
@@ -58,6 +58,7 @@ def plan_changes(
     refuse_renamed(wanted.design, state)
     refuse_foreign_names(wanted.design, state)
     refuse_smaller_disks(wanted.design, state)
+    refuse_smaller_roots(wanted.design, state)
     refuse_taken_disks(wanted.design, state)
     drift = _drift(wanted, state, noting=noting)
     side, differences = _on_host(state, drift)
@@ -218,6 +219,19 @@ def refuse_smaller_disks(design: Design, state: VappState) -> None:
                     f"the disk '{disk.name}' of '{vm.name}' has {size >> 20} MiB, and a disk cannot become smaller",
                     f"Write {-(-size >> 20)}M as its size, or give it a new name, which makes an empty one.",
                 )
+
+
+def refuse_smaller_roots(design: Design, state: VappState) -> None:
+    """Refuses a root disk that the file makes smaller than the last run made it."""
+    have = state.manifest
+    for vm in design.vms:
+        old = have.vm(vm.name) if have and state.domain(vm.domain) is not None else None
+        if old is not None and vm.root < old.root:
+            size = f"{old.root >> 20}M"
+            raise SmallerDiskError(
+                f"the root disk of '{vm.name}' has {size}, and a disk cannot become smaller",
+                f"Write root: {size}, or give the VM another name, which makes it anew.",
+            )
 
 
 def refuse_taken_disks(design: Design, state: VappState) -> None:

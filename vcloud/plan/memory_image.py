@@ -85,6 +85,8 @@ def memory_image_key(
 
 def why_not_wakeable(vm: Vm, uplink: Uplink) -> str:
     """Why a VM cannot wake from any memory image; empty if it can."""
+    if vm.root:
+        return "its root disk is larger than that of its image, and grows while it boots"
     files = placeholder_files(own_kernel=bool(vm.image.recipe))
     needed = ports_of(
         plugged_when_woken(devices_of(vm, uplink, files, {disk.volume: "" for disk in vm.disks}))

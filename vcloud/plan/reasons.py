@@ -77,6 +77,9 @@ def _hardware(vm: Vm, wanted: Manifest, have: Manifest | None) -> Iterator[str]:
         yield f"memory: {old.memory >> 20} -> {vm.memory >> 20} MiB"
     if old.cpus != vm.cpus:
         yield f"CPUs: {old.cpus} -> {vm.cpus}"
+    if old.root != vm.root:
+        before = f"{old.root >> 20} MiB" if old.root else "as its image"
+        yield f"root disk: {before} -> {vm.root >> 20} MiB"
     if old.nics != vm.nics:
         zones = dict.fromkeys(nic.zone for nic in vm.nics if nic not in old.nics)
         yield (
@@ -84,10 +87,10 @@ def _hardware(vm: Vm, wanted: Manifest, have: Manifest | None) -> Iterator[str]:
             or (f"NICs in {', '.join(zones)} changed" if zones else "the order of its NICs changed")
         )
     if old.disks != vm.disks:
-        before, after = (
+        sizes, wanted_sizes = (
             [f"{disk.name} {disk.size >> 20} MiB" for disk in one.disks] for one in (old, vm)
         )
-        yield _listed("disks", before, after) or "its disks changed"
+        yield _listed("disks", sizes, wanted_sizes) or "its disks changed"
     yield from _isolation(old.isolation, vm.isolation)
     if have.accelerator != wanted.accelerator:
         yield f"accelerator: {have.accelerator} -> {wanted.accelerator}"

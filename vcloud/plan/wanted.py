@@ -83,13 +83,12 @@ def root_digest(image: VmImage, vm: Vm) -> str:
 
 
 def hardware_digest(vm: Vm, uplink: Uplink, accelerator: str) -> str:
-    """The digest of a VM's rendered domain XML, and of the sizes of its data disks, which the XML
-    does not hold.
+    """The digest of a VM's rendered domain XML, and of the sizes of its disks, which the XML does not
+    hold.
     """
-    return digest_of(
-        comparable_domain(vm, uplink, HostFacts(accelerator)),
-        tuple((disk.volume, disk.size) for disk in vm.disks),
-    )
+    xml = comparable_domain(vm, uplink, HostFacts(accelerator))
+    disks = tuple((disk.volume, disk.size) for disk in vm.disks)
+    return digest_of(xml, disks, vm.root) if vm.root else digest_of(xml, disks)
 
 
 def network_digests(design: Design) -> tuple[tuple[str, str], ...]:

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Final, NamedTuple
 
-from vcloud.documents.field import FieldError, shown
+from vcloud.documents.field import FieldError
 from vcloud.errors import Problem
+from vcloud.spec.images import image_problems
 from vcloud.spec.model import Detector, Flow, Vapp
 from vcloud.spec.paths import Path, paths_of
 from vcloud.spec.placement import placement_problems
@@ -68,7 +69,7 @@ def problems_of(vapp: Vapp, beside: Beside, wrong: Iterable[str] = ()) -> Iterat
     yield from _full_zones(vapp, at)
     for tier, vm in vapp.vms.items():
         yield from _vm_problems(f"vms.{tier}", vm, at)
-        yield from _image_problems(f"vms.{tier}.image", vm, beside, at)
+        yield from image_problems(f"vms.{tier}", vm, beside, at)
         yield from _file_problems(f"vms.{tier}.files", vm, at)
         for path, file in vm.files.items():
             yield from _source_problems(f'vms.{tier}.files["{path}"].source', file, beside, at)
@@ -234,26 +235,6 @@ def _file_problems(path: str, vm: Vm, at: _Pointer) -> Iterator[Problem]:
                 f"'{above}' is a file, so it cannot contain another",
                 "Choose another path for one of them.",
             )
-
-
-def _image_problems(path: str, vm: Vm, beside: Beside, at: _Pointer) -> Iterator[Problem]:
-    """Checks folders and files. The model has already looked up the names of shipped images."""
-    image = vm.image
-    if image.location and not beside.allows_image(image.location):
-        yield at(path, *outside_image(image.recipe or image.file))
-    elif "/" in image.recipe and not beside.is_file(f"{image.location}/image.yaml"):
-        what = f"'{image.recipe}' is not an image's folder: it has no image.yaml"
-        yield at(path, what, "Write the path of a folder relative to this file, like ./images/api.")
-    elif image.file and not beside.is_file(image.location):
-        yield at(path, f"there is no image file '{image.file}'", "Paths are relative to this file.")
-
-
-def outside_image(written: str) -> tuple[str, str]:
-    """The message and the hint for an image that a vApp file may not use."""
-    return (
-        f"'{shown(written)}' leads out of the folder of the vApp file",
-        "Copy the image into this folder, or allow its folder: export VCLOUD_IMAGE_FOLDERS=/srv/images.",
-    )
 
 
 def _source_problems(path: str, file: File, beside: Beside, at: _Pointer) -> Iterator[Problem]:

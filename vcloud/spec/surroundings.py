@@ -40,6 +40,9 @@ class Beside(Protocol):
         must not put other files of this machine into a guest.
         """
 
+    def disk_size(self, path: str) -> int:
+        """The size in bytes of the disk in the qcow2 at an absolute path; 0 if it is not known."""
+
     def content(self, source: str) -> bytes:
         """The content of a file in the vApp file's folder. Raises FieldError."""
 

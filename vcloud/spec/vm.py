@@ -165,6 +165,10 @@ class Vm(Spec):
         None,
         description="384M, 1G, or a number of MiB. Default: what the image's recipe says, or 384M.",
     )
+    root: fields.Optional[fields.DiskSize] = Field(
+        None,
+        description="The size of the root disk: 20G, or a number of MiB. It grows at the first boot. Default: that of the image (4G for a recipe).",
+    )
     disks: dict[fields.DiskName, Disk] = Field(
         default_factory=dict, max_length=16, description="Data disks."
     )

@@ -84,6 +84,12 @@ def user_data(design: Design, vm: Vm, host_key: tuple[bytes, str] | None) -> str
         "bootcmd": [
             ["sh", "-c", f"echo {value} > /proc/sys/{key}"] for key, value in WORKLOAD_SYSCTLS
         ],
+        # At every boot, so that a root disk that has become larger is filled.
+        **(
+            {"growpart": {"mode": "auto", "devices": ["/"]}, "resize_rootfs": True}
+            if vm.root
+            else {}
+        ),
         **_disks([disk for disk in vm.disks if disk.mount]),
         "write_files": list(_files(design, vm)),
     }
