@@ -221,7 +221,7 @@ def show_plan(found: "Plan", output: Format) -> None:
                 "host": found.host,
                 "steps": steps,
                 "notes": [*found.notes],
-                "parameters": [asdict(change) for change in found.parameters],
+                "parameters": [change.as_data() for change in found.parameters],
                 "unmended": [*found.unmended],
                 "older_copies": [
                     {"host": copy.host, "loses": [str(loss) for loss in copy.loses]}

@@ -27,6 +27,15 @@ class ParameterChange:
         """Whether the user gave a value last time and gives none now."""
         return self.old_source is not Source.DEFAULT and self.new_source is Source.DEFAULT
 
+    def as_data(self) -> dict[str, str]:
+        return {
+            "name": self.name,
+            "old": self.old,
+            "old_source": self.old_source.value,
+            "new": self.new,
+            "new_source": self.new_source.value,
+        }
+
     def __str__(self) -> str:
         before, now = (
             f"{shown(value)} ({_told(source)})"

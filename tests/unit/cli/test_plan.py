@@ -8,10 +8,13 @@ import json
 from dataclasses import replace
 
 import pytest
+import yaml
 
-from vcloud.cli.lifecycle import _agreed, show_plan
+from vcloud.cli.lifecycle import _agreed, _not_agreed, show_plan
 from vcloud.cli.options import Format
+from vcloud.documents.parameter import Source
 from vcloud.errors import Exit, UnreachableError
+from vcloud.plan.given import ParameterChange
 from vcloud.plan.host_difference import HostKind, HostSide
 from vcloud.plan.steps import Plan, Step, Uncompared, Verb
 
@@ -80,3 +83,26 @@ def test_a_plan_names_the_hosts_that_may_have_a_newer_copy(
     show_plan(seen, Format.JSON)
     document = json.loads(capsys.readouterr().out)
     assert [one["host"] for one in document["uncompared_hosts"]] == ["h2"]
+
+
+GIVEN = ParameterChange("n", "2", Source.OPTION, "1", Source.DEFAULT)
+REMOVAL = Step(Verb.REMOVE_VM, "shop.web-2", "no longer in the file", "h1")
+
+
+def test_parameters_are_told_with_where_they_come_from(capsys: pytest.CaptureFixture[str]) -> None:
+    found = Plan("shop", "h1", (REMOVAL,), parameters=(GIVEN,))
+    show_plan(found, Format.TABLE)
+    said = capsys.readouterr().out
+    assert "parameter n: 2 (by -P) at the last `up`, now 1 (the default in the file)" in said
+    expected = {"name": "n", "old": "2", "old_source": "-P", "new": "1", "new_source": "the file"}
+    for output, read in ((Format.JSON, json.loads), (Format.YAML, yaml.safe_load)):
+        show_plan(found, output)
+        assert read(capsys.readouterr().out)["parameters"] == [expected]
+
+
+def test_a_loss_by_a_forgotten_parameter_is_explained() -> None:
+    said = str(_not_agreed(Plan("shop", "h1", (REMOVAL,), parameters=(GIVEN,))))
+    assert (
+        "the last `up` was given -P n=2, and this one is not; to keep it, add --keep-params" in said
+    )
+    assert "--keep-params" not in str(_not_agreed(Plan("shop", "h1", (REMOVAL,))))
