@@ -190,6 +190,6 @@ def _blank_volumes(run: Run, vm: Vm) -> tuple[str, ...]:
 def _seed(run: Run, vm: Vm, *, fresh: bool) -> bytes:
     """The content of cloud-init's seed disk. A VM that is made anew gets a new host key with it."""
     if not fresh:
-        return seed_iso(seed_files(run.design, vm, None))
+        return seed_iso(seed_files(run.design, vm, None, run.claim.salt))
     key = run.learnt.keys[vm.name] = new_host_key()
-    return seed_iso(seed_files(run.design, vm, (key.private, key.public)))
+    return seed_iso(seed_files(run.design, vm, (key.private, key.public), run.claim.salt))

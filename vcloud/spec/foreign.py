@@ -98,7 +98,7 @@ KNOWN: Final = (
         ("image:", "image: nginx, a folder of your own, or a qcow2"),
         ("nets:", "zone: app, declared under zones:"),
         ("numcpus:, memory: 2048", "cpus: 2, memory: 2G"),
-        ("disks: [10]", "disks: {data: 10G}"),
+        ("disks: [20, 10]", "root: 20G, and disks: {data: 10G}"),
         ("files:, cmds:", "files: {...}, run: [...]"),
         ("parameters:", "parameters:, used as ${name} and set by -P"),
         _FLOWS,

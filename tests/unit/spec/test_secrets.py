@@ -9,6 +9,7 @@ import pytest
 from tests.rendered import render_file
 from tests.standing import manifest_of
 from vcloud.apply.target import salt_for
+from vcloud.compile.guest.cloudinit import seed_files
 from vcloud.design.model import Design
 from vcloud.documents.given import FromFile, Given
 from vcloud.errors import SpecError
@@ -192,6 +193,16 @@ def test_a_manifest_holds_only_salted_digests_of_secrets(tmp_path: Path) -> None
     assert decoded(*encoded(one)) == one
     with pytest.raises(ValueError, match="salt"):
         redacted(design)
+
+
+def test_a_seed_disk_names_no_digest_by_which_a_secret_can_be_guessed(tmp_path: Path) -> None:
+    (tmp_path / "own.qcow2").write_bytes(b"")
+    for reference, differ in (("${password}", True), ("x", False)):
+        text = text_with(reference).replace(b"image: nginx", b"image: own.qcow2")
+        design = design_of(parse_vapp(text, Folder(tmp_path), parameters=given()))
+        seeds = [seed_files(design, design.workloads[0], None, salt) for salt in ("", "one", "two")]
+        assert len({seed["meta-data"] for seed in seeds}) == (3 if differ else 1)
+        assert len({seed["user-data"] for seed in seeds}) == 1
 
 
 def test_a_changed_secret_is_named_by_its_file_only(tmp_path: Path) -> None:

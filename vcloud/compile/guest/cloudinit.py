@@ -34,14 +34,18 @@ VOLUME = "cidata"
 """The name of the file system by which NoCloud finds the seed disk."""
 
 
-def seed_files(design: Design, vm: Vm, host_key: tuple[bytes, str] | None) -> dict[str, bytes]:
+def seed_files(
+    design: Design, vm: Vm, host_key: tuple[bytes, str] | None, salt: str = ""
+) -> dict[str, bytes]:
     """The files of the seed disk. `host_key` is the private and the public half of a key for the
-    first boot; with None the VM keeps its key.
+    first boot; with None the VM keeps its key. `salt` is that of the vApp's manifest.
     """
     # The host key is not part of the digest. It is on the seed disk at the first boot only, and
     # cloud-init takes another digest for a new machine.
     network, lasting = network_config(design, vm), user_data(design, vm, None)
-    content = hashlib.sha256((lasting + network).encode()).hexdigest()
+    # Every user of the guest may read the digest, so nobody may be able to guess a secret by it.
+    salted = salt if any(file.secret for file in vm.files) else ""
+    content = hashlib.sha256((salted + lasting + network).encode()).hexdigest()
     texts = {
         "meta-data": meta_data(design, vm, content),
         "user-data": user_data(design, vm, host_key) if host_key else lasting,
