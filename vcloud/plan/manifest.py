@@ -157,11 +157,16 @@ class Manifest:
 
     def agrees_with(self, other: Manifest) -> bool:
         """Whether both are equal. Phase, time, writer, run and the day of profiles are not
-        compared, nor what a run notes about the objects that it made, nor parameters that an
-        earlier release did not note.
+        compared, nor what a run notes about the objects that it made, nor where the values of
+        parameters come from. An earlier release noted no parameters.
         """
         controls = dataclasses.replace(self.design.controls, day=other.design.controls.day)
-        parameters = self.design.parameters or other.design.parameters
+        ours, theirs = (
+            [(one.name, one.value) for one in manifest.design.parameters]
+            for manifest in (self, other)
+        )
+        agree = not ours or ours == theirs
+        parameters = other.design.parameters if agree else self.design.parameters
         return (
             dataclasses.replace(
                 self,

@@ -84,7 +84,9 @@ def test_a_manifest_of_an_earlier_release_needs_no_step_for_parameters() -> None
     now = manifest_of(read())
     earlier = replace(read(), parameters=())
     assert plan_changes(now, standing(earlier), "h1").steps == ()
-    assert plan_changes(now, standing(read(n="1")), "h1").has(Verb.RECORD)
+    assert plan_changes(now, standing(read(n="1")), "h1").steps == (), "only its source differs"
+    renamed = manifest_of(read(TEXT.replace("{n: 1,", "{n: 1, more: x,")))
+    assert plan_changes(renamed, standing(read()), "h1").has(Verb.RECORD)
 
 
 @pytest.fixture
