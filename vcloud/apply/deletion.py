@@ -6,12 +6,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from vcloud.design.names import is_vm_volume
-from vcloud.hosts import machines
+from vcloud.design.model import Design
+from vcloud.design.names import is_vm_volume, root_volume
+from vcloud.errors import HostError
 from vcloud.hosts.connection import Host
+from vcloud.hosts.disk_users import disk_users
 from vcloud.hosts.pool import StoragePool
 from vcloud.hosts.volume_reading import backing_files
+from vcloud.plan.disks import blank_volumes
 from vcloud.plan.state import VappState
+from vcloud.plan.steps import FRESH, Plan
 
 
 def kept_volumes(
@@ -20,9 +24,33 @@ def kept_volumes(
     """Those of the volumes `names` that must be kept when the VMs are removed -> why they are kept,
     as a relative clause.
     """
-    users = machines.disk_users(host)
+    users = disk_users(host)
     volumes = {name: users.get(pool.path(name), frozenset()) for name in names}
     return _with_backing_files(pool, volumes, volumes_left(vapp, state, volumes))
+
+
+def refuse_shared_disks(host: Host, design: Design, state: VappState, plan: Plan) -> None:
+    """Raises HostError if the plan makes a VM anew and a domain of somebody else uses a disk of it that
+    goes, or has a disk that is based on it.
+    """
+    anew = plan.subjects(*FRESH)
+    goes = {
+        volume: vm.name
+        for vm in design.vms
+        if vm.name in anew
+        for volume in (root_volume(vm.domain), *blank_volumes(vm, state))
+        if state.volumes is not None and volume in state.volumes
+    }
+    if not goes:
+        return
+    users, pool = disk_users(host), StoragePool(host)
+    ours = {domain.name for domain in state.domains if domain.is_of(plan.vapp)}
+    for volume, vm in goes.items():
+        if others := sorted(users.get(pool.path(volume), frozenset()) - ours):
+            raise HostError(
+                f"'{vm}' cannot be made anew: the domain '{others[0]}' uses its disk '{volume}', or has a disk that is based on it",
+                f"Nothing of '{plan.vapp}' was stopped or removed. Remove '{others[0]}', or give it a disk that is based on nothing (`virsh blockpull`). Then run `vcloud up` again.",
+            )
 
 
 def volumes_left(

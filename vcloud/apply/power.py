@@ -7,14 +7,13 @@ from vcloud.apply.run import Run
 from vcloud.compile.guest.cloudinit import seed_files, seed_iso
 from vcloud.compile.libvirt.devices import starts_linked
 from vcloud.design.model import Role, Vm
-from vcloud.design.names import data_volume
 from vcloud.errors import HostError, HostRefusedError
 from vcloud.guests.setup import fill_root, give_identity, new_host_key
 from vcloud.hosts import machines
 from vcloud.hosts.patience import boot_timeout
 from vcloud.hosts.sealing import sealing_of
 from vcloud.hosts.uplink import make_uplink
-from vcloud.plan.disks import unfinished_copies
+from vcloud.plan.disks import blank_volumes, unfinished_copies
 from vcloud.plan.order import starts_connected
 from vcloud.plan.steps import FRESH, Verb
 
@@ -126,7 +125,7 @@ def _boot(run: Run, vm: Vm, verb: Verb) -> None:
 
 def _standing_volumes(run: Run, vm: Vm, verb: Verb) -> frozenset[str]:
     """The volumes that were there when the run began, without those that begin anew."""
-    blank = _blank_volumes(run, vm) if verb in FRESH else ()
+    blank = blank_volumes(vm, run.state) if verb in FRESH else ()
     return (run.state.volumes or frozenset()) - unfinished_copies(run.state) - {*blank}
 
 
@@ -170,21 +169,9 @@ def _make_way(run: Run, vm: Vm, verb: Verb) -> None:
     elif verb in FRESH:
         machines.stop_domain(run.host, vm.domain, graceful=False)
         # The blank disks are deleted before the mark that names them.
-        run.volumes.delete(_blank_volumes(run, vm))
+        run.volumes.delete(blank_volumes(vm, run.state))
         machines.remove_domain(run.host, vm.domain)
         run.volumes.delete_root(vm.domain)
-
-
-def _blank_volumes(run: Run, vm: Vm) -> tuple[str, ...]:
-    """The data disks that hold no data. The mark of a domain that an earlier run left incomplete
-    names them.
-    """
-    domain = run.state.domain(vm.domain)
-    if domain is None or domain.marks.digests is not None:
-        return ()
-    return tuple(
-        data_volume(run.design.instance.name, vm.name, disk) for disk in domain.marks.blank
-    )
 
 
 def _seed(run: Run, vm: Vm, *, fresh: bool) -> bytes:

@@ -11,6 +11,7 @@ from functools import partial
 
 from vcloud.apply.actions import act, left, tell_failure
 from vcloud.apply.cores import clear_cores
+from vcloud.apply.deletion import refuse_shared_disks
 from vcloud.apply.newest_terms import signs_terms, tell_newest, told_before
 from vcloud.apply.planning import (
     Request,
@@ -189,6 +190,7 @@ class UpRun:
             if not plan.steps:
                 return plan
             plan = with_room(self.fleet, target, plan, state)
+            refuse_shared_disks(self.host, target.design, state, plan)
             choosing.require()
             claim = self.claim(target, state, plan)
         return self.finish(target, state, plan, known, claim)

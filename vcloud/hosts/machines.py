@@ -279,31 +279,18 @@ def remove_domain(host: Host, name: str) -> None:
         found_or_none(domain.undefineFlags, UNDEFINE_FLAGS)
 
 
-def disk_users(host: Host) -> dict[str, frozenset[str]]:
-    """The path of every file that is a disk of a domain of the host, or that such a disk is based
-    on -> the names of these domains. Counts both what runs and what is defined.
-    """
-    users: dict[str, set[str]] = {}
-    with translated(f"the disks of the domains of {host.name} could not be read"):
-        for name, domain in _domains_of(host):
-            for disk in domain.iter("disk"):
-                for source in disk.iter("source"):
-                    users.setdefault(source.get("file", ""), set()).add(name)
-    return {path: frozenset(names) for path, names in users.items() if path}
-
-
 def network_users(host: Host, network: str) -> frozenset[str]:
     """The names of the domains with a NIC on a network. Counts both what runs and what is defined."""
     with translated(f"the NICs of the domains of {host.name} could not be read"):
         return frozenset(
             name
-            for name, domain in _domains_of(host)
+            for name, domain in domains_of(host)
             for source in domain.iterfind("devices/interface/source")
             if source.get("network") == network
         )
 
 
-def _domains_of(host: Host) -> Iterator[tuple[str, ElementTree.Element]]:
+def domains_of(host: Host) -> Iterator[tuple[str, ElementTree.Element]]:
     """Name and XML of every domain of a host, first as it runs and then as it is defined."""
     for domain in host.connection.listAllDomains():
         for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE):

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from vcloud.design.model import Design, Vm
-from vcloud.design.names import copy_and_original, data_disk_of, domain_name, root_volume
+from vcloud.design.names import (
+    copy_and_original,
+    data_disk_of,
+    data_volume,
+    domain_name,
+    root_volume,
+)
 from vcloud.plan.manifest import Phase
 from vcloud.plan.state import DomainState, VappState
 
@@ -22,6 +28,17 @@ def unfinished_copies(state: VappState) -> frozenset[str]:
     volumes = state.volumes or frozenset()
     pairs = filter(None, map(copy_and_original, volumes))
     return frozenset(copy for copy, original in pairs if original in volumes)
+
+
+def blank_volumes(vm: Vm, state: VappState) -> tuple[str, ...]:
+    """The data disks of a VM that hold no data. The mark of a domain that an earlier run left
+    incomplete names them.
+    """
+    domain = state.domain(vm.domain)
+    if domain is None or domain.marks.digests is not None:
+        return ()
+    vapp = vm.domain.partition(".")[0]
+    return tuple(data_volume(vapp, vm.name, disk) for disk in domain.marks.blank)
 
 
 def data_disks(domain: str, state: VappState) -> Mapping[str, str]:

@@ -7,18 +7,20 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from uuid import uuid4
 
+import libvirt
 import pytest
 
 from tests.told import Told
 from tests.vapps import TWO_HOMES, design_of_text
 from vcloud.apply.actions import ACTIONS, act, left, tell_failure
+from vcloud.apply.deletion import refuse_shared_disks
 from vcloud.apply.run import Run
 from vcloud.apply.target import Target, target_of
 from vcloud.compile.libvirt.network import zone_networks
-from vcloud.design.names import domain_uuid
+from vcloud.design.names import domain_uuid, root_volume
 from vcloud.errors import GuestError, HostError, VcloudError
 from vcloud.hosts import machines
-from vcloud.hosts.connection import Host, open_host
+from vcloud.hosts.connection import Host, found_or_none, open_host
 from vcloud.hosts.inventory import HostRef, UplinkConfig
 from vcloud.hosts.lock import LostLockError, vapp_lock
 from vcloud.hosts.manifests import delete_manifest, read_manifest, write_manifest
@@ -172,6 +174,67 @@ def test_a_disk_that_another_domain_uses_does_not_move(run: Run) -> None:
         assert run.volumes.pool.names_without_refresh() == {data}
     finally:
         other.destroy()
+
+
+STORE = next(vm for vm in DESIGN.workloads if vm.disks)
+STORE_ROOT = root_volume(STORE.domain)
+
+
+def store_on(run: Run, volume: str, devices: str = "", *, saved: bool = False) -> libvirt.virDomain:
+    """The running domain of `store`, whose first data disk writes to a volume. With `saved`, its
+    memory is saved.
+    """
+    xml = DOMAIN.format(name=STORE.domain, uuid=STORE.uuid, path=run.volumes.pool.path(volume))
+    xml = xml.replace("</devices>", f"{devices}</devices>")
+    if not saved:
+        return run.host.connection.createXML(xml)
+    domain = run.host.connection.defineXML(xml)
+    domain.create()
+    domain.managedSave()
+    return domain
+
+
+def end_store(run: Run) -> None:
+    """The test driver does not know the flags with which vcloud undefines a domain."""
+    domain = found_or_none(run.host.connection.lookupByName, STORE.domain)
+    if domain is not None and domain.isActive():
+        domain.destroy()
+    elif domain is not None:
+        domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE)
+
+
+@pytest.fixture
+def planned(run: Run) -> Iterator[Run]:
+    """A run whose plan was made while `store` ran on its disks."""
+    for volume in (STORE_ROOT, *(disk.volume for disk in STORE.disks)):
+        run.volumes.pool.make_disk(volume, 1 << 20)
+    store_on(run, STORE.disks[0].volume)
+    yield replace(run, state=observe_vapp(run.host, DESIGN.vapp))
+    end_store(run)
+
+
+@pytest.mark.parametrize("volume", [STORE_ROOT, STORE.disks[0].volume])
+def test_a_vm_whose_root_disk_another_domain_needs_is_not_made_anew(
+    planned: Run, volume: str
+) -> None:
+    """Somebody has made an overlay of a disk for a VM of its own, which is stopped."""
+    pool = planned.volumes.pool
+    overlay = pool.make_overlay("clone.qcow2", pool.path(volume), 1 << 20)
+    other = planned.host.connection.defineXML(
+        DOMAIN.format(name="clone", uuid=uuid4(), path=overlay)
+    )
+    plan = replace(planned.plan, steps=(step(Verb.REMAKE_VM, "store"),))
+    try:
+        if volume == STORE_ROOT:
+            with pytest.raises(HostError, match="the domain 'clone' uses its disk") as refused:
+                refuse_shared_disks(planned.host, DESIGN, planned.state, plan)
+            assert "Nothing of 'relay' was stopped" in refused.value.hint
+        else:  # A data disk stays.
+            refuse_shared_disks(planned.host, DESIGN, planned.state, plan)
+        restarted = replace(plan, steps=(step(Verb.RESTART_VM, "store"),))
+        refuse_shared_disks(planned.host, DESIGN, planned.state, restarted)
+    finally:
+        other.undefine()
 
 
 def test_the_last_step_says_that_the_vapp_is_ready(run: Run) -> None:

@@ -20,7 +20,8 @@ from vcloud.design.model import Vm
 from vcloud.design.names import filter_name
 from vcloud.errors import NoVappError, VcloudError
 from vcloud.hosts.connection import Host
-from vcloud.hosts.machines import define_filter, disk_users, remove_filter
+from vcloud.hosts.disk_users import disk_users
+from vcloud.hosts.machines import define_filter, remove_filter
 from vcloud.hosts.observe import observe_vapp
 from vcloud.hosts.pool import FOLDER, StoragePool
 from vcloud.marks import NAMESPACE, NetworkMarks
