@@ -22,6 +22,10 @@ them.
 Copies of the vApp on hosts that a person has said to be dead are removed before the first step
 (`superseded`).
 
+Minutes may pass between the plan and a step, while images are uploaded. So each step that stops a VM
+first looks at it once more (`last_look`): what somebody has put over a disk, or saved, meanwhile was
+named in no plan.
+
 Every step can be repeated. During a run, the manifest says `applying`, and the mark of a domain
 gets its digests only when the VM is completely made. So if a run is killed, the next `up` finishes
 its work, or `down` removes it.

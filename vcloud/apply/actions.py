@@ -10,6 +10,7 @@ from typing import Final
 
 from vcloud.apply.connect import connect, refresh
 from vcloud.apply.deletion import kept_volumes
+from vcloud.apply.last_look import refuse_more_losses
 from vcloud.apply.mend import mend, mend_host
 from vcloud.apply.newest_terms import tell_newest
 from vcloud.apply.power import start
@@ -22,6 +23,7 @@ from vcloud.hosts import machines
 from vcloud.hosts.manifests import read_manifest, write_manifest
 from vcloud.marks import NetworkMarks
 from vcloud.plan.disks import moved_disks
+from vcloud.plan.losses import of_removal
 from vcloud.plan.manifest import Manifest, Phase
 from vcloud.plan.steps import LOADED, TOUCHED, Step, Verb
 
@@ -54,8 +56,10 @@ def _remove_vm(run: Run, domain: str) -> None:
 
     If another VM gets its data disks, the VM is shut down, so that its guest writes its data to them.
 
-    Raises HostError if another domain uses a disk that must move.
+    Raises HostError if another domain uses a disk that must move, VcloudError if more data would be
+    lost than the plan says. Nothing is removed then.
     """
+    refuse_more_losses(run, domain, lambda state: of_removal(domain, run.design, state))
     moved = moved_disks(domain, run.design, run.state)
     vm = domain.partition(".")[2]
     kept = kept_volumes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vcloud.apply.cores import keep_to_cores
+from vcloud.apply.last_look import refuse_more_losses
 from vcloud.apply.run import Run
 from vcloud.compile.guest.cloudinit import seed_files, seed_iso
 from vcloud.compile.libvirt.devices import starts_linked
@@ -14,6 +15,7 @@ from vcloud.hosts.patience import boot_timeout
 from vcloud.hosts.sealing import sealing_of
 from vcloud.hosts.uplink import make_uplink
 from vcloud.plan.disks import blank_volumes, unfinished_copies
+from vcloud.plan.losses import of_start
 from vcloud.plan.order import starts_connected
 from vcloud.plan.steps import FRESH, Verb
 
@@ -71,6 +73,9 @@ def _power(run: Run, vm: Vm) -> None:
     verb, domain = run.verb(vm), run.state.domain(vm.domain)
     if verb is Verb.START_VM and domain is not None and domain.running:
         if domain.paused:
+            # A run that was killed may have restored it with the links of a memory that `virsh` saved.
+            if not starts_linked(vm):
+                machines.cut_links(run.host, vm.domain)
             machines.resume_domain(run.host, vm.domain)
         # The VM runs. Only its links and services are missing, which `connect` sets up.
         return
@@ -161,7 +166,10 @@ def _restore(run: Run, vm: Vm) -> None:
 def _make_way(run: Run, vm: Vm, verb: Verb) -> None:
     """Stops a VM and removes those parts of it that it must not start with. A killed run may have
     left a root disk without a domain.
+
+    Raises VcloudError if more data would be lost than the plan says. The VM then runs on.
     """
+    refuse_more_losses(run, vm.domain, lambda state: of_start(vm, verb, run.design, state))
     machines.cut_links(run.host, vm.domain)
     if verb is Verb.RESTART_VM:
         machines.stop_domain(run.host, vm.domain, graceful=True)

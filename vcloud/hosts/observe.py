@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from xml.etree.ElementTree import Element
 
 import libvirt
@@ -97,18 +97,26 @@ def observe_vapp(host: Host, vapp: str) -> VappState:
         )
 
 
-def observe_domain(host: Host, name: str) -> DomainState | None:
+def observe_domain(host: Host, name: str, *, with_saved: bool = False) -> DomainState | None:
     """The state of one domain with all its marks, also the SSH host key. None if there is no domain
     of that name.
 
-    It does not find out whether the memory of the domain is saved.
+    Only `with_saved` it finds out whether the memory of the domain is saved, and whether the domain
+    has snapshots. This costs two more calls.
     """
     with translated(f"the state of '{name}' could not be read on {host.name}"):
         domain = found_or_none(host.connection.lookupByName, name)
         state = domain and found_or_none(domain.state)
         if domain is None or state is None:
             return None
-        return _read_domain(host, domain, state[0], frozenset(), _NO_LISTS)
+        found = _read_domain(host, domain, state[0], frozenset(), _NO_LISTS)
+        if found is None or not with_saved:
+            return found
+        return replace(
+            found,
+            saved=not found.running and bool(found_or_none(domain.hasManagedSaveImage)),
+            snapshots=bool(found_or_none(domain.snapshotNum)),
+        )
 
 
 @dataclass(frozen=True, slots=True)

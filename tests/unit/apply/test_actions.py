@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from uuid import uuid4
@@ -14,6 +14,7 @@ from tests.told import Told
 from tests.vapps import TWO_HOMES, design_of_text
 from vcloud.apply.actions import ACTIONS, act, left, tell_failure
 from vcloud.apply.deletion import refuse_shared_disks
+from vcloud.apply.power import _make_way, _power
 from vcloud.apply.run import Run
 from vcloud.apply.target import Target, target_of
 from vcloud.compile.libvirt.network import zone_networks
@@ -178,6 +179,7 @@ def test_a_disk_that_another_domain_uses_does_not_move(run: Run) -> None:
 
 STORE = next(vm for vm in DESIGN.workloads if vm.disks)
 STORE_ROOT = root_volume(STORE.domain)
+BACKUP = f"vm.{STORE.domain}.data.backup"
 
 
 def store_on(run: Run, volume: str, devices: str = "", *, saved: bool = False) -> libvirt.virDomain:
@@ -211,6 +213,59 @@ def planned(run: Run) -> Iterator[Run]:
     store_on(run, STORE.disks[0].volume)
     yield replace(run, state=observe_vapp(run.host, DESIGN.vapp))
     end_store(run)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda run: _make_way(run, STORE, Verb.RESTART_VM),
+        lambda run: _make_way(run, STORE, Verb.REMAKE_VM),
+        lambda run: act(run, step(Verb.REMOVE_VM, STORE.domain)),
+    ],
+    ids=["restart", "make anew", "remove"],
+)
+@pytest.mark.parametrize("since", ["a snapshot of a backup", "a saved memory"])
+def test_what_came_to_a_vm_since_the_plan_was_made_is_not_lost(
+    planned: Run, way: Callable[[Run], None], since: str
+) -> None:
+    """Images may be uploaded for minutes between the plan and the step."""
+    before = planned.volumes.pool.names_without_refresh()
+    end_store(planned)
+    is_saved = since == "a saved memory"
+    domain = store_on(planned, STORE.disks[0].volume if is_saved else BACKUP, saved=is_saved)
+    with pytest.raises(VcloudError, match="since the plan was made, and data would be lost: store"):
+        way(planned)
+    assert (domain.isActive(), domain.hasManagedSaveImage()) == (not is_saved, is_saved)
+    assert planned.volumes.pool.names_without_refresh() == before
+
+
+def test_a_vm_that_nobody_has_changed_since_the_plan_makes_way(planned: Run) -> None:
+    before = planned.volumes.pool.names_without_refresh()
+    _make_way(planned, STORE, Verb.REMAKE_VM)
+    assert planned.volumes.pool.names_without_refresh() == before - {STORE_ROOT}
+    assert observe_vapp(planned.host, DESIGN.vapp).domains == ()
+
+
+NIC = "<interface type='network'><source network='default'/><link state='{}'/></interface>"
+
+
+@pytest.mark.parametrize("link", ["up", "down"])
+def test_a_paused_vm_does_not_run_on_with_its_links_up(run: Run, link: str) -> None:
+    """The test driver cannot cut a link, so the step ends before the VM runs."""
+    domain = store_on(run, STORE.disks[0].volume, devices=NIC.format(link))
+    domain.suspend()
+    plan = replace(run.plan, steps=(step(Verb.START_VM, "store"),))
+    paused = replace(run, state=observe_vapp(run.host, DESIGN.vapp), plan=plan)
+    try:
+        if link == "up":
+            with pytest.raises(HostError, match=r"the links of 'relay\.store' could not be cut"):
+                _power(paused, STORE)
+        else:
+            _power(paused, STORE)
+        running = domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING
+        assert running == (link == "down")
+    finally:
+        end_store(run)
 
 
 @pytest.mark.parametrize("volume", [STORE_ROOT, STORE.disks[0].volume])
