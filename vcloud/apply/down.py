@@ -8,12 +8,13 @@ volume that a domain of somebody else's uses.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 
 from vcloud.apply.deletion import kept_volumes
 from vcloud.design.model import Role
-from vcloud.design.names import filter_name, filter_uuid
+from vcloud.design.names import data_disk_of, filter_name, filter_uuid
 from vcloud.errors import NoVappError, VcloudError
 from vcloud.fleet.fleet import Fleet, open_home
 from vcloud.hosts import machines
@@ -169,10 +170,7 @@ def remove_copy(
         forget_vapp(host, vapp)
         return Gone(
             (*(domain.name for domain in domains), *networks, *deleted),
-            (
-                *(f"{what}, which vcloud did not make" for what in _look_alikes(vapp, state)),
-                *(f"the volume '{name}', {why}" for name, why in left.items()),
-            ),
+            (*_stays(vapp, state, left), *_out_of_sight(domains, volumes)),
         )
 
 
@@ -185,6 +183,23 @@ def _still_away(fleet: Fleet, state: VappState) -> list[str]:
 def _is_appliance(domain: DomainState) -> bool:
     """By its mark. Without a mark it counts as a workload, whose links are cut first."""
     return domain.marks.role in (Role.FIREWALL, Role.IPS)
+
+
+def _stays(vapp: str, state: VappState, left: Mapping[str, str]) -> Iterator[str]:
+    """What is kept, with the reasons. `left` are the volumes among it."""
+    yield from (f"{what}, which vcloud did not make" for what in _look_alikes(vapp, state))
+    yield from (f"the volume '{name}', {why}" for name, why in left.items())
+
+
+def _out_of_sight(domains: Iterable[DomainState], volumes: Collection[str]) -> Iterator[str]:
+    """The data disks of domains whose files the pool's folder did not have, although nobody has said
+    that they may go: the file system with them may not have been mounted.
+    """
+    files = {file for one in domains for chain in one.sources.values() for file in chain}
+    for file in sorted(files):
+        name = PurePath(file).name
+        if data_disk_of(name) and name not in volumes:
+            yield f"the data disk '{file}', which was not there: if its file system was not mounted, it is there when that is mounted again"
 
 
 def _look_alikes(vapp: str, state: VappState) -> Iterator[str]:

@@ -11,6 +11,7 @@ import pytest
 from tests.standing import manifest_of, standing, with_domain, without_domain
 from tests.unit.plan.test_diff import FILE, STANDING, design, plan, told, why
 from tests.vapps import design_of_text
+from vcloud.apply.down import _out_of_sight
 from vcloud.design.model import Design
 from vcloud.design.names import unfinished_copy
 from vcloud.errors import SmallerDiskError, VcloudError
@@ -314,6 +315,14 @@ def test_down_says_which_data_it_deletes() -> None:
     assert [loss.what for loss in kept] == [
         f"{vm} (saved memory)" for vm in ("firewall", "web-1", "web-2", "api")
     ]
+
+
+def test_down_names_a_disk_whose_file_is_out_of_sight() -> None:
+    """The file system of the pool's folder is not mounted, so the folder is empty."""
+    state = stands()
+    (told,) = _out_of_sight(state.domains, ())
+    assert "the data disk '/pool/vm.shop.api.data.qcow2', which was not there" in told
+    assert list(_out_of_sight(state.domains, state.volumes or ())) == []
 
 
 def test_down_also_names_snapshots_and_what_nobody_can_tell() -> None:
