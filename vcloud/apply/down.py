@@ -170,7 +170,7 @@ def remove_copy(
         forget_vapp(host, vapp)
         return Gone(
             (*(domain.name for domain in domains), *networks, *deleted),
-            (*_stays(vapp, state, left), *_out_of_sight(domains, volumes)),
+            (*_stays(vapp, state, left), *_out_of_sight(domains, volumes, kept.pool.folder)),
         )
 
 
@@ -191,14 +191,16 @@ def _stays(vapp: str, state: VappState, left: Mapping[str, str]) -> Iterator[str
     yield from (f"the volume '{name}', {why}" for name, why in left.items())
 
 
-def _out_of_sight(domains: Iterable[DomainState], volumes: Collection[str]) -> Iterator[str]:
-    """The data disks of domains whose files the pool's folder did not have, although nobody has said
-    that they may go: the file system with them may not have been mounted.
+def _out_of_sight(
+    domains: Iterable[DomainState], volumes: Collection[str], folder: str
+) -> Iterator[str]:
+    """The data disks of domains whose files the pool's folder did not have: the file system with them
+    may not have been mounted. `volumes` are those that it had.
     """
     files = {file for one in domains for chain in one.sources.values() for file in chain}
     for file in sorted(files):
-        name = PurePath(file).name
-        if data_disk_of(name) and name not in volumes:
+        path = PurePath(file)
+        if str(path.parent) == folder and data_disk_of(path.name) and path.name not in volumes:
             yield f"the data disk '{file}', which was not there: if its file system was not mounted, it is there when that is mounted again"
 
 

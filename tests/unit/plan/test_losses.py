@@ -320,9 +320,10 @@ def test_down_says_which_data_it_deletes() -> None:
 def test_down_names_a_disk_whose_file_is_out_of_sight() -> None:
     """The file system of the pool's folder is not mounted, so the folder is empty."""
     state = stands()
-    (told,) = _out_of_sight(state.domains, ())
+    (told,) = _out_of_sight(state.domains, (), "/pool")
     assert "the data disk '/pool/vm.shop.api.data.qcow2', which was not there" in told
-    assert list(_out_of_sight(state.domains, state.volumes or ())) == []
+    assert list(_out_of_sight(state.domains, state.volumes or (), "/pool")) == []
+    assert list(_out_of_sight(state.domains, (), "/other")) == [], "the pool's folder is another"
 
 
 def test_down_also_names_snapshots_and_what_nobody_can_tell() -> None:
