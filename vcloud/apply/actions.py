@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from vcloud.apply.connect import connect, refresh
-from vcloud.apply.deletion import kept_volumes
+from vcloud.apply.deletion import came_since, kept_volumes
 from vcloud.apply.last_look import refuse_more_losses
 from vcloud.apply.mend import mend, mend_host
 from vcloud.apply.newest_terms import tell_newest
@@ -62,13 +62,9 @@ def _remove_vm(run: Run, domain: str) -> None:
     refuse_more_losses(run, domain, lambda state: of_removal(domain, run.design, state))
     moved = moved_disks(domain, run.design, run.state)
     vm = domain.partition(".")[2]
-    kept = kept_volumes(
-        run.host,
-        run.volumes.pool,
-        run.design.instance.name,
-        run.state,
-        run.volumes.volumes_of_domain(domain),
-    )
+    names = run.volumes.volumes_of_domain(domain)
+    vapp = run.design.instance.name
+    kept = kept_volumes(run.host, run.volumes.pool, vapp, run.state, names)
     for volume in moved:
         if volume in kept:
             raise HostError(
@@ -80,7 +76,9 @@ def _remove_vm(run: Run, domain: str) -> None:
     machines.stop_domain(run.host, domain, graceful=bool(moved))
     for volume, name in moved.items():
         run.volumes.move_disk(volume, name)
-    run.volumes.delete({*run.volumes.volumes_of_domain(domain)} - kept.keys())
+    names = run.volumes.volumes_of_domain(domain)
+    kept |= came_since(run.state, names)
+    run.volumes.delete({*names} - kept.keys())
     for name, why in kept.items():
         run.reporter.note(f"the volume '{name}' stays, {why}")
     machines.remove_domain(run.host, domain)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from vcloud.design.model import Design
-from vcloud.design.names import is_vm_volume, root_volume
+from vcloud.design.names import data_disk_of, is_vm_volume, root_volume
 from vcloud.errors import HostError
 from vcloud.hosts.connection import Host
 from vcloud.hosts.disk_users import disk_users
@@ -27,6 +27,18 @@ def kept_volumes(
     users = disk_users(host)
     volumes = {name: users.get(pool.path(name), frozenset()) for name in names}
     return _with_backing_files(pool, volumes, volumes_left(vapp, state, volumes))
+
+
+def came_since(state: VappState, names: Collection[str]) -> dict[str, str]:
+    """Those of the volumes `names` that look like data disks and were not there in the `state` that
+    the plan was made from, so nobody has agreed to their loss -> why they are kept.
+    """
+    known = state.volumes
+    return {
+        name: "which came since the plan was made"
+        for name in names
+        if known is not None and name not in known and data_disk_of(name)
+    }
 
 
 def refuse_shared_disks(host: Host, design: Design, state: VappState, plan: Plan) -> None:

@@ -239,6 +239,19 @@ def test_what_came_to_a_vm_since_the_plan_was_made_is_not_lost(
     assert planned.volumes.pool.names_without_refresh() == before
 
 
+def test_a_disk_that_came_since_the_plan_was_made_is_not_deleted_with_its_vm(planned: Run) -> None:
+    """Somebody has made a copy of a disk, with a name that a data disk could have."""
+    pool, copy = planned.volumes.pool, f"vm.{STORE.domain}.copy.qcow2"
+    pool.make_disk(copy, 1 << 20)
+    act(planned, step(Verb.REMOVE_VM, STORE.domain))
+    assert pool.names_without_refresh() == {copy}
+    assert isinstance(planned.reporter, Told)
+    assert (
+        "",
+        f"the volume '{copy}' stays, which came since the plan was made",
+    ) in planned.reporter.stages
+
+
 def test_a_vm_that_nobody_has_changed_since_the_plan_makes_way(planned: Run) -> None:
     before = planned.volumes.pool.names_without_refresh()
     _make_way(planned, STORE, Verb.REMAKE_VM)
