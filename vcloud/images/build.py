@@ -9,7 +9,6 @@ through pipes.
 
 from __future__ import annotations
 
-import errno
 import lzma
 import os
 import shutil
@@ -29,6 +28,13 @@ from vcloud.images.kernel import unpack_kernel
 from vcloud.images.other_packages import FOLDER, other_packages
 from vcloud.images.recipe import SOURCES, Recipe, digest
 from vcloud.images.script import install_command
+from vcloud.images.taken import (
+    ARCHIVE_FORMAT,
+    LARGEST_TAKEN,
+    LARGEST_TEXT,
+    content_of,
+    unpack_files,
+)
 from vcloud.images.tools import check_machine
 from vcloud.images.tree import add_program, add_to
 from vcloud.images.way_out import LIST_ARCHIVES, machine_policy
@@ -121,8 +127,6 @@ LARGEST_FILE = 4 << 30
 """Bytes that one file of an image may have; its disk has no more."""
 OTHER_PACKAGES = f"$(ls -d {FOLDER} 2>/dev/null || :)"
 """A shell expression that gives the folder if the image has it."""
-LARGEST_TAKEN = 1 << 30
-"""Bytes of files that the build may take out of an image at a time."""
 OUT_OF_SPACE = ("No space left on device", "You don't have enough free space")
 """Messages of programs that ran out of disk space."""
 REFUSED = ("not allowed by ruleset", "is not a public address", "is neither of HTTP nor of HTTPS")
@@ -331,7 +335,7 @@ class _Build:
             (modules,) = (self.taken / "usr/lib/modules").iterdir()
             order = load_order(modules, self.recipe.modules)
             self._take([str(path.relative_to(self.taken)) for path in order])
-            init = (self.taken / GUEST_FOLDER / "initramfs").read_bytes()
+            init = content_of(self.taken / GUEST_FOLDER / "initramfs")
             return make_initramfs(init, modules, self.recipe.modules)
         except (OSError, ValueError, lzma.LZMAError) as error:
             raise ImageError(
@@ -345,7 +349,11 @@ class _Build:
             return
         with tempfile.TemporaryFile(dir=self.jail.folder) as archive:
             self.jail.run(
-                ["/bin/sh", "-ec", f"cd / && tar -cf - -- {' '.join(names)} && {then}"],
+                [
+                    "/bin/sh",
+                    "-ec",
+                    f"cd / && tar {ARCHIVE_FORMAT} -cf - -- {' '.join(names)} && {then}",
+                ],
                 name="tar",
                 view=IMAGE,
                 output=archive,
@@ -405,11 +413,11 @@ class _Build:
     def _write_manifest(self) -> None:
         query = ["dpkg-query", "--show", "--showformat", "${Package}=${Version}\\n"]
         with tempfile.TemporaryFile(dir=self.jail.folder) as said:
-            self.jail.run(query, view=IMAGE, output=said, largest=LARGEST_TAKEN)
+            self.jail.run(query, view=IMAGE, output=said, largest=LARGEST_TEXT)
             said.seek(0)
             installed = said.read().decode(errors="replace")
         kernel = self.taken / KERNEL_PACKAGE
-        known = kernel.read_text(errors="replace") if kernel.is_file() else ""
+        known = content_of(kernel).decode(errors="replace") if kernel.is_file() else ""
         lines = {*installed.splitlines(), *known.splitlines(), *other_packages(self.taken)}
         (self.folder / "manifest.txt").write_text("".join(f"{line}\n" for line in sorted(lines)))
 
@@ -434,39 +442,6 @@ class _Build:
         )
         if done.returncode:
             raise _failure(self.recipe, program, done.stdout.splitlines())
-
-
-def unpack_files(archive: IO[bytes], target: Path) -> None:
-    """Unpacks the regular files of an archive, which may be hostile. Raises ImageError for a name
-    that leads out of `target`.
-    """
-    try:
-        with tarfile.open(fileobj=archive, mode="r:") as members:
-            left = LARGEST_TAKEN
-            for member in members:
-                # A sparse file has only a few bytes in the archive, but its full size on the disk.
-                left -= member.size
-                if left < 0:
-                    raise ValueError(f"it has more than {LARGEST_TAKEN >> 30} GiB")
-                name = PurePosixPath(member.name)
-                if name.is_absolute() or ".." in name.parts:
-                    raise ImageError(
-                        f"the archive of files from the image has the name {member.name!r}, which leads out of the image",
-                        "Correct the commands of the recipe.",
-                    )
-                content = members.extractfile(member) if member.isreg() else None
-                if content is not None:
-                    path = target / name
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    with path.open("wb") as copy:
-                        shutil.copyfileobj(content, copy)
-    except (tarfile.TarError, OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise
-        raise ImageError(
-            f"the archive of files from the image cannot be read: {error}",
-            "Correct the commands of the recipe: they may have replaced tar or files of the kernel.",
-        ) from error
 
 
 def _failure(recipe: Recipe, program: str, lines: Sequence[str]) -> ImageError:

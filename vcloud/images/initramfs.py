@@ -14,9 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from vcloud.errors import ImageError
+from vcloud.images.taken import content_of, too_large
 
 NEWC = "070701"
 """The magic of the `newc` format of cpio."""
+LARGEST_MODULES = 64 << 20
+"""Bytes that the modules of one image may have together when they are unpacked. The build keeps them
+in memory.
+"""
+UNPACKING_MEMORY = 128 << 20
+"""Bytes that the unpacking of a module may need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +36,20 @@ class Entry:
     device: tuple[int, int] = (0, 0)
 
 
-def make_initramfs(init: bytes, modules: Path, wanted: Iterable[str]) -> bytes:
+def make_initramfs(
+    init: bytes, modules: Path, wanted: Iterable[str], largest: int = LARGEST_MODULES
+) -> bytes:
     """The archive: `init` as /init, and the `wanted` modules with all modules that they need.
 
     `modules` is a folder .../lib/modules/RELEASE. Modules that are built into the kernel are left
-    out. Raises ImageError for a module that does not exist.
+    out. Raises ImageError for a module that does not exist, and for modules that are too large.
     """
     order = load_order(modules, wanted)
     names = [f"{index:02}-{path.name.removesuffix('.xz')}" for index, path in enumerate(order)]
+    contents, left = [], largest
+    for path in order:
+        contents.append(_module(path, left))
+        left -= len(contents[-1])
     entries = [
         Entry("dev", stat.S_IFDIR | 0o755),
         # The kernel opens this file for init before init runs.
@@ -46,8 +59,8 @@ def make_initramfs(init: bytes, modules: Path, wanted: Iterable[str]) -> bytes:
         # The names of modules begin with a number, and the file `modules` lists them in this order
         # for init.
         *(
-            Entry(name, stat.S_IFREG | 0o644, _module(path))
-            for name, path in zip(names, order, strict=True)
+            Entry(name, stat.S_IFREG | 0o644, content)
+            for name, content in zip(names, contents, strict=True)
         ),
     ]
     return cpio(entries)
@@ -57,7 +70,9 @@ def load_order(modules: Path, wanted: Iterable[str]) -> list[Path]:
     """The files of the wanted modules. Each file comes after the files that it needs."""
     needs = dict(_dependencies(modules))
     by_name = {_name(path): path for path in needs}
-    built_in = {_name(line) for line in (modules / "modules.builtin").read_text().splitlines()}
+    built_in = {
+        _name(line) for line in content_of(modules / "modules.builtin").decode().splitlines()
+    }
     order: dict[str, None] = {}
     for module in (name.replace("-", "_") for name in wanted):
         if module in built_in:
@@ -116,7 +131,7 @@ def _dependencies(modules: Path) -> Iterator[tuple[str, list[str]]]:
     """Module -> the modules that it needs. Raises ImageError for a path that leads out of the
     folder: commands of a recipe may have written the list, and this machine would read the file.
     """
-    for line in (modules / "modules.dep").read_text().splitlines():
+    for line in content_of(modules / "modules.dep").decode().splitlines():
         path, _, needs = line.partition(":")
         for name in map(PurePosixPath, (path, *needs.split())):
             if name.is_absolute() or ".." in name.parts:
@@ -131,9 +146,19 @@ def _name(path: str) -> str:
     return path.rpartition("/")[2].partition(".ko")[0].replace("-", "_")
 
 
-def _module(path: Path) -> bytes:
+def _module(path: Path, left: int) -> bytes:
+    """A module, unpacked. Raises ImageError if it has more bytes than are left."""
     if path.is_symlink() or not path.is_file():
         raise ImageError(
             f"the module {path.name} is not a regular file", "Correct the commands of the recipe."
         )
-    return lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
+    packed = content_of(path, left)
+    if path.suffix != ".xz":
+        return packed
+    reader = lzma.LZMADecompressor(memlimit=UNPACKING_MEMORY)
+    content = reader.decompress(packed, left + 1)
+    if len(content) > left:
+        raise too_large(path.name, left)
+    if not reader.eof:
+        raise lzma.LZMAError(f"{path.name} ends too early")
+    return content

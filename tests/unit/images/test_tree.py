@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from vcloud.errors import ImageError
-from vcloud.images.build import unpack_files
 from vcloud.images.recipe import digest, load_recipe
+from vcloud.images.taken import unpack_files
 from vcloud.images.tree import DEEPEST, Entry, add_to, entries
 
 
