@@ -99,8 +99,26 @@ def mail(*headers: str, body: bytes = b"hello") -> list[bytes]:
 
 
 ENCODED = base64.b64encode(SECRET * 3)
+SIGNED = [f"X-Signature-{number}: " + "a" * 150 for number in range(20)]
+"""As many headers as a mail gets on its way: 3 KiB."""
 HIDDEN = {
     "body": (mail("Content-Transfer-Encoding: base64", body=ENCODED), "mail-part"),
+    "body behind many headers": (
+        mail(*SIGNED, "Content-Transfer-Encoding: base64", body=ENCODED),
+        "mail-part",
+    ),
+    "body behind more headers than Suricata shows at a time": (
+        mail(*SIGNED * 3, "To: b", "Content-Transfer-Encoding: base64", body=ENCODED),
+        "mail-part",
+    ),
+    "body before many headers": (
+        mail("MIME-Version: 1.0", "Content-Transfer-Encoding: base64", *SIGNED, body=ENCODED),
+        "mail-part",
+    ),
+    "body, by a header in two lines": (
+        mail("Content-Transfer-Encoding:\r\n base64", body=ENCODED),
+        "mail-part",
+    ),
     "part": (
         mail(
             "Content-Type: multipart/mixed; boundary=b",
@@ -129,6 +147,15 @@ PLAIN = {
         + base64.b64encode(b"hello " * 9)
         + b"\r\n--b--",
     ),
+    "attachment of a mail with many headers": mail(
+        *SIGNED * 3,
+        "Content-Type: multipart/mixed; boundary=b",
+        body=b"--b\r\nContent-Transfer-Encoding: base64\r\n"
+        b'Content-Type: text/plain;\r\n name="a.txt"\r\n\r\n'
+        + base64.b64encode(b"hello " * 999)
+        + b"\r\n--b--",
+    ),
+    "many headers": mail(*SIGNED * 3, "Content-Transfer-Encoding: 8bit", body=b"hello\r\n" * 999),
     "words about it": mail(body=b"Write Content-Transfer-Encoding: base64, or BDAT 7"),
 }
 

@@ -16,9 +16,15 @@ from vcloud.design.model import Detector
 
 FIRST_UNDECODED, LAST_UNDECODED = 1300000, 1399999
 SID_BITS: Final = 32
-_PART: Final = r"(?:(?:^|\n)DATA\r?\n|\n--[^\r\n]{1,80}\r?\n)"
-"""Matches the text before the headers of a mail, or of one of its parts."""
-_LINES: Final = r"(?:[^\r\n]+\r?\n){0,60}?"
+_LINES: Final = r"(?:[^\r\n]++\r?\n)*?"
+_TOP: Final = r"(?:MIME-Version|Subject|From|To|Cc|Date|Message-ID):"
+"""Matches a header that a mail has, and a part of a mail has not."""
+_HEADERS: Final = rf"(?:(?:^|\n)DATA\r?\n|\n--[^\r\n]{{1,80}}\r?\n|\A(?={_LINES}{_TOP}))"
+"""Matches what stands before the headers of a mail, or of one of its parts. Suricata shows about 4
+KiB at a time, so the beginning of a mail's headers may be out of sight.
+"""
+_BASE64: Final = r"Content-Transfer-Encoding:[ \t]*+(?:\r?\n[ \t]++)?base64"
+_NAME: Final = r"[^\r\n]*?\b(?:file)?name\*?[0-9]*\*?="
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,7 @@ def _header(direction: str, name: str, known: str) -> str:
     """Matches an HTTP header whose value is none of the known ones."""
     return (
         f'flow:established,{direction}; http.header.raw; content:"{name}"; nocase; '
-        rf'pcre:"/^{name}[ \t]*:(?![ \t]*(?:{known})[ \t]*\r?$)/mi";'
+        rf'pcre:"/^{name}[ \t]*:(?![ \t]*(?:{known})[ \t]*\r?$)/miO";'
     )
 
 
@@ -72,15 +78,15 @@ UNDECODED: Final = (
         "tcp-stream",
         "flow:established,to_server,only_stream; app-layer-protocol:smtp; "
         'content:"Content-Transfer-Encoding"; nocase; '
-        rf'pcre:"/{_PART}(?={_LINES}Content-Transfer-Encoding:[ \t]*base64)(?!{_LINES}[^\r\n]*\b(?:file)?name\*?[0-9]*\*?=)'
-        r'(?:[^\r\n]+\r?\n)+\r?\n/i";',
+        # Without O, Suricata would give up after 3,500 steps: 3 KiB of headers need more.
+        rf'pcre:"/{_HEADERS}(?={_LINES}{_BASE64})(?!{_LINES}{_NAME})(?:[^\r\n]++\r?\n)++\r?\n/iO";',
     ),
     Undecoded(
         "mail-chunks",
         "mail sent by BDAT",
         "tcp-stream",
         "flow:established,to_server,only_stream; app-layer-protocol:smtp; "
-        r'content:"BDAT "; nocase; pcre:"/\nBDAT [0-9]+(?: LAST)?\r?\n/i";',
+        r'content:"BDAT "; nocase; pcre:"/\nBDAT [0-9]+(?: LAST)?\r?\n/iO";',
     ),
 )
 
