@@ -4,7 +4,7 @@ prefix.
 `internet` means public addresses. The registries of IANA say which addresses are not public
 (iana-ipv4-special-registry, iana-ipv6-special-registry). The addresses of the vApp's host and of
 its neighbours do not count as `internet` either: the segment of the uplink, the host's own
-addresses and its LAN.
+addresses and its LAN. Nor does the one public address at which a cloud serves metadata.
 
 Two kinds of addresses count as `internet` all the same. One is the uplink's gateway, unless the
 gateway is the host itself, as on a NAT network of libvirt's. The other are the addresses that IANA
@@ -37,6 +37,7 @@ LOCAL4 = (
         (
             "10.0.0.0/8",  # private (RFC 1918)
             "100.64.0.0/10",  # between a provider and its customers (RFC 6598)
+            "168.63.129.16/32",  # what Azure's hosts serve to a machine, its secrets among it
             "169.254.0.0/16",  # link-local (RFC 3927), and the metadata services of clouds
             "172.16.0.0/12",  # private
             "192.0.0.0/24",  # protocols of the local network (RFC 6890)

@@ -49,6 +49,7 @@ LOCAL = {
     "private 192": "192.168.7.10",
     "of a provider": "100.64.1.1",
     "metadata": "169.254.169.254",
+    "metadata at a public address": "168.63.129.16",
     "protocols": "192.0.0.8",
     "relays of 6to4": "192.88.99.1",
     "benchmark": "198.19.0.11",
@@ -67,7 +68,7 @@ BESIDE = {
     "NAT": {4: "198.51.100.7", 6: "2001:db8:77::7"},
 }
 """Another machine in the host's networks, or the host itself."""
-PUBLIC = (OUTSIDE4, OUTSIDE6, "64:ff9b::808:808", "192.31.196.1", "2606::5")
+PUBLIC = (OUTSIDE4, OUTSIDE6, "64:ff9b::808:808", "168.63.129.17", "192.31.196.1", "2606::5")
 SHOP = build_design("dmz app", {"web": "dmz", "api": "app"}, INTERNET)
 BRIEF = 0.2
 """Seconds for one of many that must not answer."""

@@ -27,6 +27,7 @@ DOCUMENTATION = tuple(
 BOX = replace(UPLINK, network=NAT_NETWORK, bridge="")
 PUBLIC = ("1.1.1.1", "9.255.255.255", "11.0.0.0", "172.15.255.255", "172.32.0.0", "192.0.1.0")
 PUBLIC += ("198.17.255.255", "198.20.0.0", "203.0.113.10", "223.255.255.255", "2606:4700::1")
+PUBLIC += ("168.63.129.15", "168.63.129.17", "64:ff9b::a83f:8111")
 PUBLIC += ("2001:200::1", "2003::1", "3ffe::1", "2001:db8:203::10", "64:ff9b::808:808")
 
 
@@ -46,6 +47,11 @@ def test_no_address_of_one_network_only_is_internet(address: IPv4Address | IPv6A
 @pytest.mark.parametrize("written", PUBLIC)
 def test_public_addresses_are_internet_up_to_the_border(written: str) -> None:
     assert is_internet(BOX, ip_address(written))
+
+
+@pytest.mark.parametrize("written", ["168.63.129.16", "64:ff9b::a83f:8110"])
+def test_what_a_cloud_serves_at_a_public_address_is_not_internet(written: str) -> None:
+    assert not is_internet(BOX, ip_address(written))
 
 
 @given(st.ip_addresses(v=4))

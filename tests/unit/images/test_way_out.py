@@ -125,6 +125,8 @@ def test_nor_by_ipv6(host: str) -> None:
         ("203.0.113.80", False, True),
         ("fd00::5", False, True),
         ("169.254.169.254", False, False),
+        ("168.63.129.16", False, True),
+        ("168.63.129.17", True, True),
         ("fe80::1%eth0", False, False),
         ("127.0.0.1", False, False),
         ("::ffff:127.0.0.1", False, False),
