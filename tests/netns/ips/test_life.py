@@ -276,6 +276,8 @@ def test_a_zone_that_changes_its_addresses_is_known_after_a_live_load(own: IpsLa
     """Variables are loaded with the rules."""
     moved = {
         path: content.replace(str(DESIGN.zone("app").prefix4).encode(), b"192.0.2.0/24")
+        if path.endswith("vars.yaml")
+        else content
         for path, content in ips_files(DESIGN).items()
     }
     own.load(moved)

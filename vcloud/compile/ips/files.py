@@ -13,8 +13,11 @@ configuration has these properties:
   Suricata's. The second time its TCP timestamps look old, and Suricata would drop a few packets as
   invalid. So workloads make connections without timestamps (`net/ipv4/tcp_timestamps` is 0:
   `vcloud.compile.guest.identity`). A connection with timestamps works, but more slowly.
+- It takes in no frame of a VM whose source is in no zone of the VM's side. Suricata would take such a
+  packet for one of the VM's peer, and a VM could so end the search of its own connections: the
+  firewall, which knows the sources, comes only behind it.
 - Everything that can change live is in rules, scripts and `vars.yaml`. `suricata.yaml` depends only
-  on the inspected zones.
+  on the inspected zones and their prefixes.
 - No file holds a line or the name of the vApp file, so that editing comments or renaming the file
   reloads nothing.
 """
@@ -29,7 +32,7 @@ from vcloud.compile.environment import render
 from vcloud.compile.ips.apps import app_rules
 from vcloud.compile.ips.rules import SHIPPED
 from vcloud.compile.leaks.rules import leak_rules, zone_variable
-from vcloud.design.model import Design, Vm
+from vcloud.design.model import Design, Vm, Zone
 from vcloud.values import Mode
 
 FOLDER: Final = "/etc/vcloud/ips"
@@ -58,6 +61,10 @@ UNUSED_PARSERS: Final = (
     "telnet",
     "tftp",
 )
+KNOWN_FRAMES: Final = "arp or ip or ip6"
+"""Suricata looks into frames of other kinds, such as MPLS, for packets of a connection. The receiver
+would not.
+"""
 LUA_STATES: Final = 256
 """Lua states that Suricata makes when it starts. It makes more when it needs them, but slowly and
 with a warning.
@@ -74,7 +81,7 @@ def ips_files(design: Design) -> dict[str, bytes]:
     groups = tuple(sorted({*leaks.groups, *apps.groups}))
     action = "drop" if design.inspection.mode is Mode.PREVENT else "alert"
     texts = {
-        "suricata.yaml": _configuration(design.ips),
+        "suricata.yaml": _configuration(design, design.ips),
         "vars.yaml": _variables(design, groups),
         "classification.config": render("suricata/classification.config.j2"),
         "rules/attacks.rules": _rules_file(
@@ -101,11 +108,17 @@ def ips_digest(files: Mapping[str, bytes]) -> str:
     ).hexdigest()
 
 
-def _configuration(ips: Vm) -> str:
+def _configuration(design: Design, ips: Vm) -> str:
     # Two NICs for each inspected zone: the VMs' side, then the firewall's side (`Design.ips`).
-    names = [nic.ifname for nic in ips.nics]
-    pairs = zip(names[::2], names[1::2], strict=True)
-    wires = [wire for outer, inner in pairs for wire in ((outer, inner), (inner, outer))]
+    pairs = zip(ips.nics[::2], ips.nics[1::2], strict=True)
+    wires = [
+        wire
+        for vms, firewall in pairs
+        for wire in (
+            (vms.ifname, firewall.ifname, _own_frames(design.zone(vms.zone))),
+            (firewall.ifname, vms.ifname, KNOWN_FRAMES),
+        )
+    ]
     return render(
         "suricata/suricata.yaml.j2",
         folder=FOLDER,
@@ -113,6 +126,15 @@ def _configuration(ips: Vm) -> str:
         disabled=UNUSED_PARSERS,
         lua_states=LUA_STATES,
     )
+
+
+def _own_frames(zone: Zone) -> str:
+    """Frames that come from a zone itself, as a filter (pcap-filter(7)). A frame to the gateway's own
+    address may have any source: it belongs to no flow, and the firewall counts it.
+    """
+    own4 = f"src net {zone.prefix4} or dst host {zone.gateway.address4}"
+    own6 = f"src net {zone.prefix6} or src net fe80::/10 or src host :: or dst host {zone.gateway.address6}"
+    return f"arp or (ip and ({own4})) or (ip6 and ({own6}))"
 
 
 def _variables(design: Design, groups: tuple[tuple[str, str], ...]) -> str:
