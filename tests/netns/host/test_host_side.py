@@ -233,23 +233,6 @@ BREAKAGES = {
         ["nft delete table netdev foreign"],
         [(HostKind.RULE, TAP)],
     ),
-    "frames of another device by tc": (
-        [
-            "tc qdisc add dev lab0 clsact",
-            f"tc filter add dev lab0 ingress protocol all u32 match u32 0 0 action mirred egress mirror dev {TAP}",
-        ],
-        ["tc qdisc delete dev lab0 clsact"],
-        [(HostKind.REDIRECT, TAP)],
-    ),
-    "frames of another device by nft": (
-        [
-            "nft add table netdev foreign",
-            "nft add chain netdev foreign in { type filter hook ingress device lab0 priority 0; }",
-            f"nft add rule netdev foreign in ip saddr 192.0.2.1 fwd to {BRIDGE}",
-        ],
-        ["nft delete table netdev foreign"],
-        [(HostKind.REDIRECT, BRIDGE)],
-    ),
 }
 """Name -> commands that break it, commands that undo that, and the kinds and devices that must be
 named.
@@ -280,13 +263,7 @@ def test_what_is_broken_by_hand_is_named_alone_and_ended(host: Machine, name: st
     assert bool(commands) == (not {kind for kind, _ in expected} & NOT_BY_COMMANDS)
 
 
-NOT_BY_COMMANDS = {
-    HostKind.ISOLATION,
-    HostKind.FILTER,
-    HostKind.STACKED,
-    HostKind.RULE,
-    HostKind.REDIRECT,
-}
+NOT_BY_COMMANDS = {HostKind.ISOLATION, HostKind.FILTER, HostKind.STACKED, HostKind.RULE}
 
 
 def commands_of(differences: Sequence[HostDifference]) -> tuple[Command, ...]:
