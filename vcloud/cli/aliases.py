@@ -5,7 +5,7 @@ from collections.abc import Callable
 import typer
 
 from vcloud.cli import lifecycle, show
-from vcloud.cli.options import Connect, Format, Output, Parameters, VappArgument
+from vcloud.cli.options import Connect, Format, Output, ParameterFiles, Parameters, VappArgument
 
 ABOUT = "Also known: apply and deploy (up), destroy and rm (down), lint (validate), ls (list), ps (status, or list if no vApp is named)."
 
@@ -30,6 +30,7 @@ def register(app: typer.Typer) -> None:
 def ps(
     vapp: VappArgument = None,
     parameters: Parameters = None,
+    param_files: ParameterFiles = None,
     connect: Connect = None,
     output: Output = Format.TABLE,
 ) -> None:
@@ -37,4 +38,4 @@ def ps(
     if vapp is None:
         show.list_vapps(connect, output)
     else:
-        show.status(vapp, parameters, connect, output)
+        show.status(vapp, parameters, param_files, connect, output)

@@ -292,13 +292,15 @@ def vapp_and_vm(
     return vapp_name(None, pairs, files), text
 
 
-def vapp_and_vms(texts: list[str] | None, pairs: list[str] | None = None) -> tuple[str, list[str]]:
+def vapp_and_vms(
+    texts: list[str] | None, pairs: list[str] | None = None, files: list[Path] | None = None
+) -> tuple[str, list[str]]:
     """The vApp and the VMs that are named; no VM means the whole vApp. Raises UsageError where they
     are of several vApps, or a vApp is named beside VMs of it; SpecError.
     """
-    found = [_vapp_or_vm(text, pairs) for text in texts or []]
+    found = [_vapp_or_vm(text, pairs, files) for text in texts or []]
     if not found:
-        return vapp_name(None, pairs), []
+        return vapp_name(None, pairs, files), []
     vapps = sorted({vapp for vapp, _ in found})
     if len(vapps) > 1:
         raise UsageError(
@@ -312,11 +314,11 @@ def vapp_and_vms(texts: list[str] | None, pairs: list[str] | None = None) -> tup
     return vapps[0], names
 
 
-def _vapp_or_vm(text: str, pairs: list[str] | None) -> tuple[str, str]:
+def _vapp_or_vm(text: str, pairs: list[str] | None, files: list[Path] | None) -> tuple[str, str]:
     path = Path(text)
     if path.suffix in (".yaml", ".yml") or path.is_file():
-        return vapp_name(text, pairs), ""
+        return vapp_name(text, pairs, files), ""
     vapp, slash, vm = text.partition("/")
     if slash and not vm:
         raise UsageError(f"'{text}' names no VM", f"For example: {vapp}/web-1.")
-    return vapp_name(vapp, pairs), vm
+    return vapp_name(vapp, pairs, files), vm

@@ -4,7 +4,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vcloud.cli.options import Connect, Format, Output, Parameters, VmArguments, vapp_and_vms
+from vcloud.cli.options import (
+    Connect,
+    Format,
+    Output,
+    ParameterFiles,
+    Parameters,
+    VmArguments,
+    vapp_and_vms,
+)
 from vcloud.cli.output import Progress, emit, say_unseen, tell
 from vcloud.printable import on_one_line
 
@@ -32,6 +40,7 @@ def register(app: typer.Typer) -> None:
 def stop(
     vms: VmArguments = None,
     parameters: Parameters = None,
+    param_files: ParameterFiles = None,
     connect: Connect = None,
     timeout: Timeout = SHUTDOWN,
     output: Output = Format.TABLE,
@@ -41,7 +50,7 @@ def stop(
     """
     from vcloud.apply.stop import stop_vms
 
-    vapp, names = vapp_and_vms(vms, parameters)
+    vapp, names = vapp_and_vms(vms, parameters, param_files)
     with Progress(quiet=output is not Format.TABLE) as progress:
         done = stop_vms(vapp, names, connect, timeout, progress)
     if output is not Format.TABLE:
@@ -56,6 +65,7 @@ def stop(
 def start(
     vms: VmArguments = None,
     parameters: Parameters = None,
+    param_files: ParameterFiles = None,
     connect: Connect = None,
     output: Output = Format.TABLE,
 ) -> None:
@@ -64,7 +74,7 @@ def start(
     """
     from vcloud.apply.start import start_vms
 
-    vapp, names = vapp_and_vms(vms, parameters)
+    vapp, names = vapp_and_vms(vms, parameters, param_files)
     with Progress(quiet=output is not Format.TABLE) as progress:
         done = start_vms(vapp, names, connect, progress)
     _show(done, progress, output)
@@ -73,6 +83,7 @@ def start(
 def restart(
     vms: VmArguments = None,
     parameters: Parameters = None,
+    param_files: ParameterFiles = None,
     connect: Connect = None,
     timeout: Timeout = SHUTDOWN,
     output: Output = Format.TABLE,
@@ -82,7 +93,7 @@ def restart(
     """
     from vcloud.apply.start import restart_vms
 
-    vapp, names = vapp_and_vms(vms, parameters)
+    vapp, names = vapp_and_vms(vms, parameters, param_files)
     with Progress(quiet=output is not Format.TABLE) as progress:
         done = restart_vms(vapp, names, connect, timeout, progress)
     _show(done, progress, output)

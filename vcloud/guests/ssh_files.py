@@ -40,7 +40,7 @@ def hosts_of(vapps: Collection[str], connect: str | None) -> tuple[SshHost, ...]
                 raise NoVappError(name, ", ".join(host.name for host in lab.hosts))
         found: list[SshHost] = []
         for name in vapps or there:
-            home, _ = lab.copies_of(name)
+            home = lab.copies_of(name).home
             if home is not None:
                 found += ssh_hosts(observe_vapp(home, name))
         return tuple(found)

@@ -23,7 +23,7 @@ from vcloud.plan.manifest import Phase
 from vcloud.plan.reasons import flow_changes
 from vcloud.plan.state import VappState
 from vcloud.plan.steps import Plan, Verb
-from vcloud.views.status import _problems, _status
+from vcloud.views.status import _problems, libvirt_status
 
 ORDERS = "  - {id: orders, from: web, to: api, service: tcp/8000, why: the API}\n"
 
@@ -287,12 +287,12 @@ def test_a_saved_vm_whose_disk_is_gone_is_not_called_restorable() -> None:
         (problem,) = _problems(state, with_disk(), Phase.READY)
         assert "the memory of 'api' is saved" in problem
         assert f"'{volume}' is gone" in problem
-        assert "restores them" not in _status(state, "h1").summary
+        assert "restores them" not in libvirt_status(state, "h1").summary
     data = without_volumes(saved(stands()), "vm.shop.api.data.qcow2")
     (note,) = plan(with_disk(), data).notes
     assert "'vm.shop.api.data.qcow2' is gone" in note
     assert _problems(saved(stands()), with_disk(), Phase.READY) == []
-    assert "restores them" in _status(saved(stands()), "h1").summary
+    assert "restores them" in libvirt_status(saved(stands()), "h1").summary
     assert plan(with_disk(), saved(stands())).notes == ()
 
 
