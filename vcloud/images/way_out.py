@@ -12,6 +12,7 @@ import base64
 import contextlib
 import ipaddress
 import os
+import re
 import socket
 import subprocess
 import threading
@@ -40,6 +41,8 @@ BLOCK = 1 << 18
 MOST_IGNORED = 64
 """At most so many blocks of a refused client are read and thrown away."""
 MOST_CONNECTIONS = 64
+HOST, METHOD = re.compile(r"[A-Za-z0-9._:-]{1,253}"), re.compile(r"[A-Za-z-]{1,32}")
+"""What a request may name. The proxy of this machine must not read a second request in the first."""
 SOCKS, SOCKS_CONNECT, SOCKS_IPV4, SOCKS_NAME, SOCKS_IPV6 = 5, 1, 1, 3, 4
 """RFC 1928."""
 SOCKS_REFUSED = 2
@@ -79,6 +82,7 @@ class Policy:
 
     def connect(self, host: str, port: int) -> socket.socket:
         """A connection to a host. Raises RefusedConnectionError."""
+        refuse_word(HOST, host)
         if self.upstream:
             return self._through_upstream(host, port)
         try:
@@ -149,6 +153,12 @@ class Policy:
             return ""
         pair = f"{unquote(self.upstream.username)}:{unquote(self.upstream.password or '')}"
         return f"Proxy-Authorization: Basic {base64.b64encode(pair.encode()).decode()}\r\n"
+
+
+def refuse_word(form: re.Pattern[str], word: str) -> None:
+    """Raises RefusedConnectionError for a host or a method that no client writes so."""
+    if not form.fullmatch(word):
+        raise RefusedConnectionError(f"{word[:80]!a} is not a public address or a method of HTTP")
 
 
 def _variables(proxy: str) -> dict[str, str]:
@@ -376,6 +386,8 @@ def _plain_request(
     """
     if target.scheme != "http" or not target.hostname:
         raise RefusedConnectionError("without CONNECT, only http:// URLs can be requested")
+    refuse_word(METHOD, method)
+    refuse_word(HOST, target.hostname)
     hop_by_hop = (b"connection", b"proxy-connection", b"keep-alive", b"proxy-authorization")
     kept = [
         line

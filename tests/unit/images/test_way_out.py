@@ -189,6 +189,22 @@ def test_the_proxy_of_the_machine_is_used_and_told_who_asks() -> None:
         assert len(got) == 2
 
 
+def test_the_proxy_of_the_machine_gets_no_second_request_in_a_name() -> None:
+    """The part of an address behind a `%` could hold anything."""
+    with server(b"HTTP/1.1 200 OK\r\n\r\n" + ANSWER) as (port, got):
+        policy = Policy(upstream=urlsplit(f"http://127.0.0.1:{port}"))
+        hidden = "]:443 HTTP/1.1\r\n\r\nGET http://10.0.0.5/ HTTP/1.1\r\n\r\n"
+        for host in (f"2606:4700::1%{hidden}", "2606:4700::1%1", "far.example\n", "far example"):
+            assert ask(policy, *socks(host, 443))[2:4] == b"\x05\x02"
+        method = b"GET\thttp://10.0.0.5/\tHTTP/1.0\nX:"
+        assert b"403" in ask(policy, method + b" http://far.example/ HTTP/1.1\r\n\r\n")
+        assert got == []
+        for host in ("2606:4700::1", "far.example", "a_b.far-away.example."):
+            assert ask(policy, *socks(host, 443))[2:4] == b"\x05\x00"
+        assert ask(policy, b"M-SEARCH http://far.example/ HTTP/1.1\r\n\r\n").endswith(b"hi")
+        assert len(got) == 4
+
+
 @pytest.mark.parametrize(
     "address",
     [
