@@ -23,8 +23,8 @@ from vcloud.hosts.pool import StoragePool
 from vcloud.hosts.uplink import forget_vapp
 from vcloud.hosts.volumes import VappVolumes
 from vcloud.plan.copies import refuse_unsaid
-from vcloud.plan.diff import refuse_renamed
 from vcloud.plan.losses import of_down, refuse_unnamed, unknown_disks
+from vcloud.plan.refusals import refuse_renamed
 from vcloud.plan.state import DomainState, VappState
 from vcloud.plan.steps import Loss, OlderCopy
 from vcloud.reporter import Reporter

@@ -18,8 +18,8 @@ from vcloud.fleet.fleet import open_home
 from vcloud.hosts import machines
 from vcloud.hosts.connection import Host
 from vcloud.hosts.manifests import write_manifest
-from vcloud.plan.diff import refuse_foreign_domains, refuse_renamed
 from vcloud.plan.manifest import Manifest, Phase
+from vcloud.plan.refusals import refuse_foreign_domains, refuse_renamed
 from vcloud.reporter import Reporter
 
 SYNC_TIMEOUT = 60

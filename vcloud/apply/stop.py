@@ -18,8 +18,8 @@ from vcloud.hosts import machines
 from vcloud.hosts.connection import Host
 from vcloud.hosts.lock import Lock
 from vcloud.hosts.manifests import write_manifest
-from vcloud.plan.diff import refuse_foreign_domains, refuse_renamed
 from vcloud.plan.manifest import Manifest
+from vcloud.plan.refusals import refuse_foreign_domains, refuse_renamed
 from vcloud.plan.state import VappState
 from vcloud.plan.stopping import named_vms, refuse_unprotected, stop_order
 from vcloud.reporter import Reporter

@@ -296,17 +296,11 @@ class UpRun:
             reporter.note(
                 f"the clock of {self.host.name} differs from this machine's by {self.host.clock.ahead():+.0f} s; guests get that of {self.host.name}"
             )
+        signed = claim.generation if self.host.is_signed_on else 0
         waker = (
             None
             if self.request.cold
-            else Waker(
-                self.host,
-                self.volumes,
-                target,
-                reporter,
-                known,
-                claim.generation if self.host.is_signed_on else 0,
-            )
+            else Waker(self.host, self.volumes, target, reporter, known, signed)
         )
         fresh = tuple(vm for vm in touched if plan.verb_of(vm.name) in FRESH)
         chosen = waker.choose(fresh, boots) if waker else ()

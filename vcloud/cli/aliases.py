@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import typer
 
-from vcloud.cli import lifecycle, show
+from vcloud.cli import lifecycle, show, vapp_file
 from vcloud.cli.options import Connect, Format, Output, ParameterFiles, Parameters, VappArgument
 
 ABOUT = "Also known: apply and deploy (up), destroy and rm (down), lint (validate), ls (list), ps (status, or list if no vApp is named)."
@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
         "apply": lifecycle.up,
         "deploy": lifecycle.up,
         "destroy": lifecycle.down,
-        "lint": lifecycle.validate,
+        "lint": vapp_file.validate,
         "ls": show.list_vapps,
         "ps": ps,
         "rm": lifecycle.down,

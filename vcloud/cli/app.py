@@ -24,6 +24,7 @@ from vcloud.cli import (
     power,
     profile,
     show,
+    vapp_file,
     verify,
 )
 from vcloud.errors import Exit, VcloudError
@@ -47,6 +48,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+vapp_file.register(app)
 lifecycle.register(app)
 imports.register(app)
 power.register(app)

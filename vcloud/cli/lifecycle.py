@@ -1,10 +1,8 @@
-"""Commands that make, change and delete a vApp: init, validate, plan, up, save, down."""
+"""Commands that make, change and delete a vApp: plan, up, save, down."""
 
 import shlex
 import sys
 from collections.abc import Collection
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -33,131 +31,48 @@ from vcloud.cli.options import (
     vapp_name,
 )
 from vcloud.cli.output import Progress, confirmed, emit, say, say_unseen, table, tell
-from vcloud.errors import Exit, SpecError, UnreachableError, UsageError, VcloudError
+from vcloud.errors import Exit, UnreachableError, UsageError
 from vcloud.printable import on_one_line
 
 if TYPE_CHECKING:
-    from vcloud.documents.given import Given
     from vcloud.plan.steps import Loss, Plan
 
 
+AcceptDataLoss = Annotated[
+    bool,
+    typer.Option(
+        "--accept-data-loss",
+        help="Agree to the loss of the data that `vcloud plan` names.",
+    ),
+]
+Cold = Annotated[
+    bool,
+    typer.Option(
+        "--cold",
+        help="Boot every stopped VM. Do not use memory images or saved memory.",
+        envvar="VCLOUD_COLD",
+    ),
+]
+Reload = Annotated[
+    bool,
+    typer.Option(
+        "--reload",
+        help="Load the rules of the firewall and the IPS again, even if they did not change.",
+    ),
+]
+Refresh = Annotated[
+    bool,
+    typer.Option(
+        "--refresh",
+        help="First build the images with the packages of today. VMs whose packages differ are made anew.",
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show the plan, like `vcloud plan`.")]
+
+
 def register(app: typer.Typer) -> None:
-    for command in (init, validate, plan, up, save, down):
+    for command in (plan, up, save, down):
         app.command()(command)
-
-
-def init(
-    name: Annotated[
-        str,
-        typer.Argument(
-            help="Name of the vApp (default: the name of the starter file).", show_default=False
-        ),
-    ] = "",
-    template: Annotated[
-        str, typer.Option("-t", "--template", help="The starter file to copy; --list shows them.")
-    ] = "shop",
-    file: Annotated[
-        Path | None,
-        typer.Option(
-            "-f", "--file", help="File to write (default: NAME.yaml).", show_default=False
-        ),
-    ] = None,
-    show: Annotated[bool, typer.Option("--list", help="List the starter files and exit.")] = False,
-) -> None:
-    """Write a vApp file to start from."""
-    from vcloud.views.starters import starter_names, starter_text
-
-    if show:
-        tell("\n".join(starter_names()))
-        return
-    text = starter_text(template, name)
-    path = file or Path(f"{name or template}.yaml")
-    try:
-        with path.open("x") as out:
-            out.write(text)
-    except FileExistsError:
-        raise UsageError(
-            f"'{path}' exists already", "Remove it, or name another: vcloud init --file OTHER.yaml."
-        ) from None
-    except OSError as error:
-        raise UsageError(f"'{path}' cannot be written: {error.strerror}") from None
-    say(f"wrote {path}; next: vcloud plan {path}")
-
-
-def validate(
-    argument: FileArgument = None,
-    file: FileOption = None,
-    parameters: Parameters = None,
-    param_files: ParameterFiles = None,
-    as_of: AsOf = "",
-    output: Output = Format.TABLE,
-) -> None:
-    """Check a vApp file, and whether it fits the profiles that it names. Contacts no host."""
-    from vcloud.pipeline import checked_file, controls_in
-    from vcloud.spec.notes import notes as remarks
-    from vcloud.spec.refuse import refusals
-
-    path, values = chosen_file(argument, file), parameter_values(parameters, param_files)
-    try:
-        vapp, found = checked_file(path, values, day_of(as_of))
-    except SpecError as error:
-        if output is Format.TABLE:
-            raise
-        emit(
-            {
-                "file": str(path),
-                "vapp": _name_in(path, values),
-                "valid": False,
-                "problems": list(map(asdict, error.problems)),
-            },
-            output,
-        )
-        raise typer.Exit(Exit.INVALID) from None
-    inspected = tuple(zone for zone, _ in found.hardening.inspected) if found else ()
-    refused = (*refusals(vapp), *(found.refusals if found else ()))
-    notes = (*refused, *remarks(vapp, inspected))
-    controls = controls_in(found)
-    if output is not Format.TABLE:
-        emit(
-            {
-                "file": str(path),
-                "vapp": vapp.name,
-                "valid": True,
-                "problems": [],
-                "notes": [str(note) for note in notes],
-                "profiles": controls.as_data(),
-                "apps": [
-                    {
-                        "flow": flow.id,
-                        "service": str(service),
-                        "app": app,
-                        "by": "file" if flow.app else "port",
-                    }
-                    for flow in vapp.flows
-                    for service, app in zip(flow.services, flow.apps, strict=True)
-                ],
-            },
-            output,
-        )
-        return
-    tell(f"{path}: the vApp '{vapp.name}' is valid")
-    for flow in vapp.flows:
-        for service, app in flow.apps_by_port:
-            say(f"flow '{flow.id}': {service} carries {app}, by its port")
-    for line in controls.told():
-        say(f"note: {on_one_line(line)}")
-    for note in notes:
-        say(f"note: {note}")
-
-
-def _name_in(path: Path, values: "Given") -> str | None:
-    """The name of the vApp in an invalid file; None if it cannot be read."""
-    from vcloud.pipeline import read_name
-
-    try:
-        return read_name(path, values)
-    except VcloudError:
-        return None
 
 
 def plan(
@@ -284,38 +199,11 @@ def up(
     host_is_dead: DeadHosts = None,
     accel: AccelOption = Accel.AUTO,
     yes: Yes = False,
-    accept_data_loss: Annotated[
-        bool,
-        typer.Option(
-            "--accept-data-loss",
-            help="Agree to the loss of the data that `vcloud plan` names.",
-        ),
-    ] = False,
-    cold: Annotated[
-        bool,
-        typer.Option(
-            "--cold",
-            help="Boot every stopped VM. Do not use memory images or saved memory.",
-            envvar="VCLOUD_COLD",
-        ),
-    ] = False,
-    reload: Annotated[
-        bool,
-        typer.Option(
-            "--reload",
-            help="Load the rules of the firewall and the IPS again, even if they did not change.",
-        ),
-    ] = False,
-    refresh: Annotated[
-        bool,
-        typer.Option(
-            "--refresh",
-            help="First build the images with the packages of today. VMs whose packages differ are made anew.",
-        ),
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only show the plan, like `vcloud plan`.")
-    ] = False,
+    accept_data_loss: AcceptDataLoss = False,
+    cold: Cold = False,
+    reload: Reload = False,
+    refresh: Refresh = False,
+    dry_run: DryRun = False,
     output: Output = Format.TABLE,
 ) -> None:
     """Create or update the vApp described in FILE. Run again, it changes only what differs."""

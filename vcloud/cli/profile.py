@@ -2,9 +2,10 @@
 packet passes or not.
 """
 
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +28,8 @@ from vcloud.printable import on_one_line
 
 if TYPE_CHECKING:
     from vcloud.files import Folder
+    from vcloud.profiles.difference import ControlChange
+    from vcloud.views.profiles import Effect
 
 app = typer.Typer(
     help="Regulations that a vApp file can name: what their versions demand, and what a new version changes.",
@@ -172,37 +175,39 @@ def diff(
         vapp = load_file(file, parameter_values(parameters, param_files), secrets=False)
         names = (_pinned(before, one.version), _pinned(after, other.version))
         effect = effect_on(vapp, names, day)
-    if output is not Format.TABLE:
-        emit(
-            {
-                "before": one.label,
-                "after": other.label,
-                "as_of": str(day),
-                "controls": [
-                    {"change": found.sign, "control": found.id, "text": found.text}
-                    for found in controls
-                ],
-                "vapp": None
-                if effect is None
-                else {
-                    "changes": list(effect.lines),
-                    "problems": list(effect.new_problems),
-                    "loads": list(effect.loaded),
-                },
-            },
-            output,
-        )
-    else:
+    if output is Format.TABLE:
         tell(f"{one.told} -> {other.told}, as of {day}")
-        for found in controls:
-            tell(on_one_line(found.text))
-        if not controls:
-            tell("no control differs")
+        _tell_changes(controls)
         if effect is not None:
             _tell_effect(str(file), effect.lines, effect.new_problems, effect.loaded)
+    else:
+        found = {"before": one.label, "after": other.label, "as_of": str(day)}
+        emit({**found, **_as_data(controls, effect)}, output)
     differs = controls if effect is None else (*effect.lines, *effect.new_problems)
     if exit_code and differs:
         raise typer.Exit(Exit.DIFFERENT)
+
+
+def _tell_changes(controls: "Sequence[ControlChange]") -> None:
+    for found in controls:
+        tell(on_one_line(found.text))
+    if not controls:
+        tell("no control differs")
+
+
+def _as_data(controls: "Sequence[ControlChange]", effect: "Effect | None") -> dict[str, Any]:
+    return {
+        "controls": [
+            {"change": found.sign, "control": found.id, "text": found.text} for found in controls
+        ],
+        "vapp": None
+        if effect is None
+        else {
+            "changes": list(effect.lines),
+            "problems": list(effect.new_problems),
+            "loads": list(effect.loaded),
+        },
+    }
 
 
 def _tell_effect(

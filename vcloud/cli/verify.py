@@ -1,7 +1,7 @@
 """`vcloud verify`: tests with packets whether a running vApp does what its file says."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from vcloud.cli.options import (
 from vcloud.cli.output import Progress, emit, say, table, tell
 from vcloud.errors import Exit, UsageError, VcloudError
 from vcloud.printable import on_one_line
+
+if TYPE_CHECKING:
+    from vcloud.proof.report import Findings
 
 
 def register(app: typer.Typer) -> None:
@@ -63,7 +66,7 @@ def verify(
     more time. Any other failure counts at once. What nothing can test in this vApp is listed as
     'not tried', and does not change the exit code.
     """
-    from vcloud.proof.report import as_data, control_lines, exit_code, junit_xml, rows, summary
+    from vcloud.proof.report import exit_code, junit_xml
     from vcloud.verify.run import verify_vapp
 
     if junit:
@@ -72,20 +75,25 @@ def verify(
         found = verify_vapp(
             vapp_name(vapp, parameters, param_files), connect, seed, progress, outside or ()
         )
-    verdicts = found.verdicts
-    if output is Format.TABLE:
-        table("", ["check", "outcome", "claim", "detail"], rows(verdicts, all_checks))
-        tell(summary(verdicts, found.left_out))
-        for line in control_lines(found):
-            tell(on_one_line(line))
-    else:
-        emit(as_data(found), output)
+    _show(found, output, all_checks=all_checks)
     if junit:
-        _write(junit, junit_xml(verdicts))
-    if code := exit_code(verdicts):
+        _write(junit, junit_xml(found.verdicts))
+    if code := exit_code(found.verdicts):
         if code is Exit.NOT_CHECKED:
             say("some checks could not be made; the reasons are above")
         raise typer.Exit(code)
+
+
+def _show(found: "Findings", output: Format, *, all_checks: bool) -> None:
+    from vcloud.proof.report import as_data, control_lines, rows, summary
+
+    if output is not Format.TABLE:
+        emit(as_data(found), output)
+        return
+    table("", ["check", "outcome", "claim", "detail"], rows(found.verdicts, all_checks))
+    tell(summary(found.verdicts, found.left_out))
+    for line in control_lines(found):
+        tell(on_one_line(line))
 
 
 def check_writable(path: Path) -> None:

@@ -8,17 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from vcloud.compile.libvirt.network import vapp_networks
-from vcloud.design.model import Design, Network, Role, Vm
-from vcloud.design.names import domain_name, filter_name
-from vcloud.errors import SmallerDiskError, VcloudError
+from vcloud.design.model import Design, Role, Vm
+from vcloud.design.names import filter_name
 from vcloud.marks import NO_VM, VmDigests
 from vcloud.plan import losses, reasons
-from vcloud.plan.disks import heirs, moves, unfinished_copies
+from vcloud.plan.disks import heirs
 from vcloud.plan.drift import drift_of
 from vcloud.plan.given import forgotten, parameter_changes
 from vcloud.plan.host_difference import HostDifference, HostSide
 from vcloud.plan.host_mending import host_drift, host_steps, told_once, unmended
 from vcloud.plan.manifest import Manifest, Phase
+from vcloud.plan.refusals import refuse
 from vcloud.plan.state import DomainState, NetworkState, VappState
 from vcloud.plan.steps import STARTED, TOUCHED, Drift, Loss, Plan, Step, Verb, in_order
 
@@ -38,7 +38,7 @@ def plan_changes(
     Args:
         wanted: the manifest of what is wanted.
         state: the vApp as it is on the host.
-            host: the name of the host.
+        host: the name of the host.
         reload: the appliances load their rules again even if these are unchanged.
         cold: a saved VM boots, and its saved memory is deleted.
         noting: also define a VM again if no run has noted yet how libvirt reads its definition.
@@ -51,15 +51,7 @@ def plan_changes(
             domain of the vApp.
         SmallerDiskError: the file makes a disk smaller.
     """
-    # Refusals come first: no step may touch an object that this release cannot read, or that vcloud
-    # did not make.
-    state.refuse_newer(wanted.design.instance.name, host)
-    state.refuse_locked(wanted.design.instance.name, host)
-    refuse_renamed(wanted.design, state)
-    refuse_foreign_names(wanted.design, state)
-    refuse_smaller_disks(wanted.design, state)
-    refuse_smaller_roots(wanted.design, state)
-    refuse_taken_disks(wanted.design, state)
+    refuse(wanted.design, state, host)
     drift = _drift(wanted, state, noting=noting)
     side, differences = _on_host(state, drift)
     drift = (*drift, *host_drift(side, differences))
@@ -81,23 +73,24 @@ def plan_changes(
             )
         )
     changes = parameter_changes(wanted.design, state.manifest)
-    told = forgotten(changes)
+    there = (replace(one, host=host, loses=_losses(one, wanted.design, state)) for one in steps)
     return Plan(
         wanted.design.instance.name,
         host,
-        in_order(
-            replace(step, host=host, loses=_losses(step, wanted.design, state)) for step in steps
-        ),
-        notes=(
-            *((told,) if told else ()),
-            *losses.notes_on_disks(wanted.design, state),
-            *_later(wanted.design, state, steps),
-            *reasons.on_stopped(wanted, state),
-        ),
+        in_order(there),
+        notes=tuple(_notes(wanted, state, steps, forgotten(changes))),
         parameters=changes,
         host_side=state.host_side,
         unmended=unmended(side, differences, steps),
     )
+
+
+def _notes(wanted: Manifest, state: VappState, steps: list[Step], on_values: str) -> Iterator[str]:
+    if on_values:
+        yield on_values
+    yield from losses.notes_on_disks(wanted.design, state)
+    yield from _later(wanted.design, state, steps)
+    yield from reasons.on_stopped(wanted, state)
 
 
 def _later(design: Design, state: VappState, steps: list[Step]) -> Iterator[str]:
@@ -154,103 +147,6 @@ def _losses(step: Step, design: Design, state: VappState) -> tuple[Loss, ...]:
     return tuple(losses.of_start(vm, step.verb, design, state))
 
 
-def refuse_renamed(design: Design, state: VappState) -> None:
-    """Refuses a plan if somebody has renamed a domain of the vApp. Otherwise the plan would make
-    the VM a second time, with the disks that the renamed domain uses. The same holds for the domain
-    of an earlier VM whose disks a VM is to get.
-    """
-    vapp = design.instance.name
-    for vm in design.vms:
-        for known in (vm.name, *(vm.was if state.domain(vm.domain) is None else ())):
-            if name := state.renamed(vapp, known):
-                raise VcloudError(
-                    f"the domain of '{known}' is called '{name}' now, and its disks are in use there",
-                    f"Give it its name back (virsh domrename {name} {domain_name(vapp, known)}), or remove it (virsh undefine {name}).",
-                )
-
-
-def refuse_foreign_domains(design: Design, state: VappState) -> None:
-    """Raises VcloudError if a domain that vcloud did not make has the name of a VM."""
-    for vm in design.vms:
-        found = state.domain(vm.domain)
-        if found is not None and found.uuid != vm.uuid:
-            raise VcloudError(
-                f"the domain '{vm.domain}' exists already and is not vcloud's",
-                f"Rename it (virsh domrename), or give the vApp '{design.instance.name}' another name.",
-            )
-
-
-def refuse_foreign_names(design: Design, state: VappState) -> None:
-    """Refuses a plan that needs the name of a domain, network or filter that is not vcloud's.
-    Nothing is touched.
-    """
-    refuse_foreign_domains(design, state)
-    for network in networks_of(design):
-        standing = state.network(network.name)
-        if standing is not None and standing.uuid != network.uuid:
-            raise VcloudError(
-                f"the network '{network.name}' exists already and is not vcloud's",
-                f"Remove it (virsh net-undefine), or give the vApp '{design.instance.name}' another name.",
-            )
-    if state.filter_foreign:
-        raise VcloudError(
-            f"the network filter '{filter_name(design.instance.name)}' exists already and is not vcloud's",
-            f"Remove it (virsh nwfilter-undefine), or give the vApp '{design.instance.name}' another name.",
-        )
-
-
-def refuse_smaller_disks(design: Design, state: VappState) -> None:
-    """Refuses a disk that the file makes smaller, because the data behind the new end would be
-    lost. A disk that moves to a VM of another name keeps its size.
-
-    Somebody may have made it larger than the last run (`virsh blockresize`), and a run that was killed
-    may not have grown it yet. The larger size counts.
-    """
-    have, moved = state.manifest, moves(design, state)
-    noted = {
-        disk.volume: disk.size for vm in (have.design.vms if have else ()) for disk in vm.disks
-    }
-    for vm in design.vms:
-        for disk in vm.disks:
-            volume = moved.get(disk.volume, disk.volume)
-            size = max(state.sizes.get(volume, 0), noted.get(volume, 0))
-            if disk.size < size:
-                raise SmallerDiskError(
-                    f"the disk '{disk.name}' of '{vm.name}' has {size >> 20} MiB, and a disk cannot become smaller",
-                    f"Write {-(-size >> 20)}M as its size, or give it a new name, which makes an empty one.",
-                )
-
-
-def refuse_smaller_roots(design: Design, state: VappState) -> None:
-    """Refuses a root disk that the file makes smaller than the last run made it."""
-    have = state.manifest
-    for vm in design.vms:
-        old = have.vm(vm.name) if have and state.domain(vm.domain) is not None else None
-        if old is not None and vm.root < old.root:
-            size = f"{old.root >> 20}M"
-            raise SmallerDiskError(
-                f"the root disk of '{vm.name}' has {size}, and a disk cannot become smaller",
-                f"Write root: {size}, or give the VM another name, which makes it anew.",
-            )
-
-
-def refuse_taken_disks(design: Design, state: VappState) -> None:
-    """Refuses to give a VM the data disks of an earlier VM if it already has disks of these names,
-    because one of the two disks would be lost.
-    """
-    taken = (state.volumes or frozenset()) - unfinished_copies(state)
-    for new, old in moves(design, state).items():
-        if new in taken:
-            raise VcloudError(
-                f"the disk '{old}' is to become '{new}', which exists already; both may hold data, and vcloud cannot tell which one is right",
-                f"Without `was` in the file, '{new}' is used, and `vcloud plan` says what becomes of the other. To use '{old}', first keep a copy of the other (`virsh vol-clone --pool vcloud {new} {new}.kept`), then make room (`virsh vol-delete --pool vcloud {new}`).",
-            )
-
-
-def networks_of(design: Design) -> tuple[Network, ...]:
-    return tuple(network for _, network in vapp_networks(design))
-
-
 def _settled(wanted: Manifest, state: VappState) -> bool:
     have = state.manifest
     return have is not None and have.phase is Phase.READY and have.agrees_with(wanted)
@@ -288,7 +184,7 @@ def _filter_step(wanted: Manifest, state: VappState, drift: tuple[Drift, ...]) -
 
 def _network_steps(wanted: Manifest, state: VappState, drift: tuple[Drift, ...]) -> Iterator[Step]:
     design = wanted.design
-    names = {network.name for network in networks_of(design)}
+    names = {network.name for _, network in vapp_networks(design)}
     for standing in state.networks:
         if standing.is_of(design.instance.name) and standing.name not in names:
             yield Step(Verb.REMOVE_NETWORK, standing.name, "no longer needed")
@@ -394,6 +290,22 @@ def _vm_step(
             vm.name,
             f"it is cut off: {cut} and libvirt connects its NICs again only when it starts{reasons.outage(vm)}",
         )
+    other = have.identity != digests.identity
+    return _step_without_boot(vm, domain, wanted, state, drift, other_identity=other)
+
+
+def _step_without_boot(
+    vm: Vm,
+    domain: DomainState,
+    wanted: Manifest,
+    state: VappState,
+    drift: tuple[Drift, ...],
+    *,
+    other_identity: bool,
+) -> Step | None:
+    """The step of a VM whose disks and hardware are as they should be: it is restored, started, or
+    configured while it runs.
+    """
     # A saved domain does not run either, so this comes before the question whether it runs.
     if domain.saved:
         return Step(Verb.RESTORE_VM, vm.name, "its memory was saved")
@@ -412,7 +324,7 @@ def _vm_step(
         )
     if domain.marks.unready:
         return Step(Verb.CONFIGURE_VM, vm.name, reasons.UNREADY)
-    if have.identity != digests.identity:
+    if other_identity:
         return Step(Verb.CONFIGURE_VM, vm.name, reasons.identity(vm, wanted, state.manifest))
     if what := _drifted(drift, vm.name, Verb.CONFIGURE_VM):
         return Step(Verb.CONFIGURE_VM, vm.name, what)

@@ -25,7 +25,7 @@ from vcloud.hosts.machines import define_filter, remove_filter
 from vcloud.hosts.observe import observe_vapp
 from vcloud.hosts.pool import FOLDER, StoragePool
 from vcloud.marks import NAMESPACE, NetworkMarks
-from vcloud.plan.diff import refuse_foreign_names
+from vcloud.plan.refusals import refuse_foreign_names
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(3000)]
 
