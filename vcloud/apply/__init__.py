@@ -1,4 +1,4 @@
-"""Carries out plans: the commands `up`, `stop`, `start`, `restart`, `save` and `down`.
+"""Carries out plans: the commands `up`, `stop`, `start`, `restart`, `save`, `down` and `migrate`.
 
 `up` makes a plan twice: before the user agrees, and again under the vApp's lock, because another
 operator may have changed the vApp meanwhile. It then runs exactly the steps of the second plan.
@@ -50,4 +50,8 @@ manifest has no contents of files: the identity that `start` gives only names th
 A VM that was saved (by `vcloud save`, or by hand with virsh) is resumed with its own key and
 machine id. It gets the time, fresh entropy, and the changes of the file since it was saved. Its
 links are cut before it runs, and are raised after the rules are loaded.
+
+`moving` moves a stopped vApp to another host (`vcloud.plan.moving` tells the steps), and `draining`
+all vApps of a host. What was begun is ended by `settle`, which `up` asks first. On the destination the
+vApp is started by the steps of `up`, from its manifest instead of its file: the guests keep their files.
 """

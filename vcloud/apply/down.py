@@ -18,6 +18,7 @@ from vcloud.design.names import data_disk_of, filter_name, filter_uuid
 from vcloud.errors import NoVappError, VcloudError
 from vcloud.fleet.fleet import Fleet, open_home
 from vcloud.hosts import machines
+from vcloud.hosts.connection import Host
 from vcloud.hosts.memory_images import MemoryImages
 from vcloud.hosts.pool import StoragePool
 from vcloud.hosts.uplink import forget_vapp
@@ -126,19 +127,9 @@ def remove_copy(
     """
     with fleet.locked(vapp, "down"):
         host, state = fleet.home, fleet.state_of(vapp)
-        kept = VappVolumes(host)
         if state.manifest:
             refuse_renamed(state.manifest.design, state)
-        domains = [domain for domain in state.domains if domain.is_of(vapp)]
-        networks = [network.name for network in state.networks if network.is_of(vapp)]
-        volumes = kept.volumes_of_vapp(vapp)
-        left = kept_volumes(host, kept.pool, vapp, state, volumes)
-        deleted = [name for name in volumes if name not in left]
-        if not (state.manifest or state.unreadable or domains or networks or deleted):
-            raise NoVappError(vapp, host.name)
-        # False sorts before True. All links of workloads are cut while the appliances still run,
-        # and only then is the first VM removed.
-        workloads_first = sorted(domains, key=_is_appliance)
+        _, deleted, _ = _deletable(host, vapp, state)
         losses = tuple(of_down(vapp, deleted, state))
         if agreed is not None:
             unknown, *told = (
@@ -153,25 +144,61 @@ def remove_copy(
             )
         for loss in losses:
             reporter.note(f"data that goes: {loss}")
-        for domain in workloads_first:
-            machines.cut_links(host, domain.name)
-        for domain in workloads_first:
-            reporter.report(domain.vm, "removing")
-            machines.remove_domain(host, domain.name)
-            reporter.report(domain.vm, "removed")
-        for network in networks:
-            machines.remove_network(host, network)
-        machines.remove_filter(host, filter_uuid(vapp))
-        machines.remove_filter(host, filter_uuid(vapp, open_zones=True))
-        kept.delete(deleted)
-        # These VMs may have been the last that ran on the disk of a removed memory image.
-        MemoryImages(host, kept.pool).sweep()
-        # The manifest goes last, because it tells the next `down` that something may be left.
-        forget_vapp(host, vapp)
-        return Gone(
-            (*(domain.name for domain in domains), *networks, *deleted),
-            (*_stays(vapp, state, left), *_out_of_sight(domains, volumes, kept.pool.folder)),
-        )
+        # Only what was shown: a volume that appears now stays.
+        return remove_here(fleet, vapp, reporter, deleted)
+
+
+def remove_here(
+    fleet: Fleet, vapp: str, reporter: Reporter, only: Collection[str] | None = None
+) -> Gone:
+    """Deletes everything of a vApp on the host. Of its volumes only those that `only` names, if that is
+    given. The caller must hold the vApp's lock, and the user's consent. Raises as `take_down` does.
+    """
+    host, state = fleet.home, fleet.state_of(vapp)
+    kept, deletable, left = _deletable(host, vapp, state)
+    deleted = [name for name in deletable if only is None or name in only]
+    left |= dict.fromkeys({*deletable} - {*deleted}, "which was not there when it was looked for")
+    domains = [domain for domain in state.domains if domain.is_of(vapp)]
+    networks = [network.name for network in state.networks if network.is_of(vapp)]
+    if not (state.manifest or state.unreadable or domains or networks or deleted):
+        raise NoVappError(vapp, host.name)
+    # False sorts before True. All links of workloads are cut while the appliances still run, and
+    # only then is the first VM removed.
+    workloads_first = sorted(domains, key=_is_appliance)
+    for domain in workloads_first:
+        machines.cut_links(host, domain.name)
+    for domain in workloads_first:
+        reporter.report(domain.vm, "removing")
+        machines.remove_domain(host, domain.name)
+        reporter.report(domain.vm, "removed")
+    for network in networks:
+        machines.remove_network(host, network)
+    machines.remove_filter(host, filter_uuid(vapp))
+    machines.remove_filter(host, filter_uuid(vapp, open_zones=True))
+    kept.delete(deleted)
+    # These VMs may have been the last that ran on the disk of a removed memory image.
+    MemoryImages(host, kept.pool).sweep()
+    # The manifest goes last, because it tells the next `down` that something may be left.
+    forget_vapp(host, vapp)
+    return Gone(
+        (*(domain.name for domain in domains), *networks, *deleted),
+        (
+            *_stays(vapp, state, left),
+            *_out_of_sight(domains, {*deletable, *left}, kept.pool.folder),
+        ),
+    )
+
+
+def _deletable(
+    host: Host, vapp: str, state: VappState
+) -> tuple[VappVolumes, list[str], dict[str, str]]:
+    """The volumes of the host, the names of those of the vApp that may be deleted, and the others that
+    have such names -> why they are kept.
+    """
+    volumes = VappVolumes(host)
+    names = volumes.volumes_of_vapp(vapp)
+    left = kept_volumes(host, volumes.pool, vapp, state, names)
+    return volumes, [name for name in names if name not in left], left
 
 
 def _still_away(fleet: Fleet, state: VappState) -> list[str]:

@@ -31,6 +31,7 @@ from vcloud.errors import (
 from vcloud.fleet.fleet import Fleet, open_lab
 from vcloud.guests.appliances import with_reports
 from vcloud.hosts.connection import Host, run_parallel
+from vcloud.hosts.drained import refuse_drained
 from vcloud.hosts.host_side import looking_at
 from vcloud.hosts.kernel import locking_of
 from vcloud.hosts.labels import labels_of
@@ -56,6 +57,7 @@ from vcloud.plan.diff import plan_changes
 from vcloud.plan.drift import has_other_terms
 from vcloud.plan.given import kept_values
 from vcloud.plan.manifest import Manifest, Phase
+from vcloud.plan.moving import told_of
 from vcloud.plan.reasons import segment
 from vcloud.plan.state import VappState
 from vcloud.plan.steps import FRESH, STARTED, Plan, Verb
@@ -85,6 +87,10 @@ class Request:
     """The names of the hosts that the user says to be dead."""
     change_uplink: bool = False
     """The firewall of a vApp that stands may be put on another uplink."""
+    kept: Manifest | None = None
+    """The manifest from which the design comes where there is no file, as in `target_of`."""
+    copied: tuple[tuple[str, int], ...] = ()
+    """What a move copies to the host, in words, with the bytes."""
 
 
 def request_of(
@@ -178,9 +184,11 @@ def placed(lab: Fleet, request: Request) -> Placed:
         planned = planned_on(fleet, request)
         names = [host.name for host in older]
         refuse_unsaid(vapp, home.name, planned.seen.manifest, names)
+        move = planned.seen.manifest.move if planned.seen.manifest else None
+        begun = (told_of(move, switched=home.name == move.destination),) if move else ()
         plan = replace(
             planned.plan,
-            notes=(*notes_on_dead(lab.dead, vapp), *planned.plan.notes),
+            notes=(*begun, *notes_on_dead(lab.dead, vapp), *planned.plan.notes),
             older=tuple(older_copy(lab.only(host), vapp) for host in older),
             uncompared=uncompared(planned.plan, planned.seen, copies.unknown),
         )
@@ -273,6 +281,7 @@ def _offer(fleet: Fleet, request: Request) -> _Offer | VcloudError:
     which every host would have.
     """
     try:
+        refuse_drained(fleet.home, request.design.file)
         planned, rules = planned_on(fleet, request), request.design.placement
         known = known_accelerator(fleet.home, planned.seen, request.accelerator)
         liked = preferred(rules, labels_of(fleet.home, known)) if rules.prefer else 0
@@ -300,6 +309,7 @@ def planned_on(fleet: Fleet, request: Request) -> Planned:
             state,
             known or "tcg",
             renew=request.refresh,
+            kept=request.kept,
         )
     except RefusedError as error:
         raise RefusedError((*refused.problems, *error.problems)) from None
@@ -308,7 +318,7 @@ def planned_on(fleet: Fleet, request: Request) -> Planned:
     state = seen_by_all(fleet, state, target.wanted)
     target, plan = steps_to(target, state, host, request)
     with refused.gathered():
-        plan = with_room(fleet, target, plan, state)
+        plan = with_room(fleet, target, plan, state, request.copied)
     refused.refuse()
     if not plan.has(*STARTED) and any(domain.running for domain in state.domains):
         # The plan starts no VM, so no step would end a breach of tenancy of the VMs that run. So it
@@ -390,13 +400,20 @@ def seen_by_all(fleet: Fleet, state: VappState, wanted: Manifest) -> VappState:
         return replace(state, host_side=host_side_of(state, manifest))
 
 
-def with_room(fleet: Fleet, target: Target, plan: Plan, state: VappState) -> Plan:
+def with_room(
+    fleet: Fleet,
+    target: Target,
+    plan: Plan,
+    state: VappState,
+    copied: tuple[tuple[str, int], ...] = (),
+) -> Plan:
     """The plan, with notes on resources that may run out later. Raises RefusedError if the host cannot
     enforce the vApp's rules, or has no room for the VMs that the plan starts.
 
-    If the plan starts no VM and writes no file, the host is not asked.
+    If the plan starts no VM and writes no file, the host is not asked. `copied` is as in `Request`.
     """
     demand = demand_of(fleet.home, target.design, target.images, plan, state)
+    demand = replace(demand, files=(*demand.files, *copied))
     other_terms, refused = has_other_terms(target.design, state), Refusals()
     if demand.starts or demand.files:
         host = fleet.capabilities()

@@ -18,7 +18,6 @@ from vcloud.apply.target import Target
 from vcloud.apply.up import UpRun
 from vcloud.apply.vm_images import VmImages
 from vcloud.compile.artifacts import compile_vapp
-from vcloud.compile.guest.identity import kept_identity_lines
 from vcloud.design.model import Vm
 from vcloud.errors import UnprotectedError, VcloudError
 from vcloud.fleet.fleet import Fleet, open_home
@@ -124,20 +123,19 @@ def _target(host: str, manifest: Manifest, state: VappState, vms: Sequence[Vm]) 
         raise VcloudError(
             f"a run of `vcloud up` of '{vapp}' has failed or was interrupted", WAY_OUT
         )
-    made = compile_vapp(design, manifest.uplink)
+    made = compile_vapp(design, manifest.uplink, keeps_files=True)
     if not _renders_alike(manifest, made.firewall_digest, made.ips_digest):
         raise VcloudError(
             f"another release of vcloud made '{vapp}', and this one renders it differently", WAY_OUT
         )
-    lines = {vm.name: kept_identity_lines(design, vm, manifest.uplink) for vm in design.vms}
     started = {vm.name for vm in (*vms, *design.appliances)}
     left = tuple(vm.name for vm in design.vms if state.stopped(vm) and vm.name not in started)
     return Target(
         design,
         on_one(design, host),
-        replace(made, identities=lines),
+        made,
         replace(manifest, stopped=left),
-        VmImages.standing_on(manifest, state.images),
+        VmImages.kept(manifest, state.images),
     )
 
 

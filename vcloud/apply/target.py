@@ -19,6 +19,7 @@ from vcloud.hosts.uplink import uplink_for
 from vcloud.hosts.volumes import VappVolumes
 from vcloud.placement.place import Placement
 from vcloud.plan.manifest import Manifest
+from vcloud.plan.moving import with_files_of
 from vcloud.plan.state import VappState
 from vcloud.plan.wanted import needs_salt, wanted_manifest
 from vcloud.reporter import Reporter
@@ -57,9 +58,11 @@ def target_of(
     *,
     renew: bool = False,
     settled: VmImages | None = None,
+    kept: Manifest | None = None,
 ) -> Target:
     """The target of a run. If the vApp exists, the design keeps the order of its parts. `renew` and
-    `settled` are as in `VmImages.of`. Raises RefusedError if the host has too few cores for
+    `settled` are as in `VmImages.of`. With `kept`, the design is that of this manifest, so the guests
+    keep their files, and the VMs their builds. Raises RefusedError if the host has too few cores for
     VMs that demand their own.
     """
     if state.manifest:
@@ -67,8 +70,12 @@ def target_of(
     uplink = uplink_for(
         host, design.instance.name, state.manifest.uplink if state.manifest else None
     )
-    artifacts = compile_vapp(design, uplink)
-    images = VmImages.of(design, state.manifest, state.images, renew=renew, settled=settled)
+    artifacts = compile_vapp(design, uplink, keeps_files=kept is not None)
+    images = (
+        VmImages.kept(kept, state.images)
+        if kept
+        else VmImages.of(design, state.manifest, state.images, renew=renew, settled=settled)
+    )
     wanted = wanted_manifest(
         artifacts,
         accelerator,
@@ -77,6 +84,7 @@ def target_of(
         __version__,
         salt_for(design, state.manifest),
     )
+    wanted = with_files_of(wanted, kept) if kept else wanted
     cores = cores_for(host, design, dict(state.manifest.cores if state.manifest else ()))
     wanted = replace(wanted, cores=tuple(cores.pins.items()), owned=tuple(sorted(cores.owned)))
     return Target(design, placement, artifacts, wanted, images)

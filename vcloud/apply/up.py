@@ -18,6 +18,7 @@ from vcloud.apply.planning import (
     needing_images,
     notes_on_dead,
     placed,
+    planned_on,
     refuse_host,
     refuse_uplink,
     seen_by_all,
@@ -27,6 +28,7 @@ from vcloud.apply.planning import (
 from vcloud.apply.refresh import refresh_images
 from vcloud.apply.run import Run
 from vcloud.apply.schedule import run_steps
+from vcloud.apply.settle import settle_move
 from vcloud.apply.superseded import forget_replaced, remove_older
 from vcloud.apply.target import Target, proven_accelerator, target_of
 from vcloud.apply.wake import Waker
@@ -92,6 +94,7 @@ def _brought_up(
             reporter.part("refresh")
             refresh_images(request.design, reporter)
             reporter.part("planning")
+        settle_move(lab, request.design.instance.name, reporter, start_as_it_stands)
         looked = time.monotonic()
         found = placed(lab, request)
         fleet, target, plan = found.fleet, found.planned.target, found.planned.plan
@@ -120,6 +123,19 @@ def _brought_up(
             recent = time.monotonic() - looked < RECENT
             run = UpRun(fleet, request, target, reporter, lock)
             return run.carry_out(plan, found.planned.seen if recent else None)
+
+
+def start_as_it_stands(fleet: Fleet, manifest: Manifest, reporter: Reporter, lock: Lock) -> None:
+    """Starts a vApp by its manifest, without its file, like `vcloud up`: the guests keep their files. Its
+    domains must be defined. The caller holds the lock.
+
+    Raises what `bring_up` raises.
+    """
+    request = Request(manifest.design, cold=True, kept=manifest, change_uplink=True)
+    planned = planned_on(fleet, request)
+    done = UpRun(fleet, request, planned.target, reporter, lock).carry_out(planned.plan, None)
+    if done.unmended:
+        raise UnprotectedError(done.vapp, done.host, done.unmended)
 
 
 def refuse_elsewhere(lab: Fleet, vapp: str) -> None:
@@ -182,6 +198,7 @@ class UpRun:
                 accelerator,
                 renew=self.request.refresh,
                 settled=self.planned.images,
+                kept=self.request.kept,
             )
             agreed_to = self.request.change_uplink
             refuse_uplink(target.wanted, state.manifest, self.host.name, agreed=agreed_to)

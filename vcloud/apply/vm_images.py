@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -47,16 +47,7 @@ class VmImages:
     standing: Manifest | None = None
     """The host's manifest of the vApp."""
     only_there: bool = False
-    """Only what the host has is used: the recipes and qcow2 files are not known here."""
-
-    @classmethod
-    def standing_on(cls, manifest: Manifest, there: frozenset[str]) -> VmImages:
-        """The builds that the VMs of a vApp have, which only its host needs to have. `there` are the
-        contents of the images that the host has.
-        """
-        chosen = dict(manifest.images)
-        digests = {name: image.recipe for name, image in chosen.items()}
-        return cls(manifest.design, digests, chosen, there, standing=manifest, only_there=True)
+    """Only the host's own copies are used, because this machine does not know the recipes."""
 
     @classmethod
     def of(
@@ -104,10 +95,22 @@ class VmImages:
         chosen = {vm.name: choice(vm) for vm in design.vms}
         return cls(design, digests, chosen, there, fresh, standing)
 
+    @classmethod
+    def kept(cls, manifest: Manifest, there: frozenset[str]) -> VmImages:
+        """The builds that a manifest names, which the host must have. No recipe is read. A VM of which
+        the manifest names no build has an empty one.
+        """
+        design = manifest.design
+        chosen = {vm.name: manifest.image_of(vm.name) or VmImage("") for vm in design.vms}
+        digests = {name: image.recipe for name, image in chosen.items()}
+        return cls(design, digests, chosen, there, standing=manifest, only_there=True)
+
     def lost(self, fresh: Iterable[str]) -> frozenset[str]:
         """Those of the VMs `fresh`, which get new root disks, whose chosen build neither the host
         nor this machine has, or whose bytes are not known.
         """
+        if self.only_there:
+            return frozenset()
         vms = {vm.name: vm for vm in self.design.vms}
         return frozenset(
             name
@@ -122,16 +125,22 @@ class VmImages:
         return is_there(chosen, self.there) and (bool(chosen.content) or vm.name not in self.fresh)
 
     def _cached(self, vm: Vm) -> VmImage | None:
+        if self.only_there:
+            return None
         image = _cached(vm.image, self.digests[vm.name])
         return image.build if image else None
 
     def missing(self, vms: Iterable[Vm]) -> tuple[ImageRef, ...]:
         """The images of these VMs that neither the host nor this machine has, each once."""
+        if self.only_there:
+            return ()
         wanted = {vm.image: vm for vm in vms if not self._is_there(vm)}
         return tuple(image for image, vm in wanted.items() if self._cached(vm) is None)
 
     def to_upload(self, vms: Iterable[Vm]) -> tuple[Image, ...]:
         """The images of these VMs that this machine has but the host does not, each once."""
+        if self.only_there:
+            return ()
         wanted = {vm.image: vm for vm in vms if not self._is_there(vm)}
         found = (_cached(image, self.digests[vm.name]) for image, vm in wanted.items())
         return tuple(image for image in found if image is not None)
@@ -211,8 +220,10 @@ class VmImages:
             ) from error
         return base, image.cmdline
 
-    def notes(self, now: str) -> Iterator[str]:
+    def notes(self, now: str) -> Iterable[str]:
         """Notes about builds that are old, or whose age is not known."""
+        if self.only_there:
+            return ()
         checked = {
             image.build.packages: image.current
             for vm in self.design.vms

@@ -20,6 +20,7 @@ from vcloud.cli import (
     imports,
     lab,
     lifecycle,
+    moving,
     plain_ssh,
     power,
     profile,
@@ -52,6 +53,7 @@ vapp_file.register(app)
 lifecycle.register(app)
 imports.register(app)
 power.register(app)
+moving.register(app, host.app)
 show.register(app)
 access.register(app)
 copy.register(app)

@@ -222,7 +222,8 @@ def _cells(row: "HostRow") -> tuple[str, ...]:
         f"{row.free_memory >> 20} of {row.memory >> 20} MiB",
         " ".join(f"{key}={value}" for key, value in row.labels),
         ", ".join(row.vapps) or "nothing",
-        "; ".join(row.closed_to) or "nobody",
+        "; ".join(("all vApps (drained)", *row.closed_to) if row.drained else row.closed_to)
+        or "nobody",
     )
 
 

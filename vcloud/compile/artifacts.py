@@ -46,13 +46,17 @@ class Artifacts:
         return ips_digest(self.ips) if self.ips else ""
 
 
-def compile_vapp(design: Design, uplink: Uplink) -> Artifacts:
+def compile_vapp(design: Design, uplink: Uplink, *, keeps_files: bool = False) -> Artifacts:
+    """`keeps_files` is as in `identity_lines`."""
     return Artifacts(
         design=design,
         uplink=uplink,
         firewall=render_firewall(design, uplink),
         ips=ips_files(design),
-        identities={vm.name: identity_lines(design, vm, uplink) for vm in design.vms},
+        identities={
+            vm.name: identity_lines(design, vm, uplink, keeps_files=keeps_files)
+            for vm in design.vms
+        },
     )
 
 

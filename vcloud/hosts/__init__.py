@@ -27,6 +27,8 @@ reasons behind the design:
 - vcloud never trusts an SSH host key on first use. The key of a host, or of an authority that has
   certified it, must be in known_hosts before vcloud connects. `ssh -G` tells how to log in
   (`ssh_config`), so that commands by paramiko and libvirt's own ssh go the same way.
+- Disks go from one host to another through this machine, in streams of two open connections (`copying`).
+  A copy counts only when it was read back, and has the digest of what was sent.
 - What a prepared host has is described once, in `vcloud.plan.preparation`. `preparing` looks at a host
   by programs that every Debian has, because a plain one has neither Python nor libvirt.
 - The text of an inventory is changed where it must be, and then read like any other

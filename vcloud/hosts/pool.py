@@ -11,7 +11,7 @@ import io
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any, BinaryIO, Self
+from typing import Any, Protocol, Self
 
 import libvirt
 
@@ -34,6 +34,13 @@ REFRESH_ATTEMPTS = 20
 
 Progress = Callable[[int, int], None]
 """A function that is called with the number of bytes done and the number of all bytes."""
+
+
+class Readable(Protocol):
+    """What gives bytes, such as an open file."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; empty at the end."""
 
 
 class StoragePool:
@@ -223,7 +230,7 @@ class StoragePool:
         with translated(f"the volumes of {self.host.name} could not be listed"):
             return set(self._pool.listVolumes())
 
-    def fill(self, name: str, source: BinaryIO, size: int, progress: Progress) -> None:
+    def fill(self, name: str, source: Readable, size: int, progress: Progress) -> None:
         """Creates a volume from the `size` bytes of a file. If the upload fails, the volume is
         deleted.
         """
@@ -243,7 +250,7 @@ class StoragePool:
     def _send(
         self,
         volume: libvirt.virStorageVol,
-        source: BinaryIO,
+        source: Readable,
         size: int,
         progress: Progress = lambda _done, _all: None,
     ) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import libvirt
 
+from vcloud.errors import HostError
 from vcloud.hosts.connection import Host, found_or_none, run_parallel, translated
 from vcloud.hosts.metadata import parse
 from vcloud.hosts.pool import StoragePool
@@ -58,6 +59,23 @@ def sizes(pool: StoragePool, names: Iterable[str]) -> dict[str, int]:
             return (name, int(found[1])) if found else None
 
     return dict(filter(None, run_parallel([functools.partial(size_of, name) for name in names])))
+
+
+def file_size(pool: StoragePool, name: str) -> int:
+    """Bytes of a volume's file, with its holes. Raises HostError, also if there is no such volume."""
+    with translated(f"the size of the volume '{name}' could not be read on {pool.host.name}"):
+        volume = pool.volume(name)
+        if volume is None:
+            raise HostError(f"there is no volume '{name}' on {pool.host.name}")
+        # A libvirt that does not tell it has raw volumes only, whose capacity it is.
+        return int(parse(volume.XMLDesc()).findtext("physical") or volume.info()[1])
+
+
+def backing_file_of(pool: StoragePool, name: str) -> str:
+    """The path of the file that a volume is based on; empty if there is none. Raises HostError."""
+    with translated(f"the properties of the volume '{name}' could not be read on {pool.host.name}"):
+        volume = pool.volume(name)
+        return parse(volume.XMLDesc()).findtext("backingStore/path", "") if volume else ""
 
 
 def backing_files(pool: StoragePool, prefix: str) -> set[str]:

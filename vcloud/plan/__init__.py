@@ -39,6 +39,9 @@ differences, and `host_mending` says which step repairs each. `host_isolation` c
 VMs' processes share of processors and memory, if the vApp demands something. No step touches what belongs to
 somebody else: the plan names it (`Plan.unmended`), and `vcloud up` ends with an error.
 
+While a vApp moves to another host (`moving`), both hosts have a copy of it. `copies` says which one
+counts, from a record in both manifests.
+
 What a host has that vcloud has prepared is no part of a vApp: `preparation` lists it as steps, judged
 from what `seen_host` has read. `vcloud host add` runs them, `host check` and `doctor` tell which are
 left. To prepare one more thing, add a function there that makes its `Step`.

@@ -1,8 +1,12 @@
 """Which of several copies of a vApp counts. There are several where a person said that a host is dead, and
-`up` placed the vApp elsewhere, and the host has come back.
+`up` placed the vApp elsewhere, and the host has come back. And there are two while a vApp is moved.
 
 A person's word counts more than generations: a generation is a time or higher, and a run that could
 not see the copy on the dead host could not go above it for sure.
+
+Of the two copies of a move, the one on the source counts until its manifest says that the move has
+switched. From then on the one on the destination counts. So one write of one manifest decides, and
+there is no moment in which both count or none.
 """
 
 from __future__ import annotations
@@ -10,29 +14,54 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from vcloud.errors import UsageError, VcloudError
-from vcloud.plan.manifest import Manifest
+from vcloud.plan.manifest import Manifest, Move
 from vcloud.plan.state import VappState
 from vcloud.plan.steps import STARTED, Plan, Uncompared
 
 
 def newest_copy(copies: Mapping[str, Manifest]) -> str | None:
     """The host whose copy is newer than all others; None where that cannot be told."""
+    counting = {host: one for host, one in copies.items() if not gives_way(host, copies)}
     return next(
         (
             host
-            for host in copies
-            if all(_is_newer(copies, host, other) for other in copies if other != host)
+            for host in counting
+            if all(_is_newer(counting, host, other) for other in counting if other != host)
         ),
         None,
     )
 
 
+def gives_way(host: str, copies: Mapping[str, Manifest]) -> bool:
+    """Whether the copy on a host does not count because of a move: it was left behind, or it is not
+    complete, or nobody knows that it is. `copies` are all that could be read.
+    """
+    move = copies[host].move
+    if move is None:
+        return False
+    if host == move.source:
+        return move.switched
+    return not has_switched(move, copies)
+
+
+def has_switched(move: Move, copies: Mapping[str, Manifest]) -> bool:
+    """Whether the copy on the destination counts. `move` is what any of the two manifests says. The
+    source's decides if it can be read.
+    """
+    source = copies.get(move.source)
+    if source is None or source.move is None or source.move.id != move.id:
+        return move.switched
+    return source.move.switched
+
+
 def refuse_unsaid(vapp: str, home: str, newest: Manifest | None, older: Collection[str]) -> None:
     """Raises UsageError where an older copy may not be removed: only its generation says that it is
-    superseded, and nobody has said that its host was dead.
+    superseded. Nobody has said that its host was dead, and it is no copy of a move.
     """
-    said = newest.replaced if newest else ()
-    if unsaid := sorted({*older} - {*said}):
+    said = {*newest.replaced} if newest else set()
+    if newest and newest.move:
+        said |= {newest.move.source, newest.move.destination}
+    if unsaid := sorted({*older} - said):
         raise UsageError(
             f"'{vapp}' is on {home} and on {', '.join(unsaid)}, and nobody has said that one replaces the other, so none is removed",
             f"Name one host: --connect {'|'.join((home, *unsaid))}. The copy on {home} has the higher generation.",

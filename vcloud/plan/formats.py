@@ -25,16 +25,17 @@ from typing import Any, Final
 
 from vcloud.marks import format_of
 from vcloud.plan.manifest import Manifest
-from vcloud.plan.upgrade import from_1, from_2
+from vcloud.plan.upgrade import from_1, from_2, from_3
 from vcloud.plan.wanted import hardware_digest, network_digests
 from vcloud.values import processors_shown
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """The newest format that this release reads, and the one that it writes. Format 1 had no envelope.
 """
 UPGRADES: Final[Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {
     1: from_1,
     2: from_2,
+    3: from_3,
 }
 """Format -> the function that turns a body of that format into one of the next format."""
 CORES: Final = "cores"

@@ -87,6 +87,13 @@ def stem(kind: str, image: str, content: str) -> str:
     return f"{'image' if kind == 'disk' else kind}-{image}-{content}"
 
 
+def with_new_id(disk: str, number: str) -> str:
+    """The name of the disk of a memory image with another random ID (8 hex digits), for a copy on
+    another host.
+    """
+    return re.sub(r"\.[0-9a-f]{8}(?=\.qcow2$)", f".{number}", disk)
+
+
 def suffix(kind: str) -> str:
     """The end of the name of an image's volume."""
     return _SUFFIXES[kind]

@@ -50,6 +50,30 @@ class VmImage:
 
 
 @dataclass(frozen=True, slots=True)
+class Move:
+    """A move of a vApp from one host to another that has begun. It stands in the manifests on both hosts
+    until the move has ended. `vcloud.plan.copies` says which of the two copies counts.
+    """
+
+    id: str
+    """Random, so that a record of an earlier move is not taken for one of this move."""
+    source: str
+    """The name of the host that the vApp leaves."""
+    destination: str
+    """The name of the host that it goes to."""
+    switched: bool = False
+    """Whether the copy on the destination counts. The source's manifest decides. That on the
+    destination says it only after the source's.
+    """
+    volumes: tuple[tuple[str, str], ...] = ()
+    """(volume of a VM, SHA-256 in hex of its copy), of those that the destination has and that were
+    verified there. Only these are deleted on the source.
+    """
+    host_keys: tuple[tuple[str, str], ...] = ()
+    """(VM, the public half of its SSH host key)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """One vApp on one host.
 
@@ -120,6 +144,8 @@ class Manifest:
     """Random text that every digest of a secret covers, so that nobody can compare such digests of
     two vApps, or guess a secret from a list. Empty if no file of the vApp ever held a secret.
     """
+    move: Move | None = None
+    """The move that has begun and has not ended; None if there is none."""
 
     def digests_of(self, vm: str) -> VmDigests | None:
         return dict(self.vms).get(vm)
@@ -181,6 +207,7 @@ class Manifest:
                 generation=other.generation,
                 signed=other.signed,
                 replaced=other.replaced,
+                move=other.move,
             )
             == other
         )
@@ -234,6 +261,7 @@ class Manifest:
             generation=max(seconds, above + 1, before.generation + 1 if before else 0),
             signed=before.signed if before else (),
             replaced=tuple(sorted({*said, *replaced})),
+            move=before.move if before else None,
         )
 
     def without_replaced(self, empty: Collection[str]) -> Manifest:

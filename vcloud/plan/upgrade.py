@@ -69,6 +69,13 @@ def from_2(body: dict[str, Any]) -> dict[str, Any]:
     return {**body, "design": design, "images": images, "connected": [], "defined": []}
 
 
+def from_3(body: dict[str, Any]) -> dict[str, Any]:
+    """Format 4 says whether the vApp is being moved to another host. A release that does not know this
+    could start a copy that does not count. So it must not read the manifest.
+    """
+    return {**body, "move": None}
+
+
 def _vms(design: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield from design["workloads"]
     yield design["firewall"]

@@ -16,7 +16,7 @@ from vcloud.hosts.manifests import read_manifest, vapp_names
 from vcloud.hosts.operators import may_ask_for_signatures
 from vcloud.hosts.tenancy import ask_hook, boot_of
 from vcloud.placement.place import INSTALL_HOOK, TRUST
-from vcloud.plan.copies import newest_copy
+from vcloud.plan.copies import gives_way, newest_copy
 from vcloud.plan.formats import Unreadable
 from vcloud.plan.manifest import Manifest
 
@@ -85,6 +85,8 @@ def why_not_admitted(vapp: str, host: str, copies: Copies) -> str:
     newest = newest_copy(known)
     if newest == host:
         return ""
+    if gives_way(host, known):
+        return "it is a copy of a move that has not ended, and does not count; `vcloud up` ends the move"
     down = f"`vcloud down {vapp} -c {host}` removes the copy on {host} with its data disks"
     if newest is None or host not in known[newest].replaced:
         down = (

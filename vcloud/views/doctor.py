@@ -24,6 +24,7 @@ from vcloud.hosts.executed import Executed
 from vcloud.hosts.host_side import INSTALL, read_report
 from vcloud.hosts.inventory import choose_hosts
 from vcloud.hosts.kernel import KSM_RUN, ksm_of
+from vcloud.hosts.links import link_of
 from vcloud.hosts.manifests import read_manifest, vapp_names
 from vcloud.hosts.pool import StoragePool
 from vcloud.hosts.preparing import look_at
@@ -36,7 +37,6 @@ from vcloud.plan.manifest import Manifest
 from vcloud.plan.preparation import left_of, steps_of
 from vcloud.proof.report import plain
 from vcloud.values import ON
-from vcloud.views.host_facts import link_of
 
 BRIDGE_FILTERS = tuple(
     f"/proc/sys/net/bridge/bridge-nf-call-{table}" for table in ("iptables", "ip6tables")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from vcloud.enforce.install import hook_digest, installed_digest, wanted_on
 from vcloud.errors import HostError
@@ -12,8 +11,9 @@ from vcloud.fleet.fleet import open_fleet
 from vcloud.hosts.accelerator import stored_accelerator
 from vcloud.hosts.capabilities import capabilities_of
 from vcloud.hosts.connection import Host
-from vcloud.hosts.inventory import HostRef
+from vcloud.hosts.drained import is_drained
 from vcloud.hosts.labels import labels_of
+from vcloud.hosts.links import link_of
 from vcloud.hosts.pool import StoragePool
 from vcloud.hosts.preparing import look_at
 from vcloud.hosts.tenancy import NOBODY, ask_hook, residents_of
@@ -65,6 +65,8 @@ class HostFacts:
     reporter: Installed
     trusted_operators: int | None
     """Keys whose signatures count there; None: the host asks for no signatures."""
+    drained: bool = False
+    """Whether no vApp is placed there (`vcloud host drain`)."""
     vapps: list[str] = field(default_factory=list)
     """Those that run there."""
     other_vms: list[str] = field(default_factory=list)
@@ -104,6 +106,7 @@ class HostFacts:
                 if self.trusted_operators is None
                 else str(self.trusted_operators),
             ),
+            ("drained", "yes; no vApp is placed there" if self.drained else "no"),
             ("vApps that run", ", ".join(self.vapps) or "none"),
             ("other VMs that run", ", ".join(self.other_vms) or "none"),
         ]
@@ -143,22 +146,10 @@ def _facts(host: Host) -> HostFacts:
         hook=_hook(host),
         reporter=_reporter(seen),
         trusted_operators=None if seen is None or seen.operators is None else len(seen.trusted),
+        drained=is_drained(host),
         vapps=sorted({one.vapp for one in residents if isinstance(one, Terms)}),
         other_vms=sorted(one for one in residents if isinstance(one, str)),
     )
-
-
-def link_of(ref: HostRef) -> tuple[str, bool | None]:
-    """How a host is reached, as a clause, and whether that is encrypted; None on this machine."""
-    parts = urlsplit(ref.uri)
-    transport = parts.scheme.partition("+")[2] or ("tls" if parts.hostname else "unix")
-    if transport == "unix":
-        return "this machine", None
-    if "no_verify" in parse_qs(parts.query, keep_blank_values=True):
-        return f"{transport}, and nobody looks at the host's key (no_verify)", False
-    if transport in ("ssh", "libssh", "libssh2", "tls"):
-        return f"{transport}, encrypted", True
-    return f"{transport}, not encrypted", False
 
 
 def _seen(host: Host) -> SeenHost | None:

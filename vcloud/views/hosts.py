@@ -18,6 +18,7 @@ from vcloud.fleet.fleet import Fleet, open_lab
 from vcloud.hosts.accelerator import stored_accelerator
 from vcloud.hosts.capabilities import capabilities_of
 from vcloud.hosts.connection import Host, run_parallel
+from vcloud.hosts.drained import is_drained
 from vcloud.hosts.labels import labels_of
 from vcloud.hosts.manifests import read_manifest, vapp_names
 from vcloud.hosts.observe import has_vapp
@@ -49,6 +50,8 @@ class HostRow:
     """The vApps that run there, and other VMs by their names in brackets."""
     closed_to: tuple[str, ...] = ()
     """Whom those that run there keep away, in sentences without an end."""
+    drained: bool = False
+    """Whether no vApp is placed there (`vcloud host drain`)."""
 
 
 def host_rows(connect: str | None) -> list[HostRow]:
@@ -66,6 +69,7 @@ def _row(host: Host) -> HostRow:
         capabilities, residents = capabilities_of(host), residents_of(host)
         known = stored_accelerator(host)
         labels = labels_of(host, known.name if known else "").labels
+        drained = is_drained(host)
     except HostError as error:
         return HostRow(host.name, error=error.what)
     terms = sorted({one for one in residents if isinstance(one, Terms)}, key=lambda one: one.vapp)
@@ -80,6 +84,7 @@ def _row(host: Host) -> HostRow:
         tuple(sorted(labels.items())),
         (*(one.vapp for one in terms), *others),
         tuple(demand for one in terms for demand in told_demands(one)),
+        drained,
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from vcloud.hosts.inventory import HostRef
-from vcloud.views.host_facts import OURS, UNKNOWN, HostFacts, Installed, link_of
+from vcloud.hosts.links import link_of
+from vcloud.views.host_facts import OURS, UNKNOWN, HostFacts, Installed
 
 
 @pytest.mark.parametrize(

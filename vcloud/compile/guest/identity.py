@@ -53,25 +53,20 @@ IPS_SYSCTLS = (
 """Only Suricata forwards packets there."""
 
 
-def identity_lines(design: Design, vm: Vm, uplink: Uplink) -> tuple[str, ...]:
-    """The identity of one VM without its secrets, in the order in which it must be applied."""
+def identity_lines(
+    design: Design, vm: Vm, uplink: Uplink, *, keeps_files: bool = False
+) -> tuple[str, ...]:
+    """The identity of one VM without its secrets, in the order in which it must be applied.
+
+    If it `keeps_files`, the guest keeps the files of the vApp file that it has. Then the design may be
+    that of a manifest, which has no contents of files.
+    """
     return (
         f"hostname {vm.name}",
         f"machine-id {vm.machine_id}",
         *_network_lines(design, vm, uplink),
         *(f"disk {disk.name} {disk.mount}" for disk in vm.disks if disk.mount),
-        *_file_lines(design, vm),
-    )
-
-
-def kept_identity_lines(design: Design, vm: Vm, uplink: Uplink) -> tuple[str, ...]:
-    """The identity of a VM whose disk has the files of the vApp file already. Of these it only names
-    the paths, so that the guest keeps them as they are. A manifest does not know their contents.
-    """
-    kept = {f"file {file.path}": f"had {file.path}" for file in vm.files}
-    return tuple(
-        kept.get(" ".join(line.split(" ", 2)[:2]), line)
-        for line in identity_lines(design, vm, uplink)
+        *_file_lines(design, vm, keeps_files=keeps_files),
     )
 
 
@@ -231,7 +226,7 @@ def length_of(zone: Zone, address: Address) -> int:
     return (zone.prefix4 if address.version == 4 else zone.prefix6).prefixlen
 
 
-def _file_lines(design: Design, vm: Vm) -> Iterator[str]:
+def _file_lines(design: Design, vm: Vm, *, keeps_files: bool) -> Iterator[str]:
     if vm.role is not Role.WORKLOAD:
         return
     yield _file("/etc/hosts", 0o644, hosts_file(design, vm))
@@ -242,7 +237,12 @@ def _file_lines(design: Design, vm: Vm) -> Iterator[str]:
             0o600,
             "".join(f"{key}\n" for key in design.authorized_keys).encode(),
         )
-    yield from (_file(file.path, file.mode, file.content, file.owner) for file in vm.files)
+    for file in vm.files:
+        if keeps_files:
+            # The guest removes the files that an identity does not name.
+            yield f"had {file.path}"
+        else:
+            yield _file(file.path, file.mode, file.content, file.owner)
 
 
 def _file(path: str, mode: int, content: bytes, owner: str = "root:root") -> str:

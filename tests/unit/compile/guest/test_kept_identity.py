@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.vapps import design_of_text
-from vcloud.compile.guest.identity import identity_lines, kept_identity_lines
+from vcloud.compile.guest.identity import identity_lines
 from vcloud.plan.manifest import redacted
 from vcloud.views.render import UPLINK
 
@@ -20,6 +20,6 @@ def test_only_the_paths_of_the_files_are_named_and_all_else_is_the_same() -> Non
     design = design_of_text(TEXT)
     (vm,), (known,) = design.workloads, redacted(design).workloads
     whole = identity_lines(design, vm, UPLINK)
-    kept = kept_identity_lines(redacted(design), known, UPLINK)
+    kept = identity_lines(redacted(design), known, UPLINK, keeps_files=True)
     assert [line for line in kept if line not in whole] == ["had /etc/key"]
     assert [line.split()[:2] for line in whole if line not in kept] == [["file", "/etc/key"]]
