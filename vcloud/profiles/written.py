@@ -163,7 +163,7 @@ class _Profile(Part):
     not_covered: fields.ListOf[Annotated[str, CONTROL]] = Field((), max_length=MOST_CONTROLS)
 
 
-PROFILE_FILE: Final = Kind(_Profile, "profile: corp-baseline", "README.md shows one.")
+PROFILE_FILE: Final = Kind(_Profile, "profile: corp-baseline", "docs/profiles.md shows one.")
 
 
 def parse_profile(data: bytes, file: str) -> Profile:

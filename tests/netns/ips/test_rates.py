@@ -1,6 +1,6 @@
 """How often a detector or a shipped rule hits what is innocent, and how often it finds what it is for.
 
-The numbers of the README are from the long test: `-m long -s` prints them.
+The numbers of docs/limits.md are from the long test: `-m long -s` prints them.
 """
 
 from __future__ import annotations

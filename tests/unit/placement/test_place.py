@@ -260,7 +260,7 @@ def test_a_firewall_with_more_nics_than_its_machine_can_have_is_refused() -> Non
     assert f"'firewall' has {most + 2} NICs, and a VM with 1 CPU can have {most + 1}" in said
     assert f"at most {most} zones" in said
     assert "can have" in refusal(zones(60), HOST)
-    assert most == 44, "README says how many"
+    assert most == 44, "docs/limits.md says how many"
 
 
 def test_an_ips_with_more_nics_than_its_machine_can_have_is_refused() -> None:
@@ -272,7 +272,7 @@ def test_an_ips_with_more_nics_than_its_machine_can_have_is_refused() -> None:
     said = refusal(zones(most + 1, ":inspected"), HOST)
     assert f"Inspect at most {most} zones" in said
     assert "'firewall'" not in said
-    assert most == 22, "README says how many"
+    assert most == 22, "docs/limits.md says how many"
 
 
 def test_disks_leave_room_for_fewer_nics_and_processors_for_more() -> None:
