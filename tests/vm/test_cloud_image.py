@@ -301,6 +301,6 @@ def test_a_reboot_from_inside_goes_through_to_its_services(changed: Vapp) -> Non
     )
 
 
-def test_down_leaves_nothing_of_it(changed: Vapp) -> None:
-    changed.operator.run("down", "--yes", "own")
-    assert remains(changed.operator, "own") == []
+def test_down_leaves_nothing_of_it(own: Vapp) -> None:
+    own.operator.run("down", "--yes", "own")
+    assert remains(own.operator, "own") == []
