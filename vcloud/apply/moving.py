@@ -303,9 +303,12 @@ class _Mover:
     def move(self) -> None:
         """Does all of it. If a step before the switch fails, starts the vApp again on the source."""
         try:
-            manifest = self._begin()
+            there = self._begin()
+            # While the VMs still run, because images do not change.
+            images = self._copy_images()
+            there = replace(there, accelerator=self._accelerator(there))
             self._stop()
-            record, there = self._copy(manifest)
+            record = self._copy(images)
             self._refuse_changes()
             self.reporter.part("switch")
             self.locks[self.destination.name].require()
@@ -379,17 +382,22 @@ class _Mover:
         newest = dict.fromkeys(_names(self.ready.manifest), self.generation)
         tell_newest(self.source, design, newest)
 
-    def _copy(self, manifest: Manifest) -> tuple[Move, Manifest]:
-        """Copies all files. Returns the record of the move with the digests, and the manifest of the
-        destination with the accelerator that the VMs get there.
+    def _copy_images(self) -> dict[tuple[str, str], str]:
+        """Copies the images that the destination lacks. (name, content) -> path of the disk there."""
+        self.reporter.part("images")
+        here, there = StoragePool(self.source), StoragePool(self.destination)
+        return {
+            one: copy_image(here, there, *one, self._progress(f"image {one[0]}"))
+            for one in sorted(self.ready.below.images)
+        }
+
+    def _copy(self, images: Mapping[tuple[str, str], str]) -> Move:
+        """Copies the disks of the stopped VMs. `images` are as `_copy_images` returns them. Returns the
+        record of the move with the digests.
         """
         self.reporter.part("copying")
         here, there = StoragePool(self.source), StoragePool(self.destination)
         below, names = self.ready.below, [file.volume for file in self.ready.plan.volumes]
-        images = {
-            one: copy_image(here, there, *one, self._progress(f"image {one[0]}"))
-            for one in sorted(below.images)
-        }
         copies = {name: with_new_id(name, secrets.token_hex(4)) for name in below.memory_images}
 
         def backing(name: str) -> str:
@@ -408,12 +416,11 @@ class _Mover:
         for name, copy in copies.items():
             copy_volume(here, there, name, copy, backing(name), self._progress(name))
         there.names()
-        record = replace(
+        return replace(
             self.move_record,
             volumes=tuple(sorted(digests.items())),
             host_keys=tuple(self._host_keys()),
         )
-        return record, replace(manifest, accelerator=self._accelerator(manifest))
 
     def _host_keys(self) -> list[tuple[str, str]]:
         found = []

@@ -80,10 +80,10 @@ class MovePlan:
 
     def rows(self) -> Iterator[tuple[str, str, str, str]]:
         """(what, name, host, why) of each step, in order."""
-        for vm in self.stopped:
-            yield "stop VM", vm, self.source, "its disks must not change while they are copied"
         for file in self.shared:
             yield "copy image", file.volume, self.destination, f"{_shown(file.size)} that it lacks"
+        for vm in self.stopped:
+            yield "stop VM", vm, self.source, "its disks must not change while they are copied"
         for file in self.volumes:
             yield "copy volume", file.volume, self.destination, f"{_shown(file.size)}"
         yield (

@@ -209,9 +209,9 @@ def test_a_person_is_told_what_a_move_costs_before_it_begins() -> None:
     assert "none to none" not in told
     rows = [(what, name, host) for what, name, host, _ in PLAN.rows()]
     assert rows == [
+        ("copy image", "image-base-ab.01234567.qcow2", "h2"),
         ("stop VM", "web", "h1"),
         ("stop VM", "firewall", "h1"),
-        ("copy image", "image-base-ab.01234567.qcow2", "h2"),
         ("copy volume", "root.shop.web.qcow2", "h2"),
         ("switch", "shop", "h1"),
         ("start VM", "firewall", "h2"),
