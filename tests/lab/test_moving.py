@@ -158,7 +158,9 @@ def nomad(make: Callable[[str], Lab], tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def whole(nomad: Nomad) -> Nomad:
-    """Whatever the last test did, it runs."""
+    """Whatever the last test did, it runs, and no host is drained."""
+    for host in nomad.lab.hosts():
+        nomad.run("host", "undrain", host.name)
     nomad.run("up", "--yes", str(nomad.file))
     return nomad
 
