@@ -19,12 +19,13 @@ from vcloud.apply.up import UpRun
 from vcloud.apply.vm_images import VmImages
 from vcloud.compile.artifacts import compile_vapp
 from vcloud.design.model import Vm
-from vcloud.errors import UnprotectedError, VcloudError
+from vcloud.errors import UnprotectedError, UnreachableError, VcloudError
 from vcloud.fleet.fleet import Fleet, open_home
 from vcloud.hosts.lock import Lock
 from vcloud.hosts.patience import boot_timeout
 from vcloud.hosts.volumes import VappVolumes
 from vcloud.placement.place import on_one
+from vcloud.plan.copies import refuse_moved, uncompared
 from vcloud.plan.diff import plan_changes
 from vcloud.plan.manifest import Manifest, Phase
 from vcloud.plan.state import VappState
@@ -58,13 +59,15 @@ def start_vms(vapp: str, names: Collection[str], connect: str | None, reporter: 
         NoVappError: the host has no such vApp.
         UsageError: there is no such VM.
         RefusedError: the host has no room for them, or its rules forbid them.
+        UnreachableError: a host that cannot be reached may have the copy that counts.
         VcloudError: more differs than that VMs are off, or a step fails.
         UnprotectedError: they run, and something on the host is not as vcloud made it.
     """
     boot_timeout()  # A user's mistake is told before the first change.
     with open_home(connect, vapp) as fleet, fleet.locked(vapp, "start") as locks:
-        _, manifest = fleet.standing(vapp)
+        state, manifest = fleet.standing(vapp)
         vms = named_vms(manifest.design, names)
+        _refuse_other_copies(fleet, state, manifest, vms)
         return _protected(start(fleet, vms, locks[fleet.home.name], reporter))
 
 
@@ -79,10 +82,25 @@ def restart_vms(
         state, manifest = fleet.standing(vapp)
         lock, vms = locks[fleet.home.name], named_vms(manifest.design, names)
         # Before the first one stops, so that a restart does not end as a stop.
+        _refuse_other_copies(fleet, state, manifest, vms)
         _refuse_more(_planned(fleet.home.name, manifest, state, vms))
         reporter.part("stopping")
         stop(fleet, vms, lock, timeout, reporter)
         return _protected(start(fleet, vms, lock, reporter))
+
+
+def _refuse_other_copies(
+    fleet: Fleet, state: VappState, manifest: Manifest, vms: Sequence[Vm]
+) -> None:
+    """Raises UnreachableError where another host may have the copy that counts, and may run it."""
+    host = fleet.home.name
+    refuse_moved(host, manifest)
+    plan = _planned(host, manifest, state, vms)
+    if found := uncompared(plan, state, fleet.unknown):
+        raise UnreachableError(
+            "; ".join(one.told(plan.vapp, host) for one in found),
+            f"Nothing was started. If the copy on {host} is the newest one, name its host: --connect {host}.",
+        )
 
 
 def _protected(done: Plan) -> Plan:

@@ -52,17 +52,20 @@ class Fleet:
         dead: Collection[str] = (),
         older: Sequence[Host] = (),
         empty: Collection[str] = (),
+        unknown: Mapping[str, HostError] = NONE,
     ) -> None:
         """`unreachable` maps the name of each host that could not be opened to the reason; `dead` are
         the names of those that a person has said to be dead; `older` have superseded copies of the
         vApp that the hosts were opened for. `empty` are the names of other hosts that were asked, and
-        have nothing of it once the copies on `older` are removed.
+        have nothing of it once the copies on `older` are removed; `unknown` maps the name of each
+        that could not be asked, and may have a copy, too, to the reason.
         """
         self.hosts = tuple(sorted(hosts, key=lambda host: host.name))
         self.unreachable = unreachable
         self.dead = frozenset(dead)
         self.older = tuple(older)
         self.empty = frozenset(empty)
+        self.unknown = unknown
 
     @property
     def home(self) -> Host:
@@ -257,7 +260,7 @@ def open_home(connect: str | None, vapp: str) -> Iterator[Fleet]:
         for host in lab.hosts:
             if host is not home and host not in older:
                 host.close()
-        yield lab.only(home, older)
+        yield Fleet([home], dead=lab.dead, older=older, unknown=copies.unknown)
 
 
 @contextmanager

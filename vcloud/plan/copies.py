@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from vcloud.errors import UsageError, VcloudError
+from vcloud.errors import UnreachableError, UsageError, VcloudError
 from vcloud.plan.manifest import Manifest, Move
 from vcloud.plan.state import VappState
 from vcloud.plan.steps import STARTED, Plan, Uncompared
@@ -54,6 +54,24 @@ def has_switched(move: Move, copies: Mapping[str, Manifest]) -> bool:
     return source.move.switched
 
 
+def refuse_moved(host: str, manifest: Manifest) -> None:
+    """Raises UnreachableError if no VM of the copy on this host may be started, because of a move that has
+    not ended. Only the manifest of this copy is known.
+    """
+    move, vapp = manifest.move, manifest.design.instance.name
+    if move is None or not gives_way(host, {host: manifest}):
+        return
+    why = (
+        f"it was moved to {move.destination}"
+        if host == move.source
+        else f"only {move.source} knows whether it is complete"
+    )
+    raise UnreachableError(
+        f"the copy of '{vapp}' on {host} does not count: {why}",
+        "Nothing was started. `vcloud up` ends the move when both hosts can be reached.",
+    )
+
+
 def refuse_unsaid(vapp: str, home: str, newest: Manifest | None, older: Collection[str]) -> None:
     """Raises UsageError where an older copy may not be removed: only its generation says that it is
     superseded. Nobody has said that its host was dead, and it is no copy of a move.
@@ -72,7 +90,8 @@ def uncompared(
     plan: Plan, state: VappState, unknown: Mapping[str, VcloudError]
 ) -> tuple[Uncompared, ...]:
     """The hosts that may have a newer copy than the one that the plan starts. A copy of which a VM
-    runs is not started, and it is newer than what a host has that was said to be dead.
+    runs is not started, and it is newer than what a host has that was said to be dead, or than the other copy of
+    a move.
 
     Args:
         plan: the plan for the copy.
@@ -83,7 +102,10 @@ def uncompared(
         domain.running for domain in state.domains if domain.is_of(plan.vapp)
     ):
         return ()
-    said = state.manifest.replaced if state.manifest else ()
+    said = {*state.manifest.replaced} if state.manifest else set()
+    move = state.manifest.move if state.manifest else None
+    if state.manifest and move and not gives_way(plan.host, {plan.host: state.manifest}):
+        said |= {move.source, move.destination}
     return tuple(
         Uncompared(host, error.what) for host, error in sorted(unknown.items()) if host not in said
     )

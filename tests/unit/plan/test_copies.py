@@ -9,9 +9,9 @@ import pytest
 from tests.standing import manifest_of
 from tests.vapps import shop
 from vcloud.design.names import domain_uuid
-from vcloud.errors import HostError, SilentError, UsageError
-from vcloud.plan.copies import newest_copy, refuse_unsaid, uncompared
-from vcloud.plan.manifest import Manifest
+from vcloud.errors import Exit, HostError, SilentError, UnreachableError, UsageError
+from vcloud.plan.copies import newest_copy, refuse_moved, refuse_unsaid, uncompared
+from vcloud.plan.manifest import Manifest, Move
 from vcloud.plan.state import DomainState, VappState
 from vcloud.plan.steps import Loss, OlderCopy, Plan, Step, Verb
 
@@ -113,3 +113,49 @@ def test_what_goes_with_an_older_copy_is_agreed_to_like_other_losses() -> None:
     assert plan.lost_data() == (loss,)
     assert plan.losses() == {"the older copy on h2"}
     assert Plan("shop", "h1", ()).losses() == frozenset()
+
+
+MOVE = Move("0f0f", "h1", "h2")
+SWITCHED = replace(MOVE, switched=True)
+
+
+@pytest.mark.parametrize(
+    ("host", "move", "told"),
+    [
+        ("h1", None, ""),
+        ("h1", MOVE, ""),
+        ("h2", SWITCHED, ""),
+        ("h1", SWITCHED, "it was moved to h2"),
+        ("h2", MOVE, "only h1 knows whether it is complete"),
+    ],
+)
+def test_a_copy_that_a_move_has_left_or_not_completed_is_not_started(
+    host: str, move: Move | None, told: str
+) -> None:
+    moved = replace(SHOP, move=move)
+    if not told:
+        refuse_moved(host, moved)
+        return
+    with pytest.raises(UnreachableError, match=told) as caught:
+        refuse_moved(host, moved)
+    assert caught.value.exit == Exit.REFUSED
+    assert "Nothing was started" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("host", "move", "named"),
+    [
+        ("h2", SWITCHED, ["h3"]),
+        ("h1", MOVE, ["h3"]),
+        ("h1", SWITCHED, ["h1", "h2", "h3"]),
+        ("h2", MOVE, ["h1", "h2", "h3"]),
+        ("h2", None, ["h1", "h2", "h3"]),
+    ],
+)
+def test_the_other_copy_of_a_move_is_known_to_be_older(
+    host: str, move: Move | None, named: list[str]
+) -> None:
+    """So a vApp that was moved off a host starts while that host is switched off."""
+    state = replace(STATE, manifest=replace(SHOP, move=move), domains=(OFF,))
+    away = {name: SilentError(f"{name} does not answer") for name in ("h1", "h2", "h3")}
+    assert [one.host for one in uncompared(replace(STARTS, host=host), state, away)] == named
