@@ -15,6 +15,7 @@ from vcloud.apply.vm_images import VmImages
 from vcloud.compile.libvirt.domain import render_domain
 from vcloud.compile.libvirt.host import HostFacts
 from vcloud.design.model import Vm
+from vcloud.design.names import root_volume
 from vcloud.errors import HostError, NoVappError, UnreachableError
 from vcloud.fleet.fleet import Fleet
 from vcloud.hosts import machines
@@ -235,7 +236,7 @@ def _define(host: Host, manifest: Manifest, move: Move) -> None:
 def _refuse_missing(volumes: VappVolumes, vm: Vm, disks: Mapping[str, str]) -> None:
     """Raises HostError if a disk is gone, so that no empty one takes its place."""
     there = {*volumes.volumes_of_domain(vm.domain)}
-    if gone := sorted({*disks} - there):
+    if gone := sorted({root_volume(vm.domain), *disks} - there):
         host = volumes.pool.host.name
         raise HostError(
             f"the disk '{gone[0]}' was copied to {host}, and is gone from there",

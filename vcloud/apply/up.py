@@ -129,13 +129,23 @@ def start_as_it_stands(fleet: Fleet, manifest: Manifest, reporter: Reporter, loc
     """Starts a vApp by its manifest, without its file, like `vcloud up`: the guests keep their files. Its
     domains must be defined. The caller holds the lock.
 
-    Raises what `bring_up` raises.
+    Raises what `bring_up` raises, and VcloudError if data would be lost, because nobody is asked.
     """
     request = Request(manifest.design, cold=True, kept=manifest, change_uplink=True)
     planned = planned_on(fleet, request)
+    refuse_any_loss(planned.plan)
     done = UpRun(fleet, request, planned.target, reporter, lock).carry_out(planned.plan, None)
     if done.unmended:
         raise UnprotectedError(done.vapp, done.host, done.unmended)
+
+
+def refuse_any_loss(plan: Plan) -> None:
+    """Raises VcloudError if a plan that nobody agrees to destroys data."""
+    if lost := plan.lost_data():
+        raise VcloudError(
+            f"'{plan.vapp}' cannot be started on {plan.host} as it stands, because data would be lost: {'; '.join(map(str, lost))}",
+            "Nothing was started or deleted. `vcloud plan` shows what is lost, and what keeps it. Then run `vcloud up` again.",
+        )
 
 
 def refuse_elsewhere(lab: Fleet, vapp: str) -> None:

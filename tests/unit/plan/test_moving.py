@@ -10,9 +10,10 @@ import pytest
 
 from tests.standing import manifest_of, standing, with_domain, without_domain
 from tests.vapps import shop
+from vcloud.apply.up import refuse_any_loss
 from vcloud.compile.artifacts import compile_vapp
 from vcloud.design.names import root_volume
-from vcloud.errors import RefusedError, UsageError
+from vcloud.errors import RefusedError, UsageError, VcloudError
 from vcloud.plan.copies import gives_way, newest_copy, refuse_unsaid
 from vcloud.plan.diff import plan_changes
 from vcloud.plan.formats import decoded, encoded
@@ -125,6 +126,21 @@ def test_stopped_vms_of_a_moved_vapp_are_started_and_not_made_anew() -> None:
     assert started.keys() == {vm.name for vm in DESIGN.vms}
     assert {*started.values()} <= {Verb.START_VM, Verb.RESTART_VM}
     assert not any(step.loses for step in steps)
+
+
+def test_what_is_started_without_a_question_loses_no_data() -> None:
+    """Somebody has saved a VM's memory, or put a snapshot over its disk, since it was looked at."""
+    off = with_domain(STANDING, "shop.db", lambda one: replace(one, running=False, token=""))
+    refuse_any_loss(plan_changes(MANIFEST, off, "h1", cold=True))
+    saved = with_domain(off, "shop.db", lambda one: replace(one, saved=True))
+    above = ("/pool/root.shop.db.snap", f"/pool/{root_volume('shop.db')}")
+    snapshot = with_domain(
+        off, "shop.db", lambda one: replace(one, sources={**one.sources, "vda": above})
+    )
+    gone = replace(off, volumes=WHOLE - {root_volume("shop.db")})
+    for state, told in ((saved, "saved memory"), (snapshot, "root.shop.db.snap"), (gone, "gone")):
+        with pytest.raises(VcloudError, match=told):
+            refuse_any_loss(plan_changes(MANIFEST, state, "h1", cold=True))
 
 
 def test_workloads_stop_before_the_appliances_and_before_those_that_they_start_after() -> None:
