@@ -30,7 +30,7 @@ from vcloud.plan.diff import plan_changes
 from vcloud.plan.manifest import Manifest, Phase
 from vcloud.plan.state import VappState
 from vcloud.plan.steps import Plan, Verb
-from vcloud.plan.stopping import named_vms
+from vcloud.plan.stopping import named_vms, told_of_restart
 from vcloud.plan.wanted import filter_digest, hardware_digest, network_digests
 from vcloud.reporter import Reporter
 
@@ -84,6 +84,11 @@ def restart_vms(
         # Before the first one stops, so that a restart does not end as a stop.
         _refuse_other_copies(fleet, state, manifest, vms)
         _refuse_more(_planned(fleet.home.name, manifest, state, vms))
+        if lost := told_of_restart(vms, manifest.design, state):
+            raise VcloudError(
+                f"data would be lost: {lost}",
+                "Nothing was stopped. `vcloud up` with the vApp's file asks before it does this.",
+            )
         reporter.part("stopping")
         stop(fleet, vms, lock, timeout, reporter)
         return _protected(start(fleet, vms, lock, reporter))

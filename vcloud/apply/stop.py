@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from vcloud.design.model import Vm
-from vcloud.errors import UsageError
 from vcloud.fleet.fleet import Fleet, open_home
 from vcloud.hosts import machines
 from vcloud.hosts.connection import Host
@@ -21,7 +20,12 @@ from vcloud.hosts.manifests import write_manifest
 from vcloud.plan.manifest import Manifest
 from vcloud.plan.refusals import refuse_foreign_domains, refuse_renamed
 from vcloud.plan.state import VappState
-from vcloud.plan.stopping import named_vms, refuse_unprotected, stop_order
+from vcloud.plan.stopping import (
+    named_vms,
+    refuse_unprotected,
+    refuse_unstoppable,
+    stop_order,
+)
 from vcloud.reporter import Reporter
 
 
@@ -43,7 +47,8 @@ def stop_vms(
 
     Raises:
         NoVappError: the host has no such vApp.
-        UsageError: there is no such VM, it is paused, or it is an appliance while workloads stay.
+        UsageError: there is no such VM, it is paused or has no definition, or it is an appliance while
+            workloads stay.
         VcloudError: somebody has renamed a domain, or a domain with the name of a VM is not vcloud's.
         HostError: a VM cannot be stopped. Those before it are stopped.
     """
@@ -81,11 +86,8 @@ def stop(fleet: Fleet, vms: Sequence[Vm], lock: Lock, timeout: int, reporter: Re
 def _running(state: VappState, vms: Sequence[Vm]) -> tuple[Vm, ...]:
     found = {vm: state.domain(vm.domain) for vm in vms}
     for vm, domain in found.items():
-        if domain is not None and domain.paused:
-            raise UsageError(
-                f"'{vm.name}' is paused, so it cannot shut down",
-                f"Nothing was stopped. Resume it (virsh resume {vm.domain}), or end it (virsh destroy {vm.domain}).",
-            )
+        if domain is not None:
+            refuse_unstoppable(vm, domain)
     return tuple(vm for vm, domain in found.items() if domain is not None and domain.running)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterator, Sequence
 
 from vcloud.design.model import Design, Role, Vm
 from vcloud.errors import UsageError
+from vcloud.plan.losses import at_next_start
+from vcloud.plan.state import DomainState, VappState
 
 
 def named_vms(design: Design, names: Collection[str]) -> tuple[Vm, ...]:
@@ -38,6 +40,25 @@ def refuse_unprotected(design: Design, vms: Collection[Vm]) -> None:
             f"'{vapp}/{alone[0]}' protects the other VMs, and stops only together with all of them",
             f"Stop the whole vApp: vcloud stop {vapp}. Or restart it: vcloud restart {vapp}/{alone[0]}.",
         )
+
+
+def refuse_unstoppable(vm: Vm, domain: DomainState) -> None:
+    """Raises UsageError where a VM cannot shut down, or could not be started again."""
+    if domain.paused:
+        raise UsageError(
+            f"'{vm.name}' is paused, so it cannot shut down",
+            f"Nothing was stopped. Resume it (virsh resume {vm.domain}), or end it (virsh destroy {vm.domain}).",
+        )
+    if domain.running and not domain.persistent:
+        raise UsageError(
+            f"somebody has removed the definition of '{vm.name}', so nothing could start it again",
+            "Nothing was stopped. `vcloud up` defines it again while it runs.",
+        )
+
+
+def told_of_restart(vms: Collection[Vm], design: Design, state: VappState) -> str:
+    """The data that is lost when these VMs are started again, as a clause; empty if none is."""
+    return "; ".join(str(loss) for vm in vms for loss in at_next_start(vm, design, state))
 
 
 def stop_order(vms: Sequence[Vm]) -> Iterator[tuple[Vm, ...]]:

@@ -13,7 +13,13 @@ from vcloud.plan.diff import plan_changes
 from vcloud.plan.facts import NO_FACTS
 from vcloud.plan.manifest import Manifest
 from vcloud.plan.state import VappState
-from vcloud.plan.stopping import named_vms, refuse_unprotected, stop_order
+from vcloud.plan.stopping import (
+    named_vms,
+    refuse_unprotected,
+    refuse_unstoppable,
+    stop_order,
+    told_of_restart,
+)
 
 DESIGN = design_of_text("""\
 vcloud: 1
@@ -116,3 +122,28 @@ def test_a_vapp_whose_other_vms_were_stopped_before_is_saved() -> None:
     fallen = replace(state, manifest=replace(state.manifest or manifest_of(DESIGN), stopped=()))
     assert not fallen.saved()
     assert not stopped(*ALL).saved()
+
+
+def test_a_vm_that_could_not_start_again_is_not_stopped() -> None:
+    vm = DESIGN.workloads[0]
+    domain = standing(DESIGN).domain(vm.domain)
+    assert domain
+    refuse_unstoppable(vm, domain)
+    refuse_unstoppable(vm, replace(domain, running=False))
+    for other, told in (
+        ({"persistent": False}, "removed the definition"),
+        ({"paused": True}, "paused"),
+    ):
+        with pytest.raises(UsageError, match=told) as caught:
+            refuse_unstoppable(vm, replace(domain, **other))
+        assert "Nothing was stopped" in caught.value.hint
+
+
+def test_a_restart_names_the_data_that_a_new_start_would_not_find() -> None:
+    """Somebody has made a snapshot: the running VM writes to another file than the next one would."""
+    state = standing(DESIGN)
+    assert told_of_restart(DESIGN.vms, DESIGN, state) == ""
+    above = ("/pool/root.shop.db.snap", "/pool/root.shop.db.qcow2")
+    changed = with_domain(state, "shop.db", lambda one: replace(one, sources={"vda": above}))
+    assert "root.shop.db.snap" in told_of_restart(DESIGN.vms, DESIGN, changed)
+    assert told_of_restart(named_vms(DESIGN, ["api"]), DESIGN, changed) == ""
