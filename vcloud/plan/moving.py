@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 
 from vcloud.design.model import Design, Vm
-from vcloud.design.names import is_vm_volume, root_volume
+from vcloud.design.names import is_vm_volume, root_volume, seed_volume
 from vcloud.errors import Problem, RefusedError
 from vcloud.marks import VmDigests
 from vcloud.plan.disks import displaced, unfinished_copies
@@ -145,6 +145,8 @@ def with_files_of(wanted: Manifest, kept: Manifest) -> Manifest:
     return replace(
         wanted,
         design=kept.design,
+        # The digests that are kept cover it.
+        salt=kept.salt,
         vms=tuple((name, digests(name, new)) for name, new in wanted.vms),
     )
 
@@ -216,6 +218,16 @@ def _in_the_way(manifest: Manifest, state: VappState) -> Iterator[tuple[str, str
 
 
 def _of_domain(vm: Vm, domain: DomainState, state: VappState) -> Iterator[tuple[str, str]]:
+    if domain.paused:
+        yield (
+            f"'{vm.name}' is paused, so it cannot shut down",
+            f"Resume it (virsh resume {vm.domain}), or end it (virsh destroy {vm.domain}).",
+        )
+    if not domain.persistent:
+        yield (
+            f"somebody has removed the definition of '{vm.name}', so nothing of it is left when it stops",
+            "Run `vcloud up` first, which defines it again.",
+        )
     if domain.saved:
         yield (
             f"the memory of '{vm.name}' is saved, and a move does not copy it",
@@ -226,13 +238,14 @@ def _of_domain(vm: Vm, domain: DomainState, state: VappState) -> Iterator[tuple[
             f"'{vm.name}' has snapshots, and a move does not copy them",
             f"Delete them: `virsh snapshot-list {vm.domain}` names them.",
         )
-    own = {root_volume(vm.domain), *(disk.volume for disk in vm.disks)}
+    disks = (disk.volume for disk in vm.disks)
+    own = {root_volume(vm.domain), seed_volume(vm.domain), *disks}
     strange = {found.top for found in displaced(domain, state, vm)}
-    # What has a target of its own, somebody has plugged in. A seed disk is no disk of this kind.
+    # What has a target of its own, somebody has plugged in, also where it is called like a disk of a VM.
     strange |= {
         files[0]
         for files in domain.sources.values()
-        if files and not is_vm_volume(_name(files[0])) and _name(files[0]) not in own
+        if files and not _is_one_of(own, files[0], state.folder)
     }
     for path in sorted(strange):
         yield (
@@ -241,8 +254,10 @@ def _of_domain(vm: Vm, domain: DomainState, state: VappState) -> Iterator[tuple[
         )
 
 
-def _name(path: str) -> str:
-    return path.rpartition("/")[2]
+def _is_one_of(volumes: Collection[str], path: str, folder: str) -> bool:
+    """Whether a file is one of these volumes of the pool in that folder; empty: it is not known."""
+    above, _, name = path.rpartition("/")
+    return name in volumes and folder in ("", above)
 
 
 def addresses_outside(before: Manifest, after: Manifest) -> tuple[tuple[str, str], ...]:
