@@ -328,17 +328,11 @@ class _Mover:
             finish(begun, self.locks, self.reporter, start_as_it_stands)
 
     def _here(self) -> Manifest:
-        """The manifest on the source during the move. No VM counts as connected, so that an undone
-        move lets `vcloud up` connect all of them.
+        """The manifest on the source during the move. As after `vcloud save`, no VM counts as connected,
+        so that an undone move lets `vcloud up` connect all of them, and their disks may hold data.
         """
-        return replace(
-            self.ready.manifest,
-            connected=(),
-            ids=(),
-            generation=self.generation,
-            lock=self.locks[self.source.name].uuid,
-            move=self.move_record,
-        )
+        noted = self.ready.manifest.saved(self.locks[self.source.name].uuid)
+        return replace(noted, generation=self.generation, move=self.move_record)
 
     def _begin(self) -> Manifest:
         """Writes the records of the move, first on the source. Returns the manifest of the
@@ -377,7 +371,8 @@ class _Mover:
         self.reporter.part("stopping")
         for vm in stop_order(design, running):
             self.reporter.report(vm.name, "shutting down")
-            machines.stop_domain(self.source, vm.domain, graceful=True)
+            if machines.stop_domain(self.source, vm.domain, graceful=True):
+                self.reporter.note(f"{vm.name} did not shut down in time, and was powered off")
             self.reporter.report(vm.name, "stopped")
         newest = dict.fromkeys(_names(self.ready.manifest), self.generation)
         tell_newest(self.source, design, newest)
@@ -416,6 +411,8 @@ class _Mover:
         for name, copy in copies.items():
             copy_volume(here, there, name, copy, backing(name), self._progress(name))
         there.names()
+        # Before the source's disks may go: what is only in the host's memory ends with a power failure.
+        VappVolumes(self.destination).write_out("the copied disks")
         return replace(
             self.move_record,
             volumes=tuple(sorted(digests.items())),
@@ -441,9 +438,17 @@ class _Mover:
 
     def _refuse_changes(self) -> None:
         """Raises VcloudError if the source's disks may have changed while they were copied, RefusedError
-        if the destination does not take the vApp any more.
+        if something has come to the source that a move cannot take along, or the destination does not
+        take the vApp any more.
         """
+        planned_on(
+            self.lab.only(self.destination),
+            replace(self.ready.request, kept=self.ready.manifest, copied=()),
+        )
+        # The source comes last: nothing takes long between this look and the switch.
         pool, state = StoragePool(self.source), self.lab.only(self.source).state_of(self.vapp)
+        # Somebody may have saved a VM's memory, or put a snapshot over a disk, before its VM stopped.
+        refuse_move(self.ready.manifest, state, self.source.name)
         running = [one.name for one in state.domains if one.running]
         pool.refresh()
         changed = [
@@ -454,10 +459,6 @@ class _Mover:
                 f"somebody has started '{self.vapp}' on {self.source.name}, or written to its disks, while they were copied: {', '.join(sorted((*running, *changed)))}",
                 "The copy is given up. Run the command again.",
             )
-        planned_on(
-            self.lab.only(self.destination),
-            replace(self.ready.request, kept=self.ready.manifest, copied=()),
-        )
 
     def _give_up(self, error: VcloudError) -> None:
         """Undoes what was done, and starts the vApp again where it was. Where that fails, the next `up`

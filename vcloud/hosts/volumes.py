@@ -213,13 +213,13 @@ class VappVolumes:
         if not begun:
             self.pool.make_empty(copying)
         self.pool.clone(volume, name)
-        self._write_out(name)
+        self.write_out(f"the copy '{name}'")
         self.pool.delete([volume])
         self.pool.delete([copying])
 
-    def _write_out(self, name: str) -> None:
-        """Makes the host write a copy to its disk. libvirt leaves it in the host's memory, where it
-        ends with a power failure.
+    def write_out(self, what: str) -> None:
+        """Makes the host write to its disk what was copied. libvirt leaves it in the host's memory, where
+        it ends with a power failure. `what` names it in an error. Raises HostError.
         """
         host = self.pool.host
         # An ordinary user may not open the folder, and has everything written out.
@@ -227,8 +227,8 @@ class VappVolumes:
             if host.shell.run(argv, timeout=SYNC_TIMEOUT).code == 0:
                 return
         raise HostError(
-            f"the copy '{name}' could not be written to the disk of {host.name}",
-            "Nothing was deleted. `vcloud up` makes the copy again.",
+            f"{what} could not be written to the disk of {host.name}",
+            "What was copied was not deleted. Run the command again, which makes the copy again.",
         )
 
     def _end_copies(self, volume: str) -> None:
