@@ -13,7 +13,11 @@ def link_of(ref: HostRef) -> tuple[str, bool | None]:
     transport = parts.scheme.partition("+")[2] or ("tls" if parts.hostname else "unix")
     if transport == "unix":
         return "this machine", None
-    if "no_verify" in parse_qs(parts.query, keep_blank_values=True):
+    given = parse_qs(parts.query, keep_blank_values=True)
+    # libssh and libssh2 have a parameter of their own, whose usual value is `normal`.
+    if {*given.get("known_hosts_verify", ())} - {"normal"}:
+        return f"{transport}, and not every key of the host is refused (known_hosts_verify)", False
+    if "no_verify" in given:
         return f"{transport}, and nobody looks at the host's key (no_verify)", False
     if transport in ("ssh", "libssh", "libssh2", "tls"):
         return f"{transport}, encrypted", True
