@@ -6,7 +6,7 @@ copies.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,7 +16,7 @@ from vcloud.compile.libvirt.domain import render_domain
 from vcloud.compile.libvirt.host import HostFacts
 from vcloud.design.model import Vm
 from vcloud.design.names import root_volume
-from vcloud.errors import HostError, NoVappError, UnreachableError
+from vcloud.errors import HostError, NoVappError, UnreachableError, VcloudError
 from vcloud.fleet.fleet import Fleet
 from vcloud.hosts import machines
 from vcloud.hosts.connection import Host, run_parallel
@@ -29,6 +29,7 @@ from vcloud.marks import VmMarks
 from vcloud.plan.copies import has_switched
 from vcloud.plan.manifest import Manifest, Move, Phase
 from vcloud.plan.moving import WAKING
+from vcloud.plan.state import DomainState
 from vcloud.reporter import Reporter
 
 Start = Callable[[Fleet, Manifest, Reporter, Lock], None]
@@ -142,7 +143,8 @@ def finish(begun: Begun, locks: Mapping[str, Lock], reporter: Reporter, start: S
     """Starts the vApp on the destination, and then deletes what was moved from the source. The caller
     holds the locks.
 
-    Raises UnreachableError if the destination cannot be reached, and what `start` raises.
+    Raises UnreachableError if the destination cannot be reached, VcloudError if VMs run on the source,
+    and what `start` raises.
     """
     vapp, source, destination = begun.vapp, begun.source, begun.destination
     if destination is None or not begun.is_of_this_move(destination.name):
@@ -154,18 +156,39 @@ def finish(begun: Begun, locks: Mapping[str, Lock], reporter: Reporter, start: S
             f"The copy on {begun.move.source} does not count any more, and is not started. When {begun.move.destination} can be reached, run `vcloud up` again.",
         )
     if source is not None and begun.is_of_this_move(source.name):
+        left = [one for one in Fleet([source]).state_of(vapp).domains if one.is_of(vapp)]
+        _refuse_started(vapp, begun.move, left)
         # Where nobody signs terms of tenancy, this is what keeps the old copy from being started.
-        for domain in Fleet([source]).state_of(vapp).domains:
-            if domain.is_of(vapp):
-                machines.remove_domain(source, domain.name)
+        for domain in left:
+            machines.remove_domain(source, domain.name)
     manifest = begun.copies[begun.move.destination]
     move = replace(begun.move, switched=True)
-    if manifest.phase is not Phase.READY or manifest.move != move:
+    if not _was_ready(manifest, move):
         manifest = replace(manifest, move=move)
         write_manifest(destination, manifest)
         _define(destination, manifest, move)
         start(Fleet([destination]), manifest, reporter, locks[destination.name])
     _clear(begun, move, reporter)
+
+
+def _refuse_started(vapp: str, move: Move, left: Collection[DomainState]) -> None:
+    """Raises VcloudError if somebody has started VMs of the copy that was left behind: what they have
+    written is nowhere else.
+    """
+    started = [domain.name for domain in left if domain.running or domain.saved]
+    if started:
+        raise VcloudError(
+            f"'{vapp}' was moved from {move.source} to {move.destination}, and somebody has started it on {move.source} since: {', '.join(started)}",
+            f"Nothing was started or deleted. Bring what it has written since to a safe place. Then remove it there (virsh destroy {started[0]}, virsh undefine --managed-save {started[0]}), and run `vcloud up` again, which goes on with the copy on {move.destination}.",
+        )
+
+
+def _was_ready(manifest: Manifest, move: Move) -> bool:
+    """Whether the vApp was ready on the destination since the move. A later run of `up` may have failed
+    there, perhaps with another file: only `up` with that file ends it. Until the vApp is ready for the
+    first time, no VM counts as connected.
+    """
+    return manifest.move == move and (manifest.phase is Phase.READY or bool(manifest.connected))
 
 
 def _clear(begun: Begun, move: Move, reporter: Reporter) -> None:

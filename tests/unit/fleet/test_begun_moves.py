@@ -15,8 +15,9 @@ from tests.standing import manifest_of
 from tests.told import Told
 from tests.vapps import TWO_HOMES, design_of_text
 from vcloud.apply.settle import begun_move, settle_move
-from vcloud.errors import Exit, RefusedError, SilentError, UnreachableError
+from vcloud.errors import Exit, RefusedError, SilentError, UnreachableError, VcloudError
 from vcloud.fleet.fleet import Copies, Fleet
+from vcloud.hosts import machines
 from vcloud.hosts.connection import Host, open_host
 from vcloud.hosts.drained import is_drained, mark_drained, refuse_drained, unmark_drained
 from vcloud.hosts.inventory import HostRef
@@ -119,6 +120,50 @@ def test_after_the_switch_what_was_moved_is_deleted_on_the_source(
     assert begun.has_switched
     assert vapp_names(first) == ()
     assert move_on(second) is None
+
+
+def test_a_vm_that_somebody_has_started_on_the_source_is_not_removed(
+    hosts: tuple[Host, Host],
+) -> None:
+    """What it has written since the move is nowhere else."""
+    first, second = hosts
+    has(first, SWITCHED)
+    has(second, SWITCHED)
+    vm = MANIFEST.design.vms[0]
+    xml = f"<domain type='test'><name>{vm.domain}</name><uuid>{vm.uuid}</uuid><memory>8192</memory><os><type>hvm</type></os></domain>"
+    machines.start_domain(first, vm.domain, xml)
+    with pytest.raises(VcloudError, match="somebody has started it on h1 since") as caught:
+        settle_move(Fleet(hosts), VAPP, Told(), nobody)
+    assert "Nothing was started or deleted" in caught.value.hint
+    assert machines.is_running(first, vm.domain)
+    assert move_on(first) == SWITCHED
+    # The way out that the hint names.
+    machines.stop_domain(first, vm.domain, graceful=False)
+    first.connection.lookupByName(vm.domain).undefine()
+    settle_move(Fleet(hosts), VAPP, Told(), nobody)
+    assert vapp_names(first) == ()
+    assert move_on(second) is None
+
+
+def test_a_later_run_that_failed_on_the_destination_is_left_to_up(
+    hosts: tuple[Host, Host],
+) -> None:
+    """It may have had another file, from which the VMs are not made yet. Before the vApp was ready there
+    for the first time, no VM is connected.
+    """
+    first, second = hosts
+    has(first, SWITCHED)
+    failed = replace(MANIFEST, phase=Phase.APPLYING, move=SWITCHED)
+    write_manifest(second, failed)
+    with pytest.raises(VcloudError, match="is not whole on h2"):
+        settle_move(Fleet(hosts), VAPP, Told(), nobody)
+    assert move_on(first) == SWITCHED
+    write_manifest(second, replace(failed, connected=((MANIFEST.design.vms[0].name, "token"),)))
+    settle_move(Fleet(hosts), VAPP, Told(), nobody)
+    found = read_manifest(second, VAPP)
+    assert isinstance(found, Manifest)
+    assert (found.phase, found.move) == (Phase.APPLYING, None)
+    assert vapp_names(first) == ()
 
 
 def test_a_kill_after_the_source_is_empty_leaves_only_the_record_to_remove(
