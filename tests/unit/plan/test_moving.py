@@ -169,6 +169,13 @@ def with_state(**changes: object) -> VappState:
     return replace(STANDING, **changes)  # type: ignore[arg-type]
 
 
+def with_disk(path: str) -> VappState:
+    """Somebody has plugged a further disk into a VM."""
+    return with_domain(
+        STANDING, "shop.db", lambda one: replace(one, sources={**one.sources, "vdz": (path,)})
+    )
+
+
 WHOLE = STANDING.volumes or frozenset()
 
 
@@ -204,15 +211,7 @@ WHOLE = STANDING.volumes or frozenset()
         ),
         # They are called like disks of a VM, and no definition on the destination has them.
         *(
-            (
-                with_domain(
-                    STANDING,
-                    "shop.db",
-                    lambda one, path=path: replace(one, sources={**one.sources, "vdz": (path,)}),
-                ),
-                MANIFEST,
-                path,
-            )
+            (with_disk(path), MANIFEST, path)
             for path in ("/pool/vm.shop.db.more.qcow2", "/srv/root.shop.db.qcow2")
         ),
         (without_domain(STANDING, "shop.db"), MANIFEST, "'db' is not complete"),

@@ -130,12 +130,10 @@ def test_a_vm_that_could_not_start_again_is_not_stopped() -> None:
     assert domain
     refuse_unstoppable(vm, domain)
     refuse_unstoppable(vm, replace(domain, running=False))
-    for other, told in (
-        ({"persistent": False}, "removed the definition"),
-        ({"paused": True}, "paused"),
-    ):
+    undefined, paused = replace(domain, persistent=False), replace(domain, paused=True)
+    for other, told in ((undefined, "removed the definition"), (paused, "is paused")):
         with pytest.raises(UsageError, match=told) as caught:
-            refuse_unstoppable(vm, replace(domain, **other))
+            refuse_unstoppable(vm, other)
         assert "Nothing was stopped" in caught.value.hint
 
 
