@@ -142,6 +142,10 @@ def remove_copy(
             reporter.note(
                 f"{name} was said to be dead: if it comes back with a copy of '{vapp}', that copy stays; `vcloud down {vapp} -c {name}` removes it then"
             )
+        for name in () if superseded else _of_move(fleet, state):
+            reporter.note(
+                f"a move between {host.name} and {name} has not ended: if {name} has a copy of '{vapp}', that copy stays; `vcloud down {vapp} -c {name}` removes it then"
+            )
         for loss in losses:
             reporter.note(f"data that goes: {loss}")
         # Only what was shown: a volume that appears now stays.
@@ -205,6 +209,13 @@ def _still_away(fleet: Fleet, state: VappState) -> list[str]:
     """The hosts that were said to be dead, and may come back with a copy."""
     said = state.manifest.replaced if state.manifest else ()
     return sorted({*said} - {host.name for host in fleet.older})
+
+
+def _of_move(fleet: Fleet, state: VappState) -> list[str]:
+    """The other host of a move that has not ended, if nothing was removed there."""
+    move = state.manifest.move if state.manifest else None
+    hosts = {move.source, move.destination} if move else set()
+    return sorted(hosts - {fleet.home.name, *(host.name for host in fleet.older)})
 
 
 def _is_appliance(domain: DomainState) -> bool:

@@ -478,7 +478,7 @@ class _Mover:
             start_as_it_stands(fleet, manifest, self.reporter, self.locks[self.source.name])
         except VcloudError as second:
             self.reporter.note(
-                f"the move could not be undone: {second.what}. `vcloud up` tries it again"
+                f"the move was not undone to its end: {second.what}. `vcloud up` tries it again"
             )
 
     def _progress(self, subject: str) -> Callable[[int, int], None]:

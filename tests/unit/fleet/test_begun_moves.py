@@ -14,6 +14,7 @@ import pytest
 from tests.standing import manifest_of
 from tests.told import Told
 from tests.vapps import TWO_HOMES, design_of_text
+from vcloud.apply.down import remove_copy
 from vcloud.apply.settle import begun_move, settle_move
 from vcloud.errors import Exit, RefusedError, SilentError, UnreachableError, VcloudError
 from vcloud.fleet.fleet import Copies, Fleet
@@ -203,6 +204,21 @@ def test_nothing_is_started_where_the_copy_that_counts_cannot_be_reached(
     assert caught.value.exit == Exit.REFUSED
     assert caught.value.hint
     assert move_on(hosts[reached]) == move
+
+
+@pytest.mark.parametrize(("move", "is_told"), [(MOVE, True), (None, False)])
+def test_down_tells_of_the_other_copy_of_a_move_that_it_does_not_reach(
+    hosts: tuple[Host, Host], move: Move | None, is_told: bool
+) -> None:
+    first, second = hosts
+    told = Told()
+    has(first, move)
+    remove_copy(Fleet([first], older=[second]), VAPP, told, superseded=False)
+    assert vapp_names(first) == ()
+    assert not any("has not ended" in stage for _, stage in told.stages)
+    has(first, move)
+    remove_copy(Fleet([first]), VAPP, told, superseded=False)
+    assert any(f"vcloud down {VAPP} -c h2" in stage for _, stage in told.stages) == is_told
 
 
 def test_a_host_is_drained_until_somebody_says_otherwise(hosts: tuple[Host, Host]) -> None:
