@@ -24,6 +24,9 @@ LONGEST = 16 << 10
 """Bytes of a long name."""
 DEEPEST = 100
 """Folders in folders."""
+MOST_LINKS = 1_000_000
+MOST_LEFT = 1000
+"""How much of what is left out is named."""
 FILE_MODE, FOLDER_MODE = 0o755, 0o777
 _LONG = {b"L": "name", b"K": "link"}
 _WANTED = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE)
@@ -67,6 +70,13 @@ class _Unpacking:
     bytes: int = 0
     left: list[str] = field(default_factory=list)
     links: list[_Entry] = field(default_factory=list)
+
+    def leave(self, what: str) -> None:
+        """Notes what is left out. The VM must not fill the memory with it."""
+        if len(self.left) < MOST_LEFT:
+            self.left.append(what)
+        elif len(self.left) == MOST_LEFT:
+            self.left.append("more than is named here")
 
 
 def unpack(source: IO[bytes], folder: int, name: str, told: Callable[[int], None]) -> Unpacked:
@@ -152,12 +162,16 @@ def _parts(name: str) -> tuple[str, ...]:
 
 def _make(work: _Unpacking, source: IO[bytes], entry: _Entry) -> None:
     if entry.kind not in _WANTED:
-        work.left.append(f"{entry.name!a} is no file, folder or link")
+        work.leave(f"{entry.name!a} is no file, folder or link")
     elif entry.kind == tarfile.SYMTYPE:
+        if len(work.links) >= MOST_LINKS:
+            raise GuestError(f"the VM sent more than {MOST_LINKS} symbolic links")
         work.links.append(entry)
     elif entry.kind == tarfile.DIRTYPE:
-        with _folder(work.root, entry.parts):
-            pass
+        with _folder(work.root, entry.parts) as folder:
+            # What only its owner may enter in the VM, only the operator may enter here.
+            allowed = os.fstat(folder).st_mode & entry.mode & FILE_MODE
+            os.fchmod(folder, allowed | 0o700)
     else:
         _make_file(work, source, entry)
 
@@ -187,7 +201,7 @@ def _make_file(work: _Unpacking, source: IO[bytes], entry: _Entry) -> None:
 
 def _make_link(work: _Unpacking, entry: _Entry) -> None:
     if not stays_inside(entry.parts, entry.link):
-        work.left.append(f"{entry.name!a} is a link out of the folder: {entry.link!a}")
+        work.leave(f"{entry.name!a} is a link out of the folder: {entry.link!a}")
         return
     with _folder(work.root, entry.parts[:-1]) as folder:
         try:

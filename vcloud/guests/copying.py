@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 STEP = 8 << 20
 """Bytes after which the progress is told again."""
+PADDING = 1 << 20
+"""Bytes that may follow an archive: tar fills its last record with zeros."""
 SHOWN = 500
 """Bytes of an error of ssh or tar that are shown."""
 NOTHING_HERE = "Nothing was written here. A file that changes meanwhile makes tar fail, too."
@@ -46,7 +48,7 @@ RECEIVE = f"""\
 d=$1
 case $d in /*) ;; *) d=$PWD/$d ;; esac
 if [ -d "$d" ]; then d=${{d%/}}/$2; fi
-if [ -d "$d" ] || {{ [ "$3" = d ] && [ -e "$d" ]; }}; then echo "$d" >&2; exit {STANDS}; fi
+if [ -e "$d" ] && {{ [ "$3" = d ] || ! [ -f "$d" ]; }}; then echo "$d" >&2; exit {STANDS}; fi
 [ -d "${{d%/*}}/" ] || exit {MISSING}
 t=$(mktemp -d "${{d%/*}}/.vcloud-cp-XXXXXXXX") || exit
 trap 'rm -rf -- "$t"' EXIT HUP INT TERM
@@ -89,11 +91,12 @@ def receive(
     name = posixpath.basename(posixpath.normpath(path))
     if name in ("", ".", ".."):
         raise UsageError(f"'{path}' names no file", "Name a file or a folder, such as /etc/nginx.")
-    final = target / name if target.is_dir() else target
-    _refuse_in_the_way(final)
-    if not final.parent.is_dir():
-        raise UsageError(f"there is no folder '{final.parent}'", "Make it first.")
+    final = target
     try:
+        final = target / name if target.is_dir() else target
+        _refuse_in_the_way(final)
+        if not final.parent.is_dir():
+            raise UsageError(f"there is no folder '{final.parent}'", "Make it first.")
         with tempfile.TemporaryDirectory(prefix=".vcloud-cp-", dir=final.parent) as made:
             opened = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
             try:
@@ -121,8 +124,8 @@ def _received(
         assert ssh.stdout is not None  # noqa: S101 - it is a pipe
         try:
             found = unpack(ssh.stdout, folder, "copy", told)
-            while ssh.stdout.read(STEP):
-                pass  # tar fills its last record with zeros
+            if len(ssh.stdout.read(PADDING + 1)) > PADDING:
+                raise GuestError("the VM does not stop sending", NOTHING_HERE)
         except CutShortError as error:
             if ssh.wait() == MISSING:
                 raise UsageError(f"there is no '{path}' in the VM") from None
@@ -144,7 +147,9 @@ def _put(copy: Path, final: Path, found: Unpacked) -> None:
 
 
 def _refuse_in_the_way(final: Path, *, folder: bool = False) -> None:
-    if final.is_dir() or (folder and os.path.lexists(final)):
+    """Refuses to replace a folder, and a device or a pipe such as /dev/null: only a file is replaced."""
+    stands = final.exists() and not final.is_file()
+    if stands or (folder and os.path.lexists(final)):
         raise UsageError(
             f"'{final}' exists already", "Nothing was copied. Remove it, or name another place."
         )
@@ -154,9 +159,14 @@ def copy_in(source: Path, place: Place, connect: str | None, reporter: Reporter)
     """Copies a file or a folder of this machine into a VM; into the folder, if the path is one there.
     Returns the bytes of its files. Raises as `send` does, and UsageError where the VM does not run.
     """
-    if not source.exists():
-        raise UsageError(f"there is no '{source}' on this machine")
-    size = _size_of(source)
+    try:
+        if not source.exists():
+            raise UsageError(f"there is no '{source}' on this machine")
+        if not (source.is_file() or source.is_dir()):
+            raise UsageError(f"'{source}' is neither a file nor a folder")
+        size = _size_of(source)
+    except OSError as error:
+        raise UsageError(f"'{source}' cannot be read: {error.strerror}") from None
     with login(place.vapp, place.vm, "root", connect) as command:
         send(command, source, place.path, _progress(reporter, place, "sent", size))
     return size

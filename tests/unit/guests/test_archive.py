@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vcloud.errors import GuestError
-from vcloud.guests.archive import Unpacked, stays_inside, unpack
+from vcloud.guests.archive import MOST_LEFT, Unpacked, stays_inside, unpack
 
 Entry = tuple[str, bytes, str]
 """Name, kind, and content or target."""
@@ -125,6 +125,31 @@ def test_links_out_devices_and_hard_links_are_left_out_and_named(place: Path) ->
     assert len(found.left) == 4
     assert names_in(place / "copy") == ["good", "in"]
     assert (place / "copy/in").read_text() == "x"
+
+
+@pytest.mark.parametrize(("there", "here"), [(0o700, 0o700), (0o750, 0o750), (0o755, 0o755)])
+def test_a_folder_of_the_owner_only_stays_one(place: Path, there: int, here: int) -> None:
+    """Its files may be readable by all, because nobody else can enter it."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w", format=tarfile.GNU_FORMAT) as file:
+        for name in (".", "private"):
+            info = tarfile.TarInfo(name)
+            info.type, info.mode = tarfile.DIRTYPE, there
+            file.addfile(info)
+    before = os.umask(0o022)
+    try:
+        unpacked(place, made.getvalue())
+    finally:
+        os.umask(before)
+    for folder in ("copy", "copy/private"):
+        assert (place / folder).stat().st_mode & 0o7777 == here
+
+
+def test_what_is_left_out_does_not_fill_the_memory(place: Path) -> None:
+    device = ("d", tarfile.BLKTYPE, "")
+    found = unpacked(place, archive(FOLDER, *[device] * (MOST_LEFT + 10)))
+    assert len(found.left) == MOST_LEFT + 1
+    assert found.left[-1] == "more than is named here"
 
 
 @pytest.mark.parametrize("cut", [1, 512, 700, 1024, 1536])
