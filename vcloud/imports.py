@@ -7,8 +7,9 @@ where they are. The result is a text to start from, which the user reads and com
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -26,7 +27,10 @@ PORTS: Final = {"postgres": 5432, "postgresql": 5432, "mysql": 3306, "mariadb": 
 """Ports of images for which a flow can be made from `depends_on`."""
 DISK: Final = "10G"
 """Compose gives volumes no size."""
+_DEFAULT: Final = "default"
+"""Compose's own name of the network of services that name none."""
 _ZONE: Final = "app"
+"""The zone of that network."""
 _PORT: Final = re.compile(
     r"(?:(?P<out>[0-9]{1,5}(?:-[0-9]{1,5})?):)?(?P<in>[0-9]{1,5}(?:-[0-9]{1,5})?)(?:/(?P<kind>tcp|udp))?"
 )
@@ -85,6 +89,8 @@ class _Import:
     is_file: Callable[[str], bool]
     left: list[Problem] = field(default_factory=list)
     flows: list[dict[str, Any]] = field(default_factory=list)
+    zone_of: dict[str, str] = field(default_factory=dict)
+    """Network -> its zone."""
 
     def done(self, name: str) -> Imported:
         for key in self.tree:
@@ -126,9 +132,8 @@ class _Import:
         for key in its:
             if key not in _TAKEN:
                 self._leave(f"{path}.{key}", "", _HINTS.get(key, "vApp files have no such key"))
-        networks = _listed(its.get("networks")) or [_ZONE]
-        own = list(dict.fromkeys(_part(network) for network in networks))
-        zones.update({zone: zones.get(zone, {}) for zone in own})
+        networks = self._networks(service)
+        own = [self._zone(network, zones) for network in dict.fromkeys(networks)]
         made: dict[str, Any] = {
             "image": self._image(path, its),
             "zone": own[0] if len(own) == 1 else own,
@@ -142,6 +147,18 @@ class _Import:
         for other in _listed(its.get("depends_on")):
             self._connect(path, other, vm, names)
         return made
+
+    def _networks(self, service: str) -> list[str]:
+        its = mapping_or_empty(mapping_or_empty(self.tree["services"]).get(service))
+        return _listed(its.get("networks")) or [_DEFAULT]
+
+    def _zone(self, network: str, zones: dict[str, Any]) -> str:
+        """The zone of a network. Two networks never become one zone, whatever their names are."""
+        if network not in self.zone_of:
+            wanted = _ZONE if network == _DEFAULT else _part(network)
+            self.zone_of[network] = _unused(wanted, zones, 21)
+            zones[self.zone_of[network]] = {}
+        return self.zone_of[network]
 
     def _image(self, path: str, its: Mapping[str, Any]) -> str:
         short = _short(its.get("image"))
@@ -187,21 +204,22 @@ class _Import:
                 continue
             if source.startswith((".", "/", "~")):
                 relative = source.removeprefix("./")
-                if self.is_file(relative):
+                if relative.isprintable() and self.is_file(relative):
                     files[target] = {"source": relative}
                 else:
                     hint = "write each file into files:, with its source in the folder of the vApp file"
                     self._leave(at, "a folder of this machine is left out", hint)
-            elif image == "postgres":
-                disks["data"] = DISK
-                self._leave(
-                    at, f"its disk gets {DISK}", "compose gives no size; write the one you need"
-                )
+                continue
+            if image != "postgres":
+                disk = _unused(_part(source or "data", 20), disks, 20)
+                disks[disk] = {"size": DISK, "mount": target}
+            elif disks:
+                self._leave(at, "", "the recipe postgres has one disk, data")
+                continue
             else:
-                disks[_part(source or "data", 20)] = {"size": DISK, "mount": target}
-                self._leave(
-                    at, f"its disk gets {DISK}", "compose gives no size; write the one you need"
-                )
+                disks["data"] = DISK
+            hint = "compose gives no size; write the one you need"
+            self._leave(at, f"its disk gets {DISK}", hint)
         return {key: value for key, value in (("disks", disks), ("files", files)) if value}
 
     def _publish(self, path: str, its: Mapping[str, Any], vm: str) -> None:
@@ -230,6 +248,10 @@ class _Import:
         if not its:
             self._leave(f"{path}.depends_on", "", f"the file has no service '{shown(other)}'")
             return
+        if not {*self._networks(path.partition(".")[2])} & {*self._networks(other)}:
+            hint = "in compose they do not reach each other; write a flow if they should"
+            self._leave(f"{path}.depends_on", f"it has no network with '{shown(other)}'", hint)
+            return
         exposed = [_port(one) for one in _listed_ports(its.get("expose"))]
         services = [one[0] for one in exposed if one]
         if port := PORTS.get(_short(its.get("image"))):
@@ -251,15 +273,20 @@ def _names(services: Mapping[str, Any]) -> dict[str, str]:
     """The name of a VM for each service."""
     made: dict[str, str] = {}
     for service in services:
-        name, number = _part(service), 2
-        while name in made.values():
-            name, number = f"{_part(service, 17)}-{number}", number + 1
-        made[service] = name
+        made[service] = _unused(_part(service), made.values(), 21)
     return made
 
 
+def _unused(name: str, used: Collection[str], longest: int) -> str:
+    """The name, with a number if it is used already."""
+    number, wanted = 2, name
+    while name in used:
+        name, number = f"{wanted[: longest - 4].rstrip('-')}-{number}", number + 1
+    return name
+
+
 def _part(text: str, longest: int = 21) -> str:
-    """A text as the name of a part of a vApp."""
+    """A text as the name of a part of a vApp. Two texts may get one name."""
     name = re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")
     name = name if name[:1].isalpha() else f"x{name}"
     name = f"{name}-vm" if name in types.RESERVED else name
@@ -284,9 +311,10 @@ def _short(image: object) -> str:
 
 def _number(value: object) -> float:
     try:
-        return float(str(value)) if value is not None else 0
+        number = float(str(value)) if value is not None else 0
     except ValueError:
         return 0
+    return number if math.isfinite(number) else 0
 
 
 def _mebibytes(value: object) -> int:

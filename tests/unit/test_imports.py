@@ -103,6 +103,66 @@ def test_names_that_clash_or_are_reserved_are_made_fit() -> None:
     assert vapp.name == "folder"
 
 
+def test_two_networks_never_become_one_zone() -> None:
+    text = """\
+services:
+  a: {image: nginx, networks: [front.end]}
+  b: {image: nginx, networks: [front-end]}
+  c: {image: nginx}
+  d: {image: nginx, networks: [app, default]}
+"""
+    vapp, _ = imported(text)
+    assert list(vapp.zones) == ["front-end", "front-end-2", "app", "app-2"]
+    zones = [vm.zones for vm in vapp.vms.values()]
+    assert zones == [("front-end",), ("front-end-2",), ("app",), ("app-2", "app")]
+
+
+def test_no_flow_joins_services_that_compose_keeps_apart() -> None:
+    text = """\
+services:
+  web: {image: nginx, networks: [front], depends_on: [db]}
+  db: {image: postgres, networks: [back]}
+"""
+    vapp, made = imported(text)
+    assert vapp.flows == ()
+    assert "services.web.depends_on: it has no network with 'db'" in "\n".join(told(made.left))
+    vapp, _ = imported(text.replace("[back]", "[back, front]"))
+    assert [(flow.source, flow.target) for flow in vapp.flows] == [("web", "db")]
+
+
+def test_no_volume_is_lost() -> None:
+    text = """\
+services:
+  web: {image: nginx, volumes: [/var/a, /var/b, "v_1:/c", "v-1:/d"]}
+  db: {image: postgres, volumes: ["one:/var/lib/postgresql/data", "two:/srv"]}
+"""
+    vapp, made = imported(text)
+    disks = {name: disk.mount for name, disk in vapp.vms["web"].disks.items()}
+    assert disks == {"data": "/var/a", "data-2": "/var/b", "v-1": "/c", "v-1-2": "/d"}
+    assert list(vapp.vms["db"].disks) == ["data"]
+    assert "volumes[1]: left out; the recipe postgres has one disk" in "\n".join(told(made.left))
+
+
+@pytest.mark.parametrize(
+    ("written", "cpus"), [("'nan'", 1), ("'-inf'", 1), ("1e400", 1), ("1.5", 2), ("1e9", 64)]
+)
+def test_a_number_that_is_none_is_left(written: str, cpus: int) -> None:
+    text = f"services: {{web: {{image: nginx, cpus: {written}}}}}\n"
+    assert imported(text)[0].vms["web"].cpus == cpus
+
+
+def test_a_path_that_no_file_can_have_is_left(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("x")
+    for source, names in ((r"./a\0b", []), ("./a", ["/etc/x"])):
+        (tmp_path / "c.yaml").write_text(
+            f'services: {{web: {{image: nginx, volumes: ["{source}:/etc/x"]}}}}\n'
+        )
+        done = CliRunner().invoke(app, ["import", str(tmp_path / "c.yaml")])
+        assert done.exit_code == 0
+        vapp = parse_vapp(done.stdout.encode(), Folder(tmp_path))
+        assert list(vapp.vms["web"].files) == names
+
+
 @pytest.mark.parametrize("text", ["vcloud: 1\n", "services: []\n", "services: {a: [}\n"])
 def test_what_is_no_compose_file_is_refused(text: str) -> None:
     with pytest.raises(SpecError):
