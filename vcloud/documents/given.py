@@ -39,7 +39,9 @@ def read_values(data: bytes, file: str, *, others_read: bool) -> dict[str, FromF
 
     Messages never show a value, because it may be a secret.
     """
-    document = read_document(data, file, example="web_count: 3", may_be_empty=True)
+    document = read_document(
+        data, file, example="web_count: 3", may_be_empty=True, quoted=lambda _: "..."
+    )
     values: dict[str, FromFile] = {}
     problems = [*document.problems]
     for name, value in document.tree.items():

@@ -8,7 +8,7 @@ the process.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import yaml
@@ -35,13 +35,19 @@ _UNREADABLE: Final = re.compile(
 
 
 def read_document(
-    data: bytes, file: str, *, example: str, origin: str = "", may_be_empty: bool = False
+    data: bytes,
+    file: str,
+    *,
+    example: str,
+    origin: str = "",
+    may_be_empty: bool = False,
+    quoted: Callable[[object], str] = shown,
 ) -> Document:
     """The tree of a file's bytes, which must be a mapping. The problems of the file are in the
     document's `problems`.
 
     `example` is a first line of such a file; `origin` says where to get one. Both are only for
-    messages.
+    messages. So is `quoted`, which writes a value: where a value may be a secret, it must not show it.
 
     Raises:
         SpecError: the file has no tree, for example after a syntax error.
@@ -49,7 +55,9 @@ def read_document(
     document = Document(file)
     text = _text(data, file)
     try:
-        _Reader(document, yaml.parse(text, Loader=_LOADER)).read(example, origin, may_be_empty)
+        _Reader(document, yaml.parse(text, Loader=_LOADER), quoted).read(
+            example, origin, may_be_empty
+        )
     except yaml.MarkedYAMLError as error:
         line, what, hint = explained(error, text)
         raise SpecError((*document.problems, Problem(file, line, "", what, hint))) from None
@@ -96,9 +104,12 @@ class _HopelessError(Exception):
 class _Reader:
     """Builds the tree from the events of one file. PyYAML's events have no types."""
 
-    def __init__(self, document: Document, events: Iterator[Any]) -> None:
+    def __init__(
+        self, document: Document, events: Iterator[Any], quoted: Callable[[object], str]
+    ) -> None:
         self.document = document
         self.events = events
+        self.quoted = quoted
         self.anchors: dict[str, tuple[Any, int, int]] = {}
         """For each anchor its value, the number of values in it, and how deep they are nested."""
         self.count = 0
@@ -148,7 +159,7 @@ class _Reader:
         if event.tag is not None:
             hint = "Remove it. To make a value text, put it in quotes."
             value = self.document.refuse(
-                position, f"the YAML tag {shown(event.tag)} is not allowed", hint
+                position, f"the YAML tag {self.quoted(event.tag)} is not allowed", hint
             )
         # The anchor is stored after its value was read, so that no value can contain itself.
         if event.anchor:
@@ -163,7 +174,7 @@ class _Reader:
 
     def _alias(self, event: yaml.AliasEvent, position: Position, depth: int) -> Any:
         if event.anchor not in self.anchors:
-            name = shown(event.anchor)
+            name = self.quoted(event.anchor)
             hint = f"Write &{name} before the value that it repeats."
             return self.document.refuse(
                 position, f"the alias *{name} has no anchor &{name} before it", hint
@@ -247,7 +258,7 @@ class _Reader:
         if isinstance(event, yaml.MappingStartEvent) and event.flow_style and isinstance(key, Node):
             name = next(iter(key), "name")
             self.document.refuse(
-                at, "`{{ }}` is not supported", f"Write a parameter like ${{{shown(name)}}}."
+                at, "`{{ }}` is not supported", f"Write a parameter like ${{{self.quoted(name)}}}."
             )
         else:
             self.document.refuse(at, "a key must be plain text")
@@ -255,7 +266,7 @@ class _Reader:
     def _scalar(self, event: yaml.ScalarEvent, position: Position) -> Any:
         if event.style or event.tag is not None:
             return event.value
-        value = plain_value(event.value)
+        value = plain_value(event.value, self.quoted)
         return self.document.refuse(position, *value) if isinstance(value, Trap) else value
 
 

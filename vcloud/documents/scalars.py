@@ -9,6 +9,7 @@ unambiguous.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from vcloud.documents.field import shown
@@ -49,8 +50,10 @@ class Trap(NamedTuple):
     hint: str
 
 
-def plain_value(text: str) -> str | int | float | bool | Trap | None:
-    """The value of a text without quotes, or a Trap."""
+def plain_value(
+    text: str, quoted: Callable[[object], str] = shown
+) -> str | int | float | bool | Trap | None:
+    """The value of a text without quotes, or a Trap, in which `quoted` writes the text."""
     if text in _WORDS:
         return _WORDS[text]
     if text in _SWITCHES:
@@ -60,24 +63,25 @@ def plain_value(text: str) -> str | int | float | bool | Trap | None:
             f"Write {word}, or '{text}' in quotes for the text.",
         )
     # The empty text is one of _WORDS, so there is a first character.
-    return _number(text) if text[0] in "+-.0123456789" else text
+    return _number(text, quoted) if text[0] in "+-.0123456789" else text
 
 
-def _number(text: str) -> str | int | float | Trap:
+def _number(text: str, quoted: Callable[[object], str]) -> str | int | float | Trap:
     if _WHOLE.fullmatch(text):
         return int(text)
-    in_quotes = f"Put it in quotes: '{shown(text)}'."
+    in_quotes = f"Put it in quotes: '{quoted(text)}'."
     if _CLOCK.fullmatch(text):
         return Trap(
-            f"some YAML readers take {shown(text)} without quotes as a number in base 60", in_quotes
+            f"some YAML readers take {quoted(text)} without quotes as a number in base 60",
+            in_quotes,
         )
     if _OCTAL.fullmatch(text):
         return Trap(
-            f"some YAML readers take {shown(text)} without quotes as an octal number", in_quotes
+            f"some YAML readers take {quoted(text)} without quotes as an octal number", in_quotes
         )
     if _ODD_NUMBER.fullmatch(text):
         return Trap(
-            f"not all YAML readers take {shown(text)} as a number",
-            f"Write a plain decimal number, or '{shown(text)}' in quotes for the text.",
+            f"not all YAML readers take {quoted(text)} as a number",
+            f"Write a plain decimal number, or '{quoted(text)}' in quotes for the text.",
         )
     return float(text) if _FRACTION.fullmatch(text) else text

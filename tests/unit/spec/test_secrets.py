@@ -116,6 +116,20 @@ def test_a_secret_parameter_comes_from_a_file_that_only_its_owner_reads(tmp_path
     assert "a secret is text, and this is a number" in refusal(text, here, given(7))
 
 
+@pytest.mark.parametrize("mark", ["*", "!", "0", "1234567890123456789", "{{"])
+def test_a_value_that_yaml_reads_in_another_way_is_not_shown(tmp_path: Path, mark: str) -> None:
+    """Passwords often begin with such characters, and messages get into logs."""
+    file = tmp_path / "params.yaml"
+    hidden = {"{{": "hush}}"}.get(mark, "4711" if mark.isdecimal() else "hush")
+    file.write_text(f"password: {mark}{hidden}\n")
+    with pytest.raises(SpecError) as raised:
+        read_parameter_file(file)
+    assert f"{file}:1: password: " in str(raised.value)
+    assert hidden.strip("}") not in str(raised.value).replace(str(file), "")
+    file.write_text(f"password: '{mark}{hidden}'\n")
+    assert read_parameter_file(file)["password"].value == f"{mark}{hidden}"
+
+
 def test_a_parameter_file_sets_parameters_of_their_types(tmp_path: Path) -> None:
     text = VAPP.replace("{secret: true}}", "text, n: 1, on: true}").replace("WHAT", "${n} ${on}")
     text = text.replace("on:", "up:").replace("${on}", "${up}")
