@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -70,7 +71,8 @@ def forgotten(changes: Sequence[ParameterChange]) -> str:
     lost = [change for change in changes if change.forgotten]
     if not lost:
         return ""
-    given = " ".join(f"-P {change.name}={shown(change.old)}" for change in lost)
+    # The values come from the host. A user may copy this text into a shell.
+    given = " ".join(shlex.join(("-P", f"{change.name}={shown(change.old)}")) for change in lost)
     return f"the last `up` was given {given}, and this one is not; to keep it, add --keep-params"
 
 

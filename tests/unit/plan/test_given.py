@@ -13,7 +13,7 @@ from tests.vapps import SMALL, design_of_text
 from vcloud.apply.planning import kept_on, refuse_uplink
 from vcloud.design.model import Design
 from vcloud.documents.given import FromFile
-from vcloud.documents.parameter import Source
+from vcloud.documents.parameter import Parameter, Source
 from vcloud.errors import Exit, RefusedError, UsageError
 from vcloud.files import Folder
 from vcloud.fleet.fleet import Fleet
@@ -48,6 +48,14 @@ def test_a_plan_tells_which_parameters_differ_and_where_each_value_comes_from() 
     assert plan.notes[0] == said
     again = plan_changes(manifest_of(before), standing(before), "h1")
     assert (again.steps, again.parameters, again.notes) == ((), (), ())
+
+
+def test_what_a_host_has_recorded_is_no_command_in_the_text_that_a_user_copies() -> None:
+    for given, shown in (("$(reboot) x", "-P 'greeting=$(reboot) x',"), ("hi", "-P greeting=hi,")):
+        old = Parameter("greeting", given, Source.OPTION)
+        new = Parameter("greeting", "hello", Source.DEFAULT)
+        before, now = (replace(read(), parameters=(one,)) for one in (old, new))
+        assert shown in forgotten(parameter_changes(now, manifest_of(before)))
 
 
 def test_what_the_file_itself_changes_is_not_called_forgotten() -> None:
