@@ -106,6 +106,11 @@ def ssh_config_text(
             "UpdateHostKeys no",
             f"IdentityFile {key}",
             "IdentitiesOnly yes",
+            # A hostile VM must neither ask for a password nor get what the user's own
+            # configuration gives to every host. Options of the command line still win.
+            "PreferredAuthentications publickey",
+            "ForwardAgent no",
+            "ForwardX11 no",
             "ConnectTimeout 120",
         )
         parts.append("".join([f"\nHost {host.name}\n", *(f"    {line}\n" for line in lines)]))

@@ -92,6 +92,25 @@ def test_openssh_reads_what_is_written(tmp_path: Path) -> None:
     assert folder.key.read_bytes() == key
 
 
+def test_a_vm_gets_no_agent_and_asks_for_no_password(tmp_path: Path) -> None:
+    """Also where the user gives his agent to every host."""
+    folder = SshFolder(tmp_path / "vcloud")
+    write_files(tuple(ssh_hosts(pinned())), folder, None)
+    own = tmp_path / "config"
+    own.write_text("Host *\n    ForwardAgent yes\n    ForwardX11 yes\n")
+    include(folder, own)
+    for options, agent in (((), "no"), (("-o", "ForwardAgent=yes"), "yes")):
+        asked = subprocess.run(
+            ["ssh", "-G", "-F", str(own), *options, "api.shop"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()
+        assert f"forwardagent {agent}" in asked
+        assert "forwardx11 no" in asked
+        assert "preferredauthentications publickey" in asked
+
+
 def test_a_path_that_ssh_cannot_read_is_refused() -> None:
     for path in ('/home/"', "/home/\nHost *"):
         with pytest.raises(UsageError):
