@@ -76,7 +76,14 @@ def ssh_into(
     Returns ssh's exit code. Raises as `login` does.
     """
     with login(vapp, vm, user, connect, options) as command:
-        return subprocess.call([*command, *argv])
+        return subprocess.call(with_command(command, argv))
+
+
+def with_command(ssh: Sequence[str], argv: Sequence[str]) -> list[str]:
+    """The command of ssh, with the one that it runs in the VM. After `--`, ssh takes nothing of that for
+    an option of its own, such as one that starts a program here.
+    """
+    return [*ssh, "--", *argv] if argv else [*ssh]
 
 
 @contextmanager
@@ -141,6 +148,8 @@ def _ssh_argv(
         "StrictHostKeyChecking": "yes",
         "IdentityFile": str(key),
         "IdentitiesOnly": "yes",
+        # A hostile VM must not ask the user for a password.
+        "PreferredAuthentications": "publickey",
         "ControlPath": "none",
         "ConnectTimeout": "120",
         "GatewayPorts": "no",

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from vcloud.errors import UsageError
-from vcloud.guests.access import forwarding_options
+from vcloud.guests.access import forwarding_options, with_command
 from vcloud.guests.forwarding import dynamic_forward, local_forward, port_pair
 
 
@@ -105,3 +105,13 @@ def test_nothing_leads_back_from_the_guest(login: list[str], echo: int) -> None:
     done = subprocess.run(back, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode != 0
     assert "remote port forwarding failed" in done.stderr
+
+
+@pytest.mark.parametrize(("argv", "said"), [(["-V"], ""), (["echo", "-n", "x"], "x")])
+def test_the_command_of_a_vm_is_no_option_of_ssh(
+    login: list[str], argv: list[str], said: str
+) -> None:
+    """`ssh -V` prints its own version and ends with 0; no guest has a command -V."""
+    done = subprocess.run(with_command(login, argv), capture_output=True, text=True)
+    assert (done.returncode == 0, done.stdout) == (bool(said), said)
+    assert "OpenSSH" not in done.stderr
