@@ -271,13 +271,20 @@ def vapp_name(
         raise UsageError(
             "no vApp is named and no vApp file is here", "Name one: vcloud list shows them."
         )
-    if not text or path.suffix in (".yaml", ".yml") or path.is_file():
+    if not text or _is_vapp_file(path):
         from vcloud.pipeline import read_name
 
         return read_name(path, values)
     from vcloud.spec.types import parse_name
 
     return parse_name(text)
+
+
+def _is_vapp_file(path: Path) -> bool:
+    try:
+        return path.suffix in (".yaml", ".yml") or path.is_file()
+    except OSError:  # no file can have this name
+        return False
 
 
 def vapp_and_vm(
@@ -316,7 +323,7 @@ def vapp_and_vms(
 
 def _vapp_or_vm(text: str, pairs: list[str] | None, files: list[Path] | None) -> tuple[str, str]:
     path = Path(text)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
+    if _is_vapp_file(path):
         return vapp_name(text, pairs, files), ""
     vapp, slash, vm = text.partition("/")
     if slash and not vm:

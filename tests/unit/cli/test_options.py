@@ -192,3 +192,11 @@ def test_the_names_of_other_tools_are_hidden_and_named_once() -> None:
     help_text = CliRunner().invoke(app, ["--help"]).output
     assert help_text.count("destroy") == 1
     assert CliRunner().invoke(app, ["lint", "a.yaml"]).output.startswith("a.yaml: the vApp 'a'")
+
+
+@pytest.mark.parametrize("vapp", ["n" * 300, "Shop"])
+def test_a_text_that_names_neither_a_file_nor_a_vapp_is_refused(vapp: str) -> None:
+    with pytest.raises(UsageError, match="valid vApp name"):
+        options.vapp_name(vapp)
+    with pytest.raises(UsageError, match="valid vApp name"):
+        options.vapp_and_vms([f"{vapp}/web-1"])
