@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vcloud.cli.options import Connect, Parameters, vapp_and_vm
+from vcloud.cli.options import Connect, ParameterFiles, Parameters, vapp_and_vm
 from vcloud.cli.output import Progress, say, tell
 from vcloud.errors import UsageError
 from vcloud.printable import on_one_line
@@ -27,6 +27,7 @@ def copy(
         typer.Argument(metavar="TARGET", help="Where the copy goes; into it, if it is a folder."),
     ],
     parameters: Parameters = None,
+    param_files: ParameterFiles = None,
     connect: Connect = None,
 ) -> None:
     """Copy a file or a folder into a VM (vcloud cp site.conf shop/web-1:/etc/nginx/) or out of it. It
@@ -34,7 +35,7 @@ def copy(
     """
     from vcloud.guests.copying import copy_in, copy_out
 
-    there, here = place_of(source, parameters), place_of(target, parameters)
+    there, here = (place_of(text, parameters, param_files) for text in (source, target))
     if (there is None) == (here is None):
         raise UsageError(
             "one of the two must be in a VM", "For example: vcloud cp shop/db:/root/backup.sql ."
@@ -52,9 +53,11 @@ def copy(
     tell(f"copied {files}{size} bytes in {progress.seconds:.1f} s")
 
 
-def place_of(text: str, parameters: list[str] | None = None) -> "Place | None":
+def place_of(
+    text: str, parameters: list[str] | None = None, param_files: list[Path] | None = None
+) -> "Place | None":
     """The place in a VM that a text means: VAPP/VM:PATH; None for a path of this machine, which may
-    also be written ./NAME. Raises UsageError.
+    also be written ./NAME. Raises UsageError, SpecError.
     """
     from vcloud.guests.copying import Place
 
@@ -63,4 +66,4 @@ def place_of(text: str, parameters: list[str] | None = None) -> "Place | None":
         return None
     if not path:
         raise UsageError(f"'{text}' has no path", f"For example: {name}:/root.")
-    return Place(*vapp_and_vm(name, parameters), path)
+    return Place(*vapp_and_vm(name, parameters, param_files), path)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from vcloud.cli.copy import place_of
+from vcloud.cli.output import Progress
 from vcloud.errors import GuestError, UsageError
-from vcloud.guests.copying import Place, receive, send
+from vcloud.guests.copying import Place, copy_in, receive, send
 
 
 def names_in(folder: Path) -> list[str]:
@@ -109,6 +110,46 @@ def test_a_guest_that_sends_no_archive_is_an_error(there: Path) -> None:
     assert names_in(there) == []
 
 
+def test_only_a_file_is_replaced_and_never_a_pipe_or_a_device(
+    login: list[str], here: Path, there: Path
+) -> None:
+    os.mkfifo(there / "pipe")
+    (there / "null").symlink_to("/dev/null")
+    for name in ("pipe", "null"):
+        with pytest.raises(UsageError, match="exists already"):
+            receive(login, str(here / "program"), there / name, told)
+        with pytest.raises(UsageError, match="exists already"):
+            send(login, here / "program", str(there / name), told)
+    assert (there / "pipe").is_fifo()
+    assert (there / "null").is_symlink()
+    assert names_in(there) == ["null", "pipe"]
+    (there / "file").write_text("old")
+    send(login, here / "program", str(there / "file"), told)
+    assert (there / "file").read_text() == "#!/bin/sh\n"
+
+
+@pytest.mark.parametrize(("after", "ends"), [("head -c 20000 /dev/zero", True), ("yes", False)])
+def test_a_guest_that_does_not_stop_sending_is_an_error(
+    here: Path, there: Path, after: str, *, ends: bool
+) -> None:
+    guest = ["sh", "-c", f'tar -C "{here}" -cf - program && {after}']
+    if ends:
+        receive(guest, "/program", there / "x", told)
+        assert names_in(there) == ["x"]
+        return
+    with pytest.raises(GuestError, match="does not stop"):
+        receive(guest, "/program", there / "x", told)
+    assert names_in(there) == []
+
+
+def test_a_source_that_cannot_be_copied_is_refused_before_a_host_is_asked(tmp_path: Path) -> None:
+    place, progress = Place("shop", "web-1", "/x"), Progress(quiet=True)
+    os.mkfifo(tmp_path / "pipe")
+    for source in (tmp_path / "pipe", tmp_path / ("n" * 300), tmp_path / "missing"):
+        with pytest.raises(UsageError, match=source.name[:20]):
+            copy_in(source, place, "no-host", progress)
+
+
 def test_a_place_in_a_vm_is_told_from_a_path_here() -> None:
     assert place_of("shop/web-1:/etc") == Place("shop", "web-1", "/etc")
     assert place_of("./shop:x") is None
@@ -116,3 +157,15 @@ def test_a_place_in_a_vm_is_told_from_a_path_here() -> None:
     assert place_of("file") is None
     with pytest.raises(UsageError, match="has no path"):
         place_of("shop/web-1:")
+
+
+def test_a_place_takes_the_name_from_a_file_and_its_parameter_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vapp, values = tmp_path / "vapp.yaml", tmp_path / "values.yaml"
+    vapp.write_text("vcloud: 1\nname: ${n}\nparameters: {n: shop}\n")
+    values.write_text("n: other\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("VCLOUD_FILE", raising=False)
+    assert place_of("web-1:/x") == Place("shop", "web-1", "/x")
+    assert place_of("web-1:/x", None, [values]) == Place("other", "web-1", "/x")
