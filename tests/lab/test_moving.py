@@ -189,6 +189,7 @@ def test_a_vapp_moves_with_its_data_and_leaves_nothing(whole: Nomad) -> None:
 
 
 @pytest.mark.parametrize("stage", [BEFORE, COPYING])
+@pytest.mark.long
 def test_a_move_that_is_killed_before_its_switch_is_undone_by_up(whole: Nomad, stage: str) -> None:
     source = whole.home()
     destination = whole.other(source)
@@ -209,6 +210,7 @@ def test_a_move_that_is_killed_before_its_switch_is_undone_by_up(whole: Nomad, s
 
 
 @pytest.mark.parametrize("repair", ["migrate", "up"])
+@pytest.mark.long
 def test_a_move_that_is_killed_after_its_switch_is_finished(whole: Nomad, repair: str) -> None:
     source = whole.home()
     destination = whole.other(source)
@@ -226,6 +228,7 @@ def test_a_move_that_is_killed_after_its_switch_is_finished(whole: Nomad, repair
     whole.is_whole_on(destination)
 
 
+@pytest.mark.long
 def test_no_two_copies_ever_run(whole: Nomad) -> None:
     """Looks all the time while a move is at work."""
     source = whole.home()
@@ -242,6 +245,7 @@ def test_no_two_copies_ever_run(whole: Nomad) -> None:
     whole.is_whole_on(whole.other(source))
 
 
+@pytest.mark.long
 def test_a_move_that_tenancy_forbids_leaves_the_vapp_running(whole: Nomad, tmp_path: Path) -> None:
     source = whole.home()
     destination = whole.other(source)
@@ -276,6 +280,7 @@ def test_a_move_that_tenancy_forbids_leaves_the_vapp_running(whole: Nomad, tmp_p
     assert "was not drained" in whole.run("host", "undrain", source.name)[0]
 
 
+@pytest.mark.long
 def test_down_in_the_middle_of_a_move_removes_both_copies(whole: Nomad) -> None:
     """The last test: the vApp is gone then, and made again for whoever comes after it."""
     destination = whole.other(whole.home())
