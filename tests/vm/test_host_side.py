@@ -219,7 +219,7 @@ def test_what_was_not_looked_at_is_not_called_protected(vapp: Vapp) -> None:
     )
     assert "nft is not installed" in unseen.err
     assert data["healthy"]
-    assert data["host_side"]["not_looked_at"] == ["filter", "foreign rule"]
+    assert data["host_side"]["not_looked_at"] == ["filter", "foreign rule", "redirect"]
 
 
 def test_an_ordinary_user_sees_all_with_the_installed_reporter_and_is_told_without(
