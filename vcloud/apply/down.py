@@ -8,7 +8,7 @@ volume that a domain of somebody else's uses.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
@@ -52,6 +52,19 @@ def data_of(vapp: str, connect: str | None) -> tuple[dict[str, str], tuple[Loss,
             losses += older_copy(fleet.only(host), vapp).loses
         hosts = (fleet.home, *fleet.older)
         return {host.name: host.ref.uri for host in hosts}, tuple(losses)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a host has of a vApp."""
+
+    domains: Sequence[DomainState]
+    networks: Sequence[str]
+    volumes: VappVolumes
+    deleted: Sequence[str]
+    """The names of the volumes that may be deleted."""
+    left: Mapping[str, str]
+    """The other volumes that have such names -> why they are kept."""
 
 
 def older_copy(fleet: Fleet, vapp: str) -> OlderCopy:
@@ -129,8 +142,8 @@ def remove_copy(
         host, state = fleet.home, fleet.state_of(vapp)
         if state.manifest:
             refuse_renamed(state.manifest.design, state)
-        _, deleted, _ = _deletable(host, vapp, state)
-        losses = tuple(of_down(vapp, deleted, state))
+        found = _found(host, vapp, state)
+        losses = tuple(of_down(vapp, found.deleted, state))
         if agreed is not None:
             unknown, *told = (
                 _on(host.name, loss) if superseded else loss
@@ -148,8 +161,7 @@ def remove_copy(
             )
         for loss in losses:
             reporter.note(f"data that goes: {loss}")
-        # Only what was shown: a volume that appears now stays.
-        return remove_here(fleet, vapp, reporter, deleted)
+        return _remove(host, vapp, state, found, reporter)
 
 
 def remove_here(
@@ -159,13 +171,11 @@ def remove_here(
     given. The caller must hold the vApp's lock, and the user's consent. Raises as `take_down` does.
     """
     host, state = fleet.home, fleet.state_of(vapp)
-    kept, deletable, left = _deletable(host, vapp, state)
-    deleted = [name for name in deletable if only is None or name in only]
-    left |= dict.fromkeys({*deletable} - {*deleted}, "which was not there when it was looked for")
-    domains = [domain for domain in state.domains if domain.is_of(vapp)]
-    networks = [network.name for network in state.networks if network.is_of(vapp)]
-    if not (state.manifest or state.unreadable or domains or networks or deleted):
-        raise NoVappError(vapp, host.name)
+    return _remove(host, vapp, state, _found(host, vapp, state, only), reporter)
+
+
+def _remove(host: Host, vapp: str, state: VappState, found: _Found, reporter: Reporter) -> Gone:
+    domains, networks = found.domains, found.networks
     # False sorts before True. All links of workloads are cut while the appliances still run, and
     # only then is the first VM removed.
     workloads_first = sorted(domains, key=_is_appliance)
@@ -179,30 +189,38 @@ def remove_here(
         machines.remove_network(host, network)
     machines.remove_filter(host, filter_uuid(vapp))
     machines.remove_filter(host, filter_uuid(vapp, open_zones=True))
-    kept.delete(deleted)
+    found.volumes.delete(found.deleted)
     # These VMs may have been the last that ran on the disk of a removed memory image.
-    MemoryImages(host, kept.pool).sweep()
+    MemoryImages(host, found.volumes.pool).sweep()
     # The manifest goes last, because it tells the next `down` that something may be left.
     forget_vapp(host, vapp)
     return Gone(
-        (*(domain.name for domain in domains), *networks, *deleted),
+        (*(domain.name for domain in domains), *networks, *found.deleted),
         (
-            *_stays(vapp, state, left),
-            *_out_of_sight(domains, {*deletable, *left}, kept.pool.folder),
+            *_stays(vapp, state, found.left),
+            *_out_of_sight(domains, {*found.deleted, *found.left}, found.volumes.pool.folder),
         ),
     )
 
 
-def _deletable(
-    host: Host, vapp: str, state: VappState
-) -> tuple[VappVolumes, list[str], dict[str, str]]:
-    """The volumes of the host, the names of those of the vApp that may be deleted, and the others that
-    have such names -> why they are kept.
-    """
+def _found(host: Host, vapp: str, state: VappState, only: Collection[str] | None = None) -> _Found:
+    """Of the volumes only those that `only` names are deleted, if that is given. Raises NoVappError."""
     volumes = VappVolumes(host)
     names = volumes.volumes_of_vapp(vapp)
     left = kept_volumes(host, volumes.pool, vapp, state, names)
-    return volumes, [name for name in names if name not in left], left
+    if only is not None:
+        other = {*names} - {*only} - left.keys()
+        left |= dict.fromkeys(other, "which was not there when it was looked for")
+    found = _Found(
+        [domain for domain in state.domains if domain.is_of(vapp)],
+        [network.name for network in state.networks if network.is_of(vapp)],
+        volumes,
+        [name for name in names if name not in left],
+        left,
+    )
+    if not (state.manifest or state.unreadable or found.domains or found.networks or found.deleted):
+        raise NoVappError(vapp, host.name)
+    return found
 
 
 def _still_away(fleet: Fleet, state: VappState) -> list[str]:
