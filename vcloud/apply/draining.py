@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vcloud.apply.moving import could_move, move_in
-from vcloud.errors import RefusedError, UsageError, VcloudError
+from vcloud.errors import RefusedError, VcloudError
 from vcloud.fleet.fleet import Fleet, open_lab
 from vcloud.hosts.connection import Host
 from vcloud.hosts.drained import is_drained, mark_drained, unmark_drained
@@ -61,7 +61,7 @@ def drain_host(
     Raises UsageError if there is no such host, HostError if it cannot be asked.
     """
     with open_lab(connect) as lab:
-        host = _named(lab, name)
+        host = lab.named(name)
         plan = _planned(lab, host)
         if not agreed(plan):
             raise VcloudError("stopped before the first change")
@@ -83,20 +83,10 @@ def undrain_host(name: str, connect: str | None) -> bool:
     does.
     """
     with open_lab(connect) as lab:
-        host = _named(lab, name)
+        host = lab.named(name)
         before = is_drained(host)
         unmark_drained(host)
         return before
-
-
-def _named(lab: Fleet, name: str) -> Host:
-    if name in lab.unreachable:
-        raise lab.unreachable[name]
-    found = next((host for host in lab.hosts if host.name == name), None)
-    if found is None:
-        names = ", ".join(host.name for host in lab.hosts)
-        raise UsageError(f"there is no host '{name}'", f"The hosts are {names}.")
-    return found
 
 
 def _planned(lab: Fleet, host: Host) -> DrainPlan:

@@ -201,12 +201,7 @@ def _ready(lab: Fleet, vapp: str, to: str) -> _Ready:
 
 
 def _destination(lab: Fleet, vapp: str, to: str, home: Host) -> Host:
-    if to in lab.unreachable:
-        raise lab.unreachable[to]
-    found = next((host for host in lab.hosts if host.name == to), None)
-    if found is None:
-        names = ", ".join(host.name for host in lab.hosts)
-        raise UsageError(f"there is no host '{to}'", f"The hosts are {names}.")
+    found = lab.named(to)
     if found is home:
         raise UsageError(f"'{vapp}' is on {to} already", "Name another host.")
     return found

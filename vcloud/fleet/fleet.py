@@ -78,6 +78,18 @@ class Fleet:
             )
         return self.hosts[0]
 
+    def named(self, name: str) -> Host:
+        """The host of that name. Raises HostError if it could not be opened, UsageError if there is
+        none.
+        """
+        if name in self.unreachable:
+            raise self.unreachable[name]
+        for host in self.hosts:
+            if host.name == name:
+                return host
+        names = ", ".join(host.name for host in self.hosts)
+        raise UsageError(f"there is no host '{name}'", f"The hosts are {names}.")
+
     def only(self, host: Host, older: Sequence[Host] = (), empty: Collection[str] = ()) -> Fleet:
         """The fleet of one of these hosts, with what a person has said of others, and what was found
         there.

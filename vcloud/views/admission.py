@@ -43,12 +43,7 @@ def admit_hosts(connect: str | None, name: str) -> tuple[list[Admission], list[s
     Raises UsageError where no host has that name or no operator's key is given, HostError.
     """
     with open_lab(connect) as lab:
-        if name in lab.unreachable:
-            raise lab.unreachable[name]
-        wanted = [host for host in lab.hosts if name in ("", host.name)]
-        if not wanted:
-            names = ", ".join(host.name for host in lab.hosts)
-            raise UsageError(f"there is no host '{name}'", f"The hosts are {names}.")
+        wanted = lab.hosts if lab.hosts and not name else (lab.named(name),)
         copies = _copies(lab)
         return (
             [
