@@ -21,6 +21,7 @@ from vcloud.guests.ssh_names import (
 )
 from vcloud.hosts.manifests import vapp_names
 from vcloud.hosts.observe import observe_vapp
+from vcloud.whole_file import write_whole
 
 CHANNEL = (sys.executable, "-m", "vcloud", "_channel")
 
@@ -57,8 +58,8 @@ def write_files(hosts: Collection[SshHost], folder: SshFolder, connect: str | No
         folder.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not folder.key.exists():
             _make_key(folder)
-        _replace(folder.known_hosts, known_hosts_text(hosts))
-        _replace(folder.config, text)
+        write_whole(folder.known_hosts, known_hosts_text(hosts).encode(), 0o600)
+        write_whole(folder.config, text.encode(), 0o600)
     except OSError as error:
         raise UsageError(f"'{error.filename}' cannot be written: {error.strerror}") from None
     return text
@@ -74,7 +75,7 @@ def include(folder: SshFolder, config: Path | None = None) -> bool:
         before = path.read_text() if path.exists() else ""
         after = with_include(before, folder.config)
         if after != before:
-            _replace(path, after, path.stat().st_mode & 0o777 if path.exists() else 0o600)
+            write_whole(path, after.encode())
         return after != before
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
@@ -94,15 +95,3 @@ def _make_key(folder: SshFolder) -> None:
         )
         made.with_suffix(".pub").rename(f"{folder.key}.pub")
         made.rename(folder.key)
-
-
-def _replace(path: Path, text: str, mode: int = 0o600) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        Path(name).chmod(mode)
-        Path(name).rename(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from vcloud.documents.reader import LARGEST
 from vcloud.errors import SpecError, UsageError
 from vcloud.hosts.inventory import LABS, HostRef, configuration_folder, hosts_in
 from vcloud.hosts.inventory_text import UnknownFormError, line_of, with_host, without_host
+from vcloud.whole_file import write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,21 +146,10 @@ def _locked(inventory: InventoryFile) -> Iterator[None]:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    # A link, as people have to a folder of theirs under version control, stays one.
-    real = path.resolve()
-    name = ""
     try:
-        mode = real.stat().st_mode & 0o777 if real.exists() else 0o600
-        number, name = tempfile.mkstemp(prefix=f".{real.name}.", dir=real.parent)
-        with os.fdopen(number, "wb") as file:
-            file.write(content)
-            os.fchmod(file.fileno(), mode)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(real)
+        # A link, as people have to a folder of theirs under version control, stays one.
+        write_whole(path.resolve(), content)
     except OSError as error:
-        if name:
-            Path(name).unlink(missing_ok=True)
         raise UsageError(f"the inventory {path} cannot be written: {error.strerror}") from None
 
 
