@@ -365,7 +365,7 @@ def _needed_by_running(vm: Vm, state: VappState, design: Design) -> Iterator[str
 def _told_by_guests(
     host: Host, manifest: Manifest, state: VappState
 ) -> tuple[tuple[str, ...], tuple[Refused, ...]]:
-    """What is wrong inside the VMs, which all run, and whose connections the firewall refuses.
+    """What is wrong inside the VMs, and whose connections the firewall refuses.
     Appliances and workloads are asked side by side, each once. VMs that `vcloud stop` has stopped
     are not asked.
     """
