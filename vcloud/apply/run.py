@@ -78,12 +78,17 @@ class Run:
     which the manifest does not have.
     """
     learnt: Learnt = field(default_factory=Learnt)
-    knows_files: bool = True
-    """False: the contents of the file's `files` are not known, only those on the VMs' disks."""
 
     @property
     def design(self) -> Design:
         return self.target.design
+
+    @property
+    def knows_files(self) -> bool:
+        """Whether the contents of the file's `files` are known. If not, the guests keep those that
+        they have.
+        """
+        return not self.target.images.only_there
 
     @property
     def generation(self) -> int:

@@ -344,7 +344,6 @@ class UpRun:
             waker=waker,
             # The appliances are among them because loading rules writes their marks anew.
             marked=self._marked({*touched, *design.appliances} - {*fresh}),
-            knows_files=not target.images.only_there,
         )
         clear_cores(run)
         reporter.part("VMs and rules")

@@ -21,6 +21,7 @@ from vcloud.design.model import Design, Vm
 from vcloud.design.names import is_vm_volume, root_volume, seed_volume
 from vcloud.errors import Problem, RefusedError
 from vcloud.marks import VmDigests
+from vcloud.plan import stopping
 from vcloud.plan.disks import displaced, unfinished_copies
 from vcloud.plan.manifest import Manifest, Move, Phase
 from vcloud.plan.order import in_start_order
@@ -155,9 +156,9 @@ def stop_order(design: Design, running: Collection[str]) -> tuple[Vm, ...]:
     """The running VMs in the order in which they are stopped: those that others start after come last,
     and the appliances after all workloads. `running` are names of domains.
     """
-    workloads = [*in_start_order(design.workloads)]
-    order = [*reversed(workloads), *design.appliances]
-    return tuple(vm for vm in order if vm.domain in running)
+    return tuple(
+        vm for group in stopping.stop_order(design.vms) for vm in group if vm.domain in running
+    )
 
 
 def volumes_to_copy(names: Iterable[str]) -> tuple[str, ...]:
